@@ -1,2 +1,469 @@
+//! What the host and procd say to each other.
+//!
+//! HTTP/1.1 over the unix socket that procd inherits. A runtime keeps the procd it was started with, so a newer
+//! server meets older agents: fields are only ever added, always with a default, and an agent is never asked for
+//! what its [`Info::protocol`] does not know. A break in meaning raises [`PROTOCOL`], and the host keeps speaking
+//! every protocol from [`PROTOCOL_MIN`] on.
+//!
+//! ```text
+//! GET    /v1/info                                  -> Info
+//! POST   /v1/assign            Assign              -> {}         env vars and ids, set at claim
+//! GET    /v1/events?after=SEQ                      -> ndjson of Event, open until either side ends
+//! GET    /v1/contexts                              -> ContextList
+//! POST   /v1/contexts          CreateContext       -> 201 Context (with output when wait_until_done)
+//! GET    /v1/contexts/{id}                         -> Context
+//! DELETE /v1/contexts/{id}                         -> {}
+//! POST   /v1/contexts/{id}/restart                 -> Context
+//! POST   /v1/contexts/{id}/exec    Input           -> ExecResult
+//! POST   /v1/contexts/{id}/input   Input           -> {}
+//! POST   /v1/contexts/{id}/resize  PtySize         -> {}
+//! POST   /v1/contexts/{id}/signal  Signal          -> {}
+//! GET    /v1/contexts/{id}/stats                   -> Stats
+//! GET    /v1/contexts/{id}/attach  Upgrade: sandbar-attach -> 101, then frames (see `frame`)
+//! GET    /v1/files?path=   [Range]                 -> 200/206 bytes
+//! POST   /v1/files?path=[&mode=0644]   bytes       -> Written     atomic replace
+//! POST   /v1/files?path=&mkdir=true[&recursive=true] -> 201 {}
+//! DELETE /v1/files?path=                           -> {}
+//! POST   /v1/files/move        Move                -> {}
+//! GET    /v1/files/stat?path=                      -> FileInfo
+//! GET    /v1/files/list?path=                      -> FileList
+//! GET    /v1/files/watch?path=&recursive=          -> ndjson of WatchLine; the first is Subscribed
+//! GET    /v1/stats                                 -> Stats of all processes
+//! POST   /v1/connections/reset                     -> {}          close idle keep-alive state before a freeze
+//! ```
+//!
+//! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
 #![forbid(unsafe_code)]
-//! See ARCHITECTURE.md.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub mod frame;
+
+/// The protocol this crate describes.
+pub const PROTOCOL: u32 = 1;
+/// The oldest protocol the host still speaks.
+pub const PROTOCOL_MIN: u32 = 1;
+
+/// File descriptors that procd inherits, by number.
+pub mod fds {
+    /// The listening unix stream socket.
+    pub const LISTEN: i32 = 3;
+    /// Two log segments, opened for read, write and append by the host (see [`crate::LogLine`]).
+    pub const LOG_A: i32 = 4;
+    /// The second segment.
+    pub const LOG_B: i32 = 5;
+    /// The runtime's out-of-memory counter (`memory.events` on cgroup v2, `memory.oom_control` on v1), read only.
+    pub const OOM: i32 = 6;
+    /// The first number that procd may use itself.
+    pub const FIRST_FREE: i32 = 7;
+}
+
+/// A log segment is emptied and begun anew when the other one has reached this size.
+pub const LOG_SEGMENT_BYTES_MAX: u64 = 8 << 20;
+/// A longer line is logged in pieces of this many bytes.
+pub const LOG_LINE_BYTES_MAX: usize = 16 << 10;
+
+/// One line of a log segment, as JSON followed by `\n`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Unique and growing within a runtime, over both segments.
+    pub n: u64,
+    /// Unix time in milliseconds.
+    pub t: u64,
+    /// Context id.
+    pub c: String,
+    pub s: Stream,
+    /// The text without its line end. Bytes that are not UTF-8 have become U+FFFD.
+    pub m: String,
+    /// True when the line goes on in the next record (it was longer than [`LOG_LINE_BYTES_MAX`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    Stdout,
+    Stderr,
+    Pty,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Info {
+    pub protocol: u32,
+    /// Version of the sandbar that built this procd.
+    pub version: String,
+    pub pid: u32,
+    /// Unix time in milliseconds.
+    pub started_ms: u64,
+    pub contexts: u32,
+    /// Set by [`Assign`].
+    #[serde(default)]
+    pub sandbox_id: Option<String>,
+}
+
+/// Gives a pooled runtime its owner. Idempotent; the last one holds for processes started afterwards.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Assign {
+    pub sandbox_id: String,
+    /// Image and template env vars, already merged, weakest first.
+    #[serde(default)]
+    pub base_env: BTreeMap<String, String>,
+    /// The sandbox's own `config.env_vars`; stronger than `base_env`, weaker than a context's.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Default working directory of contexts; made when absent.
+    #[serde(default)]
+    pub cwd: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContextType {
+    Repl,
+    Cmd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContextState {
+    Created,
+    Starting,
+    Running,
+    Paused,
+    /// Exit code 0.
+    Stopped,
+    /// Ended by SIGKILL (exit code 137).
+    Killed,
+    /// Any other end.
+    Crashed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PtySize {
+    pub rows: u16,
+    pub cols: u16,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateContext {
+    #[serde(rename = "type")]
+    pub kind: ContextType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repl: Option<Repl>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Cmd>,
+    #[serde(default)]
+    pub wait_until_done: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    #[serde(default)]
+    pub env_vars: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pty_size: Option<PtySize>,
+    /// Seconds without input or output after which the context ends; 0 = never.
+    #[serde(default)]
+    pub idle_timeout_sec: u64,
+    /// Seconds after its creation at which the context ends; 0 = never.
+    #[serde(default)]
+    pub ttl_sec: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cmd {
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Repl {
+    /// `python` when empty.
+    #[serde(default)]
+    pub alias: String,
+    /// Code to run first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repl_config: Option<ReplConfig>,
+}
+
+/// A REPL of the user's own: field for field the public `repl_config`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ReplConfig {
+    pub name: String,
+    #[serde(default)]
+    pub display_name: Option<String>,
+    #[serde(default)]
+    pub description: Option<String>,
+    pub candidates: Vec<ReplCandidate>,
+    #[serde(default)]
+    pub env: Vec<ReplEnvVar>,
+    #[serde(default)]
+    pub default_term: Option<String>,
+    #[serde(default)]
+    pub prompt: Option<ReplPrompt>,
+    #[serde(default)]
+    pub ready: Option<ReplReady>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ReplCandidate {
+    pub name: String,
+    #[serde(default)]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ReplEnvVar {
+    pub name: String,
+    #[serde(default)]
+    pub value: Option<String>,
+    /// `term` or `prompt`.
+    #[serde(default)]
+    pub value_from: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ReplPrompt {
+    #[serde(default)]
+    pub custom_prompt: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ReplReady {
+    /// `prompt_token` or `startup_delay`.
+    #[serde(default)]
+    pub mode: Option<String>,
+    #[serde(default)]
+    pub token: Option<String>,
+    #[serde(default)]
+    pub startup_delay_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Context {
+    pub id: String,
+    #[serde(rename = "type")]
+    pub kind: ContextType,
+    /// The REPL's name; absent for commands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    pub cwd: String,
+    /// The merged environment of sandbox and context (without `base_env`).
+    pub env_vars: BTreeMap<String, String>,
+    pub running: bool,
+    pub paused: bool,
+    pub pid: Option<u32>,
+    /// Unix time in milliseconds.
+    pub created_ms: u64,
+    pub state: ContextState,
+    #[serde(flatten)]
+    pub output: Output,
+}
+
+/// What a finished or awaited context printed, and how it ended.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Output {
+    /// Both streams in the order they were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_raw: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Why it ended, when that is more than its own exit: `out_of_memory: ...`, `ttl: ...`, `idle_timeout: ...`,
+    /// `signal: ...`, `deleted: ...`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// True when older output than the cap was dropped; a marker stands in its place in the text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContextList {
+    pub contexts: Vec<Context>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Input {
+    pub data: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Signal {
+    /// Name with or without `SIG`, in any case, or a number.
+    pub signal: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecResult {
+    pub state: ContextState,
+    #[serde(flatten)]
+    pub output: Output,
+}
+
+/// Resource use of a context's process group, or of the whole sandbox. Sizes in bytes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Stats {
+    pub cpu_percent: f64,
+    pub memory_rss: u64,
+    pub memory_vms: u64,
+    pub open_files: u64,
+    pub thread_count: u64,
+    pub process_count: u64,
+    pub io_read_bytes: u64,
+    pub io_write_bytes: u64,
+    #[serde(default)]
+    pub contexts: u64,
+    #[serde(default)]
+    pub running_contexts: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    pub seq: u64,
+    /// Unix time in milliseconds.
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    ProcessStarted { context_id: String, #[serde(rename = "type")] kind: ContextType, pid: u32, alias: Option<String>, command: Option<Vec<String>> },
+    ProcessExited { context_id: String, #[serde(rename = "type")] kind: ContextType, exit_code: i32, state: ContextState, reason: Option<String> },
+    /// The memory limit was reached and the kernel killed this many processes since the last such event.
+    OutOfMemory { kills: u64, context_id: Option<String> },
+    /// Keeps the stream alive and proves that the agent answers.
+    Heartbeat,
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Written {
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Move {
+    pub source: String,
+    pub destination: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileType {
+    File,
+    Dir,
+    Symlink,
+    /// Socket, FIFO or device.
+    Other,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FileInfo {
+    pub name: String,
+    pub path: String,
+    #[serde(rename = "type")]
+    pub kind: FileType,
+    pub size: u64,
+    /// Permission bits in octal, four digits: `0644`.
+    pub mode: String,
+    /// Unix time in nanoseconds.
+    pub mtime_ns: i64,
+    pub is_link: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_target: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FileList {
+    pub entries: Vec<FileInfo>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum WatchLine {
+    Subscribed { path: String },
+    /// `event` is create, write, remove, rename, chmod, or invalidate (events were lost: look again).
+    Event { event: String, path: String },
+    Error { code: ErrorCode, message: String },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub code: ErrorCode,
+    pub message: String,
+}
+
+/// The in-sandbox vocabulary of error codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    InvalidRequest,
+    ContextNotFound,
+    ProcessFinished,
+    ProcessNotRunning,
+    InputBufferFull,
+    PtyUnavailable,
+    ExecTimeout,
+    CreateFailed,
+    DeleteFailed,
+    RestartFailed,
+    WriteFailed,
+    ResizeFailed,
+    SignalFailed,
+    TooManyContexts,
+    FileNotFound,
+    DirectoryNotFound,
+    FileTooLarge,
+    PermissionDenied,
+    PathExists,
+    PathNotDirectory,
+    PathNotFile,
+    RangeNotSatisfiable,
+    DiskFull,
+    OperationFailed,
+    RequestTooLarge,
+    MethodNotAllowed,
+    NotFound,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with the code.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::InvalidRequest => 400,
+            Self::PermissionDenied => 403,
+            Self::ContextNotFound | Self::FileNotFound | Self::DirectoryNotFound | Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::ExecTimeout => 408,
+            Self::ProcessNotRunning
+            | Self::InputBufferFull
+            | Self::PtyUnavailable
+            | Self::PathExists
+            | Self::PathNotDirectory
+            | Self::PathNotFile => 409,
+            Self::ProcessFinished => 410,
+            Self::FileTooLarge | Self::RequestTooLarge => 413,
+            Self::RangeNotSatisfiable => 416,
+            Self::TooManyContexts => 429,
+            Self::DiskFull => 507,
+            Self::CreateFailed
+            | Self::DeleteFailed
+            | Self::RestartFailed
+            | Self::WriteFailed
+            | Self::ResizeFailed
+            | Self::SignalFailed
+            | Self::OperationFailed => 500,
+        }
+    }
+}
