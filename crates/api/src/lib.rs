@@ -1,2 +1,11 @@
+//! The wire: what clients send and what they get, as plain types. No IO and no decisions.
+//!
+//! Every reply is `{"success":true,"data":...}`, every failure [`ErrorEnvelope`]. Optional fields are left out, never
+//! null, but where a profile of the wire says otherwise.
 #![forbid(unsafe_code)]
-//! See ARCHITECTURE.md.
+
+pub mod error;
+pub mod sandbox;
+pub mod template;
+
+pub use error::{ErrorCode, ErrorDetail, ErrorEnvelope};

@@ -1,2 +1,4 @@
+//! The server: HTTP API, application and background tasks.
 #![forbid(unsafe_code)]
-//! See ARCHITECTURE.md.
+
+pub mod error;
