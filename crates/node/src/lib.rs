@@ -1,2 +1,353 @@
+//! This machine: makes what the rows intend. Images, roots, launches, the pool, pause and egress. Knows nothing of
+//! teams, requests or the store; `server` joins the two.
 #![forbid(unsafe_code)]
-//! See ARCHITECTURE.md.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sandbar_core::egress::{Policy, Prefix};
+use sandbar_linux::cgroup::Hierarchy;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub mod client;
+pub mod egress;
+pub mod image;
+mod launcher;
+mod pool;
+pub mod roots;
+pub mod runtime;
+
+pub use pool::PoolStatus;
+pub use roots::Root;
+pub use runtime::{Limits, Runtime, RuntimeError, RuntimeSpec};
+
+use image::{ImageError, Images};
+use launcher::{Launcher, Priority};
+use pool::Pools;
+use roots::{RootError, Roots, make_private_dir};
+use runtime::Place;
+
+/// What the node is told at the start.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub data_dir: PathBuf,
+    /// The agent's program, static, to be pid 1 of every sandbox.
+    pub agent: &'static [u8],
+    /// Prefixes that sandboxes may reach although they are protected.
+    pub egress_allow: Vec<Prefix>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("cgroups: {0}")]
+    Cgroup(#[from] sandbar_linux::cgroup::CgroupError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Egress(#[from] egress::EgressError),
+    #[error("cannot use {path}")]
+    Io { path: PathBuf, #[source] source: std::io::Error },
+}
+
+/// A runtime as the rows know it, to be taken over after a restart of the server.
+#[derive(Debug, Clone)]
+pub struct Adoptable {
+    pub runtime_id: String,
+    pub root: Root,
+    pub pid: u32,
+    pub pid_start: u64,
+    pub limits: Limits,
+    pub policy: Policy,
+}
+
+/// What the rows own; everything else on this machine below our names is swept.
+#[derive(Debug, Default)]
+pub struct Owned {
+    /// Runtimes that live.
+    pub runtimes: HashSet<String>,
+    /// Runtimes whose logs are kept.
+    pub logs: HashSet<String>,
+    pub roots: HashSet<String>,
+}
+
+/// Handle to this machine's part; cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    runtimes_dir: PathBuf,
+    images: Images,
+    agent: Arc<File>,
+    roots: Roots,
+    hierarchy: Arc<Hierarchy>,
+    launcher: Launcher,
+    egress: egress::Egress,
+    pools: Pools,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Gets this machine ready: cgroups, images, launcher threads. `uid_slots` are the ranges that rows own.
+    pub async fn start(config: NodeConfig, uid_slots: Vec<u32>) -> Result<Self, NodeError> {
+        let data_dir = &config.data_dir;
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| NodeError::Io { path, source }
+        };
+        let runtimes_dir = data_dir.join("runtimes");
+        make_private_dir(&runtimes_dir)?;
+        let hierarchy = Arc::new(Hierarchy::detect(&instance_of(data_dir))?);
+        tracing::info!(cgroups = hierarchy.describe(), "cgroups are usable");
+        let images = Images::open(data_dir, config.agent)?;
+        let agent_path = images.agent_path();
+        let agent = File::open(&agent_path).map_err(io(&agent_path))?;
+        let inner = Inner {
+            runtimes_dir,
+            images,
+            agent: Arc::new(agent),
+            roots: Roots::open(data_dir, uid_slots)?,
+            hierarchy,
+            launcher: Launcher::start().map_err(io(data_dir))?,
+            egress: egress::Egress::new(config.egress_allow)?,
+            pools: Pools::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let node = Self { inner: Arc::new(inner) };
+        node.start_refill();
+        Ok(node)
+    }
+
+    /// A runtime for a new sandbox: from the pool `key`, or launched now when that is empty. The caller owns it; until
+    /// a row names it, a restart of the server sweeps it.
+    pub async fn take(&self, key: &str, spec: &RuntimeSpec) -> Result<(Arc<Runtime>, Origin), RuntimeError> {
+        if let Some(runtime) = self.inner.pools.pop(key, spec) {
+            runtime.set_limits(spec.limits).await?;
+            return Ok((runtime, Origin::Pool));
+        }
+        let root = self.inner.roots.create()?;
+        match self.launch_with(spec, root.clone(), Priority::Claim).await {
+            Ok(runtime) => Ok((runtime, Origin::Cold)),
+            Err(error) => {
+                self.inner.roots.remove(&root);
+                Err(error)
+            }
+        }
+    }
+
+    /// A new runtime over an existing root.
+    pub async fn launch(&self, spec: &RuntimeSpec, root: Root) -> Result<Arc<Runtime>, RuntimeError> {
+        self.launch_with(spec, root, Priority::Claim).await
+    }
+
+    /// An empty root, for a sandbox whose files were cleaned.
+    pub fn create_root(&self) -> Result<Root, RuntimeError> {
+        Ok(self.inner.roots.create()?)
+    }
+
+    /// Takes over a runtime that a former server left running; `None` when it has ended meanwhile.
+    pub fn adopt(&self, known: Adoptable) -> Result<Option<Arc<Runtime>>, RuntimeError> {
+        let paths = self.paths(&known.runtime_id, &known.root);
+        Runtime::adopt(
+            &self.inner.hierarchy,
+            paths.place(),
+            known.root,
+            (known.pid, known.pid_start),
+            known.limits,
+            known.policy,
+            &self.inner.egress,
+        )
+    }
+
+    /// Discards a root: gone at once by name, its files are deleted in the background.
+    pub fn remove_root(&self, root: &Root) {
+        self.inner.roots.remove(root);
+        let roots = self.inner.roots.clone();
+        self.inner.tasks.spawn_blocking(move || roots.empty_trash());
+    }
+
+    /// Forgets a runtime's logs.
+    pub fn remove_logs(&self, runtime_id: &str) {
+        let _ = fs::remove_dir_all(self.inner.runtimes_dir.join(runtime_id));
+    }
+
+    /// Folder of a runtime's log segments, whether it lives or not.
+    pub fn log_dir(&self, runtime_id: &str) -> PathBuf {
+        self.inner.runtimes_dir.join(runtime_id)
+    }
+
+    /// Ends and removes what no row owns: processes, cgroups, sockets, folders. Runs after a start, before anything
+    /// is launched, and is safe to repeat then.
+    pub async fn sweep(&self, owned: Owned) -> Result<usize, NodeError> {
+        let node = self.clone();
+        let swept = tokio::task::spawn_blocking(move || node.sweep_now(&owned)).await;
+        swept.unwrap_or_else(|_| Ok(0))
+    }
+
+    /// Keeps `min_idle` runtimes of this kind ready under `key`; 0 ends the pool.
+    pub fn keep_pool(&self, key: &str, spec: RuntimeSpec, min_idle: u32) {
+        for surplus in self.inner.pools.keep(key, spec, min_idle) {
+            self.discard(surplus);
+        }
+    }
+
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        self.inner.pools.status()
+    }
+
+    /// Ends a runtime and discards its root.
+    pub fn discard(&self, runtime: Arc<Runtime>) {
+        let node = self.clone();
+        self.inner.tasks.spawn(async move {
+            node.destroy_with_root(&runtime).await;
+        });
+    }
+
+    /// Stops refilling, ends what is idle and waits for work in flight. Sandboxes that somebody owns go on.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        for runtime in self.inner.pools.drain() {
+            self.discard(runtime);
+        }
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.launcher.close();
+    }
+
+    async fn destroy_with_root(&self, runtime: &Arc<Runtime>) {
+        if let Err(error) = runtime.destroy().await {
+            tracing::warn!(runtime = runtime.id, %error, "a runtime did not end; its root is left to the next sweep");
+            return;
+        }
+        self.remove_logs(&runtime.id);
+        self.inner.roots.remove(&runtime.root);
+        let roots = self.inner.roots.clone();
+        let _ = tokio::task::spawn_blocking(move || roots.empty_trash()).await;
+    }
+
+    async fn launch_with(&self, spec: &RuntimeSpec, root: Root, priority: Priority) -> Result<Arc<Runtime>, RuntimeError> {
+        let runtime_id = random_id("rt-");
+        let image = self.inner.images.get(&spec.image)?.clone();
+        let paths = self.paths(&runtime_id, &root);
+        let limits = spec.limits;
+        let raw = {
+            let (hierarchy, agent) = (Arc::clone(&self.inner.hierarchy), Arc::clone(&self.inner.agent));
+            let (root, paths, plan) = (root.clone(), paths.clone(), self.inner.egress.plan(&Policy::allow_all()));
+            self.inner
+                .launcher
+                .run(priority, move || runtime::launch_raw(&hierarchy, &image, &agent, &root, &paths.place(), limits, &plan))
+                .await
+                .unwrap_or(Err(RuntimeError::Stopped))
+        };
+        let started = match raw {
+            Ok(raw) => Runtime::start(raw, root, paths.place(), limits, &self.inner.egress).await,
+            Err(error) => Err(error),
+        };
+        if started.is_err() {
+            self.remove_logs(&runtime_id);
+        }
+        started
+    }
+
+    fn sweep_now(&self, owned: &Owned) -> Result<usize, NodeError> {
+        let inner = &self.inner;
+        let mut swept = 0;
+        for name in inner.hierarchy.list()? {
+            if owned.runtimes.contains(&name) {
+                continue;
+            }
+            swept += 1;
+            if let Some(cgroup) = inner.hierarchy.open(&name) {
+                cgroup.kill().ok();
+                if let Err(error) = cgroup.remove() {
+                    tracing::warn!(runtime = name, %error, "an orphan's cgroup could not be removed");
+                }
+            }
+        }
+        for name in roots::list_names(&inner.runtimes_dir) {
+            if !owned.runtimes.contains(&name) && !owned.logs.contains(&name) {
+                self.remove_logs(&name);
+            }
+        }
+        for id in inner.roots.list() {
+            if !owned.roots.contains(&id) {
+                inner.roots.discard(&id);
+            }
+        }
+        inner.roots.empty_trash();
+        Ok(swept)
+    }
+
+    fn paths(&self, runtime_id: &str, root: &Root) -> Paths {
+        Paths {
+            id: runtime_id.to_owned(),
+            dir: self.inner.runtimes_dir.join(runtime_id),
+            upper: self.inner.roots.upper(&root.id),
+            work: self.inner.roots.work(&root.id),
+        }
+    }
+}
+
+/// Where a runtime came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Pool,
+    Cold,
+}
+
+#[derive(Clone)]
+struct Paths {
+    id: String,
+    dir: PathBuf,
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+impl Paths {
+    fn place(&self) -> Place<'_> {
+        Place { id: &self.id, dir: &self.dir, upper: &self.upper, work: &self.work }
+    }
+}
+
+/// Tells servers on one machine apart: 8 hex digits of the data directory's path.
+fn instance_of(data_dir: &Path) -> String {
+    use sha2::Digest;
+    let canonical = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    hex::encode(&sha2::Sha256::digest(canonical.as_os_str().as_encoded_bytes())[..4])
+}
+
+/// `prefix` and 16 random letters and digits.
+pub fn random_id(prefix: &str) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut bytes = [0u8; 16];
+    // Without the kernel's random numbers nothing here could be trusted.
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    bytes.iter().fold(prefix.to_owned(), |mut id, byte| {
+        id.push(char::from(ALPHABET[usize::from(byte & 31)]));
+        id
+    })
+}
+
+/// An error and all its causes on one line.
+pub fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.contains(&next_text) {
+            text.push_str(": ");
+            text.push_str(&next_text);
+        }
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,227 @@
+//! The warm pool: complete, started runtimes that nobody owns yet. A claim takes one out of memory; the refill runs
+//! behind and yields to claims.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    Node,
+    launcher::Priority,
+    runtime::{Runtime, RuntimeSpec},
+};
+
+/// A pool is never larger, whatever a template asks for.
+const IDLE_MAX: u32 = 1000;
+/// Wait after a launch for the pool failed; doubled up to the second figure while it goes on failing.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How long the refill stands back while claims wait for launches.
+const YIELD: Duration = Duration::from_millis(2);
+/// Idle runtimes whose agent died are looked for this often.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// The refill stops below this much free memory, in bytes.
+const FREE_MEMORY_MIN_BYTES: u64 = 256 << 20;
+
+#[derive(Default)]
+pub(crate) struct Pools {
+    pools: Mutex<HashMap<String, Pool>>,
+    changed: Notify,
+}
+
+struct Pool {
+    spec: RuntimeSpec,
+    min_idle: u32,
+    idle: VecDeque<Arc<Runtime>>,
+    last_error: Option<String>,
+}
+
+/// What a pool looks like now.
+#[derive(Debug, Clone)]
+pub struct PoolStatus {
+    pub key: String,
+    pub min_idle: u32,
+    pub idle: u32,
+    /// Why the last launch failed, until one succeeds.
+    pub last_error: Option<String>,
+}
+
+impl Pools {
+    /// An idle runtime of the right image; its limits may still have to be changed.
+    pub fn pop(&self, key: &str, spec: &RuntimeSpec) -> Option<Arc<Runtime>> {
+        let mut pools = self.lock();
+        let pool = pools.get_mut(key).filter(|pool| pool.spec.image == spec.image)?;
+        let taken = loop {
+            match pool.idle.pop_front() {
+                Some(runtime) if runtime.has_ended() => {}
+                other => break other,
+            }
+        };
+        drop(pools);
+        self.changed.notify_one();
+        taken
+    }
+
+    /// Sets what is kept; returns runtimes that are too many or of a former kind.
+    pub fn keep(&self, key: &str, spec: RuntimeSpec, min_idle: u32) -> Vec<Arc<Runtime>> {
+        let mut pools = self.lock();
+        let mut surplus = Vec::new();
+        let min_idle = min_idle.min(IDLE_MAX);
+        if min_idle == 0 {
+            surplus.extend(pools.remove(key).into_iter().flat_map(|pool| pool.idle));
+        } else {
+            let pool = pools.entry(key.to_owned()).or_insert_with(|| Pool {
+                spec: spec.clone(),
+                min_idle,
+                idle: VecDeque::new(),
+                last_error: None,
+            });
+            if pool.spec != spec {
+                surplus.extend(pool.idle.drain(..));
+                pool.spec = spec;
+            }
+            pool.min_idle = min_idle;
+            while pool.idle.len() > min_idle as usize {
+                surplus.extend(pool.idle.pop_back());
+            }
+        }
+        drop(pools);
+        self.changed.notify_one();
+        surplus
+    }
+
+    pub fn status(&self) -> Vec<PoolStatus> {
+        let pools = self.lock();
+        pools
+            .iter()
+            .map(|(key, pool)| PoolStatus {
+                key: key.clone(),
+                min_idle: pool.min_idle,
+                idle: u32::try_from(pool.idle.len()).unwrap_or(u32::MAX),
+                last_error: pool.last_error.clone(),
+            })
+            .collect()
+    }
+
+    /// Ends all pools.
+    pub fn drain(&self) -> Vec<Arc<Runtime>> {
+        self.lock().drain().flat_map(|(_, pool)| pool.idle).collect()
+    }
+
+    /// A pool that is short of runtimes; the one that lacks the largest part of its own first.
+    fn shortest(&self) -> Option<(String, RuntimeSpec)> {
+        let pools = self.lock();
+        pools
+            .iter()
+            .filter(|(_, pool)| (pool.idle.len() as u32) < pool.min_idle)
+            .min_by_key(|(_, pool)| pool.idle.len() * 1000 / pool.min_idle.max(1) as usize)
+            .map(|(key, pool)| (key.clone(), pool.spec.clone()))
+    }
+
+    /// Puts a new runtime in; given back when the pool changed meanwhile.
+    fn put(&self, key: &str, spec: &RuntimeSpec, runtime: Arc<Runtime>) -> Option<Arc<Runtime>> {
+        let mut pools = self.lock();
+        match pools.get_mut(key) {
+            Some(pool) if &pool.spec == spec && (pool.idle.len() as u32) < pool.min_idle => {
+                pool.last_error = None;
+                pool.idle.push_back(runtime);
+                None
+            }
+            _ => Some(runtime),
+        }
+    }
+
+    fn note_failure(&self, key: &str, error: String) {
+        if let Some(pool) = self.lock().get_mut(key) {
+            pool.last_error = Some(error);
+        }
+    }
+
+    fn take_ended(&self) -> Vec<Arc<Runtime>> {
+        let mut ended = Vec::new();
+        for pool in self.lock().values_mut() {
+            let (dead, alive) = pool.idle.drain(..).partition::<Vec<_>, _>(|runtime| runtime.has_ended());
+            pool.idle.extend(alive);
+            ended.extend(dead);
+        }
+        ended
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    /// The one task that fills pools, so that no slot has two owners.
+    pub(crate) fn start_refill(&self) {
+        let node = self.clone();
+        self.inner.tasks.spawn(async move {
+            let stop = node.inner.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = node.refill() => {}
+            }
+        });
+    }
+
+    async fn refill(&self) {
+        let pools = &self.inner.pools;
+        let mut backoff = BACKOFF.0;
+        loop {
+            for runtime in pools.take_ended() {
+                tracing::warn!(runtime = runtime.id, "an idle runtime ended by itself");
+                self.discard(runtime);
+            }
+            let Some((key, spec)) = pools.shortest() else {
+                // A claim or a change wakes us at once; the check is for runtimes that died in the pool.
+                let _ = tokio::time::timeout(CHECK_EVERY, pools.changed.notified()).await;
+                continue;
+            };
+            if self.inner.launcher.has_waiting_claims() {
+                tokio::time::sleep(YIELD).await;
+                continue;
+            }
+            if free_memory_bytes().is_some_and(|free| free < FREE_MEMORY_MIN_BYTES) {
+                pools.note_failure(&key, "too little free memory to keep idle sandboxes".into());
+                tokio::time::sleep(BACKOFF.1).await;
+                continue;
+            }
+            let launched = match self.inner.roots.create() {
+                Ok(root) => match self.launch_with(&spec, root.clone(), Priority::Refill).await {
+                    Err(error) => {
+                        self.inner.roots.remove(&root);
+                        Err(error)
+                    }
+                    ok => ok,
+                },
+                Err(error) => Err(error.into()),
+            };
+            match launched {
+                Ok(runtime) => {
+                    backoff = BACKOFF.0;
+                    if let Some(surplus) = pools.put(&key, &spec, runtime) {
+                        self.discard(surplus);
+                    }
+                }
+                Err(error) => {
+                    let text = crate::error_text(&error);
+                    tracing::warn!(pool = key, error = text, "a launch for the pool failed");
+                    pools.note_failure(&key, text);
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+}
+
+/// `MemAvailable` of the machine.
+fn free_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,422 @@
+//! A live runtime: the namespaces, cgroup, root and agent of a sandbox now.
+
+use std::{
+    ffi::CString,
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{fs::OpenOptionsExt, net::UnixListener},
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sandbar_core::egress::Policy;
+use sandbar_linux::{
+    cgroup::{Cgroup, CgroupError, Limits as CgroupLimits, Usage},
+    launch::{LaunchError, LaunchSpec, Launched, launch},
+    net::{self, HostSockets},
+    pidfd,
+};
+use sandbar_procd_api::fds;
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::{ProcdClient, ProcdError},
+    egress::{EgressError, EgressHandle},
+    image::ImageError,
+    roots::{Root, RootError},
+};
+
+/// A sandbox that was launched answers within this time or has failed.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Size of `/dev/shm`, which counts against the memory limit.
+const SHM_BYTES: u64 = 64 << 20;
+/// Open files per process.
+const NOFILE: u64 = 65_536;
+/// How long a runtime's processes may take to vanish after SIGKILL.
+const DEATH_WITHIN: Duration = Duration::from_secs(10);
+const HOSTNAME: &str = "sandbox";
+const SOCKET: &str = "procd.sock";
+
+/// What a runtime may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limits {
+    pub memory_bytes: u64,
+    /// Thousandths of a core; 0 = no limit.
+    pub cpu_millis: u64,
+    pub pids: u64,
+    /// Bytes of its own files; 0 = no limit.
+    pub disk_bytes: u64,
+}
+
+impl Limits {
+    fn of_cgroup(self) -> CgroupLimits {
+        CgroupLimits { memory_bytes: self.memory_bytes, pids: self.pids, cpu_millis: self.cpu_millis, cpu_weight: 100 }
+    }
+}
+
+/// What a runtime is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RuntimeSpec {
+    pub image: String,
+    pub limits: Limits,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error("cgroup: {0}")]
+    Cgroup(#[from] CgroupError),
+    #[error("launch: {0}")]
+    Launch(#[from] LaunchError),
+    #[error("network: {0}")]
+    Network(String),
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    #[error("cannot prepare {path}")]
+    Files { path: PathBuf, #[source] source: io::Error },
+    #[error("the agent of the new runtime did not answer")]
+    Agent(#[source] ProcdError),
+    #[error("the agent of the new runtime did not answer within {} s", READY_WITHIN.as_secs())]
+    Late,
+    #[error("the new runtime ended before it was ready")]
+    Ended,
+    #[error("the launcher has stopped")]
+    Stopped,
+    #[error("processes of the runtime are still there {} s after SIGKILL", DEATH_WITHIN.as_secs())]
+    Undead,
+}
+
+/// A running (or frozen) sandbox on this machine.
+pub struct Runtime {
+    pub id: String,
+    pub root: Root,
+    pub pid: u32,
+    /// Start time of `pid` in clock ticks since boot: with it a pid names one process for good.
+    pub pid_start: u64,
+    pub client: ProcdClient,
+    upper: PathBuf,
+    dir: PathBuf,
+    limits: Mutex<Limits>,
+    cgroup: Cgroup,
+    pidfd: Arc<OwnedFd>,
+    egress: EgressHandle,
+    ended: CancellationToken,
+}
+
+/// Everything that the launching thread makes, before the agent was asked.
+pub(crate) struct Raw {
+    launched: Launched,
+    sockets: HostSockets,
+    cgroup: Cgroup,
+}
+
+/// Where a runtime's parts are.
+pub(crate) struct Place<'a> {
+    pub id: &'a str,
+    pub dir: &'a Path,
+    pub upper: &'a Path,
+    pub work: &'a Path,
+}
+
+/// Makes the processes and walls of a runtime. Runs on a launcher thread. Leaves nothing behind when it fails.
+pub(crate) fn launch_raw(
+    hierarchy: &sandbar_linux::cgroup::Hierarchy,
+    image: &crate::image::Image,
+    agent: &File,
+    root: &Root,
+    place: &Place<'_>,
+    limits: Limits,
+    plan: &net::Plan,
+) -> Result<Raw, RuntimeError> {
+    fs::create_dir_all(place.dir).map_err(|source| files(place.dir, source))?;
+    let listener = listen(place.dir)?;
+    let log = |name: &str| {
+        let path = place.dir.join(name);
+        let mut options = OpenOptions::new();
+        options.create(true).read(true).append(true).mode(0o600);
+        options.open(&path).map_err(|source| files(&path, source))
+    };
+    let (log_a, log_b) = (log("log.a")?, log("log.b")?);
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(|s| files(Path::new("/dev/null"), s))?;
+    let cgroup = hierarchy.create(place.id, &limits.of_cgroup())?;
+    let oom = cgroup.open_oom_counter();
+    let mut inherited = vec![
+        (null.as_fd(), 0),
+        (null.as_fd(), 1),
+        (null.as_fd(), 2),
+        (listener.as_fd(), fds::LISTEN),
+        (log_a.as_fd(), fds::LOG_A),
+        (log_b.as_fd(), fds::LOG_B),
+    ];
+    if let Ok(oom) = &oom {
+        inherited.push((oom.as_fd(), fds::OOM));
+    }
+    let env: Vec<CString> = Vec::new();
+    let spec = LaunchSpec {
+        uid_base: root.uid_base(),
+        lowers: &image.lowers,
+        upper: place.upper,
+        work: place.work,
+        binds: &image.binds,
+        hostname: HOSTNAME,
+        shm_bytes: SHM_BYTES,
+        nofile: NOFILE,
+        file_size_max_bytes: limits.disk_bytes,
+        agent: agent.as_fd(),
+        argv: &[c"procd".to_owned()],
+        env: &env,
+        fds: &inherited,
+        cgroup: &cgroup,
+    };
+    let mut sockets = None;
+    let launched = launch(&spec, &mut |netns| {
+        sockets = Some(net::setup(netns, plan).map_err(|error| error.to_string())?);
+        Ok(())
+    });
+    match (launched, sockets) {
+        (Ok(launched), Some(sockets)) => Ok(Raw { launched, sockets, cgroup }),
+        (launched, _) => {
+            cgroup.kill().ok();
+            cgroup.remove().ok();
+            Err(launched.err().map_or_else(|| RuntimeError::Network("no sockets were made".into()), Into::into))
+        }
+    }
+}
+
+impl Runtime {
+    /// Gives a launched runtime its place in the server and waits until its agent answers.
+    pub(crate) async fn start(
+        raw: Raw,
+        root: Root,
+        place: Place<'_>,
+        limits: Limits,
+        egress: &crate::egress::Egress,
+    ) -> Result<Arc<Self>, RuntimeError> {
+        let Raw { launched, sockets, cgroup } = raw;
+        let attached = egress.attach(place.id, launched.netns, sockets, Policy::allow_all());
+        let egress = match attached {
+            Ok(handle) => handle,
+            Err(error) => {
+                cgroup.kill().ok();
+                cgroup.remove().ok();
+                return Err(error.into());
+            }
+        };
+        let runtime = Self::assemble(
+            place.id, root, launched.pid, launched.start_time_ticks, launched.pidfd, cgroup, egress, place.dir, place.upper, limits,
+        )?;
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(READY_WITHIN, runtime.client.info()) => answer,
+            () = runtime.ended.cancelled() => {
+                runtime.destroy().await.ok();
+                return Err(RuntimeError::Ended);
+            }
+        };
+        let failure = match answer {
+            Ok(Ok(_)) => return Ok(runtime),
+            Ok(Err(error)) => RuntimeError::Agent(error),
+            Err(_) => RuntimeError::Late,
+        };
+        runtime.destroy().await.ok();
+        Err(failure)
+    }
+
+    /// Takes over a runtime that a former server left running. `None` when it is not there any more.
+    pub(crate) fn adopt(
+        hierarchy: &sandbar_linux::cgroup::Hierarchy,
+        place: Place<'_>,
+        root: Root,
+        (pid, pid_start): (u32, u64),
+        limits: Limits,
+        policy: Policy,
+        egress: &crate::egress::Egress,
+    ) -> Result<Option<Arc<Self>>, RuntimeError> {
+        let Some(cgroup) = hierarchy.open(place.id) else { return Ok(None) };
+        let Ok(pidfd) = pidfd::open(pid) else { return Ok(None) };
+        // Only after the pidfd is held does an equal start time prove that it is that very process.
+        if !pidfd::is_same(pid, pid_start) {
+            return Ok(None);
+        }
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let netns: OwnedFd = File::open(&path).map_err(|source| files(&path, source))?.into();
+        let attached = net::open_sockets(netns.as_fd())
+            .map_err(|error| RuntimeError::Network(error.to_string()))
+            .and_then(|sockets| Ok(egress.attach(place.id, netns, sockets, policy)?))?;
+        Self::assemble(place.id, root, pid, pid_start, pidfd, cgroup, attached, place.dir, place.upper, limits).map(Some)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "private: the parts of a runtime, each once")]
+    fn assemble(
+        id: &str,
+        root: Root,
+        pid: u32,
+        pid_start: u64,
+        pidfd: OwnedFd,
+        cgroup: Cgroup,
+        egress: EgressHandle,
+        dir: &Path,
+        upper: &Path,
+        limits: Limits,
+    ) -> Result<Arc<Self>, RuntimeError> {
+        let pidfd = Arc::new(pidfd);
+        let ended = CancellationToken::new();
+        let watched = AsyncFd::new(Arc::clone(&pidfd)).map_err(|source| files(dir, source))?;
+        let token = ended.clone();
+        tokio::spawn(async move {
+            // A pidfd becomes readable when its process has ended.
+            let _ = watched.readable().await;
+            pidfd::reap(watched.get_ref());
+            token.cancel();
+        });
+        Ok(Arc::new(Self {
+            id: id.to_owned(),
+            root,
+            pid,
+            pid_start,
+            client: ProcdClient::new(dir.join(SOCKET)),
+            upper: upper.to_owned(),
+            dir: dir.to_owned(),
+            limits: Mutex::new(limits),
+            cgroup,
+            pidfd,
+            egress,
+            ended,
+        }))
+    }
+
+    /// Resolves when pid 1 of the runtime has ended, for whatever reason.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Stops every process where it stands; memory is kept.
+    pub async fn freeze(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        self.on_cgroup(|cgroup| cgroup.freeze()).await
+    }
+
+    /// Lets the processes go on.
+    pub async fn thaw(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        self.on_cgroup(|cgroup| cgroup.thaw()).await
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.cgroup.is_frozen()
+    }
+
+    pub fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies new limits; memory that is in use beyond them makes this fail.
+    pub async fn set_limits(self: &Arc<Self>, limits: Limits) -> Result<(), RuntimeError> {
+        if limits == self.limits() {
+            return Ok(());
+        }
+        self.on_cgroup(move |cgroup| cgroup.set_limits(&limits.of_cgroup())).await?;
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        Ok(())
+    }
+
+    /// Puts a network policy in force before it returns, for open connections too.
+    pub async fn set_policy(&self, policy: Policy) -> Result<(), RuntimeError> {
+        Ok(self.egress.set_policy(policy).await?)
+    }
+
+    /// Network decisions and counters.
+    pub fn egress(&self) -> &EgressHandle {
+        &self.egress
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.cgroup.usage()
+    }
+
+    /// Processes that the kernel has killed for want of memory since the runtime began.
+    pub fn oom_kills(&self) -> u64 {
+        self.cgroup.oom_kills()
+    }
+
+    /// Bytes that the sandbox's own files take. Walks the tree: not for hot paths.
+    pub fn disk_usage_bytes(&self) -> u64 {
+        sandbar_linux::quota::usage_bytes(&self.upper)
+    }
+
+    /// Kills every process but the agent.
+    pub fn kill_all_but_agent(&self) {
+        for pid in self.cgroup.procs() {
+            if pid != self.pid
+                && let Ok(process) = pidfd::open(pid)
+            {
+                pidfd::kill(&process);
+            }
+        }
+    }
+
+    /// Folder with the log segments.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Kills everything and returns when no process is left; safe to call in any state and twice.
+    pub async fn destroy(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        self.egress.close();
+        let killed = self.on_cgroup(|cgroup| cgroup.kill()).await;
+        if tokio::time::timeout(DEATH_WITHIN, self.ended()).await.is_err() {
+            killed?;
+            return Err(RuntimeError::Undead);
+        }
+        let runtime = Arc::clone(self);
+        // The kernel gives the cgroup back a moment after the last process: nobody waits for that.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = runtime.cgroup.remove() {
+                tracing::warn!(runtime = runtime.id, %error, "a cgroup could not be removed; the sweep will try again");
+            }
+            let _ = fs::remove_file(runtime.dir.join(SOCKET));
+        });
+        Ok(())
+    }
+
+    async fn on_cgroup(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Cgroup) -> Result<(), CgroupError> + Send + 'static,
+    ) -> Result<(), RuntimeError> {
+        let runtime = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&runtime.cgroup)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(RuntimeError::Stopped),
+        }
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("id", &self.id).field("pid", &self.pid).field("pidfd", &self.pidfd.as_raw_fd()).finish_non_exhaustive()
+    }
+}
+
+/// The agent's listening socket. Bound by way of the folder's descriptor, since a socket's path is limited to 107
+/// bytes and a data directory is not.
+fn listen(dir: &Path) -> Result<UnixListener, RuntimeError> {
+    let handle = File::open(dir).map_err(|source| files(dir, source))?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(|source| files(dir, source))?;
+    listener.set_nonblocking(true).map_err(|source| files(dir, source))?;
+    Ok(listener)
+}
+
+fn files(path: &Path, source: io::Error) -> RuntimeError {
+    RuntimeError::Files { path: path.to_owned(), source }
+}

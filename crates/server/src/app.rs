@@ -1,0 +1,28 @@
+//! The application: what the API can do, joined from durable state (`store`) and this machine (`node`).
+//! One file per resource, named as in `http/`.
+
+use std::sync::Arc;
+
+use sandbar_node::Node;
+use sandbar_store::Store;
+
+use crate::config::Config;
+
+pub mod auth;
+pub mod contexts;
+pub mod files;
+pub mod logs;
+pub mod sandboxes;
+pub mod templates;
+
+/// Everything a request needs.
+pub struct App {
+    pub config: Config,
+    pub store: Store,
+    pub auth: auth::Auth,
+    pub node: Node,
+    pub sandboxes: sandboxes::Registry,
+}
+
+/// How handlers and tasks hold the application.
+pub type SharedApp = Arc<App>;
