@@ -1,4 +1,7 @@
-//! Netlink: messages in batches, one sendmsg for many, every acknowledgement checked.
+//! Netlink: messages in batches, one sendmsg for many.
+//!
+//! The kernel works through a batch while it is sent, in order, and always reports what it refuses. So only the last
+//! message of a batch asks to be acknowledged: that answer, and no error among the others, means that all is done.
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -9,7 +12,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use super::NetError;
 
 pub(super) const NLM_F_REQUEST: u16 = 1;
-pub(super) const NLM_F_ACK: u16 = 4;
+const NLM_F_ACK: u16 = 4;
 pub(super) const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_DUMP: u16 = 0x300;
 pub(super) const NLM_F_CREATE: u16 = 0x400;
@@ -21,7 +24,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// struct nlmsghdr
 const HEADER_BYTES: usize = 16;
-/// What is sent at once: each acknowledgement takes about 1 KiB of the socket's receive buffer (208 KiB by default).
+/// What is sent at once: each error takes about 1 KiB of the socket's receive buffer (208 KiB by default).
 const MESSAGES_PER_SEND_MAX: usize = 96;
 const ANSWER_BYTES_MAX: usize = 32 << 10;
 
@@ -38,7 +41,9 @@ impl Body {
     pub fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         // Attributes are far shorter than 64 KiB: addresses, names and a handful of nested ones.
         let len = (4 + value.len()) as u16;
-        self.raw(&len.to_ne_bytes()).raw(&kind.to_ne_bytes()).raw(value);
+        self.raw(&len.to_ne_bytes())
+            .raw(&kind.to_ne_bytes())
+            .raw(value);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
         self
     }
@@ -76,16 +81,32 @@ pub(super) struct Batch {
 
 impl Batch {
     pub fn transaction() -> Self {
-        Self { messages: Vec::new(), whole: true }
+        Self {
+            messages: Vec::new(),
+            whole: true,
+        }
     }
 
     /// Adds a message. `what` is said when the kernel refuses it.
     pub fn add(&mut self, what: &'static str, kind: u16, flags: u16, body: Body) {
-        self.messages.push(Message { what, kind, flags: flags | NLM_F_REQUEST, tolerated: None, body: body.0 });
+        self.messages.push(Message {
+            what,
+            kind,
+            flags: flags | NLM_F_REQUEST,
+            tolerated: None,
+            body: body.0,
+        });
     }
 
     /// Like [`Self::add`], where one error means that nothing was left to do.
-    pub fn add_tolerant(&mut self, what: &'static str, kind: u16, flags: u16, tolerated: Errno, body: Body) {
+    pub fn add_tolerant(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        flags: u16,
+        tolerated: Errno,
+        body: Body,
+    ) {
         self.add(what, kind, flags, body);
         if let Some(last) = self.messages.last_mut() {
             last.tolerated = Some(tolerated);
@@ -109,34 +130,50 @@ impl Socket {
 
     /// `None` is NETLINK_ROUTE, protocol 0.
     fn open(protocol: Option<rustix::net::Protocol>) -> Result<Self, NetError> {
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
-            .map_err(|errno| NetError::Netlink(errno.into()))?;
+        let fd = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )
+        .map_err(|errno| NetError::Netlink(errno.into()))?;
         Ok(Self { fd, next_seq: 1 })
     }
 
     /// Sends the batch and returns the first error that the kernel had with any of it.
     pub fn run(&mut self, batch: &Batch) -> Result<(), NetError> {
-        let size = if batch.whole { batch.messages.len() } else { MESSAGES_PER_SEND_MAX };
-        for chunk in batch.messages.chunks(size.max(1)) {
-            self.send(chunk)?;
+        if batch.whole {
+            // The last one only ends the transaction, and is never answered.
+            return self.send(&batch.messages, batch.messages.len().saturating_sub(2));
         }
-        Ok(())
+        batch
+            .messages
+            .chunks(MESSAGES_PER_SEND_MAX)
+            .try_for_each(|chunk| self.send(chunk, chunk.len() - 1))
     }
 
-    fn send(&mut self, messages: &[Message]) -> Result<(), NetError> {
+    /// `acknowledged` is the index of the message that has to be answered.
+    fn send(&mut self, messages: &[Message], acknowledged: usize) -> Result<(), NetError> {
         let first = self.next_seq;
-        let mut bytes = Vec::with_capacity(messages.iter().map(|m| HEADER_BYTES + m.body.len()).sum());
-        for message in messages {
-            write_message(&mut bytes, message.kind, message.flags, self.next_seq, &message.body);
+        let mut bytes =
+            Vec::with_capacity(messages.iter().map(|m| HEADER_BYTES + m.body.len()).sum());
+        for (at, message) in messages.iter().enumerate() {
+            let ack = if at == acknowledged { NLM_F_ACK } else { 0 };
+            write_message(
+                &mut bytes,
+                message.kind,
+                message.flags | ack,
+                self.next_seq,
+                &message.body,
+            );
             self.next_seq += 1;
         }
         self.send_bytes(&bytes)?;
 
-        let mut waiting = messages.iter().filter(|m| m.flags & NLM_F_ACK != 0).count();
+        let mut complete = false;
         let mut refused = None;
         let mut buffer = vec![0; ANSWER_BYTES_MAX];
-        while waiting > 0 {
-            // The kernel works while we send, so all answers are there already.
+        loop {
             let len = match self.receive(&mut buffer) {
                 Ok(len) => len,
                 Err(Errno::AGAIN) => break,
@@ -146,27 +183,40 @@ impl Socket {
                 if kind != NLMSG_ERROR || body.len() < 4 {
                     continue;
                 }
-                let message = seq.checked_sub(first).and_then(|at| messages.get(at as usize));
-                if message.is_some_and(|m| m.flags & NLM_F_ACK != 0) {
-                    waiting = waiting.saturating_sub(1);
-                }
+                let at = seq.checked_sub(first).map(|at| at as usize);
+                complete |= at == Some(acknowledged);
+                let message = at.and_then(|at| messages.get(at));
                 let Some(errno) = failure(body) else { continue };
                 if message.and_then(|m| m.tolerated) != Some(errno) && refused.is_none() {
-                    refused = Some(NetError::Refused { what: message.map_or("netlink batch", |m| m.what), errno });
+                    refused = Some(NetError::Refused {
+                        what: message.map_or("netlink batch", |m| m.what),
+                        errno,
+                    });
                 }
             }
         }
         match refused {
             Some(error) => Err(error),
-            None if waiting > 0 => Err(NetError::NoAnswer),
-            None => Ok(()),
+            None if complete => Ok(()),
+            None => Err(NetError::NoAnswer),
         }
     }
 
     /// Asks for a list and gives each message's type and body to `each`.
-    pub fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> Result<(), NetError> {
+    pub fn dump(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetError> {
         let mut bytes = Vec::new();
-        write_message(&mut bytes, kind, NLM_F_REQUEST | NLM_F_DUMP, self.next_seq, body);
+        write_message(
+            &mut bytes,
+            kind,
+            NLM_F_REQUEST | NLM_F_DUMP,
+            self.next_seq,
+            body,
+        );
         self.next_seq += 1;
         self.send_bytes(&bytes)?;
         let mut buffer = vec![0; ANSWER_BYTES_MAX];
@@ -180,7 +230,10 @@ impl Socket {
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR if body.len() >= 4 => {
                         let errno = failure(body).unwrap_or(Errno::PROTO);
-                        return Err(NetError::Refused { what: "netlink dump", errno });
+                        return Err(NetError::Refused {
+                            what: "netlink dump",
+                            errno,
+                        });
                     }
                     _ => each(kind, body),
                 }
@@ -189,7 +242,8 @@ impl Socket {
     }
 
     fn send_bytes(&self, bytes: &[u8]) -> Result<(), NetError> {
-        let sent = rustix::net::send(&self.fd, bytes, SendFlags::empty()).map_err(|e| NetError::Netlink(e.into()))?;
+        let sent = rustix::net::send(&self.fd, bytes, SendFlags::empty())
+            .map_err(|e| NetError::Netlink(e.into()))?;
         if sent != bytes.len() {
             return Err(NetError::Netlink(io::Error::from(io::ErrorKind::WriteZero)));
         }
@@ -197,9 +251,17 @@ impl Socket {
     }
 
     fn receive(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let (_, len) = rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC)?;
+        let (_, len) = rustix::net::recv(
+            &self.fd,
+            &mut *buffer,
+            RecvFlags::DONTWAIT | RecvFlags::TRUNC,
+        )?;
         // With MSG_TRUNC the length is that of the datagram, also when it did not fit.
-        if len > buffer.len() { Err(Errno::MSGSIZE) } else { Ok(len) }
+        if len > buffer.len() {
+            Err(Errno::MSGSIZE)
+        } else {
+            Ok(len)
+        }
     }
 }
 
@@ -207,7 +269,9 @@ impl Socket {
 fn failure(body: &[u8]) -> Option<Errno> {
     let code = i32::from_ne_bytes([body[0], body[1], body[2], body[3]]);
     // rustix's Errno holds 1..4095 only.
-    (-4095..0).contains(&code).then(|| Errno::from_raw_os_error(-code))
+    (-4095..0)
+        .contains(&code)
+        .then(|| Errno::from_raw_os_error(-code))
 }
 
 fn write_message(into: &mut Vec<u8>, kind: u16, flags: u16, seq: u32, body: &[u8]) {

@@ -14,7 +14,7 @@
 //! ```
 use std::net::Ipv6Addr;
 
-use super::netlink::{Batch, Body, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
+use super::netlink::{Batch, Body, NLM_F_APPEND, NLM_F_CREATE};
 use super::{PROXY_ADDR, PROXY_ADDR_V6, PROXY_PORT, SANDBOX_ADDR};
 
 const SUBSYSTEM: u16 = 10 << 8;
@@ -53,10 +53,15 @@ const OUTPUT: &str = "output";
 /// All of it, as one transaction.
 pub(super) fn ruleset() -> Batch {
     let mut batch = Batch::transaction();
-    batch.add("begin the nftables transaction", BATCH_BEGIN, 0, message(0, SUBSYSTEM >> 8));
+    batch.add(
+        "begin the nftables transaction",
+        BATCH_BEGIN,
+        0,
+        message(0, SUBSYSTEM >> 8),
+    );
     let mut table = message(NFPROTO_INET, 0);
     table.name(1, TABLE);
-    batch.add("make the nftables table", NEW_TABLE, NLM_F_ACK | NLM_F_CREATE, table);
+    batch.add("make the nftables table", NEW_TABLE, NLM_F_CREATE, table);
     chain(&mut batch, REDIRECT, "nat", PRIORITY_DSTNAT, NF_ACCEPT);
     chain(&mut batch, OUTPUT, "filter", PRIORITY_FILTER, NF_DROP);
     rule(&mut batch, REDIRECT, |rule| {
@@ -91,7 +96,12 @@ pub(super) fn ruleset() -> Batch {
         daddr6(rule, CMP_EQ);
         accept(rule);
     });
-    batch.add("end the nftables transaction", BATCH_END, 0, message(0, SUBSYSTEM >> 8));
+    batch.add(
+        "end the nftables transaction",
+        BATCH_END,
+        0,
+        message(0, SUBSYSTEM >> 8),
+    );
     batch
 }
 
@@ -106,16 +116,22 @@ fn chain(batch: &mut Batch, name: &str, kind: &str, priority: i32, policy: u32) 
     let mut body = message(NFPROTO_INET, 0);
     body.name(1, TABLE).name(3, name);
     body.nest(4, |hook| {
-        hook.attribute(1, &HOOK_OUTPUT.to_be_bytes()).attribute(2, &priority.to_be_bytes());
+        hook.attribute(1, &HOOK_OUTPUT.to_be_bytes())
+            .attribute(2, &priority.to_be_bytes());
     });
     body.attribute(5, &policy.to_be_bytes()).name(7, kind);
-    batch.add("make an nftables chain", NEW_CHAIN, NLM_F_ACK | NLM_F_CREATE, body);
+    batch.add("make an nftables chain", NEW_CHAIN, NLM_F_CREATE, body);
 }
 
 fn rule(batch: &mut Batch, chain: &str, fill: impl FnOnce(&mut Body)) {
     let mut body = message(NFPROTO_INET, 0);
     body.name(1, TABLE).name(2, chain).nest(4, fill);
-    batch.add("make an nftables rule", NEW_RULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND, body);
+    batch.add(
+        "make an nftables rule",
+        NEW_RULE,
+        NLM_F_CREATE | NLM_F_APPEND,
+        body,
+    );
 }
 
 fn expression(rule: &mut Body, name: &str, fill: impl FnOnce(&mut Body)) {
@@ -126,13 +142,15 @@ fn expression(rule: &mut Body, name: &str, fill: impl FnOnce(&mut Body)) {
 
 fn meta(rule: &mut Body, key: u32) {
     expression(rule, "meta", |e| {
-        e.attribute(1, &REGISTER_1.to_be_bytes()).attribute(2, &key.to_be_bytes());
+        e.attribute(1, &REGISTER_1.to_be_bytes())
+            .attribute(2, &key.to_be_bytes());
     });
 }
 
 fn compare(rule: &mut Body, operator: u32, value: &[u8]) {
     expression(rule, "cmp", |e| {
-        e.attribute(1, &REGISTER_1.to_be_bytes()).attribute(2, &operator.to_be_bytes());
+        e.attribute(1, &REGISTER_1.to_be_bytes())
+            .attribute(2, &operator.to_be_bytes());
         e.nest(3, |data| {
             data.attribute(1, value);
         });
@@ -141,8 +159,10 @@ fn compare(rule: &mut Body, operator: u32, value: &[u8]) {
 
 fn payload(rule: &mut Body, offset: u32, len: u32) {
     expression(rule, "payload", |e| {
-        e.attribute(1, &REGISTER_1.to_be_bytes()).attribute(2, &PAYLOAD_NETWORK_HEADER.to_be_bytes());
-        e.attribute(3, &offset.to_be_bytes()).attribute(4, &len.to_be_bytes());
+        e.attribute(1, &REGISTER_1.to_be_bytes())
+            .attribute(2, &PAYLOAD_NETWORK_HEADER.to_be_bytes());
+        e.attribute(3, &offset.to_be_bytes())
+            .attribute(4, &len.to_be_bytes());
     });
 }
 
@@ -187,11 +207,12 @@ fn daddr6(rule: &mut Body, operator: u32) {
 
 fn accept(rule: &mut Body) {
     expression(rule, "immediate", |e| {
-        e.attribute(1, &REGISTER_VERDICT.to_be_bytes()).nest(2, |data| {
-            data.nest(2, |verdict| {
-                verdict.attribute(1, &NF_ACCEPT.to_be_bytes());
+        e.attribute(1, &REGISTER_VERDICT.to_be_bytes())
+            .nest(2, |data| {
+                data.nest(2, |verdict| {
+                    verdict.attribute(1, &NF_ACCEPT.to_be_bytes());
+                });
             });
-        });
     });
 }
 
@@ -199,7 +220,9 @@ fn dnat(rule: &mut Body, family: u8, addr: &[u8]) {
     immediate(rule, REGISTER_1, addr);
     immediate(rule, REGISTER_2, &PROXY_PORT.to_be_bytes());
     expression(rule, "nat", |e| {
-        e.attribute(1, &NAT_DNAT.to_be_bytes()).attribute(2, &u32::from(family).to_be_bytes());
-        e.attribute(3, &REGISTER_1.to_be_bytes()).attribute(5, &REGISTER_2.to_be_bytes());
+        e.attribute(1, &NAT_DNAT.to_be_bytes())
+            .attribute(2, &u32::from(family).to_be_bytes());
+        e.attribute(3, &REGISTER_1.to_be_bytes())
+            .attribute(5, &REGISTER_2.to_be_bytes());
     });
 }
