@@ -4,7 +4,12 @@
 //! null, but where a profile of the wire says otherwise.
 #![forbid(unsafe_code)]
 
+pub mod context;
 pub mod error;
+pub mod file;
+pub mod log;
+pub mod quota;
+pub mod reply;
 pub mod sandbox;
 pub mod template;
 

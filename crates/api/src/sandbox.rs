@@ -123,6 +123,7 @@ pub struct UpdateConfig {
 
 /// `POST /api/v1/sandboxes/{id}/refresh`; an empty body is the default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = SandboxRefreshRequest)]
 pub struct RefreshRequest {
     /// Seconds from now; absent or 0 = the configured ttl.
     #[serde(default)]
@@ -148,4 +149,173 @@ pub struct PowerState {
     pub observed_generation: i64,
     /// `stable`, `pausing` or `resuming`.
     pub phase: String,
+}
+
+/// The reply to a claim: the union of what all client generations read.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ClaimResponse {
+    pub sandbox_id: String,
+    pub template: String,
+    pub team_id: String,
+    pub user_id: String,
+    pub status: String,
+    /// The runtime's id, under its older name.
+    pub pod_name: String,
+    pub runtime_id: String,
+    pub runtime_generation: i64,
+    pub cluster_id: Option<String>,
+    pub power_state: PowerState,
+    pub claimed_at: String,
+    pub created_at: String,
+    pub updated_at: String,
+    pub expires_at: Option<String>,
+    pub hard_expires_at: Option<String>,
+}
+
+/// A sandbox in full. Environment variables and secrets are never in it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SandboxResponse {
+    pub id: String,
+    pub template_id: String,
+    pub team_id: String,
+    pub user_id: String,
+    /// `starting`, `running`, `paused`, `failed` or `terminating`; in the May profile `cleaned` and never `paused`.
+    pub status: String,
+    pub paused: bool,
+    pub auto_resume: bool,
+    pub power_state: PowerState,
+    /// The runtime's id, under its older name; empty while there is none.
+    pub pod_name: String,
+    /// Empty while there is none.
+    pub runtime_id: String,
+    /// Goes up with every start and resume.
+    pub runtime_generation: i64,
+    /// `cleaned` when the runtime and its files were destroyed and the identity kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle_state: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cleaned: bool,
+    /// Why it is not running, for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_code: Option<String>,
+    /// Why it is not running, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<String>,
+    #[schema(value_type = Vec<Object>)]
+    pub services: Vec<Value>,
+    #[schema(value_type = Vec<Object>)]
+    pub mounts: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Configured seconds; 0 = off.
+    pub ttl: u32,
+    /// Configured seconds; 0 = off.
+    pub hard_ttl: u32,
+    pub claimed_at: String,
+    pub created_at: String,
+    pub updated_at: String,
+    /// Null when off; in the May profile `0001-01-01T00:00:00Z`.
+    pub expires_at: Option<String>,
+    pub hard_expires_at: Option<String>,
+}
+
+/// A row of the list of sandboxes.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SandboxSummary {
+    pub id: String,
+    pub template_id: String,
+    pub status: String,
+    pub paused: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle_state: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cleaned: bool,
+    pub power_state: PowerState,
+    pub pod_name: String,
+    pub runtime_id: String,
+    pub runtime_generation: i64,
+    pub cluster_id: Option<String>,
+    pub created_at: String,
+    pub updated_at: String,
+    pub expires_at: Option<String>,
+    pub hard_expires_at: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SandboxListResponse {
+    pub sandboxes: Vec<SandboxSummary>,
+    /// Rows on all pages.
+    pub count: u64,
+    pub has_more: bool,
+}
+
+/// `GET /api/v1/sandboxes/{id}/status`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SandboxStatusResponse {
+    pub sandbox_id: String,
+    pub template_id: String,
+    pub team_id: String,
+    pub user_id: String,
+    pub status: String,
+    pub paused: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle_state: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cleaned: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<String>,
+    pub power_state: PowerState,
+    pub pod_name: String,
+    pub runtime_id: String,
+    pub runtime_generation: i64,
+    pub claimed_at: String,
+    pub created_at: String,
+    pub updated_at: String,
+    pub expires_at: Option<String>,
+    pub hard_expires_at: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PauseResponse {
+    pub sandbox_id: String,
+    pub paused: bool,
+    pub status: String,
+    pub power_state: PowerState,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ResumeResponse {
+    pub sandbox_id: String,
+    pub resumed: bool,
+    pub status: String,
+    pub runtime_generation: i64,
+    pub power_state: PowerState,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = SandboxRefreshResponse)]
+pub struct RefreshResponse {
+    pub sandbox_id: String,
+    pub expires_at: Option<String>,
+    pub hard_expires_at: Option<String>,
+}
+
+/// `PUT /api/v1/sandboxes/{id}/services`: all services, replacing those before.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServicesUpdateRequest {
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    pub services: Option<Value>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServicesResponse {
+    pub sandbox_id: String,
+    /// Each as it was given, with `publishable`, `publish_blockers` and `public_url`.
+    #[schema(value_type = Vec<Object>)]
+    pub services: Vec<Value>,
+    /// Public hosts are below this name.
+    pub exposure_domain: String,
 }

@@ -73,3 +73,48 @@ pub struct Lifecycle {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hibernate_after: Option<u32>,
 }
+
+/// `POST /api/v1/templates`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TemplateCreateRequest {
+    pub template_id: String,
+    pub spec: TemplateSpec,
+}
+
+/// `PUT /api/v1/templates/{id}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TemplateUpdateRequest {
+    pub spec: TemplateSpec,
+}
+
+/// A template.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TemplateResponse {
+    pub template_id: String,
+    /// `public` or `team`.
+    pub scope: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    pub spec: TemplateSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<TemplateStatus>,
+    pub created_at: String,
+    pub updated_at: String,
+}
+
+/// How a template's sandboxes are on this machine.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateStatus {
+    /// Sandboxes that wait to be claimed.
+    pub idle_count: u32,
+    pub active_count: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TemplateListResponse {
+    pub templates: Vec<TemplateResponse>,
+    pub count: u64,
+}
