@@ -1,2 +1,9 @@
+//! Decisions without IO: the lifecycle of a sandbox, deadlines, validation, roles, limits. Time is an argument.
 #![forbid(unsafe_code)]
-//! See ARCHITECTURE.md.
+
+pub mod lifecycle;
+pub mod limits;
+pub mod quantity;
+pub mod roles;
+pub mod sandbox;
+pub mod validate;

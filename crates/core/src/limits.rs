@@ -1,0 +1,134 @@
+//! Every limit of the product: its name, its unit and its value, in this one place.
+//!
+//! Whoever refuses something because of a limit names the limit in the error.
+
+// --- HTTP -----------------------------------------------------------------------------------------------------------
+
+/// Bytes of a JSON request body.
+pub const JSON_BODY_MAX_BYTES: usize = 4 << 20;
+/// Rows of one page of a list.
+pub const LIST_LIMIT_MIN: u32 = 1;
+/// Rows of one page of a list.
+pub const LIST_LIMIT_MAX: u32 = 200;
+/// Rows of one page when the client names no number.
+pub const LIST_LIMIT_DEFAULT: u32 = 50;
+/// Rows that a list can be made to skip.
+pub const LIST_OFFSET_MAX: u32 = i32::MAX as u32;
+
+// --- Names ----------------------------------------------------------------------------------------------------------
+
+/// Characters of an id that is also a DNS label.
+pub const LABEL_MAX_CHARS: usize = 63;
+/// Characters of a name given by a user.
+pub const NAME_MAX_CHARS: usize = 128;
+/// Characters of a longer text given by a user (descriptions, scopes).
+pub const TEXT_MAX_CHARS: usize = 1024;
+/// Bytes of a path given by a client.
+pub const PATH_MAX_BYTES: usize = 4096;
+/// Bytes of a URL given by a client.
+pub const URL_MAX_BYTES: usize = 2048;
+
+// --- Sandbox configuration ------------------------------------------------------------------------------------------
+
+/// Seconds of a ttl, a hard ttl or a refresh.
+pub const TTL_MAX_S: i32 = i32::MAX;
+/// Variables of one environment.
+pub const ENV_VARS_MAX: usize = 1024;
+/// Bytes of the name of an environment variable.
+pub const ENV_NAME_MAX_BYTES: usize = 256;
+/// Bytes of the value of an environment variable (the kernel's limit for one string is 128 KiB).
+pub const ENV_VALUE_MAX_BYTES: usize = 64 << 10;
+/// Bytes of all names and values of one environment.
+pub const ENV_TOTAL_MAX_BYTES: usize = 512 << 10;
+/// Bytes of a webhook's secret.
+pub const WEBHOOK_SECRET_MAX_BYTES: usize = 1024;
+/// Volumes mounted in one sandbox.
+pub const MOUNTS_MAX: usize = 32;
+/// Sandboxes that one team may own at once, running or not.
+pub const SANDBOXES_PER_TEAM_MAX: u64 = 100_000;
+
+// --- Services -------------------------------------------------------------------------------------------------------
+
+/// Services of one sandbox.
+pub const SERVICES_MAX: usize = 64;
+/// Routes of one service.
+pub const ROUTES_PER_SERVICE_MAX: usize = 32;
+/// Methods of one route.
+pub const METHODS_PER_ROUTE_MAX: usize = 16;
+/// Values of one list of a CORS policy.
+pub const CORS_VALUES_MAX: usize = 32;
+/// Arguments of a service's command.
+pub const COMMAND_ARGS_MAX: usize = 256;
+/// Bytes of a service's command, all arguments together.
+pub const COMMAND_MAX_BYTES: usize = 128 << 10;
+/// Bytes of the inline code of a function service.
+pub const FUNCTION_CODE_MAX_BYTES: usize = 256 << 10;
+/// Calls that a function service serves at once.
+pub const FUNCTION_CONCURRENCY_MAX: i64 = 1024;
+/// The port of every function service; no other service may take it.
+pub const FUNCTION_SERVICE_PORT: u16 = 49_983;
+/// Seconds of a route's timeout.
+pub const ROUTE_TIMEOUT_MAX_S: i64 = 86_400;
+/// Requests per second and burst of a route's rate limit.
+pub const ROUTE_RATE_MAX: f64 = 1_000_000.0;
+
+// --- Resources ------------------------------------------------------------------------------------------------------
+
+/// Bytes of memory of a sandbox whose template names none.
+pub const MEMORY_DEFAULT_BYTES: u64 = 1 << 30;
+/// Fewest bytes of memory of a sandbox.
+pub const MEMORY_MIN_BYTES: u64 = 32 << 20;
+/// Most bytes of memory of a sandbox.
+pub const MEMORY_MAX_BYTES: u64 = 256 << 30;
+/// Thousandths of a CPU of a sandbox whose template names none.
+pub const CPU_DEFAULT_MILLIS: u64 = 2000;
+/// Fewest thousandths of a CPU.
+pub const CPU_MIN_MILLIS: u64 = 10;
+/// Most thousandths of a CPU.
+pub const CPU_MAX_MILLIS: u64 = 1_024_000;
+/// Bytes of a sandbox's own files when its template names none.
+pub const DISK_DEFAULT_BYTES: u64 = 10 << 30;
+/// Fewest bytes of a sandbox's own files.
+pub const DISK_MIN_BYTES: u64 = 16 << 20;
+/// Most bytes of a sandbox's own files.
+pub const DISK_MAX_BYTES: u64 = 16 << 40;
+/// Processes and threads of a sandbox.
+pub const PIDS_DEFAULT: u64 = 1024;
+/// Open files of one process of a sandbox.
+pub const NOFILE_DEFAULT: u64 = 65_536;
+/// Bytes of /dev/shm of a sandbox.
+pub const SHM_DEFAULT_BYTES: u64 = 64 << 20;
+
+// --- Lifecycle ------------------------------------------------------------------------------------------------------
+
+/// Seconds that a paused sandbox stays frozen in memory when its template does not say.
+pub const HIBERNATE_AFTER_DEFAULT_S: u32 = 600;
+/// Idle sandboxes that a template may keep.
+pub const POOL_MAX_IDLE: u32 = 1000;
+/// Events that are kept of one sandbox.
+pub const EVENTS_PER_SANDBOX_MAX: i64 = 1000;
+/// Bytes of the text of a reason.
+pub const REASON_MAX_BYTES: usize = 2048;
+
+// --- Access ---------------------------------------------------------------------------------------------------------
+
+/// Characters of a password.
+pub const PASSWORD_MIN_CHARS: usize = 8;
+/// Bytes of a password, so that hashing one stays cheap.
+pub const PASSWORD_MAX_BYTES: usize = 1024;
+/// Bytes of a bearer token.
+pub const TOKEN_MAX_BYTES: usize = 4096;
+/// API keys of one team.
+pub const API_KEYS_PER_TEAM_MAX: usize = 1000;
+/// Members of one team.
+pub const MEMBERS_PER_TEAM_MAX: usize = 1000;
+/// Teams that one user may own.
+pub const TEAMS_PER_USER_MAX: usize = 100;
+/// Seconds that an access token lives.
+pub const ACCESS_TOKEN_TTL_S: i64 = 3600;
+/// Seconds that a refresh token lives.
+pub const REFRESH_TOKEN_TTL_S: i64 = 30 * 86_400;
+/// Login attempts for one account (or from nowhere in particular) within [`LOGIN_WINDOW_S`].
+pub const LOGIN_ATTEMPTS_MAX: u32 = 10;
+/// Seconds over which login attempts are counted.
+pub const LOGIN_WINDOW_S: i64 = 60;
