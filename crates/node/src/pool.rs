@@ -159,26 +159,26 @@ impl Node {
     /// The one task that fills pools, so that no slot has two owners.
     pub(crate) fn start_refill(&self) {
         let node = self.clone();
-        self.inner.tasks.spawn(async move {
-            let stop = node.inner.stop.clone();
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = node.refill() => {}
-            }
-        });
+        self.inner.tasks.spawn(async move { node.refill().await });
     }
 
     async fn refill(&self) {
         let pools = &self.inner.pools;
+        let stop = &self.inner.stop;
         let mut backoff = BACKOFF.0;
-        loop {
+        // Only waits are cut short by a stop: a launch under way is finished and then discarded by its owner.
+        while !stop.is_cancelled() {
             for runtime in pools.take_ended() {
                 tracing::warn!(runtime = runtime.id, "an idle runtime ended by itself");
                 self.discard(runtime);
             }
             let Some((key, spec)) = pools.shortest() else {
                 // A claim or a change wakes us at once; the check is for runtimes that died in the pool.
-                let _ = tokio::time::timeout(CHECK_EVERY, pools.changed.notified()).await;
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = pools.changed.notified() => {}
+                    () = tokio::time::sleep(CHECK_EVERY) => {}
+                }
                 continue;
             };
             if self.inner.launcher.has_waiting_claims() {
@@ -187,7 +187,7 @@ impl Node {
             }
             if free_memory_bytes().is_some_and(|free| free < FREE_MEMORY_MIN_BYTES) {
                 pools.note_failure(&key, "too little free memory to keep idle sandboxes".into());
-                tokio::time::sleep(BACKOFF.1).await;
+                self.rest(BACKOFF.1).await;
                 continue;
             }
             let launched = match self.inner.roots.create() {
@@ -211,10 +211,17 @@ impl Node {
                     let text = crate::error_text(&error);
                     tracing::warn!(pool = key, error = text, "a launch for the pool failed");
                     pools.note_failure(&key, text);
-                    tokio::time::sleep(backoff).await;
+                    self.rest(backoff).await;
                     backoff = (backoff * 2).min(BACKOFF.1);
                 }
             }
+        }
+    }
+
+    async fn rest(&self, time: Duration) {
+        tokio::select! {
+            () = self.inner.stop.cancelled() => {}
+            () = tokio::time::sleep(time) => {}
         }
     }
 }

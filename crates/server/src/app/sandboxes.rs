@@ -1,1 +1,359 @@
-//! In the making.
+//! Sandboxes: what clients can do with them. Each sandbox has one owner, its actor; this file finds it, asks it and
+//! answers from what it published.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use sandbar_api::{
+    ErrorCode,
+    sandbox::{ClaimRequest, UpdateConfig},
+};
+use sandbar_core::{
+    lifecycle,
+    sandbox::{Desired, Observed, SandboxRecord, reason},
+    validate,
+};
+use sandbar_node::{Node, Origin, Runtime, error_text};
+use sandbar_store::{EventRecord, ListFilter, NewEvent, Store};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    app::{App, auth::Principal},
+    error::ApiError,
+};
+
+mod actor;
+mod recovery;
+pub(crate) mod spec;
+
+use actor::{Actor, COMMANDS_MAX, Command, End, Reply, View};
+pub(crate) use actor::{now_ms, store_failure};
+
+/// The owners of sandboxes, by id.
+pub struct Registry {
+    store: Store,
+    node: Node,
+    actors: Mutex<HashMap<String, Handle>>,
+    /// Woken when some deadline may have come nearer.
+    pub(crate) deadlines_changed: Arc<Notify>,
+    pub(crate) tasks: TaskTracker,
+}
+
+#[derive(Clone)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<View>,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub sandboxes: Vec<SandboxRecord>,
+    /// Rows in all pages.
+    pub total: u64,
+}
+
+impl App {
+    /// Makes a sandbox and returns when it can be used.
+    pub async fn claim(self: &Arc<Self>, who: &Principal, request: ClaimRequest) -> Result<SandboxRecord, ApiError> {
+        let started = Instant::now();
+        let app = Arc::clone(self);
+        let who = who.clone();
+        // Not the request's own task: a client that goes away must not leave half a sandbox.
+        let claimed = self.sandboxes.tasks.spawn(async move { app.claim_now(&who, request).await });
+        let result = claimed.await.unwrap_or_else(|error| Err(ApiError::internal("claiming a sandbox", &error)));
+        self.metrics.claimed(result.is_ok(), started.elapsed());
+        result
+    }
+
+    async fn claim_now(&self, who: &Principal, request: ClaimRequest) -> Result<SandboxRecord, ApiError> {
+        if request.template.trim().is_empty() {
+            return Err(ApiError::bad_request("template is required: the id of a template, for example \"default\""));
+        }
+        let config = validate::claim(request.config.as_ref()).map_err(violations)?;
+        let template = self.template(who, request.template.trim()).await?;
+        if let Some(snapshot) = &request.snapshot_id {
+            return Err(ApiError::not_found("snapshot", snapshot));
+        }
+        if let Some(mount) = request.mounts.as_ref().and_then(|mounts| mounts.first()) {
+            return Err(ApiError::not_found("volume", &mount.sandboxvolume_id));
+        }
+        let claim = lifecycle::Claim {
+            id: sandbar_node::random_id("sb-"),
+            team_id: who.team_id.clone(),
+            user_id: who.user_id.clone(),
+            template_id: template.template_id.clone(),
+            template: template.spec,
+            config,
+            mounts: serde_json::Value::Null,
+        };
+        let now = now_ms();
+        let mut record = lifecycle::claim(claim, now);
+        let runtime_spec = spec::runtime_spec(&record).map_err(ApiError::bad_request)?;
+        spec::policy(&record).map_err(ApiError::bad_request)?;
+        let pool = spec::pool_key(&record.template);
+        let (runtime, origin) = self.node.take(&pool, &runtime_spec).await.map_err(|error| launch_failure(&error))?;
+        self.metrics.launched(origin == Origin::Pool);
+        spec::set_runtime(&mut record, &runtime);
+        let mut record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
+        if let Err(text) = spec::make_own(&runtime, &record).await {
+            self.node.discard(runtime);
+            return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
+        }
+        let ready = NewEvent::now("sandbox.ready", &format!("claimed from template {}", record.template_id));
+        match self.store.sandbox_insert(&record, &[ready]).await {
+            Ok(version) => record.version = version,
+            Err(error) => {
+                self.node.discard(runtime);
+                return Err(store_failure("saving the sandbox", &error));
+            }
+        }
+        self.sandboxes.own(record.clone(), Some(runtime));
+        if lifecycle::next_deadline(&record).is_some() {
+            self.sandboxes.deadlines_changed.notify_one();
+        }
+        Ok(record)
+    }
+
+    /// A page of the team's sandboxes, newest first.
+    pub async fn list(&self, filter: ListFilter) -> Result<Page, ApiError> {
+        let (sandboxes, total) = self.store.sandbox_list(filter).await.map_err(|e| store_failure("listing sandboxes", &e))?;
+        Ok(Page { sandboxes, total })
+    }
+
+    /// One sandbox of the team; another team's does not exist.
+    pub async fn get(&self, who: &Principal, id: &str) -> Result<SandboxRecord, ApiError> {
+        Ok(self.view_of(who, id).await?.record.as_ref().clone())
+    }
+
+    /// Changes what can be changed at runtime.
+    pub async fn update(&self, who: &Principal, id: &str, update: UpdateConfig) -> Result<SandboxRecord, ApiError> {
+        let update = Box::new(update);
+        self.ask(who, id, |reply| Command::Update { update, only_services: false, reply }).await
+    }
+
+    /// Replaces the services wholly; an empty list clears them.
+    pub async fn put_services(&self, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
+        let update = Box::new(UpdateConfig { services: Some(services), ..UpdateConfig::default() });
+        self.ask(who, id, |reply| Command::Update { update, only_services: true, reply }).await
+    }
+
+    /// Sets the deadlines anew.
+    pub async fn refresh(&self, who: &Principal, id: &str, duration_s: Option<i32>) -> Result<SandboxRecord, ApiError> {
+        self.ask(who, id, |reply| Command::Refresh { duration_s, reply }).await
+    }
+
+    /// Stops the processes and keeps all state. With and without `memory` the memory is kept while the machine has it.
+    pub async fn pause(&self, who: &Principal, id: &str) -> Result<SandboxRecord, ApiError> {
+        let text = lifecycle::reason_text(reason::USER_REQUEST).to_owned();
+        self.ask(who, id, |reply| Command::Pause { code: reason::USER_REQUEST, text, reply }).await
+    }
+
+    /// Gives a paused sandbox's memory back; its files are kept.
+    pub async fn hibernate(&self, who: &Principal, id: &str) -> Result<SandboxRecord, ApiError> {
+        let record = self.ask(who, id, |reply| Command::Hibernate { code: reason::USER_REQUEST, reply }).await?;
+        match record.observed {
+            Observed::Hibernated => Ok(record),
+            Observed::Starting | Observed::Active | Observed::Frozen | Observed::Cleaned | Observed::Failed => {
+                Err(ApiError::conflict("only a paused sandbox can be hibernated; pause it first"))
+            }
+        }
+    }
+
+    /// Makes it run again.
+    pub async fn resume(&self, who: &Principal, id: &str) -> Result<SandboxRecord, ApiError> {
+        self.ask(who, id, |reply| Command::Resume { reply }).await
+    }
+
+    /// Ends it for good.
+    pub async fn delete(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
+        self.ask(who, id, |reply| Command::Delete { reply }).await.map(drop)
+    }
+
+    /// The live runtime of a sandbox, to do something inside: wakes it when it sleeps and may be woken.
+    pub async fn access(&self, who: &Principal, id: &str) -> Result<Arc<Runtime>, ApiError> {
+        let view = self.view_of(who, id).await?;
+        let awake = view.record.desired == Desired::Active && view.record.observed == Observed::Active;
+        if let Some(runtime) = view.runtime.filter(|runtime| awake && !runtime.has_ended()) {
+            return Ok(runtime);
+        }
+        let woken = self.sandboxes.ask(view.record.as_ref().clone(), |reply| Command::Wake { reply }).await?;
+        woken.runtime.ok_or_else(|| ApiError::unavailable("the sandbox is waking up").retry_after(1))
+    }
+
+    /// What happened to a sandbox, oldest first.
+    pub async fn events(&self, who: &Principal, id: &str, after: i64, limit: u32) -> Result<Vec<EventRecord>, ApiError> {
+        self.view_of(who, id).await?;
+        self.store.events_list(id, after, limit).await.map_err(|error| store_failure("listing events", &error))
+    }
+
+    async fn ask(&self, who: &Principal, id: &str, command: impl FnOnce(Reply) -> Command) -> Result<SandboxRecord, ApiError> {
+        let view = self.view_of(who, id).await?;
+        let answer = self.sandboxes.ask(view.record.as_ref().clone(), command).await?;
+        Ok(answer.record.as_ref().clone())
+    }
+
+    async fn view_of(&self, who: &Principal, id: &str) -> Result<View, ApiError> {
+        let view = match self.sandboxes.find(id) {
+            Some(view) => view,
+            None => {
+                let found = self.store.sandbox_get(Some(&who.team_id), id).await.map_err(|e| store_failure("reading the sandbox", &e))?;
+                let record = found.ok_or_else(|| ApiError::not_found("sandbox", id))?;
+                View { record: Arc::new(record), runtime: None }
+            }
+        };
+        if view.record.team_id != who.team_id || view.record.desired == Desired::Deleted {
+            return Err(ApiError::not_found("sandbox", id));
+        }
+        Ok(view)
+    }
+}
+
+impl Registry {
+    pub fn new(store: Store, node: Node) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            node,
+            actors: Mutex::default(),
+            deadlines_changed: Arc::new(Notify::new()),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// What the owner of a sandbox last published, if it has one now.
+    fn find(&self, id: &str) -> Option<View> {
+        self.lock().get(id).map(|handle| handle.view.borrow().clone())
+    }
+
+    /// Live runtimes with their sandboxes.
+    pub(crate) fn live(&self) -> Vec<(Arc<SandboxRecord>, Arc<Runtime>)> {
+        let actors = self.lock();
+        actors
+            .values()
+            .filter_map(|handle| {
+                let view = handle.view.borrow();
+                view.runtime.clone().map(|runtime| (Arc::clone(&view.record), runtime))
+            })
+            .collect()
+    }
+
+    /// Asks the owner of a sandbox, which is started for it when there is none.
+    async fn ask(self: &Arc<Self>, record: SandboxRecord, command: impl FnOnce(Reply) -> Command) -> Result<View, ApiError> {
+        let id = record.id.clone();
+        let (reply, answer) = oneshot::channel();
+        let mut command = command(reply);
+        let mut record = Some(record);
+        // An owner that has just ended for want of work is replaced, once.
+        for _ in 0..2 {
+            let owner = self.lock().get(&id).cloned();
+            let handle = match owner {
+                Some(handle) => Some(handle),
+                None => match record.take() {
+                    Some(record) => Some(self.own(record, None)),
+                    None => self.reload(&id).await?,
+                },
+            };
+            let Some(handle) = handle else { return Err(ApiError::not_found("sandbox", &id)) };
+            command = match handle.commands.try_send(command) {
+                Ok(()) => {
+                    return answer.await.unwrap_or_else(|_| Err(ApiError::not_found("sandbox", &id)));
+                }
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    return Err(ApiError::unavailable("too many requests wait for this sandbox").retry_after(1));
+                }
+                Err(mpsc::error::TrySendError::Closed(command)) => command,
+            };
+            record = None;
+            tokio::task::yield_now().await;
+        }
+        Err(ApiError::unavailable("the sandbox is busy; try again").retry_after(1))
+    }
+
+    async fn reload(self: &Arc<Self>, id: &str) -> Result<Option<Handle>, ApiError> {
+        let record = self.store.sandbox_get(None, id).await.map_err(|e| store_failure("reading the sandbox", &e))?;
+        Ok(record.filter(|record| record.desired != Desired::Deleted).map(|record| self.own(record, None)))
+    }
+
+    /// Sends without waiting for an answer; lost when nobody owns the sandbox.
+    pub(crate) fn note(&self, id: &str, event: NewEvent) {
+        if let Some(handle) = self.lock().get(id) {
+            let _ = handle.commands.try_send(Command::Note { event });
+        }
+    }
+
+    /// Carries out what is due for a sandbox.
+    pub(crate) async fn due(self: &Arc<Self>, id: &str) -> Result<(), ApiError> {
+        let record = match self.find(id) {
+            Some(view) => Some(view.record.as_ref().clone()),
+            None => self.store.sandbox_get(None, id).await.map_err(|e| store_failure("reading the sandbox", &e))?,
+        };
+        match record {
+            Some(record) => self.ask(record, |reply| Command::Due { reply }).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Hibernates a paused sandbox for `code`.
+    pub(crate) async fn hibernate(self: &Arc<Self>, record: SandboxRecord, code: &'static str) -> Result<(), ApiError> {
+        self.ask(record, |reply| Command::Hibernate { code, reply }).await.map(drop)
+    }
+
+    /// Starts the owner of a sandbox, unless it has one.
+    fn own(self: &Arc<Self>, record: SandboxRecord, runtime: Option<Arc<Runtime>>) -> Handle {
+        let mut actors = self.lock();
+        if let Some(handle) = actors.get(&record.id).filter(|handle| !handle.commands.is_closed()) {
+            return handle.clone();
+        }
+        let id = record.id.clone();
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (view, watched) = watch::channel(View { record: Arc::new(record.clone()), runtime: runtime.clone() });
+        let handle = Handle { commands: sender, view: watched };
+        actors.insert(id.clone(), handle.clone());
+        drop(actors);
+        let mut actor = Actor {
+            store: self.store.clone(),
+            node: self.node.clone(),
+            record,
+            runtime,
+            view,
+            commands,
+            deadlines_changed: Arc::clone(&self.deadlines_changed),
+            events: Vec::new(),
+        };
+        let registry = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                let end = actor.run().await;
+                let mut actors = registry.lock();
+                // Under the lock nobody can find us to send more; what was sent before is still served.
+                if end == End::Deleted || actor.commands.is_empty() {
+                    actors.remove(&id);
+                    actor.commands.close();
+                    return;
+                }
+            }
+        });
+        handle
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
+        self.actors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Several things wrong with a request, each with its path.
+pub(crate) fn violations(found: Vec<validate::Violation>) -> ApiError {
+    let text = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let details: Vec<_> = found.iter().map(|v| serde_json::json!({ "field": v.path, "message": v.message })).collect();
+    ApiError::bad_request(text).with_details(serde_json::json!({ "violations": details }))
+}
+
+fn launch_failure(error: &sandbar_node::RuntimeError) -> ApiError {
+    let text = error_text(error);
+    tracing::error!(error = text, "a sandbox could not be launched");
+    ApiError::new(ErrorCode::Unavailable, format!("a sandbox could not be started: {text}")).retry_after(1)
+}

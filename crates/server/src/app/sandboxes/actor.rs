@@ -1,0 +1,506 @@
+//! The task that owns one sandbox. Others send it a closed set of commands and read what it last published; nobody
+//! else changes the sandbox's row or runtime.
+//!
+//! A command becomes a decision of `core::lifecycle`, the decision's effects are carried out on the node, what was seen
+//! goes back into the lifecycle, and the record is written once at the end: a server that is killed in between has
+//! acknowledged nothing, and the next one finds the difference between row and machine. Only where something is
+//! destroyed is the intent written first.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use sandbar_api::{ErrorCode, sandbox::UpdateConfig};
+use sandbar_core::{
+    lifecycle::{self, Effect, LifecycleError, Observation, Transition},
+    sandbox::{Desired, Observed, SandboxRecord, reason},
+    validate,
+};
+use sandbar_node::{Node, Runtime, error_text};
+use sandbar_store::{NewEvent, Store, StoreError};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::spec;
+use crate::error::ApiError;
+
+/// Commands that wait for one sandbox; more is refused, not queued.
+pub(super) const COMMANDS_MAX: usize = 256;
+/// An actor without a runtime and without commands ends after this time.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What an actor publishes.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub record: Arc<SandboxRecord>,
+    /// Present while processes exist, frozen ones too.
+    pub runtime: Option<Arc<Runtime>>,
+}
+
+pub(super) type Reply = oneshot::Sender<Result<View, ApiError>>;
+
+/// All that can be asked of a sandbox's owner.
+pub(super) enum Command {
+    Pause { code: &'static str, text: String, reply: Reply },
+    /// Give the memory back; only what is paused is hibernated.
+    Hibernate { code: &'static str, reply: Reply },
+    Resume { reply: Reply },
+    /// Resume because of an access, if the sandbox allows that.
+    Wake { reply: Reply },
+    Refresh { duration_s: Option<i32>, reply: Reply },
+    Update { update: Box<UpdateConfig>, only_services: bool, reply: Reply },
+    Delete { reply: Reply },
+    /// Something may be due.
+    Due { reply: Reply },
+    /// Something happened that the user should be able to read.
+    Note { event: NewEvent },
+}
+
+pub(super) struct Actor {
+    pub store: Store,
+    pub node: Node,
+    pub record: SandboxRecord,
+    pub runtime: Option<Arc<Runtime>>,
+    pub view: watch::Sender<View>,
+    pub commands: mpsc::Receiver<Command>,
+    pub deadlines_changed: Arc<Notify>,
+    /// The out-of-memory kills that are already known of the present runtime.
+    pub events: Vec<NewEvent>,
+}
+
+/// How an actor ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Nothing to own at present.
+    Idle,
+    /// The sandbox is gone.
+    Deleted,
+}
+
+impl Actor {
+    /// Serves commands until the sandbox is deleted or there has been nothing to own for a while.
+    pub async fn run(&mut self) -> End {
+        loop {
+            let runtime = self.runtime.clone();
+            let ended = async {
+                match &runtime {
+                    Some(runtime) => runtime.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => if self.serve(command).await { return End::Deleted },
+                    None => return End::Idle,
+                },
+                () = ended => self.lost().await,
+                () = tokio::time::sleep(IDLE), if runtime.is_none() => return End::Idle,
+            }
+        }
+    }
+
+    /// Makes row and machine agree after a restart of the server.
+    pub async fn recover(&mut self) {
+        if self.record.desired == Desired::Deleted {
+            return;
+        }
+        let now = now_ms();
+        let gap = match (&self.runtime, self.record.observed) {
+            (None, observed) if observed.has_runtime() => Some(Observation::RuntimeLost {
+                code: reason::RESTARTED,
+                text: "its processes did not outlive a restart; its files are kept".into(),
+            }),
+            (Some(runtime), Observed::Active) if runtime.is_frozen() => Some(Observation::Frozen),
+            (Some(runtime), Observed::Frozen) if !runtime.is_frozen() => Some(Observation::Thawed),
+            _ => None,
+        };
+        let transition = match gap {
+            Some(observation) => lifecycle::observe(&self.record, observation, now),
+            None => Transition {
+                record: self.record.clone(),
+                effects: lifecycle::next_effect(&self.record).into_iter().collect(),
+                changed: false,
+            },
+        };
+        if (transition.changed || !transition.effects.is_empty())
+            && let Err(error) = self.carry_out(transition).await
+        {
+            tracing::error!(sandbox = self.record.id, %error, "a sandbox could not be recovered");
+        }
+    }
+
+    /// True when the sandbox is gone.
+    async fn serve(&mut self, command: Command) -> bool {
+        match command {
+            Command::Pause { code, text, reply } => {
+                let decided = lifecycle::pause(&self.record, code, &text, now_ms());
+                self.answer(decided, "sandbox.paused", &text, reply).await;
+            }
+            Command::Hibernate { code, reply } => {
+                let wanted = self.record.desired == Desired::Paused && self.record.observed == Observed::Frozen;
+                let effects = if wanted { vec![Effect::Hibernate] } else { Vec::new() };
+                let decided = Ok(Transition { record: self.record.clone(), effects, changed: false });
+                self.answer(decided, "sandbox.hibernated", lifecycle::reason_text(code), reply).await;
+            }
+            Command::Resume { reply } => {
+                let decided = lifecycle::resume(&self.record, now_ms());
+                self.answer(decided, "sandbox.resumed", "a client asked for it", reply).await;
+            }
+            Command::Wake { reply } => {
+                if !self.is_awake() && !self.record.auto_resume() {
+                    let _ = reply.send(Err(asleep(&self.record)));
+                } else {
+                    let decided = lifecycle::resume(&self.record, now_ms());
+                    self.answer(decided, "sandbox.resumed", "it was accessed", reply).await;
+                }
+            }
+            Command::Refresh { duration_s, reply } => {
+                let decided = lifecycle::refresh(&self.record, duration_s, now_ms());
+                self.answer(decided, "sandbox.refreshed", "its deadlines were set anew", reply).await;
+            }
+            Command::Update { update, only_services, reply } => {
+                let result = self.update(&update, only_services).await;
+                let _ = reply.send(result.map(|()| self.view()));
+            }
+            Command::Delete { reply } => return self.delete(reply).await,
+            Command::Due { reply } => {
+                if let Some(transition) = lifecycle::on_deadline(&self.record, now_ms()) {
+                    let (kind, text) = match transition.effects.first() {
+                        Some(Effect::Hibernate) => ("sandbox.hibernated", reason::HIBERNATE_AFTER),
+                        Some(Effect::Destroy { .. }) => ("sandbox.cleaned", reason::HARD_TTL_EXPIRED),
+                        Some(Effect::Launch | Effect::Freeze | Effect::Thaw) | None => match transition.record.desired {
+                            Desired::Cleaned => ("sandbox.cleaned", reason::HARD_TTL_EXPIRED),
+                            Desired::Active | Desired::Paused | Desired::Deleted => ("sandbox.paused", reason::TTL_EXPIRED),
+                        },
+                    };
+                    self.answer(Ok(transition), kind, lifecycle::reason_text(text), reply).await;
+                } else {
+                    let _ = reply.send(Ok(self.view()));
+                }
+            }
+            Command::Note { event } => {
+                if let Err(error) = self.store.event_append(&self.record.id, event).await {
+                    tracing::warn!(sandbox = self.record.id, %error, "an event was not recorded");
+                }
+            }
+        }
+        false
+    }
+
+    async fn answer(&mut self, decided: Result<Transition, LifecycleError>, kind: &str, text: &str, reply: Reply) {
+        let result = match decided {
+            Err(error) => Err(refusal(&error, &self.record.id)),
+            Ok(transition) if !transition.changed && transition.effects.is_empty() => Ok(()),
+            Ok(transition) => {
+                self.note(kind, text);
+                self.carry_out(transition).await
+            }
+        };
+        let _ = reply.send(result.map(|()| self.view()));
+    }
+
+    fn note(&mut self, kind: &str, text: &str) {
+        self.events.push(NewEvent::now(kind, text));
+    }
+
+    /// Carries out a decision to its end and writes the record.
+    async fn carry_out(&mut self, transition: Transition) -> Result<(), ApiError> {
+        let mut record = transition.record;
+        let mut effects = VecDeque::from(transition.effects);
+        let mut failure = None;
+        while let Some(effect) = effects.pop_front() {
+            if let Effect::Destroy { .. } = effect {
+                record = self.write(record).await?;
+            }
+            let (observation, failed) = self.perform(effect, &mut record).await;
+            failure = failure.or(failed);
+            if let Some(observation) = observation {
+                let seen = lifecycle::observe(&record, observation, now_ms());
+                record = seen.record;
+                if effects.is_empty() && failure.is_none() {
+                    effects.extend(seen.effects);
+                }
+            }
+        }
+        if let Err(error) = self.write(record).await {
+            self.undo().await;
+            return Err(error);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// One effect on the machine: what was seen of it, and what the client is to be told when it failed.
+    async fn perform(&mut self, effect: Effect, record: &mut SandboxRecord) -> (Option<Observation>, Option<ApiError>) {
+        match effect {
+            Effect::Launch => self.launch(record).await,
+            Effect::Freeze => match self.runtime.clone() {
+                Some(runtime) => match runtime.freeze().await {
+                    Ok(()) => (Some(Observation::Frozen), None),
+                    Err(error) => (None, Some(ApiError::internal("pausing the sandbox", &error_text(&error)))),
+                },
+                None => (Some(lost("its runtime had ended before it was paused")), None),
+            },
+            Effect::Thaw => match self.runtime.clone().filter(|runtime| !runtime.has_ended()) {
+                Some(runtime) => match runtime.thaw().await {
+                    Ok(()) => (Some(Observation::Thawed), None),
+                    Err(error) => (None, Some(ApiError::internal("resuming the sandbox", &error_text(&error)))),
+                },
+                // It died while frozen: its files are there, so it starts anew.
+                None => {
+                    self.drop_runtime(record);
+                    self.launch(record).await
+                }
+            },
+            Effect::Hibernate => match self.end_runtime().await {
+                Ok(()) => (Some(Observation::Hibernated), None),
+                Err(error) => (None, Some(error)),
+            },
+            Effect::Destroy { root } => match self.end_runtime().await {
+                Ok(()) => {
+                    if root && let Some(root) = spec::root_of(record) {
+                        self.node.remove_root(&root);
+                        record.uid_slot = None;
+                    }
+                    (Some(Observation::Cleaned), None)
+                }
+                Err(error) => (None, Some(error)),
+            },
+        }
+    }
+
+    async fn launch(&mut self, record: &mut SandboxRecord) -> (Option<Observation>, Option<ApiError>) {
+        let launched = async {
+            let spec = spec::runtime_spec(record)?;
+            let root = match spec::root_of(record) {
+                Some(root) => root,
+                None => self.node.create_root().map_err(|error| error_text(&error))?,
+            };
+            record.root_id = Some(root.id.clone());
+            record.uid_slot = Some(root.uid_slot);
+            let runtime = self.node.launch(&spec, root).await.map_err(|error| error_text(&error))?;
+            spec::make_own(&runtime, record).await.map_err(|error| {
+                self.node_destroy(&runtime);
+                error
+            })?;
+            Ok::<_, String>(runtime)
+        };
+        match launched.await {
+            Ok(runtime) => {
+                if let Some(former) = record.runtime_id.take() {
+                    record.previous_runtime_id = Some(former);
+                }
+                spec::set_runtime(record, &runtime);
+                self.runtime = Some(runtime);
+                (Some(Observation::Started), None)
+            }
+            Err(text) => {
+                tracing::warn!(sandbox = record.id, error = text, "a sandbox could not be started");
+                let error = ApiError::new(ErrorCode::SandboxResumeFailed, format!("the sandbox could not be started: {text}")).retry_after(1);
+                (Some(Observation::LaunchFailed { code: reason::LAUNCH_FAILED, text }), Some(error))
+            }
+        }
+    }
+
+    fn node_destroy(&self, runtime: &Arc<Runtime>) {
+        let runtime = Arc::clone(runtime);
+        tokio::spawn(async move { runtime.destroy().await });
+    }
+
+    async fn end_runtime(&mut self) -> Result<(), ApiError> {
+        if let Some(runtime) = self.runtime.clone() {
+            runtime.destroy().await.map_err(|error| ApiError::internal("ending the sandbox's processes", &error_text(&error)))?;
+            self.runtime = None;
+        }
+        Ok(())
+    }
+
+    fn drop_runtime(&mut self, record: &mut SandboxRecord) {
+        self.runtime = None;
+        record.pid = None;
+        record.pid_start = None;
+    }
+
+    /// Pid 1 ended by itself.
+    async fn lost(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        let (code, text) = if runtime.oom_kills() > 0 {
+            (reason::OUT_OF_MEMORY, "it ran out of memory and its first process was killed; its files are kept")
+        } else {
+            (reason::RUNTIME_EXITED, "its first process ended; its files are kept")
+        };
+        if let Err(error) = runtime.destroy().await {
+            tracing::warn!(sandbox = self.record.id, error = error_text(&error), "remains of a runtime are left to the sweep");
+        }
+        self.note("sandbox.runtime_lost", text);
+        let seen = lifecycle::observe(&self.record, Observation::RuntimeLost { code, text: text.into() }, now_ms());
+        if let Err(error) = self.carry_out(seen).await {
+            tracing::error!(sandbox = self.record.id, %error, "the loss of a runtime was not recorded");
+        }
+    }
+
+    async fn delete(&mut self, reply: Reply) -> bool {
+        let transition = match lifecycle::delete(&self.record, now_ms()) {
+            Ok(transition) => transition,
+            Err(error) => {
+                let _ = reply.send(Err(refusal(&error, &self.record.id)));
+                return true;
+            }
+        };
+        match self.write(transition.record).await {
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return false;
+            }
+            // Gone for everybody from here on; what is left of it goes behind the answer.
+            Ok(record) => {
+                let _ = reply.send(Ok(self.view()));
+                self.finish_delete(record).await;
+            }
+        }
+        true
+    }
+
+    /// Removes what is left of a deleted sandbox, the row last. What fails is done at the next start.
+    pub async fn finish_delete(&mut self, record: SandboxRecord) {
+        if let Err(error) = self.end_runtime().await {
+            tracing::error!(sandbox = record.id, %error, "a deleted sandbox is left to the next start");
+            return;
+        }
+        if let Some(root) = spec::root_of(&record) {
+            self.node.remove_root(&root);
+        }
+        for runtime_id in record.runtime_id.iter().chain(&record.previous_runtime_id) {
+            self.node.remove_logs(runtime_id);
+        }
+        if let Err(error) = self.store.sandbox_delete(&record.id, record.version).await {
+            tracing::error!(sandbox = record.id, %error, "a deleted sandbox's row is left to the next start");
+        }
+        self.runtime = None;
+    }
+
+    async fn update(&mut self, update: &UpdateConfig, only_services: bool) -> Result<(), ApiError> {
+        let config = if only_services {
+            validate::replace_services(&self.record.config, &serde_json::json!({ "services": update.services }))
+        } else {
+            validate::update(&self.record.config, update)
+        }
+        .map_err(super::violations)?;
+        let transition = lifecycle::reconfigure(&self.record, config, update.ttl, update.hard_ttl, now_ms())
+            .map_err(|error| refusal(&error, &self.record.id))?;
+        if !transition.changed {
+            return Ok(());
+        }
+        let former = self.record.clone();
+        self.note("sandbox.updated", "its configuration was changed");
+        // What makes walls is in force before the new configuration is acknowledged; if it cannot be written, it is
+        // taken back.
+        self.enforce(&transition.record).await?;
+        if let Err(error) = self.carry_out(transition).await {
+            if let Err(undo) = self.enforce(&former).await {
+                tracing::error!(sandbox = former.id, error = %undo, "limits of a refused update stay in force");
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Puts limits and network policy of a record in force on the live runtime.
+    async fn enforce(&self, record: &SandboxRecord) -> Result<(), ApiError> {
+        let Some(runtime) = &self.runtime else { return Ok(()) };
+        let policy = spec::policy(record).map_err(ApiError::bad_request)?;
+        runtime.set_policy(policy).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))?;
+        let spec = spec::runtime_spec(record).map_err(ApiError::bad_request)?;
+        runtime.set_limits(spec.limits).await.map_err(|error| {
+            ApiError::conflict(format!("the new limits cannot be applied now: {}", error_text(&error)))
+        })
+    }
+
+    /// Writes the record with the events that belong to it, and publishes it.
+    async fn write(&mut self, mut record: SandboxRecord) -> Result<SandboxRecord, ApiError> {
+        let events = std::mem::take(&mut self.events);
+        let seen = self.record.version;
+        match self.store.sandbox_update(&record, seen, &events).await {
+            Ok(version) => {
+                record.version = version;
+                let former = std::mem::replace(&mut self.record, record.clone());
+                // Only the runtime before the present one keeps its logs.
+                for stale in former.previous_runtime_id.iter().filter(|id| record.previous_runtime_id.as_ref() != Some(id)) {
+                    self.node.remove_logs(stale);
+                }
+                self.view.send_replace(self.view());
+                self.deadlines_changed.notify_one();
+                Ok(record)
+            }
+            Err(error) => {
+                if let StoreError::Stale { .. } = error {
+                    tracing::error!(sandbox = record.id, "somebody else wrote this sandbox's row");
+                }
+                Err(store_failure("saving the sandbox", &error))
+            }
+        }
+    }
+
+    /// After a write failed: brings the machine back to what the row says.
+    async fn undo(&mut self) {
+        let Some(runtime) = self.runtime.clone() else { return };
+        let frozen = runtime.is_frozen();
+        let undone = match self.record.observed {
+            Observed::Active if frozen => runtime.thaw().await,
+            Observed::Frozen if !frozen => runtime.freeze().await,
+            Observed::Active | Observed::Frozen | Observed::Starting => Ok(()),
+            Observed::Hibernated | Observed::Cleaned | Observed::Failed => {
+                self.runtime = None;
+                runtime.destroy().await
+            }
+        };
+        if let Err(error) = undone {
+            tracing::error!(sandbox = self.record.id, error = error_text(&error), "the machine differs from the row until the next start");
+        }
+    }
+
+    fn is_awake(&self) -> bool {
+        self.record.desired == Desired::Active
+            && self.record.observed == Observed::Active
+            && self.runtime.as_ref().is_some_and(|runtime| !runtime.has_ended())
+    }
+
+    fn view(&self) -> View {
+        View { record: Arc::new(self.record.clone()), runtime: self.runtime.clone() }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// What the client is told when the store refused.
+pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
+    match error {
+        StoreError::Full(_) => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
+        StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
+        other => ApiError::internal(operation, &error_text(other)),
+    }
+}
+
+fn lost(text: &str) -> Observation {
+    Observation::RuntimeLost { code: reason::RUNTIME_EXITED, text: text.into() }
+}
+
+fn refusal(error: &LifecycleError, id: &str) -> ApiError {
+    match error {
+        LifecycleError::Invalid(violation) => ApiError::bad_request(violation.to_string()),
+        LifecycleError::Deleted => ApiError::not_found("sandbox", id),
+        LifecycleError::Cleaned | LifecycleError::Failed(_) => ApiError::conflict(error.to_string()),
+    }
+}
+
+/// The answer to an access that may not wake the sandbox.
+fn asleep(record: &SandboxRecord) -> ApiError {
+    let state = lifecycle::wire_status(record, lifecycle::Profile::Current);
+    let reason = record.reason.as_deref().map(|text| format!(" ({text})")).unwrap_or_default();
+    let observed = match record.observed {
+        Observed::Cleaned => "cleaned",
+        Observed::Failed => "failed",
+        Observed::Starting | Observed::Active | Observed::Frozen | Observed::Hibernated => "paused",
+    };
+    ApiError::unavailable(format!("the sandbox is {observed}{reason} and its auto_resume is off; resume it first"))
+        .with_details(serde_json::json!({ "status": state.status, "paused": state.paused, "lifecycle_state": observed, "auto_resume": false, "reason_code": record.reason_code, "reason": record.reason }))
+}

@@ -1,0 +1,129 @@
+//! The watch over live sandboxes: tells the owner when the kernel killed something for want of memory, stops who
+//! writes more than its disk limit, and gives paused sandboxes' memory back when the machine runs short.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use sandbar_core::sandbox::{Observed, SandboxRecord, reason};
+use sandbar_node::Runtime;
+use sandbar_store::NewEvent;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::SharedApp;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Below this part of the machine's memory, paused sandboxes are hibernated, the longest paused first.
+const PRESSURE_PERMILLE: u64 = 60;
+/// Sandboxes hibernated per look while there is pressure.
+const HIBERNATED_PER_LOOK: usize = 8;
+
+/// What the last look saw of a runtime.
+#[derive(Default, Clone)]
+struct Seen {
+    oom_kills: u64,
+    cpu_usec: u64,
+    disk_bytes: u64,
+    over_disk_limit: bool,
+}
+
+pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
+    let mut seen: HashMap<String, Seen> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let live = app.sandboxes.live();
+        let previous = seen;
+        let looked = tokio::task::spawn_blocking(move || look_at(live, previous)).await;
+        let Ok((now_seen, events)) = looked else {
+            seen = HashMap::new();
+            continue;
+        };
+        seen = now_seen;
+        for (id, event) in events {
+            app.sandboxes.note(&id, event);
+        }
+        relieve_pressure(&app).await;
+    }
+}
+
+type Events = Vec<(String, NewEvent)>;
+
+fn look_at(live: Vec<(Arc<SandboxRecord>, Arc<Runtime>)>, mut previous: HashMap<String, Seen>) -> (HashMap<String, Seen>, Events) {
+    let mut seen = HashMap::with_capacity(live.len());
+    let mut events = Events::new();
+    for (record, runtime) in live {
+        let first_look = !previous.contains_key(&runtime.id);
+        let mut now = previous.remove(&runtime.id).unwrap_or_default();
+        let kills = runtime.oom_kills();
+        if kills > now.oom_kills {
+            let limit = sandbar_core::quantity::format_bytes(runtime.limits().memory_bytes);
+            let text = format!("the memory limit of {limit} was reached and {} process(es) were killed", kills - now.oom_kills);
+            events.push((record.id.clone(), NewEvent::now("sandbox.out_of_memory", &text)));
+        }
+        now.oom_kills = kills;
+        let cpu_usec = runtime.usage().cpu_usec;
+        // Who used no CPU since the last look has written nothing; walking its files would be for nothing.
+        if first_look || cpu_usec != now.cpu_usec {
+            now.cpu_usec = cpu_usec;
+            if let Some(text) = check_disk(&runtime, &mut now) {
+                events.push((record.id.clone(), NewEvent::now("sandbox.disk_limit", &text)));
+            }
+        }
+        seen.insert(runtime.id.clone(), now);
+    }
+    (seen, events)
+}
+
+/// Ends the processes of a sandbox that goes on writing beyond its limit. One that is over the limit and does not
+/// grow is left alone, so that its owner can delete files.
+fn check_disk(runtime: &Runtime, seen: &mut Seen) -> Option<String> {
+    let limit = runtime.limits().disk_bytes;
+    if limit == 0 {
+        return None;
+    }
+    let used = runtime.disk_usage_bytes();
+    let grew = used > seen.disk_bytes;
+    seen.disk_bytes = used;
+    let over = used > limit;
+    let newly_over = over && !seen.over_disk_limit;
+    seen.over_disk_limit = over;
+    if over && (grew || newly_over) {
+        runtime.kill_all_but_agent();
+        let (used, limit) = (sandbar_core::quantity::format_bytes(used), sandbar_core::quantity::format_bytes(limit));
+        return Some(format!("its files take {used}, more than the limit of {limit}; its processes were ended, delete files to go on"));
+    }
+    None
+}
+
+async fn relieve_pressure(app: &SharedApp) {
+    let Some((available, total)) = memory_kib() else { return };
+    if available * 1000 >= total * PRESSURE_PERMILLE {
+        return;
+    }
+    let mut frozen: Vec<_> = app
+        .sandboxes
+        .live()
+        .into_iter()
+        .map(|(record, _)| record)
+        .filter(|record| record.observed == Observed::Frozen)
+        .collect();
+    frozen.sort_by_key(|record| record.updated_at_ms);
+    for record in frozen.into_iter().take(HIBERNATED_PER_LOOK) {
+        tracing::info!(sandbox = record.id, "the machine is short of memory: hibernating");
+        let id = record.id.clone();
+        if let Err(error) = app.sandboxes.hibernate(record.as_ref().clone(), reason::MEMORY_PRESSURE).await {
+            tracing::warn!(sandbox = id, %error, "a paused sandbox could not be hibernated");
+        }
+    }
+}
+
+/// Available and total memory of the machine.
+fn memory_kib() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    Some((field("MemAvailable:")?, field("MemTotal:")?))
+}
