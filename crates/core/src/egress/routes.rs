@@ -1,0 +1,85 @@
+//! What an address alone decides.
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Action, Mode, Policy, Prefix, Protected};
+
+/// Prefixes to refuse before a connection is even tried. The longest one that contains an address decides about it;
+/// what none contains is left to the judge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routes {
+    /// No address is left to the judge; the lists are empty.
+    pub closed: bool,
+    pub prohibited: Vec<Prefix>,
+    /// Left to the judge although they lie in a prohibited one.
+    pub allowed: Vec<Prefix>,
+}
+
+/// The refusals that follow from a policy whatever the port.
+///
+/// All prefixes that the policy or the protection names divide the addresses into regions in which every address has
+/// the same answer; each prefix stands for its region, which is what remains of it without the longer ones in it.
+pub fn routes(policy: &Policy, protected: &Protected) -> Routes {
+    let everything = [
+        Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        Prefix::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+    ];
+    let named = protected.ranges.iter().map(|(range, _)| *range);
+    let named = named.chain(protected.allow.iter().copied());
+    let named = named.chain(
+        policy
+            .rules
+            .iter()
+            .flat_map(|rule| rule.cidrs.iter().copied()),
+    );
+    // Sorted by address, then length: a prefix comes after everything that covers it.
+    let regions: BTreeMap<Prefix, bool> = everything
+        .into_iter()
+        .chain(named)
+        .map(|region| (region, is_refused(policy, protected, &region)))
+        .collect();
+
+    let mut routes = Routes {
+        closed: regions.values().all(|refused| *refused),
+        prohibited: vec![],
+        allowed: vec![],
+    };
+    if routes.closed {
+        return routes;
+    }
+    // The chain of prefixes that cover the present one, innermost last.
+    let mut outer: Vec<(Prefix, bool)> = Vec::new();
+    for (region, refused) in regions {
+        while outer.last().is_some_and(|(last, _)| !last.covers(&region)) {
+            outer.pop();
+        }
+        // What is around the whole family is open.
+        let around = outer.last().is_some_and(|(_, refused)| *refused);
+        match (around, refused) {
+            (false, true) => routes.prohibited.push(region),
+            (true, false) => routes.allowed.push(region),
+            (true, true) | (false, false) => {}
+        }
+        outer.push((region, refused));
+    }
+    routes
+}
+
+/// True when no TCP port of the region's addresses can be allowed.
+fn is_refused(policy: &Policy, protected: &Protected, region: &Prefix) -> bool {
+    if protected.reason_range(region).is_some() {
+        return true;
+    }
+    for rule in &policy.rules {
+        let here = rule.cidrs.is_empty() || rule.cidrs.iter().any(|cidr| cidr.covers(region));
+        if !here {
+            continue;
+        }
+        match rule.action {
+            Action::Allow if !rule.partial && rule.is_for_tcp() => return false,
+            Action::Deny if rule.ports.is_empty() => return true,
+            Action::Allow | Action::Deny => {}
+        }
+    }
+    policy.mode == Mode::BlockAll
+}
