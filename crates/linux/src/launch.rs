@@ -1,1 +1,134 @@
-//! See the crate's page.
+//! How a sandbox is made: one clone3, everything prepared beforehand, the child's steps in [`child`] in the order they happen.
+//!
+//! ```text
+//! host                                        child
+//! clone3 into the v2 cgroup ----------------> joins the v1 cgroups
+//! writes the id maps
+//! idmapped lowers, overlay, binds
+//! sends the mounts -------------------------> becomes its own root, mounts, /proc, /dev, pivot_root,
+//! configure_net                               hostname, limits, capabilities, Landlock, seccomp
+//! sends "execute" --------------------------> closes all else, executes the agent
+//! sees the socket close: it runs
+//! ```
+//! The child shares the server's memory until it executes (CLONE_VM), so its cost does not grow with the server; its code is raw system calls only.
+//! Whatever fails, the child is killed and reaped before [`launch`] returns; the cgroup is the caller's.
+mod child;
+mod error;
+mod mounts;
+mod plan;
+mod raw;
+mod spawn;
+
+use std::{
+    ffi::CString,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+pub use error::{LaunchError, Step};
+
+use crate::{cgroup::Cgroup, pidfd, userns};
+
+/// How many bind mounts a sandbox may have; their handles go to the child in one message, and the kernel takes 253 of them.
+pub const BINDS_MAX: usize = 64;
+/// How many layers may lie below a sandbox's own. The kernel's limit is 500.
+pub const LOWERS_MAX: usize = 128;
+/// How many file descriptors the agent may inherit.
+pub const FDS_MAX: usize = 32;
+/// How many components a bind's target may have.
+pub const TARGET_DEPTH_MAX: usize = 32;
+
+/// A directory or file of the host that is seen inside. What is mounted below `source` is not carried along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// On the host; absolute, links are followed.
+    pub source: PathBuf,
+    /// Relative to the sandbox's root; made when missing, and no part of it may be a link or lie in proc, sys or dev.
+    pub target: PathBuf,
+    /// Whether nothing inside may write to it.
+    pub read_only: bool,
+    /// Whether owners are shifted to the sandbox's range, so that the host's root appears as root. Where the filesystem cannot, they appear as nobody.
+    pub idmap: bool,
+}
+
+/// Everything that [`launch`] needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct LaunchSpec<'a> {
+    /// The first of its 65,536 ids on the host.
+    pub uid_base: u32,
+    /// Read-only layers, top first; each idmapped to the range when the filesystem can.
+    pub lowers: &'a [PathBuf],
+    /// The writable layer. Exists; given to `uid_base` if it is not yet.
+    pub upper: &'a Path,
+    /// Overlayfs's own directory on the same filesystem as `upper`. As `upper`.
+    pub work: &'a Path,
+    /// In this order, after /proc and /dev.
+    pub binds: &'a [Bind],
+    /// At most 64 bytes.
+    pub hostname: &'a str,
+    /// Size of /dev/shm.
+    pub shm_bytes: u64,
+    /// Open files per process; clamped to this process's own hard limit, since raising that needs CAP_SYS_RESOURCE.
+    pub nofile: u64,
+    /// Largest file, 0 for no limit.
+    pub file_size_max_bytes: u64,
+    /// The agent, a static program. An unlinked or sealed file keeps the host's copy out of reach of `/proc/1/exe`.
+    pub agent: BorrowedFd<'a>,
+    /// Its arguments, its name first.
+    pub argv: &'a [CString],
+    /// Its environment.
+    pub env: &'a [CString],
+    /// File descriptors and the numbers that they have inside. Everything else is closed.
+    pub fds: &'a [(BorrowedFd<'a>, i32)],
+    /// Made by the caller, with limits set, and empty.
+    pub cgroup: &'a Cgroup,
+}
+
+/// A sandbox whose agent runs.
+#[derive(Debug)]
+pub struct Launched {
+    /// Pid of its init on the host.
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`; with the pid it names the process for good.
+    pub start_time_ticks: u64,
+    /// Readable once it has ended.
+    pub pidfd: OwnedFd,
+    /// Its network namespace.
+    pub netns: OwnedFd,
+}
+
+/// Makes a sandbox and starts its agent in it.
+///
+/// `configure_net` runs on the calling thread with the child's network namespace while the child mounts; the agent is executed only after it returned `Ok`.
+/// The calling thread's signals are blocked for the few microseconds of the clone.
+///
+/// # Errors
+/// A [`LaunchError`] that names the step, the path and the reason. Nothing that this call made is left.
+pub fn launch(
+    spec: &LaunchSpec<'_>,
+    configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>,
+) -> Result<Launched, LaunchError> {
+    let prepared = plan::Prepared::new(spec)?;
+    mounts::give_to_range(spec.upper, spec.uid_base)?;
+    mounts::give_to_range(spec.work, spec.uid_base)?;
+
+    let mut child = spawn::Child::start(&prepared)?;
+    let made = (|| {
+        userns::write_maps(child.pid(), spec.uid_base).map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
+        let ids = userns::open_namespace(child.pid(), "user").map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
+        let mounts = mounts::make(spec, ids.as_fd())?;
+        child.send_mounts(&mounts)?;
+        drop(mounts);
+        let netns = userns::open_namespace(child.pid(), "net").map_err(|e| LaunchError::host(Step::Network, None, e))?;
+        configure_net(netns.as_fd()).map_err(LaunchError::Network)?;
+        child.execute()?;
+        Ok(netns)
+    })();
+    // A child that failed first makes our own next step fail in a duller way; its word is the better one.
+    let netns = made.map_err(|error| child.report_of(&prepared).unwrap_or(error))?;
+    child.wait_until_executed(&prepared)?;
+
+    let start_time_ticks = pidfd::start_time(child.pid()).ok_or(LaunchError::Died { status: None })?;
+    let (pid, pidfd) = child.release();
+    Ok(Launched { pid, start_time_ticks, pidfd, netns })
+}

@@ -1,1 +1,16 @@
-//! See the crate's page.
+//! The system call filter: an allow-list as data, each group with its reason, compiled once to a balanced tree of BPF.
+//!
+//! Calls that are refused on purpose get EPERM, so that programs say what happened; calls that nobody here knows get ENOSYS, so that libraries
+//! fall back as on an older kernel. Calls of another architecture kill the process.
+mod compile;
+mod table;
+
+use std::sync::OnceLock;
+
+pub use table::{CHECKED, Check, Checked, GROUPS, Group, Verdict};
+
+/// The program, compiled on first use.
+pub fn filter() -> &'static [libc::sock_filter] {
+    static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
+    FILTER.get_or_init(compile::compile)
+}

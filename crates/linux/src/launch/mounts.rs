@@ -1,0 +1,171 @@
+//! Mounts that need the host's rights: made here, detached, and handed to the child by file descriptor, so that no path of the
+//! sandbox is ever walked with those rights.
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::{MetadataExt, chown},
+    },
+    path::Path,
+};
+
+use rustix::{
+    fs::{CWD, StatVfsMountFlags},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags},
+};
+
+use super::{LaunchError, LaunchSpec, Step};
+
+/// fsconfig takes strings up to this, the end included.
+const OPTION_MAX_BYTES: usize = 256;
+
+/// Detached mounts for one sandbox.
+pub(super) struct Mounts {
+    /// The root first, then the binds in order.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Gives a directory to the first id of the range. An idmapped mount of the upper layer would not do instead: overlayfs cannot make its work directory
+/// by one and silently mounts read-only.
+pub(super) fn give_to_range(dir: &Path, uid_base: u32) -> Result<(), LaunchError> {
+    let at = |e| LaunchError::host(Step::Prepare, Some(dir.to_owned()), e);
+    let metadata = fs::symlink_metadata(dir).map_err(at)?;
+    if !metadata.is_dir() {
+        return Err(at(io::Error::from_raw_os_error(libc::ENOTDIR)));
+    }
+    if metadata.uid() != uid_base || metadata.gid() != uid_base {
+        chown(dir, Some(uid_base), Some(uid_base)).map_err(at)?;
+    }
+    Ok(())
+}
+
+/// Makes the root and all binds, with the child's user namespace for the id shift.
+pub(super) fn make(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<Mounts, LaunchError> {
+    let mut fds = vec![root(spec, ids)?];
+    for bind in spec.binds {
+        let tree = bind_tree(bind, ids).map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
+        fds.push(tree);
+    }
+    Ok(Mounts { fds })
+}
+
+fn root(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<OwnedFd, LaunchError> {
+    let mut lowers = Vec::with_capacity(spec.lowers.len());
+    let mut shifted_any = false;
+    for lower in spec.lowers {
+        let at = |e: io::Error| LaunchError::host(Step::Overlay, Some(lower.clone()), e);
+        let tree = clone_tree(lower).map_err(at)?;
+        match set_attributes(tree.as_fd(), libc::MOUNT_ATTR_IDMAP, Some(ids)) {
+            Ok(()) => shifted_any = true,
+            Err(e) if cannot_shift(&e) => {}
+            Err(e) => return Err(at(e)),
+        }
+        lowers.push(tree);
+    }
+    match overlay(spec, &lowers) {
+        // Kernels before 6.15 take no detached mount as a layer.
+        Err(e) if shifted_any && e.raw_os_error() == Some(libc::EINVAL) => {
+            let plain: io::Result<Vec<OwnedFd>> = spec.lowers.iter().map(|lower| open_dir(lower)).collect();
+            plain.and_then(|plain| overlay(spec, &plain))
+        }
+        other => other,
+    }
+    .map_err(|e| LaunchError::host(Step::Overlay, Some(spec.upper.to_owned()), e))
+}
+
+fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let paths: Vec<String> = lowers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
+    let joined = paths.join(":");
+    if joined.len() < OPTION_MAX_BYTES {
+        option(fs.as_fd(), c"lowerdir", joined.as_bytes())?;
+    } else {
+        // One option per layer, since Linux 6.8.
+        for path in &paths {
+            option(fs.as_fd(), c"lowerdir+", path.as_bytes())?;
+        }
+    }
+    let upper = open_dir(spec.upper)?;
+    let work = open_dir(spec.work)?;
+    option(fs.as_fd(), c"upperdir", format!("/proc/self/fd/{}", upper.as_raw_fd()).as_bytes())?;
+    option(fs.as_fd(), c"workdir", format!("/proc/self/fd/{}", work.as_raw_fd()).as_bytes())?;
+    // Package managers rename directories of lower layers; without this they get EXDEV.
+    option(fs.as_fd(), c"redirect_dir", b"on")?;
+    rustix::mount::fsconfig_create(fs.as_fd()).map_err(|e| explained(fs.as_fd(), e.into()))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mount = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    if rustix::fs::fstatvfs(&mount)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the kernel mounted the overlay read-only; the work directory cannot be used"));
+    }
+    Ok(mount)
+}
+
+fn bind_tree(bind: &super::Bind, ids: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let tree = clone_tree(&bind.source)?;
+    let mut attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    if bind.read_only {
+        attributes |= libc::MOUNT_ATTR_RDONLY;
+    }
+    set_attributes(tree.as_fd(), attributes, None)?;
+    if bind.idmap {
+        match set_attributes(tree.as_fd(), libc::MOUNT_ATTR_IDMAP, Some(ids)) {
+            Ok(()) => {}
+            Err(e) if cannot_shift(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(tree)
+}
+
+/// The filesystem does not know id shifts, or this mount is shifted already.
+fn cannot_shift(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS))
+}
+
+fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
+}
+
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+pub(crate) fn set_attributes(tree: BorrowedFd<'_>, set: u64, ids: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: ids.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
+    };
+    // SAFETY: the path is an empty C string, `attr` a whole structure of the size that is given; the kernel only reads both.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            std::ptr::from_ref(&attr),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn option(fs: BorrowedFd<'_>, key: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
+    let value = CString::new(value).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    rustix::mount::fsconfig_set_string(fs, key, value.as_c_str()).map_err(|e| explained(fs, e.into()))
+}
+
+/// Adds what the kernel wrote into the filesystem context, keeping the error number that callers look at where it wrote nothing.
+fn explained(fs: BorrowedFd<'_>, error: io::Error) -> io::Error {
+    let mut text = [0u8; 512];
+    match rustix::io::read(fs, &mut text) {
+        Ok(n) if n > 0 && error.raw_os_error() != Some(libc::EINVAL) => {
+            io::Error::new(error.kind(), format!("{error}: {}", String::from_utf8_lossy(&text[..n]).trim()))
+        }
+        Ok(_) | Err(_) => error,
+    }
+}

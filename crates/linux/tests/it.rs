@@ -1,0 +1,8 @@
+//! Real namespaces, mounts and groups: these need root.
+#![allow(clippy::unwrap_used)]
+#[path = "it/isolation.rs"]
+mod isolation;
+#[path = "it/life.rs"]
+mod life;
+#[path = "it/room.rs"]
+mod room;
