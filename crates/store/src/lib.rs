@@ -1,2 +1,66 @@
+//! Durable state behind domain verbs. SQLite now; whatever comes next answers the same verbs and passes the same tests.
+//!
+//! A verb that changes something returns once the change is on the disk. Every change of a row that depends on its state
+//! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
-//! See ARCHITECTURE.md.
+
+mod engine;
+mod error;
+mod keys;
+mod logins;
+mod sandboxes;
+mod schema;
+mod teams;
+mod templates;
+mod users;
+
+use std::{path::Path, sync::Arc};
+
+use rusqlite::OptionalExtension;
+
+pub use error::StoreError;
+pub use keys::ApiKey;
+pub use logins::{LoginToken, Rotation, TokenKind};
+pub use sandboxes::{Event, ListFilter, NewEvent};
+pub use teams::{Member, MemberRow, Team};
+pub use templates::TemplateRecord;
+pub use users::{Install, User};
+
+use engine::Engine;
+
+/// The durable state. Cloning shares it; the last clone that is dropped closes it.
+#[derive(Clone)]
+pub struct Store {
+    engine: Arc<Engine>,
+}
+
+impl Store {
+    /// Opens the database file, making or migrating it as needed. Blocks for the disk.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { engine: Arc::new(Engine::open(path)?) })
+    }
+
+    /// A value that is remembered under a name.
+    pub async fn meta_get(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let key = key.to_owned();
+        self.engine
+            .read("read a value", move |c| Ok(c.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()?))
+            .await
+    }
+
+    /// Remembers a value under a name.
+    pub async fn meta_set(&self, key: &str, value: &str) -> Result<(), StoreError> {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.engine
+            .write("write a value", move |c| {
+                c.prepare_cached("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?.execute([key, value])?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// One small write that is waited for: what every durable change costs at least.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.meta_set("probe", "").await
+    }
+}

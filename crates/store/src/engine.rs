@@ -1,0 +1,264 @@
+//! The threads that hold connections: one writer with group commit, a few readers, one that checkpoints.
+//!
+//! Every write is a closure in a savepoint of its own. The writer takes all closures that wait, runs them in one
+//! transaction, commits once (that is the one wait for the disk), and only then answers them all. What a closure refuses
+//! is rolled back to its savepoint and bothers nobody else.
+
+use std::{
+    fs,
+    os::unix::fs::OpenOptionsExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{StoreError, schema};
+
+/// Writes that may wait; the next one waits for room.
+const WRITE_QUEUE_MAX: usize = 1024;
+/// Writes in one transaction.
+const BATCH_MAX: usize = 256;
+/// Threads that read.
+const READERS: usize = 2;
+/// Reads that may wait for one reader.
+const READ_QUEUE_MAX: usize = 512;
+/// Changed rows after which the write-ahead log is copied into the database. A few MiB of log.
+const CHECKPOINT_CHANGES: u64 = 500;
+/// Bytes of the write-ahead log from which others are waited for, so that it can be cut. Readers that never pause could
+/// let it grow without end otherwise.
+const CHECKPOINT_HARD_BYTES: u64 = 64 << 20;
+/// Pause between commits and a checkpoint, so that a burst is checkpointed once.
+const CHECKPOINT_DELAY: Duration = Duration::from_millis(500);
+/// How long a connection waits for another one's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Prepared statements that a connection keeps.
+const STATEMENTS_MAX: usize = 128;
+
+/// What a write leaves behind: whether it wants to be committed, and how it is answered once that is decided.
+struct Ran {
+    keep: bool,
+    answer: Box<dyn FnOnce(Option<StoreError>)>,
+}
+
+/// A write. Given an error instead of a connection it does nothing but carry that to its caller.
+type Write = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Ran + Send>;
+type Read = Box<dyn FnOnce(&Connection) + Send>;
+
+/// The threads. Dropping it lets the queued writes finish, then ends and joins them.
+pub struct Engine {
+    writes: Option<mpsc::Sender<Write>>,
+    reads: Vec<mpsc::Sender<Read>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Opens or makes the database, migrates it, and starts the threads.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let file = |e| StoreError::File(Arc::new(e));
+        fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(file)?;
+        let mut writer = connect(path).map_err(|e| e.during("open"))?;
+        schema::migrate(&mut writer).map_err(|e| e.during("migrate"))?;
+        let mut threads = Vec::new();
+        let mut spawn = |name: String, run: Box<dyn FnOnce() + Send>| -> Result<(), StoreError> {
+            threads.push(std::thread::Builder::new().name(name).spawn(run).map_err(file)?);
+            Ok(())
+        };
+
+        let (wake, woken) = std_mpsc::sync_channel(1);
+        let (writes, write_queue) = mpsc::channel(WRITE_QUEUE_MAX);
+        let mut reads = Vec::with_capacity(READERS);
+        for number in 0..READERS {
+            let connection = connect(path).map_err(|e| e.during("open"))?;
+            connection.pragma_update(None, "query_only", true)?;
+            let (sender, mut queue) = mpsc::channel::<Read>(READ_QUEUE_MAX);
+            reads.push(sender);
+            spawn(
+                format!("store-read-{number}"),
+                Box::new(move || {
+                    while let Some(read) = queue.blocking_recv() {
+                        // A panic is answered by the dropped channel of its caller; the thread is needed.
+                        let _ = catch_unwind(AssertUnwindSafe(|| read(&connection)));
+                    }
+                }),
+            )?;
+        }
+        let checkpointer = connect(path).map_err(|e| e.during("open"))?;
+        let wal = PathBuf::from(format!("{}-wal", path.display()));
+        spawn("store-checkpoint".into(), Box::new(move || checkpoint(&checkpointer, &wal, &woken)))?;
+        spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake)))?;
+        Ok(Self { writes: Some(writes), reads, threads: Mutex::new(threads) })
+    }
+
+    /// Runs a write and waits until it is durable. Waits for room when the queue is full.
+    pub async fn write<T, F>(&self, operation: &'static str, run: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let write: Write = Box::new(move |connection| {
+            let result = connection.and_then(run).map_err(|e| e.during(operation));
+            Ran {
+                keep: result.is_ok(),
+                answer: Box::new(move |failed| {
+                    let result = match failed {
+                        Some(error) if result.is_ok() => Err(error.during(operation)),
+                        Some(_) | None => result,
+                    };
+                    // Who asked may be gone; the write stands all the same.
+                    let _ = sender.send(result);
+                }),
+            }
+        });
+        let writes = self.writes.as_ref().ok_or(StoreError::Closed)?;
+        writes.send(write).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs a read on a thread that has little to do.
+    pub async fn read<T, F>(&self, operation: &'static str, run: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let read: Read = Box::new(move |connection| {
+            let _ = sender.send(run(connection).map_err(|e| e.during(operation)));
+        });
+        let reader = self.reads.iter().max_by_key(|queue| queue.capacity()).ok_or(StoreError::Closed)?;
+        reader.send(read).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The senders must be gone before the threads are waited for.
+        self.writes = None;
+        self.reads.clear();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Checkpoints have a thread of their own.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    Ok(connection)
+}
+
+fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>, wake: &std_mpsc::SyncSender<()>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut checkpointed = 0;
+    while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+        commit_batch(connection, batch.drain(..));
+        let changes = connection.total_changes();
+        if changes - checkpointed >= CHECKPOINT_CHANGES {
+            checkpointed = changes;
+            // One waiting wake-up is enough.
+            let _ = wake.try_send(());
+        }
+    }
+}
+
+/// Runs a batch in one transaction. When the database gives the whole transaction up in the middle (a full disk does
+/// that), what ran so far is answered with the error and the rest goes on in a new one.
+fn commit_batch(connection: &Connection, batch: impl Iterator<Item = Write>) {
+    let mut kept = Vec::new();
+    for write in batch {
+        if connection.is_autocommit()
+            && let Err(error) = connection.execute_batch("BEGIN IMMEDIATE")
+        {
+            refuse(write, error.into());
+            continue;
+        }
+        let ran = in_savepoint(connection, write);
+        let Some(ran) = ran else {
+            if connection.is_autocommit() {
+                fail(&mut kept, &StoreError::Closed);
+            }
+            continue;
+        };
+        if connection.is_autocommit() {
+            // The transaction is gone, and with it whatever this batch had kept.
+            let lost = StoreError::Database { operation: "", source: Arc::new(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK), None)) };
+            kept.push(ran.answer);
+            fail(&mut kept, &lost);
+        } else if ran.keep {
+            kept.push(ran.answer);
+        } else {
+            (ran.answer)(None);
+        }
+    }
+    if connection.is_autocommit() {
+        fail(&mut kept, &StoreError::Closed);
+        return;
+    }
+    match connection.execute_batch("COMMIT") {
+        Ok(()) => kept.into_iter().for_each(|answer| answer(None)),
+        Err(error) => {
+            tracing::error!(%error, "commit failed");
+            let _ = connection.execute_batch("ROLLBACK");
+            fail(&mut kept, &error.into());
+        }
+    }
+}
+
+/// None when the closure panicked; its caller sees a dropped channel.
+fn in_savepoint(connection: &Connection, write: Write) -> Option<Ran> {
+    let statement = |sql: &str| connection.prepare_cached(sql).and_then(|mut s| s.execute([]));
+    if let Err(error) = statement("SAVEPOINT one") {
+        refuse(write, error.into());
+        return Some(Ran { keep: false, answer: Box::new(|_| {}) });
+    }
+    let ran = catch_unwind(AssertUnwindSafe(|| write(Ok(connection)))).ok();
+    let keep = ran.as_ref().is_some_and(|ran| ran.keep);
+    if !connection.is_autocommit() {
+        let undone = if keep { Ok(0) } else { statement("ROLLBACK TO one") };
+        if let Err(error) = undone.and_then(|_| statement("RELEASE one")) {
+            // Better to lose the batch than to commit half of a write.
+            tracing::error!(%error, "savepoint failed");
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+    }
+    ran
+}
+
+/// Answers a write that was never run.
+fn refuse(write: Write, error: StoreError) {
+    tracing::error!(%error, "no transaction could be begun");
+    (write(Err(error)).answer)(None);
+}
+
+fn fail(kept: &mut Vec<Box<dyn FnOnce(Option<StoreError>)>>, error: &StoreError) {
+    for answer in kept.drain(..) {
+        answer(Some(error.clone()));
+    }
+}
+
+fn checkpoint(connection: &Connection, wal: &Path, woken: &std_mpsc::Receiver<()>) {
+    while woken.recv().is_ok() {
+        std::thread::sleep(CHECKPOINT_DELAY);
+        let bytes = fs::metadata(wal).map_or(0, |meta| meta.len());
+        let sql = if bytes < CHECKPOINT_HARD_BYTES { "PRAGMA wal_checkpoint(PASSIVE)" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
+        if let Err(error) = connection.query_row(sql, [], |_| Ok(())) {
+            tracing::warn!(%error, "checkpoint failed; it will be tried again");
+        }
+    }
+}
