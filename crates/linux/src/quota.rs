@@ -1,1 +1,267 @@
-//! See the crate's page.
+//! How much disk a directory uses and may use.
+use std::{
+    collections::HashSet,
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::AsRawFd,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+/// How the limit of a directory is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskLimit {
+    /// The kernel refuses writes beyond it: ext4 or xfs with project quotas switched on.
+    ProjectQuota {
+        /// The block device that carries the quota.
+        device: PathBuf,
+        /// Which of the two dialects it speaks.
+        xfs: bool,
+    },
+    /// Somebody has to look ([`usage_bytes`]) and act. Also on btrfs, whose quota groups need one subvolume for each directory.
+    Watcher,
+}
+
+/// A directory whose limit could not be set.
+#[derive(Debug, thiserror::Error)]
+pub enum QuotaError {
+    /// The directory could not be given its project id.
+    #[error("could not set the project id of {path}: {source}", path = path.display())]
+    Project {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The limit was refused.
+    #[error("could not set the disk limit on {path}: {source}", path = path.display())]
+    Limit {
+        /// The device.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+// From linux/quota.h and linux/dqblk_xfs.h.
+const PRJQUOTA: i32 = 2;
+const Q_GETINFO: i32 = 0x80_0005;
+const Q_SETQUOTA: i32 = 0x80_0008;
+const QIF_BLIMITS: u32 = 1;
+const Q_XSETQLIM: i32 = 0x5804;
+const Q_XGETQSTAT: i32 = 0x5805;
+const XFS_PROJECT_ENFORCED: u16 = 1 << 5;
+const FS_DQUOT_VERSION: i8 = 1;
+const FS_PROJ_QUOTA: i8 = 2;
+const FS_DQ_BSOFT_BHARD: u16 = (1 << 2) | (1 << 3);
+/// The unit of ext4's limits.
+const QUOTA_BLOCK_BYTES: u64 = 1024;
+/// The unit of xfs's limits, and of `st_blocks`.
+const BASIC_BLOCK_BYTES: u64 = 512;
+
+// From linux/fs.h.
+const FS_IOC_FSGETXATTR: libc::c_ulong = 0x801c_581f;
+const FS_IOC_FSSETXATTR: libc::c_ulong = 0x401c_5820;
+const FS_XFLAG_PROJINHERIT: u32 = 0x200;
+
+/// `struct fsxattr`.
+#[repr(C)]
+#[derive(Default)]
+struct FsXattr {
+    xflags: u32,
+    extsize: u32,
+    nextents: u32,
+    projid: u32,
+    cowextsize: u32,
+    pad: [u8; 8],
+}
+
+/// `struct if_dqblk`.
+#[repr(C)]
+#[derive(Default)]
+struct IfDqblk {
+    bhardlimit: u64,
+    bsoftlimit: u64,
+    curspace: u64,
+    ihardlimit: u64,
+    isoftlimit: u64,
+    curinodes: u64,
+    btime: u64,
+    itime: u64,
+    valid: u32,
+}
+
+/// `struct fs_disk_quota`, as far as it is written here; the rest stays zero.
+#[repr(C)]
+#[derive(Default)]
+struct FsDiskQuota {
+    version: i8,
+    flags: i8,
+    fieldmask: u16,
+    id: u32,
+    blk_hardlimit: u64,
+    blk_softlimit: u64,
+    rest: [u64; 11],
+}
+
+/// What the filesystem of this directory offers. Anything unclear is [`DiskLimit::Watcher`].
+pub fn kind(dir: &Path) -> DiskLimit {
+    let Some((device, filesystem)) = fs::read_to_string("/proc/self/mountinfo").ok().and_then(|text| {
+        let dev = fs::metadata(dir).ok()?.dev();
+        find_mount(&text, libc::major(dev), libc::minor(dev))
+    }) else {
+        return DiskLimit::Watcher;
+    };
+    let xfs = filesystem == "xfs";
+    let on = match filesystem.as_str() {
+        "xfs" => {
+            // struct fs_quota_stat is 80 bytes: version, then the flags.
+            let mut state = [0u16; 40];
+            quotactl(Q_XGETQSTAT, &device, 0, &mut state).is_ok() && state[1] & XFS_PROJECT_ENFORCED != 0
+        }
+        // struct if_dqinfo is 24 bytes.
+        "ext4" => quotactl(Q_GETINFO, &device, 0, &mut [0u64; 3]).is_ok(),
+        _ => false,
+    };
+    if on { DiskLimit::ProjectQuota { device, xfs } } else { DiskLimit::Watcher }
+}
+
+/// Limits a directory, and what will be made in it, to `bytes`; `id` names it and must be its own on this filesystem. Best done while it is empty.
+/// Says whether the kernel holds the limit: `false` means that the caller has to watch.
+///
+/// # Errors
+/// When the filesystem has project quotas but refuses this one.
+pub fn apply(dir: &Path, id: u32, bytes: u64) -> Result<bool, QuotaError> {
+    let DiskLimit::ProjectQuota { device, xfs } = kind(dir) else { return Ok(false) };
+    set_project(dir, id).map_err(|source| QuotaError::Project { path: dir.to_owned(), source })?;
+    let set = if xfs {
+        let limit = bytes.div_ceil(BASIC_BLOCK_BYTES);
+        let mut quota = FsDiskQuota {
+            version: FS_DQUOT_VERSION,
+            flags: FS_PROJ_QUOTA,
+            fieldmask: FS_DQ_BSOFT_BHARD,
+            id,
+            blk_hardlimit: limit,
+            blk_softlimit: limit,
+            ..FsDiskQuota::default()
+        };
+        quotactl(Q_XSETQLIM, &device, id, &mut quota)
+    } else {
+        let limit = bytes.div_ceil(QUOTA_BLOCK_BYTES);
+        let mut quota = IfDqblk { bhardlimit: limit, bsoftlimit: limit, valid: QIF_BLIMITS, ..IfDqblk::default() };
+        quotactl(Q_SETQUOTA, &device, id, &mut quota)
+    };
+    set.map_err(|source| QuotaError::Limit { path: device, source })?;
+    Ok(true)
+}
+
+/// Bytes on disk below a directory: blocks, not lengths, each file once however many names it has. Links are not followed, other
+/// filesystems not entered, and what vanishes meanwhile is left out.
+///
+/// # Errors
+/// When the directory itself cannot be read.
+pub fn usage_bytes(dir: &Path) -> io::Result<u64> {
+    let top = fs::symlink_metadata(dir)?;
+    let mut bytes = top.blocks() * BASIC_BLOCK_BYTES;
+    let mut seen = HashSet::new();
+    // Names of directories still to be read; a stack of our own, since how deep they are is the sandbox's choice.
+    let mut waiting = vec![dir.to_owned()];
+    let mut first = true;
+    while let Some(next) = waiting.pop() {
+        let entries = match fs::read_dir(&next) {
+            Ok(entries) => entries,
+            Err(e) if first => return Err(e),
+            Err(_) => continue,
+        };
+        first = false;
+        for entry in entries.flatten() {
+            // Of the entry itself, not of what it may point to.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.dev() != top.dev() {
+                continue;
+            }
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            } else if metadata.nlink() > 1 && !seen.insert(metadata.ino()) {
+                continue;
+            }
+            bytes += metadata.blocks() * BASIC_BLOCK_BYTES;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Source and type of the mount whose device number this is.
+fn find_mount(mountinfo: &str, major: u32, minor: u32) -> Option<(PathBuf, String)> {
+    let wanted = format!("{major}:{minor}");
+    mountinfo.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        if mount.split(' ').nth(2)? != wanted {
+            return None;
+        }
+        let mut fields = filesystem.split(' ');
+        let kind = fields.next()?.to_owned();
+        Some((PathBuf::from(fields.next()?), kind))
+    })
+}
+
+fn set_project(dir: &Path, id: u32) -> io::Result<()> {
+    let file = fs::File::open(dir)?;
+    let mut attributes = FsXattr::default();
+    // SAFETY: the request writes one fsxattr to a live, mutable one.
+    if unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, std::ptr::from_mut(&mut attributes)) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    attributes.projid = id;
+    attributes.xflags |= FS_XFLAG_PROJINHERIT;
+    // SAFETY: the request reads one fsxattr.
+    if unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSSETXATTR, std::ptr::from_ref(&attributes)) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// `data` is the structure that belongs to the command.
+fn quotactl<T>(command: i32, device: &Path, id: u32, data: &mut T) -> io::Result<()> {
+    let device = CString::new(device.as_os_str().as_bytes())?;
+    let command = (command << 8) | PRJQUOTA;
+    // SAFETY: the device is a C string; each caller gives a structure at least as large as its command's.
+    let result = unsafe { libc::quotactl(command, device.as_ptr(), id as i32, std::ptr::from_mut(data).cast()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structures_have_the_sizes_of_the_kernel() {
+        assert_eq!(size_of::<FsXattr>(), 28);
+        assert_eq!(size_of::<IfDqblk>(), 72);
+        assert_eq!(size_of::<FsDiskQuota>(), 112);
+    }
+
+    #[test]
+    fn hard_links_count_once_and_links_are_not_followed() {
+        let dir = std::env::temp_dir().join(format!("sandbar-usage-{}", std::process::id()));
+        fs::create_dir_all(dir.join("a/b")).unwrap();
+        fs::write(dir.join("a/b/big"), vec![1; 1 << 20]).unwrap();
+        fs::hard_link(dir.join("a/b/big"), dir.join("again")).unwrap();
+        std::os::unix::fs::symlink("/usr", dir.join("elsewhere")).unwrap();
+        // Blocks are given when the data reaches the disk.
+        fs::File::open(dir.join("again")).unwrap().sync_all().unwrap();
+        let bytes = usage_bytes(&dir).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        assert!((1 << 20..(1 << 20) + 64 * 1024).contains(&bytes), "{bytes}");
+        assert!(usage_bytes(&dir).is_err());
+    }
+
+    #[test]
+    fn the_mount_of_a_device_is_found() {
+        let text = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,prjquota\n23 22 0:5 / /proc rw - proc proc rw\n";
+        assert_eq!(find_mount(text, 254, 0), Some((PathBuf::from("/dev/vda"), "ext4".to_owned())));
+        assert_eq!(find_mount(text, 9, 9), None);
+    }
+}

@@ -96,7 +96,8 @@ fn pure_v2_in_a_delegated_service_moves_the_server_aside() {
     assert_eq!(layout.base, tree.0.join("system.slice/sandbar.service"));
     Hierarchy::with_layout(layout, "abc").unwrap();
     assert_eq!(tree.text("system.slice/sandbar.service/server/cgroup.procs"), std::process::id().to_string());
-    assert_eq!(tree.text("system.slice/sandbar.service/cgroup.subtree_control"), "+pids");
+    // A plain file keeps the rest of its old text; the kernel's would not.
+    assert!(tree.text("system.slice/sandbar.service/cgroup.subtree_control").starts_with("+pids"));
     // Once moved, the service's group is still the base, and nobody has to move.
     let again = tree.layout("0::/system.slice/sandbar.service/server\n");
     assert!(!again.leave_base && again.base.ends_with("sandbar.service"));

@@ -7,7 +7,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{fs::symlink, net::UnixStream},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         OnceLock,
@@ -162,6 +162,11 @@ impl Drop for Room {
 }
 
 impl Live {
+    /// The agent itself answers.
+    pub fn ping(&self) {
+        self.sh("ping");
+    }
+
     /// Runs a line by /bin/sh inside; its output of both kinds, trimmed.
     pub fn sh(&self, line: &str) -> String {
         self.try_sh(line).unwrap().trim().to_owned()
@@ -189,13 +194,10 @@ impl Live {
     }
 
     pub fn wait(&self) -> Option<std::process::ExitStatus> {
-        for _ in 0..2000 {
-            if let Some(status) = pidfd::reap(&self.launched.pidfd) {
-                return Some(status);
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        None
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&self.launched.pidfd, PollFlags::IN)], Some(&patience)).unwrap();
+        pidfd::reap(&self.launched.pidfd)
     }
 }
 
@@ -206,6 +208,3 @@ impl Drop for Live {
     }
 }
 
-pub fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
-}
