@@ -268,6 +268,7 @@ impl Runtime {
     ) -> Result<Arc<Self>, RuntimeError> {
         let pidfd = Arc::new(pidfd);
         let ended = CancellationToken::new();
+        #[expect(deprecated, reason = "the safe constructor; an OwnedFd names one descriptor as long as it lives, which is what it asks for")]
         let watched = AsyncFd::new(Arc::clone(&pidfd)).map_err(|source| files(dir, source))?;
         let token = ended.clone();
         tokio::spawn(async move {
@@ -312,7 +313,7 @@ impl Runtime {
     }
 
     pub fn is_frozen(&self) -> bool {
-        self.cgroup.is_frozen()
+        self.cgroup.is_frozen().unwrap_or(false)
     }
 
     pub fn limits(&self) -> Limits {
@@ -349,17 +350,18 @@ impl Runtime {
     }
 
     /// Bytes that the sandbox's own files take. Walks the tree: not for hot paths.
-    pub fn disk_usage_bytes(&self) -> u64 {
+    pub fn disk_usage_bytes(&self) -> io::Result<u64> {
         sandbar_linux::quota::usage_bytes(&self.upper)
     }
 
     /// Kills every process but the agent.
     pub fn kill_all_but_agent(&self) {
-        for pid in self.cgroup.procs() {
+        for pid in self.cgroup.procs().unwrap_or_default() {
             if pid != self.pid
                 && let Ok(process) = pidfd::open(pid)
             {
-                pidfd::kill(&process);
+                // One that ended meanwhile is what was wanted.
+                pidfd::kill(&process).ok();
             }
         }
     }

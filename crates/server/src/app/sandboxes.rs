@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use sandbar_api::{
@@ -12,18 +11,19 @@ use sandbar_api::{
     sandbox::{ClaimRequest, UpdateConfig},
 };
 use sandbar_core::{
-    lifecycle,
+    lifecycle::{self, Status},
     sandbox::{Desired, Observed, SandboxRecord, reason},
     validate,
 };
 use sandbar_node::{Node, Origin, Runtime, error_text};
-use sandbar_store::{EventRecord, ListFilter, NewEvent, Store};
+use sandbar_store::{Event, ListFilter, NewEvent, Store};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     app::{App, auth::Principal},
     error::ApiError,
+    http::metrics::metrics,
 };
 
 mod actor;
@@ -49,6 +49,20 @@ struct Handle {
     view: watch::Receiver<View>,
 }
 
+/// What a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct ListSandboxes {
+    /// Any of these; `None` = all.
+    pub statuses: Option<Vec<Status>>,
+    pub template_id: Option<String>,
+    pub paused: Option<bool>,
+    pub limit: u32,
+    pub offset: u32,
+}
+
+/// What a list shows that names no status: all but those that are being deleted, which are gone for clients.
+const LISTED: [Status; 5] = [Status::Starting, Status::Running, Status::Paused, Status::Cleaned, Status::Failed];
+
 /// One page of a list.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -60,14 +74,11 @@ pub struct Page {
 impl App {
     /// Makes a sandbox and returns when it can be used.
     pub async fn claim(self: &Arc<Self>, who: &Principal, request: ClaimRequest) -> Result<SandboxRecord, ApiError> {
-        let started = Instant::now();
         let app = Arc::clone(self);
         let who = who.clone();
         // Not the request's own task: a client that goes away must not leave half a sandbox.
         let claimed = self.sandboxes.tasks.spawn(async move { app.claim_now(&who, request).await });
-        let result = claimed.await.unwrap_or_else(|error| Err(ApiError::internal("claiming a sandbox", &error)));
-        self.metrics.claimed(result.is_ok(), started.elapsed());
-        result
+        claimed.await.unwrap_or_else(|error| Err(ApiError::internal("claiming a sandbox", &error)))
     }
 
     async fn claim_now(&self, who: &Principal, request: ClaimRequest) -> Result<SandboxRecord, ApiError> {
@@ -86,7 +97,7 @@ impl App {
             id: sandbar_node::random_id("sb-"),
             team_id: who.team_id.clone(),
             user_id: who.user_id.clone(),
-            template_id: template.template_id.clone(),
+            template_id: template.id.clone(),
             template: template.spec,
             config,
             mounts: serde_json::Value::Null,
@@ -96,22 +107,21 @@ impl App {
         let runtime_spec = spec::runtime_spec(&record).map_err(ApiError::bad_request)?;
         spec::policy(&record).map_err(ApiError::bad_request)?;
         let pool = spec::pool_key(&record.template);
-        let (runtime, origin) = self.node.take(&pool, &runtime_spec).await.map_err(|error| launch_failure(&error))?;
-        self.metrics.launched(origin == Origin::Pool);
+        let taken = self.node.take(&pool, &runtime_spec).await;
+        metrics().launched(taken.is_ok());
+        let (runtime, origin) = taken.map_err(|error| launch_failure(&error))?;
         spec::set_runtime(&mut record, &runtime);
-        let mut record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
+        let record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
         if let Err(text) = spec::make_own(&runtime, &record).await {
             self.node.discard(runtime);
             return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
         }
-        let ready = NewEvent::now("sandbox.ready", &format!("claimed from template {}", record.template_id));
-        match self.store.sandbox_insert(&record, &[ready]).await {
-            Ok(version) => record.version = version,
-            Err(error) => {
-                self.node.discard(runtime);
-                return Err(store_failure("saving the sandbox", &error));
-            }
+        let ready = NewEvent::new(now, "sandbox.ready", format!("claimed from template {}", record.template_id));
+        if let Err(error) = self.store.sandbox_insert(&record, &[ready]).await {
+            self.node.discard(runtime);
+            return Err(store_failure("saving the sandbox", &error));
         }
+        metrics().claimed(origin == Origin::Pool);
         self.sandboxes.own(record.clone(), Some(runtime));
         if lifecycle::next_deadline(&record).is_some() {
             self.sandboxes.deadlines_changed.notify_one();
@@ -120,8 +130,9 @@ impl App {
     }
 
     /// A page of the team's sandboxes, newest first.
-    pub async fn list(&self, filter: ListFilter) -> Result<Page, ApiError> {
-        let (sandboxes, total) = self.store.sandbox_list(filter).await.map_err(|e| store_failure("listing sandboxes", &e))?;
+    pub async fn list(&self, who: &Principal, query: ListSandboxes) -> Result<Page, ApiError> {
+        let ListSandboxes { statuses, template_id, paused, limit, offset } = query;
+        let filter = ListFilter { team_id: who.team_id.clone(), X (sandboxes, total) = self.store.sandbox_list(filter).await.map_err(|e| store_failure("listing sandboxes", &e))?;
         Ok(Page { sandboxes, total })
     }
 
@@ -137,7 +148,7 @@ impl App {
     }
 
     /// Replaces the services wholly; an empty list clears them.
-    pub async fn put_services(&self, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
+    pub async fn replace_services(&self, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
         let update = Box::new(UpdateConfig { services: Some(services), ..UpdateConfig::default() });
         self.ask(who, id, |reply| Command::Update { update, only_services: true, reply }).await
     }
@@ -147,8 +158,9 @@ impl App {
         self.ask(who, id, |reply| Command::Refresh { duration_s, reply }).await
     }
 
-    /// Stops the processes and keeps all state. With and without `memory` the memory is kept while the machine has it.
-    pub async fn pause(&self, who: &Principal, id: &str) -> Result<SandboxRecord, ApiError> {
+    /// Stops the processes and keeps all state: memory too, as long as the machine has room and `hibernateAfter` has not
+    /// passed. `keeps_memory` asks for what is done anyway.
+    pub async fn pause(&self, who: &Principal, id: &str, _keeps_memory: bool) -> Result<SandboxRecord, ApiError> {
         let text = lifecycle::reason_text(reason::USER_REQUEST).to_owned();
         self.ask(who, id, |reply| Command::Pause { code: reason::USER_REQUEST, text, reply }).await
     }
@@ -186,7 +198,7 @@ impl App {
     }
 
     /// What happened to a sandbox, oldest first.
-    pub async fn events(&self, who: &Principal, id: &str, after: i64, limit: u32) -> Result<Vec<EventRecord>, ApiError> {
+    pub async fn events(&self, who: &Principal, id: &str, after: i64, limit: u32) -> Result<Vec<Event>, ApiError> {
         self.view_of(who, id).await?;
         self.store.events_list(id, after, limit).await.map_err(|error| store_failure("listing events", &error))
     }

@@ -8,7 +8,7 @@ use sandbar_node::Runtime;
 use sandbar_store::NewEvent;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::SharedApp;
+use crate::app::{SharedApp, sandboxes::now_ms};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Below this part of the machine's memory, paused sandboxes are hibernated, the longest paused first.
@@ -59,7 +59,7 @@ fn look_at(live: Vec<(Arc<SandboxRecord>, Arc<Runtime>)>, mut previous: HashMap<
         if kills > now.oom_kills {
             let limit = sandbar_core::quantity::format_bytes(runtime.limits().memory_bytes);
             let text = format!("the memory limit of {limit} was reached and {} process(es) were killed", kills - now.oom_kills);
-            events.push((record.id.clone(), NewEvent::now("sandbox.out_of_memory", &text)));
+            events.push((record.id.clone(), NewEvent::new(now_ms(), "sandbox.out_of_memory", text)));
         }
         now.oom_kills = kills;
         let cpu_usec = runtime.usage().cpu_usec;
@@ -67,7 +67,7 @@ fn look_at(live: Vec<(Arc<SandboxRecord>, Arc<Runtime>)>, mut previous: HashMap<
         if first_look || cpu_usec != now.cpu_usec {
             now.cpu_usec = cpu_usec;
             if let Some(text) = check_disk(&runtime, &mut now) {
-                events.push((record.id.clone(), NewEvent::now("sandbox.disk_limit", &text)));
+                events.push((record.id.clone(), NewEvent::new(now_ms(), "sandbox.disk_limit", text)));
             }
         }
         seen.insert(runtime.id.clone(), now);
@@ -82,7 +82,8 @@ fn check_disk(runtime: &Runtime, seen: &mut Seen) -> Option<String> {
     if limit == 0 {
         return None;
     }
-    let used = runtime.disk_usage_bytes();
+    // A tree that changes under the walk is looked at again in a second.
+    let used = runtime.disk_usage_bytes().ok()?;
     let grew = used > seen.disk_bytes;
     seen.disk_bytes = used;
     let over = used > limit;

@@ -176,7 +176,7 @@ impl Actor {
                 }
             }
             Command::Note { event } => {
-                if let Err(error) = self.store.event_append(&self.record.id, event).await {
+                if let Err(error) = self.store.event_append(&self.record.id, &[event]).await {
                     tracing::warn!(sandbox = self.record.id, %error, "an event was not recorded");
                 }
             }
@@ -197,7 +197,7 @@ impl Actor {
     }
 
     fn note(&mut self, kind: &str, text: &str) {
-        self.events.push(NewEvent::now(kind, text));
+        self.events.push(NewEvent::new(now_ms(), kind, text));
     }
 
     /// Carries out a decision to its end and writes the record.
@@ -474,7 +474,7 @@ pub(crate) fn now_ms() -> i64 {
 /// What the client is told when the store refused.
 pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
     match error {
-        StoreError::Full(_) => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
+        StoreError::Full => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
         StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
         other => ApiError::internal(operation, &error_text(other)),
     }

@@ -1,0 +1,122 @@
+//! From configuration to a server that answers, and back.
+
+use std::{
+    fs,
+    io::{self, Seek, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sandbar_node::{Node, NodeError};
+use sandbar_store::{Store, StoreError};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    app::{App, SharedApp, auth, sandboxes::Registry, templates},
+    config::Config,
+    http, tasks,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot {what} {path}")]
+    Files { what: &'static str, path: PathBuf, #[source] source: io::Error },
+    #[error("another server (pid {pid}) uses the data directory {path}; stop it or choose another with --data-dir")]
+    InUse { path: PathBuf, pid: String },
+    #[error("cannot listen on {address}")]
+    Listen { address: std::net::SocketAddr, #[source] source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("sandboxes of the last run cannot be recovered: {0}")]
+    Recovery(String),
+}
+
+/// A server that has recovered and listens.
+pub struct Server {
+    pub app: SharedApp,
+    listener: TcpListener,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// Held until the end: one server per data directory.
+    _lock: fs::File,
+}
+
+impl Server {
+    /// Opens the data directory, recovers what the last run left, and listens. Nothing is served yet.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let lock = lock_data_dir(&config.data_dir)?;
+        // Before the long part, so that a port that is taken is told at once.
+        let listener = TcpListener::bind(config.listen).await.map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let store = open_store(config.data_dir.join("sandbar.db")).await?;
+        let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
+        templates::ensure_builtin(&store, config.pool_min_idle).await?;
+        let records = store.sandboxes_all().await?;
+        let node = Node::start(config.node.clone(), records.iter().filter_map(|record| record.uid_slot).collect()).await?;
+        let sandboxes = Registry::new(store.clone(), node.clone());
+        let app = Arc::new(App { config, store, auth, node, sandboxes });
+        let recovered = app.sandboxes.recover(records).await.map_err(|error| StartError::Recovery(error.to_string()))?;
+        tracing::info!(?recovered, "recovered");
+        Ok(Self { app, listener, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
+    }
+
+    /// Where the API listens (the port is real, also when the configuration said 0).
+    pub fn address(&self) -> io::Result<std::net::SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Cancel this to end [`Server::run`].
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Serves until stopped; then requests are drained, tasks end, and idle runtimes of the pool are removed.
+    /// Sandboxes go on running without a server.
+    pub async fn run(self) {
+        let Self { app, listener, stop, tasks: tracker, _lock } = self;
+        tasks::pools::reconcile(&app).await;
+        tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
+        http::serve::serve(listener, http::router(app.clone()), stop.clone()).await;
+        stop.cancel();
+        tracker.close();
+        tracker.wait().await;
+        app.node.shutdown().await;
+    }
+}
+
+async fn open_store(path: PathBuf) -> Result<Store, StoreError> {
+    tokio::task::spawn_blocking(move || Store::open(&path)).await.unwrap_or(Err(StoreError::Closed))
+}
+
+/// Makes the data directory and claims it for this process.
+fn lock_data_dir(dir: &Path) -> Result<fs::File, StartError> {
+    let failed = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::Files { what, path, source }
+    };
+    // Others may pass through: sandboxes' processes, which are strangers to the host, own folders below.
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(failed("make", dir))?;
+    let path = dir.join("lock");
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            return Err(StartError::InUse { path: dir.to_owned(), pid });
+        }
+        Err(fs::TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+    }
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed("write", &path))?;
+    Ok(file)
+}
