@@ -1,0 +1,471 @@
+//! The way out of a sandbox: a proxy and a resolver per runtime, which listen in its network namespace and speak from
+//! the host.
+//!
+//! Nothing leaves a namespace by itself (see `sandbar_linux::net`). A connection arrives here with the address it was
+//! meant for, is judged, dialled from the host and copied. What an address alone decides is refused by routes in the
+//! namespace already; the judge decides again, so routes that lag behind a change open nothing.
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use sandbar_core::egress::{self as rules, Flow, Policy, Prefix, Protected, Protocol, Verdict};
+use sandbar_linux::net::{self, HostSockets, NetError, Plan};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+mod dns;
+mod log;
+mod netns;
+mod proxy;
+
+pub use log::{Counters, Decision};
+
+use log::{Entry, Log};
+use netns::Netns;
+
+/// How often the machine's own addresses are looked at again.
+const HOST_ADDRESSES_EVERY: Duration = Duration::from_secs(30);
+/// How often a port is tried again that a program of the sandbox took while no server ran.
+const TAKEN_PORT_AGAIN: Duration = Duration::from_secs(5);
+
+/// Why a sandbox's network could not be attached or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    #[error("start the network thread")]
+    Thread(#[source] io::Error),
+    #[error("the network thread has ended")]
+    Stopped,
+    #[error("use the sandbox's sockets")]
+    Sockets(#[source] io::Error),
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+/// The egress of this machine. Clones are the same.
+#[derive(Clone)]
+pub struct Egress {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    allow: Vec<Prefix>,
+    protected: RwLock<Arc<Protected>>,
+    netns: Netns,
+    nameservers: dns::Nameservers,
+    attached: Mutex<Vec<Weak<Attached>>>,
+}
+
+impl Egress {
+    /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
+    /// /etc/resolv.conf. Call it within a tokio runtime.
+    pub fn new(allow: Vec<Prefix>) -> Result<Self, EgressError> {
+        Self::start(allow, dns::Nameservers::system())
+    }
+
+    /// Like [`Self::new`], with name servers of the caller's choice.
+    pub fn with_nameservers(
+        allow: Vec<Prefix>,
+        nameservers: Vec<SocketAddr>,
+    ) -> Result<Self, EgressError> {
+        Self::start(allow, dns::Nameservers::fixed(nameservers))
+    }
+
+    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers) -> Result<Self, EgressError> {
+        let inner = Arc::new(Inner {
+            protected: RwLock::new(Arc::new(look_around(&allow))),
+            allow,
+            netns: Netns::start().map_err(EgressError::Thread)?,
+            nameservers,
+            attached: Mutex::default(),
+        });
+        tokio::spawn(keep_host_addresses(Arc::downgrade(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// The routes that a namespace has to have for this policy.
+    pub fn plan(&self, policy: &Policy) -> Plan {
+        plan(policy, &self.inner.protected())
+    }
+
+    /// Serves a runtime whose namespace was set up with [`Self::plan`] of this very policy. Without sockets its egress
+    /// stays closed. Call it within a tokio runtime.
+    pub fn attach(
+        &self,
+        runtime_id: &str,
+        netns: OwnedFd,
+        sockets: impl Into<Option<HostSockets>>,
+        policy: Policy,
+    ) -> Result<EgressHandle, EgressError> {
+        let handle = self.register(runtime_id, netns, policy);
+        if let Some(sockets) = sockets.into() {
+            handle.attached.serve(&self.inner, sockets)?;
+        }
+        Ok(handle)
+    }
+
+    /// Serves a runtime of an earlier server: opens the sockets again and brings the routes up to date. When a
+    /// program of the sandbox has taken a port in the meantime, the egress stays closed until the port is free.
+    pub async fn adopt(
+        &self,
+        runtime_id: &str,
+        netns: OwnedFd,
+        policy: Policy,
+    ) -> Result<EgressHandle, EgressError> {
+        let handle = self.register(runtime_id, netns, policy.clone());
+        handle.attached.state().plan = None;
+        handle.set_policy(policy).await?;
+        if let Err(error) = handle.attached.open_and_serve(&self.inner).await {
+            let EgressError::Net(taken) = &error else {
+                return Err(error);
+            };
+            if !taken.is_port_taken() {
+                return Err(error);
+            }
+            tracing::warn!(runtime = runtime_id, error = %taken, "egress is closed: the sandbox holds a port of the host");
+            let (attached, inner) = (
+                Arc::downgrade(&handle.attached),
+                Arc::downgrade(&self.inner),
+            );
+            handle.attached.tasks.spawn(retry_sockets(
+                attached,
+                inner,
+                handle.attached.stop.clone(),
+            ));
+        }
+        Ok(handle)
+    }
+
+    fn register(&self, runtime_id: &str, netns: OwnedFd, policy: Policy) -> EgressHandle {
+        let plan = self.plan(&policy);
+        let attached = Arc::new(Attached {
+            runtime_id: runtime_id.to_owned(),
+            netns: Arc::new(netns),
+            state: Mutex::new(State {
+                policy: Arc::new(policy),
+                plan: Some(plan),
+                flows: HashMap::new(),
+                next_flow: 0,
+            }),
+            log: Log::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let mut all = lock(&self.inner.attached);
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&attached));
+        EgressHandle {
+            attached,
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl Inner {
+    fn protected(&self) -> Arc<Protected> {
+        Arc::clone(
+            &self
+                .protected
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+}
+
+/// One runtime's egress. Dropping it ends every connection.
+pub struct EgressHandle {
+    attached: Arc<Attached>,
+    inner: Arc<Inner>,
+}
+
+impl EgressHandle {
+    /// Puts a policy in force before it returns: for new connections, in the namespace's routes, and for open
+    /// connections, which are reset when they are refused now.
+    pub async fn set_policy(&self, policy: Policy) -> Result<(), EgressError> {
+        if self.attached.is_in_force(&policy, &self.inner) {
+            return Ok(());
+        }
+        let (attached, inner) = (Arc::clone(&self.attached), Arc::clone(&self.inner));
+        // On the one thread of all namespaces, so that changes of one runtime do not overtake each other.
+        self.inner
+            .netns
+            .run(move || attached.enforce(policy, &inner))
+            .await?
+    }
+
+    pub fn counters(&self) -> Counters {
+        let open = self.attached.state().flows.len();
+        self.attached.log.counters(open as u64)
+    }
+
+    /// The latest decisions, oldest first.
+    pub fn decisions(&self) -> Vec<Decision> {
+        self.attached.log.decisions()
+    }
+
+    /// Connects from the host to a server inside the sandbox, such as 127.0.0.1:8000.
+    pub async fn connect(&self, addr: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+        let netns = Arc::clone(&self.attached.netns);
+        let begun = self
+            .inner
+            .netns
+            .run(move || net::connect(netns.as_fd(), addr))
+            .await;
+        let stream = tokio::net::TcpStream::from_std(begun.map_err(io::Error::other)??)?;
+        stream.writable().await?;
+        match stream.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(stream),
+        }
+    }
+
+    /// Ends every connection and listens no more. Dropping the handle does the same.
+    pub fn close(&self) {
+        self.attached.stop.cancel();
+        self.attached.tasks.close();
+    }
+
+    /// Returns when every task has ended after [`Self::close`].
+    pub async fn closed(&self) {
+        self.attached.tasks.wait().await;
+    }
+}
+
+impl Drop for EgressHandle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What the tasks of a runtime share.
+struct Attached {
+    runtime_id: String,
+    netns: Arc<OwnedFd>,
+    state: Mutex<State>,
+    log: Log,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct State {
+    policy: Arc<Policy>,
+    /// The routes of the namespace; None when they are not known.
+    plan: Option<Plan>,
+    /// Open connections by number. Bounded by [`proxy::FLOWS_MAX`].
+    flows: HashMap<u64, (Flow, CancellationToken)>,
+    next_flow: u64,
+}
+
+/// An allowed connection, in the list of open ones until it is dropped.
+struct OpenFlow<'a> {
+    attached: &'a Attached,
+    number: u64,
+    cut: CancellationToken,
+}
+
+impl Drop for OpenFlow<'_> {
+    fn drop(&mut self) {
+        self.attached.state().flows.remove(&self.number);
+    }
+}
+
+impl Attached {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn serve(
+        self: &Arc<Self>,
+        inner: &Arc<Inner>,
+        sockets: HostSockets,
+    ) -> Result<(), EgressError> {
+        let listener =
+            |socket| tokio::net::TcpListener::from_std(socket).map_err(EgressError::Sockets);
+        let (tcp4, dns_tcp) = (listener(sockets.tcp4)?, listener(sockets.dns_tcp)?);
+        let tcp6 = sockets.tcp6.map(listener).transpose()?;
+        let dns_udp: UdpSocket = sockets.dns_udp;
+        let dns_udp = tokio::net::UdpSocket::from_std(dns_udp).map_err(EgressError::Sockets)?;
+        let permits = proxy::permits();
+        for socket in std::iter::once(tcp4).chain(tcp6) {
+            let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
+            self.tasks
+                .spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
+        }
+        self.tasks.spawn(dns::listen_udp(
+            Arc::clone(self),
+            Arc::clone(inner),
+            dns_udp,
+        ));
+        self.tasks.spawn(dns::listen_tcp(
+            Arc::clone(self),
+            Arc::clone(inner),
+            dns_tcp,
+        ));
+        Ok(())
+    }
+
+    async fn open_and_serve(self: &Arc<Self>, inner: &Arc<Inner>) -> Result<(), EgressError> {
+        let netns = Arc::clone(&self.netns);
+        let sockets = inner
+            .netns
+            .run(move || net::open_sockets(netns.as_fd()))
+            .await??;
+        self.serve(inner, sockets)
+    }
+
+    /// Judges a connection and, when it is allowed, puts it into the list in the same moment: a policy that changes
+    /// just now either judges it first or finds it there.
+    fn admit(&self, protected: &Protected, flow: Flow) -> (Verdict, Option<OpenFlow<'_>>) {
+        let mut state = self.state();
+        let verdict = rules::judge(&state.policy, protected, flow);
+        if !verdict.allow {
+            return (verdict, None);
+        }
+        let number = state.next_flow;
+        state.next_flow += 1;
+        let cut = self.stop.child_token();
+        state.flows.insert(number, (flow, cut.clone()));
+        (
+            verdict,
+            Some(OpenFlow {
+                attached: self,
+                number,
+                cut,
+            }),
+        )
+    }
+
+    fn is_in_force(&self, policy: &Policy, inner: &Inner) -> bool {
+        let plan = plan(policy, &inner.protected());
+        let state = self.state();
+        *state.policy == *policy && state.plan.as_ref() == Some(&plan)
+    }
+
+    /// On the namespaces' thread only.
+    fn enforce(&self, policy: Policy, inner: &Inner) -> Result<(), EgressError> {
+        let protected = inner.protected();
+        let plan = plan(&policy, &protected);
+        let known = {
+            let mut state = self.state();
+            for (flow, cut) in state.flows.values() {
+                if !rules::judge(&policy, &protected, *flow).allow {
+                    cut.cancel();
+                }
+            }
+            state.policy = Arc::new(policy);
+            state.plan.take()
+        };
+        if known.as_ref() != Some(&plan) {
+            net::apply(self.netns.as_fd(), &plan)?;
+        }
+        self.state().plan = Some(plan);
+        Ok(())
+    }
+
+    fn record(&self, host: Option<String>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
+        if !verdict.allow {
+            tracing::debug!(
+                runtime = self.runtime_id,
+                ?flow,
+                host,
+                rule = &*verdict.rule,
+                "egress refused"
+            );
+        }
+        self.log.record(host, flow, verdict)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn plan(policy: &Policy, protected: &Protected) -> Plan {
+    let routes = rules::routes(policy, protected);
+    let convert = |list: Vec<Prefix>| {
+        list.iter()
+            .map(|p| net::Prefix {
+                addr: p.addr(),
+                len: p.len(),
+            })
+            .collect()
+    };
+    Plan {
+        closed: routes.closed,
+        prohibited: convert(routes.prohibited),
+        allowed: convert(routes.allowed),
+    }
+}
+
+fn look_around(allow: &[Prefix]) -> Protected {
+    let mut hosts: Vec<IpAddr> = net::host_addresses();
+    hosts.sort();
+    hosts.dedup();
+    Protected::new(allow.to_vec(), &hosts, has_ipv6_route())
+}
+
+/// True when the machine has a route to the IPv6 Internet. Connecting a UDP socket sends nothing.
+fn has_ipv6_route() -> bool {
+    let far = SocketAddr::from(([0x2600, 0, 0, 0, 0, 0, 0, 1], 53));
+    UdpSocket::bind("[::]:0").is_ok_and(|socket| socket.connect(far).is_ok())
+}
+
+/// Ends with the egress.
+async fn keep_host_addresses(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(HOST_ADDRESSES_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let protected = look_around(&inner.allow);
+        if protected == *inner.protected() {
+            continue;
+        }
+        tracing::info!("the machine's addresses have changed");
+        *inner
+            .protected
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(protected);
+        let attached: Vec<_> = lock(&inner.attached)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for attached in attached {
+            let shared = Arc::clone(&inner);
+            let work = move || {
+                let policy = Policy::clone(&attached.state().policy);
+                attached.enforce(policy, &shared)
+            };
+            if let Ok(Err(error)) = inner.netns.run(work).await {
+                tracing::warn!(%error, "routes of a sandbox are out of date");
+            }
+        }
+    }
+}
+
+async fn retry_sockets(attached: Weak<Attached>, inner: Weak<Inner>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TAKEN_PORT_AGAIN) => {}
+        }
+        let (Some(attached), Some(inner)) = (attached.upgrade(), inner.upgrade()) else {
+            return;
+        };
+        if attached.open_and_serve(&inner).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// A TCP flow to where a socket was meant to go.
+fn tcp_flow(to: SocketAddr) -> Flow {
+    Flow {
+        addr: to.ip().to_canonical(),
+        port: to.port(),
+        proto: Protocol::Tcp,
+    }
+}
+
+#[cfg(test)]
+mod tests;

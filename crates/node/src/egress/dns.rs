@@ -1,0 +1,215 @@
+//! The resolver of a sandbox: asks the name servers of the host, and keeps protected addresses out of the answers.
+//!
+//! Questions are written anew (a new id, no options but the size), so a program cannot smuggle more to a name server
+//! than a name. An answer with a protected address is refused whole: a name that points at the machine's neighbours
+//! has no business here, and half an answer would be a lie.
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbar_core::egress::{Flow, Protocol, Verdict};
+use sandbar_linux::net::{RESOLVER, RESOLVER_PORT};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+
+use super::{Attached, Inner};
+
+mod message;
+mod upstream;
+
+pub(super) use upstream::Nameservers;
+
+use message::{Answer, Query, Rcode};
+
+/// Questions of one sandbox that are being answered; more get SERVFAIL.
+const QUERIES_MAX: usize = 128;
+/// TCP connections of one sandbox to its resolver.
+const CONNECTIONS_MAX: usize = 32;
+const CONNECTION_IDLE: Duration = Duration::from_secs(10);
+/// A question is far shorter.
+const QUERY_BYTES_MAX: usize = 1024;
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+pub(super) async fn listen_udp(attached: Arc<Attached>, inner: Arc<Inner>, socket: UdpSocket) {
+    let socket = Arc::new(socket);
+    let permits = Arc::new(Semaphore::new(QUERIES_MAX));
+    let mut buffer = [0; QUERY_BYTES_MAX];
+    loop {
+        let received = tokio::select! {
+            () = attached.stop.cancelled() => return,
+            received = socket.recv_from(&mut buffer) => received,
+        };
+        let Ok((len, from)) = received else { continue };
+        let packet = &buffer[..len];
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            if let Ok(query) = Query::parse(packet) {
+                socket
+                    .try_send_to(&query.reply(Rcode::ServFail, &[]), from)
+                    .ok();
+            }
+            continue;
+        };
+        let packet = packet.to_vec();
+        let (shared, inner, socket) = (
+            Arc::clone(&attached),
+            Arc::clone(&inner),
+            Arc::clone(&socket),
+        );
+        attached.tasks.spawn(async move {
+            let work = answer(&shared, &inner, &packet, Transport::Udp);
+            let reply = tokio::select! {
+                () = shared.stop.cancelled() => None,
+                reply = work => reply,
+            };
+            if let Some(reply) = reply {
+                socket.send_to(&reply, from).await.ok();
+            }
+            drop(permit);
+        });
+    }
+}
+
+pub(super) async fn listen_tcp(attached: Arc<Attached>, inner: Arc<Inner>, listener: TcpListener) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = attached.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        // Too many: closed at once.
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            continue;
+        };
+        let (shared, inner) = (Arc::clone(&attached), Arc::clone(&inner));
+        attached.tasks.spawn(async move {
+            tokio::select! {
+                () = shared.stop.cancelled() => {}
+                _ = serve_tcp(&shared, &inner, stream) => {}
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// One question after the other until the program closes, idles or sends junk (None).
+async fn serve_tcp(attached: &Attached, inner: &Inner, mut stream: TcpStream) -> Option<()> {
+    loop {
+        let read = async {
+            let len = usize::from(stream.read_u16().await.ok()?);
+            let mut packet = vec![0; Some(len).filter(|len| *len <= QUERY_BYTES_MAX)?];
+            stream.read_exact(&mut packet).await.ok()?;
+            Some(packet)
+        };
+        let packet = tokio::time::timeout(CONNECTION_IDLE, read).await.ok()??;
+        let reply = answer(attached, inner, &packet, Transport::Tcp).await?;
+        let write = async {
+            stream
+                .write_u16(u16::try_from(reply.len()).ok()?)
+                .await
+                .ok()?;
+            stream.write_all(&reply).await.ok()
+        };
+        tokio::time::timeout(CONNECTION_IDLE, write).await.ok()??;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// The reply to a packet; None when it deserves none.
+async fn answer(
+    attached: &Attached,
+    inner: &Inner,
+    packet: &[u8],
+    transport: Transport,
+) -> Option<Vec<u8>> {
+    let query = match Query::parse(packet) {
+        Ok(query) => query,
+        Err(reply) => return reply,
+    };
+    attached.log.dns_query();
+    if let Some(reply) = answer_locally(&query) {
+        return Some(reply);
+    }
+    let verdict = {
+        let policy = Arc::clone(&attached.state().policy);
+        policy.judge_name(query.name())
+    };
+    if !verdict.allow {
+        return Some(refuse(attached, &query, verdict));
+    }
+    let Some((
+        packet,
+        Answer {
+            addresses,
+            truncated,
+        },
+    )) = upstream::ask(&inner.nameservers, &query, transport).await
+    else {
+        return Some(query.reply(Rcode::ServFail, &[]));
+    };
+    if truncated {
+        // Nothing of a cut answer is passed on: it may hide what its reader would still find.
+        return Some(if transport == Transport::Udp {
+            query.truncated()
+        } else {
+            query.reply(Rcode::ServFail, &[])
+        });
+    }
+    let protected = inner.protected();
+    if let Some((addr, reason)) = addresses
+        .iter()
+        .find_map(|addr| Some((*addr, protected.reason(*addr)?)))
+    {
+        let rule = format!("the name points at {addr}, a protected address: {reason}");
+        return Some(refuse(
+            attached,
+            &query,
+            Verdict {
+                allow: false,
+                rule: rule.into(),
+            },
+        ));
+    }
+    if transport == Transport::Udp && packet.len() > query.udp_bytes_max() {
+        return Some(query.truncated());
+    }
+    Some(query.adopt(packet))
+}
+
+fn refuse(attached: &Attached, query: &Query, verdict: Verdict) -> Vec<u8> {
+    let resolver = Flow {
+        addr: IpAddr::V4(RESOLVER),
+        port: RESOLVER_PORT,
+        proto: Protocol::Udp,
+    };
+    attached.record(Some(query.name().to_owned()), resolver, verdict);
+    query.reply(Rcode::Refused, &[])
+}
+
+/// `localhost` and everything below it (RFC 6761).
+fn answer_locally(query: &Query) -> Option<Vec<u8>> {
+    let name = query.name();
+    if name != "localhost" && !name.ends_with(".localhost") {
+        return None;
+    }
+    let own: &[IpAddr] = match query.kind() {
+        message::TYPE_A => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        message::TYPE_AAAA => &[IpAddr::V6(Ipv6Addr::LOCALHOST)],
+        _ => &[],
+    };
+    Some(query.reply(Rcode::NoError, own))
+}
+
+/// `SocketAddr` of a name server by its address.
+fn port_53(addr: IpAddr) -> SocketAddr {
+    SocketAddr::new(addr, 53)
+}
