@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 pub use services::{publish_blockers, services, wants_resume};
 
-use crate::{limits, quantity};
+use crate::{egress, limits, quantity};
 
 /// A field that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -224,16 +224,10 @@ pub fn template(spec: &TemplateSpec) -> Vec<Violation> {
     out
 }
 
-/// Checks the shape of a network policy.
+/// Checks a network policy by compiling it.
 pub fn network_policy(network: &Value, path: &str) -> Vec<Violation> {
-    let Some(policy) = network.as_object() else {
-        return vec![Violation::new(path, "must be an object")];
-    };
-    match policy.get("mode") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(mode)) if matches!(mode.as_str(), "allow-all" | "block-all") => Vec::new(),
-        Some(_) => vec![Violation::new(format!("{path}.mode"), "must be allow-all or block-all")],
-    }
+    let errors = egress::compile_value(network).err().unwrap_or_default();
+    errors.into_iter().map(|error| Violation::new(if error.path.is_empty() { path.to_owned() } else { format!("{path}.{}", error.path) }, error.message)).collect()
 }
 
 /// Whether an id can stand as a DNS label: lower-case letters, digits and inner hyphens.

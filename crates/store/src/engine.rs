@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc},
+    sync::{Arc, Mutex, PoisonError, RwLock, mpsc as std_mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -49,11 +49,18 @@ struct Ran {
 type Write = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Ran + Send>;
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
-/// The threads. Dropping it lets the queued writes finish, then ends and joins them.
+/// The threads. Dropping it lets what is queued finish, then ends and joins them.
 pub struct Engine {
-    writes: Option<mpsc::Sender<Write>>,
-    reads: Vec<mpsc::Sender<Read>>,
+    path: PathBuf,
+    /// None once closed.
+    queues: RwLock<Option<Queues>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Clone)]
+struct Queues {
+    writes: mpsc::Sender<Write>,
+    reads: Arc<[mpsc::Sender<Read>]>,
 }
 
 impl Engine {
@@ -91,7 +98,8 @@ impl Engine {
         let wal = PathBuf::from(format!("{}-wal", path.display()));
         spawn("store-checkpoint".into(), Box::new(move || checkpoint(&checkpointer, &wal, &woken)))?;
         spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake)))?;
-        Ok(Self { writes: Some(writes), reads, threads: Mutex::new(threads) })
+        let queues = Queues { writes, reads: reads.into() };
+        Ok(Self { path: path.to_owned(), queues: RwLock::new(Some(queues)), threads: Mutex::new(threads) })
     }
 
     /// Runs a write and waits until it is durable. Waits for room when the queue is full.
@@ -115,8 +123,7 @@ impl Engine {
                 }),
             }
         });
-        let writes = self.writes.as_ref().ok_or(StoreError::Closed)?;
-        writes.send(write).await.map_err(|_| StoreError::Closed)?;
+        self.queues()?.writes.send(write).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -130,23 +137,45 @@ impl Engine {
         let read: Read = Box::new(move |connection| {
             let _ = sender.send(run(connection).map_err(|e| e.during(operation)));
         });
-        let reader = self.reads.iter().max_by_key(|queue| queue.capacity()).ok_or(StoreError::Closed)?;
+        let queues = self.queues()?;
+        let reader = queues.reads.iter().max_by_key(|queue| queue.capacity()).ok_or(StoreError::Closed)?;
         reader.send(read).await.map_err(|_| StoreError::Closed)?;
+        drop(queues);
         answer.await.map_err(|_| StoreError::Closed)?
     }
-}
 
-impl Drop for Engine {
-    fn drop(&mut self) {
+    /// Lets what is queued finish, ends the threads and empties the log into the database. Blocks. Idempotent.
+    pub fn close(&self) -> Result<(), StoreError> {
+        if !self.end_threads() {
+            return Ok(());
+        }
+        let connection = connect(&self.path).map_err(|e| e.during("close"))?;
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|e| StoreError::from(e).during("close"))?;
+        Ok(())
+    }
+
+    fn queues(&self) -> Result<Queues, StoreError> {
+        self.queues.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)
+    }
+
+    /// Whether there were any.
+    fn end_threads(&self) -> bool {
         // The senders must be gone before the threads are waited for.
-        self.writes = None;
-        self.reads.clear();
+        drop(self.queues.write().unwrap_or_else(PoisonError::into_inner).take());
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let any = !threads.is_empty();
         for thread in threads {
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }
         }
+        any
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end_threads();
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{Store, StoreError, error::taken};
 pub struct ListFilter {
     pub team_id: String,
     /// Any of these; an empty list matches nothing. See [`lifecycle::statuses_named`].
-    pub status: Option<Vec<Status>>,
+    pub statuses: Option<Vec<Status>>,
     pub template_id: Option<String>,
     pub paused: Option<bool>,
     pub limit: u32,
@@ -26,7 +26,7 @@ pub struct ListFilter {
 
 /// Something that happened to a sandbox.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Event {
+pub struct EventRecord {
     /// From 1, without gaps until the oldest are dropped.
     pub seq: i64,
     pub at_ms: i64,
@@ -106,7 +106,7 @@ impl Store {
         self.engine
             .read("list sandboxes", move |c| {
                 const WHERE: &str = "team_id = :team AND (:status IS NULL OR status IN (SELECT value FROM json_each(:status))) AND (:template IS NULL OR template_id = :template) AND (:paused IS NULL OR paused = :paused)";
-                let status = filter.status.as_ref().map(|list| serde_json::json!(list.iter().map(|s| s.as_str()).collect::<Vec<_>>()).to_string());
+                let status = filter.statuses.as_ref().map(|list| serde_json::json!(list.iter().map(|s| s.as_str()).collect::<Vec<_>>()).to_string());
                 // One snapshot for the page and the count.
                 let transaction = c.unchecked_transaction()?;
                 let total: u64 = transaction.prepare_cached(&format!("SELECT count(*) FROM sandbox WHERE {WHERE}"))?.query_row(
@@ -126,15 +126,15 @@ impl Store {
     }
 
     /// Stores the new state of a sandbox whose stored version must be `seen_version`, and appends events with it. Returns
-    /// the record as stored, with its next version.
-    pub async fn sandbox_update(&self, record: &SandboxRecord, seen_version: i64, events: &[NewEvent]) -> Result<SandboxRecord, StoreError> {
+    /// the version that the row has now, whatever `record` says of it.
+    pub async fn sandbox_update(&self, record: &SandboxRecord, seen_version: i64, events: &[NewEvent]) -> Result<i64, StoreError> {
         let (mut record, events) = (record.clone(), events.to_vec());
         record.version = seen_version + 1;
         self.engine
             .write("update a sandbox", move |c| {
                 update(c, &record, seen_version)?;
                 append(c, &record.id, &events)?;
-                Ok(record)
+                Ok(record.version)
             })
             .await
     }
@@ -211,14 +211,14 @@ impl Store {
     }
 
     /// Events after a sequence number (0 = from the oldest kept), in order.
-    pub async fn events_list(&self, sandbox_id: &str, after_seq: i64, limit: u32) -> Result<Vec<Event>, StoreError> {
+    pub async fn events_list(&self, sandbox_id: &str, after_seq: i64, limit: u32) -> Result<Vec<EventRecord>, StoreError> {
         let id = sandbox_id.to_owned();
         self.engine
             .read("list events", move |c| {
                 let mut statement = c.prepare_cached("SELECT seq, at_ms, kind, message, data FROM sandbox_event WHERE sandbox_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
                 let rows = statement.query_map((id, after_seq, limit), |row| {
                     let data: String = row.get(4)?;
-                    Ok(Event { seq: row.get(0)?, at_ms: row.get(1)?, kind: row.get(2)?, message: row.get(3)?, data: serde_json::from_str(&data).unwrap_or(Value::Null) })
+                    Ok(EventRecord { seq: row.get(0)?, at_ms: row.get(1)?, kind: row.get(2)?, message: row.get(3)?, data: serde_json::from_str(&data).unwrap_or(Value::Null) })
                 })?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })
