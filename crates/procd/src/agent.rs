@@ -1,0 +1,240 @@
+//! Everything that the agent knows, on one thread: the contexts, who they belong to, what happened.
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use sandbar_procd_api::{Assign, ErrorCode, EventKind, Info, PROTOCOL};
+use tokio::sync::Notify;
+
+use crate::context::Context;
+use crate::error::Failure;
+use crate::events::Events;
+use crate::io::IoPool;
+use crate::journal::Journal;
+use crate::limits::*;
+use crate::log::{Budget, STREAMS};
+use crate::run::Run;
+
+/// Unix time in milliseconds.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// The out-of-memory counter of the runtime.
+#[derive(Default)]
+struct Oom {
+    file: Option<File>,
+    kills: Cell<u64>,
+    grew: Cell<Option<Instant>>,
+    polling: Cell<bool>,
+}
+
+/// The agent.
+pub struct Agent {
+    pub started_ms: u64,
+    pub assign: RefCell<Assign>,
+    pub events: Events,
+    pub budget: Rc<Budget>,
+    pub scratch: RefCell<Vec<u8>>,
+    pub journal: Rc<Journal>,
+    pub io: IoPool,
+    /// Connections that idle are to close.
+    pub reset: Notify,
+    /// CPU use of everything when last asked.
+    pub sampled: Cell<Option<(Instant, u64)>>,
+    contexts: RefCell<BTreeMap<u64, Rc<Context>>>,
+    next_context: Cell<u64>,
+    pids: RefCell<HashMap<i32, Rc<Run>>>,
+    oom: Oom,
+}
+
+impl Agent {
+    /// An agent without contexts.
+    pub fn new(log_a: Option<OwnedFd>, log_b: Option<OwnedFd>, oom: Option<OwnedFd>) -> Rc<Self> {
+        let io = IoPool::default();
+        let agent = Self {
+            started_ms: now_ms(),
+            assign: RefCell::default(),
+            events: Events::default(),
+            budget: Rc::default(),
+            scratch: RefCell::default(),
+            journal: Journal::new(log_a, log_b, io.clone()),
+            io,
+            reset: Notify::new(),
+            sampled: Cell::new(None),
+            contexts: RefCell::default(),
+            next_context: Cell::new(0),
+            pids: RefCell::default(),
+            oom: Oom { file: oom.map(File::from), ..Oom::default() },
+        };
+        agent.oom.kills.set(agent.read_oom().unwrap_or(0));
+        Rc::new(agent)
+    }
+
+    /// What the host asks first.
+    pub fn info(&self) -> Info {
+        let sandbox_id = Some(self.assign.borrow().sandbox_id.clone()).filter(|id| !id.is_empty());
+        Info {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_ms: self.started_ms,
+            contexts: self.contexts.borrow().len() as u32,
+            sandbox_id,
+        }
+    }
+
+    /// Takes over owner, environment and working directory.
+    pub async fn assign(&self, assign: Assign) {
+        let cwd = assign.cwd.clone();
+        *self.assign.borrow_mut() = assign;
+        if let Some(cwd) = cwd {
+            // A directory that cannot be made shows when a process is started in it.
+            let _ = self.io.run(move || std::fs::create_dir_all(cwd)).await;
+        }
+    }
+
+    /// The default working directory.
+    pub fn cwd(&self) -> String {
+        let cwd = self.assign.borrow().cwd.clone().unwrap_or_default();
+        if cwd.starts_with('/') { cwd } else { format!("/{cwd}") }
+    }
+
+    // -------------------------------------------------------------- contexts
+
+    /// All contexts, oldest first.
+    pub fn contexts(&self) -> Vec<Rc<Context>> {
+        self.contexts.borrow().values().cloned().collect()
+    }
+
+    /// A context by its id.
+    ///
+    /// # Errors
+    /// `context_not_found`.
+    pub fn context(&self, id: &str) -> Result<Rc<Context>, Failure> {
+        let found = self.contexts.borrow().values().find(|c| c.id == id).cloned();
+        found.ok_or_else(|| Failure::new(ErrorCode::ContextNotFound, format!("there is no context {id:?}")))
+    }
+
+    /// Makes room for one more running context.
+    ///
+    /// # Errors
+    /// `too_many_contexts`.
+    pub fn make_room(&self) -> Result<(), Failure> {
+        let mut contexts = self.contexts.borrow_mut();
+        let running = contexts.values().filter(|c| c.run().end().is_none()).count();
+        if running >= RUNNING_MAX {
+            let message = format!("{running} contexts are running, the limit of one sandbox is {RUNNING_MAX}");
+            return Err(Failure::new(ErrorCode::TooManyContexts, message));
+        }
+        while contexts.len() >= CONTEXTS_MAX {
+            let oldest = contexts.iter().find(|(_, c)| c.run().finished.get()).map(|(order, _)| *order);
+            match oldest {
+                Some(order) => drop(contexts.remove(&order)),
+                None => {
+                    let message = format!("there are {CONTEXTS_MAX} contexts, the limit of one sandbox");
+                    return Err(Failure::new(ErrorCode::TooManyContexts, message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a new context.
+    pub fn add_context(&self, context: Rc<Context>) {
+        let order = self.next_context.get();
+        self.next_context.set(order + 1);
+        self.contexts.borrow_mut().insert(order, context);
+    }
+
+    /// Takes a context off the list.
+    pub fn remove_context(&self, id: &str) {
+        self.contexts.borrow_mut().retain(|_, c| c.id != id);
+    }
+
+    /// Running contexts.
+    pub fn running(&self) -> u64 {
+        self.pids.borrow().len() as u64
+    }
+
+    /// Keeps the output of all contexts within the common limit: that of finished ones goes first, oldest first.
+    pub fn enforce_budget(&self, run: &Run) {
+        if self.budget.used() <= OUTPUT_BYTES_MAX {
+            return;
+        }
+        for context in self.contexts.borrow().values() {
+            let other = context.run();
+            if other.finished.get() && !std::ptr::eq(&*other, run) {
+                other.log.borrow_mut().clear();
+                if self.budget.used() <= OUTPUT_BYTES_MAX {
+                    return;
+                }
+            }
+        }
+        for slot in 0..STREAMS {
+            run.log.borrow_mut().shrink(slot, STREAM_BYTES_MIN);
+        }
+    }
+
+    // ------------------------------------------------------------- processes
+
+    /// Remembers whose process this is.
+    pub fn add_process(self: &Rc<Self>, run: Rc<Run>) {
+        self.pids.borrow_mut().insert(run.pid, run);
+        if self.oom.file.is_some() && !self.oom.polling.replace(true) {
+            let agent = self.clone();
+            tokio::task::spawn_local(async move {
+                while !agent.pids.borrow().is_empty() {
+                    tokio::time::sleep(OOM_POLL).await;
+                    agent.look_for_oom(None);
+                }
+                agent.oom.polling.set(false);
+            });
+        }
+    }
+
+    /// Ends what has ended: our own processes and the orphans.
+    pub fn reap(&self) {
+        while let Some((pid, ended)) = sandbar_linux::process::reap() {
+            let run = self.pids.borrow_mut().remove(&pid);
+            let Some(run) = run else { continue };
+            let oom = self.look_for_oom(Some(&run.context_id));
+            run.exited(ended, oom);
+            if let Some(end) = run.end() {
+                self.events.add(EventKind::ProcessExited {
+                    context_id: run.context_id.clone(),
+                    kind: run.kind,
+                    exit_code: end.exit_code,
+                    state: end.state,
+                    reason: end.reason,
+                });
+            }
+            if self.pids.borrow().is_empty() {
+                *self.scratch.borrow_mut() = Vec::new();
+            }
+        }
+    }
+
+    /// True when the kernel has killed for memory just now.
+    fn look_for_oom(&self, context: Option<&str>) -> bool {
+        let Some(kills) = self.read_oom() else { return false };
+        let before = self.oom.kills.replace(kills);
+        if kills > before {
+            self.oom.grew.set(Some(Instant::now()));
+            let context_id = context.map(str::to_owned);
+            self.events.add(EventKind::OutOfMemory { kills: kills - before, context_id });
+        }
+        self.oom.grew.get().is_some_and(|at| at.elapsed() < 2 * OOM_POLL)
+    }
+
+    fn read_oom(&self) -> Option<u64> {
+        let mut text = [0_u8; 1024];
+        let length = self.oom.file.as_ref()?.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(&text[..length]).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+    }
+}

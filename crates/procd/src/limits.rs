@@ -1,0 +1,63 @@
+//! Every bound of the agent, in one place.
+use std::time::Duration;
+
+/// Contexts that are kept, running or not; finished ones go first, oldest first.
+pub const CONTEXTS_MAX: usize = 1024;
+/// Contexts whose process runs.
+pub const RUNNING_MAX: usize = 256;
+/// Output kept of one stream of a context, bookkeeping included.
+pub const STREAM_BYTES_MAX: usize = 4 << 20;
+/// Output kept of all contexts together.
+pub const OUTPUT_BYTES_MAX: usize = 32 << 20;
+/// What a running context may keep even when all of them together are over their limit.
+pub const STREAM_BYTES_MIN: usize = 64 << 10;
+/// An output chunk grows up to this size.
+pub const CHUNK_BYTES_MAX: usize = 16 << 10;
+/// What a chunk costs beside its text.
+pub const CHUNK_OVERHEAD_BYTES: usize = 64;
+/// One read of a pipe.
+pub const READ_BYTES: usize = 64 << 10;
+/// How long a process waits for an attached reader that does not read.
+pub const READER_STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a finished process's pipes may stay open before it counts as done.
+pub const EOF_GRACE: Duration = Duration::from_millis(100);
+/// Between SIGTERM and SIGKILL.
+pub const TERM_GRACE: Duration = Duration::from_secs(5);
+/// How long an end by SIGKILL is waited for.
+pub const KILL_GRACE: Duration = Duration::from_secs(2);
+/// Bodies of JSON requests.
+pub const JSON_BYTES_MAX: usize = 16 << 20;
+/// Head of a request.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Exec calls that wait for their turn in one REPL.
+pub const EXEC_QUEUE_MAX: usize = 64;
+/// Messages of input that a process has not read yet, and their bytes.
+pub const INPUT_MESSAGES_MAX: usize = 64;
+pub const INPUT_BYTES_MAX: usize = 16 << 20;
+/// Attached readers of one context.
+pub const READERS_MAX: usize = 64;
+/// Answers that an attached reader has not fetched yet.
+pub const READIES_MAX: usize = 1024;
+/// Events that are kept.
+pub const EVENTS_MAX: usize = 1000;
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Between looks at the out-of-memory counter, while processes run.
+pub const OOM_POLL: Duration = Duration::from_secs(1);
+/// Log text that waits for the disk.
+pub const LOG_PENDING_BYTES_MAX: usize = 1 << 20;
+/// Connections at once.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// One step of a file transfer.
+pub const FILE_CHUNK_BYTES: usize = 64 << 10;
+/// Entries of one directory listing.
+pub const LIST_ENTRIES_MAX: usize = 100_000;
+/// Directories that one watch follows.
+pub const WATCHES_MAX: usize = 8192;
+/// Threads for file work, and how long an idle one stays.
+pub const IO_THREADS_MAX: usize = 4;
+pub const IO_THREAD_IDLE: Duration = Duration::from_secs(5);
+pub const IO_STACK_BYTES: usize = 256 << 10;
+/// Nesting that a copy across file systems follows.
+pub const COPY_DEPTH_MAX: usize = 200;
+/// Nesting that a removal keeps open at once; deeper directories are lifted up first.
+pub const REMOVE_DEPTH_MAX: usize = 32;
