@@ -341,6 +341,13 @@ impl Cgroup {
         rustix::fs::open(&self.v2, flags, Mode::empty()).map_err(|e| io_error("open", &self.v2, e.into()))
     }
 
+    /// The v2 `cgroup.procs`, opened with our rights for the child to write itself into.
+    pub(crate) fn open_v2_procs(&self) -> Result<OwnedFd, CgroupError> {
+        let path = self.v2.join("cgroup.procs");
+        let opened = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        opened.map_err(|e| io_error("open", &path, e.into()))
+    }
+
     /// The v1 `tasks` files, opened with our rights for the child to write itself into.
     pub(crate) fn open_v1_tasks(&self) -> Result<Vec<OwnedFd>, CgroupError> {
         self.v1.open_tasks()

@@ -108,10 +108,27 @@ pub fn launch(
     spec: &LaunchSpec<'_>,
     configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>,
 ) -> Result<Launched, LaunchError> {
-    let prepared = plan::Prepared::new(spec)?;
     mounts::give_to_range(spec.upper, spec.uid_base)?;
     mounts::give_to_range(spec.work, spec.uid_base)?;
+    let mut net_begun = false;
+    let mut configure = |netns: BorrowedFd<'_>| {
+        net_begun = true;
+        configure_net(netns)
+    };
+    match attempt(spec, plan::Entry::Born, &mut configure) {
+        // Linux 6.14 and later kill a child at birth in a group that saw a different number of `cgroup.kill`s than our own group did.
+        // It can still walk in.
+        Err(LaunchError::Died { .. }) if !net_begun => attempt(spec, plan::Entry::Joins, configure_net),
+        result => result,
+    }
+}
 
+fn attempt(
+    spec: &LaunchSpec<'_>,
+    entry: plan::Entry,
+    configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>,
+) -> Result<Launched, LaunchError> {
+    let prepared = plan::Prepared::new(spec, entry)?;
     let mut child = spawn::Child::start(&prepared)?;
     let made = (|| {
         userns::write_maps(child.pid(), spec.uid_base).map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
@@ -124,8 +141,8 @@ pub fn launch(
         child.execute()?;
         Ok(netns)
     })();
-    // A child that failed first makes our own next step fail in a duller way; its word is the better one.
-    let netns = made.map_err(|error| child.report_of(&prepared).unwrap_or(error))?;
+    // A child that failed or died first makes our own next step fail in a duller way; its word is the better one.
+    let netns = made.map_err(|error| child.verdict(&prepared).unwrap_or(error))?;
     child.wait_until_executed(&prepared)?;
 
     let start_time_ticks = pidfd::start_time(child.pid()).ok_or(LaunchError::Died { status: None })?;

@@ -15,9 +15,19 @@ use crate::{landlock, seccomp, userns};
 
 const HOSTNAME_MAX_BYTES: usize = 64;
 
+/// How the child gets into its v2 group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// clone3 makes it there.
+    Born,
+    /// It moves itself, as into the v1 groups; that can wait for the whole machine to pass a quiet state.
+    Joins,
+}
+
 /// Owns what [`ChildPlan`] points to.
 pub(super) struct Prepared {
-    pub v2: OwnedFd,
+    /// For clone3; none when the child joins.
+    pub v2: Option<OwnedFd>,
     tasks: Vec<OwnedFd>,
     raw_tasks: Vec<RawFd>,
     binds: Vec<BindTarget>,
@@ -60,14 +70,21 @@ pub(super) struct ChildPlan<'a> {
 }
 
 impl Prepared {
-    pub fn new(spec: &LaunchSpec<'_>) -> Result<Self, LaunchError> {
+    pub fn new(spec: &LaunchSpec<'_>, entry: Entry) -> Result<Self, LaunchError> {
         check(spec)?;
         let cgroup = |e: crate::cgroup::CgroupError| LaunchError::host(Step::Cgroup, None, io::Error::other(e.to_string()));
-        let tasks = spec.cgroup.open_v1_tasks().map_err(cgroup)?;
+        let mut tasks = spec.cgroup.open_v1_tasks().map_err(cgroup)?;
+        let v2 = match entry {
+            Entry::Born => Some(spec.cgroup.open_v2().map_err(cgroup)?),
+            Entry::Joins => {
+                tasks.push(spec.cgroup.open_v2_procs().map_err(cgroup)?);
+                None
+            }
+        };
         let mut fds: Vec<_> = spec.fds.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect();
         fds.sort_unstable_by_key(|(_, number)| *number);
         Ok(Self {
-            v2: spec.cgroup.open_v2().map_err(cgroup)?,
+            v2,
             raw_tasks: tasks.iter().map(AsRawFd::as_raw_fd).collect(),
             tasks,
             binds: spec.binds.iter().map(bind_target).collect::<Result<_, _>>()?,

@@ -49,7 +49,7 @@ impl<'a> Child<'a> {
         let namespaces =
             libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         let args = libc::clone_args {
-            flags: (namespaces | libc::CLONE_VM | libc::CLONE_PIDFD) as u32 as u64 | CLONE_INTO_CGROUP,
+            flags: (namespaces | libc::CLONE_VM | libc::CLONE_PIDFD) as u32 as u64 | prepared.v2.as_ref().map_or(0, |_| CLONE_INTO_CGROUP),
             pidfd: ptr::from_mut(&mut pidfd) as u64,
             child_tid: 0,
             parent_tid: 0,
@@ -59,7 +59,7 @@ impl<'a> Child<'a> {
             tls: 0,
             set_tid: 0,
             set_tid_size: 0,
-            cgroup: prepared.v2.as_raw_fd().unsigned_abs().into(),
+            cgroup: prepared.v2.as_ref().map_or(0, |dir| dir.as_raw_fd().unsigned_abs().into()),
         };
         let blocked = BlockedSignals::new();
         // SAFETY: the stack and the plan, and all it points to, live in `Child` and in `prepared`, which outlive the child's use of them:
@@ -113,13 +113,14 @@ impl<'a> Child<'a> {
         }
     }
 
-    /// What the child has said so far about its own failure, without waiting.
-    pub fn report_of(&mut self, prepared: &Prepared) -> Option<LaunchError> {
+    /// What the child has said so far about its own failure, or that it is dead, without waiting.
+    pub fn verdict(&mut self, prepared: &Prepared) -> Option<LaunchError> {
         let mut message = [0u8; child::REPORT_BYTES];
         let read = rustix::net::recv(&self.sync, &mut message[..], rustix::net::RecvFlags::DONTWAIT);
         match read {
             Ok((_, n)) if n > 0 => self.read_report(&message, prepared),
-            Ok(_) | Err(_) => None,
+            Ok(_) | Err(rustix::io::Errno::CONNRESET) => Some(LaunchError::Died { status: self.end() }),
+            Err(_) => None,
         }
     }
 

@@ -31,7 +31,7 @@ fn namespaces_are_its_own_and_ids_are_shifted() {
 fn proc_is_masked_and_sysctls_are_read_only() {
     let room = Room::new(&LIMITS);
     let live = room.launch();
-    assert_eq!(live.sh("ls /proc | grep -c '^[0-9]'") .parse::<u32>().unwrap_or(0) < 10, true);
+    assert!(live.sh("ls /proc | grep -c '^[0-9]'").parse::<u32>().unwrap() < 10);
     for file in ["kcore", "keys", "kmsg", "kallsyms", "timer_list", "interrupts", "sysrq-trigger"] {
         assert_eq!(live.sh(&format!("[ -e /proc/{file} ] && wc -c < /proc/{file} || echo 0")), "0", "{file}");
     }
@@ -43,9 +43,9 @@ fn proc_is_masked_and_sysctls_are_read_only() {
         let answer = live.sh(&format!("( : >> {file} ) 2>&1"));
         assert!(answer.contains("Read-only") || answer.contains("Permission denied"), "{file}: {answer}");
     }
-    assert!(live.sh("( : >> /proc/sys/net/ipv4/ip_forward ) 2>&1").contains("Read-only"));
+    assert_eq!(live.sh("grep -c '^[^ ]* /proc/sys [^ ]* ro,' /proc/mounts"), "1");
     let writable = live.python(
-        "import os\nfor d, _, fs in os.walk(\"/proc\"):\n  p = d.split(\"/\")\n  if len(p) > 2 and (p[2].isdigit() or p[2] in (\"self\", \"thread-self\", \"sys\")): continue\n  for f in fs:\n    n = d + \"/\" + f\n    try: fd = os.open(n, os.O_WRONLY | os.O_NONBLOCK)\n    except OSError: continue\n    if os.fstat(fd).st_rdev != os.makedev(1, 3): print(n)\n    os.close(fd)",
+        "import os\nfor d, _, fs in os.walk(\"/proc\"):\n  p = d.split(\"/\")\n  if len(p) > 2 and (p[2].isdigit() or p[2] in (\"self\", \"thread-self\", \"sys\")): continue\n  for f in fs:\n    n = d + \"/\" + f\n    try: fd = os.open(n, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)\n    except OSError: continue\n    if os.fstat(fd).st_rdev != os.makedev(1, 3): print(n)\n    os.close(fd)",
     );
     assert_eq!(writable, "");
     assert_eq!(live.sh("ls -A /sys"), "");
@@ -58,7 +58,7 @@ fn devices_are_the_harmless_ones() {
     assert_eq!(live.sh("ls -A /dev | tr '\\n' ' '"), "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero");
     assert_eq!(live.sh("head -c 4 /dev/zero | wc -c; echo x > /dev/null && head -c 3 /dev/urandom | wc -c"), "4\n3");
     assert_eq!(live.python("import pty, os; m, s = pty.openpty(); print(os.ttyname(s).startswith(\"/dev/pts/\"))"), "True");
-    assert!(live.sh("mknod /tmp/d c 1 3 2>&1; mknod /dev/d b 7 0 2>&1").matches("not permitted").count() == 2);
+    assert_eq!(live.sh("mknod /tmp/d c 1 3 2>/dev/null || mknod /dev/d b 7 0 2>/dev/null || echo none"), "none");
     assert_eq!(live.sh("mkfifo /tmp/p && echo yes"), "yes");
     assert!(live.sh("dd if=/dev/zero of=/dev/shm/f bs=64k count=32 2>&1").contains("No space left"));
 }
@@ -166,7 +166,7 @@ fn binds_are_made_without_following_links() {
     room.binds.extend(binds);
     let live = room.launch();
     assert_eq!(live.sh("cat /mnt/deep/volume/f /etc/resolv.conf; stat -c %u /mnt/deep/volume/f"), "textnameserver 127.0.0.1\n0");
-    assert_eq!(live.sh("echo new > /mnt/deep/volume/g; echo x 2>&1 > /etc/resolv.conf").contains("Read-only"), true);
+    assert!(live.sh("echo new > /mnt/deep/volume/g; (echo x > /etc/resolv.conf) 2>&1").contains("Read-only"));
     // Through the shift, what root inside makes belongs to the host's root.
     assert_eq!(fs::metadata(shared.join("g")).unwrap().uid(), 0);
     drop(live);

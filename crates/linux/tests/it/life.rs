@@ -13,6 +13,7 @@ use super::room::{LIMITS, Room, hierarchy};
 fn an_agent_runs_and_ends() {
     let room = Room::new(&LIMITS);
     let live = room.launch();
+    live.ping();
     assert_eq!(live.sh("echo hello"), "hello");
     assert!(pidfd::is_same(live.launched.pid, live.launched.start_time_ticks));
     assert_eq!(room.cgroup.procs().unwrap(), [live.launched.pid]);
@@ -162,4 +163,19 @@ fn twenty_at_once() {
     let dirs: Vec<_> = rooms.iter().map(|r| r.dir.clone()).collect();
     drop(rooms);
     assert!(dirs.iter().all(|dir: &std::path::PathBuf| !Path::exists(dir)));
+}
+
+#[test]
+fn the_probe_finds_what_the_other_tests_use() {
+    let dir = std::env::temp_dir().join(format!("sandbar-probe-{}", std::process::id()));
+    fs::create_dir(&dir).unwrap();
+    let found = sandbar_linux::probe::features(&dir);
+    let left = fs::read_dir(&dir).unwrap().count();
+    fs::remove_dir(&dir).unwrap();
+    assert_eq!(left, 0);
+    for feature in &found {
+        println!("{} {}: {} {}", if feature.ok { "ok" } else { "--" }, feature.name, feature.detail, feature.remedy);
+    }
+    assert!(found.iter().all(|f| f.ok || !f.required), "{found:?}");
+    assert!(found.iter().any(|f| f.name == "sandbox"), "{found:?}");
 }
