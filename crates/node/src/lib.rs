@@ -319,7 +319,7 @@ impl Paths {
 }
 
 /// Tells servers on one machine apart: 8 hex digits of the data directory's path.
-fn instance_of(data_dir: &Path) -> String {
+pub fn instance_of(data_dir: &Path) -> String {
     use sha2::Digest;
     let canonical = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_owned());
     hex::encode(&sha2::Sha256::digest(canonical.as_os_str().as_encoded_bytes())[..4])
