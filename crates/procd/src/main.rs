@@ -39,13 +39,14 @@ mod watch;
 use agent::Agent;
 
 fn main() -> ExitCode {
-    let Ok(children) = sandbar_linux::process::become_init() else {
-        return ExitCode::from(101);
-    };
+    // Before anything is opened that could take these numbers.
     let listen = sandbar_linux::process::inherited(fds::LISTEN);
     let log_a = sandbar_linux::process::inherited(fds::LOG_A).filter(is_file);
     let log_b = sandbar_linux::process::inherited(fds::LOG_B).filter(is_file);
     let oom = sandbar_linux::process::inherited(fds::OOM).filter(is_file);
+    let Ok(children) = sandbar_linux::process::become_init() else {
+        return ExitCode::from(101);
+    };
     let Some(listener) = listener(listen) else {
         eprintln!("procd: descriptor 3 is no listening socket, and no --socket PATH is given");
         return ExitCode::from(102);
