@@ -9,6 +9,7 @@ use sandbar_store::Store;
 use crate::config::Config;
 
 pub mod auth;
+pub mod builtin;
 pub mod contexts;
 pub mod files;
 pub mod logs;
@@ -21,7 +22,7 @@ pub struct App {
     pub store: Store,
     pub auth: auth::Auth,
     pub node: Node,
-    pub sandboxes: sandboxes::Registry,
+    pub sandboxes: Arc<sandboxes::Registry>,
 }
 
 /// How handlers and tasks hold the application.

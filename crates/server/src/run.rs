@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp, auth, sandboxes::Registry, templates},
+    app::{App, SharedApp, auth, builtin, sandboxes::Registry},
     config::Config,
     http, tasks,
 };
@@ -53,7 +53,7 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(|source| StartError::Listen { address: config.listen, source })?;
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
-        templates::ensure_builtin(&store, config.pool_min_idle).await?;
+        builtin::ensure(&store, config.pool_min_idle).await?;
         let records = store.sandboxes_all().await?;
         let node = Node::start(config.node.clone(), records.iter().filter_map(|record| record.uid_slot).collect()).await?;
         let sandboxes = Registry::new(store.clone(), node.clone());
