@@ -406,10 +406,17 @@ fn look_around(allow: &[Prefix]) -> Protected {
     Protected::new(allow.to_vec(), &hosts, has_ipv6_route())
 }
 
-/// True when the machine has a route to the IPv6 Internet. Connecting a UDP socket sends nothing.
+/// True when the machine would speak to the IPv6 Internet from a global address. With a private one alone most
+/// connections would fail after they were accepted, and programs would not fall back to IPv4. Connecting a UDP socket
+/// sends nothing.
 fn has_ipv6_route() -> bool {
     let far = SocketAddr::from(([0x2600, 0, 0, 0, 0, 0, 0, 1], 53));
-    UdpSocket::bind("[::]:0").is_ok_and(|socket| socket.connect(far).is_ok())
+    let source = UdpSocket::bind("[::]:0")
+        .and_then(|socket| socket.connect(far).and_then(|()| socket.local_addr()));
+    source.is_ok_and(|source| match source.ip() {
+        IpAddr::V6(v6) => v6.octets()[0] & 0xe0 == 0x20,
+        IpAddr::V4(_) => false,
+    })
 }
 
 /// Ends with the egress.

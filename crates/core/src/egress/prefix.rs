@@ -61,6 +61,7 @@ impl Prefix {
     }
 
     /// Bits.
+    #[expect(clippy::len_without_is_empty, reason = "a prefix is never empty")]
     pub fn len(&self) -> u8 {
         self.len
     }

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -28,7 +30,7 @@ fn policy(value: Value) -> Policy {
     compile_value(&value).unwrap()
 }
 
-fn refused_by<'a>(policy: &Policy, protected: &Protected, flow: Flow) -> Option<Arc<str>> {
+fn refused_by(policy: &Policy, protected: &Protected, flow: Flow) -> Option<Arc<str>> {
     let verdict = judge(policy, protected, flow);
     (!verdict.allow).then_some(verdict.rule)
 }

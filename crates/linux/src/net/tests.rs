@@ -1,4 +1,5 @@
 //! In namespaces of their own; they need root and are skipped without it.
+#![allow(clippy::unwrap_used)]
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -129,6 +130,26 @@ fn connections_reach_the_proxy_with_their_destination() {
             Some(ErrorKind::PermissionDenied),
             "{addr}"
         );
+    }
+}
+
+/// To the kernel these are two connections; behind the redirection they would be one.
+#[test]
+fn one_source_port_serves_two_destinations() {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let Some(netns) = namespace() else { return };
+    let sockets = setup(netns.as_fd(), &Plan::default()).unwrap();
+    let mut open = Vec::new();
+    for addr in ["1.1.1.1:80", "2.2.2.2:80", "3.3.3.3:80"] {
+        let to: SocketAddr = addr.parse().unwrap();
+        open.push(in_sandbox(&netns, || {
+            let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            sockopt::set_socket_reuseaddr(&fd, true).unwrap();
+            bind(&fd, &SocketAddr::from(([192, 0, 0, 2], 40000))).unwrap();
+            connect(&fd, &to).unwrap();
+            fd
+        }));
+        assert_eq!(accept(&sockets.tcp4), Some(to));
     }
 }
 

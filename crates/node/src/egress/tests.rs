@@ -1,5 +1,6 @@
 //! With a network namespace of a user namespace, as sandboxes have. They need root and are skipped without it; the
 //! outside world is a server on an address of this machine.
+#![allow(clippy::unwrap_used)]
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
