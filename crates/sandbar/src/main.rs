@@ -1,1 +1,83 @@
-fn main() {}
+//! `sandbar`: the server and its command line in one binary.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cli;
+mod client;
+mod commands;
+mod credentials;
+mod demo;
+mod doctor;
+mod local_server;
+mod logging;
+mod output;
+mod purge;
+mod serve;
+mod settings;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use serde_json::json;
+
+use cli::{Cli, Command, Output};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json_wanted = cli.global.output == Output::Json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into(), json_wanted),
+    };
+    let result = runtime.block_on(run(cli));
+    // A thread may still be reading the terminal; it must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => fail(&error, json_wanted),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<u8> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Serve(args) => {
+            let settings = settings::load(args.layer, args.config.as_deref())?;
+            logging::start(&settings)?;
+            serve::run(serve::start(&settings).await?).await?;
+            Ok(0)
+        }
+        Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args, global.output)),
+        Command::Login => commands::login::run(&global).await,
+        Command::Sandbox(command) => commands::sandbox::run(&global, command).await,
+        Command::Key(command) => commands::key::run(&global, command).await,
+        Command::Template(command) => commands::template::run(&global, command).await,
+        Command::Bench(args) => bench::run(&global, &args).await,
+        Command::Purge(args) => purge::run(&args, global.output),
+        Command::Demo(args) => demo::run(global.output, args).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sandbar", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Version => {
+            match global.output {
+                Output::Table => output::line(concat!("sandbar ", env!("CARGO_PKG_VERSION"))),
+                Output::Json => output::json(&json!({"name": "sandbar", "version": env!("CARGO_PKG_VERSION")})),
+            }
+            Ok(0)
+        }
+    }
+}
+
+/// One line for people on standard error; for programs the same as JSON there.
+fn fail(error: &anyhow::Error, json_wanted: bool) -> ExitCode {
+    let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    if json_wanted {
+        let refusal = error.downcast_ref::<client::Refusal>();
+        eprintln!("{}", json!({"error": {"message": refusal.map_or(text, |r| r.message.clone()), "code": refusal.map(|r| &r.code), "status": refusal.map(|r| r.status), "request_id": refusal.and_then(|r| r.request_id.as_ref()), "details": refusal.and_then(|r| r.details.as_ref())}}));
+    } else {
+        eprintln!("sandbar: {}", text.trim_end().replace('\n', "\n  "));
+    }
+    ExitCode::FAILURE
+}

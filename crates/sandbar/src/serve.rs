@@ -23,7 +23,7 @@ pub fn config(settings: &ServeSettings) -> Config {
         node: NodeConfig {
             data_dir: settings.data_dir.clone(),
             agent: PROCD,
-            egress_allow: settings.egress_allow.iter().map(|cidr| (cidr.addr, cidr.len).into()).collect(),
+            egress_allow: settings.egress_allow.clone(),
         },
     }
 }

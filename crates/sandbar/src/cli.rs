@@ -1,0 +1,349 @@
+//! The command line as clap reads it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::settings::Layer;
+
+/// Isolated Linux sandboxes on one machine.
+#[derive(Debug, Parser)]
+#[command(name = "sandbar", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Address of the server; else SANDBAR_URL, SANDBOX0_BASE_URL, what `sandbar login` stored, http://127.0.0.1:8700
+    #[arg(long, global = true, value_name = "URL")]
+    pub url: Option<String>,
+    /// API key; else SANDBAR_TOKEN, SANDBOX0_TOKEN, what `sandbar login` stored
+    #[arg(long, global = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// What to print
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    pub output: Output,
+}
+
+/// Form of what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: nothing but JSON on standard output.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server
+    Serve(ServeArgs),
+    /// Say what this machine offers for isolation, what is missing and how to get it
+    Doctor(DoctorArgs),
+    /// Remember the server's address and a key
+    Login,
+    /// Make and use sandboxes
+    #[command(subcommand, visible_alias = "sb")]
+    Sandbox(SandboxCommand),
+    /// Make and revoke API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Look at templates
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Measure the server against the floors of this machine
+    Bench(BenchArgs),
+    /// Kill what a stopped server left running and delete its data folder
+    Purge(PurgeArgs),
+    /// Start a server and show the main job: claim, keep state, read a file, delete
+    #[command(hide = true)]
+    Demo(DemoArgs),
+    /// Print a completion script
+    Completions {
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// TOML file of settings [default: /etc/sandbar/sandbar.toml when it exists]
+    #[arg(long, env = "SANDBAR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub layer: Layer,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The server's folder; probes of disk features happen where it is or will be
+    #[arg(long, env = "SANDBAR_DATA_DIR", default_value = "/var/lib/sandbar", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// The address that the server is to listen on
+    #[arg(long, env = "SANDBAR_LISTEN", default_value = "127.0.0.1:8700", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub struct PurgeArgs {
+    /// The server's folder
+    #[arg(long, env = "SANDBAR_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Do it: every sandbox of this folder and its files are lost
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// End the server when the job is done instead of serving on
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Fewer repetitions
+    #[arg(long)]
+    pub quick: bool,
+    /// Only rows whose name contains one of these, comma-separated
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub only: Vec<String>,
+    /// Where the server that it starts puts its temporary folder
+    #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Idle sandboxes for the memory row, comma-separated
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 500], value_name = "COUNTS")]
+    pub idle: Vec<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SandboxCommand {
+    /// Claim a sandbox from a template
+    Create(CreateArgs),
+    /// List sandboxes
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Show one sandbox
+    Get { id: String },
+    /// Run a command and exit with its exit code
+    Exec(ExecArgs),
+    /// Run code in a REPL
+    Run(RunArgs),
+    /// Open a shell in a terminal
+    Shell(ShellArgs),
+    /// Copy files and folders in or out: one of the two is ID:/path
+    Cp(CopyArgs),
+    /// Print what its processes printed
+    Logs(LogsArgs),
+    /// Print what happened to it
+    Events(EventsArgs),
+    /// Pause it: no CPU time until it is resumed
+    Pause {
+        id: String,
+        /// Drop the processes at once and keep only the files
+        #[arg(long)]
+        hibernate: bool,
+    },
+    /// Resume it
+    Resume { id: String },
+    /// Start its time to live anew
+    Refresh {
+        id: String,
+        /// Seconds from now, instead of the configured ttl
+        #[arg(long, value_name = "SECONDS")]
+        duration: Option<u32>,
+    },
+    /// Delete sandboxes and their files
+    #[command(visible_aliases = ["delete", "remove"])]
+    Rm {
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Template to claim from
+    #[arg(default_value = "default")]
+    pub template: String,
+    /// Environment of its processes
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// Seconds until it is paused; 0 = never
+    #[arg(long, value_name = "SECONDS")]
+    pub ttl: Option<u32>,
+    /// Seconds until its processes and files are cleaned; 0 = never
+    #[arg(long, value_name = "SECONDS")]
+    pub hard_ttl: Option<u32>,
+    /// Do not wake it when it is used while paused
+    #[arg(long)]
+    pub no_auto_resume: bool,
+    /// Refuse every connection to the outside
+    #[arg(long)]
+    pub block_network: bool,
+    /// Memory limit, for example 512Mi
+    #[arg(long, value_name = "QUANTITY")]
+    pub memory: Option<String>,
+    /// CPU limit, for example 2 or 500m
+    #[arg(long, value_name = "QUANTITY")]
+    pub cpu: Option<String>,
+    /// The whole `config` object as JSON from this file (`-` = standard input); flags go on top
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[arg(long)]
+    pub status: Option<String>,
+    #[arg(long, value_name = "ID")]
+    pub template: Option<String>,
+    /// Only paused ones (`--paused=false`: only others)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub paused: Option<bool>,
+    /// At most this many; without it all
+    #[arg(long)]
+    pub limit: Option<u32>,
+    #[arg(long, default_value_t = 0)]
+    pub offset: u32,
+    /// Print ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    pub id: String,
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// Working directory
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Program and arguments, after `--`
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    pub id: String,
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// The shell
+    #[arg(long, default_value = "bash")]
+    pub shell: String,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    pub id: String,
+    /// python, node, bash, sh, ...
+    pub language: String,
+    /// The code; without it or with `-`, standard input
+    pub code: Option<String>,
+    /// Use this REPL, with its state
+    #[arg(long, value_name = "CTX")]
+    pub context: Option<String>,
+    /// Leave the REPL running and say its id
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// A path here, ID:/path, or `-`
+    pub source: String,
+    /// A path here, ID:/path, or `-`
+    pub destination: String,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    pub id: String,
+    /// Lines from the end
+    #[arg(short = 'n', long, value_name = "N")]
+    pub tail: Option<u32>,
+    /// Go on until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of the runtime before this one
+    #[arg(long)]
+    pub previous: bool,
+    /// Say when each line was printed
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Not older than this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub since: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    pub id: String,
+    /// After this event
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub after: u64,
+    #[arg(long, default_value_t = 200)]
+    pub limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key; its text is shown this once
+    Create {
+        name: String,
+        /// admin, builder, developer or viewer
+        #[arg(long, value_name = "ROLE", value_delimiter = ',')]
+        role: Vec<String>,
+        /// For how long it is good, for example 30d, 12h
+        #[arg(long, value_name = "TIME")]
+        expires_in: Option<String>,
+    },
+    /// List keys
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Revoke and delete a key
+    #[command(visible_alias = "delete")]
+    Rm { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TemplateCommand {
+    /// List templates
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show one template
+    Get { id: String },
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        super::Cli::command().debug_assert();
+    }
+}

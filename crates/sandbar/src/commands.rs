@@ -1,0 +1,8 @@
+//! What the client side of the command line does: one file per noun.
+
+pub mod copy;
+pub mod exec;
+pub mod key;
+pub mod login;
+pub mod sandbox;
+pub mod template;

@@ -1,0 +1,137 @@
+//! `sandbar doctor`: what this machine offers, what is missing, and what that means.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+};
+
+use sandbar_linux::{
+    probe::{self, Feature},
+    quota::{self, DiskLimit},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    bench,
+    cli::{DoctorArgs, Output},
+    output,
+};
+
+/// Writes whose median is the latency shown.
+const WRITES: usize = 50;
+/// Above this a commit is felt in every claim.
+const FDATASYNC_SLOW_MS: f64 = 5.0;
+
+/// Exit code 1 when something is missing that the server cannot do without.
+pub fn run(args: &DoctorArgs, form: Output) -> anyhow::Result<u8> {
+    // Where the folder is not there yet, its file system is that of the nearest one above.
+    let dir = existing(&args.data_dir);
+    let mut checks: Vec<Check> = probe::features(&dir).into_iter().map(Check::from).collect();
+    checks.push(disk_limit(&dir));
+    checks.push(fdatasync(&dir));
+    checks.push(program("python3", &["python3"], "apt-get install python3"));
+    checks.push(program("node", &["node", "nodejs"], "apt-get install nodejs"));
+    checks.push(program("bash", &["bash"], "apt-get install bash"));
+    checks.push(port(args.listen));
+    let missing = checks.iter().filter(|c| c.required && !c.ok).count();
+    let strength = strength(&checks);
+    match form {
+        Output::Json => output::json(&json!({"ok": missing == 0, "checks": checks.iter().map(Check::json).collect::<Vec<_>>(), "isolation": strength})),
+        Output::Table => {
+            output::table(&["", "CHECK", "NEED", "FOUND"], &checks.iter().map(Check::cells).collect::<Vec<_>>());
+            for check in checks.iter().filter(|c| !c.ok && !c.remedy.is_empty()) {
+                output::line(&format!("\n{} ({}): {}", check.name, if check.required { "required" } else { "optional" }, check.remedy));
+            }
+            output::line(&format!("\nIsolation: {strength}"));
+            output::line(&match missing {
+                0 => "Ready: `sandbar serve` will start.".to_owned(),
+                n => format!("Not ready: {n} required {} missing.", if n == 1 { "check is" } else { "checks are" }),
+            });
+        }
+    }
+    Ok(u8::from(missing > 0))
+}
+
+struct Check {
+    name: String,
+    ok: bool,
+    required: bool,
+    detail: String,
+    remedy: String,
+}
+
+impl From<Feature> for Check {
+    fn from(f: Feature) -> Self {
+        Self { name: f.name.to_string(), ok: f.ok, required: f.required, detail: f.detail, remedy: f.remedy.to_string() }
+    }
+}
+
+impl Check {
+    fn optional(name: &str, ok: bool, detail: String, remedy: &str) -> Self {
+        Self { name: name.into(), ok, required: false, detail, remedy: remedy.into() }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let mark = if self.ok { "ok" } else if self.required { "MISSING" } else { "no" };
+        vec![mark.into(), self.name.clone(), if self.required { "required" } else { "optional" }.into(), self.detail.clone()]
+    }
+
+    fn json(&self) -> Value {
+        json!({"name": self.name, "ok": self.ok, "required": self.required, "detail": self.detail, "remedy": if self.ok { "" } else { &self.remedy }})
+    }
+}
+
+fn existing(dir: &Path) -> PathBuf {
+    dir.ancestors().find(|path| path.is_dir()).map_or_else(|| PathBuf::from("/"), Path::to_owned)
+}
+
+fn disk_limit(dir: &Path) -> Check {
+    match quota::kind(dir) {
+        DiskLimit::ProjectQuota { device, xfs } => Check::optional("disk limit by the kernel", true, format!("project quotas of {} on {}", if xfs { "xfs" } else { "ext4" }, device.display()), ""),
+        DiskLimit::Watcher => Check::optional(
+            "disk limit by the kernel",
+            false,
+            "a watcher looks at each sandbox's usage and stops the writer: a fast one may overshoot for a moment".into(),
+            "put the data folder on ext4 or xfs with project quotas (ext4: tune2fs -O project,quota on the unmounted device, mount with prjquota; xfs: mount with pquota)",
+        ),
+    }
+}
+
+fn fdatasync(dir: &Path) -> Check {
+    match bench::fdatasync(dir, WRITES) {
+        Ok(samples) => {
+            let ms = samples.median();
+            Check::optional("fdatasync latency", ms <= FDATASYNC_SLOW_MS, format!("{ms:.3} ms median of {} at {}", samples.len(), dir.display()), "every acknowledged change waits for the disk; put the data folder on a faster one")
+        }
+        Err(error) => Check { name: "fdatasync latency".into(), ok: false, required: true, detail: format!("{error:#}"), remedy: "give a data folder that can be written with --data-dir".into() },
+    }
+}
+
+/// What sandboxes of the built-in image find is what this machine has.
+fn program(name: &str, candidates: &[&str], install: &str) -> Check {
+    let path = ["/usr/bin", "/usr/local/bin"].iter().flat_map(|dir| candidates.iter().map(move |c| Path::new(dir).join(c))).find(|p| p.exists());
+    let ok = path.is_some();
+    let detail = path.map_or_else(|| "not in /usr/bin or /usr/local/bin: sandboxes of the built-in image will not have it".to_owned(), |p| p.display().to_string());
+    Check::optional(&format!("{name} for sandboxes"), ok, detail, &format!("on Debian: {install}"))
+}
+
+fn port(listen: SocketAddr) -> Check {
+    match TcpListener::bind(listen) {
+        Ok(_) => Check { name: "API address".into(), ok: true, required: true, detail: format!("{listen} is free"), remedy: String::new() },
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Check::optional("API address", false, format!("{listen} is in use, perhaps by a running server"), "choose another with --listen if it is not")
+        }
+        Err(error) => Check { name: "API address".into(), ok: false, required: true, detail: format!("{listen}: {error}"), remedy: "choose another address with --listen".into() },
+    }
+}
+
+fn strength(checks: &[Check]) -> String {
+    let missing = |required: bool| checks.iter().filter(|c| !c.ok && c.required == required).map(|c| c.name.as_str()).collect::<Vec<_>>();
+    if !missing(true).is_empty() {
+        return format!("none: without {} no sandbox is started.", missing(true).join(", "));
+    }
+    let landlock = checks.iter().any(|c| c.name.to_ascii_lowercase().contains("landlock") && c.ok);
+    let walls = "own user, mount, pid, network, ipc, uts and cgroup namespaces, a range of 65,536 user ids that no host user has, a system-call filter, few capabilities, memory, cpu, process and file limits";
+    let extra = if landlock { ", and Landlock as a second wall around files" } else { "; without Landlock there is no second wall around files" };
+    format!("strong for a shared kernel: {walls}{extra}. It is not a virtual machine: a fault in the host's kernel that a sandbox can reach could break it.")
+}

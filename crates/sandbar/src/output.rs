@@ -1,0 +1,104 @@
+//! What commands print: aligned tables for people, JSON for programs.
+
+use std::io::{IsTerminal, Write};
+
+use serde_json::Value;
+
+/// Prints JSON and a line end. A reader that has gone is no error of ours.
+pub fn json(value: &Value) {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    line(&text);
+}
+
+/// Prints a line on standard output.
+pub fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}
+
+/// Prints rows in columns two spaces apart.
+pub fn table(header: &[&str], rows: &[Vec<String>]) {
+    line(&layout(header, rows));
+}
+
+/// Prints names and values, one a line; empty values are left out.
+pub fn record(fields: &[(&str, String)]) {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+        line(&format!("{name:width$}  {}", printable(value)));
+    }
+}
+
+/// The text of a table.
+pub fn layout(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut all: Vec<Vec<String>> = vec![header.iter().map(ToString::to_string).collect()];
+    all.extend(rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()));
+    let widths: Vec<usize> = (0..header.len()).map(|i| all.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+    all.iter()
+        .map(|row| {
+            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.chars().count()))).collect();
+            cells.join("  ").trim_end().to_owned()
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Text of the server for a terminal: control characters, which could draw on it, are shown and not obeyed.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// A JSON value as a cell; nothing for null.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(items) if items.iter().all(|i| !i.is_array() && !i.is_object()) => items.iter().map(cell).collect::<Vec<_>>().join(","),
+        Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// A time of the wire as a cell: seconds are enough, and the zero time means never.
+pub fn time(value: &Value) -> String {
+    let text = cell(value);
+    if text.starts_with("0001-") {
+        return String::new();
+    }
+    match text.split_once('.') {
+        Some((whole, rest)) if rest.ends_with('Z') => format!("{whole}Z"),
+        _ => text,
+    }
+}
+
+/// A bar for bytes when someone is watching, else nothing.
+pub fn progress(total_bytes: Option<u64>, name: &str) -> indicatif::ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let style = |template: &str| indicatif::ProgressStyle::with_template(template).unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    let bar = match total_bytes {
+        Some(total) => indicatif::ProgressBar::new(total).with_style(style("{msg} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")),
+        None => indicatif::ProgressBar::new_spinner().with_style(style("{msg} {spinner} {bytes} {binary_bytes_per_sec}")),
+    };
+    bar.with_message(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_controls_are_shown() {
+        let text = layout(&["ID", "STATUS"], &[vec!["sb-1".into(), "running".into()], vec!["ü".into(), "a\x1b[2J".into()]]);
+        assert_eq!(text, "ID    STATUS\nsb-1  running\nü     a\u{fffd}[2J");
+    }
+
+    #[test]
+    fn times_lose_their_fraction_and_the_zero_time_is_never() {
+        assert_eq!(time(&"2026-05-01T10:00:00.123456Z".into()), "2026-05-01T10:00:00Z");
+        assert_eq!(time(&"0001-01-01T00:00:00Z".into()), "");
+        assert_eq!(time(&Value::Null), "");
+    }
+}

@@ -1,0 +1,229 @@
+//! What `sandbar serve` is told: flags over environment over a TOML file over defaults.
+//!
+//! [`Layer`] is all of them at once: clap reads flags and `SANDBAR_...` into one, serde reads the file into another,
+//! and [`Layer::over`] puts the first on top of the second. So every setting exists in the three places under one name.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use sandbar_core::egress::{Prefix, PrefixError};
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// Read when no `--config` is given and the file is there.
+pub const CONFIG_PATH_DEFAULT: &str = "/etc/sandbar/sandbar.toml";
+/// A configuration file beyond this many bytes is a mistake.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Idle sandboxes beyond this many are a mistake.
+const POOL_IDLE_MAX: u32 = 10_000;
+
+/// The settings of a server, complete and checked.
+#[derive(Debug, Clone)]
+pub struct ServeSettings {
+    /// Where everything durable lives.
+    pub data_dir: PathBuf,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// The first admin key; the server makes one when absent.
+    pub bootstrap_token: Option<String>,
+    /// Public hosts are below this name.
+    pub public_domain: String,
+    /// Whether strangers may make an account.
+    pub registration: bool,
+    /// Protected ranges that sandboxes may reach all the same.
+    pub egress_allow: Vec<Prefix>,
+    /// Idle sandboxes kept ready for the built-in template.
+    pub pool_min_idle: u32,
+    /// Form of the log.
+    pub log: LogFormat,
+    /// A tracing filter: a level, or directives as in `info,sandbar_node=debug`.
+    pub log_level: String,
+}
+
+/// Form of the server's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// One source of settings; what it does not name is left to the next one.
+#[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// Folder of everything durable [default: /var/lib/sandbar]
+    #[arg(long, env = "SANDBAR_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address and port of the API [default: 127.0.0.1:8700]
+    #[arg(long, env = "SANDBAR_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// The first admin key; without it the server makes one and prints it once
+    #[arg(long, env = "SANDBAR_BOOTSTRAP_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub bootstrap_token: Option<String>,
+    /// Name below which public hosts live [default: localhost]
+    #[arg(long, env = "SANDBAR_PUBLIC_DOMAIN", value_name = "NAME")]
+    pub public_domain: Option<String>,
+    /// Let strangers make an account by /auth/register [default: false]
+    #[arg(long, env = "SANDBAR_REGISTRATION", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub registration: Option<bool>,
+    /// Private ranges that sandboxes may reach, as comma-separated CIDRs
+    #[arg(long, env = "SANDBAR_EGRESS_ALLOW", value_name = "CIDRS")]
+    pub egress_allow: Option<Cidrs>,
+    /// Idle sandboxes kept ready for the built-in template [default: 4]
+    #[arg(long, env = "SANDBAR_POOL_MIN_IDLE", value_name = "N")]
+    pub pool_min_idle: Option<u32>,
+    /// Form of the log [default: text]
+    #[arg(long, env = "SANDBAR_LOG", value_enum, value_name = "FORM")]
+    pub log: Option<LogFormat>,
+    /// A level or tracing filter, for example info or info,sandbar_node=debug [default: info]
+    #[arg(long, env = "SANDBAR_LOG_LEVEL", value_name = "FILTER")]
+    pub log_level: Option<String>,
+}
+
+impl Layer {
+    /// This layer where it says something, `below` where it does not.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            data_dir: self.data_dir.or(below.data_dir),
+            listen: self.listen.or(below.listen),
+            bootstrap_token: self.bootstrap_token.or(below.bootstrap_token),
+            public_domain: self.public_domain.or(below.public_domain),
+            registration: self.registration.or(below.registration),
+            egress_allow: self.egress_allow.or(below.egress_allow),
+            pool_min_idle: self.pool_min_idle.or(below.pool_min_idle),
+            log: self.log.or(below.log),
+            log_level: self.log_level.or(below.log_level),
+        }
+    }
+
+    /// Fills in the defaults and checks what a type cannot.
+    pub fn complete(self) -> anyhow::Result<ServeSettings> {
+        let settings = ServeSettings {
+            data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/sandbar")),
+            listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8700))),
+            bootstrap_token: self.bootstrap_token.filter(|token| !token.is_empty()),
+            public_domain: self.public_domain.unwrap_or_else(|| "localhost".into()),
+            registration: self.registration.unwrap_or(false),
+            egress_allow: self.egress_allow.unwrap_or_default().0,
+            pool_min_idle: self.pool_min_idle.unwrap_or(4),
+            log: self.log.unwrap_or_default(),
+            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+        };
+        if settings.data_dir.as_os_str().is_empty() {
+            bail!("data_dir is empty; it must name a folder");
+        }
+        if let Some(token) = &settings.bootstrap_token
+            && (token.len() < 8 || token.len() > 200 || !token.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            bail!("bootstrap_token must be 8 to 200 visible ASCII characters");
+        }
+        if !is_domain(&settings.public_domain) {
+            bail!("public_domain {:?} is no host name", settings.public_domain);
+        }
+        if settings.pool_min_idle > POOL_IDLE_MAX {
+            bail!("pool_min_idle {} is above {POOL_IDLE_MAX}", settings.pool_min_idle);
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log_level) {
+            bail!("log_level {:?} is no tracing filter: {error}", settings.log_level);
+        }
+        Ok(settings)
+    }
+}
+
+/// Reads settings: `flags` (which clap already put over the environment), then the file.
+///
+/// # Errors
+/// The file cannot be read, has a key that no setting has, or a value does not fit.
+pub fn load(flags: Layer, config: Option<&Path>) -> anyhow::Result<ServeSettings> {
+    let file = match config {
+        Some(path) => read(path)?,
+        None if Path::new(CONFIG_PATH_DEFAULT).exists() => read(Path::new(CONFIG_PATH_DEFAULT))?,
+        None => Layer::default(),
+    };
+    flags.over(file).complete()
+}
+
+fn read(path: &Path) -> anyhow::Result<Layer> {
+    let size = std::fs::metadata(path).with_context(|| format!("cannot read the configuration {}", path.display()))?.len();
+    if size > CONFIG_BYTES_MAX {
+        bail!("the configuration {} has {size} bytes; at most {CONFIG_BYTES_MAX} are read", path.display());
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    parse(&text).with_context(|| format!("the configuration {} is wrong", path.display()))
+}
+
+fn parse(text: &str) -> anyhow::Result<Layer> {
+    Ok(toml::from_str(text)?)
+}
+
+fn is_domain(name: &str) -> bool {
+    let label = |l: &str| !l.is_empty() && l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    name.len() <= 190 && name.split('.').all(label)
+}
+
+/// Ranges: comma-separated text, in TOML also a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cidrs(pub Vec<Prefix>);
+
+impl FromStr for Cidrs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| part.parse().map_err(|error: PrefixError| error.to_string())).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cidrs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            List(Vec<String>),
+        }
+        let text = match Form::deserialize(deserializer)? {
+            Form::Text(text) => text,
+            Form::List(list) => list.join(","),
+        };
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file = parse("listen = '127.0.0.1:9000'\npool_min_idle = 7\negress_allow = ['10.0.0.0/8', '::1']\n").unwrap();
+        let flags = Layer { pool_min_idle: Some(2), ..Layer::default() };
+        let settings = flags.over(file).complete().unwrap();
+        assert_eq!(settings.listen.port(), 9000);
+        assert_eq!(settings.pool_min_idle, 2);
+        assert_eq!(settings.public_domain, "localhost");
+        assert_eq!(settings.egress_allow.iter().map(Prefix::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = format!("{:#}", parse("data_dirr = '/x'\n").unwrap_err());
+        assert!(error.contains("data_dirr") && error.contains("data_dir"), "{error}");
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for text in ["egress_allow = '10.0.0.0/33'", "egress_allow = 'example.com'", "pool_min_idle = -1", "log = 'xml'", "listen = 'localhost'"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        for text in ["public_domain = 'a..b'", "bootstrap_token = 'a b c d e f'", "log_level = 'a=b=c'", "pool_min_idle = 20000"] {
+            assert!(parse(text).unwrap().complete().is_err(), "{text}");
+        }
+    }
+}
