@@ -10,7 +10,10 @@ use room::{LIMITS, Room};
 use sandbar_linux::{cgroup::Cgroup, pidfd};
 
 fn main() {
-    let rounds: usize = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(200);
+    let rounds: usize = std::env::args()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(200);
     let (mut group, mut start, mut answer, mut end) = (vec![], vec![], vec![], vec![]);
     println!("{}", room::hierarchy().describe());
     room::agent();
@@ -40,5 +43,9 @@ fn main() {
 fn print(what: &str, times: &mut [Duration]) {
     times.sort();
     let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
-    println!("{what:32} median {:6.3} ms  p90 {:6.3} ms", ms(times.len() / 2), ms(times.len() * 9 / 10));
+    println!(
+        "{what:32} median {:6.3} ms  p90 {:6.3} ms",
+        ms(times.len() / 2),
+        ms(times.len() * 9 / 10)
+    );
 }

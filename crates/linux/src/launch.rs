@@ -118,7 +118,9 @@ pub fn launch(
     match attempt(spec, plan::Entry::Born, &mut configure) {
         // Linux 6.14 and later kill a child at birth in a group that saw a different number of `cgroup.kill`s than our own group did.
         // It can still walk in.
-        Err(LaunchError::Died { .. }) if !net_begun => attempt(spec, plan::Entry::Joins, configure_net),
+        Err(LaunchError::Died { .. }) if !net_begun => {
+            attempt(spec, plan::Entry::Joins, configure_net)
+        }
         result => result,
     }
 }
@@ -131,12 +133,14 @@ fn attempt(
     let prepared = plan::Prepared::new(spec, entry)?;
     let mut child = spawn::Child::start(&prepared)?;
     let made = (|| {
-        userns::write_maps(child.pid(), spec.uid_base).map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
-        let ids = userns::open_namespace(child.pid(), "user").map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
+        userns::write_maps(child.pid(), spec.uid_base)
+            .map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
+        let ids = userns::open_namespace(child.pid(), "user")
+            .map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
         let mounts = mounts::make(spec, ids.as_fd())?;
         child.send_mounts(&mounts)?;
-        drop(mounts);
-        let netns = userns::open_namespace(child.pid(), "net").map_err(|e| LaunchError::host(Step::Network, None, e))?;
+        let netns = userns::open_namespace(child.pid(), "net")
+            .map_err(|e| LaunchError::host(Step::Network, None, e))?;
         configure_net(netns.as_fd()).map_err(LaunchError::Network)?;
         child.execute()?;
         Ok(netns)
@@ -145,7 +149,13 @@ fn attempt(
     let netns = made.map_err(|error| child.verdict(&prepared).unwrap_or(error))?;
     child.wait_until_executed(&prepared)?;
 
-    let start_time_ticks = pidfd::start_time(child.pid()).ok_or(LaunchError::Died { status: None })?;
+    let start_time_ticks =
+        pidfd::start_time(child.pid()).ok_or(LaunchError::Died { status: None })?;
     let (pid, pidfd) = child.release();
-    Ok(Launched { pid, start_time_ticks, pidfd, netns })
+    Ok(Launched {
+        pid,
+        start_time_ticks,
+        pidfd,
+        netns,
+    })
 }

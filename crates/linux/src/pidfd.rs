@@ -73,7 +73,10 @@ mod tests {
 
     #[test]
     fn a_child_is_reaped_once_and_a_stranger_never() {
-        let child = std::process::Command::new("/bin/sh").args(["-c", "exit 3"]).spawn().expect("spawn");
+        let child = std::process::Command::new("/bin/sh")
+            .args(["-c", "exit 3"])
+            .spawn()
+            .expect("spawn");
         let pidfd = open(child.id()).expect("pidfd");
         let status = loop {
             if let Some(status) = reap(&pidfd) {
@@ -84,6 +87,9 @@ mod tests {
         assert_eq!(status.code(), Some(3));
         assert!(reap(&pidfd).is_none());
         assert!(reap(&open(1).expect("pidfd of init")).is_none());
-        assert!(is_same(std::process::id(), start_time(std::process::id()).expect("own start")));
+        assert!(is_same(
+            std::process::id(),
+            start_time(std::process::id()).expect("own start")
+        ));
     }
 }

@@ -13,7 +13,10 @@ pub(super) fn prepare(base: &Path, leave_base: bool, below: &[&str]) -> Result<(
     if leave_base {
         let server = base.join(SERVER);
         ensure_dir(&server)?;
-        write(&server.join("cgroup.procs"), &std::process::id().to_string())?;
+        write(
+            &server.join("cgroup.procs"),
+            &std::process::id().to_string(),
+        )?;
     }
     let mut dir = base.to_owned();
     hand_down(&dir)?;
@@ -26,7 +29,13 @@ pub(super) fn prepare(base: &Path, leave_base: bool, below: &[&str]) -> Result<(
 }
 
 pub(super) fn set_limits(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
-    let or_max = |value: u64| if value == 0 { "max".to_owned() } else { value.to_string() };
+    let or_max = |value: u64| {
+        if value == 0 {
+            "max".to_owned()
+        } else {
+            value.to_string()
+        }
+    };
     write(&dir.join("memory.max"), &or_max(limits.memory_bytes))?;
     // Absent without swap accounting.
     let swap = dir.join("memory.swap.max");
@@ -36,10 +45,15 @@ pub(super) fn set_limits(dir: &Path, limits: &Limits) -> Result<(), CgroupError>
     write(&dir.join("pids.max"), &or_max(limits.pids))?;
     let quota = match limits.cpu_millis {
         0 => "max".to_owned(),
-        millis => (millis.saturating_mul(CPU_PERIOD_USEC) / 1000).max(CPU_QUOTA_MIN_USEC).to_string(),
+        millis => (millis.saturating_mul(CPU_PERIOD_USEC) / 1000)
+            .max(CPU_QUOTA_MIN_USEC)
+            .to_string(),
     };
     write(&dir.join("cpu.max"), &format!("{quota} {CPU_PERIOD_USEC}"))?;
-    write(&dir.join("cpu.weight"), &limits.cpu_weight.clamp(1, 10_000).to_string())
+    write(
+        &dir.join("cpu.weight"),
+        &limits.cpu_weight.clamp(1, 10_000).to_string(),
+    )
 }
 
 pub(super) fn usage(dir: &Path) -> Usage {
@@ -60,7 +74,11 @@ fn hand_down(dir: &Path) -> Result<(), CgroupError> {
         .filter(|c| !have.split_whitespace().any(|h| h == *c))
         .map(|c| format!("+{c}"))
         .collect();
-    if missing.is_empty() { Ok(()) } else { write(&file, &missing.join(" ")) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        write(&file, &missing.join(" "))
+    }
 }
 
 fn ensure_dir(dir: &Path) -> Result<(), CgroupError> {

@@ -69,7 +69,8 @@ const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
-const RESOLVE: u64 = libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_BENEATH;
+const RESOLVE: u64 =
+    libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_BENEATH;
 const CLOSE_RANGE_CLOEXEC: u32 = 4;
 
 /// Where the child stands, for the report.
@@ -87,7 +88,11 @@ struct At {
 pub(super) unsafe extern "C" fn main(plan: usize) -> ! {
     // SAFETY: as the caller vouches.
     let plan = unsafe { &*(plan as *const ChildPlan<'_>) };
-    let mut at = At { step: Step::JoinCgroup, index: 0, sync: plan.sync };
+    let mut at = At {
+        step: Step::JoinCgroup,
+        index: 0,
+        sync: plan.sync,
+    };
     let Err(errno) = run(plan, &mut at);
     report(at.sync, at.step as u32, at.index, errno as u32);
     loop {
@@ -106,8 +111,22 @@ fn run(plan: &ChildPlan<'_>, at: &mut At) -> Result<std::convert::Infallible, Er
 
     at.to(Step::Root);
     let root = mounts[0];
-    call!(libc::SYS_mount, 0, c"/", 0, libc::MS_REC | libc::MS_PRIVATE, 0)?;
-    call!(libc::SYS_move_mount, root, c"", libc::AT_FDCWD, c"/", MOVE_MOUNT_F_EMPTY_PATH)?;
+    call!(
+        libc::SYS_mount,
+        0,
+        c"/",
+        0,
+        libc::MS_REC | libc::MS_PRIVATE,
+        0
+    )?;
+    call!(
+        libc::SYS_move_mount,
+        root,
+        c"",
+        libc::AT_FDCWD,
+        c"/",
+        MOVE_MOUNT_F_EMPTY_PATH
+    )?;
 
     at.to(Step::Ids);
     call!(libc::SYS_setgroups, 0, 0)?;
@@ -127,7 +146,9 @@ fn run(plan: &ChildPlan<'_>, at: &mut At) -> Result<std::convert::Infallible, Er
     at.to(Step::Bind);
     for (index, bind) in plan.binds.iter().enumerate() {
         at.index = index as u32;
-        let Some(tree) = mounts.get(index + 1) else { return Err(libc::EPROTO) };
+        let Some(tree) = mounts.get(index + 1) else {
+            return Err(libc::EPROTO);
+        };
         attach_bind(root, bind, *tree)?;
     }
 
@@ -159,17 +180,37 @@ fn run(plan: &ChildPlan<'_>, at: &mut At) -> Result<std::convert::Infallible, Er
     }
 
     at.to(Step::Seccomp);
-    let program = libc::sock_fprog { len: plan.filter.len() as u16, filter: plan.filter.as_ptr().cast_mut() };
-    call!(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(&program))?;
+    let program = libc::sock_fprog {
+        len: plan.filter.len() as u16,
+        filter: plan.filter.as_ptr().cast_mut(),
+    };
+    call!(
+        libc::SYS_seccomp,
+        libc::SECCOMP_SET_MODE_FILTER,
+        0,
+        ptr::from_ref(&program)
+    )?;
 
     at.to(Step::Talk);
     wait_for(sync, spawn::EXECUTE)?;
 
     at.to(Step::Execute);
     reset_signals()?;
-    call!(libc::SYS_close_range, first_private, u32::MAX, CLOSE_RANGE_CLOEXEC)?;
+    call!(
+        libc::SYS_close_range,
+        first_private,
+        u32::MAX,
+        CLOSE_RANGE_CLOEXEC
+    )?;
     report(sync, spawn::ABOUT_TO_EXECUTE, 0, 0);
-    let executed = call!(libc::SYS_execveat, agent, c"", plan.argv, plan.env, libc::AT_EMPTY_PATH);
+    let executed = call!(
+        libc::SYS_execveat,
+        agent,
+        c"",
+        plan.argv,
+        plan.env,
+        libc::AT_EMPTY_PATH
+    );
     Err(executed.err().unwrap_or(libc::EIO))
 }
 
@@ -193,17 +234,26 @@ fn join_cgroups(plan: &ChildPlan<'_>, at: &mut At) -> Result<(), Errno> {
 }
 
 fn receive_mounts(sync: RawFd) -> Result<([RawFd; BINDS_MAX + 1], usize), Errno> {
-    const SPACE: usize = (mem::size_of::<libc::cmsghdr>() + (BINDS_MAX + 1) * mem::size_of::<RawFd>()).div_ceil(8);
+    const SPACE: usize =
+        (mem::size_of::<libc::cmsghdr>() + (BINDS_MAX + 1) * mem::size_of::<RawFd>()).div_ceil(8);
     let mut control = [0u64; SPACE];
     let mut byte = 0u8;
-    let mut part = libc::iovec { iov_base: ptr::from_mut(&mut byte).cast(), iov_len: 1 };
+    let mut part = libc::iovec {
+        iov_base: ptr::from_mut(&mut byte).cast(),
+        iov_len: 1,
+    };
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = &mut part;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = mem::size_of_val(&control);
-    let read = call!(libc::SYS_recvmsg, sync, ptr::from_mut(&mut message), libc::MSG_CMSG_CLOEXEC)?;
+    let read = call!(
+        libc::SYS_recvmsg,
+        sync,
+        ptr::from_mut(&mut message),
+        libc::MSG_CMSG_CLOEXEC
+    )?;
     // Nothing read: the host gave up.
     if read != 1 || byte != spawn::MOUNTS || message.msg_flags & libc::MSG_CTRUNC != 0 {
         return Err(libc::EPROTO);
@@ -214,11 +264,16 @@ fn receive_mounts(sync: RawFd) -> Result<([RawFd; BINDS_MAX + 1], usize), Errno>
     if header.cmsg_level != libc::SOL_SOCKET || header.cmsg_type != libc::SCM_RIGHTS {
         return Err(libc::EPROTO);
     }
-    let bytes = header.cmsg_len.saturating_sub(mem::size_of::<libc::cmsghdr>());
+    let bytes = header
+        .cmsg_len
+        .saturating_sub(mem::size_of::<libc::cmsghdr>());
     let count = (bytes / mem::size_of::<RawFd>()).min(fds.len());
     // SAFETY: the descriptors follow the header, whose size keeps them aligned; `count` is within both arrays.
     unsafe {
-        let data = control.as_ptr().byte_add(mem::size_of::<libc::cmsghdr>()).cast::<RawFd>();
+        let data = control
+            .as_ptr()
+            .byte_add(mem::size_of::<libc::cmsghdr>())
+            .cast::<RawFd>();
         ptr::copy_nonoverlapping(data, fds.as_mut_ptr(), count);
     }
     Ok((fds, count))
@@ -226,13 +281,33 @@ fn receive_mounts(sync: RawFd) -> Result<([RawFd; BINDS_MAX + 1], usize), Errno>
 
 fn wait_for(sync: RawFd, wanted: u8) -> Result<(), Errno> {
     let mut byte = 0u8;
-    let read = call!(libc::SYS_recvfrom, sync, ptr::from_mut(&mut byte), 1, 0, 0, 0)?;
-    if read == 1 && byte == wanted { Ok(()) } else { Err(libc::EPROTO) }
+    let read = call!(
+        libc::SYS_recvfrom,
+        sync,
+        ptr::from_mut(&mut byte),
+        1,
+        0,
+        0,
+        0
+    )?;
+    if read == 1 && byte == wanted {
+        Ok(())
+    } else {
+        Err(libc::EPROTO)
+    }
 }
 
 fn report(sync: RawFd, step: u32, index: u32, errno: u32) {
     let words = [step, index, errno];
-    let _ = call!(libc::SYS_sendto, sync, words.as_ptr(), REPORT_BYTES, libc::MSG_NOSIGNAL, 0, 0);
+    let _ = call!(
+        libc::SYS_sendto,
+        sync,
+        words.as_ptr(),
+        REPORT_BYTES,
+        libc::MSG_NOSIGNAL,
+        0,
+        0
+    );
 }
 
 /// /dev on a small tmpfs of our own. Leaves an empty directory whose name is gone, as the mask for directories; returns its handle.
@@ -240,13 +315,26 @@ fn make_dev(plan: &ChildPlan<'_>, at: &mut At, root: RawFd) -> Result<RawFd, Err
     ensure_dir(root, c"dev", 0o755)?;
     let place = open_beneath(root, c"dev", libc::O_PATH | libc::O_DIRECTORY)?;
     call!(libc::SYS_fchdir, place)?;
-    call!(libc::SYS_mount, c"tmpfs", c".", c"tmpfs", libc::MS_NOSUID | libc::MS_NOEXEC, c"mode=755,size=64k,nr_inodes=64")?;
+    call!(
+        libc::SYS_mount,
+        c"tmpfs",
+        c".",
+        c"tmpfs",
+        libc::MS_NOSUID | libc::MS_NOEXEC,
+        c"mode=755,size=64k,nr_inodes=64"
+    )?;
     // "." is still the directory below the mount.
     let dev = open_beneath(root, c"dev", libc::O_PATH | libc::O_DIRECTORY)?;
     call!(libc::SYS_fchdir, dev)?;
     for (index, (host, name)) in DEVICES.iter().enumerate() {
         at.index = index as u32;
-        let file = call!(libc::SYS_openat, libc::AT_FDCWD, *name, libc::O_CREAT | libc::O_WRONLY | libc::O_CLOEXEC, 0o666)?;
+        let file = call!(
+            libc::SYS_openat,
+            libc::AT_FDCWD,
+            *name,
+            libc::O_CREAT | libc::O_WRONLY | libc::O_CLOEXEC,
+            0o666
+        )?;
         call!(libc::SYS_close, file)?;
         call!(libc::SYS_mount, *host, *name, 0, libc::MS_BIND, 0)?;
     }
@@ -256,9 +344,23 @@ fn make_dev(plan: &ChildPlan<'_>, at: &mut At, root: RawFd) -> Result<RawFd, Err
     }
     call!(libc::SYS_mkdirat, libc::AT_FDCWD, c"pts", 0o755)?;
     let pts_options = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
-    call!(libc::SYS_mount, c"devpts", c"pts", c"devpts", libc::MS_NOSUID | libc::MS_NOEXEC, pts_options)?;
+    call!(
+        libc::SYS_mount,
+        c"devpts",
+        c"pts",
+        c"devpts",
+        libc::MS_NOSUID | libc::MS_NOEXEC,
+        pts_options
+    )?;
     call!(libc::SYS_mkdirat, libc::AT_FDCWD, c"shm", 0o1777)?;
-    call!(libc::SYS_mount, c"tmpfs", c"shm", c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, plan.shm_options)?;
+    call!(
+        libc::SYS_mount,
+        c"tmpfs",
+        c"shm",
+        c"tmpfs",
+        libc::MS_NOSUID | libc::MS_NODEV,
+        plan.shm_options
+    )?;
     call!(libc::SYS_mkdirat, libc::AT_FDCWD, c".mask", 0o555)?;
     Ok(dev as RawFd)
 }
@@ -270,20 +372,46 @@ fn make_proc(at: &mut At, root: RawFd, dev: RawFd) -> Result<(), Errno> {
     call!(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0)?;
     let quiet = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     let proc = call!(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, quiet)? as RawFd;
-    call!(libc::SYS_move_mount, proc, c"", place, c"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)?;
+    call!(
+        libc::SYS_move_mount,
+        proc,
+        c"",
+        place,
+        c"",
+        MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    )?;
     call!(libc::SYS_fchdir, proc)?;
 
     // All that is writable in /proc and not about one process: sysctls of our own namespaces are ours to write by ownership.
     call!(libc::SYS_mount, c"sys", c"sys", 0, libc::MS_BIND, 0)?;
-    let read_only = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY | quiet, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    call!(libc::SYS_mount_setattr, libc::AT_FDCWD, c"sys", 0, ptr::from_ref(&read_only), mem::size_of::<libc::mount_attr>())?;
+    let read_only = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | quiet,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    call!(
+        libc::SYS_mount_setattr,
+        libc::AT_FDCWD,
+        c"sys",
+        0,
+        ptr::from_ref(&read_only),
+        mem::size_of::<libc::mount_attr>()
+    )?;
 
     for (index, (name, is_dir)) in MASKED.iter().enumerate() {
         at.index = index as u32;
         if *is_dir {
             mask_dir(dev, proc, name)?;
         } else {
-            skip_missing(call!(libc::SYS_mount, c"/dev/null", *name, 0, libc::MS_BIND, 0))?;
+            skip_missing(call!(
+                libc::SYS_mount,
+                c"/dev/null",
+                *name,
+                0,
+                libc::MS_BIND,
+                0
+            ))?;
         }
     }
     at.to(Step::Proc);
@@ -295,7 +423,14 @@ fn make_proc(at: &mut At, root: RawFd, dev: RawFd) -> Result<(), Errno> {
 fn mask_dir(dev: RawFd, proc: RawFd, name: &CStr) -> Result<(), Errno> {
     let clone = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
     let tree = call!(libc::SYS_open_tree, dev, c".mask", clone)?;
-    skip_missing(call!(libc::SYS_move_mount, tree, c"", proc, name, MOVE_MOUNT_F_EMPTY_PATH))?;
+    skip_missing(call!(
+        libc::SYS_move_mount,
+        tree,
+        c"",
+        proc,
+        name,
+        MOVE_MOUNT_F_EMPTY_PATH
+    ))?;
     call!(libc::SYS_close, tree)?;
     Ok(())
 }
@@ -308,7 +443,9 @@ fn skip_missing(result: Result<usize, Errno>) -> Result<(), Errno> {
 }
 
 fn attach_bind(root: RawFd, bind: &BindTarget, tree: RawFd) -> Result<(), Errno> {
-    let Some((name, parents)) = bind.components.split_last() else { return Err(libc::EINVAL) };
+    let Some((name, parents)) = bind.components.split_last() else {
+        return Err(libc::EINVAL);
+    };
     let mut dir = root;
     for parent in parents {
         ensure_dir(dir, parent, 0o755)?;
@@ -322,7 +459,8 @@ fn attach_bind(root: RawFd, bind: &BindTarget, tree: RawFd) -> Result<(), Errno>
         ensure_dir(dir, name, 0o755)?;
         open_beneath(dir, name, libc::O_PATH | libc::O_DIRECTORY)?
     } else {
-        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let flags =
+            libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
         match call!(libc::SYS_openat, dir, name.as_c_str(), flags, 0o644) {
             Ok(made) => {
                 call!(libc::SYS_close, made)?;
@@ -332,7 +470,14 @@ fn attach_bind(root: RawFd, bind: &BindTarget, tree: RawFd) -> Result<(), Errno>
         }
         open_beneath(dir, name, libc::O_PATH)?
     };
-    call!(libc::SYS_move_mount, tree, c"", place, c"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)?;
+    call!(
+        libc::SYS_move_mount,
+        tree,
+        c"",
+        place,
+        c"",
+        MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    )?;
     call!(libc::SYS_close, place)?;
     if dir != root {
         call!(libc::SYS_close, dir)?;
@@ -353,7 +498,13 @@ fn open_beneath(dir: RawFd, name: &CStr, flags: i32) -> Result<RawFd, Errno> {
     let mut how: libc::open_how = unsafe { MaybeUninit::zeroed().assume_init() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
     how.resolve = RESOLVE;
-    let fd = call!(libc::SYS_openat2, dir, name, ptr::from_ref(&how), mem::size_of::<libc::open_how>())?;
+    let fd = call!(
+        libc::SYS_openat2,
+        dir,
+        name,
+        ptr::from_ref(&how),
+        mem::size_of::<libc::open_how>()
+    )?;
     Ok(fd as RawFd)
 }
 
@@ -362,7 +513,9 @@ fn open_beneath(dir: RawFd, name: &CStr, flags: i32) -> Result<RawFd, Errno> {
 fn place_files(plan: &ChildPlan<'_>, at: &mut At) -> Result<(RawFd, RawFd, RawFd), Errno> {
     let first_private = plan.fds.last().map_or(0, |(_, number)| number + 1);
     // Out of the way first, so that no number is overwritten before it was copied.
-    let away = |fd: RawFd| call!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, first_private).map(|fd| fd as RawFd);
+    let away = |fd: RawFd| {
+        call!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, first_private).map(|fd| fd as RawFd)
+    };
     let sync = away(plan.sync)?;
     at.sync = sync;
     let agent = away(plan.agent)?;
@@ -395,16 +548,33 @@ fn set_limits(plan: &ChildPlan<'_>) -> Result<(), Errno> {
 
 /// Never above the hard limit that we have: raising needs a capability that even a root server may lack.
 fn set_limit(resource: u32, value: u64) -> Result<(), Errno> {
-    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let mut now = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     call!(libc::SYS_prlimit64, 0, resource, 0, ptr::from_mut(&mut now))?;
-    let value = if value < now.rlim_max { value } else { now.rlim_max };
-    let new = libc::rlimit64 { rlim_cur: value, rlim_max: value };
+    let value = if value < now.rlim_max {
+        value
+    } else {
+        now.rlim_max
+    };
+    let new = libc::rlimit64 {
+        rlim_cur: value,
+        rlim_max: value,
+    };
     call!(libc::SYS_prlimit64, 0, resource, ptr::from_ref(&new), 0)?;
     Ok(())
 }
 
 fn drop_capabilities() -> Result<(), Errno> {
-    call!(libc::SYS_prctl, libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)?;
+    call!(
+        libc::SYS_prctl,
+        libc::PR_CAP_AMBIENT,
+        libc::PR_CAP_AMBIENT_CLEAR_ALL,
+        0,
+        0,
+        0
+    )?;
     for number in 0..64u32 {
         if caps::KEPT_MASK & (1 << number) != 0 {
             continue;
@@ -428,10 +598,30 @@ fn drop_capabilities() -> Result<(), Errno> {
 fn restrict(attr: &landlock::RulesetAttr) -> Result<(), Errno> {
     const RULE_PATH_BENEATH: u32 = 1;
     let size = mem::size_of::<landlock::RulesetAttr>();
-    let ruleset = call!(libc::SYS_landlock_create_ruleset, ptr::from_ref(attr), size, 0)?;
-    let root = call!(libc::SYS_openat, libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0)?;
-    let rule = landlock::PathBeneathAttr { allowed_access: landlock::REFER, parent_fd: root as i32 };
-    call!(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, ptr::from_ref(&rule), 0)?;
+    let ruleset = call!(
+        libc::SYS_landlock_create_ruleset,
+        ptr::from_ref(attr),
+        size,
+        0
+    )?;
+    let root = call!(
+        libc::SYS_openat,
+        libc::AT_FDCWD,
+        c"/",
+        libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        0
+    )?;
+    let rule = landlock::PathBeneathAttr {
+        allowed_access: landlock::REFER,
+        parent_fd: root as i32,
+    };
+    call!(
+        libc::SYS_landlock_add_rule,
+        ruleset,
+        RULE_PATH_BENEATH,
+        ptr::from_ref(&rule),
+        0
+    )?;
     call!(libc::SYS_landlock_restrict_self, ruleset, 0)?;
     call!(libc::SYS_close, root)?;
     call!(libc::SYS_close, ruleset)?;
@@ -449,6 +639,12 @@ fn reset_signals() -> Result<(), Errno> {
         }
     }
     let none = 0u64;
-    call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, ptr::from_ref(&none), 0, 8)?;
+    call!(
+        libc::SYS_rt_sigprocmask,
+        libc::SIG_SETMASK,
+        ptr::from_ref(&none),
+        0,
+        8
+    )?;
     Ok(())
 }

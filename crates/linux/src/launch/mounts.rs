@@ -24,6 +24,9 @@ const OPTION_MAX_BYTES: usize = 256;
 pub(super) struct Mounts {
     /// The root first, then the binds in order.
     pub fds: Vec<OwnedFd>,
+    /// The shifted layers below the root, which has its own hold on them. Letting go of a detached mount waits for every
+    /// processor, so that is done while the child works.
+    _layers: Vec<OwnedFd>,
 }
 
 /// Gives a directory to the first id of the range. An idmapped mount of the upper layer would not do instead: overlayfs cannot make its work directory
@@ -42,15 +45,23 @@ pub(super) fn give_to_range(dir: &Path, uid_base: u32) -> Result<(), LaunchError
 
 /// Makes the root and all binds, with the child's user namespace for the id shift.
 pub(super) fn make(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<Mounts, LaunchError> {
-    let mut fds = vec![root(spec, ids)?];
+    let (root, layers) = root(spec, ids)?;
+    let mut fds = vec![root];
     for bind in spec.binds {
-        let tree = bind_tree(bind, ids).map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
+        let tree = bind_tree(bind, ids)
+            .map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
         fds.push(tree);
     }
-    Ok(Mounts { fds })
+    Ok(Mounts {
+        fds,
+        _layers: layers,
+    })
 }
 
-fn root(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<OwnedFd, LaunchError> {
+fn root(
+    spec: &LaunchSpec<'_>,
+    ids: BorrowedFd<'_>,
+) -> Result<(OwnedFd, Vec<OwnedFd>), LaunchError> {
     let mut lowers = Vec::with_capacity(spec.lowers.len());
     let mut shifted_any = false;
     for lower in spec.lowers {
@@ -63,20 +74,26 @@ fn root(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<OwnedFd, LaunchErr
         }
         lowers.push(tree);
     }
-    match overlay(spec, &lowers) {
+    let made = match overlay(spec, &lowers) {
         // Kernels before 6.15 take no detached mount as a layer.
         Err(e) if shifted_any && e.raw_os_error() == Some(libc::EINVAL) => {
-            let plain: io::Result<Vec<OwnedFd>> = spec.lowers.iter().map(|lower| open_dir(lower)).collect();
+            let plain: io::Result<Vec<OwnedFd>> =
+                spec.lowers.iter().map(|lower| open_dir(lower)).collect();
             plain.and_then(|plain| overlay(spec, &plain))
         }
         other => other,
-    }
-    .map_err(|e| LaunchError::host(Step::Overlay, Some(spec.upper.to_owned()), e))
+    };
+    let root =
+        made.map_err(|e| LaunchError::host(Step::Overlay, Some(spec.upper.to_owned()), e))?;
+    Ok((root, lowers))
 }
 
 fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let paths: Vec<String> = lowers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
+    let paths: Vec<String> = lowers
+        .iter()
+        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .collect();
     let joined = paths.join(":");
     if joined.len() < OPTION_MAX_BYTES {
         option(fs.as_fd(), c"lowerdir", joined.as_bytes())?;
@@ -88,15 +105,29 @@ fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
     }
     let upper = open_dir(spec.upper)?;
     let work = open_dir(spec.work)?;
-    option(fs.as_fd(), c"upperdir", format!("/proc/self/fd/{}", upper.as_raw_fd()).as_bytes())?;
-    option(fs.as_fd(), c"workdir", format!("/proc/self/fd/{}", work.as_raw_fd()).as_bytes())?;
+    option(
+        fs.as_fd(),
+        c"upperdir",
+        format!("/proc/self/fd/{}", upper.as_raw_fd()).as_bytes(),
+    )?;
+    option(
+        fs.as_fd(),
+        c"workdir",
+        format!("/proc/self/fd/{}", work.as_raw_fd()).as_bytes(),
+    )?;
     // Package managers rename directories of lower layers; without this they get EXDEV.
     option(fs.as_fd(), c"redirect_dir", b"on")?;
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(|e| explained(fs.as_fd(), e.into()))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mount = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    if rustix::fs::fstatvfs(&mount)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the kernel mounted the overlay read-only; the work directory cannot be used"));
+    if rustix::fs::fstatvfs(&mount)?
+        .f_flag
+        .contains(StatVfsMountFlags::RDONLY)
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::ReadOnlyFilesystem,
+            "the kernel mounted the overlay read-only; the work directory cannot be used",
+        ));
     }
     Ok(mount)
 }
@@ -120,11 +151,18 @@ fn bind_tree(bind: &super::Bind, ids: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// The filesystem does not know id shifts, or this mount is shifted already.
 fn cannot_shift(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS)
+    )
 }
 
 fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
+    Ok(rustix::mount::open_tree(
+        CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?)
 }
 
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {
@@ -133,7 +171,11 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-pub(crate) fn set_attributes(tree: BorrowedFd<'_>, set: u64, ids: Option<BorrowedFd<'_>>) -> io::Result<()> {
+pub(crate) fn set_attributes(
+    tree: BorrowedFd<'_>,
+    set: u64,
+    ids: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: set,
         attr_clr: 0,
@@ -151,21 +193,27 @@ pub(crate) fn set_attributes(tree: BorrowedFd<'_>, set: u64, ids: Option<Borrowe
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn option(fs: BorrowedFd<'_>, key: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
     let value = CString::new(value).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    rustix::mount::fsconfig_set_string(fs, key, value.as_c_str()).map_err(|e| explained(fs, e.into()))
+    rustix::mount::fsconfig_set_string(fs, key, value.as_c_str())
+        .map_err(|e| explained(fs, e.into()))
 }
 
 /// Adds what the kernel wrote into the filesystem context, keeping the error number that callers look at where it wrote nothing.
 fn explained(fs: BorrowedFd<'_>, error: io::Error) -> io::Error {
     let mut text = [0u8; 512];
     match rustix::io::read(fs, &mut text) {
-        Ok(n) if n > 0 && error.raw_os_error() != Some(libc::EINVAL) => {
-            io::Error::new(error.kind(), format!("{error}: {}", String::from_utf8_lossy(&text[..n]).trim()))
-        }
+        Ok(n) if n > 0 && error.raw_os_error() != Some(libc::EINVAL) => io::Error::new(
+            error.kind(),
+            format!("{error}: {}", String::from_utf8_lossy(&text[..n]).trim()),
+        ),
         Ok(_) | Err(_) => error,
     }
 }
