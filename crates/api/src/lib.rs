@@ -4,6 +4,7 @@
 //! null, but where a profile of the wire says otherwise.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod context;
 pub mod error;
 pub mod file;
@@ -11,6 +12,7 @@ pub mod log;
 pub mod quota;
 pub mod reply;
 pub mod sandbox;
+pub mod team;
 pub mod template;
 
 pub use error::{ErrorCode, ErrorDetail, ErrorEnvelope};

@@ -195,6 +195,14 @@ impl std::ops::BitOr for Permissions {
     }
 }
 
+impl std::ops::BitAnd for Permissions {
+    type Output = Self;
+
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

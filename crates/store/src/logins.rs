@@ -38,8 +38,8 @@ pub struct LoginToken {
 /// What became of a refresh.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rotation {
-    /// The new pair is stored. Whose login it is.
-    Done { user_id: String },
+    /// The new pair is stored, in the same login.
+    Done { user_id: String, family: String },
     /// Unknown or expired.
     Unknown,
     /// It was used before, so somebody else may hold it: all of its login was ended.
@@ -93,7 +93,7 @@ impl Store {
                 for token in next {
                     insert(c, &LoginToken { family: family.clone(), user_id: user_id.clone(), ..token })?;
                 }
-                Ok(Rotation::Done { user_id })
+                Ok(Rotation::Done { user_id, family })
             })
             .await
     }

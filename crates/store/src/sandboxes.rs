@@ -161,6 +161,17 @@ impl Store {
             .await
     }
 
+    /// How many sandboxes of all teams are in which state.
+    pub async fn sandbox_counts(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        self.engine
+            .read("count sandboxes by state", |c| {
+                let mut statement = c.prepare_cached("SELECT status, count(*) FROM sandbox GROUP BY status")?;
+                let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
     /// How many sandboxes a team has.
     pub async fn sandbox_count(&self, team_id: &str) -> Result<u64, StoreError> {
         let team_id = team_id.to_owned();
