@@ -50,7 +50,11 @@ fn escape(text: &str, json: &mut Vec<u8>) {
             b'\n' => json.extend_from_slice(b"\\n"),
             b'\r' => json.extend_from_slice(b"\\r"),
             b'\t' => json.extend_from_slice(b"\\t"),
-            other => json.extend_from_slice(format!("\\u{other:04x}").as_bytes()),
+            other => {
+                let hex = |digit: u8| b"0123456789abcdef"[usize::from(digit & 15)];
+                json.extend_from_slice(b"\\u00");
+                json.extend_from_slice(&[hex(other >> 4), hex(*other)]);
+            }
         }
     }
     json.extend_from_slice(&bytes[from..]);

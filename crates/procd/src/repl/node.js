@@ -33,21 +33,24 @@
 
   let count = 0;
   let interrupt = null;
+  const interrupted = new Error('Interrupted');
+  interrupted.stack = 'Interrupted';
   process.on('SIGINT', () => {
     if (interrupt) interrupt();
   });
   const printError = (error) => {
     let text;
     try {
-      text = error instanceof Error && typeof error.stack === 'string' ? clean(error) : 'Uncaught ' + util.inspect(error);
+      if (error === interrupted) text = 'Interrupted';
+      else text = error instanceof Error && typeof error.stack === 'string' ? clean(error) : 'Uncaught ' + util.inspect(error);
     } catch {
       text = 'Uncaught (an error that cannot be shown)';
     }
     process.stderr.write(text + '\n');
   };
   const clean = (error) => {
-    const lines = util.inspect(error).split('\n');
-    const kept = lines.filter((line) => !/^\s+at .*(\(|\s)(node:internal|node:vm|node:inspector|\[eval|sandbar-driver)/.test(line));
+    const driver = /^\s+at .*(node:internal|node:events|node:vm|node:inspector|\[eval|sandbar-driver)/;
+    const kept = util.inspect(error).split('\n').filter((line) => !driver.test(line));
     return 'Uncaught ' + kept.join('\n');
   };
   process.on('uncaughtException', printError);
@@ -95,7 +98,7 @@
       }
       done();
     };
-    interrupt = () => finish({ thrown: new Error('Interrupted') });
+    interrupt = () => finish({ thrown: interrupted });
     const parameters = {
       expression: /^\s*\{[\s\S]*\}\s*$/.test(code) && parses('(' + code.trim() + '\n)') ? '(' + code.trim() + '\n)' : code,
       replMode: true,
@@ -121,7 +124,7 @@
       vm.runInThisContext('globalThis.__sandbar_run()', { breakOnSigint: true, filename: 'sandbar-driver' });
     } catch (error) {
       delete globalThis.__sandbar_run;
-      finish({ thrown: error && error.code === 'ERR_SCRIPT_EXECUTION_INTERRUPTED' ? new Error('Interrupted') : error });
+      finish({ thrown: error && error.code === 'ERR_SCRIPT_EXECUTION_INTERRUPTED' ? interrupted : error });
     }
   };
   const parses = (code) => {
