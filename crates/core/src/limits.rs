@@ -161,3 +161,7 @@ pub const LOG_PAGE_DEFAULT: u32 = 200;
 pub const LOG_READS_MAX: usize = 8;
 /// Seconds within which the next bytes of a request's JSON body must come.
 pub const BODY_IDLE_MAX_S: u64 = 30;
+/// Bytes of one argument of a command (the kernel takes 128 KiB with the end).
+pub const ARGUMENT_MAX_BYTES: usize = (128 << 10) - 1;
+/// Bytes of all arguments of a command.
+pub const ARGUMENTS_TOTAL_MAX_BYTES: usize = 1 << 20;

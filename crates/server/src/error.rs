@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use sandbar_api::{ErrorCode, ErrorDetail, ErrorEnvelope};
+use sandbar_node::client::ProcdError;
 
 /// A failure as the client will read it. Its cause, if any, was logged where it was handled.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,7 +28,12 @@ impl ApiError {
     /// An error of the agent inside the sandbox, which has a vocabulary of its own.
     pub fn from_agent(error: &sandbar_procd_api::ErrorBody) -> Self {
         let code = serde_json::to_value(error.code).ok().and_then(|v| v.as_str().map(str::to_owned));
-        Self { status: error.code.status(), code: code.unwrap_or_else(|| "operation_failed".into()), message: error.message.clone(), details: None, retry_after_s: None }
+        let status = match error.code {
+            // A program or folder that is not there is the caller's mistake, not a fault of the server.
+            sandbar_procd_api::ErrorCode::CreateFailed => 400,
+            other => other.status(),
+        };
+        Self { status, code: code.unwrap_or_else(|| "operation_failed".into()), message: error.message.clone(), details: None, retry_after_s: None }
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {
@@ -76,6 +82,18 @@ impl ApiError {
 
     pub fn message(&self) -> &str {
         &self.message
+    }
+}
+
+impl From<ProcdError> for ApiError {
+    fn from(error: ProcdError) -> Self {
+        let cause = match &error {
+            ProcdError::Api { status: _, body } => return Self::from_agent(body),
+            ProcdError::Gone(cause) => cause as &dyn std::fmt::Display,
+            ProcdError::Protocol(cause) => cause,
+        };
+        tracing::warn!(%error, %cause, "a call into a sandbox failed");
+        Self::unavailable("the sandbox did not answer; it may be ending or restarting").retry_after(1)
     }
 }
 

@@ -1,1 +1,84 @@
-//! In the making.
+//! Templates: the built-in ones, for everybody to read, and a team's own.
+
+use sandbar_api::template::{TemplateCreateRequest, TemplateSpec};
+use sandbar_core::validate;
+use sandbar_store::{StoreError, TemplateRecord};
+
+use crate::{
+    app::{
+        App,
+        auth::Principal,
+        sandboxes::{now_ms, store_failure, violations},
+    },
+    error::ApiError,
+};
+
+impl App {
+    /// The template that a team means by an id: its own, else the built-in one.
+    pub async fn template(&self, who: &Principal, id: &str) -> Result<TemplateRecord, ApiError> {
+        let found = self.store.template_get(&who.team_id, id).await.map_err(|e| store_failure("reading the template", &e))?;
+        found.ok_or_else(|| ApiError::not_found("template", id))
+    }
+
+    /// All that a team can claim from.
+    pub async fn templates(&self, who: &Principal) -> Result<Vec<TemplateRecord>, ApiError> {
+        self.store.templates_list(&who.team_id).await.map_err(|e| store_failure("listing templates", &e))
+    }
+
+    pub async fn create_template(&self, who: &Principal, request: TemplateCreateRequest) -> Result<TemplateRecord, ApiError> {
+        let TemplateCreateRequest { template_id: id, spec } = request;
+        if !validate::is_label(&id) {
+            return Err(ApiError::bad_request("template_id: must be lower-case letters, digits and inner hyphens, at most 63"));
+        }
+        check(&spec)?;
+        let now = now_ms();
+        let record = TemplateRecord {
+            id,
+            team_id: Some(who.team_id.clone()),
+            user_id: Some(who.user_id.clone()),
+            spec,
+            created_at_ms: now,
+            updated_at_ms: now,
+            version: 1,
+        };
+        self.store.template_insert(&record).await.map_err(|error| failure("saving the template", &record.id, &error))?;
+        Ok(record)
+    }
+
+    /// Replaces a template's specification. Sandboxes that exist keep the one they were claimed with.
+    pub async fn update_template(&self, who: &Principal, id: &str, spec: TemplateSpec) -> Result<TemplateRecord, ApiError> {
+        let mut record = self.own_template(who, id).await?;
+        check(&spec)?;
+        record.spec = spec;
+        record.updated_at_ms = now_ms();
+        let seen = record.version;
+        self.store.template_update(&record, seen).await.map_err(|error| failure("saving the template", id, &error))
+    }
+
+    pub async fn delete_template(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
+        self.own_template(who, id).await?;
+        self.store.template_delete(&who.team_id, id).await.map_err(|error| failure("deleting the template", id, &error))
+    }
+
+    async fn own_template(&self, who: &Principal, id: &str) -> Result<TemplateRecord, ApiError> {
+        let record = self.template(who, id).await?;
+        if record.team_id.is_none() {
+            return Err(ApiError::new(sandbar_api::ErrorCode::Forbidden, format!("template {id:?} is built in and cannot be changed")));
+        }
+        Ok(record)
+    }
+}
+
+fn check(spec: &TemplateSpec) -> Result<(), ApiError> {
+    let found = validate::template(spec);
+    if found.is_empty() { Ok(()) } else { Err(violations(found)) }
+}
+
+fn failure(operation: &str, id: &str, error: &StoreError) -> ApiError {
+    match error {
+        StoreError::Exists { .. } => ApiError::conflict(format!("template {id:?} exists already")),
+        StoreError::Stale { .. } => ApiError::conflict(format!("template {id:?} was changed by somebody else at the same time; try again")),
+        StoreError::NotFound { .. } => ApiError::not_found("template", id),
+        other => store_failure(operation, other),
+    }
+}

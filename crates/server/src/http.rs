@@ -1,0 +1,100 @@
+//! The API over HTTP: routes, and what every request goes through.
+//!
+//! Handlers parse, authorize, make one call and render; one file per resource, named as in `app/`. The same routes are
+//! served at the root and under [`MAY`], with the profile as an extension that only rendering looks at.
+
+use axum::{
+    Extension, Router,
+    extract::{DefaultBodyLimit, Request},
+    middleware,
+};
+use sandbar_api::ErrorCode;
+use sandbar_core::lifecycle::Profile;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{app::SharedApp, error::ApiError};
+
+mod auth;
+mod contexts;
+mod events;
+pub mod extract;
+mod files;
+mod health;
+mod keys;
+mod logs;
+mod metadata;
+pub mod metrics;
+mod network;
+mod openapi;
+pub mod params;
+mod quotas;
+mod render;
+pub mod reply;
+mod request;
+mod sandboxes;
+mod serve;
+mod services;
+mod teams;
+mod templates;
+pub mod time;
+mod users;
+
+pub use metrics::Metrics;
+pub use serve::serve;
+
+/// Where clients of the May generation are sent.
+pub const MAY: &str = "/compat/2026-05";
+
+/// Routes with their descriptions.
+pub type Routes = OpenApiRouter<SharedApp>;
+
+/// The whole API for an application.
+pub fn router(app: SharedApp) -> Router {
+    let document = openapi::document(routes());
+    let api: Router<SharedApp> = routes().into();
+    let both = api
+        .clone()
+        .layer(Extension(Profile::Current))
+        .nest(MAY, api.layer(Extension(Profile::May)))
+        .merge(openapi::router(&document));
+    both.method_not_allowed_fallback(wrong_method)
+        .fallback(no_route)
+        // Bodies are bounded where they are read, each by its own limit.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(app.clone(), request::observe))
+        .with_state(app)
+}
+
+/// The description of the API, which is `/openapi.json`.
+pub fn document() -> utoipa::openapi::OpenApi {
+    openapi::document(routes())
+}
+
+fn routes() -> Routes {
+    OpenApiRouter::new()
+        .merge(sandboxes::router())
+        .merge(contexts::router())
+        .merge(files::router())
+        .merge(services::router())
+        .merge(network::router())
+        .merge(logs::router())
+        .merge(events::router())
+        .merge(templates::router())
+        .merge(quotas::router())
+        .merge(auth::router())
+        .merge(users::router())
+        .merge(teams::router())
+        .merge(keys::router())
+        .merge(metadata::router())
+        .merge(health::router())
+        .merge(metrics::router())
+}
+
+async fn no_route(request: Request) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no {}", params::shown(request.uri().path())))
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let message = format!("{} does not know {}", params::shown(request.uri().path()), params::shown(request.method().as_str()));
+    ApiError::new(ErrorCode::MethodNotAllowed, message)
+}

@@ -1,0 +1,187 @@
+//! Request bodies as types. Whatever is wrong with one is the client's 400 (or 413, 408), never ours.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, HttpBody},
+    extract::{FromRequest, Request},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use sandbar_api::ErrorCode;
+use sandbar_core::limits;
+use serde::de::DeserializeOwned;
+
+use crate::error::ApiError;
+
+/// A JSON body of at most `MAX` bytes. Its `Content-Type` is not asked for.
+#[derive(Debug)]
+pub struct Json<T, const MAX: usize = { limits::JSON_BODY_MAX_BYTES }>(pub T);
+
+/// A JSON body that may be empty, which is the default.
+#[derive(Debug)]
+pub struct OptionalJson<T>(pub T);
+
+impl<S, T, const MAX: usize> FromRequest<S> for Json<T, MAX>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let bytes = read(request.into_body(), MAX).await?;
+        if is_blank(&bytes) {
+            return Err(ApiError::bad_request("the request needs a JSON body"));
+        }
+        parse(&bytes).map(Self)
+    }
+}
+
+impl<S, T> FromRequest<S> for OptionalJson<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned + Default,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let bytes = read(request.into_body(), limits::JSON_BODY_MAX_BYTES).await?;
+        if is_blank(&bytes) {
+            return Ok(Self(T::default()));
+        }
+        // `null` is what some clients send for "nothing".
+        parse::<Option<T>>(&bytes).map(|value| Self(value.unwrap_or_default()))
+    }
+}
+
+/// Parses JSON; the error names the path of the field that is wrong.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| refusal(&error))?;
+    json.end().map_err(|error| ApiError::bad_request(format!("the request body is not one JSON value: {error}")))?;
+    Ok(value)
+}
+
+fn refusal(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    let cause = error.inner();
+    if cause.is_syntax() || cause.is_eof() {
+        return ApiError::bad_request(format!("the request body is not valid JSON: {cause}"));
+    }
+    let (path, message) = (error.path().to_string(), cause.to_string());
+    let text = if path == "." { message.clone() } else { format!("{path}: {message}") };
+    ApiError::bad_request(text).with_details(serde_json::json!({ "violations": [{ "field": path, "message": message }] }))
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_whitespace)
+}
+
+/// How much of a body that is too large is read and thrown away, so that the client, still sending, gets the answer
+/// instead of a broken connection.
+const DISCARD_MAX_BYTES: usize = 32 << 20;
+
+async fn read(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
+    let announced = body.size_hint().lower();
+    let mut bytes = BytesMut::new();
+    let mut seen = 0;
+    loop {
+        let frame = tokio::time::timeout(Duration::from_secs(limits::BODY_IDLE_MAX_S), body.frame()).await;
+        let frame = match frame {
+            Err(_) => {
+                let message = format!("no more of the request body came within {} s", limits::BODY_IDLE_MAX_S);
+                return Err(ApiError::new(ErrorCode::RequestTimeout, message));
+            }
+            Ok(None) => break,
+            Ok(Some(Err(error))) => return Err(ApiError::bad_request(format!("the request body broke off: {error}"))),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        if seen <= max {
+            bytes.extend_from_slice(&data);
+        } else if seen > max + DISCARD_MAX_BYTES || announced > (max + DISCARD_MAX_BYTES) as u64 {
+            break;
+        }
+    }
+    if seen > max { Err(too_large(max as u64)) } else { Ok(bytes.freeze()) }
+}
+
+/// 413 with the limit.
+pub fn too_large(max: u64) -> ApiError {
+    ApiError::new(ErrorCode::PayloadTooLarge, format!("the request body may have at most {max} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbar_api::{
+        context::CreateContextRequest,
+        sandbox::{ClaimRequest, ExecutionStateRequest},
+    };
+
+    use super::*;
+
+    fn error_of<T: DeserializeOwned>(json: &str) -> String {
+        match parse::<T>(json.as_bytes()) {
+            Ok(_) => panic!("{json} was accepted"),
+            Err(error) => {
+                assert_eq!(error.status(), 400);
+                error.message().to_owned()
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_path_of_the_field() {
+        for (json, path) in [
+            (r#"{"template":1}"#, "template: "),
+            (r#"{"template":"t","config":{"ttl":1000000000000}}"#, "config.ttl: "),
+            (r#"{"template":"t","config":{"ttl":"5m"}}"#, "config.ttl: "),
+            (r#"{"template":"t","config":{"ttl":1.5}}"#, "config.ttl: "),
+            (r#"{"template":"t","config":{"env_vars":{"A":1}}}"#, "config.env_vars.A: "),
+            (r#"{"template":"t","config":{"resources":{"memory":5}}}"#, "config.resources.memory: "),
+        ] {
+            let message = error_of::<ClaimRequest>(json);
+            assert!(message.starts_with(path), "{message}");
+        }
+        for (json, path) in [
+            (r#"{"type":"banana"}"#, "type: "),
+            (r#"{"cmd":{}}"#, "missing field `type`"),
+            (r#"{"type":"cmd","ttl_sec":-1}"#, "ttl_sec: "),
+            (r#"{"type":"cmd","cmd":{"command":["a",1]}}"#, "cmd.command[1]: "),
+            (r#"{"type":"cmd","pty_size":{"rows":70000}}"#, "pty_size.rows: "),
+        ] {
+            let message = error_of::<CreateContextRequest>(json);
+            assert!(message.starts_with(path), "{message}");
+        }
+    }
+
+    #[test]
+    fn broken_json_is_refused_in_words() {
+        for json in ["{", "{}x", "nul", "\"", "[1,]", "{\"a\":1}{}", "\u{0}", "[]"] {
+            assert!(!error_of::<ClaimRequest>(json).is_empty(), "{json}");
+        }
+        assert!(error_of::<ClaimRequest>(&"[".repeat(100_000)).contains("JSON"));
+    }
+
+    async fn extract<T: DeserializeOwned + Default + Send>(body: &'static str) -> Result<T, ApiError> {
+        OptionalJson::<T>::from_request(Request::new(Body::from(body)), &()).await.map(|value| value.0)
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_the_default_where_it_may_be() {
+        for body in ["", " \n", "null", "{}"] {
+            assert_eq!(extract::<ExecutionStateRequest>(body).await.expect(body).memory, None);
+        }
+        assert_eq!(extract::<ExecutionStateRequest>(r#"{"memory":true}"#).await.expect("set").memory, Some(true));
+        assert!(extract::<ExecutionStateRequest>("[]").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_over_its_limit_is_413() {
+        let result = Json::<serde_json::Value, 4>::from_request(Request::new(Body::from("12345")), &()).await;
+        assert_eq!(result.expect_err("too large").status(), 413);
+        let result = Json::<serde_json::Value, 4>::from_request(Request::new(Body::from("1234")), &()).await;
+        assert_eq!(result.expect("fits").0, 1234);
+    }
+}

@@ -1,0 +1,248 @@
+//! What the processes of a sandbox printed: as text, and line by line with times and sources.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use sandbar_api::{
+    error::ErrorEnvelope,
+    log::{LogsResponse, WatchLine},
+    reply::Envelope,
+};
+use sandbar_core::roles::Permission;
+use sandbar_procd_api::LogLine;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    params::{Params, shown},
+    reply,
+    time::{now_ms, rfc3339},
+};
+use crate::{
+    app::{
+        App, SharedApp,
+        auth::Principal,
+        logs::{Follower, Logs},
+    },
+    error::ApiError,
+};
+
+mod entries;
+mod text;
+
+use entries::{Query, entry};
+use text::TextLog;
+
+/// How often a followed log is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Looks between two looks at the sandbox itself, which may have another runtime by then, or be gone.
+const LOOKS_PER_CHECK: u32 = 10;
+/// A watched stream says this often that it lives.
+const HEARTBEAT_EVERY_MS: i64 = 10_000;
+/// The one container there is.
+const CONTAINER: &str = "procd";
+
+/// `/api/v1/sandboxes/{id}/logs` and `/observability/logs`
+pub fn router() -> OpenApiRouter<SharedApp> {
+    OpenApiRouter::new().routes(routes!(read)).routes(routes!(observe))
+}
+
+/// The output of a sandbox's processes as text. Does not wake it.
+#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/logs", tag = "observability", params(
+    ("id" = String, Path), ("container" = Option<String>, Query, description = "procd, the only one"),
+    ("tail_lines" = Option<u32>, Query, description = "default 200, at most 5000"), ("limit_bytes" = Option<u32>, Query, description = "default 1 MiB, at most 8 MiB; none by default when following"),
+    ("follow" = Option<bool>, Query), ("previous" = Option<bool>, Query, description = "of the runtime before"), ("timestamps" = Option<bool>, Query),
+    ("since_seconds" = Option<u32>, Query, description = "only what is newer"),
+), responses((status = 200, content_type = "text/plain", body = String), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope)))]
+async fn read(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params) -> Result<Response, ApiError> {
+    who.require(Permission::SandboxRead)?;
+    let text = TextLog::of(&params, now_ms())?;
+    let (follow, previous) = (params.boolean("follow")?.unwrap_or_default(), params.boolean("previous")?.unwrap_or_default());
+    if params.text("container").is_some_and(|container| container != CONTAINER) {
+        return Err(ApiError::bad_request(format!("container: {} is not {CONTAINER}, the only one", shown(params.text("container").unwrap_or_default()))));
+    }
+    let logs = app.logs(&who, &id).await?;
+    let runtime = if previous { logs.previous.clone() } else { logs.current.clone() };
+    if previous && runtime.is_none() {
+        return Err(ApiError::not_found("previous runtime of sandbox", &id));
+    }
+    let body = if follow && !previous {
+        let first = text.clone();
+        Body::from_stream(stream::try_unfold(Following::new(app, who, logs), move |following| follow_text(following, first.clone())))
+    } else {
+        let lines = match &runtime {
+            Some(runtime) => app.read_log(runtime).await?,
+            None => Vec::new(),
+        };
+        Body::from(text.snapshot(&lines))
+    };
+    Ok(as_text(body, &id, runtime.as_deref().unwrap_or_default()))
+}
+
+/// The output of a sandbox's processes line by line, oldest first. With `watch=true` a stream of JSON lines: `log` and
+/// `heartbeat`. Does not wake the sandbox.
+#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/observability/logs", tag = "observability", params(
+    ("id" = String, Path), ("limit" = Option<u32>, Query, description = "1 to 1000, default 200"), ("cursor" = Option<String>, Query, description = "only what came after"),
+    ("start_time" = Option<String>, Query), ("end_time" = Option<String>, Query), ("context_id" = Option<String>, Query),
+    ("stream" = Option<String>, Query, description = "stdout, stderr or pty"), ("watch" = Option<bool>, Query),
+), responses(
+    (status = 200, body = Envelope<LogsResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
+))]
+async fn observe(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params) -> Result<Response, ApiError> {
+    who.require(Permission::SandboxRead)?;
+    let query = Query::of(&params)?;
+    let watch = params.boolean("watch")?.unwrap_or_default();
+    let logs = app.logs(&who, &id).await?;
+    let older = match &logs.previous {
+        Some(previous) if logs.current.as_ref() != Some(previous) && query.reaches(previous, &logs) => {
+            app.read_log(previous).await?.into_iter().filter(|line| query.admits(previous, line)).map(|line| entry(previous, line, &logs)).collect()
+        }
+        Some(_) | None => Vec::new(),
+    };
+    if watch {
+        let watching = Watching { following: Following::new(app, who, logs), query, ready: older.into(), heartbeat_at_ms: 0, ended: false };
+        let lines = stream::try_unfold(watching, watch_next);
+        return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
+    }
+    let mut found: Vec<_> = older;
+    if let Some(current) = &logs.current {
+        let lines = app.read_log(current).await?;
+        found.extend(lines.into_iter().filter(|line| query.admits(current, line)).map(|line| entry(current, line, &logs)));
+    }
+    let is_more = found.len() > query.limit;
+    found.truncate(query.limit);
+    let last = found.last().map(|entry| entry.cursor.clone());
+    let next_cursor = if is_more { last.clone() } else { None };
+    Ok(reply::ok(LogsResponse { logs: found, next_cursor, watermark: last })?.into_response())
+}
+
+/// A log that is followed from runtime to runtime.
+struct Following {
+    app: SharedApp,
+    who: Principal,
+    logs: Logs,
+    follower: Option<Follower>,
+    looks: u32,
+    /// What was written so far, for text.
+    written: Option<TextLog>,
+}
+
+impl Following {
+    fn new(app: SharedApp, who: Principal, logs: Logs) -> Self {
+        let follower = App::follow_log(&app, logs.current.as_deref());
+        Self { app, who, logs, follower: Some(follower), looks: 0, written: None }
+    }
+
+    /// The next lines, after a pause when there are none; `None` when the sandbox is gone.
+    async fn next(&mut self) -> Result<Option<Vec<LogLine>>, ApiError> {
+        let Some(follower) = self.follower.take() else { return Ok(None) };
+        let (follower, lines) = follower.look().await?;
+        self.follower = Some(follower);
+        if !lines.is_empty() {
+            return Ok(Some(lines));
+        }
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOKS_PER_CHECK) {
+            match self.app.logs(&self.who, &self.logs.sandbox_id).await {
+                Ok(logs) => {
+                    if logs.current != self.logs.current {
+                        self.follower = Some(self.app.follow_log(logs.current.as_deref()));
+                    }
+                    self.logs = logs;
+                }
+                Err(error) if error.status() == 404 => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        Ok(Some(lines))
+    }
+}
+
+/// The next piece of a followed text.
+async fn follow_text(mut following: Following, first: TextLog) -> Result<Option<(bytes::Bytes, Following)>, ApiError> {
+    loop {
+        let Some(lines) = following.next().await? else { return Ok(None) };
+        let piece = match &mut following.written {
+            // What is there already is cut as asked; from then on all is given.
+            None => {
+                let mut text = first.clone();
+                let piece = text.begin(&lines);
+                following.written = Some(text);
+                piece
+            }
+            Some(text) => text.go_on(&lines),
+        };
+        let Some(piece) = piece else { return Ok(None) };
+        if !piece.is_empty() {
+            return Ok(Some((piece.into(), following)));
+        }
+    }
+}
+
+struct Watching {
+    following: Following,
+    query: Query,
+    ready: std::collections::VecDeque<sandbar_api::log::LogEntry>,
+    heartbeat_at_ms: i64,
+    ended: bool,
+}
+
+/// The next lines of a watched stream: all that is ready at once, so that a burst is not one write per line.
+async fn watch_next(mut watching: Watching) -> Result<Option<(bytes::Bytes, Watching)>, ApiError> {
+    let mut out = Vec::new();
+    if watching.ended {
+        return Ok(None);
+    }
+    loop {
+        for entry in watching.ready.drain(..) {
+            let cursor = entry.cursor.clone();
+            push_line(&mut out, &WatchLine::Log { data: entry, cursor });
+        }
+        let now = now_ms();
+        if out.is_empty() && now >= watching.heartbeat_at_ms {
+            push_line(&mut out, &WatchLine::Heartbeat::<()> { time: rfc3339(now) });
+        }
+        if !out.is_empty() {
+            watching.heartbeat_at_ms = now + HEARTBEAT_EVERY_MS;
+            return Ok(Some((out.into(), watching)));
+        }
+        match watching.following.next().await {
+            Ok(Some(lines)) => {
+                let Some(current) = watching.following.logs.current.clone() else { continue };
+                let admitted = lines.into_iter().filter(|line| watching.query.admits(&current, line));
+                watching.ready.extend(admitted.map(|line| entry(&current, line, &watching.following.logs)));
+            }
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                push_line(&mut out, &WatchLine::Error::<()> { error: error.message().to_owned() });
+                watching.ended = true;
+                return Ok(Some((out.into(), watching)));
+            }
+        }
+    }
+}
+
+fn push_line(out: &mut Vec<u8>, line: &impl serde::Serialize) {
+    if serde_json::to_writer(&mut *out, line).is_ok() {
+        out.push(b'\n');
+    }
+}
+
+fn as_text(body: Body, sandbox_id: &str, runtime_id: &str) -> Response {
+    let mut response = Response::new(body);
+    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(HeaderName::from_static("x-sandbox-id"), value(sandbox_id));
+    headers.insert(HeaderName::from_static("x-sandbox-pod-name"), value(runtime_id));
+    headers.insert(HeaderName::from_static("x-sandbox-log-container"), HeaderValue::from_static(CONTAINER));
+    response
+}
+

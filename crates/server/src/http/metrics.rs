@@ -1,0 +1,158 @@
+//! Prometheus metrics of an application: counters are raised where things happen, gauges are set when they are read.
+
+use std::time::Duration;
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{app::SharedApp, error::ApiError};
+
+/// `/metrics`
+pub fn router() -> OpenApiRouter<SharedApp> {
+    OpenApiRouter::new().routes(routes!(read))
+}
+
+/// All that is counted.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    latency: Family<RouteLabels, Histogram>,
+    /// Requests that are being answered.
+    pub in_flight: Gauge,
+    claims: Family<OutcomeLabels, Counter>,
+    claim_latency: Histogram,
+    runtimes: Family<OriginLabels, Counter>,
+    agent_errors: Counter,
+    sandboxes: Family<StateLabels, Gauge>,
+    pool_idle: Family<PoolLabels, Gauge>,
+    pool_wanted: Family<PoolLabels, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    method: &'static str,
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    pool: String,
+}
+
+/// `pool` or `cold`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OriginLabels {
+    origin: &'static str,
+}
+
+/// `ok` or `failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+/// Seconds; from a tenth of a millisecond, which a warm call takes, to a minute.
+const LATENCY_BUCKETS_S: [f64; 15] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("sandbar");
+        let latency = Family::new_with_constructor((|| Histogram::new(LATENCY_BUCKETS_S)) as fn() -> Histogram);
+        let metrics = Self {
+            requests: Family::default(),
+            latency,
+            in_flight: Gauge::default(),
+            claims: Family::default(),
+            claim_latency: Histogram::new(LATENCY_BUCKETS_S),
+            runtimes: Family::default(),
+            agent_errors: Counter::default(),
+            sandboxes: Family::default(),
+            pool_idle: Family::default(),
+            pool_wanted: Family::default(),
+            registry: Registry::default(),
+        };
+        registry.register("http_requests", "Requests answered", metrics.requests.clone());
+        registry.register_with_unit("http_request_duration", "Time to the head of the reply", Unit::Seconds, metrics.latency.clone());
+        registry.register("http_requests_in_flight", "Requests being answered", metrics.in_flight.clone());
+        registry.register("claims", "Claims answered", metrics.claims.clone());
+        registry.register_with_unit("claim_duration", "Time from a claim to a usable sandbox", Unit::Seconds, metrics.claim_latency.clone());
+        registry.register("runtimes_taken", "Runtimes given to sandboxes, by where they came from", metrics.runtimes.clone());
+        registry.register("agent_errors", "Calls to agents that failed in transport", metrics.agent_errors.clone());
+        registry.register("sandboxes", "Sandboxes by state", metrics.sandboxes.clone());
+        registry.register("pool_idle", "Idle runtimes that wait for a claim", metrics.pool_idle.clone());
+        registry.register("pool_wanted", "Idle runtimes that are wanted", metrics.pool_wanted.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// A request was answered. `route` is the template, never the path: a stranger must not make labels.
+    pub fn answered(&self, method: &'static str, route: &str, status: u16, took: Duration) {
+        let labels = RouteLabels { method, route: route.to_owned() };
+        self.latency.get_or_create(&labels).observe(took.as_secs_f64());
+        self.requests.get_or_create(&RequestLabels { method, route: labels.route, status }).inc();
+    }
+
+    /// A claim was answered.
+    pub fn claimed(&self, ok: bool, took: Duration) {
+        self.claims.get_or_create(&OutcomeLabels { outcome: if ok { "ok" } else { "failed" } }).inc();
+        if ok {
+            self.claim_latency.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A sandbox was given a runtime, from the pool or launched for it.
+    pub fn launched(&self, from_pool: bool) {
+        self.runtimes.get_or_create(&OriginLabels { origin: if from_pool { "pool" } else { "cold" } }).inc();
+    }
+
+    /// A call into a sandbox failed because its agent did not answer properly.
+    pub fn agent_failed(&self) {
+        self.agent_errors.inc();
+    }
+}
+
+/// Metrics of the server in the Prometheus text format.
+#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "OpenMetrics text", content_type = "text/plain")), security(()))]
+async fn read(State(app): State<SharedApp>) -> Result<Response, ApiError> {
+    let metrics = &app.metrics;
+    metrics.sandboxes.clear();
+    for (state, count) in app.store.sandbox_counts().await.map_err(|error| ApiError::internal("counting sandboxes", &error))? {
+        metrics.sandboxes.get_or_create(&StateLabels { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    metrics.pool_idle.clear();
+    metrics.pool_wanted.clear();
+    for pool in app.node.pools() {
+        let labels = PoolLabels { pool: pool.key };
+        metrics.pool_idle.get_or_create(&labels).set(i64::from(pool.idle));
+        metrics.pool_wanted.get_or_create(&labels).set(i64::from(pool.min_idle));
+    }
+    let mut text = String::new();
+    encode(&mut text, &metrics.registry).map_err(|error| ApiError::internal("encoding metrics", &error))?;
+    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+}

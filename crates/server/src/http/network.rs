@@ -1,0 +1,52 @@
+//! A sandbox's network policy, as it was given.
+
+use axum::extract::{Path, State};
+use sandbar_api::{error::ErrorEnvelope, sandbox::UpdateConfig};
+use sandbar_core::{roles::Permission, sandbox::SandboxRecord};
+use serde_json::{Value, json};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    extract::Json,
+    reply::{self, Result},
+};
+use crate::{
+    app::{SharedApp, auth::Principal},
+    error::ApiError,
+};
+
+/// `/api/v1/sandboxes/{id}/network`
+pub fn router() -> OpenApiRouter<SharedApp> {
+    OpenApiRouter::new().routes(routes!(get, put))
+}
+
+/// The network policy of a sandbox: its own, else its template's, else `allow-all`.
+#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/network", tag = "network", params(("id" = String, Path)), responses(
+    (status = 200, body = Object), (status = 404, body = ErrorEnvelope),
+))]
+async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<Value> {
+    who.require(Permission::SandboxRead)?;
+    reply::ok(policy(&app.get(&who, &id).await?))
+}
+
+/// Replace the network policy. It holds for new connections when the reply comes, and cuts those that it refuses.
+#[utoipa::path(put, path = "/api/v1/sandboxes/{id}/network", tag = "network", params(("id" = String, Path)), request_body = Object, responses(
+    (status = 200, body = Object), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
+))]
+async fn put(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, Json(policy_sent): Json<Value>) -> Result<Value> {
+    who.require(Permission::SandboxWrite)?;
+    if !policy_sent.is_object() {
+        return Err(ApiError::bad_request("the network policy must be an object"));
+    }
+    let update = UpdateConfig { network: Some(policy_sent), ..UpdateConfig::default() };
+    reply::ok(policy(&app.update(&who, &id, update).await?))
+}
+
+/// Every stored field untouched; `mode` is always there, since clients require it.
+fn policy(record: &SandboxRecord) -> Value {
+    let mut policy = record.config.network.clone().or_else(|| record.template.network.clone()).unwrap_or_else(|| json!({}));
+    if let Some(fields) = policy.as_object_mut() {
+        fields.entry("mode").or_insert_with(|| "allow-all".into());
+    }
+    policy
+}

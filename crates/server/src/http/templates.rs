@@ -1,0 +1,86 @@
+//! Templates: how a sandbox is made.
+
+use axum::extract::{Path, State};
+use sandbar_api::{
+    error::ErrorEnvelope,
+    reply::{Envelope, Message},
+    sandbox::SandboxConfig,
+    template::{TemplateCreateRequest, TemplateListResponse, TemplateResponse, TemplateUpdateRequest},
+};
+use sandbar_core::{quantity, roles::Permission, validate};
+use sandbar_store::TemplateRecord;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    extract::Json,
+    reply::{self, Result},
+    time::rfc3339,
+};
+use crate::app::{SharedApp, auth::Principal};
+
+/// `/api/v1/templates`
+pub fn router() -> OpenApiRouter<SharedApp> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, update, delete))
+}
+
+/// The templates that the team can claim from.
+#[utoipa::path(get, path = "/api/v1/templates", tag = "templates", responses((status = 200, body = Envelope<TemplateListResponse>)))]
+async fn list(State(app): State<SharedApp>, who: Principal) -> Result<TemplateListResponse> {
+    who.require(Permission::TemplateRead)?;
+    let templates: Vec<_> = app.templates(&who).await?.into_iter().map(render).collect();
+    reply::ok(TemplateListResponse { count: templates.len() as u64, templates })
+}
+
+/// Make a template of the team's own.
+#[utoipa::path(post, path = "/api/v1/templates", tag = "templates", request_body = TemplateCreateRequest, responses(
+    (status = 201, body = Envelope<TemplateResponse>), (status = 400, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+))]
+async fn create(State(app): State<SharedApp>, who: Principal, Json(request): Json<TemplateCreateRequest>) -> Result<TemplateResponse> {
+    who.require(Permission::TemplateCreate)?;
+    reply::created(render(app.create_template(&who, request).await?))
+}
+
+/// A template.
+#[utoipa::path(get, path = "/api/v1/templates/{id}", tag = "templates", params(("id" = String, Path)), responses(
+    (status = 200, body = Envelope<TemplateResponse>), (status = 404, body = ErrorEnvelope),
+))]
+async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<TemplateResponse> {
+    who.require(Permission::TemplateRead)?;
+    reply::ok(render(app.template(&who, &id).await?))
+}
+
+/// Replace a template's specification. Built-in ones cannot be changed.
+#[utoipa::path(put, path = "/api/v1/templates/{id}", tag = "templates", params(("id" = String, Path)), request_body = TemplateUpdateRequest, responses(
+    (status = 200, body = Envelope<TemplateResponse>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+))]
+async fn update(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, Json(request): Json<TemplateUpdateRequest>) -> Result<TemplateResponse> {
+    who.require(Permission::TemplateWrite)?;
+    reply::ok(render(app.update_template(&who, &id, request.spec).await?))
+}
+
+/// Delete a template. Sandboxes keep what they were claimed with.
+#[utoipa::path(delete, path = "/api/v1/templates/{id}", tag = "templates", params(("id" = String, Path)), responses(
+    (status = 200, body = Envelope<Message>), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
+))]
+async fn delete(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<Message> {
+    who.require(Permission::TemplateDelete)?;
+    app.delete_template(&who, &id).await?;
+    reply::message("template deleted")
+}
+
+/// `mainContainer.resources.memory` is always there: clients require it.
+fn render(record: TemplateRecord) -> TemplateResponse {
+    let mut spec = record.spec;
+    let limits = validate::effective_resources(&spec, &SandboxConfig::default());
+    spec.main_container.resources.memory.get_or_insert_with(|| quantity::format_bytes(limits.memory_bytes));
+    TemplateResponse {
+        template_id: record.id,
+        scope: if record.team_id.is_some() { "team" } else { "public" }.to_owned(),
+        team_id: record.team_id,
+        user_id: record.user_id,
+        spec,
+        status: None,
+        created_at: rfc3339(record.created_at_ms),
+        updated_at: rfc3339(record.updated_at_ms),
+    }
+}
