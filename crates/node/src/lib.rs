@@ -155,7 +155,7 @@ impl Node {
     }
 
     /// Takes over a runtime that a former server left running; `None` when it has ended meanwhile.
-    pub fn adopt(&self, known: Adoptable) -> Result<Option<Arc<Runtime>>, RuntimeError> {
+    pub async fn adopt(&self, known: Adoptable) -> Result<Option<Arc<Runtime>>, RuntimeError> {
         let paths = self.paths(&known.runtime_id, &known.root);
         Runtime::adopt(
             &self.inner.hierarchy,
@@ -166,6 +166,7 @@ impl Node {
             known.policy,
             &self.inner.egress,
         )
+        .await
     }
 
     /// Discards a root: gone at once by name, its files are deleted in the background.

@@ -230,7 +230,7 @@ impl Runtime {
     }
 
     /// Takes over a runtime that a former server left running. `None` when it is not there any more.
-    pub(crate) fn adopt(
+    pub(crate) async fn adopt(
         hierarchy: &sandbar_linux::cgroup::Hierarchy,
         place: Place<'_>,
         root: Root,
@@ -247,9 +247,7 @@ impl Runtime {
         }
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let netns: OwnedFd = File::open(&path).map_err(|source| files(&path, source))?.into();
-        let attached = net::open_sockets(netns.as_fd())
-            .map_err(|error| RuntimeError::Network(error.to_string()))
-            .and_then(|sockets| Ok(egress.attach(place.id, netns, sockets, policy)?))?;
+        let attached = egress.adopt(place.id, netns, policy).await?;
         Self::assemble(place.id, root, pid, pid_start, pidfd, cgroup, attached, place.dir, place.upper, limits).map(Some)
     }
 

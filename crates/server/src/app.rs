@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sandbar_node::Node;
 use sandbar_store::Store;
 
-use crate::config::Config;
+use crate::{config::Config, http::Metrics};
 
 pub mod auth;
 pub mod builtin;
@@ -22,6 +22,7 @@ pub struct App {
     pub store: Store,
     pub auth: auth::Auth,
     pub node: Node,
+    pub metrics: Metrics,
     pub sandboxes: Arc<sandboxes::Registry>,
 }
 

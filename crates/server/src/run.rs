@@ -57,7 +57,7 @@ impl Server {
         let records = store.sandboxes_all().await?;
         let node = Node::start(config.node.clone(), records.iter().filter_map(|record| record.uid_slot).collect()).await?;
         let sandboxes = Registry::new(store.clone(), node.clone());
-        let app = Arc::new(App { config, store, auth, node, sandboxes });
+        let app = Arc::new(App { config, store, auth, node, metrics: http::Metrics::new(), sandboxes });
         let recovered = app.sandboxes.recover(records).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         Ok(Self { app, listener, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
@@ -80,7 +80,7 @@ impl Server {
         tasks::pools::reconcile(&app).await;
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
-        http::serve::serve(listener, http::router(app.clone()), stop.clone()).await;
+        http::serve(listener, http::router(app.clone()), stop.clone()).await;
         stop.cancel();
         tracker.close();
         tracker.wait().await;

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use sandbar_api::{
@@ -16,14 +17,13 @@ use sandbar_core::{
     validate,
 };
 use sandbar_node::{Node, Origin, Runtime, error_text};
-use sandbar_store::{Event, ListFilter, NewEvent, Store};
+use sandbar_store::{EventRecord, ListFilter, NewEvent, Store};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     app::{App, auth::Principal},
     error::ApiError,
-    http::metrics::metrics,
 };
 
 mod actor;
@@ -49,7 +49,7 @@ struct Handle {
     view: watch::Receiver<View>,
 }
 
-/// What a list shows.
+/// What a client wants to see of its team's sandboxes.
 #[derive(Debug, Clone, Default)]
 pub struct ListSandboxes {
     /// Any of these; `None` = all.
@@ -74,11 +74,14 @@ pub struct Page {
 impl App {
     /// Makes a sandbox and returns when it can be used.
     pub async fn claim(self: &Arc<Self>, who: &Principal, request: ClaimRequest) -> Result<SandboxRecord, ApiError> {
+        let started = Instant::now();
         let app = Arc::clone(self);
         let who = who.clone();
         // Not the request's own task: a client that goes away must not leave half a sandbox.
         let claimed = self.sandboxes.tasks.spawn(async move { app.claim_now(&who, request).await });
-        claimed.await.unwrap_or_else(|error| Err(ApiError::internal("claiming a sandbox", &error)))
+        let result = claimed.await.unwrap_or_else(|error| Err(ApiError::internal("claiming a sandbox", &error)));
+        self.metrics.claimed(result.is_ok(), started.elapsed());
+        result
     }
 
     async fn claim_now(&self, who: &Principal, request: ClaimRequest) -> Result<SandboxRecord, ApiError> {
@@ -107,9 +110,8 @@ impl App {
         let runtime_spec = spec::runtime_spec(&record).map_err(ApiError::bad_request)?;
         spec::policy(&record).map_err(ApiError::bad_request)?;
         let pool = spec::pool_key(&record.template);
-        let taken = self.node.take(&pool, &runtime_spec).await;
-        metrics().launched(taken.is_ok());
-        let (runtime, origin) = taken.map_err(|error| launch_failure(&error))?;
+        let (runtime, origin) = self.node.take(&pool, &runtime_spec).await.map_err(|error| launch_failure(&error))?;
+        self.metrics.launched(origin == Origin::Pool);
         spec::set_runtime(&mut record, &runtime);
         let record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
         if let Err(text) = spec::make_own(&runtime, &record).await {
@@ -121,7 +123,6 @@ impl App {
             self.node.discard(runtime);
             return Err(store_failure("saving the sandbox", &error));
         }
-        metrics().claimed(origin == Origin::Pool);
         self.sandboxes.own(record.clone(), Some(runtime));
         if lifecycle::next_deadline(&record).is_some() {
             self.sandboxes.deadlines_changed.notify_one();
@@ -132,7 +133,9 @@ impl App {
     /// A page of the team's sandboxes, newest first.
     pub async fn list(&self, who: &Principal, query: ListSandboxes) -> Result<Page, ApiError> {
         let ListSandboxes { statuses, template_id, paused, limit, offset } = query;
-        let filter = ListFilter { team_id: who.team_id.clone(), X (sandboxes, total) = self.store.sandbox_list(filter).await.map_err(|e| store_failure("listing sandboxes", &e))?;
+        let statuses = Some(statuses.unwrap_or_else(|| LISTED.to_vec()));
+        let filter = ListFilter { team_id: who.team_id.clone(), statuses, template_id, paused, limit, offset };
+        let (sandboxes, total) = self.store.sandbox_list(filter).await.map_err(|e| store_failure("listing sandboxes", &e))?;
         Ok(Page { sandboxes, total })
     }
 
@@ -148,7 +151,7 @@ impl App {
     }
 
     /// Replaces the services wholly; an empty list clears them.
-    pub async fn replace_services(&self, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
+    pub async fn put_services(&self, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
         let update = Box::new(UpdateConfig { services: Some(services), ..UpdateConfig::default() });
         self.ask(who, id, |reply| Command::Update { update, only_services: true, reply }).await
     }
@@ -159,8 +162,8 @@ impl App {
     }
 
     /// Stops the processes and keeps all state: memory too, as long as the machine has room and `hibernateAfter` has not
-    /// passed. `keeps_memory` asks for what is done anyway.
-    pub async fn pause(&self, who: &Principal, id: &str, _keeps_memory: bool) -> Result<SandboxRecord, ApiError> {
+    /// passed. To be asked for memory changes nothing, as it is kept anyway.
+    pub async fn pause(&self, who: &Principal, id: &str, _memory: bool) -> Result<SandboxRecord, ApiError> {
         let text = lifecycle::reason_text(reason::USER_REQUEST).to_owned();
         self.ask(who, id, |reply| Command::Pause { code: reason::USER_REQUEST, text, reply }).await
     }
@@ -198,9 +201,14 @@ impl App {
     }
 
     /// What happened to a sandbox, oldest first.
-    pub async fn events(&self, who: &Principal, id: &str, after: i64, limit: u32) -> Result<Vec<Event>, ApiError> {
+    pub async fn events(&self, who: &Principal, id: &str, after: i64, limit: u32) -> Result<Vec<EventRecord>, ApiError> {
         self.view_of(who, id).await?;
         self.store.events_list(id, after, limit).await.map_err(|error| store_failure("listing events", &error))
+    }
+
+    /// How many sandboxes of all teams are in which state.
+    pub async fn sandbox_counts(&self) -> Result<Vec<(String, u64)>, ApiError> {
+        self.store.sandbox_counts().await.map_err(|error| store_failure("counting sandboxes", &error))
     }
 
     async fn ask(&self, who: &Principal, id: &str, command: impl FnOnce(Reply) -> Command) -> Result<SandboxRecord, ApiError> {

@@ -32,7 +32,7 @@ impl Registry {
                 kept.push((record, None));
                 continue;
             }
-            let runtime = self.adopt(&record);
+            let runtime = self.adopt(&record).await;
             match (&runtime, record.observed.has_runtime()) {
                 (Some(runtime), _) => {
                     found.adopted += 1;
@@ -56,7 +56,7 @@ impl Registry {
         Ok(found)
     }
 
-    fn adopt(&self, record: &SandboxRecord) -> Option<Arc<Runtime>> {
+    async fn adopt(&self, record: &SandboxRecord) -> Option<Arc<Runtime>> {
         let known = Adoptable {
             runtime_id: record.runtime_id.clone()?,
             root: spec::root_of(record)?,
@@ -65,7 +65,7 @@ impl Registry {
             limits: spec::runtime_spec(record).ok()?.limits,
             policy: spec::policy(record).ok()?,
         };
-        match self.node.adopt(known) {
+        match self.node.adopt(known).await {
             Ok(runtime) => runtime,
             Err(error) => {
                 tracing::error!(sandbox = record.id, error = error_text(&error), "a runtime could not be adopted and is ended");

@@ -46,7 +46,7 @@ pub(crate) fn set_runtime(record: &mut SandboxRecord, runtime: &Runtime) {
 /// The network policy that holds: the sandbox's own, else its template's, else everything unprotected.
 pub(crate) fn policy(record: &SandboxRecord) -> Result<Policy, String> {
     match record.config.network.as_ref().or(record.template.network.as_ref()) {
-        Some(network) => sandbar_core::egress::compile(network)
+        Some(network) => sandbar_core::egress::compile_value(network)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         None => Ok(Policy::allow_all()),
     }
