@@ -21,7 +21,7 @@ use rusqlite::OptionalExtension;
 pub use error::StoreError;
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};
-pub use sandboxes::{EventRecord, ListFilter, NewEvent};
+pub use sandboxes::{EventRecord, EventRecord as Event, ListFilter, NewEvent};
 pub use teams::{Member, MemberRow, Team};
 pub use templates::TemplateRecord;
 pub use users::{Install, User};
@@ -35,11 +35,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database file, making or migrating it as needed.
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let path = path.to_owned();
-        let opened = tokio::task::spawn_blocking(move || Engine::open(&path)).await.map_err(|_| StoreError::Closed)?;
-        Ok(Self { engine: Arc::new(opened?) })
+    /// Opens the database file, making or migrating it as needed. Blocks for the disk.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { engine: Arc::new(Engine::open(path)?) })
     }
 
     /// Lets what was asked for finish, copies the log into the database, and ends the threads. Every verb of every clone
