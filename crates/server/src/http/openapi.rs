@@ -8,7 +8,10 @@ use axum::{
 use bytes::Bytes;
 use utoipa::{
     Modify, OpenApi,
-    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+    openapi::{
+        PathItem,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
 };
 
 use super::Routes;
@@ -32,6 +35,10 @@ use super::Routes;
         (name = "observability", description = "Output and events"),
         (name = "templates", description = "How sandboxes are made"),
         (name = "quotas", description = "Limits of a team"),
+        (name = "auth", description = "Logging in"),
+        (name = "users", description = "Who one is"),
+        (name = "teams", description = "Who works together"),
+        (name = "server", description = "What this server is"),
         (name = "operations", description = "For those who run the server"),
     ),
 )]
@@ -50,7 +57,27 @@ impl Modify for Bearer {
 pub fn document(routes: Routes) -> utoipa::openapi::OpenApi {
     let mut document = Document::openapi();
     document.merge(routes.into_openapi());
+    for (path, item) in &mut document.paths.paths {
+        name_operations(path, item);
+    }
     document
+}
+
+/// Handlers are named within their file; an operation's id has to be the only one: method and path.
+fn name_operations(path: &str, item: &mut PathItem) {
+    let path = path.trim_start_matches("/api/v1").replace(['{', '}'], "").replace(['/', '-', '.'], "_");
+    let operations = [
+        ("get", &mut item.get),
+        ("put", &mut item.put),
+        ("post", &mut item.post),
+        ("patch", &mut item.patch),
+        ("delete", &mut item.delete),
+    ];
+    for (method, operation) in operations {
+        if let Some(operation) = operation {
+            operation.operation_id = Some(format!("{method}{path}"));
+        }
+    }
 }
 
 /// `/openapi.json` and `/docs`
