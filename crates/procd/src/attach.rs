@@ -34,12 +34,7 @@ pub fn upgrade(agent: Rc<Agent>, run: Rc<Run>, mut request: Request<Incoming>) -
         let message = format!("{READERS_MAX} clients follow this context already");
         return Err(Failure::new(ErrorCode::TooManyContexts, message));
     }
-    let reader = Rc::new(Reader {
-        at: Cell::default(),
-        progressed: Cell::new(Instant::now()),
-        given_up: Cell::new(false),
-        readies: RefCell::default(),
-    });
+    let reader = Rc::new(Reader { at: Cell::default(), progressed: Cell::new(Instant::now()), given_up: Cell::new(false), readies: RefCell::default() });
     run.readers.borrow_mut().push(reader.clone());
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {
@@ -104,13 +99,11 @@ async fn tell(run: &Run, reader: &Reader, to_host: &mut (impl AsyncWrite + Unpin
 
 fn next(run: &Run, reader: &Reader) -> Next {
     let mut at = reader.at.get();
-    if let Some((position, _)) = reader.readies.borrow().front()
-        && Log::reached(&at, position)
-    {
-        return match reader.readies.borrow_mut().pop_front() {
-            Some((_, request_id)) => Next::Frame(encode_json(Kind::Ready, &Ready { request_id })),
-            None => Next::Wait,
-        };
+    let due = reader.readies.borrow().front().is_some_and(|(position, _)| Log::reached(&at, position));
+    if due {
+        let ready = reader.readies.borrow_mut().pop_front();
+        let request_id = ready.and_then(|(_, request_id)| request_id);
+        return Next::Frame(encode_json(Kind::Ready, &Ready { request_id }));
     }
     let log = run.log.borrow();
     let limit = reader.readies.borrow().front().map_or_else(|| log.end(), |(position, _)| *position);

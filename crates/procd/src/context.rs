@@ -35,14 +35,7 @@ impl Context {
         agent.make_room()?;
         let id = format!("ctx-{}", start::random_hex());
         let (plan, run) = start::start(agent, &id, &spec)?;
-        let context = Rc::new(Self {
-            id,
-            spec,
-            created_ms: now_ms(),
-            plan: RefCell::new(plan),
-            run: RefCell::new(run),
-            restarting: Cell::new(false),
-        });
+        let context = Rc::new(Self { id, spec, created_ms: now_ms(), plan: RefCell::new(plan), run: RefCell::new(run), restarting: Cell::new(false) });
         agent.add_context(context.clone());
         context.begin(agent);
         Ok(context)
@@ -86,11 +79,7 @@ impl Context {
             pid: running.then_some(run.pid as u32),
             created_ms: self.created_ms,
             state: end.as_ref().map_or(ContextState::Running, |e| e.state),
-            output: Output {
-                exit_code: end.as_ref().map(|e| e.exit_code),
-                reason: end.and_then(|e| e.reason),
-                ..output
-            },
+            output: Output { exit_code: end.as_ref().map(|e| e.exit_code), reason: end.and_then(|e| e.reason), ..output },
         }
     }
 

@@ -197,8 +197,7 @@ pub async fn write(agent: &Rc<Agent>, request: Request<Incoming>) -> Answer {
     let mut body = request.into_body();
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|e| Failure::new(ErrorCode::InvalidRequest, format!("the upload broke off: {e}")))?;
+        let frame = frame.map_err(|e| Failure::new(ErrorCode::InvalidRequest, format!("the upload broke off: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
         bytes += data.len() as u64;
         let replacement = replacement.clone();
@@ -210,10 +209,7 @@ pub async fn write(agent: &Rc<Agent>, request: Request<Incoming>) -> Answer {
 
 async fn make_directory(agent: &Rc<Agent>, path: String, recursive: bool) -> Answer {
     let name = path.clone();
-    let made = agent
-        .io
-        .run(move || if recursive { std::fs::create_dir_all(name) } else { std::fs::create_dir(name) })
-        .await;
+    let made = agent.io.run(move || if recursive { std::fs::create_dir_all(name) } else { std::fs::create_dir(name) }).await;
     made.map_err(|e| Failure::file(&e, &path, ErrorCode::DirectoryNotFound))?;
     Ok(with_status(done()?, StatusCode::CREATED))
 }
@@ -311,9 +307,7 @@ fn describe(path: &Path, metadata: &Metadata) -> FileInfo {
         mode: format!("{:04o}", metadata.mode() & 0o7777),
         mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
         is_link,
-        link_target: is_link
-            .then(|| std::fs::read_link(path).ok().map(|t| t.to_string_lossy().into_owned()))
-            .flatten(),
+        link_target: is_link.then(|| std::fs::read_link(path).ok().map(|t| t.to_string_lossy().into_owned())).flatten(),
     }
 }
 

@@ -6,9 +6,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use sandbar_procd_api::{
-    Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, PtySize, Signal,
-};
+use sandbar_procd_api::{Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, PtySize, Signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -193,17 +191,14 @@ pub fn resize(run: &crate::run::Run, size: PtySize) -> Result<(), Failure> {
 /// # Errors
 /// `invalid_request`, and those of [`crate::run::Run::signal`].
 pub fn send_signal(run: &crate::run::Run, name: &str) -> Result<(), Failure> {
-    let number = signals::parse(name)
-        .ok_or_else(|| Failure::new(ErrorCode::InvalidRequest, format!("unsupported signal {name:?}")))?;
+    let number = signals::parse(name).ok_or_else(|| Failure::new(ErrorCode::InvalidRequest, format!("unsupported signal {name:?}")))?;
     run.signal(number)
 }
 
 fn events(agent: Rc<Agent>, request: &Request<Incoming>) -> Answer {
     let query = Query::of(request);
     let mut after = match query.get("after") {
-        Some(text) => text
-            .parse::<u64>()
-            .map_err(|_| Failure::new(ErrorCode::InvalidRequest, "after is the number of an event"))?,
+        Some(text) => text.parse::<u64>().map_err(|_| Failure::new(ErrorCode::InvalidRequest, "after is the number of an event"))?,
         None => 0,
     };
     let (send, receive) = mpsc::channel(2);
@@ -228,8 +223,7 @@ fn events(agent: Rc<Agent>, request: &Request<Incoming>) -> Answer {
             if quiet {
                 // Not kept: it says nothing about yesterday.
                 let at_ms = crate::agent::now_ms();
-                let heartbeat =
-                    sandbar_procd_api::Event { seq: after, at_ms, kind: sandbar_procd_api::EventKind::Heartbeat };
+                let heartbeat = sandbar_procd_api::Event { seq: after, at_ms, kind: sandbar_procd_api::EventKind::Heartbeat };
                 let mut line = serde_json::to_vec(&heartbeat).unwrap_or_default();
                 line.push(b'\n');
                 if send.send(Ok(line.into())).await.is_err() {
@@ -294,8 +288,7 @@ fn decode(text: &str) -> String {
 }
 
 async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Failure> {
-    let too_large =
-        || Failure::new(ErrorCode::RequestTooLarge, format!("the body is larger than {JSON_BYTES_MAX} bytes"));
+    let too_large = || Failure::new(ErrorCode::RequestTooLarge, format!("the body is larger than {JSON_BYTES_MAX} bytes"));
     let mut incoming = request.into_body();
     let mut all = BytesMut::new();
     while let Some(frame) = incoming.frame().await {

@@ -63,8 +63,7 @@ impl IoPool {
                 continue;
             }
             state.idle += 1;
-            let (again, timeout) =
-                self.0.1.wait_timeout(state, IO_THREAD_IDLE).unwrap_or_else(PoisonError::into_inner);
+            let (again, timeout) = self.0.1.wait_timeout(state, IO_THREAD_IDLE).unwrap_or_else(PoisonError::into_inner);
             state = again;
             state.idle -= 1;
             if timeout.timed_out() && state.jobs.is_empty() {

@@ -9,12 +9,7 @@ use crate::run::Run;
 ///
 /// # Errors
 /// When `record` is no JSON object.
-pub fn with_output<T: Serialize>(
-    record: &T,
-    run: &Run,
-    span: (Position, Position),
-    streams: bool,
-) -> Result<Vec<u8>, serde_json::Error> {
+pub fn with_output<T: Serialize>(record: &T, run: &Run, span: (Position, Position), streams: bool) -> Result<Vec<u8>, serde_json::Error> {
     let mut json = serde_json::to_vec(record)?;
     json.pop();
     let log = run.log.borrow();

@@ -4,6 +4,7 @@
 //! life of its process, the rest are the parts of these. Whatever the sandbox's own code does, this process goes on:
 //! nothing here panics on input, everything that can grow is bounded ([`limits`]).
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
@@ -120,10 +121,7 @@ async fn serve(agent: Rc<Agent>, listener: StdListener) {
                 let agent = served.clone();
                 async move { Ok::<_, std::convert::Infallible>(http::serve(agent, request).await) }
             });
-            let connection = http1::Builder::new()
-                .max_buf_size(limits::HEAD_BYTES_MAX)
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades();
+            let connection = http1::Builder::new().max_buf_size(limits::HEAD_BYTES_MAX).serve_connection(TokioIo::new(stream), service).with_upgrades();
             let mut connection = std::pin::pin!(connection);
             let reset = agent.reset.notified();
             let ended = tokio::select! {

@@ -149,11 +149,7 @@ fn configured(alias: &str, config: &ReplConfig, pty: bool) -> Result<Language, F
         env.insert(var.name.clone(), value);
     }
     let mode = Mode::Terminal { ready, clean: !pty };
-    let candidates = config
-        .candidates
-        .iter()
-        .map(|c| Candidate { program: c.name.trim().to_owned(), args: c.args.clone(), mode: mode.clone() })
-        .collect();
+    let candidates = config.candidates.iter().map(|c| Candidate { program: c.name.trim().to_owned(), args: c.args.clone(), mode: mode.clone() }).collect();
     Ok(Language { name: name.to_owned(), candidates, env })
 }
 
@@ -181,11 +177,7 @@ fn built_in(alias: &str, pty: bool, user_term: Option<&str>) -> Result<Language,
         }
         "node" | "nodejs" | "javascript" => {
             let programs = ["node", "nodejs"];
-            if pty {
-                make(&programs, &["-e", NODE_REPL], token())
-            } else {
-                make(&programs, &["-e", NODE], driver(Framing::Length, None))
-            }
+            if pty { make(&programs, &["-e", NODE_REPL], token()) } else { make(&programs, &["-e", NODE], driver(Framing::Length, None)) }
         }
         "bash" | "sh" | "zsh" => {
             if pty {
@@ -218,12 +210,8 @@ fn built_in(alias: &str, pty: bool, user_term: Option<&str>) -> Result<Language,
             set("LUA_INIT", "_PROMPT='_S0_> ' _PROMPT2='__S0_CONT__ '");
             make(&["lua", "lua5.4", "lua5.3", "lua5.2", "lua5.1", "luajit"], &["-i"], token())
         }
-        "r" | "R" => {
-            make(&["R"], &["--no-save", "--no-restore", "--quiet", "--no-readline", "--interactive", "--no-init-file"], token())
-        }
-        "sqlite" | "sqlite3" => {
-            make(&["sqlite3"], &["-interactive", "-init", "/dev/null", "-cmd", ".prompt '_S0_> ' '__S0_CONT__ '"], token())
-        }
+        "r" | "R" => make(&["R"], &["--no-save", "--no-restore", "--quiet", "--no-readline", "--interactive", "--no-init-file"], token()),
+        "sqlite" | "sqlite3" => make(&["sqlite3"], &["-interactive", "-init", "/dev/null", "-cmd", ".prompt '_S0_> ' '__S0_CONT__ '"], token()),
         "php" => {
             let mut all = make(&["psysh"], &["--no-color"], delay());
             all.extend(make(&["php"], &["-a"], delay()));

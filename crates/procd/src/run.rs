@@ -444,8 +444,7 @@ impl Run {
         let fd = self.stdin.borrow().clone();
         let Some(fd) = fd.filter(|_| self.exit.borrow().is_none()) else { return Err(finished()) };
         self.activity.set(Instant::now());
-        sandbar_linux::pty::resize(fd.get_ref(), rows, cols)
-            .map_err(|e| Failure::new(ErrorCode::ResizeFailed, format!("the terminal refused the size: {e}")))
+        sandbar_linux::pty::resize(fd.get_ref(), rows, cols).map_err(|e| Failure::new(ErrorCode::ResizeFailed, format!("the terminal refused the size: {e}")))
     }
 
     /// Sends a signal to the process group.

@@ -83,8 +83,7 @@ impl Watches {
     }
 
     fn forget_below(&mut self, directory: &Path) {
-        let gone: Vec<i32> =
-            self.by_number.iter().filter(|(_, path)| path.starts_with(directory)).map(|(number, _)| *number).collect();
+        let gone: Vec<i32> = self.by_number.iter().filter(|(_, path)| path.starts_with(directory)).map(|(number, _)| *number).collect();
         for number in gone {
             self.by_number.remove(&number);
             self.inotify.get_ref().remove(number);

@@ -71,10 +71,7 @@ pub fn validate(spec: &CreateContext) -> Result<(), Failure> {
         return Err(invalid("pty_size needs rows and cols above 0"));
     }
     let nul = |text: &str| text.contains('\0');
-    if spec.cmd.iter().flat_map(|c| &c.command).any(|a| nul(a))
-        || spec.cwd.as_deref().is_some_and(nul)
-        || spec.env_vars.iter().any(|(k, v)| nul(k) || nul(v))
-    {
+    if spec.cmd.iter().flat_map(|c| &c.command).any(|a| nul(a)) || spec.cwd.as_deref().is_some_and(nul) || spec.env_vars.iter().any(|(k, v)| nul(k) || nul(v)) {
         return Err(invalid("command, cwd and env_vars must not contain NUL"));
     }
     Ok(())
@@ -98,11 +95,8 @@ pub fn start(agent: &Rc<Agent>, id: &str, spec: &CreateContext) -> Result<(Plan,
     let mut shown_env = BTreeMap::new();
     overlay(&mut shown_env, &assign.env);
     overlay(&mut shown_env, &spec.env_vars);
-    let mut env = BTreeMap::from([
-        ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
-        ("HOME".to_owned(), "/root".to_owned()),
-        ("LANG".to_owned(), "C.UTF-8".to_owned()),
-    ]);
+    let mut env =
+        BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("HOME".to_owned(), "/root".to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())]);
     if !assign.sandbox_id.is_empty() {
         env.insert("SANDBAR_SANDBOX_ID".to_owned(), assign.sandbox_id.clone());
     }
@@ -213,8 +207,7 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
     };
     let mut control = None;
     let (pid, pipes) = if let Some(size) = pty_size {
-        let pty = sandbar_linux::pty::open(size.rows, size.cols)
-            .map_err(|e| create_failed(format!("no terminal for the process: {e}")))?;
+        let pty = sandbar_linux::pty::open(size.rows, size.cols).map_err(|e| create_failed(format!("no terminal for the process: {e}")))?;
         if matches!(mode, Mode::Terminal { clean: true, .. }) {
             sandbar_linux::pty::quiet(&pty.terminal).map_err(|e| create_failed(format!("the terminal: {e}")))?;
         }
@@ -228,8 +221,7 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
         let (stdout, stdout_writer) = process::pipe().map_err(no_pipes)?;
         let (stderr, stderr_writer) = process::pipe().map_err(no_pipes)?;
         let (stdin, stdout, stderr) = (ours(stdin)?, ours(stdout)?, ours(stderr)?);
-        let mut fds: Vec<(BorrowedFd<'_>, i32)> =
-            vec![(stdin_reader.as_fd(), 0), (stdout_writer.as_fd(), 1), (stderr_writer.as_fd(), 2)];
+        let mut fds: Vec<(BorrowedFd<'_>, i32)> = vec![(stdin_reader.as_fd(), 0), (stdout_writer.as_fd(), 1), (stderr_writer.as_fd(), 2)];
         let is_driver = matches!(mode, Mode::Driver { .. });
         let theirs;
         if is_driver {
@@ -266,15 +258,8 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
 }
 
 fn spawn(program: &Program, fds: &[(BorrowedFd<'_>, i32)], terminal: bool) -> Result<i32, Failure> {
-    let command = process::Command {
-        path: &program.file,
-        argv: &program.argv,
-        env: &program.env,
-        cwd: &program.cwd,
-        fds,
-        terminal,
-        oom_score_adj: OOM_SCORE_ADJ,
-    };
+    let command =
+        process::Command { path: &program.file, argv: &program.argv, env: &program.env, cwd: &program.cwd, fds, terminal, oom_score_adj: OOM_SCORE_ADJ };
     process::spawn(&command).map_err(|e| {
         let name = &program.name;
         let system = crate::error::describe(&std::io::Error::from(e.errno()));

@@ -73,11 +73,7 @@ impl Replacement {
             }
             Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::BUSY | Errno::XDEV)) => {
                 let mut from = File::open(&self.temporary)?;
-                let mut to = OpenOptions::new()
-                    .write(true)
-                    .truncate(true)
-                    .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
-                    .open(&self.target)?;
+                let mut to = OpenOptions::new().write(true).truncate(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(&self.target)?;
                 io::copy(&mut from, &mut to).map(drop)
             }
             Err(e) => Err(e),

@@ -13,8 +13,7 @@ use rustix::io::Errno;
 
 use crate::limits::{COPY_DEPTH_MAX, REMOVE_DEPTH_MAX};
 
-const OPEN: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
 /// Removes a file, a link, or a directory with all that is in it.
 ///
@@ -109,13 +108,7 @@ fn empty(path: &Path) -> Result<(), Errno> {
         loop {
             lifted += 1;
             let target = format!(".sandbar-removed-{lifted}");
-            match rustix::fs::renameat_with(
-                &level.fd,
-                name,
-                &top.fd,
-                target.as_str(),
-                rustix::fs::RenameFlags::NOREPLACE,
-            ) {
+            match rustix::fs::renameat_with(&level.fd, name, &top.fd, target.as_str(), rustix::fs::RenameFlags::NOREPLACE) {
                 Err(Errno::EXIST) => {}
                 Ok(()) | Err(Errno::NOENT) => break,
                 Err(e) => return Err(e),

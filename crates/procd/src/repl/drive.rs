@@ -137,14 +137,7 @@ impl Run {
     }
 
     /// Serves the queue of a driver until the process ends.
-    pub async fn drive(
-        self: Rc<Self>,
-        agent: Rc<Agent>,
-        framing: Framing,
-        boot: Option<&'static str>,
-        code: AsyncFd<OwnedFd>,
-        done: AsyncFd<OwnedFd>,
-    ) {
+    pub async fn drive(self: Rc<Self>, agent: Rc<Agent>, framing: Framing, boot: Option<&'static str>, code: AsyncFd<OwnedFd>, done: AsyncFd<OwnedFd>) {
         let gone = || self.exit.borrow().is_some();
         if let Some(boot) = boot {
             tokio::select! {
@@ -183,7 +176,9 @@ impl Run {
             let left = self.take_leftovers();
             if left.iter().any(|b| !b.is_ascii_whitespace()) {
                 let code = String::from_utf8_lossy(&left).into_owned();
-                self.queue.askers.borrow_mut().extend(item.asker);
+                if let Some(asker) = item.asker {
+                    self.queue.askers.borrow_mut().insert(0, asker);
+                }
                 self.queue.items.borrow_mut().push_front(Item { code, reply: None, asker: None });
                 continue;
             }
