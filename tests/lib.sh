@@ -1,0 +1,85 @@
+# Sourced by the scripts here: a server of their own on a free port in a fresh folder, and public clients in target/.
+# Everything started is ended and every folder removed when the script ends, however it ends.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+work=$(mktemp -d "${TMPDIR:-/tmp}/sandbar-test.XXXXXX")
+server_pid=
+
+stop_server() {
+  if [ -n "$server_pid" ]; then
+    kill -TERM "$server_pid" 2>/dev/null
+    for _ in $(seq 200); do
+      kill -0 "$server_pid" 2>/dev/null || break
+      sleep 0.1
+    done
+    kill -KILL "$server_pid" 2>/dev/null
+    wait "$server_pid" 2>/dev/null
+    server_pid=
+  fi
+  if [ -e "$work/data/lock" ]; then
+    "$sandbar" purge --data-dir "$work/data" --yes >/dev/null || echo "what is left of the server in $work could not be removed" >&2
+  fi
+}
+
+finish() {
+  code=$?
+  trap - EXIT INT TERM
+  stop_server
+  if [ "$code" -ne 0 ] && [ -s "$work/server.log" ]; then
+    echo "--- the server's log ends with:" >&2
+    tail -n 30 "$work/server.log" >&2
+  fi
+  rm -rf "$work"
+  exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# start_server BINARY: sets url and token.
+start_server() {
+  sandbar=$1
+  local port
+  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  url=http://127.0.0.1:$port
+  token=s0_test_$(python3 -c 'import secrets; print(secrets.token_hex(24))')
+  # No packet is sent: this only asks which of our addresses faces the world.
+  own_address=$(python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("192.0.2.1", 9)); print(s.getsockname()[0])' 2>/dev/null || echo 127.0.0.1)
+  SANDBAR_DATA_DIR=$work/data SANDBAR_LISTEN=127.0.0.1:$port SANDBAR_BOOTSTRAP_TOKEN=$token SANDBAR_EGRESS_ALLOW=$own_address/32 \
+    "$sandbar" serve >"$work/server.log" 2>&1 &
+  server_pid=$!
+  for _ in $(seq 600); do
+    if curl -fsS -o /dev/null "$url/readyz" 2>/dev/null; then return 0; fi
+    kill -0 "$server_pid" 2>/dev/null || { echo "the server did not start" >&2; return 1; }
+    sleep 0.1
+  done
+  echo "the server was not ready within 60 s" >&2
+  return 1
+}
+
+# python_client VERSION: prints the interpreter of an environment with that release of the client.
+python_client() {
+  local venv=$root/target/clients/python-$1
+  if [ ! -e "$venv/.complete" ]; then
+    rm -rf "$venv"
+    python3 -m venv "$venv" >&2 && "$venv/bin/pip" install --quiet --disable-pip-version-check "sandbox0==$1" websockets >&2 && touch "$venv/.complete" || return 1
+  fi
+  echo "$venv/bin/python"
+}
+
+# npm_client: prints the folder in which the npm client is installed.
+npm_client() {
+  local dir=$root/target/clients/npm
+  if ! cmp -s "$root/tests/npm/package.json" "$dir/package.json" || [ ! -d "$dir/node_modules/sandbox0" ]; then
+    mkdir -p "$dir" && cp "$root/tests/npm/package.json" "$dir/" && npm install --prefix "$dir" --no-audit --no-fund --loglevel=error >&2 || return 1
+  fi
+  cp "$root/tests/npm/check.mjs" "$dir/" && echo "$dir"
+}
+
+# base_url_for VERSION: the base URL for a release of the Python client.
+base_url_for() {
+  case $1 in
+    0.10.*) echo "$url" ;;
+    *) echo "$url/compat/2026-05" ;;
+  esac
+}
