@@ -161,11 +161,15 @@ impl App {
         self.ask(who, id, |reply| Command::Refresh { duration_s, reply }).await
     }
 
-    /// Stops the processes and keeps all state: memory too, as long as the machine has room and `hibernateAfter` has not
-    /// passed. To be asked for memory changes nothing, as it is kept anyway.
-    pub async fn pause(&self, who: &Principal, id: &str, _memory: bool) -> Result<SandboxRecord, ApiError> {
+    /// Stops the processes and keeps all state. The memory is kept for the template's `hibernateAfter` and while the
+    /// machine has room; with `memory` until the sandbox is resumed.
+    pub async fn pause(&self, who: &Principal, id: &str, memory: bool) -> Result<SandboxRecord, ApiError> {
         let text = lifecycle::reason_text(reason::USER_REQUEST).to_owned();
-        self.ask(who, id, |reply| Command::Pause { code: reason::USER_REQUEST, text, reply }).await
+        let record = self.ask(who, id, |reply| Command::Pause { code: reason::USER_REQUEST, text, memory, reply }).await?;
+        if memory && record.observed != Observed::Frozen {
+            return Err(ApiError::conflict("the sandbox is paused, but its memory is already given back; only its files are kept"));
+        }
+        Ok(record)
     }
 
     /// Gives a paused sandbox's memory back; its files are kept.
@@ -343,6 +347,7 @@ impl Registry {
             commands,
             deadlines_changed: Arc::clone(&self.deadlines_changed),
             events: Vec::new(),
+            keep_memory: false,
         };
         let registry = Arc::clone(self);
         self.tasks.spawn(async move {

@@ -39,6 +39,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(status))
         .routes(routes!(refresh))
         .routes(routes!(pause))
+        .routes(routes!(hibernate))
         .routes(routes!(resume))
 }
 
@@ -139,6 +140,16 @@ async fn pause(
 ) -> Result<PauseResponse> {
     who.require(Permission::SandboxWrite)?;
     let record = app.pause(&who, &id, request.memory.unwrap_or_default()).await?;
+    reply::ok(render::paused(&record, profile))
+}
+
+/// Give a paused sandbox's memory back now: its processes end, its files stay. Resume starts it over them.
+#[utoipa::path(post, path = "/api/v1/sandboxes/{id}/hibernate", tag = "sandboxes", params(("id" = String, Path)), responses(
+    (status = 200, body = Envelope<PauseResponse>), (status = 404, body = ErrorEnvelope), (status = 409, description = "it is not paused", body = ErrorEnvelope),
+))]
+async fn hibernate(State(app): State<SharedApp>, who: Principal, Extension(profile): Extension<Profile>, Path(id): Path<String>) -> Result<PauseResponse> {
+    who.require(Permission::SandboxWrite)?;
+    let record = app.hibernate(&who, &id).await?;
     reply::ok(render::paused(&record, profile))
 }
 

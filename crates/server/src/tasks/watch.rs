@@ -107,7 +107,8 @@ async fn relieve_pressure(app: &SharedApp) {
         .live()
         .into_iter()
         .map(|(record, _)| record)
-        .filter(|record| record.observed == Observed::Frozen)
+        // Without the deadline its memory was asked to be kept.
+        .filter(|record| record.observed == Observed::Frozen && record.hibernate_at_ms.is_some())
         .collect();
     frozen.sort_by_key(|record| record.updated_at_ms);
     for record in frozen.into_iter().take(HIBERNATED_PER_LOOK) {

@@ -38,7 +38,8 @@ pub(super) type Reply = oneshot::Sender<Result<View, ApiError>>;
 
 /// All that can be asked of a sandbox's owner.
 pub(super) enum Command {
-    Pause { code: &'static str, text: String, reply: Reply },
+    /// With `memory` it stays frozen until it is resumed, however long that is.
+    Pause { code: &'static str, text: String, memory: bool, reply: Reply },
     /// Give the memory back; only what is paused is hibernated.
     Hibernate { code: &'static str, reply: Reply },
     Resume { reply: Reply },
@@ -61,8 +62,10 @@ pub(super) struct Actor {
     pub view: watch::Sender<View>,
     pub commands: mpsc::Receiver<Command>,
     pub deadlines_changed: Arc<Notify>,
-    /// The out-of-memory kills that are already known of the present runtime.
+    /// Written with the next change of the row.
     pub events: Vec<NewEvent>,
+    /// The pause under way is to last in memory.
+    pub keep_memory: bool,
 }
 
 /// How an actor ended.
@@ -129,9 +132,11 @@ impl Actor {
     /// True when the sandbox is gone.
     async fn serve(&mut self, command: Command) -> bool {
         match command {
-            Command::Pause { code, text, reply } => {
-                let decided = lifecycle::pause(&self.record, code, &text, now_ms());
+            Command::Pause { code, text, memory, reply } => {
+                let decided = lifecycle::pause(&self.record, code, &text, now_ms()).map(|transition| keep(transition, memory));
+                self.keep_memory = memory;
                 self.answer(decided, "sandbox.paused", &text, reply).await;
+                self.keep_memory = false;
             }
             Command::Hibernate { code, reply } => {
                 let wanted = self.record.desired == Desired::Paused && self.record.observed == Observed::Frozen;
@@ -218,6 +223,9 @@ impl Actor {
                     effects.extend(seen.effects);
                 }
             }
+        }
+        if self.keep_memory {
+            record.hibernate_at_ms = None;
         }
         if let Err(error) = self.write(record).await {
             self.undo().await;
@@ -478,6 +486,14 @@ pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
         StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
         other => ApiError::internal(operation, &error_text(other)),
     }
+}
+
+/// A pause that is to keep the memory, of a sandbox that is paused already.
+fn keep(mut transition: Transition, memory: bool) -> Transition {
+    if memory && !transition.changed && transition.record.hibernate_at_ms.take().is_some() {
+        transition.changed = true;
+    }
+    transition
 }
 
 fn lost(text: &str) -> Observation {

@@ -86,6 +86,7 @@ impl Registry {
             commands,
             deadlines_changed: Arc::clone(&self.deadlines_changed),
             events: Vec::new(),
+            keep_memory: false,
         };
         if actor.record.desired == Desired::Deleted {
             actor.finish_delete(actor.record.clone()).await;
