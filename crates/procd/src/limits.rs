@@ -56,7 +56,7 @@ pub const WATCHES_MAX: usize = 8192;
 /// Threads for file work, and how long an idle one stays.
 pub const IO_THREADS_MAX: usize = 4;
 pub const IO_THREAD_IDLE: Duration = Duration::from_secs(5);
-pub const IO_STACK_BYTES: usize = 256 << 10;
+pub const IO_STACK_BYTES: usize = 1 << 20;
 /// Nesting that a copy across file systems follows.
 pub const COPY_DEPTH_MAX: usize = 200;
 /// Nesting that a removal keeps open at once; deeper directories are lifted up first.
