@@ -291,3 +291,96 @@ fn checkpoint(connection: &Connection, wal: &Path, woken: &std_mpsc::Receiver<()
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("sandbar-engine-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a folder for the test");
+        dir
+    }
+
+    fn fill(c: &Connection, key: &str, bytes: usize) -> Result<(), StoreError> {
+        c.execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", (key, "x".repeat(bytes)))?;
+        Ok(())
+    }
+
+    /// A file that may not grow answers as a full disk does.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_full_disk_refuses_the_write_and_nothing_else() {
+        let dir = folder("full");
+        let engine = Arc::new(Engine::open(&dir.join("test.db")).expect("opens"));
+        engine.write("fill", |c| fill(c, "before", 10)).await.expect("writes");
+        engine
+            .write("bound", |c| {
+                let pages: i64 = c.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+                Ok(c.query_row(&format!("PRAGMA max_page_count = {}", pages + 8), [], |_| Ok(()))?)
+            })
+            .await
+            .expect("bounds");
+        let writes: Vec<_> = (0..20)
+            .map(|n| {
+                let engine = Arc::clone(&engine);
+                let bytes = if n % 4 == 3 { 1 << 20 } else { 10 };
+                tokio::spawn(async move { (n, engine.write("fill", move |c| fill(c, &format!("k{n}"), bytes)).await) })
+            })
+            .collect();
+        let mut acknowledged = vec!["before".to_owned()];
+        for write in writes {
+            match write.await.expect("no panic") {
+                (n, Ok(())) => acknowledged.push(format!("k{n}")),
+                (n, Err(StoreError::Full)) => assert_eq!(n % 4, 3, "only what does not fit is refused"),
+                // A transaction that was given up takes its small neighbours with it, and says so.
+                (_, Err(StoreError::Database { operation, .. })) => assert_eq!(operation, "fill"),
+                (n, Err(other)) => panic!("{n}: {other}"),
+            }
+        }
+        let mut stored: Vec<String> = engine
+            .read("list", |c| Ok(c.prepare("SELECT key FROM meta")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?))
+            .await
+            .expect("reads");
+        stored.sort();
+        acknowledged.sort();
+        assert_eq!(stored, acknowledged, "what was acknowledged is there and nothing else");
+        engine.write("fill", |c| fill(c, "after", 10)).await.expect("goes on");
+        drop(engine);
+        let _ = fs::remove_dir_all(dir);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_undone() {
+        let dir = folder("panic");
+        let engine = Engine::open(&dir.join("test.db")).expect("opens");
+        let failed = engine
+            .write("panic", |c| -> Result<(), StoreError> {
+                fill(c, "half", 10)?;
+                panic!("on purpose");
+            })
+            .await;
+        assert!(matches!(failed, Err(StoreError::Closed)));
+        engine.write("fill", |c| fill(c, "whole", 10)).await.expect("goes on");
+        let count: i64 = engine.read("count", |c| Ok(c.query_row("SELECT count(*) FROM meta", [], |row| row.get(0))?)).await.expect("reads");
+        assert_eq!(count, 1);
+        drop(engine);
+        let _ = fs::remove_dir_all(dir);
+    }
+
+    /// Enough to be checkpointed while it is written to, and to be whole afterwards.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_log_is_copied_while_writes_go_on() {
+        let dir = folder("checkpoint");
+        let engine = Engine::open(&dir.join("test.db")).expect("opens");
+        for n in 0..1500 {
+            engine.write("fill", move |c| fill(c, &format!("k{n}"), 200)).await.expect("writes");
+        }
+        engine.close().expect("closes");
+        assert_eq!(fs::metadata(dir.join("test.db-wal")).map_or(0, |meta| meta.len()), 0, "the log is empty at the end");
+        let again = Engine::open(&dir.join("test.db")).expect("opens");
+        let count: i64 = again.read("count", |c| Ok(c.query_row("SELECT count(*) FROM meta", [], |row| row.get(0))?)).await.expect("reads");
+        assert_eq!(count, 1500);
+        drop(again);
+        let _ = fs::remove_dir_all(dir);
+    }
+}
