@@ -291,14 +291,23 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Fail
     let too_large = || Failure::new(ErrorCode::RequestTooLarge, format!("the body is larger than {JSON_BYTES_MAX} bytes"));
     let mut incoming = request.into_body();
     let mut all = BytesMut::new();
+    let mut received = 0;
     while let Some(frame) = incoming.frame().await {
         let frame = frame.map_err(|e| Failure::new(ErrorCode::InvalidRequest, format!("the body broke off: {e}")))?;
-        if let Some(data) = frame.data_ref() {
-            if all.len() + data.len() > JSON_BYTES_MAX {
-                return Err(too_large());
-            }
+        let Some(data) = frame.data_ref() else { continue };
+        received += data.len();
+        if received <= JSON_BYTES_MAX {
             all.extend_from_slice(data);
+            continue;
         }
+        // A little too much is read to its end, so that the one who still writes gets to see the answer.
+        all = BytesMut::new();
+        if received > 4 * JSON_BYTES_MAX {
+            return Err(too_large());
+        }
+    }
+    if received > JSON_BYTES_MAX {
+        return Err(too_large());
     }
     Ok(serde_json::from_slice(&all)?)
 }

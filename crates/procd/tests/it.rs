@@ -290,6 +290,9 @@ fn a_process_that_reads_nothing_fills_its_queue() {
     let data = "x".repeat(64 << 10);
     let statuses: Vec<u16> = (0..80).map(|_| agent.call("POST", &format!("/v1/contexts/{id}/input"), json!({"data": data})).0).collect();
     assert_eq!((statuses[0], statuses[79]), (200, 409));
+    let body = format!(r#"{{"data": "{}"}}"#, "x".repeat(17 << 20));
+    let (status, _, error) = agent.raw("POST", &format!("/v1/contexts/{id}/input"), "", body.as_bytes());
+    assert!(status == 413 && String::from_utf8_lossy(&error).contains("request_too_large"));
 }
 
 #[test]
