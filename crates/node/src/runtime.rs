@@ -21,7 +21,7 @@ use sandbar_linux::{
     pidfd,
 };
 use sandbar_procd_api::fds;
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -109,6 +109,7 @@ pub struct Runtime {
     pidfd: Arc<OwnedFd>,
     egress: EgressHandle,
     ended: CancellationToken,
+    frozen: watch::Sender<bool>,
 }
 
 /// Everything that the launching thread makes, before the agent was asked.
@@ -265,6 +266,7 @@ impl Runtime {
         limits: Limits,
     ) -> Result<Arc<Self>, RuntimeError> {
         let pidfd = Arc::new(pidfd);
+        let is_frozen = cgroup.is_frozen().unwrap_or(false);
         let ended = CancellationToken::new();
         #[expect(deprecated, reason = "the safe constructor; an OwnedFd names one descriptor as long as it lives, which is what it asks for")]
         let watched = AsyncFd::new(Arc::clone(&pidfd)).map_err(|source| files(dir, source))?;
@@ -288,6 +290,7 @@ impl Runtime {
             pidfd,
             egress,
             ended,
+            frozen: watch::Sender::new(is_frozen),
         }))
     }
 
@@ -302,12 +305,23 @@ impl Runtime {
 
     /// Stops every process where it stands; memory is kept.
     pub async fn freeze(self: &Arc<Self>) -> Result<(), RuntimeError> {
-        self.on_cgroup(|cgroup| cgroup.freeze()).await
+        self.on_cgroup(|cgroup| cgroup.freeze()).await?;
+        self.frozen.send_replace(true);
+        Ok(())
     }
 
     /// Lets the processes go on.
     pub async fn thaw(self: &Arc<Self>) -> Result<(), RuntimeError> {
-        self.on_cgroup(|cgroup| cgroup.thaw()).await
+        self.on_cgroup(|cgroup| cgroup.thaw()).await?;
+        self.frozen.send_replace(false);
+        Ok(())
+    }
+
+    /// Resolves when the runtime is frozen (at once, if it is), so that nobody waits for an answer from inside that
+    /// cannot come.
+    pub async fn frozen(&self) {
+        // The sender lives as long as we do.
+        let _ = self.frozen.subscribe().wait_for(|frozen| *frozen).await;
     }
 
     pub fn is_frozen(&self) -> bool {
