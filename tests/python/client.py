@@ -52,7 +52,9 @@ try:
     assert not client.sandboxes.get(sandbox.id).paused
     step("pause and resume")
 
-    assert sandbox.id in [row.id for row in client.sandboxes.list(limit=200).sandboxes]
+    page = client.sandboxes.list(limit=200)
+    # Releases before 0.7 give the rows themselves.
+    assert sandbox.id in [row.id for row in getattr(page, "sandboxes", page)]
     step("list")
 finally:
     client.sandboxes.delete(sandbox.id)

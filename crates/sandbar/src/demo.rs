@@ -17,7 +17,9 @@ use crate::{
 
 /// Starts a server with the settings given, shows the job, and serves on until Ctrl-C.
 pub async fn run(form: Output, args: DemoArgs) -> anyhow::Result<u8> {
-    let mut settings = settings::load(args.serve.layer, args.serve.config.as_deref())?;
+    // A line of log for each step would drown the steps.
+    let quiet = settings::Layer { log_level: Some("warn".into()), ..settings::Layer::default() };
+    let mut settings = settings::load(args.serve.layer, args.serve.config.as_deref(), quiet)?;
     logging::start(&settings)?;
     let url = format!("http://{}", settings.listen);
     // The key of the last time, so that the command line and open programs go on working.
@@ -30,10 +32,12 @@ pub async fn run(form: Output, args: DemoArgs) -> anyhow::Result<u8> {
     let begun = Instant::now();
     let server = serve::start(&settings).await?;
     let url = format!("http://{}", server.address()?);
-    let ready_ms = begun.elapsed().as_secs_f64() * 1000.0;
     let stop = server.stop_token();
     let serving = tokio::spawn(serve::run(server));
     let client = Client::new(&url, &token)?;
+    // The port is open from the start: this is answered once the server serves.
+    client.get("/readyz").await?;
+    let ready_ms = begun.elapsed().as_secs_f64() * 1000.0;
     let shown = show(&client, form).await;
     if shown.is_err() || args.once {
         stop.cancel();

@@ -86,12 +86,6 @@ impl LocalServer {
         }
     }
 
-    /// Waits until it ends by itself.
-    pub async fn ended(&mut self) -> anyhow::Result<()> {
-        let status = self.child.wait().await?;
-        if status.success() { Ok(()) } else { bail!("the server ended: {status}") }
-    }
-
     /// Ends the server; its sandboxes live on.
     pub async fn stop(&mut self) {
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {

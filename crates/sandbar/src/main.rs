@@ -43,7 +43,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(args) => {
-            let settings = settings::load(args.layer, args.config.as_deref())?;
+            let settings = settings::load(args.layer, args.config.as_deref(), settings::Layer::default())?;
             logging::start(&settings)?;
             serve::run(serve::start(&settings).await?).await?;
             Ok(0)

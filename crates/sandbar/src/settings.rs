@@ -137,17 +137,17 @@ impl Layer {
     }
 }
 
-/// Reads settings: `flags` (which clap already put over the environment), then the file.
+/// Reads settings: `flags` (which clap already put over the environment), then the file, then `defaults` of the command.
 ///
 /// # Errors
 /// The file cannot be read, has a key that no setting has, or a value does not fit.
-pub fn load(flags: Layer, config: Option<&Path>) -> anyhow::Result<ServeSettings> {
+pub fn load(flags: Layer, config: Option<&Path>, defaults: Layer) -> anyhow::Result<ServeSettings> {
     let file = match config {
         Some(path) => read(path)?,
         None if Path::new(CONFIG_PATH_DEFAULT).exists() => read(Path::new(CONFIG_PATH_DEFAULT))?,
         None => Layer::default(),
     };
-    flags.over(file).complete()
+    flags.over(file).over(defaults).complete()
 }
 
 fn read(path: &Path) -> anyhow::Result<Layer> {

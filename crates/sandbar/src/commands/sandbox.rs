@@ -32,7 +32,12 @@ pub async fn run(global: &Global, command: SandboxCommand) -> anyhow::Result<u8>
         SandboxCommand::Cp(args) => copy::run(&client, form, &args).await?,
         SandboxCommand::Logs(args) => logs(&client, form, &args).await?,
         SandboxCommand::Events(args) => events(&client, form, &args).await?,
-        SandboxCommand::Pause { id, hibernate } => change(&client, form, &id, if hibernate { "/hibernate" } else { "/pause" }, &json!({})).await?,
+        SandboxCommand::Pause { id, hibernate: false } => change(&client, form, &id, "/pause", &json!({})).await?,
+        // Only what is paused can hibernate.
+        SandboxCommand::Pause { id, hibernate: true } => {
+            client.post(&sandbox_path(&id, "/pause"), &json!({})).await?;
+            change(&client, form, &id, "/hibernate", &json!({})).await?;
+        }
         SandboxCommand::Resume { id } => change(&client, form, &id, "/resume", &json!({})).await?,
         SandboxCommand::Refresh { id, duration } => {
             let body = duration.map_or_else(|| json!({}), |seconds| json!({"duration": seconds}));

@@ -1,0 +1,44 @@
+# Two commands are enough: `make run` and `make test`. Both install what they need and say so.
+
+CARGO ?= cargo
+ACCEPT_SUITE ?= ../shared/accept
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: build run test check unit clients accept bench clean help
+
+help: ## Say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+build: ## Build target/release/sandbar
+	$(CARGO) build --release --locked -p sandbar
+
+run: ## Start the server, show what it does, go on serving until Ctrl-C
+	@packaging/prerequisites.sh run
+	$(CARGO) build --release --locked -p sandbar
+	target/release/sandbar demo
+
+test: ## Everything: format, lints, unit and integration tests, public clients end to end
+	@packaging/prerequisites.sh test
+	$(MAKE) check unit clients
+
+check: ## Format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit: ## Tests of every crate
+	$(CARGO) test --workspace --locked
+
+clients: ## Public Python and npm clients and the command line against a server of their own
+	$(CARGO) build --locked -p sandbar
+	tests/clients.sh
+
+accept: ## An acceptance suite (ACCEPT_SUITE) with three releases of the public client
+	@packaging/prerequisites.sh test
+	$(CARGO) build --release --locked -p sandbar
+	tests/accept.sh $(ACCEPT_SUITE)
+
+bench: build ## Measure against the floors of this machine
+	target/release/sandbar bench
+
+clean: ## Remove what was built
+	$(CARGO) clean

@@ -1,0 +1,188 @@
+"""The command line, as a user has it, against a running server: SANDBAR_BIN with SANDBAR_URL and SANDBAR_TOKEN."""
+
+import json
+import os
+import pathlib
+import pty
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BIN = os.environ["SANDBAR_BIN"]
+
+
+def run(*args, data=b"", env=None, timeout=60):
+    done = subprocess.run([BIN, *args], input=data, capture_output=True, timeout=timeout, env={**os.environ, **(env or {})})
+    return done.returncode, done.stdout, done.stderr
+
+
+class CommandLine(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        code, out, err = run("sandbox", "create", "-e", "COLOUR=blue")
+        assert code == 0, err
+        cls.id = out.decode().strip()
+        cls.here = tempfile.TemporaryDirectory()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.here.cleanup()
+        code, out, err = run("sandbox", "rm", cls.id)
+        assert (code, out.decode().strip()) == (0, cls.id), err
+
+    def exec(self, *command, **options):
+        return run("sandbox", "exec", self.id, "--", *command, **options)
+
+    def test_exec_keeps_streams_apart_and_the_exit_code(self):
+        self.assertEqual(self.exec("sh", "-c", "echo out; echo err >&2; exit 7"), (7, b"out\n", b"err\n"))
+
+    def test_exec_has_the_environment_of_the_sandbox_and_of_the_call(self):
+        code, out, _ = run("sandbox", "exec", "-e", "SIZE=big", "-w", "/tmp", self.id, "--", "sh", "-c", "echo $COLOUR $SIZE $PWD")
+        self.assertEqual((code, out), (0, b"blue big /tmp\n"))
+
+    def test_exec_passes_input_on(self):
+        self.assertEqual(self.exec("head", "-n1", data="grüße\nrest\n".encode()), (0, "grüße\n".encode(), b""))
+
+    def test_exec_passes_the_end_of_input_on(self):
+        code, out, _ = self.exec("wc", "-c", data=b"x" * 300_000)
+        self.assertEqual((code, out.strip()), (0, b"300000"))
+
+    def test_exec_as_json(self):
+        code, out, _ = run("-o", "json", "sandbox", "exec", self.id, "--", "sh", "-c", "echo out; echo err >&2; exit 2")
+        reply = json.loads(out)
+        self.assertEqual((code, reply["stdout"], reply["stderr"], reply["exit_code"]), (2, "out\n", "err\n", 2))
+
+    def test_exec_with_a_terminal(self):
+        master, slave = pty.openpty()
+        child = subprocess.Popen([BIN, "sandbox", "exec", "--tty", self.id, "--", "sh", "-c", "test -t 0 && stty size && read line && echo got $line"], stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        text, deadline = b"", time.monotonic() + 30
+        sent = False
+        while time.monotonic() < deadline and b"got hello" not in text:
+            if select.select([master], [], [], 0.2)[0]:
+                try:
+                    text += os.read(master, 4096)
+                except OSError:
+                    break
+            if not sent and b"\n" in text:
+                os.write(master, b"hello\r")
+                sent = True
+        self.assertIn(b"got hello", text)
+        self.assertEqual(child.wait(10), 0)
+        os.close(master)
+
+    def test_interrupt_reaches_the_command(self):
+        script = "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.1; done"
+        child = subprocess.Popen([BIN, "sandbox", "exec", self.id, "--", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.assertEqual(child.stdout.readline(), b"ready\n")
+        child.send_signal(signal.SIGINT)
+        self.assertEqual(child.communicate(timeout=20)[0], b"interrupted\n")
+        self.assertEqual(child.returncode, 5)
+
+    def test_run_keeps_state_in_a_context(self):
+        code, _, err = run("sandbox", "run", "--keep", self.id, "python", "x = 20")
+        self.assertEqual(code, 0, err)
+        context = err.decode().split()[-1]
+        code, out, _ = run("sandbox", "run", "--context", context, self.id, "python", "print(x + 22)")
+        self.assertEqual((code, out), (0, b"42\n"))
+        code, out, _ = run("sandbox", "run", self.id, "python", data=b"print('from a pipe')\n")
+        self.assertEqual((code, out), (0, b"from a pipe\n"))
+
+    def test_copy_a_file_both_ways(self):
+        here = pathlib.Path(self.here.name)
+        data = os.urandom(3_000_000)
+        (here / "up.bin").write_bytes(data)
+        os.chmod(here / "up.bin", 0o755)
+        self.assertEqual(run("sandbox", "cp", str(here / "up.bin"), f"{self.id}:/tmp/copied.bin")[0], 0)
+        code, out, _ = self.exec("stat", "-c", "%s %a", "/tmp/copied.bin")
+        self.assertEqual(out, b"3000000 755\n")
+        self.assertEqual(run("sandbox", "cp", f"{self.id}:/tmp/copied.bin", str(here / "down.bin"))[0], 0)
+        self.assertEqual((here / "down.bin").read_bytes(), data)
+        self.assertEqual(run("sandbox", "cp", "-", f"{self.id}:/tmp/piped", data=b"piped")[0], 0)
+        self.assertEqual(run("sandbox", "cp", f"{self.id}:/tmp/piped", "-")[1], b"piped")
+
+    def test_copy_a_folder_both_ways(self):
+        here = pathlib.Path(self.here.name)
+        for i in range(20):
+            (here / f"tree/a{i % 3}/b").mkdir(parents=True, exist_ok=True)
+            (here / f"tree/a{i % 3}/b/f{i}").write_text(str(i))
+        (here / "tree/empty").mkdir()
+        self.assertEqual(run("sandbox", "cp", str(here / "tree"), f"{self.id}:/tmp/tree")[0], 0)
+        code, out, err = run("-o", "json", "sandbox", "cp", f"{self.id}:/tmp/tree", str(here / "back"))
+        self.assertEqual(code, 0, err)
+        self.assertEqual(json.loads(out)["files"], 20)
+        self.assertEqual(subprocess.run(["diff", "-r", here / "tree", here / "back"]).returncode, 0)
+
+    def test_tables_and_json(self):
+        code, out, _ = run("sandbox", "ls")
+        self.assertEqual(code, 0)
+        self.assertIn(self.id, out.decode())
+        code, out, _ = run("-o", "json", "sandbox", "ls")
+        self.assertIn(self.id, [row["id"] for row in json.loads(out)["sandboxes"]])
+        code, out, _ = run("-o", "json", "sandbox", "get", self.id)
+        self.assertEqual(json.loads(out)["status"], "running")
+        self.assertEqual(run("template", "ls")[0], 0)
+        self.assertEqual(json.loads(run("-o", "json", "template", "get", "default")[1])["template_id"], "default")
+
+    def test_pause_resume_refresh_events_and_logs(self):
+        id = run("sandbox", "create", "--ttl", "600")[1].decode().strip()
+        try:
+            self.assertEqual(run("sandbox", "exec", id, "--", "echo", "logged line")[0], 0)
+            self.assertIn(b"logged line", run("sandbox", "logs", id)[1])
+            self.assertEqual(run("sandbox", "pause", id)[0], 0)
+            self.assertTrue(json.loads(run("-o", "json", "sandbox", "get", id)[1])["paused"])
+            self.assertEqual(run("sandbox", "resume", id)[0], 0)
+            self.assertEqual(run("sandbox", "pause", "--hibernate", id)[0], 0)
+            self.assertEqual(run("sandbox", "exec", id, "--", "echo", "woken")[1], b"woken\n")
+            self.assertIn(b"expires", run("sandbox", "refresh", "--duration", "300", id)[1])
+            events = json.loads(run("-o", "json", "sandbox", "events", id)[1])["events"]
+            self.assertGreater(len(events), 2)
+            self.assertEqual(run("sandbox", "events", id)[0], 0)
+        finally:
+            self.assertEqual(run("sandbox", "rm", id)[0], 0)
+
+    def test_keys(self):
+        made = json.loads(run("-o", "json", "key", "create", "for a test", "--role", "viewer", "--expires-in", "1h")[1])
+        id = (made.get("api_key") or made)["id"]
+        self.assertEqual(run("sandbox", "ls", env={"SANDBAR_TOKEN": made["key"]})[0], 0)
+        code, _, err = run("sandbox", "create", env={"SANDBAR_TOKEN": made["key"]})
+        self.assertEqual(code, 1)
+        self.assertIn(b"forbidden", err)
+        self.assertIn("for a test", run("key", "ls")[1].decode())
+        self.assertEqual(run("key", "rm", id)[0], 0)
+        self.assertEqual(run("sandbox", "ls", env={"SANDBAR_TOKEN": made["key"]})[0], 1)
+
+    def test_login_is_remembered_for_its_owner_only(self):
+        with tempfile.TemporaryDirectory() as home:
+            env = {"XDG_CONFIG_HOME": home}
+            self.assertEqual(run("login", "--token", os.environ["SANDBAR_TOKEN"], env=env)[0], 0)
+            stored = pathlib.Path(home, "sandbar/credentials.json")
+            self.assertEqual(stored.stat().st_mode & 0o777, 0o600)
+            self.assertEqual(run("sandbox", "ls", env={**env, "SANDBAR_TOKEN": "", "SANDBAR_URL": ""})[0], 0)
+            self.assertEqual(run("login", "--token", "s0_wrong_key", env=env)[0], 1)
+
+    def test_failures_are_one_line_and_say_the_request(self):
+        code, out, err = run("sandbox", "get", "sb-nothing")
+        self.assertEqual((code, out), (1, b""))
+        self.assertEqual(err.count(b"\n"), 1)
+        self.assertIn(b"not_found", err)
+        self.assertIn(b"request ", err)
+        self.assertEqual(run("sandbox", "nonsense")[0], 2)
+        self.assertEqual(run("--url", "http://127.0.0.1:1", "sandbox", "ls")[0], 1)
+        code, _, err = run("-o", "json", "sandbox", "get", "sb-nothing")
+        self.assertEqual(json.loads(err)["error"]["status"], 404)
+
+    def test_completions(self):
+        for shell in ("bash", "zsh", "fish"):
+            code, out, _ = run("completions", shell)
+            self.assertEqual(code, 0)
+            self.assertIn(b"sandbar", out)
+
+
+if __name__ == "__main__":
+    result = unittest.main(exit=False, verbosity=1).result
+    sys.exit(not result.wasSuccessful())
