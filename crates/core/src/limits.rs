@@ -128,7 +128,7 @@ pub const TEAMS_PER_USER_MAX: usize = 100;
 pub const ACCESS_TOKEN_TTL_S: i64 = 3600;
 /// Seconds that a refresh token lives.
 pub const REFRESH_TOKEN_TTL_S: i64 = 30 * 86_400;
-/// Login attempts for one account (or from nowhere in particular) within [`LOGIN_WINDOW_S`].
+/// Login attempts for one account within [`LOGIN_WINDOW_S`].
 pub const LOGIN_ATTEMPTS_MAX: u32 = 10;
 /// Seconds over which login attempts are counted.
 pub const LOGIN_WINDOW_S: i64 = 60;

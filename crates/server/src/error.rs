@@ -93,6 +93,7 @@ impl From<ProcdError> for ApiError {
             ProcdError::Protocol(cause) => cause,
         };
         tracing::warn!(%error, %cause, "a call into a sandbox failed");
+        crate::http::metrics::agent_failed();
         Self::unavailable("the sandbox did not answer; it may be ending or restarting").retry_after(1)
     }
 }

@@ -72,9 +72,19 @@ fn refusal(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     if cause.is_syntax() || cause.is_eof() {
         return ApiError::bad_request(format!("the request body is not valid JSON: {cause}"));
     }
-    let (path, message) = (error.path().to_string(), cause.to_string());
-    let text = if path == "." { message.clone() } else { format!("{path}: {message}") };
-    ApiError::bad_request(text).with_details(serde_json::json!({ "violations": [{ "field": path, "message": message }] }))
+    let text = cause.to_string();
+    let message = text.split_once(" at line ").map_or(text.as_str(), |(message, _)| message);
+    let parent = Some(error.path().to_string()).filter(|path| path != ".");
+    // A missing field is known by its parent's path only.
+    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    let (field, message) = match (parent, missing) {
+        (Some(parent), Some(field)) => (format!("{parent}.{field}"), "is required"),
+        (None, Some(field)) => (field.to_owned(), "is required"),
+        (Some(field), None) => (field, message),
+        (None, None) => return ApiError::bad_request(format!("the request body is not as expected: {message}")),
+    };
+    ApiError::bad_request(format!("{field}: {message}"))
+        .with_details(serde_json::json!({ "violations": [{ "field": field, "message": message }] }))
 }
 
 fn is_blank(bytes: &[u8]) -> bool {
@@ -150,7 +160,8 @@ mod tests {
         }
         for (json, path) in [
             (r#"{"type":"banana"}"#, "type: "),
-            (r#"{"cmd":{}}"#, "missing field `type`"),
+            (r#"{"cmd":{}}"#, "type: is required"),
+            (r#"{"type":"repl","repl":{"repl_config":{"name":"x"}}}"#, "repl.repl_config.candidates: is required"),
             (r#"{"type":"cmd","ttl_sec":-1}"#, "ttl_sec: "),
             (r#"{"type":"cmd","cmd":{"command":["a",1]}}"#, "cmd.command[1]: "),
             (r#"{"type":"cmd","pty_size":{"rows":70000}}"#, "pty_size.rows: "),

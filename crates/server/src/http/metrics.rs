@@ -1,6 +1,6 @@
 //! Prometheus metrics of an application: counters are raised where things happen, gauges are set when they are read.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use axum::{
     extract::State,
@@ -21,6 +21,15 @@ pub fn router() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::new().routes(routes!(read))
 }
 
+/// Calls into sandboxes that failed because the agent did not answer properly. Counted for the process, since an error
+/// is turned into a reply where no application is at hand.
+static AGENT_ERRORS: LazyLock<Counter> = LazyLock::new(Counter::default);
+
+/// A call into a sandbox failed in transport.
+pub fn agent_failed() {
+    AGENT_ERRORS.inc();
+}
+
 /// All that is counted.
 pub struct Metrics {
     registry: Registry,
@@ -31,7 +40,6 @@ pub struct Metrics {
     claims: Family<OutcomeLabels, Counter>,
     claim_latency: Histogram,
     runtimes: Family<OriginLabels, Counter>,
-    agent_errors: Counter,
     sandboxes: Family<StateLabels, Gauge>,
     pool_idle: Family<PoolLabels, Gauge>,
     pool_wanted: Family<PoolLabels, Gauge>,
@@ -92,7 +100,6 @@ impl Metrics {
             claims: Family::default(),
             claim_latency: Histogram::new(LATENCY_BUCKETS_S),
             runtimes: Family::default(),
-            agent_errors: Counter::default(),
             sandboxes: Family::default(),
             pool_idle: Family::default(),
             pool_wanted: Family::default(),
@@ -104,7 +111,7 @@ impl Metrics {
         registry.register("claims", "Claims answered", metrics.claims.clone());
         registry.register_with_unit("claim_duration", "Time from a claim to a usable sandbox", Unit::Seconds, metrics.claim_latency.clone());
         registry.register("runtimes_taken", "Runtimes given to sandboxes, by where they came from", metrics.runtimes.clone());
-        registry.register("agent_errors", "Calls to agents that failed in transport", metrics.agent_errors.clone());
+        registry.register("agent_errors", "Calls to agents that failed in transport", AGENT_ERRORS.clone());
         registry.register("sandboxes", "Sandboxes by state", metrics.sandboxes.clone());
         registry.register("pool_idle", "Idle runtimes that wait for a claim", metrics.pool_idle.clone());
         registry.register("pool_wanted", "Idle runtimes that are wanted", metrics.pool_wanted.clone());
@@ -129,11 +136,6 @@ impl Metrics {
     /// A sandbox was given a runtime, from the pool or launched for it.
     pub fn launched(&self, from_pool: bool) {
         self.runtimes.get_or_create(&OriginLabels { origin: if from_pool { "pool" } else { "cold" } }).inc();
-    }
-
-    /// A call into a sandbox failed because its agent did not answer properly.
-    pub fn agent_failed(&self) {
-        self.agent_errors.inc();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, State};
 use sandbar_api::{error::ErrorEnvelope, sandbox::UpdateConfig};
-use sandbar_core::{roles::Permission, sandbox::SandboxRecord};
+use sandbar_core::{roles::Permission, sandbox::SandboxRecord, validate};
 use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -11,7 +11,7 @@ use super::{
     reply::{self, Result},
 };
 use crate::{
-    app::{SharedApp, auth::Principal},
+    app::{SharedApp, auth::Principal, sandboxes::violations},
     error::ApiError,
 };
 
@@ -35,11 +35,23 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String
 ))]
 async fn put(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, Json(policy_sent): Json<Value>) -> Result<Value> {
     who.require(Permission::SandboxWrite)?;
-    if !policy_sent.is_object() {
-        return Err(ApiError::bad_request("the network policy must be an object"));
-    }
+    check(&policy_sent)?;
     let update = UpdateConfig { network: Some(policy_sent), ..UpdateConfig::default() };
     reply::ok(policy(&app.update(&who, &id, update).await?))
+}
+
+/// Says what is wrong by the paths of this body; inside the configuration of a sandbox they are longer.
+fn check(policy: &Value) -> std::result::Result<(), ApiError> {
+    if !policy.is_object() {
+        return Err(ApiError::bad_request("the network policy must be a JSON object"));
+    }
+    let mut found = validate::network_policy(policy, "network");
+    for violation in &mut found {
+        if let Some(path) = violation.path.strip_prefix("network.") {
+            violation.path = path.to_owned();
+        }
+    }
+    if found.is_empty() { Ok(()) } else { Err(violations(found)) }
 }
 
 /// Every stored field untouched; `mode` is always there, since clients require it.

@@ -4,11 +4,12 @@ use std::{panic::AssertUnwindSafe, time::Instant};
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method},
+    http::{HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
+use sandbar_api::ErrorCode;
 use tracing::Instrument;
 
 use crate::{app::SharedApp, error::ApiError};
@@ -28,6 +29,10 @@ pub async fn observe(State(app): State<SharedApp>, request: Request, next: Next)
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), method, route);
     let in_flight = InFlight::new(&app);
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
+    let answer = match answer {
+        Ok(response) if is_bare_refusal(&response) => Ok(enveloped(response).await),
+        other => other,
+    };
     drop(in_flight);
     let _entered = span.entered();
     let mut response = answer.unwrap_or_else(|panic| {
@@ -35,7 +40,7 @@ pub async fn observe(State(app): State<SharedApp>, request: Request, next: Next)
     });
     let (status, took) = (response.status().as_u16(), began.elapsed());
     app.metrics.answered(method, &route, status, took);
-    tracing::info!(status, latency_ms = took.as_secs_f64() * 1e3, "answered");
+    tracing::info!(status, latency_ms = took.as_micros() as f64 / 1e3, "answered");
     response.headers_mut().insert(REQUEST_ID.clone(), id);
     response
 }
@@ -54,6 +59,32 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.metrics.in_flight.dec();
     }
+}
+
+/// The framework refuses some requests itself (a path that is no UTF-8, mostly), in plain text.
+fn is_bare_refusal(response: &Response) -> bool {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    (status.is_client_error() || status.is_server_error()) && !kind.starts_with("application/json")
+}
+
+async fn enveloped(response: Response) -> Response {
+    const TEXT_BYTES_MAX: usize = 4 << 10;
+    let status = response.status();
+    let text = axum::body::to_bytes(response.into_body(), TEXT_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let text = if text.trim().is_empty() { status.canonical_reason().unwrap_or("the request was refused") } else { text.trim() };
+    let code = match status.as_u16() {
+        401 => ErrorCode::Unauthorized,
+        403 => ErrorCode::Forbidden,
+        404 => ErrorCode::NotFound,
+        405 => ErrorCode::MethodNotAllowed,
+        408 => ErrorCode::RequestTimeout,
+        413 => ErrorCode::PayloadTooLarge,
+        400..=499 => ErrorCode::BadRequest,
+        _ => ErrorCode::InternalError,
+    };
+    ApiError::new(code, text).into_response()
 }
 
 fn client_id(request: &Request) -> Option<HeaderValue> {
