@@ -237,7 +237,9 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
         }
         let pid = spawn(program, &fds, false)?;
         let stdin_reader = is_driver.then_some(stdin_reader);
-        let pipes = Pipes { outs: [Some(stdout), Some(stderr)], stdin: Some(stdin), stdin_reader, pty: false };
+        // Who waits for the end cannot send input, so a command that reads finds the end of its stdin and not silence.
+        let stdin = (is_driver || !spec.wait_until_done).then_some(stdin);
+        let pipes = Pipes { outs: [Some(stdout), Some(stderr)], stdin, stdin_reader, pty: false };
         (pid, pipes)
     };
     let run = Rc::new(Run::new(agent, id.to_owned(), spec.kind, mode, pid, pipes));
