@@ -1,0 +1,23 @@
+//! The whole product from outside: the real binary, real sandboxes, HTTP and WebSockets.
+//!
+//! Needs what the server needs: root and a kernel with namespaces, overlayfs and cgroups. Where that is missing the
+//! server says so and the tests fail with its message.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
+
+mod it {
+    mod api;
+    mod bombs;
+    mod crash;
+    mod crates;
+    mod escape;
+    mod harness;
+    mod http;
+    mod input;
+    mod lifecycle;
+    mod logs;
+    mod machine;
+    mod network;
+    mod recovery;
+    mod streams;
+}
