@@ -67,9 +67,15 @@ pub enum Observation {
     /// Its processes and files are gone as wanted.
     Cleaned,
     /// It could not be started. `code` is one of [`reason`].
-    LaunchFailed { code: &'static str, text: String },
+    LaunchFailed {
+        code: &'static str,
+        text: String,
+    },
     /// It ended by itself or did not outlive a restart. `code` is one of [`reason`].
-    RuntimeLost { code: &'static str, text: String },
+    RuntimeLost {
+        code: &'static str,
+        text: String,
+    },
 }
 
 /// A decision: the record to store and what to do.
@@ -338,8 +344,12 @@ pub fn next_effect(record: &SandboxRecord) -> Option<Effect> {
         (Desired::Paused, Observed::Active) => Some(Effect::Freeze),
         (Desired::Paused, Observed::Starting | Observed::Frozen | Observed::Hibernated | Observed::Cleaned | Observed::Failed) => None,
         (Desired::Cleaned, Observed::Cleaned) => None,
-        (Desired::Cleaned, Observed::Starting | Observed::Active | Observed::Frozen | Observed::Hibernated | Observed::Failed) => Some(Effect::Destroy { root: true }),
-        (Desired::Deleted, Observed::Starting | Observed::Active | Observed::Frozen | Observed::Hibernated | Observed::Cleaned | Observed::Failed) => Some(Effect::Destroy { root: true }),
+        (Desired::Cleaned, Observed::Starting | Observed::Active | Observed::Frozen | Observed::Hibernated | Observed::Failed) => {
+            Some(Effect::Destroy { root: true })
+        }
+        (Desired::Deleted, Observed::Starting | Observed::Active | Observed::Frozen | Observed::Hibernated | Observed::Cleaned | Observed::Failed) => {
+            Some(Effect::Destroy { root: true })
+        }
     }
 }
 

@@ -45,7 +45,7 @@ pub const WEBHOOK_SECRET_MAX_BYTES: usize = 1024;
 /// Volumes mounted in one sandbox.
 pub const MOUNTS_MAX: usize = 32;
 /// Sandboxes that one team may own at once, running or not.
-pub const SANDBOXES_PER_TEAM_MAX: u64 = 100_000;
+pub const SANDBOXES_PER_TEAM_MAX: usize = 100_000;
 
 // --- Services -------------------------------------------------------------------------------------------------------
 

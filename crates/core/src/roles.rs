@@ -33,8 +33,10 @@ impl Role {
     pub fn permissions(self) -> Permissions {
         use Permission as P;
         const READ: [Permission; 7] = [P::SandboxRead, P::TemplateRead, P::VolumeRead, P::FunctionRead, P::CredentialSourceRead, P::QuotaRead, P::UsageRead];
-        const DEVELOP: [Permission; 8] = [P::SandboxCreate, P::SandboxWrite, P::SandboxDelete, P::VolumeWrite, P::VolumeDelete, P::FunctionCreate, P::FunctionWrite, P::FunctionDelete];
-        const BUILD: [Permission; 6] = [P::TemplateCreate, P::TemplateWrite, P::TemplateDelete, P::CredentialSourceWrite, P::CredentialSourceDelete, P::RegistryWrite];
+        const DEVELOP: [Permission; 8] =
+            [P::SandboxCreate, P::SandboxWrite, P::SandboxDelete, P::VolumeWrite, P::VolumeDelete, P::FunctionCreate, P::FunctionWrite, P::FunctionDelete];
+        const BUILD: [Permission; 6] =
+            [P::TemplateCreate, P::TemplateWrite, P::TemplateDelete, P::CredentialSourceWrite, P::CredentialSourceDelete, P::RegistryWrite];
         const ADMINISTER: [Permission; 2] = [P::AuditRead, P::TeamAdmin];
         let read = Permissions::of(&READ);
         match self {

@@ -101,7 +101,10 @@ impl FromStr for Observed {
     type Err = UnknownState;
 
     fn from_str(text: &str) -> Result<Self, UnknownState> {
-        [Self::Starting, Self::Active, Self::Frozen, Self::Hibernated, Self::Cleaned, Self::Failed].into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
+        [Self::Starting, Self::Active, Self::Frozen, Self::Hibernated, Self::Cleaned, Self::Failed]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| UnknownState(text.to_owned()))
     }
 }
 

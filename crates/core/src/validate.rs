@@ -104,7 +104,8 @@ pub fn update(current: &SandboxConfig, update: &UpdateConfig) -> Result<SandboxC
         }
         config.resources = Some(merged);
     }
-    let other_fields = update.ttl.is_some() || update.hard_ttl.is_some() || update.auto_resume.is_some() || update.network.is_some() || update.resources.is_some();
+    let other_fields =
+        update.ttl.is_some() || update.hard_ttl.is_some() || update.auto_resume.is_some() || update.network.is_some() || update.resources.is_some();
     if let Some(sent) = update.services.as_ref().filter(|sent| !sent.is_null()) {
         let added_by_sdk = other_fields && sent.as_array().is_some_and(Vec::is_empty);
         if !added_by_sdk {
@@ -170,9 +171,36 @@ pub fn env_vars(vars: &BTreeMap<String, String>, path: &str) -> Result<BTreeMap<
 /// Reads the resources that were asked for. What is absent takes its default.
 pub fn resources(asked: &Resources, path: &str) -> Result<Limits, Vec<Violation>> {
     let mut out = Vec::new();
-    let memory_bytes = amount(asked.memory.as_deref(), &format!("{path}.memory"), limits::MEMORY_DEFAULT_BYTES, limits::MEMORY_MIN_BYTES, limits::MEMORY_MAX_BYTES, quantity::parse_bytes, quantity::format_bytes, &mut out);
-    let cpu_millis = amount(asked.cpu.as_deref(), &format!("{path}.cpu"), limits::CPU_DEFAULT_MILLIS, limits::CPU_MIN_MILLIS, limits::CPU_MAX_MILLIS, quantity::parse_cpu_millis, quantity::format_cpu_millis, &mut out);
-    let disk_bytes = amount(asked.ephemeral_storage.as_deref(), &format!("{path}.ephemeralStorage"), limits::DISK_DEFAULT_BYTES, limits::DISK_MIN_BYTES, limits::DISK_MAX_BYTES, quantity::parse_bytes, quantity::format_bytes, &mut out);
+    let memory_bytes = amount(
+        asked.memory.as_deref(),
+        &format!("{path}.memory"),
+        limits::MEMORY_DEFAULT_BYTES,
+        limits::MEMORY_MIN_BYTES,
+        limits::MEMORY_MAX_BYTES,
+        quantity::parse_bytes,
+        quantity::format_bytes,
+        &mut out,
+    );
+    let cpu_millis = amount(
+        asked.cpu.as_deref(),
+        &format!("{path}.cpu"),
+        limits::CPU_DEFAULT_MILLIS,
+        limits::CPU_MIN_MILLIS,
+        limits::CPU_MAX_MILLIS,
+        quantity::parse_cpu_millis,
+        quantity::format_cpu_millis,
+        &mut out,
+    );
+    let disk_bytes = amount(
+        asked.ephemeral_storage.as_deref(),
+        &format!("{path}.ephemeralStorage"),
+        limits::DISK_DEFAULT_BYTES,
+        limits::DISK_MIN_BYTES,
+        limits::DISK_MAX_BYTES,
+        quantity::parse_bytes,
+        quantity::format_bytes,
+        &mut out,
+    );
     finish(Limits { memory_bytes, cpu_millis, disk_bytes }, out)
 }
 
@@ -186,7 +214,11 @@ pub fn effective_resources(template: &TemplateSpec, config: &SandboxConfig) -> L
         cpu: own.cpu.or_else(|| base.cpu.clone()),
         ephemeral_storage: own.ephemeral_storage.or_else(|| base.ephemeral_storage.clone()),
     };
-    resources(&merged, "resources").unwrap_or(Limits { memory_bytes: limits::MEMORY_DEFAULT_BYTES, cpu_millis: limits::CPU_DEFAULT_MILLIS, disk_bytes: limits::DISK_DEFAULT_BYTES })
+    resources(&merged, "resources").unwrap_or(Limits {
+        memory_bytes: limits::MEMORY_DEFAULT_BYTES,
+        cpu_millis: limits::CPU_DEFAULT_MILLIS,
+        disk_bytes: limits::DISK_DEFAULT_BYTES,
+    })
 }
 
 /// Checks a template's specification.
@@ -227,7 +259,10 @@ pub fn template(spec: &TemplateSpec) -> Vec<Violation> {
 /// Checks a network policy by compiling it.
 pub fn network_policy(network: &Value, path: &str) -> Vec<Violation> {
     let errors = egress::compile_value(network).err().unwrap_or_default();
-    errors.into_iter().map(|error| Violation::new(if error.path.is_empty() { path.to_owned() } else { format!("{path}.{}", error.path) }, error.message)).collect()
+    errors
+        .into_iter()
+        .map(|error| Violation::new(if error.path.is_empty() { path.to_owned() } else { format!("{path}.{}", error.path) }, error.message))
+        .collect()
 }
 
 /// Whether an id can stand as a DNS label: lower-case letters, digits and inner hyphens.
@@ -318,7 +353,16 @@ fn http_url(url: &str) -> Result<(), String> {
 }
 
 #[expect(clippy::too_many_arguments, reason = "one line per resource reads better than a struct for three calls")]
-fn amount(text: Option<&str>, path: &str, default: u64, min: u64, max: u64, parse: fn(&str) -> Result<u64, quantity::QuantityError>, format: fn(u64) -> String, out: &mut Vec<Violation>) -> u64 {
+fn amount(
+    text: Option<&str>,
+    path: &str,
+    default: u64,
+    min: u64,
+    max: u64,
+    parse: fn(&str) -> Result<u64, quantity::QuantityError>,
+    format: fn(u64) -> String,
+    out: &mut Vec<Violation>,
+) -> u64 {
     // An SDK sends "" for what was not set.
     let Some(text) = text.filter(|text| !text.is_empty()) else { return default };
     match parse(text) {

@@ -89,7 +89,8 @@ impl Store {
         let (team_id, id) = (team_id.to_owned(), id.to_owned());
         self.engine
             .write("deactivate a key", move |c| {
-                let changed = c.prepare_cached("UPDATE api_key SET is_active = 0, updated_at_ms = ?3 WHERE id = ?1 AND team_id = ?2")?.execute((&id, team_id, now_ms))?;
+                let changed =
+                    c.prepare_cached("UPDATE api_key SET is_active = 0, updated_at_ms = ?3 WHERE id = ?1 AND team_id = ?2")?.execute((&id, team_id, now_ms))?;
                 if changed == 0 { Err(StoreError::NotFound { what: "key", id }) } else { Ok(()) }
             })
             .await
@@ -111,7 +112,21 @@ pub(crate) fn insert(c: &Connection, key: &ApiKey, sha256: &str) -> Result<(), S
     let roles = serde_json::json!(key.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>()).to_string();
     let sql = format!("INSERT INTO api_key ({COLUMNS}, token_sha256) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)");
     c.prepare_cached(&sql)?
-        .execute((&key.id, &key.team_id, &key.created_by, &key.name, &key.scope, roles, key.is_active, key.expires_at_ms, key.created_at_ms, key.updated_at_ms, key.last_used_at_ms, key.usage_count, sha256))
+        .execute((
+            &key.id,
+            &key.team_id,
+            &key.created_by,
+            &key.name,
+            &key.scope,
+            roles,
+            key.is_active,
+            key.expires_at_ms,
+            key.created_at_ms,
+            key.updated_at_ms,
+            key.last_used_at_ms,
+            key.usage_count,
+            sha256,
+        ))
         .map_err(taken("this key"))?;
     Ok(())
 }

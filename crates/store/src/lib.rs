@@ -21,7 +21,7 @@ use rusqlite::OptionalExtension;
 pub use error::StoreError;
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};
-pub use sandboxes::{EventRecord, EventRecord as Event, ListFilter, NewEvent};
+pub use sandboxes::{EventRecord, ListFilter, NewEvent};
 pub use teams::{Member, MemberRow, Team};
 pub use templates::TemplateRecord;
 pub use users::{Install, User};
@@ -60,7 +60,8 @@ impl Store {
         let (key, value) = (key.to_owned(), value.to_owned());
         self.engine
             .write("write a value", move |c| {
-                c.prepare_cached("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?.execute([key, value])?;
+                c.prepare_cached("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?
+                    .execute([key, value])?;
                 Ok(())
             })
             .await

@@ -81,7 +81,8 @@ impl Store {
         self.engine
             .write("refresh a login", move |c| {
                 let sql = "SELECT family, user_id, used_at_ms FROM login_token WHERE token_sha256 = ?1 AND kind = 'refresh' AND expires_at_ms > ?2";
-                let found: Option<(String, String, Option<i64>)> = c.prepare_cached(sql)?.query_row((&sha256, now_ms), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+                let found: Option<(String, String, Option<i64>)> =
+                    c.prepare_cached(sql)?.query_row((&sha256, now_ms), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
                 let Some((family, user_id, used)) = found else { return Ok(Rotation::Unknown) };
                 if used.is_some() {
                     c.prepare_cached("DELETE FROM login_token WHERE family = ?1")?.execute([&family])?;
@@ -111,7 +112,9 @@ impl Store {
 }
 
 fn insert(c: &Connection, token: &LoginToken) -> Result<(), StoreError> {
-    c.prepare_cached("INSERT INTO login_token (token_sha256, kind, family, user_id, used_at_ms, created_at_ms, expires_at_ms) VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6)")?
-        .execute((&token.sha256, token.kind.as_str(), &token.family, &token.user_id, token.created_at_ms, token.expires_at_ms))?;
+    c.prepare_cached(
+        "INSERT INTO login_token (token_sha256, kind, family, user_id, used_at_ms, created_at_ms, expires_at_ms) VALUES (?1, ?2, ?3, ?4, NULL, ?5, ?6)",
+    )?
+    .execute((&token.sha256, token.kind.as_str(), &token.family, &token.user_id, token.created_at_ms, token.expires_at_ms))?;
     Ok(())
 }

@@ -78,11 +78,17 @@ struct Doc {
 const COLUMNS: &str = "id, team_id, template_id, desired, desired_generation, observed, observed_generation, runtime_generation, runtime_id, root_id, uid_slot, expires_at_ms, hard_expires_at_ms, hibernate_at_ms, created_at_ms, updated_at_ms, version, doc";
 
 impl Store {
-    /// Stores a new sandbox with its first events.
+    /// Stores a new sandbox with its first events. A team may have a limited number.
     pub async fn sandbox_insert(&self, record: &SandboxRecord, events: &[NewEvent]) -> Result<(), StoreError> {
         let (record, events) = (record.clone(), events.to_vec());
         self.engine
             .write("insert a sandbox", move |c| {
+                // Counts no further than the limit, along an index.
+                let sql = "SELECT count(*) FROM (SELECT 1 FROM sandbox WHERE team_id = ?1 LIMIT ?2)";
+                let count: usize = c.prepare_cached(sql)?.query_row((&record.team_id, limits::SANDBOXES_PER_TEAM_MAX), |row| row.get(0))?;
+                if count >= limits::SANDBOXES_PER_TEAM_MAX {
+                    return Err(StoreError::TooMany { what: "sandboxes of this team", max: limits::SANDBOXES_PER_TEAM_MAX });
+                }
                 insert(c, &record)?;
                 append(c, &record.id, &events)
             })
@@ -175,13 +181,19 @@ impl Store {
     /// How many sandboxes a team has.
     pub async fn sandbox_count(&self, team_id: &str) -> Result<u64, StoreError> {
         let team_id = team_id.to_owned();
-        self.engine.read("count sandboxes", move |c| Ok(c.prepare_cached("SELECT count(*) FROM sandbox WHERE team_id = ?1")?.query_row([team_id], |row| row.get(0))?)).await
+        self.engine
+            .read("count sandboxes", move |c| {
+                Ok(c.prepare_cached("SELECT count(*) FROM sandbox WHERE team_id = ?1")?.query_row([team_id], |row| row.get(0))?)
+            })
+            .await
     }
 
     /// The moment of the next deadline of any sandbox.
     pub async fn next_deadline(&self) -> Result<Option<i64>, StoreError> {
         self.engine
-            .read("read the next deadline", |c| Ok(c.prepare_cached("SELECT min(due_at_ms) FROM sandbox WHERE due_at_ms IS NOT NULL")?.query_row([], |row| row.get(0))?))
+            .read("read the next deadline", |c| {
+                Ok(c.prepare_cached("SELECT min(due_at_ms) FROM sandbox WHERE due_at_ms IS NOT NULL")?.query_row([], |row| row.get(0))?)
+            })
             .await
     }
 
@@ -226,10 +238,17 @@ impl Store {
         let id = sandbox_id.to_owned();
         self.engine
             .read("list events", move |c| {
-                let mut statement = c.prepare_cached("SELECT seq, at_ms, kind, message, data FROM sandbox_event WHERE sandbox_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
+                let mut statement =
+                    c.prepare_cached("SELECT seq, at_ms, kind, message, data FROM sandbox_event WHERE sandbox_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
                 let rows = statement.query_map((id, after_seq, limit), |row| {
                     let data: String = row.get(4)?;
-                    Ok(EventRecord { seq: row.get(0)?, at_ms: row.get(1)?, kind: row.get(2)?, message: row.get(3)?, data: serde_json::from_str(&data).unwrap_or(Value::Null) })
+                    Ok(EventRecord {
+                        seq: row.get(0)?,
+                        at_ms: row.get(1)?,
+                        kind: row.get(2)?,
+                        message: row.get(3)?,
+                        data: serde_json::from_str(&data).unwrap_or(Value::Null),
+                    })
                 })?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })

@@ -65,7 +65,8 @@ impl Store {
         let user_id = user_id.to_owned();
         self.engine
             .read("list teams", move |c| {
-                let sql = format!("SELECT {COLUMNS}, m.role FROM team_member m JOIN team ON team.id = m.team_id WHERE m.user_id = ?1 ORDER BY m.joined_at_ms, m.id");
+                let sql =
+                    format!("SELECT {COLUMNS}, m.role FROM team_member m JOIN team ON team.id = m.team_id WHERE m.user_id = ?1 ORDER BY m.joined_at_ms, m.id");
                 let mut statement = c.prepare_cached(&sql)?;
                 let rows = statement.query_map([user_id], |row| Ok((team(row)?, row.get::<_, String>(7)?)))?;
                 rows.map(|row| {
@@ -110,10 +111,13 @@ impl Store {
         self.engine
             .write("delete a team", move |c| {
                 let count = |sql: &str| -> Result<u64, StoreError> { Ok(c.prepare_cached(sql)?.query_row([&id], |row| row.get(0))?) };
-                let by: Vec<_> = [("sandboxes", count("SELECT count(*) FROM sandbox WHERE team_id = ?1")?), ("templates", count("SELECT count(*) FROM template WHERE team_id = ?1")?)]
-                    .into_iter()
-                    .filter(|(_, count)| *count > 0)
-                    .collect();
+                let by: Vec<_> = [
+                    ("sandboxes", count("SELECT count(*) FROM sandbox WHERE team_id = ?1")?),
+                    ("templates", count("SELECT count(*) FROM template WHERE team_id = ?1")?),
+                ]
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect();
                 if !by.is_empty() {
                     return Err(StoreError::InUse { what: "team", by });
                 }
@@ -165,7 +169,8 @@ impl Store {
                 if role != Role::Admin {
                     not_the_owner(c, &team_id, &user_id)?;
                 }
-                let changed = c.prepare_cached("UPDATE team_member SET role = ?3 WHERE team_id = ?1 AND user_id = ?2")?.execute((team_id, &user_id, role.as_str()))?;
+                let changed =
+                    c.prepare_cached("UPDATE team_member SET role = ?3 WHERE team_id = ?1 AND user_id = ?2")?.execute((team_id, &user_id, role.as_str()))?;
                 if changed == 0 { Err(StoreError::NotFound { what: "member", id: user_id }) } else { Ok(()) }
             })
             .await
@@ -223,7 +228,15 @@ fn member_row(c: &Connection, team_id: &str, user_id: &str) -> Result<Option<Mem
 }
 
 fn team(row: &Row<'_>) -> rusqlite::Result<Team> {
-    Ok(Team { id: row.get(0)?, name: row.get(1)?, slug: row.get(2)?, owner_id: row.get(3)?, home_region_id: row.get(4)?, created_at_ms: row.get(5)?, updated_at_ms: row.get(6)? })
+    Ok(Team {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        slug: row.get(2)?,
+        owner_id: row.get(3)?,
+        home_region_id: row.get(4)?,
+        created_at_ms: row.get(5)?,
+        updated_at_ms: row.get(6)?,
+    })
 }
 
 fn member(row: &Row<'_>) -> Result<MemberRow, StoreError> {

@@ -84,7 +84,8 @@ impl Store {
             .write("update a template", move |c| {
                 let team = template.team_id.as_deref().unwrap_or(BUILT_IN);
                 let sql = "UPDATE template SET spec = ?3, updated_at_ms = ?4, version = ?5 WHERE team_id = ?1 AND id = ?2 AND version = ?6";
-                let changed = c.prepare_cached(sql)?.execute((team, &template.id, spec_text(&template.spec)?, template.updated_at_ms, template.version, seen_version))?;
+                let changed =
+                    c.prepare_cached(sql)?.execute((team, &template.id, spec_text(&template.spec)?, template.updated_at_ms, template.version, seen_version))?;
                 if changed == 0 {
                     let exists = c.prepare_cached("SELECT 1 FROM template WHERE team_id = ?1 AND id = ?2")?.exists((team, &template.id))?;
                     let id = template.id.clone();

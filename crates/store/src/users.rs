@@ -84,7 +84,8 @@ impl Store {
         let (id, name, avatar_url) = (id.to_owned(), name.map(str::to_owned), avatar_url.map(str::to_owned));
         self.engine
             .write("update a user", move |c| {
-                c.prepare_cached("UPDATE user SET name = coalesce(?2, name), avatar_url = coalesce(?3, avatar_url), updated_at_ms = ?4 WHERE id = ?1")?.execute((&id, name, avatar_url, now_ms))?;
+                c.prepare_cached("UPDATE user SET name = coalesce(?2, name), avatar_url = coalesce(?3, avatar_url), updated_at_ms = ?4 WHERE id = ?1")?
+                    .execute((&id, name, avatar_url, now_ms))?;
                 find(c, "id", &id)?.ok_or(StoreError::NotFound { what: "user", id })
             })
             .await
@@ -95,7 +96,9 @@ impl Store {
         let (id, seen, hash) = (id.to_owned(), seen.map(str::to_owned), password_hash.to_owned());
         self.engine
             .write("set a password", move |c| {
-                let changed = c.prepare_cached("UPDATE user SET password_hash = ?3, updated_at_ms = ?4 WHERE id = ?1 AND password_hash IS ?2")?.execute((&id, seen, hash, now_ms))?;
+                let changed = c
+                    .prepare_cached("UPDATE user SET password_hash = ?3, updated_at_ms = ?4 WHERE id = ?1 AND password_hash IS ?2")?
+                    .execute((&id, seen, hash, now_ms))?;
                 if changed == 0 {
                     return Err(StoreError::Stale { what: "user", id });
                 }
@@ -114,7 +117,17 @@ fn find(c: &Connection, column: &'static str, value: &str) -> Result<Option<User
 fn insert(c: &Connection, user: &User) -> Result<(), StoreError> {
     let sql = format!("INSERT INTO user ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)");
     c.prepare_cached(&sql)?
-        .execute((&user.id, &user.email, &user.name, &user.avatar_url, &user.password_hash, user.is_admin, user.email_verified, user.created_at_ms, user.updated_at_ms))
+        .execute((
+            &user.id,
+            &user.email,
+            &user.name,
+            &user.avatar_url,
+            &user.password_hash,
+            user.is_admin,
+            user.email_verified,
+            user.created_at_ms,
+            user.updated_at_ms,
+        ))
         .map_err(taken("a user with this email"))?;
     Ok(())
 }

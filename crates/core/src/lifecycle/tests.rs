@@ -5,7 +5,15 @@ const S: i64 = 1000;
 
 fn sandbox(ttl: i32, hard_ttl: i32) -> SandboxRecord {
     let config = SandboxConfig { ttl: Some(ttl), hard_ttl: Some(hard_ttl), ..SandboxConfig::default() };
-    let new = Claim { id: "sb-1".into(), team_id: "t".into(), user_id: "u".into(), template_id: "default".into(), template: TemplateSpec::default(), config, mounts: Value::Null };
+    let new = Claim {
+        id: "sb-1".into(),
+        team_id: "t".into(),
+        user_id: "u".into(),
+        template_id: "default".into(),
+        template: TemplateSpec::default(),
+        config,
+        mounts: Value::Null,
+    };
     let mut record = claim(new, 0);
     record.runtime_id = Some("rt-1".into());
     record.root_id = Some("root-1".into());
@@ -153,7 +161,10 @@ fn intents_that_cross() {
 #[test]
 fn delete_ends_everything() {
     let gone = delete(&paused(&sandbox(9, 9), S), 2 * S).expect("delete");
-    assert_eq!((gone.effects.as_slice(), status(&gone.record), next_deadline(&gone.record)), ([Effect::Destroy { root: true }].as_slice(), Status::Terminating, None));
+    assert_eq!(
+        (gone.effects.as_slice(), status(&gone.record), next_deadline(&gone.record)),
+        ([Effect::Destroy { root: true }].as_slice(), Status::Terminating, None)
+    );
     let record = gone.record;
     assert_eq!(delete(&record, 3 * S), Err(LifecycleError::Deleted));
     assert_eq!(pause(&record, reason::USER_REQUEST, "", 3 * S), Err(LifecycleError::Deleted));

@@ -51,7 +51,10 @@ impl FromStr for Status {
     type Err = UnknownState;
 
     fn from_str(text: &str) -> Result<Self, UnknownState> {
-        [Self::Starting, Self::Running, Self::Paused, Self::Cleaned, Self::Failed, Self::Terminating].into_iter().find(|status| status.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
+        [Self::Starting, Self::Running, Self::Paused, Self::Cleaned, Self::Failed, Self::Terminating]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownState(text.to_owned()))
     }
 }
 

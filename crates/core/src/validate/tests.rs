@@ -103,7 +103,8 @@ fn updates() {
     assert_eq!(paths(apply(json!({"env_vars": {"A": "1"}}))), ["config.env_vars"]);
     assert_eq!(paths(apply(json!({"webhook": {"url": "http://x"}}))), ["config.webhook"]);
     let sized = apply(json!({"resources": {"memory": "64Mi"}})).expect("good");
-    let sized = update(&sized, &UpdateConfig { resources: Some(Resources { cpu: Some("1".into()), ..Resources::default() }), ..UpdateConfig::default() }).expect("good");
+    let sized = update(&sized, &UpdateConfig { resources: Some(Resources { cpu: Some("1".into()), ..Resources::default() }), ..UpdateConfig::default() })
+        .expect("good");
     let kept = effective_resources(&TemplateSpec::default(), &sized);
     assert_eq!((kept.memory_bytes, kept.cpu_millis, kept.disk_bytes), (64 << 20, 1000, limits::DISK_DEFAULT_BYTES));
 }
@@ -124,10 +125,13 @@ fn services_are_normalised() {
         ("/future", json!({"kept": true})),
         ("/health_check", json!({"path": "health"})),
         ("/runtime/env_vars", json!({" A ": "1", "B=": "2"})),
-        ("/ingress/routes", json!([{"id": "R1", "path_prefix": "hook", "rewrite_prefix": "", "methods": ["get", "GET", "*"], "resume": false, "timeout_seconds": 5,
+        (
+            "/ingress/routes",
+            json!([{"id": "R1", "path_prefix": "hook", "rewrite_prefix": "", "methods": ["get", "GET", "*"], "resume": false, "timeout_seconds": 5,
             "auth": {"mode": "Header", "bearer_token_sha256": "zz", "header_name": "x-api-key", "header_value_sha256": "AB".repeat(32)},
             "cors": {"allowed_origins": ["HTTPS://Example.com:8443", "https://example.com:8443", "*"], "allowed_headers": ["content-type", "Content-Type"], "allowed_methods": ["put"], "max_age_seconds": 5},
-            "rate_limit": {"rps": 1.5, "burst": 3}}])),
+            "rate_limit": {"rps": 1.5, "burst": 3}}]),
+        ),
     ]);
     let list = services(&json!([sent]), "services").expect("good");
     let route = json!({"id": "r1", "path_prefix": "/hook", "methods": ["GET", "*"], "resume": false, "timeout_seconds": 5,
@@ -141,7 +145,8 @@ fn services_are_normalised() {
 
 #[test]
 fn a_public_service_without_routes_gets_one() {
-    let list = services(&json!([service(&[("/ingress/routes", json!(null))]), service(&[("/id", json!("b")), ("/ingress", json!({"public": false}))])]), "s").expect("good");
+    let list = services(&json!([service(&[("/ingress/routes", json!(null))]), service(&[("/id", json!("b")), ("/ingress", json!({"public": false}))])]), "s")
+        .expect("good");
     assert_eq!(list[0]["ingress"]["routes"], json!([{"id": "api", "path_prefix": "/", "resume": false}]));
     assert_eq!(list[1]["ingress"]["routes"], json!([]));
 }
@@ -157,10 +162,31 @@ fn function_services_have_their_port() {
         (vec![("/runtime", function.clone())], "s[0].port"),
         (vec![("/port", json!(49983))], "s[0].port"),
         (vec![("/port", json!(null)), ("/runtime", json!({"type": "function"}))], "s[0].runtime.function"),
-        (vec![("/port", json!(null)), ("/runtime", json!({"type": "function", "function": {"runtime": "ruby", "source": {"type": "inline", "code": "x"}}}))], "s[0].runtime.function.runtime"),
+        (
+            vec![("/port", json!(null)), ("/runtime", json!({"type": "function", "function": {"runtime": "ruby", "source": {"type": "inline", "code": "x"}}}))],
+            "s[0].runtime.function.runtime",
+        ),
         (vec![("/port", json!(null)), ("/runtime", json!({"type": "function", "function": {"runtime": "python"}}))], "s[0].runtime.function.source"),
-        (vec![("/port", json!(null)), ("/runtime", json!({"type": "function", "function": {"runtime": "python", "source": {"type": "inline", "code": "x".repeat(limits::FUNCTION_CODE_MAX_BYTES + 1)}}}))], "s[0].runtime.function.source.code"),
-        (vec![("/port", json!(null)), ("/runtime", json!({"type": "function", "function": {"runtime": "python", "max_concurrency": 1025, "source": {"type": "inline", "code": "x"}}}))], "s[0].runtime.function.max_concurrency"),
+        (
+            vec![
+                ("/port", json!(null)),
+                (
+                    "/runtime",
+                    json!({"type": "function", "function": {"runtime": "python", "source": {"type": "inline", "code": "x".repeat(limits::FUNCTION_CODE_MAX_BYTES + 1)}}}),
+                ),
+            ],
+            "s[0].runtime.function.source.code",
+        ),
+        (
+            vec![
+                ("/port", json!(null)),
+                (
+                    "/runtime",
+                    json!({"type": "function", "function": {"runtime": "python", "max_concurrency": 1025, "source": {"type": "inline", "code": "x"}}}),
+                ),
+            ],
+            "s[0].runtime.function.max_concurrency",
+        ),
     ] {
         assert_eq!(paths(services(&json!([service(&changes)]), "s")), [path], "{changes:?}");
     }
@@ -199,10 +225,18 @@ fn services_that_are_refused_name_the_field() {
         ("/ingress/routes", json!([{"id": "a", "resume": true, "path_prefix": "/a?b"}]), "s[0].ingress.routes[0].path_prefix"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "timeout_seconds": -1}]), "s[0].ingress.routes[0].timeout_seconds"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "auth": {"mode": "basic"}}]), "s[0].ingress.routes[0].auth.mode"),
-        ("/ingress/routes", json!([{"id": "a", "resume": true, "auth": {"mode": "bearer", "bearer_token_sha256": sha}}]), "s[0].ingress.routes[0].auth.bearer_token_sha256"),
+        (
+            "/ingress/routes",
+            json!([{"id": "a", "resume": true, "auth": {"mode": "bearer", "bearer_token_sha256": sha}}]),
+            "s[0].ingress.routes[0].auth.bearer_token_sha256",
+        ),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "auth": {"mode": "bearer"}}]), "s[0].ingress.routes[0].auth.bearer_token_sha256"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "cors": {"allowed_origins": ["example.com"]}}]), "s[0].ingress.routes[0].cors.allowed_origins"),
-        ("/ingress/routes", json!([{"id": "a", "resume": true, "cors": {"allowed_origins": ["https://example.com/x"]}}]), "s[0].ingress.routes[0].cors.allowed_origins"),
+        (
+            "/ingress/routes",
+            json!([{"id": "a", "resume": true, "cors": {"allowed_origins": ["https://example.com/x"]}}]),
+            "s[0].ingress.routes[0].cors.allowed_origins",
+        ),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "rate_limit": {"rps": 0, "burst": 1}}]), "s[0].ingress.routes[0].rate_limit.rps"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "rate_limit": {"rps": 1}}]), "s[0].ingress.routes[0].rate_limit.burst"),
     ] {
@@ -231,15 +265,51 @@ fn blockers_in_order() {
 fn templates() {
     let spec = |value: Value| serde_json::from_value::<TemplateSpec>(value).expect("parses");
     assert_eq!(template(&spec(json!({"mainContainer": {"image": "host", "resources": {"memory": "1Gi"}}, "pool": {"minIdle": 2, "maxIdle": 4}}))), []);
-    let wrong = template(&spec(json!({"mainContainer": {"image": " ", "resources": {"memory": "1"}}, "pool": {"minIdle": 5, "maxIdle": 4}, "network": {"mode": "x"}})));
+    let wrong =
+        template(&spec(json!({"mainContainer": {"image": " ", "resources": {"memory": "1"}}, "pool": {"minIdle": 5, "maxIdle": 4}, "network": {"mode": "x"}})));
     let found: Vec<_> = wrong.iter().map(|v| v.path.as_str()).collect();
     assert_eq!(found, ["spec.mainContainer.image", "spec.mainContainer.resources.memory", "spec.network.mode", "spec.pool.minIdle"]);
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), any::<f64>().prop_map(Value::from), "\\PC{0,8}".prop_map(Value::from)];
-    let keys = prop::sample::select(vec!["id", "port", "runtime", "type", "command", "env_vars", "function", "source", "code", "ingress", "public", "routes", "resume", "path_prefix", "methods", "auth", "mode", "cors", "allowed_origins", "rate_limit", "rps", "burst", "health_check"]);
-    leaf.prop_recursive(5, 64, 8, move |inner| prop_oneof![prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from), prop::collection::btree_map(keys.clone().prop_map(str::to_owned), inner, 0..6).prop_map(|map| json!(map))])
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,8}".prop_map(Value::from)
+    ];
+    let keys = prop::sample::select(vec![
+        "id",
+        "port",
+        "runtime",
+        "type",
+        "command",
+        "env_vars",
+        "function",
+        "source",
+        "code",
+        "ingress",
+        "public",
+        "routes",
+        "resume",
+        "path_prefix",
+        "methods",
+        "auth",
+        "mode",
+        "cors",
+        "allowed_origins",
+        "rate_limit",
+        "rps",
+        "burst",
+        "health_check",
+    ]);
+    leaf.prop_recursive(5, 64, 8, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(keys.clone().prop_map(str::to_owned), inner, 0..6).prop_map(|map| json!(map))
+        ]
+    })
 }
 
 proptest! {

@@ -231,7 +231,9 @@ fn refused(operation: &str, error: &StoreError) -> ApiError {
         }
         StoreError::TooMany { .. } => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
         StoreError::Full => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
-        StoreError::Newer { .. } | StoreError::Corrupt { .. } | StoreError::Database { .. } | StoreError::File(_) | StoreError::Closed => ApiError::internal(operation, &error_text(error)),
+        StoreError::Newer { .. } | StoreError::Corrupt { .. } | StoreError::Database { .. } | StoreError::File(_) | StoreError::Closed => {
+            ApiError::internal(operation, &error_text(error))
+        }
     }
 }
 

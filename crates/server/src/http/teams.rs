@@ -1,12 +1,13 @@
 //! Teams and members.
 
-use axum::{
-    extract::{Path, State},
-};
+use axum::extract::{Path, State};
 use sandbar_api::{
     error::ErrorEnvelope,
     reply::{Envelope, Message},
-    team::{AddTeamMemberRequest, CreateTeamRequest, Team, TeamListResponse, TeamMember, TeamMemberListResponse, TransferTeamOwnerRequest, UpdateTeamMemberRequest, UpdateTeamRequest},
+    team::{
+        AddTeamMemberRequest, CreateTeamRequest, Team, TeamListResponse, TeamMember, TeamMemberListResponse, TransferTeamOwnerRequest, UpdateTeamMemberRequest,
+        UpdateTeamRequest,
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -95,7 +96,12 @@ async fn add_member(State(app): State<SharedApp>, who: Principal, Path(id): Path
 #[utoipa::path(put, path = "/teams/{id}/members/{user_id}", tag = "teams", params(("id" = String, Path), ("user_id" = String, Path)), request_body = UpdateTeamMemberRequest, responses(
     (status = 200, body = Envelope<Message>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
 ))]
-async fn set_role(State(app): State<SharedApp>, who: Principal, Path((id, user_id)): Path<(String, String)>, Json(request): Json<UpdateTeamMemberRequest>) -> Result<Message> {
+async fn set_role(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path((id, user_id)): Path<(String, String)>,
+    Json(request): Json<UpdateTeamMemberRequest>,
+) -> Result<Message> {
     app.auth.set_role(&who, &id, &user_id, &request.role).await?;
     reply::message("role changed")
 }

@@ -32,7 +32,12 @@ impl Fresh {
     /// A store with a user and a team, whose ids are `user` and `team`.
     async fn installed(&self) -> Store {
         let store = self.open();
-        let install = Install { user: user("user", "admin@localhost"), team: team("team", "user"), key: access::key("key", "team", "user"), key_sha256: "hash-of-key".into() };
+        let install = Install {
+            user: user("user", "admin@localhost"),
+            team: team("team", "user"),
+            key: access::key("key", "team", "user"),
+            key_sha256: "hash-of-key".into(),
+        };
         assert!(store.install(install).await.expect("installs"));
         store
     }

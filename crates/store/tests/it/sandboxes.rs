@@ -171,7 +171,10 @@ async fn events_are_kept_to_a_number() {
     store.event_append("sb-1", &[NewEvent::new(9, "c", "last")]).await.expect("appends");
     let all = store.events_list("sb-1", 0, u32::MAX).await.expect("lists");
     assert_eq!(all.len() as i64, limits::EVENTS_PER_SANDBOX_MAX);
-    assert_eq!((all[0].seq, all.last().map(|e| (e.seq, e.kind.clone(), e.data.clone()))), (8, Some((limits::EVENTS_PER_SANDBOX_MAX + 7, "c".into(), Value::Null))));
+    assert_eq!(
+        (all[0].seq, all.last().map(|e| (e.seq, e.kind.clone(), e.data.clone()))),
+        (8, Some((limits::EVENTS_PER_SANDBOX_MAX + 7, "c".into(), Value::Null)))
+    );
     assert!(all.windows(2).all(|w| w[1].seq == w[0].seq + 1));
     let page = store.events_list("sb-1", all[3].seq, 2).await.expect("lists");
     assert_eq!(page.iter().map(|e| e.seq).collect::<Vec<_>>(), [all[4].seq, all[5].seq]);
@@ -191,7 +194,15 @@ async fn templates() {
     for _ in 0..2 {
         store.template_put_built_in("default", &spec("built in"), 1).await.expect("puts");
     }
-    let own = |id: &str, text: &str| TemplateRecord { id: id.into(), team_id: Some("team".into()), user_id: None, spec: spec(text), created_at_ms: 2, updated_at_ms: 2, version: 1 };
+    let own = |id: &str, text: &str| TemplateRecord {
+        id: id.into(),
+        team_id: Some("team".into()),
+        user_id: None,
+        spec: spec(text),
+        created_at_ms: 2,
+        updated_at_ms: 2,
+        version: 1,
+    };
     store.template_insert(&own("mine", "first")).await.expect("inserts");
     assert!(matches!(store.template_insert(&own("mine", "again")).await, Err(StoreError::Exists { .. })));
     assert_eq!(store.template_get("team", "default").await.expect("reads").map(|t| (t.team_id, t.version)), Some((None, 1)));

@@ -82,7 +82,12 @@ fn auth(a: &mut Checker<'_>) {
 }
 
 fn cors(c: &mut Checker<'_>) {
-    for (field, kind) in [("allowed_origins", CorsValue::Origin), ("allowed_methods", CorsValue::Method), ("allowed_headers", CorsValue::Header), ("expose_headers", CorsValue::Header)] {
+    for (field, kind) in [
+        ("allowed_origins", CorsValue::Origin),
+        ("allowed_methods", CorsValue::Method),
+        ("allowed_headers", CorsValue::Header),
+        ("expose_headers", CorsValue::Header),
+    ] {
         let Some(given) = c.texts(field, limits::CORS_VALUES_MAX, limits::URL_MAX_BYTES) else { continue };
         let mut values: Vec<String> = Vec::with_capacity(given.len());
         for value in given {

@@ -55,7 +55,9 @@ impl Grant {
 pub enum Seen {
     Known(Arc<Grant>),
     /// What is found now may only be remembered while this epoch lasts.
-    Unknown { epoch: u64 },
+    Unknown {
+        epoch: u64,
+    },
 }
 
 #[derive(Default)]

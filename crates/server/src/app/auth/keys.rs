@@ -163,7 +163,15 @@ mod tests {
 
     #[test]
     fn lifetimes() {
-        for (text, ms) in [("", None), ("never", None), ("0", None), ("30d", Some(2_592_000_000)), ("1h30m", Some(5_400_000)), ("720H", Some(2_592_000_000)), (" 5s ", Some(5000))] {
+        for (text, ms) in [
+            ("", None),
+            ("never", None),
+            ("0", None),
+            ("30d", Some(2_592_000_000)),
+            ("1h30m", Some(5_400_000)),
+            ("720H", Some(2_592_000_000)),
+            (" 5s ", Some(5000)),
+        ] {
             assert_eq!(lifetime_ms(Some(text)), Ok(ms), "{text}");
         }
         for text in ["5", "d", "-1d", "1.5h", "0s", "10 d", "99999999999999999999d", "999999999999999y", "1é", "é"] {

@@ -158,5 +158,7 @@ fn pair(family: &str, user_id: &str, now: i64) -> Result<(String, String, Vec<Lo
 
 fn looks_like_email(text: &str) -> bool {
     let parts = text.split_once('@');
-    text.len() <= 254 && !text.chars().any(|c| c.is_whitespace() || c.is_control()) && parts.is_some_and(|(local, host)| !local.is_empty() && !host.is_empty() && !host.contains('@'))
+    text.len() <= 254
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+        && parts.is_some_and(|(local, host)| !local.is_empty() && !host.is_empty() && !host.contains('@'))
 }
