@@ -131,7 +131,9 @@ impl Node {
     /// a row names it, a restart of the server sweeps it.
     pub async fn take(&self, key: &str, spec: &RuntimeSpec) -> Result<(Arc<Runtime>, Origin), RuntimeError> {
         if let Some(runtime) = self.inner.pools.pop(key, spec) {
-            runtime.set_limits(spec.limits).await?;
+            if runtime.limits() != spec.limits {
+                self.set_limits(&runtime, spec.limits).await?;
+            }
             return Ok((runtime, Origin::Pool));
         }
         let root = self.inner.roots.create()?;
@@ -142,6 +144,14 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    /// Puts new limits in force on a live runtime. What it uses beyond them may make this fail.
+    pub async fn set_limits(&self, runtime: &Arc<Runtime>, limits: Limits) -> Result<(), RuntimeError> {
+        runtime.set_limits(limits).await?;
+        let (roots, root) = (self.inner.roots.clone(), runtime.root.clone());
+        let _ = tokio::task::spawn_blocking(move || roots.limit(&root, limits.disk_bytes)).await;
+        Ok(())
     }
 
     /// A new runtime over an existing root.
@@ -243,9 +253,13 @@ impl Node {
         let raw = {
             let (hierarchy, agent) = (Arc::clone(&self.inner.hierarchy), Arc::clone(&self.inner.agent));
             let (root, paths, plan) = (root.clone(), paths.clone(), self.inner.egress.plan(&Policy::allow_all()));
+            let roots = self.inner.roots.clone();
             self.inner
                 .launcher
-                .run(priority, move || runtime::launch_raw(&hierarchy, &image, &agent, &root, &paths.place(), limits, &plan))
+                .run(priority, move || {
+                    roots.limit(&root, limits.disk_bytes);
+                    runtime::launch_raw(&hierarchy, &image, &agent, &root, &paths.place(), limits, &plan)
+                })
                 .await
                 .unwrap_or(Err(RuntimeError::Stopped))
         };

@@ -95,6 +95,17 @@ impl Roots {
         }
     }
 
+    /// Limits what a root may take on disk, where the filesystem can hold such a limit; `false` means that somebody has
+    /// to watch it.
+    pub fn limit(&self, root: &Root, bytes: u64) -> bool {
+        // The range's number is this machine's own name for the root, and far from ids that people give to projects.
+        let project = root.uid_base();
+        sandbar_linux::quota::apply(&self.dir.join(&root.id), project, bytes).unwrap_or_else(|error| {
+            tracing::warn!(root = root.id, %error, "the filesystem refused a disk limit; it is watched instead");
+            false
+        })
+    }
+
     /// Takes a root away at once, by a rename; its files are removed by [`Roots::empty_trash`].
     pub fn remove(&self, root: &Root) {
         self.discard(&root.id);

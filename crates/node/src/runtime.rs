@@ -333,7 +333,7 @@ impl Runtime {
     }
 
     /// Applies new limits; memory that is in use beyond them makes this fail.
-    pub async fn set_limits(self: &Arc<Self>, limits: Limits) -> Result<(), RuntimeError> {
+    pub(crate) async fn set_limits(self: &Arc<Self>, limits: Limits) -> Result<(), RuntimeError> {
         if limits == self.limits() {
             return Ok(());
         }

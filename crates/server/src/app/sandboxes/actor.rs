@@ -415,7 +415,7 @@ impl Actor {
         let policy = spec::policy(record).map_err(ApiError::bad_request)?;
         runtime.set_policy(policy).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))?;
         let spec = spec::runtime_spec(record).map_err(ApiError::bad_request)?;
-        runtime.set_limits(spec.limits).await.map_err(|error| {
+        self.node.set_limits(runtime, spec.limits).await.map_err(|error| {
             ApiError::conflict(format!("the new limits cannot be applied now: {}", error_text(&error)))
         })
     }
