@@ -16,8 +16,7 @@ pub enum QuotaDimension {
 
 impl QuotaDimension {
     /// All of them, in the order of a list.
-    pub const ALL: [Self; 5] =
-        [Self::ActiveSandboxes, Self::SandboxClaims, Self::ApiRequests, Self::NetworkEgressBytes, Self::NetworkIngressBytes];
+    pub const ALL: [Self; 5] = [Self::ActiveSandboxes, Self::SandboxClaims, Self::ApiRequests, Self::NetworkEgressBytes, Self::NetworkIngressBytes];
 
     /// The word in JSON and paths.
     pub fn as_str(self) -> &'static str {

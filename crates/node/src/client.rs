@@ -12,8 +12,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Body;
 use sandbar_procd_api::{
-    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info,
-    Input, Move, PtySize, Signal, Stats, WatchLine, Written,
+    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, PtySize, Signal, Stats,
+    WatchLine, Written,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -21,7 +21,7 @@ mod attach;
 mod lines;
 mod pool;
 
-pub use attach::{Attached, AttachReader, AttachWriter, AttachedFrame};
+pub use attach::{AttachReader, AttachWriter, Attached, AttachedFrame};
 pub use lines::Lines;
 pub use pool::AgentBody;
 
@@ -283,9 +283,7 @@ async fn read_json<T: DeserializeOwned>(response: Response<AgentBody>) -> Result
 async fn read_all(body: AgentBody) -> Result<Bytes, ProcdError> {
     match Limited::new(body, REPLY_BYTES_MAX).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(ProcdError::Protocol(format!("reply of more than {REPLY_BYTES_MAX} bytes")))
-        }
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ProcdError::Protocol(format!("reply of more than {REPLY_BYTES_MAX} bytes"))),
         Err(error) => Err(ProcdError::gone(error)),
     }
 }

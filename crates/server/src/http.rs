@@ -52,11 +52,7 @@ pub type Routes = OpenApiRouter<SharedApp>;
 pub fn router(app: SharedApp) -> Router {
     let document = openapi::document(routes());
     let api: Router<SharedApp> = routes().into();
-    let both = api
-        .clone()
-        .layer(Extension(Profile::Current))
-        .nest(MAY, api.layer(Extension(Profile::May)))
-        .merge(openapi::router(&document));
+    let both = api.clone().layer(Extension(Profile::Current)).nest(MAY, api.layer(Extension(Profile::May))).merge(openapi::router(&document));
     both.method_not_allowed_fallback(wrong_method)
         .fallback(no_route)
         // Bodies are bounded where they are read, each by its own limit.

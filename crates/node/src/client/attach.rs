@@ -95,6 +95,12 @@ impl AttachWriter {
         Ok(())
     }
 
+    /// Ends a command's stdin. Agents that know no such thing go on waiting for input.
+    pub async fn end_input(&mut self) -> Result<(), ProcdError> {
+        self.write.write_all(&frame::encode(Kind::Eof, &[])).await.map_err(ProcdError::Gone)?;
+        self.write.flush().await.map_err(ProcdError::Gone)
+    }
+
     pub async fn resize(&mut self, size: PtySize) -> Result<(), ProcdError> {
         self.send(Kind::Resize, &size).await
     }
@@ -154,7 +160,7 @@ fn parse(kind: Kind, payload: &[u8]) -> Result<Option<AttachedFrame>, ProcdError
         Kind::Ready => json(payload).map(|ready| Some(AttachedFrame::Ready(ready))),
         Kind::Done => json(payload).map(|done| Some(AttachedFrame::Done(done))),
         // The host's own kinds mean nothing from the agent.
-        Kind::Input | Kind::Resize | Kind::Signal => Ok(None),
+        Kind::Input | Kind::Resize | Kind::Signal | Kind::Eof => Ok(None),
     }
 }
 

@@ -95,11 +95,7 @@ impl Pool {
 
     async fn connect(&self) -> Result<SendRequest<RequestBody>, ProcdError> {
         let stream = self.connect_stream().await.map_err(ProcdError::Gone)?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(READ_BUFFER_BYTES_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(ProcdError::gone)?;
+        let (sender, connection) = http1::Builder::new().max_buf_size(READ_BUFFER_BYTES_MAX).handshake(TokioIo::new(stream)).await.map_err(ProcdError::gone)?;
         // Ends when the sender and the body in flight are dropped, or the agent closes; its error reaches the call.
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {

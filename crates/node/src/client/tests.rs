@@ -23,9 +23,7 @@ fn serve(socket: &std::path::Path) {
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let text = |status: u16, text: &'static str| {
-        Response::builder().status(status).body(Full::new(Bytes::from(text))).expect("response")
-    };
+    let text = |status: u16, text: &'static str| Response::builder().status(status).body(Full::new(Bytes::from(text))).expect("response");
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
     Ok(match path.as_str() {
         "/v1/contexts" => text(200, r#"{"contexts":[]}"#),

@@ -18,7 +18,15 @@ impl App {
     }
 
     /// Replaces a file by what `body` gives, which is `length` bytes when that is known.
-    pub async fn write_file(&self, who: &Principal, sandbox: &str, path: &str, mode: Option<&str>, length: Option<u64>, body: Body) -> Result<Written, ApiError> {
+    pub async fn write_file(
+        &self,
+        who: &Principal,
+        sandbox: &str,
+        path: &str,
+        mode: Option<&str>,
+        length: Option<u64>,
+        body: Body,
+    ) -> Result<Written, ApiError> {
         let runtime = self.access(who, sandbox).await?;
         unless_frozen(&runtime, runtime.client.write_file(path, mode, length, body)).await
     }

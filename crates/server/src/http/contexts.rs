@@ -3,8 +3,8 @@
 use axum::extract::{Path, State};
 use sandbar_api::{
     context::{
-        ContextInputRequest, ContextListResponse, ContextOutput, ContextResponse, ContextStatsResponse, CreateContextRequest,
-        DeletedResponse, ResizeContextRequest, ResizedResponse, SignalContextRequest, SignaledResponse, WrittenResponse,
+        ContextInputRequest, ContextListResponse, ContextOutput, ContextResponse, ContextStatsResponse, CreateContextRequest, DeletedResponse,
+        ResizeContextRequest, ResizedResponse, SignalContextRequest, SignaledResponse, WrittenResponse,
     },
     error::ErrorEnvelope,
     reply::Envelope,
@@ -97,7 +97,12 @@ async fn restart(State(app): State<SharedApp>, who: Principal, Path((id, ctx)): 
 #[utoipa::path(post, path = "/api/v1/sandboxes/{id}/contexts/{ctx}/input", tag = "contexts", params(("id" = String, Path), ("ctx" = String, Path)), request_body = ContextInputRequest, responses(
     (status = 200, body = Envelope<WrittenResponse>), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope), (status = 410, body = ErrorEnvelope),
 ))]
-async fn input(State(app): State<SharedApp>, who: Principal, Path((id, ctx)): Path<(String, String)>, Json(request): Large<ContextInputRequest>) -> Result<WrittenResponse> {
+async fn input(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path((id, ctx)): Path<(String, String)>,
+    Json(request): Large<ContextInputRequest>,
+) -> Result<WrittenResponse> {
     who.require(Permission::SandboxWrite)?;
     app.write_to_context(&who, &id, &ctx, &Input { data: request.data }).await?;
     reply::ok(WrittenResponse { written: true })
@@ -107,7 +112,12 @@ async fn input(State(app): State<SharedApp>, who: Principal, Path((id, ctx)): Pa
 #[utoipa::path(post, path = "/api/v1/sandboxes/{id}/contexts/{ctx}/exec", tag = "contexts", params(("id" = String, Path), ("ctx" = String, Path)), request_body = ContextInputRequest, responses(
     (status = 200, body = Envelope<ContextOutput>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 408, body = ErrorEnvelope), (status = 410, body = ErrorEnvelope),
 ))]
-async fn exec(State(app): State<SharedApp>, who: Principal, Path((id, ctx)): Path<(String, String)>, Json(request): Large<ContextInputRequest>) -> Result<ContextOutput> {
+async fn exec(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path((id, ctx)): Path<(String, String)>,
+    Json(request): Large<ContextInputRequest>,
+) -> Result<ContextOutput> {
     who.require(Permission::SandboxWrite)?;
     if request.data.is_empty() {
         return Err(ApiError::bad_request("data: must not be empty"));
@@ -120,7 +130,12 @@ async fn exec(State(app): State<SharedApp>, who: Principal, Path((id, ctx)): Pat
 #[utoipa::path(post, path = "/api/v1/sandboxes/{id}/contexts/{ctx}/resize", tag = "contexts", params(("id" = String, Path), ("ctx" = String, Path)), request_body = ResizeContextRequest, responses(
     (status = 200, body = Envelope<ResizedResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, description = "it has no terminal", body = ErrorEnvelope),
 ))]
-async fn resize(State(app): State<SharedApp>, who: Principal, Path((id, ctx)): Path<(String, String)>, Json(request): Json<ResizeContextRequest>) -> Result<ResizedResponse> {
+async fn resize(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path((id, ctx)): Path<(String, String)>,
+    Json(request): Json<ResizeContextRequest>,
+) -> Result<ResizedResponse> {
     who.require(Permission::SandboxWrite)?;
     let ResizeContextRequest { rows, cols } = request;
     if rows == 0 || cols == 0 {
@@ -134,7 +149,12 @@ async fn resize(State(app): State<SharedApp>, who: Principal, Path((id, ctx)): P
 #[utoipa::path(post, path = "/api/v1/sandboxes/{id}/contexts/{ctx}/signal", tag = "contexts", params(("id" = String, Path), ("ctx" = String, Path)), request_body = SignalContextRequest, responses(
     (status = 200, body = Envelope<SignaledResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
 ))]
-async fn signal(State(app): State<SharedApp>, who: Principal, Path((id, ctx)): Path<(String, String)>, Json(request): Json<SignalContextRequest>) -> Result<SignaledResponse> {
+async fn signal(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path((id, ctx)): Path<(String, String)>,
+    Json(request): Json<SignalContextRequest>,
+) -> Result<SignaledResponse> {
     who.require(Permission::SandboxWrite)?;
     if request.signal.trim().is_empty() {
         return Err(ApiError::bad_request("signal: must not be empty"));

@@ -83,8 +83,7 @@ fn refusal(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
         (Some(field), None) => (field, message),
         (None, None) => return ApiError::bad_request(format!("the request body is not as expected: {message}")),
     };
-    ApiError::bad_request(format!("{field}: {message}"))
-        .with_details(serde_json::json!({ "violations": [{ "field": field, "message": message }] }))
+    ApiError::bad_request(format!("{field}: {message}")).with_details(serde_json::json!({ "violations": [{ "field": field, "message": message }] }))
 }
 
 fn is_blank(bytes: &[u8]) -> bool {

@@ -52,7 +52,13 @@ pub fn router() -> OpenApiRouter<SharedApp> {
     (status = 200, content_type = "application/octet-stream", body = String), (status = 206, description = "the range asked for"),
     (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, description = "not a file", body = ErrorEnvelope), (status = 416, body = ErrorEnvelope),
 ))]
-async fn read(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params, headers: HeaderMap) -> std::result::Result<Response<Body>, ApiError> {
+async fn read(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(id): Path<String>,
+    params: Params,
+    headers: HeaderMap,
+) -> std::result::Result<Response<Body>, ApiError> {
     who.require(Permission::SandboxRead)?;
     let path = path_of(&params)?;
     if wants_json(&headers) {
@@ -72,7 +78,14 @@ async fn read(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
     (status = 200, description = "written", body = Envelope<WrittenResponse>), (status = 201, description = "folder made", body = Envelope<CreatedResponse>),
     (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope), (status = 413, body = ErrorEnvelope), (status = 507, body = ErrorEnvelope),
 ))]
-async fn write(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params, headers: HeaderMap, body: Body) -> std::result::Result<Response<Body>, ApiError> {
+async fn write(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(id): Path<String>,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> std::result::Result<Response<Body>, ApiError> {
     who.require(Permission::SandboxWrite)?;
     let path = path_of(&params)?;
     if params.text("mkdir") == Some("true") {
@@ -164,7 +177,9 @@ fn mode_of(params: &Params) -> std::result::Result<Option<&str>, ApiError> {
 
 /// The original also takes a JSON `Content-Type` of the request for the wish to get JSON.
 fn wants_json(headers: &HeaderMap) -> bool {
-    let names_json = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).is_some_and(|value| value.to_ascii_lowercase().contains("application/json"));
+    let names_json = |name| {
+        headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).is_some_and(|value| value.to_ascii_lowercase().contains("application/json"))
+    };
     names_json(header::ACCEPT) || names_json(header::CONTENT_TYPE)
 }
 

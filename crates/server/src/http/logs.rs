@@ -245,4 +245,3 @@ fn as_text(body: Body, sandbox_id: &str, runtime_id: &str) -> Response {
     headers.insert(HeaderName::from_static("x-sandbox-log-container"), HeaderValue::from_static(CONTAINER));
     response
 }
-

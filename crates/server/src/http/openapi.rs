@@ -66,13 +66,7 @@ pub fn document(routes: Routes) -> utoipa::openapi::OpenApi {
 /// Handlers are named within their file; an operation's id has to be the only one: method and path.
 fn name_operations(path: &str, item: &mut PathItem) {
     let path = path.trim_start_matches("/api/v1").replace(['{', '}'], "").replace(['/', '-', '.'], "_");
-    let operations = [
-        ("get", &mut item.get),
-        ("put", &mut item.put),
-        ("post", &mut item.post),
-        ("patch", &mut item.patch),
-        ("delete", &mut item.delete),
-    ];
+    let operations = [("get", &mut item.get), ("put", &mut item.put), ("post", &mut item.post), ("patch", &mut item.patch), ("delete", &mut item.delete)];
     for (method, operation) in operations {
         if let Some(operation) = operation {
             operation.operation_id = Some(format!("{method}{path}"));

@@ -3,10 +3,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 
-use axum::{
-    extract::FromRequestParts,
-    http::request::Parts,
-};
+use axum::{extract::FromRequestParts, http::request::Parts};
 
 use crate::error::ApiError;
 

@@ -1,9 +1,7 @@
 //! A sandbox's row as clients read it: the union of the fields that the generations of clients want. A profile only
 //! changes values.
 
-use sandbar_api::sandbox::{
-    ClaimResponse, PauseResponse, RefreshResponse, Resources, ResumeResponse, SandboxResponse, SandboxStatusResponse, SandboxSummary,
-};
+use sandbar_api::sandbox::{ClaimResponse, PauseResponse, RefreshResponse, Resources, ResumeResponse, SandboxResponse, SandboxStatusResponse, SandboxSummary};
 use sandbar_core::{
     lifecycle::{self, Profile, WireStatus},
     quantity,

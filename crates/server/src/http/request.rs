@@ -35,9 +35,7 @@ pub async fn observe(State(app): State<SharedApp>, request: Request, next: Next)
     };
     drop(in_flight);
     let _entered = span.entered();
-    let mut response = answer.unwrap_or_else(|panic| {
-        ApiError::internal("answering the request", &panic_text(panic.as_ref())).into_response()
-    });
+    let mut response = answer.unwrap_or_else(|panic| ApiError::internal("answering the request", &panic_text(panic.as_ref())).into_response());
     let (status, took) = (response.status().as_u16(), began.elapsed());
     app.metrics.answered(method, &route, status, took);
     tracing::info!(status, latency_ms = took.as_micros() as f64 / 1e3, "answered");

@@ -9,8 +9,8 @@ use sandbar_api::{
     error::ErrorEnvelope,
     reply::{Envelope, Message},
     sandbox::{
-        ClaimRequest, ClaimResponse, ExecutionStateRequest, PauseResponse, RefreshRequest, RefreshResponse, ResumeResponse,
-        SandboxListResponse, SandboxResponse, SandboxStatusResponse, UpdateRequest,
+        ClaimRequest, ClaimResponse, ExecutionStateRequest, PauseResponse, RefreshRequest, RefreshResponse, ResumeResponse, SandboxListResponse,
+        SandboxResponse, SandboxStatusResponse, UpdateRequest,
     },
 };
 use sandbar_core::{
@@ -49,7 +49,12 @@ pub fn router() -> OpenApiRouter<SharedApp> {
     (status = 400, body = ErrorEnvelope), (status = 404, description = "unknown template", body = ErrorEnvelope),
     (status = 429, body = ErrorEnvelope), (status = 503, body = ErrorEnvelope),
 ))]
-async fn claim(State(app): State<SharedApp>, who: Principal, Extension(profile): Extension<Profile>, Json(request): Json<ClaimRequest>) -> Result<ClaimResponse> {
+async fn claim(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Extension(profile): Extension<Profile>,
+    Json(request): Json<ClaimRequest>,
+) -> Result<ClaimResponse> {
     who.require(Permission::SandboxCreate)?;
     let record = app.claim(&who, request).await?;
     reply::created(render::claimed(&record, profile))

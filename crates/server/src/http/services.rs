@@ -56,9 +56,5 @@ async fn put(
 }
 
 fn rendered(record: &SandboxRecord, profile: Profile, config: &Config) -> ServicesResponse {
-    ServicesResponse {
-        sandbox_id: record.id.clone(),
-        services: render::services(record, profile, config),
-        exposure_domain: config.public_domain.clone(),
-    }
+    ServicesResponse { sandbox_id: record.id.clone(), services: render::services(record, profile, config), exposure_domain: config.public_domain.clone() }
 }

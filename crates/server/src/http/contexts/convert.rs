@@ -1,17 +1,12 @@
 //! Between the public shapes of contexts and the agent's.
 
 use sandbar_api::context::{
-    ContextKind, ContextOutput, ContextResponse, ContextStatsResponse, CreateContextRequest, PtySizeRequest, ReplConfig, ReplRequest,
-    ResourceUsage,
+    ContextKind, ContextOutput, ContextResponse, ContextStatsResponse, CreateContextRequest, PtySizeRequest, ReplConfig, ReplRequest, ResourceUsage,
 };
 use sandbar_core::{limits, validate};
 use sandbar_procd_api as agent;
 
-use crate::{
-    app::sandboxes::violations,
-    error::ApiError,
-    http::time::rfc3339_seconds,
-};
+use crate::{app::sandboxes::violations, error::ApiError, http::time::rfc3339_seconds};
 
 /// What is used for the side of a terminal that was not named.
 const PTY_DEFAULT: agent::PtySize = agent::PtySize { rows: 24, cols: 80 };
@@ -139,7 +134,10 @@ fn check_command(command: &[String]) -> Result<(), ApiError> {
             return Err(ApiError::bad_request(format!("cmd.command[{i}]: holds a NUL character")));
         }
         if argument.len() > limits::ARGUMENT_MAX_BYTES {
-            return Err(ApiError::bad_request(format!("cmd.command[{i}]: an argument may have at most {} bytes; write a file instead", limits::ARGUMENT_MAX_BYTES)));
+            return Err(ApiError::bad_request(format!(
+                "cmd.command[{i}]: an argument may have at most {} bytes; write a file instead",
+                limits::ARGUMENT_MAX_BYTES
+            )));
         }
     }
     if command.iter().map(String::len).sum::<usize>() > limits::ARGUMENTS_TOTAL_MAX_BYTES {
@@ -171,7 +169,8 @@ fn repl_config(config: ReplConfig) -> Result<agent::ReplConfig, ApiError> {
         return Err(ApiError::bad_request(format!("repl.repl_config.candidates[{i}].name: must not be empty")));
     }
     let candidate = |candidate: sandbar_api::context::ReplCandidate| agent::ReplCandidate { name: candidate.name, args: candidate.args.unwrap_or_default() };
-    let variable = |variable: sandbar_api::context::ReplEnvVar| agent::ReplEnvVar { name: variable.name, value: variable.value, value_from: variable.value_from };
+    let variable =
+        |variable: sandbar_api::context::ReplEnvVar| agent::ReplEnvVar { name: variable.name, value: variable.value, value_from: variable.value_from };
     Ok(agent::ReplConfig {
         name: config.name,
         display_name: config.display_name,
@@ -191,8 +190,7 @@ fn repl_config(config: ReplConfig) -> Result<agent::ReplConfig, ApiError> {
 /// No terminal when neither side is named.
 fn pty_size(size: PtySizeRequest) -> Option<agent::PtySize> {
     let (rows, cols) = (size.rows.filter(|n| *n > 0), size.cols.filter(|n| *n > 0));
-    (rows.is_some() || cols.is_some())
-        .then(|| agent::PtySize { rows: rows.unwrap_or(PTY_DEFAULT.rows), cols: cols.unwrap_or(PTY_DEFAULT.cols) })
+    (rows.is_some() || cols.is_some()).then(|| agent::PtySize { rows: rows.unwrap_or(PTY_DEFAULT.rows), cols: cols.unwrap_or(PTY_DEFAULT.cols) })
 }
 
 #[cfg(test)]

@@ -112,7 +112,9 @@ async fn write_out(mut sink: SplitSink<WebSocket, Message>, mut reader: AttachRe
         };
         let (messages, last) = match frame {
             Ok(Some(AttachedFrame::Output { stream, data })) => (output_messages(stream, &data), false),
-            Ok(Some(AttachedFrame::Ready(ready))) => (vec![json(&Frame::Done(Done { request_id: ready.request_id, exit_code: None, state: None, reason: None }))], false),
+            Ok(Some(AttachedFrame::Ready(ready))) => {
+                (vec![json(&Frame::Done(Done { request_id: ready.request_id, exit_code: None, state: None, reason: None }))], false)
+            }
             Ok(Some(AttachedFrame::Done(done))) => {
                 let done = Done { request_id: None, exit_code: Some(done.exit_code), state: Some(state_name(done.state)), reason: done.reason };
                 (vec![json(&Frame::Done(done))], true)
@@ -196,7 +198,10 @@ async fn forward(writer: &mut AttachWriter, text: &str) -> Result<(), ProcdError
 /// What a client's frame asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Request {
-    Input { data: String, request_id: Option<String> },
+    Input {
+        data: String,
+        request_id: Option<String>,
+    },
     Resize(PtySize),
     Signal(String),
     /// Not ours: input as it stands.

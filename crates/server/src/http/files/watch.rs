@@ -69,9 +69,18 @@ enum Request {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Frame {
-    Subscribed { watch_id: String, path: String },
-    Unsubscribed { watch_id: String },
-    Event { watch_id: String, event: String, path: String },
+    Subscribed {
+        watch_id: String,
+        path: String,
+    },
+    Unsubscribed {
+        watch_id: String,
+    },
+    Event {
+        watch_id: String,
+        event: String,
+        path: String,
+    },
     Error {
         error: String,
         #[serde(skip_serializing_if = "Option::is_none")]
