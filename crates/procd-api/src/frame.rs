@@ -24,6 +24,9 @@ pub enum Kind {
     Resize = 17,
     /// [`crate::Signal`].
     Signal = 18,
+    /// The end of a command's stdin, once it has read what was sent before. No payload. Terminals and REPLs have no
+    /// such end; an agent that does not know this kind skips it.
+    Eof = 19,
 }
 
 impl Kind {
@@ -38,6 +41,7 @@ impl Kind {
             16 => Self::Input,
             17 => Self::Resize,
             18 => Self::Signal,
+            19 => Self::Eof,
             _ => return None,
         })
     }

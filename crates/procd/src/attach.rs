@@ -175,6 +175,7 @@ async fn listen(agent: &Rc<Agent>, run: &Rc<Run>, reader: &Rc<Reader>, mut from_
                             let _ = send_signal(run, &signal.signal);
                         }
                     }
+                    Some(Kind::Eof) => run.end_input(),
                     Some(Kind::Stdout | Kind::Stderr | Kind::Pty | Kind::Ready | Kind::Done) | None => {}
                 }
                 consumed

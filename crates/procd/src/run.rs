@@ -46,6 +46,8 @@ struct Input {
     /// Bytes of the first message that are written.
     written: usize,
     writing: bool,
+    /// Nothing comes after what is queued.
+    ended: bool,
 }
 
 /// A process and what belongs to it.
@@ -414,6 +416,23 @@ impl Run {
             }
         }
         self.input.borrow_mut().writing = false;
+        self.close_ended();
+    }
+
+    /// Lets a command find the end of its stdin, after what is queued for it. A terminal or REPL has no such end.
+    pub fn end_input(&self) {
+        if self.pty || !matches!(self.mode, Mode::Command) {
+            return;
+        }
+        self.input.borrow_mut().ended = true;
+        self.close_ended();
+    }
+
+    fn close_ended(&self) {
+        let input = self.input.borrow();
+        if input.ended && input.messages.is_empty() {
+            *self.stdin.borrow_mut() = None;
+        }
     }
 
     /// Takes back the input that a driver's code has not read.

@@ -187,7 +187,13 @@ async fn read_in(stream: &mut SplitStream<WebSocket>, mut writer: AttachWriter) 
 
 async fn forward(writer: &mut AttachWriter, text: &str) -> Result<(), ProcdError> {
     match Request::parse(text) {
-        Request::Input { data, request_id } => writer.input(&data, request_id.as_deref()).await,
+        Request::Input { data, request_id, eof: false } => writer.input(&data, request_id.as_deref()).await,
+        Request::Input { data, request_id, eof: true } => {
+            if !data.is_empty() {
+                writer.input(&data, request_id.as_deref()).await?;
+            }
+            writer.end_input().await
+        }
         Request::Resize(size) => writer.resize(size).await,
         Request::Signal(signal) => writer.signal(&Signal { signal }).await,
         Request::Raw => writer.input(text, None).await,
@@ -201,6 +207,8 @@ enum Request {
     Input {
         data: String,
         request_id: Option<String>,
+        /// A command finds the end of its stdin after the data.
+        eof: bool,
     },
     Resize(PtySize),
     Signal(String),
@@ -224,7 +232,8 @@ impl Request {
             Some("input") => {
                 let request_id = take_text("request_id").or_else(|| take_text("requestId"));
                 let request_id = request_id.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX);
-                Self::Input { data: take_text("data").unwrap_or_default(), request_id }
+                let data = take_text("data").unwrap_or_default();
+                Self::Input { data, request_id, eof: fields.get("eof") == Some(&Value::Bool(true)) }
             }
             Some("resize") => {
                 let mut side = |name: &str| fields.remove(name)?.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
@@ -249,10 +258,11 @@ mod tests {
 
     #[test]
     fn both_spellings_of_the_request_id_are_read_and_the_rest_is_raw() {
-        let input = |data: &str, id: Option<&str>| Request::Input { data: data.into(), request_id: id.map(Into::into) };
+        let input = |data: &str, id: Option<&str>| Request::Input { data: data.into(), request_id: id.map(Into::into), eof: false };
         assert_eq!(Request::parse(r#"{"type":"input","data":"x\n","request_id":"r"}"#), input("x\n", Some("r")));
         assert_eq!(Request::parse(r#"{"type":"input","data":"x","requestId":"r"}"#), input("x", Some("r")));
         assert_eq!(Request::parse(r#"{"type":"input"}"#), input("", None));
+        assert_eq!(Request::parse(r#"{"type":"input","eof":true}"#), Request::Input { data: String::new(), request_id: None, eof: true });
         assert_eq!(Request::parse(r#"{"type":"resize","rows":24,"cols":80}"#), Request::Resize(PtySize { rows: 24, cols: 80 }));
         assert_eq!(Request::parse(r#"{"type":"signal","signal":"INT"}"#), Request::Signal("INT".into()));
         for text in [r#"{"type":"resize","rows":-1,"cols":80}"#, r#"{"type":"resize","rows":70000,"cols":1}"#, r#"{"type":"signal"}"#] {
