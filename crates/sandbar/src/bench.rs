@@ -46,11 +46,8 @@ async fn own(args: &BenchArgs, counts: &rows::Counts, report: &mut Report) -> an
     for pool in [POOL, 0] {
         let server = start(args, pool).await?;
         let guests = Guests::new(server.client.clone());
-        let outcome = if pool > 0 {
-            or_interrupted(pooled(&guests, args, counts, report)).await
-        } else {
-            or_interrupted(unpooled(&guests, args, counts, report)).await
-        };
+        let outcome =
+            if pool > 0 { or_interrupted(pooled(&guests, args, counts, report)).await } else { or_interrupted(unpooled(&guests, args, counts, report)).await };
         let outcome = finish(outcome, guests.delete_all().await);
         server.destroy().await?;
         outcome?;

@@ -65,9 +65,7 @@ pub enum Command {
     #[command(hide = true)]
     Demo(DemoArgs),
     /// Print a completion script
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
     /// Print the version
     Version,
 }

@@ -32,7 +32,8 @@ impl Client {
         // A stored key belongs to the stored address: it is not shown to another server.
         let url_text = url.unwrap_or_else(|| URL_DEFAULT.into());
         let url = url_text.trim_end_matches('/').to_owned();
-        let token = first(&global.token, &["SANDBAR_TOKEN", "SANDBOX0_TOKEN"]).or_else(|| stored.filter(|s| s.url.trim_end_matches('/') == url).map(|s| s.token));
+        let token =
+            first(&global.token, &["SANDBAR_TOKEN", "SANDBOX0_TOKEN"]).or_else(|| stored.filter(|s| s.url.trim_end_matches('/') == url).map(|s| s.token));
         let Some(token) = token else {
             bail!("no API key for {url}: run `sandbar login`, or give --token or SANDBAR_TOKEN");
         };
@@ -51,7 +52,11 @@ impl Client {
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
             bail!("the API key must be visible ASCII characters");
         }
-        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).redirect(reqwest::redirect::Policy::none()).user_agent(concat!("sandbar/", env!("CARGO_PKG_VERSION")));
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("sandbar/", env!("CARGO_PKG_VERSION")));
         if matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
             builder = builder.no_proxy();
         }
@@ -169,11 +174,7 @@ fn unreachable(base: &str, error: reqwest::Error) -> anyhow::Error {
     let refused = error.is_connect();
     let error = anyhow::Error::new(error.without_url());
     let cause = error.chain().last().map(ToString::to_string).unwrap_or_default();
-    if refused {
-        anyhow::anyhow!("no server answers at {base}: {cause}")
-    } else {
-        anyhow::anyhow!("the connection to {base} failed: {cause}")
-    }
+    if refused { anyhow::anyhow!("no server answers at {base}: {cause}") } else { anyhow::anyhow!("the connection to {base} failed: {cause}") }
 }
 
 fn first(flag: &Option<String>, variables: &[&str]) -> Option<String> {

@@ -65,7 +65,11 @@ pub async fn run(form: Output, args: DemoArgs) -> anyhow::Result<u8> {
 /// The job: claim, keep state, read a file back, run a command, delete.
 async fn show(client: &Client, form: Output) -> anyhow::Result<Vec<Value>> {
     let mut steps = Steps { form, done: Vec::new() };
-    let made = steps.time("claim a sandbox from the template \"default\"", client.post("/api/v1/sandboxes", &json!({"template": "default"})), |made| output::cell(&made["sandbox_id"])).await?;
+    let made = steps
+        .time("claim a sandbox from the template \"default\"", client.post("/api/v1/sandboxes", &json!({"template": "default"})), |made| {
+            output::cell(&made["sandbox_id"])
+        })
+        .await?;
     let id = made["sandbox_id"].as_str().context("the claim's reply has no sandbox_id")?;
     let job = job(client, &mut steps, id).await;
     let delete = steps.time("delete the sandbox", client.delete(&sandbox_path(id, "")), |_| "gone".into()).await;
@@ -76,7 +80,8 @@ async fn show(client: &Client, form: Output) -> anyhow::Result<Vec<Value>> {
 
 async fn job(client: &Client, steps: &mut Steps, id: &str) -> anyhow::Result<()> {
     let contexts = sandbox_path(id, "/contexts");
-    let repl = steps.time("start a Python REPL", client.post(&contexts, &json!({"type": "repl", "repl": {"alias": "python"}})), |c| output::cell(&c["id"])).await?;
+    let repl =
+        steps.time("start a Python REPL", client.post(&contexts, &json!({"type": "repl", "repl": {"alias": "python"}})), |c| output::cell(&c["id"])).await?;
     let exec = format!("{contexts}/{}/exec", segment(repl["id"].as_str().context("the context has no id")?));
     let answer = |v: &Value| output::cell(&v["output_raw"]).trim().to_owned();
     steps.time("in it:  x = 20", client.post(&exec, &json!({"data": "x = 20"})), |_| "kept".into()).await?;

@@ -68,7 +68,13 @@ impl Check {
     }
 
     fn cells(&self) -> Vec<String> {
-        let mark = if self.ok { "ok" } else if self.required { "MISSING" } else { "no" };
+        let mark = if self.ok {
+            "ok"
+        } else if self.required {
+            "MISSING"
+        } else {
+            "no"
+        };
         vec![mark.into(), self.name.clone(), if self.required { "required" } else { "optional" }.into(), self.detail.clone()]
     }
 
@@ -88,7 +94,13 @@ fn fdatasync(dir: &Path) -> Check {
             let slow = if ms > FDATASYNC_SLOW_MS { "; slow, and every acknowledged change waits for it" } else { "" };
             Check::optional("fdatasync latency", true, format!("{ms:.3} ms median of {} at {}{slow}", samples.len(), dir.display()), "")
         }
-        Err(error) => Check { name: "fdatasync latency".into(), ok: false, required: true, detail: format!("{error:#}"), remedy: "give a data folder that can be written with --data-dir".into() },
+        Err(error) => Check {
+            name: "fdatasync latency".into(),
+            ok: false,
+            required: true,
+            detail: format!("{error:#}"),
+            remedy: "give a data folder that can be written with --data-dir".into(),
+        },
     }
 }
 
@@ -96,7 +108,8 @@ fn fdatasync(dir: &Path) -> Check {
 fn program(name: &str, candidates: &[&str], install: &str) -> Check {
     let path = ["/usr/bin", "/usr/local/bin"].iter().flat_map(|dir| candidates.iter().map(move |c| Path::new(dir).join(c))).find(|p| p.exists());
     let ok = path.is_some();
-    let detail = path.map_or_else(|| "not in /usr/bin or /usr/local/bin: sandboxes of the built-in image will not have it".to_owned(), |p| p.display().to_string());
+    let detail =
+        path.map_or_else(|| "not in /usr/bin or /usr/local/bin: sandboxes of the built-in image will not have it".to_owned(), |p| p.display().to_string());
     Check::optional(&format!("{name} for sandboxes"), ok, detail, &format!("on Debian: {install}"))
 }
 
@@ -106,7 +119,13 @@ fn port(listen: SocketAddr) -> Check {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             Check::optional("API address", false, format!("{listen} is in use, perhaps by a running server"), "choose another with --listen if it is not")
         }
-        Err(error) => Check { name: "API address".into(), ok: false, required: true, detail: format!("{listen}: {error}"), remedy: "choose another address with --listen".into() },
+        Err(error) => Check {
+            name: "API address".into(),
+            ok: false,
+            required: true,
+            detail: format!("{listen}: {error}"),
+            remedy: "choose another address with --listen".into(),
+        },
     }
 }
 

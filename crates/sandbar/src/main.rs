@@ -75,7 +75,10 @@ fn fail(error: &anyhow::Error, json_wanted: bool) -> ExitCode {
     let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
     if json_wanted {
         let refusal = error.downcast_ref::<client::Refusal>();
-        eprintln!("{}", json!({"error": {"message": refusal.map_or(text, |r| r.message.clone()), "code": refusal.map(|r| &r.code), "status": refusal.map(|r| r.status), "request_id": refusal.and_then(|r| r.request_id.as_ref()), "details": refusal.and_then(|r| r.details.as_ref())}}));
+        eprintln!(
+            "{}",
+            json!({"error": {"message": refusal.map_or(text, |r| r.message.clone()), "code": refusal.map(|r| &r.code), "status": refusal.map(|r| r.status), "request_id": refusal.and_then(|r| r.request_id.as_ref()), "details": refusal.and_then(|r| r.details.as_ref())}})
+        );
     } else {
         eprintln!("sandbar: {}", text.trim_end().replace('\n', "\n  "));
     }

@@ -34,7 +34,12 @@ pub fn purge(data_dir: &Path) -> anyhow::Result<usize> {
     if !MARKS.iter().any(|mark| data_dir.join(mark).exists()) {
         bail!("{} is not a folder of a Sandbar server", data_dir.display());
     }
-    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock")).with_context(|| format!("cannot open the lock in {}", data_dir.display()))?;
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(data_dir.join("lock"))
+        .with_context(|| format!("cannot open the lock in {}", data_dir.display()))?;
     if lock.try_lock().is_err() {
         bail!("a server uses {}; stop it first", data_dir.display());
     }

@@ -164,7 +164,8 @@ fn parse(text: &str) -> anyhow::Result<Layer> {
 }
 
 fn is_domain(name: &str) -> bool {
-    let label = |l: &str| !l.is_empty() && l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let label =
+        |l: &str| !l.is_empty() && l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     name.len() <= 190 && name.split('.').all(label)
 }
 
@@ -176,7 +177,12 @@ impl FromStr for Cidrs {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| part.parse().map_err(|error: PrefixError| error.to_string())).collect::<Result<_, _>>().map(Self)
+        text.split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(|part| part.parse().map_err(|error: PrefixError| error.to_string()))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 

@@ -37,7 +37,12 @@ impl Drop for RawMode {
 
 /// Rows and columns of the terminal, or of a common one.
 pub fn size() -> (u16, u16) {
-    termios::tcgetwinsize(std::io::stdout()).or_else(|_| termios::tcgetwinsize(std::io::stdin())).ok().map(|size| (size.ws_row, size.ws_col)).filter(|(rows, cols)| *rows > 0 && *cols > 0).unwrap_or((24, 80))
+    termios::tcgetwinsize(std::io::stdout())
+        .or_else(|_| termios::tcgetwinsize(std::io::stdin()))
+        .ok()
+        .map(|size| (size.ws_row, size.ws_col))
+        .filter(|(rows, cols)| *rows > 0 && *cols > 0)
+        .unwrap_or((24, 80))
 }
 
 /// Standard input as chunks; the channel ends with it. A thread of its own reads, since a read cannot be taken back.

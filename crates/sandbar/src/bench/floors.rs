@@ -32,9 +32,13 @@ pub async fn measure(client: &Client, dir: &Path, n: usize) -> anyhow::Result<(F
     let namespaces = namespaces(n.min(100));
     let fdatasync = fdatasync(dir, n)?;
     let ping = ping(client, n).await?;
-    let floors = Floors { spawn_ms: spawn.median(), namespaces_ms: namespaces.as_ref().map(Samples::median), fdatasync_ms: fdatasync.median(), ping_ms: ping.median() };
+    let floors =
+        Floors { spawn_ms: spawn.median(), namespaces_ms: namespaces.as_ref().map(Samples::median), fdatasync_ms: fdatasync.median(), ping_ms: ping.median() };
     let mut rows = vec![Row::times("floor: start and await true", &spawn, None, Target::None)];
-    rows.extend(namespaces.map(|samples| Row::times("floor: the same in seven new namespaces", &samples, None, Target::None).note("by unshare(1), which is a program more")));
+    rows.extend(
+        namespaces
+            .map(|samples| Row::times("floor: the same in seven new namespaces", &samples, None, Target::None).note("by unshare(1), which is a program more")),
+    );
     rows.push(Row::times("floor: 4 KiB and fdatasync", &fdatasync, None, Target::None));
     rows.push(Row::times("floor: HTTP ping (/healthz)", &ping, None, Target::None));
     Ok((floors, rows))

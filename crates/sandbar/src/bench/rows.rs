@@ -40,8 +40,30 @@ pub struct Counts {
     pub sustained: Duration,
 }
 
-pub const FULL: Counts = Counts { claims: 100, cold: 50, sequential: 50, burst: 100, execs: 300, pauses: 100, hibernations: 30, small_files: 10_000, large_files: 3, sustained: Duration::from_secs(5) };
-pub const QUICK: Counts = Counts { claims: 20, cold: 10, sequential: 15, burst: 30, execs: 50, pauses: 20, hibernations: 5, small_files: 1_000, large_files: 1, sustained: Duration::from_secs(2) };
+pub const FULL: Counts = Counts {
+    claims: 100,
+    cold: 50,
+    sequential: 50,
+    burst: 100,
+    execs: 300,
+    pauses: 100,
+    hibernations: 30,
+    small_files: 10_000,
+    large_files: 3,
+    sustained: Duration::from_secs(5),
+};
+pub const QUICK: Counts = Counts {
+    claims: 20,
+    cold: 10,
+    sequential: 15,
+    burst: 30,
+    execs: 50,
+    pauses: 20,
+    hibernations: 5,
+    small_files: 1_000,
+    large_files: 1,
+    sustained: Duration::from_secs(2),
+};
 
 pub async fn claim(guests: &Guests, floors: &Floors, n: usize) -> anyhow::Result<Row> {
     let samples = claims(guests, n).await?;
@@ -177,7 +199,10 @@ pub async fn hibernate(guests: &Guests, floors: &Floors, n: usize) -> anyhow::Re
     ensure!(guests.command(&id, &["true"]).await?["exit_code"] == 0, "{id} does not work after its last resume");
     guests.delete(&id).await?;
     let floor = floors.namespaces_ms.map(|ms| (ms, "namespaces"));
-    Ok(vec![Row::times("hibernate (of paused)", &hibernations, None, Target::None), Row::times("resume (hibernated), ready", &resumes, floor, Target::Times { p50: 5.0, p99: 20.0 })])
+    Ok(vec![
+        Row::times("hibernate (of paused)", &hibernations, None, Target::None),
+        Row::times("resume (hibernated), ready", &resumes, floor, Target::Times { p50: 5.0, p99: 20.0 }),
+    ])
 }
 
 async fn timed_post(guests: &Guests, id: &str, verb: &str) -> anyhow::Result<Duration> {
@@ -270,7 +295,8 @@ pub async fn sustained(guests: &Guests, time: Duration) -> anyhow::Result<Row> {
         result?;
     }
     let n = done.load(Ordering::Relaxed);
-    Ok(Row::figure("create + true + delete, sustained", "/s", n, n as f64 / begun.elapsed().as_secs_f64(), Target::AtLeast(300.0)).note(format!("{WORKERS} at a time for {} s", time.as_secs())))
+    Ok(Row::figure("create + true + delete, sustained", "/s", n, n as f64 / begun.elapsed().as_secs_f64(), Target::AtLeast(300.0))
+        .note(format!("{WORKERS} at a time for {} s", time.as_secs())))
 }
 
 /// Memory of this machine per idle sandbox, at each of `totals`. Against a server without a pool.
@@ -295,6 +321,10 @@ pub async fn idle_memory(guests: &Guests, totals: &[u32]) -> anyhow::Result<Vec<
 
 fn available_mib() -> anyhow::Result<f64> {
     let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).and_then(|rest| rest.trim().strip_suffix("kB")).and_then(|n| n.trim().parse::<f64>().ok());
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|n| n.trim().parse::<f64>().ok());
     kib.map(|kib| kib / 1024.0).context("/proc/meminfo has no MemAvailable")
 }

@@ -59,7 +59,10 @@ pub struct Row {
 pub enum Target {
     None,
     /// At most, at p50 and p99.
-    Times { p50: f64, p99: f64 },
+    Times {
+        p50: f64,
+        p99: f64,
+    },
     AtMost(f64),
     AtLeast(f64),
 }

@@ -33,7 +33,10 @@ const CHUNK_BYTES: usize = 64 << 10;
 #[derive(Debug, PartialEq, Eq)]
 enum Place<'a> {
     Here(&'a str),
-    Sandbox { id: &'a str, path: &'a str },
+    Sandbox {
+        id: &'a str,
+        path: &'a str,
+    },
     /// Standard input or output.
     Stream,
 }
@@ -89,7 +92,11 @@ impl Remote<'_> {
     }
 
     async fn mkdir(&self, path: &str) -> anyhow::Result<()> {
-        self.client.data(self.request(Method::POST, "/files", &[("path", path), ("mkdir", "true"), ("recursive", "true")])).await.map(drop).with_context(|| format!("cannot make {path} in the sandbox"))
+        self.client
+            .data(self.request(Method::POST, "/files", &[("path", path), ("mkdir", "true"), ("recursive", "true")]))
+            .await
+            .map(drop)
+            .with_context(|| format!("cannot make {path} in the sandbox"))
     }
 
     // --- up ---
@@ -150,7 +157,11 @@ impl Remote<'_> {
 
     async fn download(&self, source: &str, target: &Path) -> anyhow::Result<Tally> {
         let Some(stat) = self.find_stat(source).await? else { bail!("{source} does not exist in {}", self.id) };
-        let target = if target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/") { target.join(file_name(Path::new(source))?) } else { target.to_owned() };
+        let target = if target.is_dir() || target.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            target.join(file_name(Path::new(source))?)
+        } else {
+            target.to_owned()
+        };
         // A link is followed when it is named, as cp does; within a tree it is left out.
         let folder = stat["type"] == "dir" || (stat["type"] == "symlink" && self.list(source).await.is_ok());
         if !folder {
@@ -212,7 +223,8 @@ impl Remote<'_> {
         fresh.push(format!(".part-{}", std::process::id()));
         let fresh = PathBuf::from(fresh);
         let fetch = async {
-            let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(&fresh).await.with_context(|| format!("cannot write {}", fresh.display()))?;
+            let mut file =
+                tokio::fs::OpenOptions::new().write(true).create_new(true).open(&fresh).await.with_context(|| format!("cannot write {}", fresh.display()))?;
             let (mut stream, mut bytes) = (response.bytes_stream(), 0);
             while let Some(chunk) = stream.next().await {
                 let chunk = chunk.with_context(|| format!("{source} broke off after {bytes} bytes"))?;

@@ -35,7 +35,9 @@ pub async fn shell(client: &Client, args: ShellArgs) -> anyhow::Result<u8> {
     let env: std::collections::BTreeMap<String, String> = args.env.into_iter().collect();
     let launch = |shell: &str| Launch { command: vec![shell.into()], env: env.clone(), cwd: args.cwd.clone(), tty: true };
     match launch(&args.shell).run(client, Output::Table, &args.id).await {
-        Err(error) if args.shell == "bash" && error.downcast_ref::<Refusal>().is_some_and(|r| r.code == "create_failed") => launch("sh").run(client, Output::Table, &args.id).await,
+        Err(error) if args.shell == "bash" && error.downcast_ref::<Refusal>().is_some_and(|r| r.code == "create_failed") => {
+            launch("sh").run(client, Output::Table, &args.id).await
+        }
         result => result,
     }
 }
@@ -86,7 +88,9 @@ impl Launch {
             eprintln!("sandbar: {}", output::printable(reason));
         }
         if let Sink::Collected(kept) = sink {
-            output::json(&json!({"context_id": context, "stdout": kept.stdout, "stderr": kept.stderr, "truncated": kept.truncated, "exit_code": end.code, "state": end.state, "reason": end.reason}));
+            output::json(
+                &json!({"context_id": context, "stdout": kept.stdout, "stderr": kept.stderr, "truncated": kept.truncated, "exit_code": end.code, "state": end.state, "reason": end.reason}),
+            );
         }
         Ok(end.code)
     }
@@ -249,7 +253,8 @@ async fn connect(client: &Client, path: &str) -> anyhow::Result<Socket> {
             let error = serde_json::from_slice::<Value>(body).map(|mut v| v["error"].take()).unwrap_or_default();
             let request_id = response.headers().get("x-request-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
             let message = error["message"].as_str().unwrap_or("the server refused to attach to the command").to_owned();
-            Err(Refusal { status: response.status().as_u16(), code: error["code"].as_str().unwrap_or("error").into(), message, details: None, request_id }.into())
+            Err(Refusal { status: response.status().as_u16(), code: error["code"].as_str().unwrap_or("error").into(), message, details: None, request_id }
+                .into())
         }
         Err(error) => Err(error).context("cannot attach to the command"),
     }

@@ -24,7 +24,13 @@ pub async fn run(global: &Global, command: KeyCommand) -> anyhow::Result<u8> {
                 Output::Json => output::json(&made),
                 Output::Table => {
                     let info = if made["api_key"].is_object() { &made["api_key"] } else { &made };
-                    output::record(&[("key", cell(&made["key"])), ("id", cell(&info["id"])), ("name", cell(&info["name"])), ("roles", cell(&info["roles"])), ("expires", time(&info["expires_at"]))]);
+                    output::record(&[
+                        ("key", cell(&made["key"])),
+                        ("id", cell(&info["id"])),
+                        ("name", cell(&info["name"])),
+                        ("roles", cell(&info["roles"])),
+                        ("expires", time(&info["expires_at"])),
+                    ]);
                     eprintln!("Keep the key: it is not shown again.");
                 }
             }

@@ -110,7 +110,10 @@ async fn list(client: &Client, form: Output, args: &ListArgs) -> anyhow::Result<
         Output::Json => output::json(&json!({"sandboxes": rows, "count": count, "has_more": more})),
         Output::Table if args.quiet => rows.iter().for_each(|row| output::line(&output::printable(&cell(&row["id"])))),
         Output::Table => {
-            let lines: Vec<Vec<String>> = rows.iter().map(|s| vec![cell(&s["id"]), status(s), cell(&s["template_id"]), time(&s["created_at"]), time(&s["expires_at"]), time(&s["hard_expires_at"])]).collect();
+            let lines: Vec<Vec<String>> = rows
+                .iter()
+                .map(|s| vec![cell(&s["id"]), status(s), cell(&s["template_id"]), time(&s["created_at"]), time(&s["expires_at"]), time(&s["hard_expires_at"])])
+                .collect();
             output::table(&["ID", "STATUS", "TEMPLATE", "CREATED", "EXPIRES", "HARD EXPIRES"], &lines);
         }
     }
@@ -127,7 +130,11 @@ async fn get(client: &Client, form: Output, id: &str) -> anyhow::Result<()> {
         Output::Json => output::json(&s),
         Output::Table => {
             let power = &s["power_state"];
-            let power_text = if power.is_object() { format!("{} (wanted {}, {})", cell(&power["observed"]), cell(&power["desired"]), cell(&power["phase"])) } else { String::new() };
+            let power_text = if power.is_object() {
+                format!("{} (wanted {}, {})", cell(&power["observed"]), cell(&power["desired"]), cell(&power["phase"]))
+            } else {
+                String::new()
+            };
             output::record(&[
                 ("id", cell(&s["id"])),
                 ("status", status(&s)),
@@ -154,7 +161,9 @@ async fn change(client: &Client, form: Output, id: &str, verb: &str, body: &Valu
     let reply = client.post(&sandbox_path(id, verb), body).await?;
     match form {
         Output::Json => output::json(&reply),
-        Output::Table if verb == "/refresh" => output::record(&[("id", id.into()), ("expires", time(&reply["expires_at"])), ("hard expires", time(&reply["hard_expires_at"]))]),
+        Output::Table if verb == "/refresh" => {
+            output::record(&[("id", id.into()), ("expires", time(&reply["expires_at"])), ("hard expires", time(&reply["hard_expires_at"]))])
+        }
         Output::Table => output::line(id),
     }
     Ok(())
@@ -278,7 +287,12 @@ async fn events(client: &Client, form: Output, args: &EventsArgs) -> anyhow::Res
                 .map(|e| {
                     let at = e.get("occurred_at").or_else(|| e.get("created_at")).or_else(|| e.get("time")).unwrap_or(&Value::Null);
                     let kind = e.get("type").or_else(|| e.get("event_type")).unwrap_or(&Value::Null);
-                    let text = [&e["reason"], &e["message"], &e["payload"], &e["data"]].into_iter().map(cell).filter(|t| !t.is_empty() && t != "{}").collect::<Vec<_>>().join(" ");
+                    let text = [&e["reason"], &e["message"], &e["payload"], &e["data"]]
+                        .into_iter()
+                        .map(cell)
+                        .filter(|t| !t.is_empty() && t != "{}")
+                        .collect::<Vec<_>>()
+                        .join(" ");
                     vec![cell(&e["seq"]), time(at), cell(kind), text]
                 })
                 .collect();

@@ -20,7 +20,14 @@ pub async fn run(global: &Global, command: TemplateCommand) -> anyhow::Result<u8
                         .flatten()
                         .map(|t| {
                             let main = &t["spec"]["mainContainer"];
-                            vec![cell(&t["template_id"]), cell(&t["scope"]), cell(&main["image"]), cell(&main["resources"]["memory"]), cell(&t["status"]["idleCount"]), time(&t["updated_at"])]
+                            vec![
+                                cell(&t["template_id"]),
+                                cell(&t["scope"]),
+                                cell(&main["image"]),
+                                cell(&main["resources"]["memory"]),
+                                cell(&t["status"]["idleCount"]),
+                                time(&t["updated_at"]),
+                            ]
                         })
                         .collect();
                     output::table(&["ID", "SCOPE", "IMAGE", "MEMORY", "IDLE", "UPDATED"], &rows);
