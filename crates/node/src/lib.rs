@@ -232,6 +232,7 @@ impl Node {
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
         self.inner.launcher.close();
+        self.inner.hierarchy.remove_if_empty();
     }
 
     async fn destroy_with_root(&self, runtime: &Arc<Runtime>) {

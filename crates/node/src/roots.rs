@@ -4,7 +4,7 @@ use std::{
     collections::{HashSet, VecDeque},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::{AtomicU64, Ordering}},
+    sync::{Arc, Mutex, atomic::{AtomicBool, AtomicU64, Ordering}},
 };
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
@@ -45,6 +45,14 @@ pub struct Roots {
     trash: PathBuf,
     slots: Arc<Mutex<Slots>>,
     trash_count: Arc<AtomicU64>,
+    emptying: Arc<Emptying>,
+}
+
+/// One empties the trash at a time; who comes meanwhile leaves a note for that one.
+#[derive(Debug, Default)]
+struct Emptying {
+    busy: Mutex<()>,
+    wanted: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +70,7 @@ impl Roots {
             make_private_dir(path)?;
         }
         let slots = Slots { used: used.into_iter().collect(), next: 0 };
-        Ok(Self { dir, trash, slots: Arc::new(Mutex::new(slots)), trash_count: Arc::default() })
+        Ok(Self { dir, trash, slots: Arc::new(Mutex::new(slots)), trash_count: Arc::default(), emptying: Arc::default() })
     }
 
     pub fn upper(&self, id: &str) -> PathBuf {
@@ -130,8 +138,15 @@ impl Roots {
 
     /// Deletes everything in the trash. Slow for big trees; runs beside everything else.
     pub fn empty_trash(&self) {
-        if let Err(error) = empty_dir_flat(&self.trash) {
-            tracing::warn!(%error, "the trash could not be emptied; it will be tried again");
+        self.emptying.wanted.store(true, Ordering::SeqCst);
+        // Asked again after the lock was given back: a note left in between must not be missed.
+        while self.emptying.wanted.load(Ordering::SeqCst) {
+            let Ok(_only_one) = self.emptying.busy.try_lock() else { return };
+            while self.emptying.wanted.swap(false, Ordering::SeqCst) {
+                if let Err(error) = empty_dir_flat(&self.trash) {
+                    tracing::warn!(%error, "the trash could not be emptied; it will be tried again");
+                }
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use sandbar_node::{Node, NodeError};
+use sandbar_node::{Node, NodeError, error_text};
 use sandbar_store::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -85,6 +85,9 @@ impl Server {
         tracker.close();
         tracker.wait().await;
         app.node.shutdown().await;
+        if let Err(error) = app.store.close().await {
+            tracing::error!(error = error_text(&error), "the database did not close cleanly; it recovers at the next start");
+        }
     }
 }
 

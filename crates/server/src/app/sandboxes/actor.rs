@@ -14,7 +14,7 @@ use sandbar_core::{
     sandbox::{Desired, Observed, SandboxRecord, reason},
     validate,
 };
-use sandbar_node::{Node, Runtime, error_text};
+use sandbar_node::{Node, Root, Runtime, error_text};
 use sandbar_store::{NewEvent, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -210,11 +210,13 @@ impl Actor {
         let mut record = transition.record;
         let mut effects = VecDeque::from(transition.effects);
         let mut failure = None;
+        // Of the row as it was: a new start after a cleaning has no root yet.
+        let root_before = spec::root_of(&self.record);
         while let Some(effect) = effects.pop_front() {
             if let Effect::Destroy { .. } = effect {
                 record = self.write(record).await?;
             }
-            let (observation, failed) = self.perform(effect, &mut record).await;
+            let (observation, failed) = self.perform(effect, &mut record, root_before.as_ref()).await;
             failure = failure.or(failed);
             if let Some(observation) = observation {
                 let seen = lifecycle::observe(&record, observation, now_ms());
@@ -235,7 +237,7 @@ impl Actor {
     }
 
     /// One effect on the machine: what was seen of it, and what the client is to be told when it failed.
-    async fn perform(&mut self, effect: Effect, record: &mut SandboxRecord) -> (Option<Observation>, Option<ApiError>) {
+    async fn perform(&mut self, effect: Effect, record: &mut SandboxRecord, root_before: Option<&Root>) -> (Option<Observation>, Option<ApiError>) {
         match effect {
             Effect::Launch => self.launch(record).await,
             Effect::Freeze => match self.runtime.clone() {
@@ -262,8 +264,8 @@ impl Actor {
             },
             Effect::Destroy { root } => match self.end_runtime().await {
                 Ok(()) => {
-                    if root && let Some(root) = spec::root_of(record) {
-                        self.node.remove_root(&root);
+                    if root && let Some(root) = root_before {
+                        self.node.remove_root(root);
                         record.uid_slot = None;
                     }
                     (Some(Observation::Cleaned), None)
@@ -483,6 +485,7 @@ pub(crate) fn now_ms() -> i64 {
 pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
     match error {
         StoreError::Full => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
+        StoreError::TooMany { .. } => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
         StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
         other => ApiError::internal(operation, &error_text(other)),
     }
