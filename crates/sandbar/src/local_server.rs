@@ -106,7 +106,7 @@ impl LocalServer {
 
 /// A port of the loopback that is free now.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("no free port on 127.0.0.1")?)
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).context("no free port on 127.0.0.1")
 }
 
 /// A key in the form of the API's own.

@@ -11,15 +11,16 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use sandbar_core::egress::{Prefix, PrefixError};
+use sandbar_core::{
+    egress::{Prefix, PrefixError},
+    limits::POOL_MAX_IDLE,
+};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// Read when no `--config` is given and the file is there.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/sandbar/sandbar.toml";
 /// A configuration file beyond this many bytes is a mistake.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// Idle sandboxes beyond this many are a mistake.
-const POOL_IDLE_MAX: u32 = 10_000;
 
 /// The settings of a server, complete and checked.
 #[derive(Debug, Clone)]
@@ -127,8 +128,8 @@ impl Layer {
         if !is_domain(&settings.public_domain) {
             bail!("public_domain {:?} is no host name", settings.public_domain);
         }
-        if settings.pool_min_idle > POOL_IDLE_MAX {
-            bail!("pool_min_idle {} is above {POOL_IDLE_MAX}", settings.pool_min_idle);
+        if settings.pool_min_idle > POOL_MAX_IDLE {
+            bail!("pool_min_idle {} is above {POOL_MAX_IDLE}", settings.pool_min_idle);
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log_level) {
             bail!("log_level {:?} is no tracing filter: {error}", settings.log_level);
