@@ -112,6 +112,8 @@ impl FromStr for Observed {
 pub mod reason {
     /// A client asked for it.
     pub const USER_REQUEST: &str = "user_request";
+    /// Somebody used it.
+    pub const ACCESSED: &str = "accessed";
     /// The ttl passed.
     pub const TTL_EXPIRED: &str = "ttl_expired";
     /// The hard ttl passed.

@@ -1,6 +1,7 @@
 //! Processes named so that a reused pid is never mistaken for the one that was meant.
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
         unix::process::ExitStatusExt,
@@ -22,12 +23,22 @@ pub fn open(pid: u32) -> io::Result<OwnedFd> {
 
 /// When the process started, in clock ticks since the machine did: field 22 of `/proc/PID/stat`.
 pub fn start_time(pid: u32) -> Option<u64> {
-    parse_start_time(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    // One read: the whole line is far shorter than this, and growing a buffer to find its end takes six.
+    let mut stat = [0; 1024];
+    let length = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut stat).ok()?;
+    parse_start_time(&String::from_utf8_lossy(&stat[..length]))
 }
 
-/// Whether this pid still is the process that started then.
+/// Whether this pid still is the process that started then, and has not ended: a zombie that nobody has reaped yet is no process
+/// any more.
 pub fn is_same(pid: u32, start_time_ticks: u64) -> bool {
-    start_time(pid) == Some(start_time_ticks)
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, after)| after.split_whitespace().next());
+    parse_start_time(&stat) == Some(start_time_ticks) && !matches!(state, Some("Z" | "X") | None)
 }
 
 /// The exit status of our own child, once it has ended; the zombie is gone then.
@@ -73,6 +84,7 @@ mod tests {
 
     #[test]
     fn a_child_is_reaped_once_and_a_stranger_never() {
+        #[allow(clippy::zombie_processes)] // Waiting is what is tested.
         let child = std::process::Command::new("/bin/sh")
             .args(["-c", "exit 3"])
             .spawn()

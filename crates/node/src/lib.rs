@@ -290,7 +290,13 @@ impl Node {
             }
         }
         for name in roots::list_names(&inner.runtimes_dir) {
-            if !owned.runtimes.contains(&name) && !owned.logs.contains(&name) {
+            if owned.runtimes.contains(&name) {
+                continue;
+            }
+            if owned.logs.contains(&name) {
+                // Nobody listens there any more.
+                let _ = fs::remove_file(inner.runtimes_dir.join(&name).join(runtime::SOCKET));
+            } else {
                 self.remove_logs(&name);
             }
         }

@@ -40,7 +40,7 @@ const NOFILE: u64 = 65_536;
 /// How long a runtime's processes may take to vanish after SIGKILL.
 const DEATH_WITHIN: Duration = Duration::from_secs(10);
 const HOSTNAME: &str = "sandbox";
-const SOCKET: &str = "procd.sock";
+pub(crate) const SOCKET: &str = "procd.sock";
 
 /// What a runtime may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

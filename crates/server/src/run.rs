@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use sandbar_node::{Node, NodeError, error_text};
@@ -18,6 +19,9 @@ use crate::{
     config::Config,
     http, tasks,
 };
+
+/// How long a data directory may still be held by what is left of a killed server.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -112,7 +116,7 @@ fn lock_data_dir(dir: &Path) -> Result<fs::File, StartError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed("open", &path))?;
-    match file.try_lock() {
+    match lock(&file) {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {
             let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
@@ -122,4 +126,16 @@ fn lock_data_dir(dir: &Path) -> Result<fs::File, StartError> {
     }
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed("write", &path))?;
     Ok(file)
+}
+
+/// Locks, and waits a moment for the children of a server that was killed just now: until they notice, they hold copies
+/// of its files.
+fn lock(file: &fs::File) -> Result<(), fs::TryLockError> {
+    let end = Instant::now() + LOCK_WITHIN;
+    loop {
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+            result => return result,
+        }
+    }
 }

@@ -106,10 +106,11 @@ impl Actor {
         }
         let now = now_ms();
         let gap = match (&self.runtime, self.record.observed) {
-            (None, observed) if observed.has_runtime() => Some(Observation::RuntimeLost {
-                code: reason::RESTARTED,
-                text: "its processes did not outlive a restart; its files are kept".into(),
-            }),
+            (None, observed) if observed.has_runtime() => {
+                let text = "its processes did not outlive a restart; its files are kept";
+                self.note("sandbox.runtime_lost", reason::RESTARTED, text);
+                Some(Observation::RuntimeLost { code: reason::RESTARTED, text: text.into() })
+            }
             (Some(runtime), Observed::Active) if runtime.is_frozen() => Some(Observation::Frozen),
             (Some(runtime), Observed::Frozen) if !runtime.is_frozen() => Some(Observation::Thawed),
             _ => None,
@@ -135,30 +136,30 @@ impl Actor {
             Command::Pause { code, text, memory, reply } => {
                 let decided = lifecycle::pause(&self.record, code, &text, now_ms()).map(|transition| keep(transition, memory));
                 self.keep_memory = memory;
-                self.answer(decided, "sandbox.paused", &text, reply).await;
+                self.answer(decided, "sandbox.paused", code, &text, reply).await;
                 self.keep_memory = false;
             }
             Command::Hibernate { code, reply } => {
                 let wanted = self.record.desired == Desired::Paused && self.record.observed == Observed::Frozen;
                 let effects = if wanted { vec![Effect::Hibernate] } else { Vec::new() };
                 let decided = Ok(Transition { record: self.record.clone(), effects, changed: false });
-                self.answer(decided, "sandbox.hibernated", lifecycle::reason_text(code), reply).await;
+                self.answer(decided, "sandbox.hibernated", code, lifecycle::reason_text(code), reply).await;
             }
             Command::Resume { reply } => {
                 let decided = lifecycle::resume(&self.record, now_ms());
-                self.answer(decided, "sandbox.resumed", "a client asked for it", reply).await;
+                self.answer(decided, "sandbox.resumed", reason::USER_REQUEST, "a client asked for it", reply).await;
             }
             Command::Wake { reply } => {
                 if !self.is_awake() && !self.record.auto_resume() {
                     let _ = reply.send(Err(asleep(&self.record)));
                 } else {
                     let decided = lifecycle::resume(&self.record, now_ms());
-                    self.answer(decided, "sandbox.resumed", "it was accessed", reply).await;
+                    self.answer(decided, "sandbox.resumed", reason::ACCESSED, "it was accessed", reply).await;
                 }
             }
             Command::Refresh { duration_s, reply } => {
                 let decided = lifecycle::refresh(&self.record, duration_s, now_ms());
-                self.answer(decided, "sandbox.refreshed", "its deadlines were set anew", reply).await;
+                self.answer(decided, "sandbox.refreshed", reason::USER_REQUEST, "its deadlines were set anew", reply).await;
             }
             Command::Update { update, only_services, reply } => {
                 let result = self.update(&update, only_services).await;
@@ -167,7 +168,7 @@ impl Actor {
             Command::Delete { reply } => return self.delete(reply).await,
             Command::Due { reply } => {
                 if let Some(transition) = lifecycle::on_deadline(&self.record, now_ms()) {
-                    let (kind, text) = match transition.effects.first() {
+                    let (kind, code) = match transition.effects.first() {
                         Some(Effect::Hibernate) => ("sandbox.hibernated", reason::HIBERNATE_AFTER),
                         Some(Effect::Destroy { .. }) => ("sandbox.cleaned", reason::HARD_TTL_EXPIRED),
                         Some(Effect::Launch | Effect::Freeze | Effect::Thaw) | None => match transition.record.desired {
@@ -175,7 +176,7 @@ impl Actor {
                             Desired::Active | Desired::Paused | Desired::Deleted => ("sandbox.paused", reason::TTL_EXPIRED),
                         },
                     };
-                    self.answer(Ok(transition), kind, lifecycle::reason_text(text), reply).await;
+                    self.answer(Ok(transition), kind, code, lifecycle::reason_text(code), reply).await;
                 } else {
                     let _ = reply.send(Ok(self.view()));
                 }
@@ -189,20 +190,22 @@ impl Actor {
         false
     }
 
-    async fn answer(&mut self, decided: Result<Transition, LifecycleError>, kind: &str, text: &str, reply: Reply) {
+    async fn answer(&mut self, decided: Result<Transition, LifecycleError>, kind: &str, code: &str, text: &str, reply: Reply) {
         let result = match decided {
             Err(error) => Err(refusal(&error, &self.record.id)),
             Ok(transition) if !transition.changed && transition.effects.is_empty() => Ok(()),
             Ok(transition) => {
-                self.note(kind, text);
+                self.note(kind, code, text);
                 self.carry_out(transition).await
             }
         };
         let _ = reply.send(result.map(|()| self.view()));
     }
 
-    fn note(&mut self, kind: &str, text: &str) {
-        self.events.push(NewEvent::new(now_ms(), kind, text));
+    /// Notes an event, to be written with the record that it explains.
+    fn note(&mut self, kind: &str, code: &str, text: &str) {
+        let data = serde_json::json!({ "reason_code": code });
+        self.events.push(NewEvent { data, ..NewEvent::new(now_ms(), kind, text) });
     }
 
     /// Carries out a decision to its end and writes the record.
@@ -302,6 +305,9 @@ impl Actor {
             }
             Err(text) => {
                 tracing::warn!(sandbox = record.id, error = text, "a sandbox could not be started");
+                // Whatever was wanted of it, this is what happened.
+                self.events.clear();
+                self.note("sandbox.failed", reason::LAUNCH_FAILED, &text);
                 let error = ApiError::new(ErrorCode::SandboxResumeFailed, format!("the sandbox could not be started: {text}")).retry_after(1);
                 (Some(Observation::LaunchFailed { code: reason::LAUNCH_FAILED, text }), Some(error))
             }
@@ -338,7 +344,7 @@ impl Actor {
         if let Err(error) = runtime.destroy().await {
             tracing::warn!(sandbox = self.record.id, error = error_text(&error), "remains of a runtime are left to the sweep");
         }
-        self.note("sandbox.runtime_lost", text);
+        self.note("sandbox.runtime_lost", code, text);
         let seen = lifecycle::observe(&self.record, Observation::RuntimeLost { code, text: text.into() }, now_ms());
         if let Err(error) = self.carry_out(seen).await {
             tracing::error!(sandbox = self.record.id, %error, "the loss of a runtime was not recorded");
@@ -398,7 +404,7 @@ impl Actor {
             return Ok(());
         }
         let former = self.record.clone();
-        self.note("sandbox.updated", "its configuration was changed");
+        self.note("sandbox.updated", reason::USER_REQUEST, "its configuration was changed");
         // What makes walls is in force before the new configuration is acknowledged; if it cannot be written, it is
         // taken back.
         self.enforce(&transition.record).await?;
