@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -21,6 +21,9 @@ const IDLE_MAX: u32 = 1000;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long the refill stands back while claims wait for launches.
 const YIELD: Duration = Duration::from_millis(2);
+/// The refill begins when no claim has come for this long, so that it does not take the processor from the next one of
+/// a series, but after the second figure in any case.
+const QUIET: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 /// Idle runtimes whose agent died are looked for this often.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// The refill stops below this much free memory, in bytes.
@@ -30,6 +33,7 @@ const FREE_MEMORY_MIN_BYTES: u64 = 256 << 20;
 pub(crate) struct Pools {
     pools: Mutex<HashMap<String, Pool>>,
     changed: Notify,
+    last_claim: Mutex<Option<Instant>>,
 }
 
 struct Pool {
@@ -61,6 +65,7 @@ impl Pools {
             }
         };
         drop(pools);
+        *self.last_claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.changed.notify_one();
         taken
     }
@@ -109,6 +114,18 @@ impl Pools {
     /// Ends all pools.
     pub fn drain(&self) -> Vec<Arc<Runtime>> {
         self.lock().drain().flat_map(|(_, pool)| pool.idle).collect()
+    }
+
+    /// Waits for the end of a series of claims.
+    async fn quiet(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < QUIET.1 {
+            let since = self.last_claim.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed());
+            match since {
+                Some(since) if since < QUIET.0 => tokio::time::sleep(QUIET.0 - since).await,
+                _ => return,
+            }
+        }
     }
 
     /// A pool that is short of runtimes; the one that lacks the largest part of its own first.
@@ -181,6 +198,7 @@ impl Node {
                 }
                 continue;
             };
+            pools.quiet().await;
             if self.inner.launcher.has_waiting_claims() {
                 tokio::time::sleep(YIELD).await;
                 continue;

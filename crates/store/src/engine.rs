@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::OpenOptionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -28,7 +29,10 @@ const READERS: usize = 2;
 /// Reads that may wait for one reader.
 const READ_QUEUE_MAX: usize = 512;
 /// Changed rows after which the write-ahead log is copied into the database. A few MiB of log.
-const CHECKPOINT_CHANGES: u64 = 500;
+const CHECKPOINT_CHANGES: u64 = 200;
+/// The write-ahead log is filled with zeros up to this many bytes at the start, and cut back to it. Commits then
+/// overwrite blocks that exist, and the disk is waited for once and not a second time for the file's new size.
+const LOG_PREPARED_BYTES: u64 = 8 << 20;
 /// Bytes of the write-ahead log from which others are waited for, so that it can be cut. Readers that never pause could
 /// let it grow without end otherwise.
 const CHECKPOINT_HARD_BYTES: u64 = 64 << 20;
@@ -94,8 +98,12 @@ impl Engine {
                 }),
             )?;
         }
-        let checkpointer = connect(path).map_err(|e| e.during("open"))?;
         let wal = PathBuf::from(format!("{}-wal", path.display()));
+        // A log that could not be prepared is only slower.
+        if let Err(error) = prepare_log(&wal) {
+            tracing::warn!(%error, "the write-ahead log could not be prepared; commits wait longer for the disk");
+        }
+        let checkpointer = connect(path).map_err(|e| e.during("open"))?;
         spawn("store-checkpoint".into(), Box::new(move || checkpoint(&checkpointer, &wal, &woken)))?;
         spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake)))?;
         let queues = Queues { writes, reads: reads.into() };
@@ -188,8 +196,22 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "foreign_keys", true)?;
     // Checkpoints have a thread of their own.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_PREPARED_BYTES)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
+}
+
+/// Fills the log up with zeros, which SQLite takes for the end of the log wherever it meets them.
+fn prepare_log(wal: &Path) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().append(true).open(wal)?;
+    let zeros = [0u8; 64 << 10];
+    let mut bytes = file.metadata()?.len();
+    while bytes < LOG_PREPARED_BYTES {
+        let step = zeros.len().min((LOG_PREPARED_BYTES - bytes) as usize);
+        file.write_all(&zeros[..step])?;
+        bytes += step as u64;
+    }
+    file.sync_all()
 }
 
 fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>, wake: &std_mpsc::SyncSender<()>) {
