@@ -19,7 +19,7 @@ use crate::agent::Agent;
 use crate::body::Body;
 use crate::error::Failure;
 use crate::http::{Query, done, json, with_status};
-use crate::limits::{FILE_CHUNK_BYTES, LIST_ENTRIES_MAX};
+use crate::limits::{DISCARD_BYTES_MAX, FILE_CHUNK_BYTES, LIST_ENTRIES_MAX};
 
 mod replace;
 mod tree;
@@ -190,11 +190,19 @@ pub async fn write(agent: &Rc<Agent>, request: Request<Incoming>) -> Answer {
         },
         None => None,
     };
-    let fail = |e: &io::Error| Failure::file(e, &path, ErrorCode::DirectoryNotFound);
-    let name = path.clone();
+    let mut body = request.into_body();
+    let written = replace(agent, &path, mode, &mut body).await;
+    if written.is_err() {
+        discard(&mut body).await;
+    }
+    json(&Written { bytes: written? })
+}
+
+async fn replace(agent: &Rc<Agent>, path: &str, mode: Option<u32>, body: &mut Incoming) -> Result<u64, Failure> {
+    let fail = |e: &io::Error| Failure::file(e, path, ErrorCode::DirectoryNotFound);
+    let name = path.to_owned();
     let begun = agent.io.run(move || Replacement::begin(Path::new(&name), mode)).await;
     let replacement = Arc::new(begun.map_err(|e| fail(&e))?);
-    let mut body = request.into_body();
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Failure::new(ErrorCode::InvalidRequest, format!("the upload broke off: {e}")))?;
@@ -204,7 +212,19 @@ pub async fn write(agent: &Rc<Agent>, request: Request<Incoming>) -> Answer {
         agent.io.run(move || (&replacement.file).write_all(&data)).await.map_err(|e| fail(&e))?;
     }
     agent.io.run(move || replacement.commit()).await.map_err(|e| fail(&e))?;
-    json(&Written { bytes })
+    Ok(bytes)
+}
+
+/// A refused upload is read on for a while: whoever still writes would see a broken connection instead of the answer.
+async fn discard(body: &mut Incoming) {
+    let mut left = DISCARD_BYTES_MAX;
+    while let Some(Ok(frame)) = body.frame().await {
+        let read = frame.data_ref().map_or(0, Bytes::len);
+        if read > left {
+            return;
+        }
+        left -= read;
+    }
 }
 
 async fn make_directory(agent: &Rc<Agent>, path: String, recursive: bool) -> Answer {

@@ -27,6 +27,8 @@ pub const TERM_GRACE: Duration = Duration::from_secs(5);
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
 /// Bodies of JSON requests.
 pub const JSON_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a refused upload that are read and thrown away before its connection is closed.
+pub const DISCARD_BYTES_MAX: usize = 64 << 20;
 /// Head of a request.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Exec calls that wait for their turn in one REPL.
