@@ -28,7 +28,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 /// What a client knows of one of its sandboxes.
 struct Known {
     id: String,
-    /// The contents that a file may have: one when acknowledged, more while a write is in doubt.
+    /// The contents that a file may have: one when acknowledged; more from a write in doubt until the next acknowledged one.
     files: BTreeMap<String, Vec<Vec<u8>>>,
     /// `None` = a pause or resume is in doubt.
     paused: Option<bool>,
@@ -181,11 +181,12 @@ impl Client {
 
     fn write_by_command(&mut self, at: usize) -> Outcome<()> {
         self.count += 1;
-        let name = format!("c{}", self.count % 3);
+        // A name of its own each time: a command that is in doubt may still run when the next one does.
+        let name = format!("c{}", self.count);
         let content = self.content(40);
-        // The same name again only after the last one is known.
-        if self.known[at].files.get(&name).is_some_and(|contents| contents.len() > 1) {
-            return Ok(());
+        let remembered: Vec<_> = self.known[at].files.keys().filter(|name| name.starts_with('c')).cloned().collect();
+        for forgotten in remembered.iter().take((remembered.len() + 1).saturating_sub(FILES_MAX)) {
+            self.known[at].files.remove(forgotten);
         }
         let script = format!("printf %s {} > /workspace/.{name} && mv /workspace/.{name} /workspace/{name}", String::from_utf8_lossy(&content));
         let path = format!("{SANDBOXES}/{}/contexts", self.known[at].id);
@@ -328,10 +329,6 @@ impl Client {
             let found = self.fetch(at, &name)?;
             self.known[at].paused = Some(false);
             self.compare(at, &name, &found);
-            // A write in doubt may still come true, or not: it is not looked at again before the next one.
-            if self.known[at].files[&name].len() > 1 {
-                self.known[at].files.remove(&name);
-            }
         }
         if let Some((context, pid, _)) = self.known[at].process.clone() {
             let data = self.ask("GET", &format!("{path}/contexts/{context}"), &Value::Null, 200)?;

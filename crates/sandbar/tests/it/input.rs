@@ -150,7 +150,7 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         bad("PUT", own("/network"), json!({ "mode": "half" }), 400, "mode"),
         bad("PUT", own("/services"), json!({}), 400, "services"),
         bad("PUT", own("/services"), json!({ "services": [{ "id": "", "ingress": {} }] }), 400, "services[0].id"),
-        bad("PUT", own("/services"), route(json!({ "path_prefix": "no-slash" })), 400, "routes[0].path_prefix"),
+        bad("PUT", own("/services"), route(json!({ "path_prefix": 7 })), 400, "routes[0].path_prefix"),
         bad("PUT", own("/services"), route(json!({ "timeout_seconds": -1 })), 400, "routes[0].timeout_seconds"),
         bad("PUT", own("/services"), route(json!({ "auth": { "mode": "magic" } })), 400, "routes[0].auth"),
         // Contexts.
@@ -207,7 +207,7 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         bad("GET", own("/observability/logs?stream=stdin"), Value::Null, 400, "stream"),
         // Templates.
         bad("GET", "/api/v1/templates/none", Value::Null, 404, ""),
-        bad("POST", "/api/v1/templates", json!({ "spec": {} }), 400, "template_id"),
+        bad("POST", "/api/v1/templates", json!({ "spec": { "mainContainer": { "image": "host", "resources": {} } } }), 400, "template_id"),
         bad("POST", "/api/v1/templates", json!({ "template_id": "x", "spec": {} }), 400, "spec"),
         bad("POST", "/api/v1/templates", json!({ "template_id": "Bad Id!", "spec": { "mainContainer": { "image": "host", "resources": {} } } }), 400, "template_id"),
         bad("DELETE", "/api/v1/templates/default", Value::Null, 403, ""),
