@@ -17,7 +17,8 @@ const SCOPE_SIGNAL: u64 = 2;
 
 /// The first version with which renames across directories can be allowed; with an older one we do without Landlock.
 pub const ABI_MIN: u32 = 2;
-const ABI_SCOPES: u32 = 6;
+/// The version that keeps signals and abstract sockets inside (Linux 6.12). Before, namespaces alone do: pids and the network are its own.
+pub const ABI_SCOPES: u32 = 6;
 
 /// `struct landlock_ruleset_attr`. Kernels that know a shorter one accept this while the rest is zero.
 #[repr(C)]

@@ -2,16 +2,35 @@
 //!
 //! ```text
 //! host                                        child
-//! clone3 into the v2 cgroup ----------------> joins the v1 cgroups
-//! writes the id maps
+//! clone3 into the v2 cgroup ----------------> joins the v1 cgroups, private mounts, host name
+//! writes the id maps -----------------------> becomes root of its range, makes /dev and /proc
 //! idmapped lowers, overlay, binds
-//! sends the mounts -------------------------> becomes its own root, mounts, /proc, /dev, pivot_root,
-//! configure_net                               hostname, limits, capabilities, Landlock, seccomp
+//! sends the mounts -------------------------> puts all in place, pivot_root,
+//! configure_net                               limits, capabilities, Landlock, seccomp
 //! sends "execute" --------------------------> closes all else, executes the agent
 //! sees the socket close: it runs
 //! ```
 //! The child shares the server's memory until it executes (CLONE_VM), so its cost does not grow with the server; its code is raw system calls only.
 //! Whatever fails, the child is killed and reaped before [`launch`] returns; the cgroup is the caller's.
+//!
+//! # Kernels
+//! 5.19 is the oldest: the first whose overlayfs takes layers that are shifted to the sandbox's ids (idmapped mounts). All else is older:
+//!
+//! | since | what |
+//! | --- | --- |
+//! | 5.2 | fsopen, fsconfig, fsmount, move_mount, open_tree; cgroup.freeze |
+//! | 5.3, 5.4 | clone3, pidfd_open; waitid by pidfd |
+//! | 5.6 | openat2 |
+//! | 5.7 | clone3 into a cgroup |
+//! | 5.9, 5.11 | close_range, and with CLOEXEC |
+//! | 5.12 | mount_setattr, idmapped mounts of ext4 and xfs (btrfs 5.15, tmpfs 6.3) |
+//! | 5.14 | cgroup.kill |
+//! | 5.16 | cgroup files judge a write by who opened them, which lets the child join its v1 groups |
+//! | 5.19 | idmapped layers below overlayfs; Landlock version 2; memory.peak |
+//!
+//! What is newer is used where it is: detached mounts as overlay layers (6.15, else [`attached`]), Landlock's scopes for signals and abstract sockets
+//! (6.12, else the namespaces alone keep these apart).
+mod attached;
 mod child;
 mod error;
 mod mounts;
@@ -25,6 +44,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[doc(hidden)]
+pub use attached::refuse_detached_layers;
+pub use attached::layers_are_attached;
 pub use error::{LaunchError, Step};
 
 use crate::{cgroup::Cgroup, pidfd, userns};
@@ -60,7 +82,7 @@ pub struct LaunchSpec<'a> {
     pub lowers: &'a [PathBuf],
     /// The writable layer. Exists; given to `uid_base` if it is not yet.
     pub upper: &'a Path,
-    /// Overlayfs's own directory on the same filesystem as `upper`. As `upper`.
+    /// Overlayfs's own directory, beside `upper` in the same directory. As `upper`. Neither is a mount point, and their names hold no `,`, `:` or backslash.
     pub work: &'a Path,
     /// In this order, after /proc and /dev.
     pub binds: &'a [Bind],
@@ -131,16 +153,20 @@ fn attempt(
     configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>,
 ) -> Result<Launched, LaunchError> {
     let prepared = plan::Prepared::new(spec, entry)?;
-    let mut child = spawn::Child::start(&prepared)?;
+    let mut child = userns::owned_by(spec.uid_base, || spawn::Child::start(&prepared))
+        .map_err(|e| LaunchError::host(Step::Clone, None, e))??;
     let made = (|| {
         userns::write_maps(child.pid(), spec.uid_base)
             .map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
+        child.ids_are_mapped()?;
         let ids = userns::open_namespace(child.pid(), "user")
             .map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
         let mounts = mounts::make(spec, ids.as_fd())?;
         child.send_mounts(&mounts)?;
         let netns = userns::open_namespace(child.pid(), "net")
             .map_err(|e| LaunchError::host(Step::Network, None, e))?;
+        // The caller's part is done once, so not for one that was dead at birth.
+        child.check_alive()?;
         configure_net(netns.as_fd()).map_err(LaunchError::Network)?;
         child.execute()?;
         Ok(netns)

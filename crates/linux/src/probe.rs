@@ -33,7 +33,7 @@ pub struct Feature {
     pub remedy: String,
 }
 
-/// The oldest kernel on which all system calls that a launch needs are there (idmapped mounts on overlay layers, cgroup.kill).
+/// The first kernel whose overlayfs takes idmapped layers; all else that a launch needs is older. The list is at [`crate::launch`].
 const KERNEL_MIN: (u32, u32) = (5, 19);
 
 /// Ids for the trial sandbox, above all that are given to real ones in practice.
@@ -108,7 +108,9 @@ fn kernel() -> Feature {
     required(
         "kernel",
         seen,
-        &format!("Linux {major}.{minor} or later is needed"),
+        &format!(
+            "Linux {major}.{minor} or later is needed: older ones cannot share the layers of an image between sandboxes whose ids differ (idmapped mounts below overlayfs)"
+        ),
     )
 }
 
@@ -124,7 +126,7 @@ fn pid_handles() -> Feature {
     required(
         "pidfd",
         seen,
-        "the kernel or a system call filter around this process refuses pidfd_open",
+        "a system call filter around this process refuses pidfd_open (Linux has it since 5.3)",
     )
 }
 
@@ -140,7 +142,7 @@ fn detached_mounts() -> Feature {
     required(
         "mounts",
         seen,
-        "CAP_SYS_ADMIN is missing: run outside of a container, or in a privileged one",
+        "CAP_SYS_ADMIN is missing, or a filter refuses open_tree: run outside of a container, or in a privileged one",
     )
 }
 
@@ -334,16 +336,18 @@ fn skeleton(dir: &Path) -> io::Result<OwnedFd> {
 /// Whether a lower layer's files belong to root inside.
 fn shifted_owners(pid: u32) -> Feature {
     let seen = match fs::symlink_metadata(format!("/proc/{pid}/root/etc")) {
-        Ok(metadata) if metadata.uid() == TRIAL_UID_BASE => {
-            Ok("files of shared layers belong to root inside".to_owned())
-        }
+        Ok(metadata) if metadata.uid() == TRIAL_UID_BASE => Ok(if launch::layers_are_attached() {
+            "files of shared layers belong to root inside; the layers are attached one by one, as Linux before 6.15 needs it".to_owned()
+        } else {
+            "files of shared layers belong to root inside".to_owned()
+        }),
         Ok(metadata) => Err(format!(
             "files of shared layers belong to host uid {}",
             metadata.uid()
         )),
         Err(e) => Err(e.to_string()),
     };
-    let remedy = "idmapped layers need a filesystem that can (ext4, xfs, btrfs, tmpfs) for the data directory, and Linux 6.15 or later";
+    let remedy = "the data directory's filesystem cannot shift owners (idmapped mounts): ext4, xfs and btrfs can, tmpfs from Linux 6.3 on; and the kernel must be 5.19 or later";
     required("idmapped layers", seen, remedy)
 }
 
@@ -353,7 +357,7 @@ fn freezer(cgroup: &Cgroup) -> Feature {
         .and_then(|()| cgroup.thaw())
         .map(|()| "froze and thawed it".to_owned())
         .map_err(|e| e.to_string());
-    required("freezer", seen, "the v2 hierarchy must be mounted writable")
+    required("freezer", seen, "the v2 hierarchy must be mounted writable; freezing and killing groups need Linux 5.14")
 }
 
 fn remedy_for(error: &LaunchError) -> &'static str {
@@ -397,17 +401,16 @@ fn remedy_for(error: &LaunchError) -> &'static str {
 
 fn landlock_version() -> Feature {
     let abi = landlock::abi();
-    Feature {
-        name: "landlock",
-        ok: abi >= landlock::ABI_MIN,
-        required: false,
-        detail: format!("version {abi}"),
-        remedy: if abi >= landlock::ABI_MIN {
-            String::new()
-        } else {
-            "a second fence is missing: enable it with lsm=landlock,... on the kernel's command line (Linux 5.19 or later)".to_owned()
-        },
-    }
+    let (ok, remedy) = match abi {
+        0..landlock::ABI_MIN => (false, "a second fence is missing: enable it with lsm=landlock,... on the kernel's command line (Linux 5.19 or later)"),
+        landlock::ABI_MIN.. => (true, ""),
+    };
+    let detail = if ok && abi < landlock::ABI_SCOPES {
+        format!("version {abi}; signals and abstract sockets are kept inside by namespaces alone before Linux 6.12")
+    } else {
+        format!("version {abi}")
+    };
+    Feature { name: "landlock", ok, required: false, detail, remedy: remedy.to_owned() }
 }
 
 fn disk_limit(data_dir: &Path) -> Feature {

@@ -6,3 +6,6 @@ mod isolation;
 mod life;
 #[path = "it/room.rs"]
 mod room;
+
+/// What each launch of these tests is preceded by.
+fn prepare() {}

@@ -68,10 +68,18 @@ const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
 const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
+const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 const RESOLVE: u64 =
     libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_BENEATH;
 const CLOSE_RANGE_CLOEXEC: u32 = 4;
+
+const QUIET: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+
+// Names in /dev that are gone before anything runs.
+const MASK_FILE: &CStr = c".mask";
+const MASK_DIR: &CStr = c".mask-dir";
+const PROC_FOR_NOW: &CStr = c".proc";
 
 /// Where the child stands, for the report.
 struct At {
@@ -102,32 +110,15 @@ pub(super) unsafe extern "C" fn main(plan: usize) -> ! {
 
 fn run(plan: &ChildPlan<'_>, at: &mut At) -> Result<std::convert::Infallible, Errno> {
     join_cgroups(plan, at)?;
+    at.to(Step::Root);
+    call!(libc::SYS_mount, 0, c"/", 0, libc::MS_REC | libc::MS_PRIVATE, 0)?;
+    at.to(Step::Hostname);
+    call!(libc::SYS_sethostname, plan.hostname, plan.hostname_bytes)?;
+    call!(libc::SYS_setsid)?;
+    reset_signals()?;
 
     at.to(Step::Talk);
-    let (mounts, count) = receive_mounts(plan.sync)?;
-    if count != plan.binds.len() + 1 {
-        return Err(libc::EPROTO);
-    }
-
-    at.to(Step::Root);
-    let root = mounts[0];
-    call!(
-        libc::SYS_mount,
-        0,
-        c"/",
-        0,
-        libc::MS_REC | libc::MS_PRIVATE,
-        0
-    )?;
-    call!(
-        libc::SYS_move_mount,
-        root,
-        c"",
-        libc::AT_FDCWD,
-        c"/",
-        MOVE_MOUNT_F_EMPTY_PATH
-    )?;
-
+    wait_for(plan.sync, plan.host, spawn::IDS)?;
     at.to(Step::Ids);
     call!(libc::SYS_setgroups, 0, 0)?;
     call!(libc::SYS_setresgid, 0, 0, 0)?;
@@ -135,10 +126,25 @@ fn run(plan: &ChildPlan<'_>, at: &mut At) -> Result<std::convert::Infallible, Er
 
     // Device nodes and the mask need exact modes.
     plain(libc::SYS_umask, [0; 6])?;
+    // While the host still makes the root. They are put on top of the host's /proc, which is there and of no use here any more.
     at.to(Step::Dev);
-    let dev = make_dev(plan, at, root)?;
+    let dev = make_dev(plan, at)?;
     at.to(Step::Proc);
-    make_proc(at, root, dev)?;
+    let proc = make_proc(at, dev)?;
+
+    at.to(Step::Talk);
+    let (mounts, count) = receive_mounts(plan.sync, plan.host)?;
+    if count != plan.binds.len() + 1 {
+        return Err(libc::EPROTO);
+    }
+    at.to(Step::Root);
+    let root = mounts[0];
+    call!(libc::SYS_move_mount, root, c"", libc::AT_FDCWD, c"/", MOVE_MOUNT_F_EMPTY_PATH)?;
+    at.to(Step::Proc);
+    move_to(proc, root, c"proc")?;
+    at.to(Step::Dev);
+    call!(libc::SYS_unlinkat, dev, PROC_FOR_NOW, libc::AT_REMOVEDIR)?;
+    move_to(dev, root, c"dev")?;
     at.to(Step::Root);
     ensure_dir(root, c"sys", 0o755)?;
     ensure_dir(root, c"tmp", 0o1777)?;
@@ -159,13 +165,10 @@ fn run(plan: &ChildPlan<'_>, at: &mut At) -> Result<std::convert::Infallible, Er
     call!(libc::SYS_umount2, c".", libc::MNT_DETACH)?;
     call!(libc::SYS_chdir, c"/")?;
 
-    at.to(Step::Hostname);
-    call!(libc::SYS_sethostname, plan.hostname, plan.hostname_bytes)?;
-    call!(libc::SYS_setsid)?;
     plain(libc::SYS_umask, [0o022, 0, 0, 0, 0, 0])?;
 
     at.to(Step::Files);
-    let (sync, agent, first_private) = place_files(plan, at)?;
+    let (sync, host, agent, first_private) = place_files(plan, at)?;
 
     at.to(Step::ResourceLimits);
     set_limits(plan)?;
@@ -192,10 +195,9 @@ fn run(plan: &ChildPlan<'_>, at: &mut At) -> Result<std::convert::Infallible, Er
     )?;
 
     at.to(Step::Talk);
-    wait_for(sync, spawn::EXECUTE)?;
+    wait_for(sync, host, spawn::EXECUTE)?;
 
     at.to(Step::Execute);
-    reset_signals()?;
     call!(
         libc::SYS_close_range,
         first_private,
@@ -233,9 +235,13 @@ fn join_cgroups(plan: &ChildPlan<'_>, at: &mut At) -> Result<(), Errno> {
     Ok(())
 }
 
-fn receive_mounts(sync: RawFd) -> Result<([RawFd; BINDS_MAX + 1], usize), Errno> {
+fn receive_mounts(
+    sync: RawFd,
+    host: RawFd,
+) -> Result<([RawFd; BINDS_MAX + 1], usize), Errno> {
     const SPACE: usize =
         (mem::size_of::<libc::cmsghdr>() + (BINDS_MAX + 1) * mem::size_of::<RawFd>()).div_ceil(8);
+    wait_readable(sync, host)?;
     let mut control = [0u64; SPACE];
     let mut byte = 0u8;
     let mut part = libc::iovec {
@@ -279,7 +285,27 @@ fn receive_mounts(sync: RawFd) -> Result<([RawFd; BINDS_MAX + 1], usize), Errno>
     Ok((fds, count))
 }
 
-fn wait_for(sync: RawFd, wanted: u8) -> Result<(), Errno> {
+/// Waits for the host's word, or for its death: a child that waited on alone would hold copies of all that the server had open,
+/// its lock and its clients' connections among them.
+fn wait_readable(sync: RawFd, host: RawFd) -> Result<(), Errno> {
+    let watch = |fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let mut watched = [watch(sync), watch(host)];
+    loop {
+        match call!(libc::SYS_ppoll, watched.as_mut_ptr(), 2, 0, 0, 0) {
+            Ok(_) if watched[1].revents != 0 => return Err(libc::EOWNERDEAD),
+            Ok(_) => return Ok(()),
+            Err(libc::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn wait_for(sync: RawFd, host: RawFd, wanted: u8) -> Result<(), Errno> {
+    wait_readable(sync, host)?;
     let mut byte = 0u8;
     let read = call!(
         libc::SYS_recvfrom,
@@ -310,32 +336,21 @@ fn report(sync: RawFd, step: u32, index: u32, errno: u32) {
     );
 }
 
-/// /dev on a small tmpfs of our own. Leaves an empty directory whose name is gone, as the mask for directories; returns its handle.
-fn make_dev(plan: &ChildPlan<'_>, at: &mut At, root: RawFd) -> Result<RawFd, Errno> {
-    ensure_dir(root, c"dev", 0o755)?;
-    let place = open_beneath(root, c"dev", libc::O_PATH | libc::O_DIRECTORY)?;
-    call!(libc::SYS_fchdir, place)?;
-    call!(
-        libc::SYS_mount,
-        c"tmpfs",
-        c".",
-        c"tmpfs",
-        libc::MS_NOSUID | libc::MS_NOEXEC,
-        c"mode=755,size=64k,nr_inodes=64"
-    )?;
-    // "." is still the directory below the mount.
-    let dev = open_beneath(root, c"dev", libc::O_PATH | libc::O_DIRECTORY)?;
+/// /dev on a small tmpfs of our own, with what [`make_proc`] needs for a while. Returns its handle.
+fn make_dev(plan: &ChildPlan<'_>, at: &mut At) -> Result<RawFd, Errno> {
+    let context = call!(libc::SYS_fsopen, c"tmpfs", FSOPEN_CLOEXEC)?;
+    for (key, value) in [(c"mode", c"755"), (c"size", c"64k"), (c"nr_inodes", c"64")] {
+        call!(libc::SYS_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0)?;
+    }
+    call!(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0)?;
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    let dev = call!(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes)? as RawFd;
+    call!(libc::SYS_close, context)?;
+    call!(libc::SYS_move_mount, dev, c"", libc::AT_FDCWD, c"/proc", MOVE_MOUNT_F_EMPTY_PATH)?;
     call!(libc::SYS_fchdir, dev)?;
     for (index, (host, name)) in DEVICES.iter().enumerate() {
         at.index = index as u32;
-        let file = call!(
-            libc::SYS_openat,
-            libc::AT_FDCWD,
-            *name,
-            libc::O_CREAT | libc::O_WRONLY | libc::O_CLOEXEC,
-            0o666
-        )?;
-        call!(libc::SYS_close, file)?;
+        call!(libc::SYS_mknodat, libc::AT_FDCWD, *name, libc::S_IFREG | 0o666, 0)?;
         call!(libc::SYS_mount, *host, *name, 0, libc::MS_BIND, 0)?;
     }
     at.to(Step::Dev);
@@ -343,103 +358,90 @@ fn make_dev(plan: &ChildPlan<'_>, at: &mut At, root: RawFd) -> Result<RawFd, Err
         call!(libc::SYS_symlinkat, *target, libc::AT_FDCWD, *name)?;
     }
     call!(libc::SYS_mkdirat, libc::AT_FDCWD, c"pts", 0o755)?;
-    let pts_options = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
-    call!(
-        libc::SYS_mount,
-        c"devpts",
-        c"pts",
-        c"devpts",
-        libc::MS_NOSUID | libc::MS_NOEXEC,
-        pts_options
-    )?;
+    // All instances share the machine's few thousand terminals: one sandbox must not have them all.
+    let pts_options = c"newinstance,ptmxmode=0666,mode=0620,gid=5,max=128";
+    call!(libc::SYS_mount, c"devpts", c"pts", c"devpts", libc::MS_NOSUID | libc::MS_NOEXEC, pts_options)?;
     call!(libc::SYS_mkdirat, libc::AT_FDCWD, c"shm", 0o1777)?;
-    call!(
-        libc::SYS_mount,
-        c"tmpfs",
-        c"shm",
-        c"tmpfs",
-        libc::MS_NOSUID | libc::MS_NODEV,
-        plan.shm_options
-    )?;
-    call!(libc::SYS_mkdirat, libc::AT_FDCWD, c".mask", 0o555)?;
-    Ok(dev as RawFd)
+    call!(libc::SYS_mount, c"tmpfs", c"shm", c"tmpfs", libc::MS_NOSUID | libc::MS_NODEV, plan.shm_options)?;
+    call!(libc::SYS_mkdirat, libc::AT_FDCWD, MASK_DIR, 0o555)?;
+    call!(libc::SYS_mknodat, libc::AT_FDCWD, MASK_FILE, libc::S_IFREG | 0o444, 0)?;
+    call!(libc::SYS_mkdirat, libc::AT_FDCWD, PROC_FOR_NOW, 0o555)?;
+    Ok(dev)
 }
 
-fn make_proc(at: &mut At, root: RawFd, dev: RawFd) -> Result<(), Errno> {
-    ensure_dir(root, c"proc", 0o555)?;
-    let place = open_beneath(root, c"proc", libc::O_PATH | libc::O_DIRECTORY)?;
+/// /proc of our own pid namespace with its masks, put on a directory of `dev` for now. Returns its handle.
+fn make_proc(at: &mut At, dev: RawFd) -> Result<RawFd, Errno> {
     let context = call!(libc::SYS_fsopen, c"proc", FSOPEN_CLOEXEC)?;
     call!(libc::SYS_fsconfig, context, FSCONFIG_CMD_CREATE, 0, 0, 0)?;
-    let quiet = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    let proc = call!(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, quiet)? as RawFd;
-    call!(
-        libc::SYS_move_mount,
-        proc,
-        c"",
-        place,
-        c"",
-        MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    )?;
+    let proc = call!(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, QUIET)? as RawFd;
+    call!(libc::SYS_close, context)?;
+    call!(libc::SYS_move_mount, proc, c"", dev, PROC_FOR_NOW, MOVE_MOUNT_F_EMPTY_PATH)?;
     call!(libc::SYS_fchdir, proc)?;
 
     // All that is writable in /proc and not about one process: sysctls of our own namespaces are ours to write by ownership.
     call!(libc::SYS_mount, c"sys", c"sys", 0, libc::MS_BIND, 0)?;
-    let read_only = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | quiet,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    call!(
-        libc::SYS_mount_setattr,
-        libc::AT_FDCWD,
-        c"sys",
-        0,
-        ptr::from_ref(&read_only),
-        mem::size_of::<libc::mount_attr>()
-    )?;
+    set_read_only(libc::AT_FDCWD, c"sys")?;
 
+    let mut file = Mask::new(dev, MASK_FILE)?;
+    let mut dir = Mask::new(dev, MASK_DIR)?;
     for (index, (name, is_dir)) in MASKED.iter().enumerate() {
         at.index = index as u32;
-        if *is_dir {
-            mask_dir(dev, proc, name)?;
-        } else {
-            skip_missing(call!(
-                libc::SYS_mount,
-                c"/dev/null",
-                *name,
-                0,
-                libc::MS_BIND,
-                0
-            ))?;
-        }
+        let mask = if *is_dir { &mut dir } else { &mut file };
+        mask.cover(name)?;
     }
     at.to(Step::Proc);
-    // A removed directory takes no entries and needs no more memory: an empty place that stays empty.
-    call!(libc::SYS_unlinkat, dev, c".mask", libc::AT_REMOVEDIR)?;
-    Ok(())
+    // What has no name takes no entries and needs no more memory: an empty place that stays empty.
+    call!(libc::SYS_unlinkat, dev, MASK_FILE, 0)?;
+    call!(libc::SYS_unlinkat, dev, MASK_DIR, libc::AT_REMOVEDIR)?;
+    Ok(proc)
 }
 
-fn mask_dir(dev: RawFd, proc: RawFd, name: &CStr) -> Result<(), Errno> {
-    let clone = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
-    let tree = call!(libc::SYS_open_tree, dev, c".mask", clone)?;
-    skip_missing(call!(
-        libc::SYS_move_mount,
-        tree,
-        c"",
-        proc,
-        name,
-        MOVE_MOUNT_F_EMPTY_PATH
-    ))?;
-    call!(libc::SYS_close, tree)?;
-    Ok(())
+/// An empty file or directory on a read-only mount, so that opening it for writing fails as it did for what it covers.
+struct Mask {
+    tree: RawFd,
+    /// The first that it covers, from which the others are bound: a detached mount cannot be cloned before Linux 6.15.
+    first: Option<&'static CStr>,
 }
 
-fn skip_missing(result: Result<usize, Errno>) -> Result<(), Errno> {
-    match result {
-        Ok(_) | Err(libc::ENOENT) => Ok(()),
-        Err(errno) => Err(errno),
+impl Mask {
+    fn new(dev: RawFd, name: &CStr) -> Result<Self, Errno> {
+        let clone = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+        let tree = call!(libc::SYS_open_tree, dev, name, clone)? as RawFd;
+        set_read_only(tree, c"")?;
+        Ok(Self { tree, first: None })
     }
+
+    /// Covers an entry of the working directory, if it is there.
+    fn cover(&mut self, name: &'static CStr) -> Result<(), Errno> {
+        let covered = match self.first {
+            None => call!(libc::SYS_move_mount, self.tree, c"", libc::AT_FDCWD, name, MOVE_MOUNT_F_EMPTY_PATH),
+            Some(first) => call!(libc::SYS_mount, first, name, 0, libc::MS_BIND, 0),
+        };
+        match covered {
+            Ok(_) => {
+                self.first = self.first.or(Some(name));
+                Ok(())
+            }
+            Err(libc::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// Makes the mount at `name` in `dir`, or `dir` itself for an empty name, read-only and good for nothing else.
+fn set_read_only(dir: RawFd, name: &CStr) -> Result<(), Errno> {
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY | QUIET, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    call!(libc::SYS_mount_setattr, dir, name, libc::AT_EMPTY_PATH, ptr::from_ref(&attr), mem::size_of::<libc::mount_attr>())?;
+    Ok(())
+}
+
+/// Moves a mount, and what is mounted on it, to a directory of the root, which is made when missing.
+fn move_to(tree: RawFd, root: RawFd, name: &CStr) -> Result<(), Errno> {
+    ensure_dir(root, name, 0o755)?;
+    let place = open_beneath(root, name, libc::O_PATH | libc::O_DIRECTORY)?;
+    call!(libc::SYS_move_mount, tree, c"", place, c"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)?;
+    call!(libc::SYS_close, place)?;
+    Ok(())
 }
 
 fn attach_bind(root: RawFd, bind: &BindTarget, tree: RawFd) -> Result<(), Errno> {
@@ -508,9 +510,12 @@ fn open_beneath(dir: RawFd, name: &CStr, flags: i32) -> Result<RawFd, Errno> {
     Ok(fd as RawFd)
 }
 
-/// Puts the inherited files at their numbers and closes what lies between. Returns the new numbers of the socket and the agent, and the first
-/// number above the inherited ones.
-fn place_files(plan: &ChildPlan<'_>, at: &mut At) -> Result<(RawFd, RawFd, RawFd), Errno> {
+/// Puts the inherited files at their numbers and closes what lies between. Returns the new numbers of the socket, the host's handle and the
+/// agent, and the first number above the inherited ones.
+fn place_files(
+    plan: &ChildPlan<'_>,
+    at: &mut At,
+) -> Result<(RawFd, RawFd, RawFd, RawFd), Errno> {
     let first_private = plan.fds.last().map_or(0, |(_, number)| number + 1);
     // Out of the way first, so that no number is overwritten before it was copied.
     let away = |fd: RawFd| {
@@ -518,6 +523,7 @@ fn place_files(plan: &ChildPlan<'_>, at: &mut At) -> Result<(RawFd, RawFd, RawFd
     };
     let sync = away(plan.sync)?;
     at.sync = sync;
+    let host = away(plan.host)?;
     let agent = away(plan.agent)?;
     let mut copies = [-1; super::FDS_MAX];
     for (copy, (fd, _)) in copies.iter_mut().zip(plan.fds) {
@@ -531,7 +537,7 @@ fn place_files(plan: &ChildPlan<'_>, at: &mut At) -> Result<(RawFd, RawFd, RawFd
         }
         next = *number + 1;
     }
-    Ok((sync, agent, first_private))
+    Ok((sync, host, agent, first_private))
 }
 
 fn set_limits(plan: &ChildPlan<'_>) -> Result<(), Errno> {

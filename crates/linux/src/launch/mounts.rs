@@ -15,7 +15,7 @@ use rustix::{
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags},
 };
 
-use super::{LaunchError, LaunchSpec, Step};
+use super::{LaunchError, LaunchSpec, Step, attached};
 
 /// fsconfig takes strings up to this, the end included.
 const OPTION_MAX_BYTES: usize = 256;
@@ -58,47 +58,45 @@ pub(super) fn make(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<Mounts,
     })
 }
 
-fn root(
-    spec: &LaunchSpec<'_>,
-    ids: BorrowedFd<'_>,
-) -> Result<(OwnedFd, Vec<OwnedFd>), LaunchError> {
+fn root(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<(OwnedFd, Vec<OwnedFd>), LaunchError> {
     let mut lowers = Vec::with_capacity(spec.lowers.len());
-    let mut shifted_any = false;
     for lower in spec.lowers {
         let at = |e: io::Error| LaunchError::host(Step::Overlay, Some(lower.clone()), e);
         let tree = clone_tree(lower).map_err(at)?;
         match set_attributes(tree.as_fd(), libc::MOUNT_ATTR_IDMAP, Some(ids)) {
-            Ok(()) => shifted_any = true,
+            Ok(()) => {}
             Err(e) if cannot_shift(&e) => {}
             Err(e) => return Err(at(e)),
         }
         lowers.push(tree);
     }
-    let made = match overlay(spec, &lowers) {
-        // Kernels before 6.15 take no detached mount as a layer.
-        Err(e) if shifted_any && e.raw_os_error() == Some(libc::EINVAL) => {
-            let plain: io::Result<Vec<OwnedFd>> =
-                spec.lowers.iter().map(|lower| open_dir(lower)).collect();
-            plain.and_then(|plain| overlay(spec, &plain))
-        }
-        other => other,
+    let failed = |e: io::Error| LaunchError::host(Step::Overlay, Some(spec.upper.to_owned()), e);
+    if attached::needed() {
+        return Ok((attached::overlay(spec, lowers).map_err(failed)?, Vec::new()));
+    }
+    let refusal = match overlay(spec, &lowers) {
+        Ok(root) => return Ok((root, lowers)),
+        // EINVAL: kernels before 6.15 take no detached mount as a layer.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => e,
+        Err(e) => return Err(failed(e)),
     };
-    let root =
-        made.map_err(|e| LaunchError::host(Step::Overlay, Some(spec.upper.to_owned()), e))?;
-    Ok((root, lowers))
+    // Where this fails too, the first failure was about something else, and the newer calls say more about it.
+    let root = attached::overlay(spec, lowers).map_err(|e| failed(io::Error::new(e.kind(), format!("{e} (at first: {refusal})"))))?;
+    attached::remember();
+    Ok((root, Vec::new()))
 }
 
 fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
+    if attached::refused() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let paths: Vec<String> = lowers
-        .iter()
-        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
-        .collect();
+    let paths: Vec<String> = lowers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
     let joined = paths.join(":");
     if joined.len() < OPTION_MAX_BYTES {
         option(fs.as_fd(), c"lowerdir", joined.as_bytes())?;
     } else {
-        // One option per layer, since Linux 6.8.
+        // One option per layer, which every kernel that takes detached layers knows.
         for path in &paths {
             option(fs.as_fd(), c"lowerdir+", path.as_bytes())?;
         }
@@ -120,16 +118,19 @@ fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(|e| explained(fs.as_fd(), e.into()))?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mount = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    if rustix::fs::fstatvfs(&mount)?
-        .f_flag
-        .contains(StatVfsMountFlags::RDONLY)
-    {
+    check_writable(mount.as_fd())?;
+    Ok(mount)
+}
+
+/// Overlayfs does not fail when it cannot use its work directory; it mounts read-only.
+pub(super) fn check_writable(mount: BorrowedFd<'_>) -> io::Result<()> {
+    if rustix::fs::fstatvfs(mount)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(io::Error::new(
             io::ErrorKind::ReadOnlyFilesystem,
             "the kernel mounted the overlay read-only; the work directory cannot be used",
         ));
     }
-    Ok(mount)
+    Ok(())
 }
 
 fn bind_tree(bind: &super::Bind, ids: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -138,14 +139,15 @@ fn bind_tree(bind: &super::Bind, ids: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if bind.read_only {
         attributes |= libc::MOUNT_ATTR_RDONLY;
     }
-    set_attributes(tree.as_fd(), attributes, None)?;
     if bind.idmap {
-        match set_attributes(tree.as_fd(), libc::MOUNT_ATTR_IDMAP, Some(ids)) {
-            Ok(()) => {}
+        // All or nothing, so a filesystem that cannot shift is told again without.
+        match set_attributes(tree.as_fd(), attributes | libc::MOUNT_ATTR_IDMAP, Some(ids)) {
+            Ok(()) => return Ok(tree),
             Err(e) if cannot_shift(&e) => {}
             Err(e) => return Err(e),
         }
     }
+    set_attributes(tree.as_fd(), attributes, None)?;
     Ok(tree)
 }
 
@@ -157,7 +159,7 @@ fn cannot_shift(error: &io::Error) -> bool {
     )
 }
 
-fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::mount::open_tree(
         CWD,
         path,
@@ -171,15 +173,18 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-pub(crate) fn set_attributes(
-    tree: BorrowedFd<'_>,
-    set: u64,
-    ids: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
+/// Takes a detached mount out of the group of mounts that follow each other.
+pub(super) fn keep_private(tree: BorrowedFd<'_>) -> io::Result<()> {
+    set_attributes(tree, 0, None)
+}
+
+/// Sets attributes of a detached mount, the id shift when `ids` is given, and keeps it private: a clone of a shared mount is shared, so without that
+/// whatever the host mounts beneath the original later would appear inside.
+fn set_attributes(tree: BorrowedFd<'_>, set: u64, ids: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: set,
         attr_clr: 0,
-        propagation: 0,
+        propagation: libc::MS_PRIVATE,
         userns_fd: ids.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
     };
     // SAFETY: the path is an empty C string, `attr` a whole structure of the size that is given; the kernel only reads both.
@@ -206,14 +211,11 @@ fn option(fs: BorrowedFd<'_>, key: &std::ffi::CStr, value: &[u8]) -> io::Result<
         .map_err(|e| explained(fs, e.into()))
 }
 
-/// Adds what the kernel wrote into the filesystem context, keeping the error number that callers look at where it wrote nothing.
+/// Adds what the kernel wrote into the filesystem context. The kind stays; the number is lost where there are words.
 fn explained(fs: BorrowedFd<'_>, error: io::Error) -> io::Error {
     let mut text = [0u8; 512];
     match rustix::io::read(fs, &mut text) {
-        Ok(n) if n > 0 && error.raw_os_error() != Some(libc::EINVAL) => io::Error::new(
-            error.kind(),
-            format!("{error}: {}", String::from_utf8_lossy(&text[..n]).trim()),
-        ),
+        Ok(n) if n > 0 => io::Error::new(error.kind(), format!("{error}: {}", String::from_utf8_lossy(&text[..n]).trim())),
         Ok(_) | Err(_) => error,
     }
 }

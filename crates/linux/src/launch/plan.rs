@@ -26,6 +26,9 @@ pub(super) enum Entry {
 
 /// Owns what [`ChildPlan`] points to.
 pub(super) struct Prepared {
+    /// This process: a child must not outlive it. The socket does not tell, since children that are made at the same time hold copies
+    /// of its other end.
+    host: OwnedFd,
     /// For clone3; none when the child joins.
     pub v2: Option<OwnedFd>,
     tasks: Vec<OwnedFd>,
@@ -54,6 +57,8 @@ pub(super) struct BindTarget {
 /// What the child sees of it: borrowed, plain data.
 pub(super) struct ChildPlan<'a> {
     pub sync: RawFd,
+    /// Readable when the server has died.
+    pub host: RawFd,
     pub tasks: &'a [RawFd],
     pub binds: &'a [BindTarget],
     pub argv: *const *const c_char,
@@ -91,6 +96,8 @@ impl Prepared {
         fds.sort_unstable_by_key(|(_, number)| *number);
         Ok(Self {
             v2,
+            host: crate::pidfd::open(std::process::id())
+                .map_err(|e| LaunchError::host(Step::Prepare, None, e))?,
             raw_tasks: tasks.iter().map(AsRawFd::as_raw_fd).collect(),
             tasks,
             binds: spec
@@ -116,6 +123,7 @@ impl Prepared {
         debug_assert_eq!(self.tasks.len(), self.raw_tasks.len());
         ChildPlan {
             sync,
+            host: self.host.as_raw_fd(),
             tasks: &self.raw_tasks,
             binds: &self.binds,
             argv: self.argv.as_ptr(),

@@ -21,6 +21,10 @@ const STACK_BYTES: usize = 256 << 10;
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Host to child: your ids are mapped.
+pub(super) const IDS: u8 = b'i';
 /// Host to child: here are the mounts.
 pub(super) const MOUNTS: u8 = b'm';
 /// Host to child: execute.
@@ -41,6 +45,8 @@ pub(super) struct Child<'a> {
 impl<'a> Child<'a> {
     pub fn start(prepared: &'a Prepared) -> Result<Self, LaunchError> {
         let failed = |e: io::Error| LaunchError::host(Step::Clone, None, e);
+        // One at a time, so that no child holds another's end of the socket: its closing tells that the other has executed or died.
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (ours, theirs) = socket_pair().map_err(failed)?;
         let stack = Stack::new().map_err(failed)?;
         let plan = Box::new(prepared.child_plan(theirs.as_raw_fd()));
@@ -78,6 +84,7 @@ impl<'a> Child<'a> {
         // SAFETY: clone3 succeeded with CLONE_PIDFD, so this is a new descriptor that nobody else owns.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         drop(theirs);
+        drop(alone);
         Ok(Self {
             process: Some((pid as u32, pidfd)),
             sync: ours,
@@ -110,8 +117,15 @@ impl<'a> Child<'a> {
     }
 
     pub fn execute(&self) -> Result<(), LaunchError> {
-        rustix::net::send(&self.sync, &[EXECUTE], rustix::net::SendFlags::NOSIGNAL)
-            .map_err(talk)?;
+        self.tell(EXECUTE)
+    }
+
+    pub fn ids_are_mapped(&self) -> Result<(), LaunchError> {
+        self.tell(IDS)
+    }
+
+    fn tell(&self, what: u8) -> Result<(), LaunchError> {
+        rustix::net::send(&self.sync, &[what], rustix::net::SendFlags::NOSIGNAL).map_err(talk)?;
         Ok(())
     }
 
@@ -133,9 +147,8 @@ impl<'a> Child<'a> {
                 }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return Err(LaunchError::Stuck(PATIENCE_S)),
-                Err(rustix::io::Errno::CONNRESET) => {
-                    return Err(LaunchError::Died { status: self.end() });
-                }
+                // It left without reading our last word. What it said before is told next.
+                Err(rustix::io::Errno::CONNRESET) => {}
                 Err(e) => return Err(talk(e)),
             }
         }
@@ -144,18 +157,31 @@ impl<'a> Child<'a> {
     /// What the child has said so far about its own failure, or that it is dead, without waiting.
     pub fn verdict(&mut self, prepared: &Prepared) -> Option<LaunchError> {
         let mut message = [0u8; child::REPORT_BYTES];
-        let read = rustix::net::recv(
-            &self.sync,
-            &mut message[..],
-            rustix::net::RecvFlags::DONTWAIT,
-        );
-        match read {
-            Ok((_, n)) if n > 0 => self.read_report(&message, prepared),
-            Ok(_) | Err(rustix::io::Errno::CONNRESET) => {
-                Some(LaunchError::Died { status: self.end() })
-            }
-            Err(_) => None,
+        loop {
+            // Asked first: what it said before it ended is there to be read then.
+            let ended = self.has_ended();
+            let read = rustix::net::recv(&self.sync, &mut message[..], rustix::net::RecvFlags::DONTWAIT);
+            return match read {
+                Ok((_, n)) if n > 0 => self.read_report(&message, prepared),
+                Ok(_) => Some(LaunchError::Died { status: self.end() }),
+                // As above.
+                Err(rustix::io::Errno::CONNRESET | rustix::io::Errno::INTR) => continue,
+                Err(_) if ended => Some(LaunchError::Died { status: self.end() }),
+                Err(_) => None,
+            };
         }
+    }
+
+    /// Fails when it has died, which it can have done so early that nothing was said.
+    pub fn check_alive(&self) -> Result<(), LaunchError> {
+        if self.has_ended() { Err(LaunchError::Died { status: None }) } else { Ok(()) }
+    }
+
+    fn has_ended(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some((_, pidfd)) = &self.process else { return true };
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready == 1)
     }
 
     pub fn release(mut self) -> (u32, OwnedFd) {

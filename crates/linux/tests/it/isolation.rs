@@ -80,6 +80,19 @@ fn proc_is_masked_and_sysctls_are_read_only() {
             "{dir}"
         );
     }
+    // No masked file can be opened for writing, by root inside either.
+    let masked = live.python(
+        "import errno, os
+for n in (\"kcore\", \"keys\", \"key-users\", \"kmsg\", \"kallsyms\", \"timer_list\", \"interrupts\", \"sysrq-trigger\"):
+    p = \"/proc/\" + n
+    if not os.path.exists(p): continue
+    if os.path.getsize(p) or open(p).read(): print(n, \"tells something\")
+    for what in (lambda: os.close(os.open(p, os.O_WRONLY)), lambda: os.chmod(p, 0o666), lambda: os.truncate(p, 9)):
+        try: what(); print(n, \"can be written\")
+        except OSError as e:
+            if e.errno not in (errno.EROFS, errno.EACCES): print(n, e)",
+    );
+    assert_eq!(masked, "");
     for file in [
         "/proc/sys/net/ipv4/ip_forward",
         "/proc/sys/kernel/hostname",
@@ -98,7 +111,7 @@ fn proc_is_masked_and_sysctls_are_read_only() {
         "1"
     );
     let writable = live.python(
-        "import os\nfor d, _, fs in os.walk(\"/proc\"):\n  p = d.split(\"/\")\n  if len(p) > 2 and (p[2].isdigit() or p[2] in (\"self\", \"thread-self\", \"sys\")): continue\n  for f in fs:\n    n = d + \"/\" + f\n    try: fd = os.open(n, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)\n    except OSError: continue\n    if os.fstat(fd).st_rdev != os.makedev(1, 3): print(n)\n    os.close(fd)",
+        "import os\nfor d, _, fs in os.walk(\"/proc\"):\n  p = d.split(\"/\")\n  if len(p) > 2 and (p[2].isdigit() or p[2] in (\"self\", \"thread-self\", \"sys\")): continue\n  for f in fs:\n    n = d + \"/\" + f\n    try: fd = os.open(n, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)\n    except OSError: continue\n    print(n)\n    os.close(fd)",
     );
     assert_eq!(writable, "");
     assert_eq!(live.sh("ls -A /sys"), "");
@@ -331,6 +344,34 @@ fn binds_are_made_without_following_links() {
 }
 
 #[test]
+fn nothing_follows_the_host_s_mounts() {
+    // In a namespace of this thread, where mounts may be made. What systemd does to every machine's root, done to one directory.
+    let done = std::thread::spawn(|| {
+        use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+        // SAFETY: changes nothing but this thread.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) }, 0);
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        let mut room = Room::new(&LIMITS);
+        let shared = room.dir.join("shared");
+        fs::create_dir(&shared).unwrap();
+        mount("tmpfs", &shared, "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+        mount_change(&shared, MountPropagationFlags::SHARED).unwrap();
+        fs::create_dir(shared.join("later")).unwrap();
+        room.binds.push(Bind { source: shared.clone(), target: "mnt".into(), read_only: false, idmap: false });
+        room.binds.push(Bind { source: shared.clone(), target: "opt".into(), read_only: true, idmap: true });
+        let live = room.launch();
+        mount("tmpfs", shared.join("later"), "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+        fs::write(shared.join("later/secret"), "").unwrap();
+        assert_eq!(live.sh("ls /mnt; ls -A /mnt/later /opt/later | grep secret; grep -c 'shared:\\|master:' /proc/self/mountinfo"), "later\n0");
+        drop(live);
+        for at in [shared.join("later"), shared] {
+            rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+    });
+    done.join().unwrap();
+}
+
+#[test]
 fn usual_programs_work() {
     let room = Room::new(&LIMITS);
     let live = room.launch();
@@ -353,7 +394,7 @@ fn usual_programs_work() {
             "1",
         ),
     ] {
-        if live.sh(&format!("command -v {program} || true")) != "" {
+        if !live.sh(&format!("command -v {program} || true")).is_empty() {
             assert_eq!(live.sh(line), want, "{program}");
         }
     }

@@ -235,6 +235,7 @@ fn twenty_at_once() {
 
 #[test]
 fn the_probe_finds_what_the_other_tests_use() {
+    crate::prepare();
     let dir = std::env::temp_dir().join(format!("sandbar-probe-{}", std::process::id()));
     fs::create_dir(&dir).unwrap();
     let found = sandbar_linux::probe::features(&dir);

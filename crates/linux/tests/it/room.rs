@@ -102,6 +102,8 @@ pub struct Room {
     pub cgroup: Cgroup,
     pub uid_base: u32,
     pub binds: Vec<Bind>,
+    /// Below the first.
+    pub more_lowers: Vec<PathBuf>,
     pub nofile: u64,
     pub file_size_max_bytes: u64,
     pub argv: Vec<CString>,
@@ -114,6 +116,7 @@ pub struct Live {
 
 impl Room {
     pub fn new(limits: &Limits) -> Self {
+        crate::prepare();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("rt-{}-{n}", std::process::id());
         let dir = std::env::temp_dir().join(format!("sandbar-{name}"));
@@ -150,6 +153,7 @@ impl Room {
             name,
             uid_base: 1_000_000 + n * 65_536,
             binds: vec![usr],
+            more_lowers: Vec::new(),
             nofile: 1024,
             file_size_max_bytes: 0,
             argv: vec![c"agent".into()],
@@ -168,9 +172,11 @@ impl Room {
         socket
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
+        let mut lowers = vec![self.dir.join("lower")];
+        lowers.extend(self.more_lowers.iter().cloned());
         let spec = LaunchSpec {
             uid_base: self.uid_base,
-            lowers: &[self.dir.join("lower")],
+            lowers: &lowers,
             upper: &self.dir.join("upper"),
             work: &self.dir.join("work"),
             binds: &self.binds,
