@@ -131,8 +131,11 @@ impl Node {
     /// a row names it, a restart of the server sweeps it.
     pub async fn take(&self, key: &str, spec: &RuntimeSpec) -> Result<(Arc<Runtime>, Origin), RuntimeError> {
         if let Some(runtime) = self.inner.pools.pop(key, spec) {
-            if runtime.limits() != spec.limits {
-                self.set_limits(&runtime, spec.limits).await?;
+            if runtime.limits() != spec.limits
+                && let Err(error) = self.set_limits(&runtime, spec.limits).await
+            {
+                self.discard(runtime);
+                return Err(error);
             }
             return Ok((runtime, Origin::Pool));
         }
@@ -144,6 +147,11 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    /// Whether there is an image of this name to launch from.
+    pub fn has_image(&self, name: &str) -> bool {
+        self.inner.images.get(name).is_ok()
     }
 
     /// Puts new limits in force on a live runtime. What it uses beyond them may make this fail.

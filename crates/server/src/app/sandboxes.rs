@@ -90,7 +90,11 @@ impl App {
         }
         let config = validate::claim(request.config.as_ref()).map_err(violations)?;
         let template = self.template(who, request.template.trim()).await?;
-        if let Some(snapshot) = &request.snapshot_id {
+        if !self.node.has_image(spec::image_of(&template.spec)) {
+            let message = format!("template {:?} is made from image {:?}, which this server does not have", template.id, spec::image_of(&template.spec));
+            return Err(ApiError::new(ErrorCode::TemplateNotReady, message));
+        }
+        if let Some(snapshot) = request.snapshot_id.as_ref().filter(|snapshot| !snapshot.is_empty()) {
             return Err(ApiError::not_found("snapshot", snapshot));
         }
         if let Some(mount) = request.mounts.as_ref().and_then(|mounts| mounts.first()) {
@@ -348,6 +352,7 @@ impl Registry {
             deadlines_changed: Arc::clone(&self.deadlines_changed),
             events: Vec::new(),
             keep_memory: false,
+            outdated: false,
         };
         let registry = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -355,7 +360,7 @@ impl Registry {
                 let end = actor.run().await;
                 let mut actors = registry.lock();
                 // Under the lock nobody can find us to send more; what was sent before is still served.
-                if end == End::Deleted || actor.commands.is_empty() {
+                if end == End::Gone || actor.commands.is_empty() {
                     actors.remove(&id);
                     actor.commands.close();
                     return;

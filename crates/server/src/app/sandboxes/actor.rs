@@ -66,6 +66,8 @@ pub(super) struct Actor {
     pub events: Vec<NewEvent>,
     /// The pause under way is to last in memory.
     pub keep_memory: bool,
+    /// A write found the row gone or of another version than ours.
+    pub outdated: bool,
 }
 
 /// How an actor ended.
@@ -73,12 +75,12 @@ pub(super) struct Actor {
 pub(super) enum End {
     /// Nothing to own at present.
     Idle,
-    /// The sandbox is gone.
-    Deleted,
+    /// The sandbox is gone, or what this owner knows of it is worth nothing any more.
+    Gone,
 }
 
 impl Actor {
-    /// Serves commands until the sandbox is deleted or there has been nothing to own for a while.
+    /// Serves commands until the sandbox is gone or there has been nothing to own for a while.
     pub async fn run(&mut self) -> End {
         loop {
             let runtime = self.runtime.clone();
@@ -89,11 +91,20 @@ impl Actor {
                 }
             };
             tokio::select! {
-                command = self.commands.recv() => match command {
-                    Some(command) => if self.serve(command).await { return End::Deleted },
-                    None => return End::Idle,
-                },
-                () = ended => self.lost().await,
+                command = self.commands.recv() => {
+                    let Some(command) = command else { return End::Idle };
+                    self.notice_loss().await;
+                    // A command that is dropped here is answered as for a sandbox that is gone.
+                    if !self.is_current().await || self.serve(command).await || !self.is_current().await {
+                        return End::Gone;
+                    }
+                }
+                () = ended => {
+                    self.lost().await;
+                    if !self.is_current().await {
+                        return End::Gone;
+                    }
+                }
                 () = tokio::time::sleep(IDLE), if runtime.is_none() => return End::Idle,
             }
         }
@@ -127,6 +138,52 @@ impl Actor {
             && let Err(error) = self.carry_out(transition).await
         {
             tracing::error!(sandbox = self.record.id, %error, "a sandbox could not be recovered");
+        }
+    }
+
+    /// A row that promises processes where there are none: the end of a runtime could not be written when it came, or a
+    /// recovery could not. Else the sandbox would count as running and never be started again.
+    async fn notice_loss(&mut self) {
+        if self.runtime.is_some() || self.record.desired == Desired::Deleted || !self.record.observed.has_runtime() {
+            return;
+        }
+        let text = "its processes had ended; its files are kept";
+        self.note("sandbox.runtime_lost", reason::RUNTIME_EXITED, text);
+        let seen = lifecycle::observe(&self.record, lost(text), now_ms());
+        if let Err(error) = self.carry_out(seen).await {
+            tracing::error!(sandbox = self.record.id, %error, "the loss of a runtime was not recorded");
+        }
+    }
+
+    /// Whether this owner can go on. After a write that found another row than ours the row is right: it is taken over
+    /// when it is of the same runtime; else whoever asks next begins with what is stored.
+    async fn is_current(&mut self) -> bool {
+        if !self.outdated {
+            return true;
+        }
+        let row = match self.store.sandbox_get(None, &self.record.id).await {
+            Ok(row) => row.filter(|row| row.desired != Desired::Deleted),
+            Err(error) => {
+                tracing::error!(sandbox = self.record.id, error = error_text(&error), "a row could not be read again");
+                return true;
+            }
+        };
+        self.outdated = false;
+        match (row, self.runtime.take()) {
+            (Some(row), runtime) if row.runtime_id.as_ref() == runtime.as_ref().map(|runtime| &runtime.id) => {
+                self.record = row;
+                self.runtime = runtime;
+                self.view.send_replace(self.view());
+                true
+            }
+            (_, runtime) => {
+                if let Some(runtime) = runtime
+                    && let Err(error) = runtime.destroy().await
+                {
+                    tracing::error!(sandbox = self.record.id, error = error_text(&error), "a runtime without a row is left to the next start");
+                }
+                false
+            }
         }
     }
 
@@ -288,10 +345,13 @@ impl Actor {
             record.root_id = Some(root.id.clone());
             record.uid_slot = Some(root.uid_slot);
             let runtime = self.node.launch(&spec, root).await.map_err(|error| error_text(&error))?;
-            spec::make_own(&runtime, record).await.map_err(|error| {
-                self.node_destroy(&runtime);
-                error
-            })?;
+            if let Err(error) = spec::make_own(&runtime, record).await {
+                // Waited for: the next start is over the same root.
+                if let Err(undead) = runtime.destroy().await {
+                    tracing::error!(sandbox = record.id, error = error_text(&undead), "a runtime that did not come up is left to the next start");
+                }
+                return Err(error);
+            }
             Ok::<_, String>(runtime)
         };
         match launched.await {
@@ -312,11 +372,6 @@ impl Actor {
                 (Some(Observation::LaunchFailed { code: reason::LAUNCH_FAILED, text }), Some(error))
             }
         }
-    }
-
-    fn node_destroy(&self, runtime: &Arc<Runtime>) {
-        let runtime = Arc::clone(runtime);
-        tokio::spawn(async move { runtime.destroy().await });
     }
 
     async fn end_runtime(&mut self) -> Result<(), ApiError> {
@@ -404,17 +459,21 @@ impl Actor {
             return Ok(());
         }
         let former = self.record.clone();
-        self.note("sandbox.updated", reason::USER_REQUEST, "its configuration was changed");
-        // What makes walls is in force before the new configuration is acknowledged; if it cannot be written, it is
-        // taken back.
-        self.enforce(&transition.record).await?;
-        if let Err(error) = self.carry_out(transition).await {
-            if let Err(undo) = self.enforce(&former).await {
-                tracing::error!(sandbox = former.id, error = %undo, "limits of a refused update stay in force");
+        // What makes walls is in force before the new configuration is acknowledged; if a part of it cannot be put in
+        // force, or it cannot be written, all is taken back.
+        let done = match self.enforce(&transition.record).await {
+            Ok(()) => {
+                self.note("sandbox.updated", reason::USER_REQUEST, "its configuration was changed");
+                self.carry_out(transition).await
             }
-            return Err(error);
+            Err(error) => Err(error),
+        };
+        if done.is_err()
+            && let Err(undo) = self.enforce(&former).await
+        {
+            tracing::error!(sandbox = former.id, error = %undo, "walls of a refused update stay in force");
         }
-        Ok(())
+        done
     }
 
     /// Puts limits and network policy of a record in force on the live runtime.
@@ -445,8 +504,9 @@ impl Actor {
                 Ok(record)
             }
             Err(error) => {
-                if let StoreError::Stale { .. } = error {
-                    tracing::error!(sandbox = record.id, "somebody else wrote this sandbox's row");
+                if let StoreError::Stale { .. } | StoreError::NotFound { .. } = error {
+                    tracing::warn!(sandbox = record.id, error = error_text(&error), "an owner knew an old row");
+                    self.outdated = true;
                 }
                 Err(store_failure("saving the sandbox", &error))
             }
@@ -457,14 +517,16 @@ impl Actor {
     async fn undo(&mut self) {
         let Some(runtime) = self.runtime.clone() else { return };
         let frozen = runtime.is_frozen();
-        let undone = match self.record.observed {
-            Observed::Active if frozen => runtime.thaw().await,
-            Observed::Frozen if !frozen => runtime.freeze().await,
-            Observed::Active | Observed::Frozen | Observed::Starting => Ok(()),
-            Observed::Hibernated | Observed::Cleaned | Observed::Failed => {
-                self.runtime = None;
-                runtime.destroy().await
+        let undone = if self.record.runtime_id.as_ref() == Some(&runtime.id) {
+            match self.record.observed {
+                Observed::Active if frozen => runtime.thaw().await,
+                Observed::Frozen if !frozen => runtime.freeze().await,
+                Observed::Active | Observed::Frozen | Observed::Starting | Observed::Hibernated | Observed::Cleaned | Observed::Failed => Ok(()),
             }
+        } else {
+            // It was started for the write that failed.
+            self.runtime = None;
+            runtime.destroy().await
         };
         if let Err(error) = undone {
             tracing::error!(sandbox = self.record.id, error = error_text(&error), "the machine differs from the row until the next start");
@@ -493,6 +555,7 @@ pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
         StoreError::Full => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
         StoreError::TooMany { .. } => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
         StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
+        StoreError::NotFound { what, id } => ApiError::not_found(what, id),
         other => ApiError::internal(operation, &error_text(other)),
     }
 }

@@ -87,6 +87,7 @@ impl Registry {
             deadlines_changed: Arc::clone(&self.deadlines_changed),
             events: Vec::new(),
             keep_memory: false,
+            outdated: false,
         };
         if actor.record.desired == Desired::Deleted {
             actor.finish_delete(actor.record.clone()).await;

@@ -1,6 +1,6 @@
 //! What a row says, in the node's terms.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sandbar_api::template::TemplateSpec;
 use sandbar_core::{egress::Policy, limits, sandbox::SandboxRecord, validate};
@@ -9,17 +9,19 @@ use sandbar_procd_api::Assign;
 
 /// Where contexts start when they do not say.
 const CWD: &str = "/workspace";
+/// A runtime that answered once takes its owner within this time or has failed; whoever owns the sandbox waits.
+const ASSIGN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Image and limits of a sandbox.
 pub(crate) fn runtime_spec(record: &SandboxRecord) -> Result<RuntimeSpec, String> {
     let asked = validate::effective_resources(&record.template, &record.config);
-    Ok(RuntimeSpec { image: image_of(&record.template), limits: node_limits(&asked) })
+    Ok(RuntimeSpec { image: image_of(&record.template).to_owned(), limits: node_limits(&asked) })
 }
 
 /// What the pool of a template launches.
 pub(crate) fn pool_spec(template: &TemplateSpec) -> RuntimeSpec {
     let asked = validate::effective_resources(template, &sandbar_api::sandbox::SandboxConfig::default());
-    RuntimeSpec { image: image_of(template), limits: node_limits(&asked) }
+    RuntimeSpec { image: image_of(template).to_owned(), limits: node_limits(&asked) }
 }
 
 /// Templates whose idle runtimes are alike share a pool: what differs is assigned at claim.
@@ -65,7 +67,10 @@ pub(crate) async fn make_own(runtime: &Arc<Runtime>, record: &SandboxRecord) -> 
     if policy != Policy::allow_all() {
         runtime.set_policy(policy).await.map_err(|error| error_text(&error))?;
     }
-    runtime.client.assign(&assign).await.map_err(|error| error_text(&error))
+    match tokio::time::timeout(ASSIGN_WITHIN, runtime.client.assign(&assign)).await {
+        Ok(assigned) => assigned.map_err(|error| error_text(&error)),
+        Err(_) => Err(format!("its agent did not answer within {} s", ASSIGN_WITHIN.as_secs())),
+    }
 }
 
 /// Environment of image and template, weakest first: template `envVars`, then the container's `env`.
@@ -77,8 +82,9 @@ fn base_env(template: &TemplateSpec) -> BTreeMap<String, String> {
     env
 }
 
-fn image_of(template: &TemplateSpec) -> String {
-    template.main_container.image.trim().to_owned()
+/// Name of the image that a template is made from.
+pub(crate) fn image_of(template: &TemplateSpec) -> &str {
+    template.main_container.image.trim()
 }
 
 fn node_limits(asked: &validate::Limits) -> Limits {
