@@ -47,6 +47,42 @@ pub fn open_namespace(pid: u32, kind: &str) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Runs `work` with this thread's effective user being the root of the range that begins at `base`, and with all of its rights. User namespaces that it
+/// makes are that user's: what the kernel counts for a namespace (inotify, message queues, pending signals) it counts for its owner too, and if all
+/// sandboxes had one owner, one of them could use up everybody's share. The process aborts if there is no way back.
+pub(crate) fn owned_by<T>(base: u32, work: impl FnOnce() -> T) -> io::Result<T> {
+    let own = rustix::process::geteuid().as_raw();
+    let capabilities = rustix::thread::capabilities(None)?;
+    set_effective_user(base)?;
+    let back = Back(own);
+    // Leaving user 0 took the effective ones away.
+    rustix::thread::set_capabilities(None, capabilities)?;
+    let result = work();
+    drop(back);
+    Ok(result)
+}
+
+/// The user to return to, also when the work panics.
+struct Back(u32);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        if set_effective_user(self.0).is_err() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Of this thread alone.
+fn set_effective_user(user: u32) -> io::Result<()> {
+    const SAME: u32 = u32::MAX;
+    // SAFETY: only numbers are passed. The raw call changes this thread and not, as libc's function does, all of them.
+    match unsafe { libc::syscall(libc::SYS_setresuid, SAME, user, SAME) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -700,12 +700,15 @@ pub const CHECKED: &[Checked] = &[
         otherwise: ALLOW,
     },
     Checked {
-        reason: "as setrlimit",
+        reason: "as setrlimit; and nobody takes the agent's (pid 1) files or time away, which would leave the sandbox deaf",
         call: SYS_prlimit64,
-        checks: &[(
-            &[Check::Equal(1, RLIMIT_CORE), Check::NotNull(2)],
-            Verdict::Errno(0),
-        )],
+        checks: &[
+            (&[Check::Equal(0, 1), Check::NotNull(2)], REFUSE),
+            (
+                &[Check::Equal(1, RLIMIT_CORE), Check::NotNull(2)],
+                Verdict::Errno(0),
+            ),
+        ],
         otherwise: ALLOW,
     },
 ];
