@@ -290,11 +290,9 @@ impl Node {
                 continue;
             }
             swept += 1;
-            if let Some(cgroup) = inner.hierarchy.open(&name) {
-                cgroup.kill().ok();
-                if let Err(error) = cgroup.remove() {
-                    tracing::warn!(runtime = name, %error, "an orphan's cgroup could not be removed");
-                }
+            // Half-made ones too.
+            if let Err(error) = inner.hierarchy.clear(&name) {
+                tracing::warn!(runtime = name, %error, "an orphan's cgroup could not be removed");
             }
         }
         for name in roots::list_names(&inner.runtimes_dir) {
