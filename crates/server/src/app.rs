@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sandbar_node::Node;
 use sandbar_store::Store;
+use tokio::sync::Notify;
 
 use crate::{config::Config, http::Metrics};
 
@@ -24,6 +25,8 @@ pub struct App {
     pub node: Node,
     pub metrics: Metrics,
     pub sandboxes: Arc<sandboxes::Registry>,
+    /// Woken when a template changed, and with it perhaps the pools.
+    pub templates_changed: Notify,
 }
 
 /// How handlers and tasks hold the application.

@@ -11,7 +11,7 @@ use std::{
 
 use sandbar_node::{Node, NodeError, error_text};
 use sandbar_store::{Store, StoreError};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -61,7 +61,7 @@ impl Server {
         let records = store.sandboxes_all().await?;
         let node = Node::start(config.node.clone(), records.iter().filter_map(|record| record.uid_slot).collect()).await?;
         let sandboxes = Registry::new(store.clone(), node.clone());
-        let app = Arc::new(App { config, store, auth, node, metrics: http::Metrics::new(), sandboxes });
+        let app = Arc::new(App { config, store, auth, node, metrics: http::Metrics::new(), sandboxes, templates_changed: Notify::new() });
         let recovered = app.sandboxes.recover(records).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         Ok(Self { app, listener, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
@@ -81,7 +81,7 @@ impl Server {
     /// Sandboxes go on running without a server.
     pub async fn run(self) {
         let Self { app, listener, stop, tasks: tracker, _lock } = self;
-        tasks::pools::reconcile(&app).await;
+        tracker.spawn(tasks::pools::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
         http::serve(listener, http::router(app.clone()), stop.clone()).await;

@@ -42,6 +42,7 @@ impl App {
             version: 1,
         };
         self.store.template_insert(&record).await.map_err(|error| failure("saving the template", &record.id, &error))?;
+        self.templates_changed.notify_one();
         Ok(record)
     }
 
@@ -52,12 +53,16 @@ impl App {
         record.spec = spec;
         record.updated_at_ms = now_ms();
         let seen = record.version;
-        self.store.template_update(&record, seen).await.map_err(|error| failure("saving the template", id, &error))
+        let stored = self.store.template_update(&record, seen).await.map_err(|error| failure("saving the template", id, &error))?;
+        self.templates_changed.notify_one();
+        Ok(stored)
     }
 
     pub async fn delete_template(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
         self.own_template(who, id).await?;
-        self.store.template_delete(&who.team_id, id).await.map_err(|error| failure("deleting the template", id, &error))
+        self.store.template_delete(&who.team_id, id).await.map_err(|error| failure("deleting the template", id, &error))?;
+        self.templates_changed.notify_one();
+        Ok(())
     }
 
     async fn own_template(&self, who: &Principal, id: &str) -> Result<TemplateRecord, ApiError> {

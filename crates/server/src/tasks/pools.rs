@@ -1,20 +1,38 @@
 //! Tells the node which pools the templates ask for.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use sandbar_store::StoreError;
+use tokio_util::sync::CancellationToken;
 
 use crate::app::{SharedApp, sandboxes::spec};
 
-/// Makes the node's pools what the templates say. Called at the start and when a template changed.
-pub(crate) async fn reconcile(app: &SharedApp) {
-    let templates = match app.store.templates_all().await {
-        Ok(templates) => templates,
-        Err(error) => {
+/// Templates that could not be read are read again after this time.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// Makes the node's pools what the templates say: at the start and whenever a template changed.
+pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let read = reconcile(&app).await;
+        if let Err(error) = &read {
             tracing::error!(%error, "templates cannot be read; pools stay as they are");
-            return;
         }
-    };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = app.templates_changed.notified() => {}
+            () = tokio::time::sleep(AFTER_FAILURE), if read.is_err() => {}
+        }
+    }
+}
+
+async fn reconcile(app: &SharedApp) -> Result<(), StoreError> {
+    let templates = app.store.templates_all().await?;
     let mut wanted: HashMap<String, (sandbar_node::RuntimeSpec, u32)> = HashMap::new();
-    for template in &templates {
+    // A launch from an image that is not here fails each time, and the others would wait behind it.
+    for template in templates.iter().filter(|template| app.node.has_image(spec::image_of(&template.spec))) {
         let min_idle = template.spec.pool.as_ref().map_or(0, |pool| pool.min_idle);
         // Alike runtimes are interchangeable, so one pool serves all templates that want such, as large as their sum.
         let entry = wanted.entry(spec::pool_key(&template.spec)).or_insert_with(|| (spec::pool_spec(&template.spec), 0));
@@ -29,4 +47,5 @@ pub(crate) async fn reconcile(app: &SharedApp) {
     for (key, (spec, min_idle)) in wanted {
         app.node.keep_pool(&key, spec, min_idle);
     }
+    Ok(())
 }
