@@ -6,6 +6,10 @@
 
 /// Bytes of a JSON request body.
 pub const JSON_BODY_MAX_BYTES: usize = 4 << 20;
+/// Bytes of the body of a request that anybody may send, without a token.
+pub const LOGIN_BODY_MAX_BYTES: usize = 16 << 10;
+/// WebSockets at once; they do not count among the connections that are being answered.
+pub const WEBSOCKETS_MAX: usize = 4096;
 /// Rows of one page of a list.
 pub const LIST_LIMIT_MIN: u32 = 1;
 /// Rows of one page of a list.

@@ -6,6 +6,7 @@ use sandbar_api::{
     error::ErrorEnvelope,
     reply::{Envelope, Message},
 };
+use sandbar_core::limits;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -17,6 +18,9 @@ use crate::app::{
     SharedApp,
     auth::{Login, Principal},
 };
+
+/// A body that strangers may send.
+type Small<T> = Json<T, { limits::LOGIN_BODY_MAX_BYTES }>;
 
 /// `/auth`.
 pub fn router() -> OpenApiRouter<SharedApp> {
@@ -46,7 +50,7 @@ async fn providers() -> Result<AuthProvidersResponse> {
 #[utoipa::path(post, path = "/auth/login", tag = "auth", security(), request_body = LoginRequest, responses(
     (status = 200, body = Envelope<LoginResponse>), (status = 400, body = ErrorEnvelope), (status = 401, body = ErrorEnvelope), (status = 429, body = ErrorEnvelope),
 ))]
-async fn login(State(app): State<SharedApp>, Json(request): Json<LoginRequest>) -> Result<LoginResponse> {
+async fn login(State(app): State<SharedApp>, Json(request): Small<LoginRequest>) -> Result<LoginResponse> {
     let login = app.auth.login(&request.email, &request.password).await?;
     reply::ok(rendered(login))
 }
@@ -55,7 +59,7 @@ async fn login(State(app): State<SharedApp>, Json(request): Json<LoginRequest>) 
 #[utoipa::path(post, path = "/auth/refresh", tag = "auth", security(), request_body = RefreshTokenRequest, responses(
     (status = 200, body = Envelope<LoginResponse>), (status = 400, body = ErrorEnvelope), (status = 401, body = ErrorEnvelope),
 ))]
-async fn refresh(State(app): State<SharedApp>, Json(request): Json<RefreshTokenRequest>) -> Result<LoginResponse> {
+async fn refresh(State(app): State<SharedApp>, Json(request): Small<RefreshTokenRequest>) -> Result<LoginResponse> {
     let login = app.auth.refresh_login(&request.refresh_token).await?;
     reply::ok(rendered(login))
 }
@@ -80,7 +84,7 @@ async fn change_password(State(app): State<SharedApp>, who: Principal, Json(requ
 #[utoipa::path(post, path = "/auth/register", tag = "auth", security(), request_body = RegisterRequest, responses(
     (status = 201, body = Envelope<LoginResponse>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
 ))]
-async fn register(State(app): State<SharedApp>, Json(request): Json<RegisterRequest>) -> Result<LoginResponse> {
+async fn register(State(app): State<SharedApp>, Json(request): Small<RegisterRequest>) -> Result<LoginResponse> {
     let login = app.auth.register(&request.email, &request.password, request.name.as_deref()).await?;
     reply::created(rendered(login))
 }

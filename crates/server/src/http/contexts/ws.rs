@@ -24,6 +24,7 @@ use sandbar_node::{
 use sandbar_procd_api::{PtySize, Signal, Stream};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::convert::state_name;
 use crate::{
@@ -54,7 +55,7 @@ pub async fn attach(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     who.require(Permission::SandboxWrite)?;
-    let upgrade = checked(upgrade)?;
+    let (upgrade, place) = checked(upgrade)?;
     let (runtime, attached) = app.attach_context(&who, &id, &ctx).await?;
     Ok(upgrade.on_upgrade(move |socket| async move {
         let (reader, writer) = attached.split();
@@ -65,13 +66,19 @@ pub async fn attach(
             // Ends when the client goes; the process stays.
             () = read_in(&mut stream, writer) => {}
         }
+        drop(place);
     }))
 }
 
-/// An upgrade with our limits, or an error in the envelope.
-pub fn checked(upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>) -> Result<WebSocketUpgrade, ApiError> {
+/// An upgrade with our limits and its place among the WebSockets, to be kept as long as the socket; or an error in the
+/// envelope.
+pub fn checked(upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>) -> Result<(WebSocketUpgrade, SemaphorePermit<'static>), ApiError> {
+    static PLACES: Semaphore = Semaphore::const_new(limits::WEBSOCKETS_MAX);
     let upgrade = upgrade.map_err(|rejection| ApiError::bad_request(format!("this is a WebSocket endpoint: {}", rejection.body_text())))?;
-    Ok(upgrade.max_message_size(limits::INPUT_BODY_MAX_BYTES).max_frame_size(limits::INPUT_BODY_MAX_BYTES))
+    let place = PLACES.try_acquire().map_err(|_| {
+        ApiError::unavailable(format!("{} WebSockets are open, which is the limit", limits::WEBSOCKETS_MAX)).retry_after(1)
+    })?;
+    Ok((upgrade.max_message_size(limits::INPUT_BODY_MAX_BYTES).max_frame_size(limits::INPUT_BODY_MAX_BYTES), place))
 }
 
 /// After our close: reads on until the client has closed too, so that unread input does not turn into a reset that

@@ -48,9 +48,12 @@ pub async fn watch(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     who.require(Permission::SandboxRead)?;
-    let upgrade = checked(upgrade)?;
+    let (upgrade, place) = checked(upgrade)?;
     app.access(&who, &id).await?;
-    Ok(upgrade.on_upgrade(move |socket| serve(app, who, id, socket)))
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        serve(app, who, id, socket).await;
+        drop(place);
+    }))
 }
 
 #[derive(Deserialize)]
