@@ -81,6 +81,8 @@ pub struct Resources {
 /// Where events of a sandbox are posted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Webhook {
+    /// Empty only where the whole webhook is, which is none.
+    #[serde(default)]
     pub url: String,
     /// Key of the HMAC signature; never returned.
     #[serde(default, skip_serializing_if = "Option::is_none")]

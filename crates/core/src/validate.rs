@@ -56,8 +56,10 @@ pub fn claim(config: Option<&SandboxConfig>) -> Result<SandboxConfig, Vec<Violat
         config.env_vars = Some(keep(env_vars(&vars, "config.env_vars"), &mut out));
     }
     if let Some(webhook) = config.webhook.take() {
-        // An SDK sends an empty object for one that was not set.
-        config.webhook = (webhook != Webhook::default()).then(|| check_webhook(webhook, "config.webhook", &mut out));
+        // An SDK sends empty fields, or none, for one that was not set.
+        let Webhook { url, secret, watch_dir } = &webhook;
+        let is_set = !url.trim().is_empty() || [secret, watch_dir].into_iter().flatten().any(|text| !text.is_empty());
+        config.webhook = is_set.then(|| check_webhook(webhook, "config.webhook", &mut out));
     }
     config.network = config.network.take().filter(|network| !network.is_null());
     if let Some(network) = &config.network {

@@ -46,6 +46,9 @@ fn claims_that_are_good() {
     ] {
         assert!(claimed(value.clone()).is_ok(), "{value}");
     }
+    for unset in [json!({}), json!({"url": ""}), json!({"url": " ", "secret": "", "watch_dir": ""})] {
+        assert_eq!(claimed(json!({"webhook": unset})).expect("good").webhook, None, "an SDK's way to set none");
+    }
     assert_eq!(claim(None), Ok(SandboxConfig::default()));
 }
 
@@ -58,6 +61,7 @@ fn claims_that_are_refused_name_the_field() {
         (json!({"env_vars": {"A": "a\u{0}"}}), "config.env_vars.A"),
         (json!({"env_vars": {"A": "x".repeat(limits::ENV_VALUE_MAX_BYTES + 1)}}), "config.env_vars.A"),
         (json!({"webhook": {"url": "ftp://x"}}), "config.webhook.url"),
+        (json!({"webhook": {"secret": "s"}}), "config.webhook.url"),
         (json!({"webhook": {"url": "http://"}}), "config.webhook.url"),
         (json!({"webhook": {"url": "http://:80"}}), "config.webhook.url"),
         (json!({"webhook": {"url": "http://x:port"}}), "config.webhook.url"),
