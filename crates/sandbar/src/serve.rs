@@ -29,6 +29,7 @@ pub fn config(settings: &ServeSettings) -> Config {
 /// # Errors
 /// A needed kernel feature is missing, or the data directory, port or database cannot be used.
 pub async fn start(settings: &ServeSettings) -> anyhow::Result<Server> {
+    raise_file_limit();
     std::fs::create_dir_all(&settings.data_dir).with_context(|| format!("cannot make the data directory {}", settings.data_dir.display()))?;
     let missing: Vec<String> = sandbar_linux::probe::features(&settings.data_dir)
         .into_iter()
@@ -39,6 +40,15 @@ pub async fn start(settings: &ServeSettings) -> anyhow::Result<Server> {
         anyhow::bail!("this machine cannot wall sandboxes in, so none is started:\n{}\n(`sandbar doctor` shows every check)", missing.join("\n"));
     }
     Server::start(config(settings)).await.map_err(|error| anyhow::anyhow!(error_text(&error)))
+}
+
+/// A sandbox costs the server about ten descriptors, and a shell's usual soft limit of 1024 would end at a hundred
+/// sandboxes. Sandboxes have a limit of their own.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // A refusal leaves the limit as it was, which a small server can live with.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Runs a server until SIGTERM or SIGINT. Sandboxes outlive it.

@@ -54,9 +54,9 @@ async fn create(client: &Client, form: Output, args: CreateArgs) -> anyhow::Resu
         None => Map::new(),
     };
     if !args.env.is_empty() {
-        let env = config.entry("env_vars").or_insert_with(|| json!({}));
+        let env = part(&mut config, "env_vars")?;
         for (name, value) in args.env {
-            env[name] = value.into();
+            env.insert(name, value.into());
         }
     }
     let numbers = [("ttl", args.ttl), ("hard_ttl", args.hard_ttl)];
@@ -71,7 +71,7 @@ async fn create(client: &Client, form: Output, args: CreateArgs) -> anyhow::Resu
     }
     for (key, value) in [("memory", args.memory), ("cpu", args.cpu)] {
         if let Some(value) = value {
-            config.entry("resources").or_insert_with(|| json!({}))[key] = value.into();
+            part(&mut config, "resources")?.insert(key.into(), value.into());
         }
     }
     let mut body = json!({"template": args.template});
@@ -85,6 +85,15 @@ async fn create(client: &Client, form: Output, args: CreateArgs) -> anyhow::Resu
         Output::Table => output::line(&output::printable(&cell(&made["sandbox_id"]))),
     }
     Ok(())
+}
+
+/// The object `name` of a configuration, made when it is absent or null.
+fn part<'a>(config: &'a mut Map<String, Value>, name: &str) -> anyhow::Result<&'a mut Map<String, Value>> {
+    let part = config.entry(name).or_insert_with(|| json!({}));
+    if part.is_null() {
+        *part = json!({});
+    }
+    part.as_object_mut().with_context(|| format!("{name} of the configuration is no JSON object"))
 }
 
 async fn list(client: &Client, form: Output, args: &ListArgs) -> anyhow::Result<()> {
@@ -138,7 +147,7 @@ async fn get(client: &Client, form: Output, id: &str) -> anyhow::Result<()> {
             output::record(&[
                 ("id", cell(&s["id"])),
                 ("status", status(&s)),
-                ("reason", cell(&s["reason"])),
+                ("reason", cell(&s["status_reason"])),
                 ("template", cell(&s["template_id"])),
                 ("team", cell(&s["team_id"])),
                 ("user", cell(&s["user_id"])),
@@ -284,19 +293,9 @@ async fn events(client: &Client, form: Output, args: &EventsArgs) -> anyhow::Res
                 .as_array()
                 .into_iter()
                 .flatten()
-                .map(|e| {
-                    let at = e.get("occurred_at").or_else(|| e.get("created_at")).or_else(|| e.get("time")).unwrap_or(&Value::Null);
-                    let kind = e.get("type").or_else(|| e.get("event_type")).unwrap_or(&Value::Null);
-                    let text = [&e["reason"], &e["message"], &e["payload"], &e["data"]]
-                        .into_iter()
-                        .map(cell)
-                        .filter(|t| !t.is_empty() && t != "{}")
-                        .collect::<Vec<_>>()
-                        .join(" ");
-                    vec![cell(&e["seq"]), time(at), cell(kind), text]
-                })
+                .map(|e| vec![cell(&e["seq"]), time(&e["at"]), cell(&e["type"]), cell(&e["reason_code"]), cell(&e["message"])])
                 .collect();
-            output::table(&["SEQ", "TIME", "EVENT", "DETAIL"], &rows);
+            output::table(&["SEQ", "TIME", "EVENT", "REASON", "DETAIL"], &rows);
         }
     }
     Ok(())
@@ -314,4 +313,19 @@ fn read_text(path: &str) -> anyhow::Result<String> {
         bail!("{path} is larger than {INPUT_BYTES_MAX} bytes");
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_configuration_is_made_or_refused() {
+        let mut config = Map::from_iter([("a".to_owned(), Value::Null), ("b".to_owned(), json!("text"))]);
+        for name in ["a", "new"] {
+            part(&mut config, name).expect("an object").insert("k".into(), 1.into());
+            assert_eq!(config[name], json!({"k": 1}));
+        }
+        assert!(part(&mut config, "b").is_err());
+    }
 }
