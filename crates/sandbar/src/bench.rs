@@ -163,12 +163,14 @@ impl Report {
             return;
         }
         let missed: Vec<&Row> = self.rows.iter().filter(|row| row.met() == Some(false)).collect();
+        let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default();
         if form == Output::Json {
-            let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
             output::json(&json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "cpus": cpus,
-                "load": std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
+                "load": load,
                 "rows": self.rows.iter().map(Row::json).collect::<Vec<_>>(),
                 "missed": missed.iter().map(|row| row.name).collect::<Vec<_>>(),
                 "failed": self.failed,
@@ -176,6 +178,7 @@ impl Report {
             return;
         }
         output::table(&HEADER, &self.rows.iter().map(Row::cells).collect::<Vec<_>>());
+        output::line(&format!("\n{cpus} cores, load {load} at the end (figures hold for a quiet machine)"));
         for row in missed {
             output::line(&format!("missed: {}", row.name));
         }

@@ -60,10 +60,10 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
-/// A time of the wire as a cell: seconds are enough, and the zero time means never.
+/// A time of the wire as a cell: seconds are enough, and the first and the last year mean never.
 pub fn time(value: &Value) -> String {
     let text = cell(value);
-    if text.starts_with("0001-") {
+    if text.starts_with("0001-") || text.starts_with("9999-") {
         return String::new();
     }
     match text.split_once('.') {
