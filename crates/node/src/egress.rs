@@ -56,6 +56,8 @@ struct Inner {
     netns: Netns,
     nameservers: dns::Nameservers,
     attached: Mutex<Vec<Weak<Attached>>>,
+    /// Of connections of all sandboxes together.
+    places: proxy::Places,
 }
 
 impl Egress {
@@ -75,11 +77,12 @@ impl Egress {
 
     fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers) -> Result<Self, EgressError> {
         let inner = Arc::new(Inner {
-            protected: RwLock::new(Arc::new(look_around(&allow))),
+            protected: RwLock::new(Arc::new(look_around(&allow)?)),
             allow,
             netns: Netns::start().map_err(EgressError::Thread)?,
             nameservers,
             attached: Mutex::default(),
+            places: proxy::Places::of_machine(),
         });
         tokio::spawn(keep_host_addresses(Arc::downgrade(&inner)));
         Ok(Self { inner })
@@ -287,7 +290,7 @@ impl Attached {
         let tcp6 = sockets.tcp6.map(listener).transpose()?;
         let dns_udp: UdpSocket = sockets.dns_udp;
         let dns_udp = tokio::net::UdpSocket::from_std(dns_udp).map_err(EgressError::Sockets)?;
-        let permits = proxy::permits();
+        let permits = inner.places.of_sandbox();
         for socket in std::iter::once(tcp4).chain(tcp6) {
             let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
             self.tasks
@@ -399,11 +402,11 @@ fn plan(policy: &Policy, protected: &Protected) -> Plan {
     }
 }
 
-fn look_around(allow: &[Prefix]) -> Protected {
-    let mut hosts: Vec<IpAddr> = net::host_addresses();
+fn look_around(allow: &[Prefix]) -> Result<Protected, NetError> {
+    let mut hosts: Vec<IpAddr> = net::host_addresses()?;
     hosts.sort();
     hosts.dedup();
-    Protected::new(allow.to_vec(), &hosts, has_ipv6_route())
+    Ok(Protected::new(allow.to_vec(), &hosts, has_ipv6_route()))
 }
 
 /// True when the machine would speak to the IPv6 Internet from a global address. With a private one alone most
@@ -424,7 +427,13 @@ async fn keep_host_addresses(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(HOST_ADDRESSES_EVERY).await;
         let Some(inner) = inner.upgrade() else { return };
-        let protected = look_around(&inner.allow);
+        let protected = match look_around(&inner.allow) {
+            Ok(protected) => protected,
+            Err(error) => {
+                tracing::warn!(error = crate::error_text(&error), "the machine's addresses are not known anew; the former ones hold");
+                continue;
+            }
+        };
         if protected == *inner.protected() {
             continue;
         }

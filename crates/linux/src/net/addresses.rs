@@ -50,25 +50,24 @@ const IFA_LOCAL: u16 = 2;
 const IFADDRMSG_BYTES: usize = 8;
 
 /// The addresses of all interfaces of this machine (of the calling thread's network namespace), loopback included.
-/// Empty when the kernel does not tell.
-pub fn host_addresses() -> Vec<IpAddr> {
-    let list = || {
-        let mut route = netlink::Socket::route()?;
-        let mut found = Vec::new();
-        route.dump(RTM_GETADDR, &[0; IFADDRMSG_BYTES], |kind, body| {
-            if kind != RTM_NEWADDR || body.len() < IFADDRMSG_BYTES {
-                return;
+///
+/// # Errors
+/// When the kernel does not tell, for example for want of file descriptors. What is known from before holds then.
+pub fn host_addresses() -> Result<Vec<IpAddr>, super::NetError> {
+    let mut route = netlink::Socket::route()?;
+    let mut found = Vec::new();
+    route.dump(RTM_GETADDR, &[0; IFADDRMSG_BYTES], |kind, body| {
+        if kind != RTM_NEWADDR || body.len() < IFADDRMSG_BYTES {
+            return;
+        }
+        // On a point-to-point interface IFA_ADDRESS is the other end.
+        let mut local = None;
+        for (kind, value) in netlink::attributes(&body[IFADDRMSG_BYTES..]) {
+            if kind == IFA_LOCAL || (kind == IFA_ADDRESS && local.is_none()) {
+                local = netlink::address(value);
             }
-            // On a point-to-point interface IFA_ADDRESS is the other end.
-            let mut local = None;
-            for (kind, value) in netlink::attributes(&body[IFADDRMSG_BYTES..]) {
-                if kind == IFA_LOCAL || (kind == IFA_ADDRESS && local.is_none()) {
-                    local = netlink::address(value);
-                }
-            }
-            found.extend(local);
-        })?;
-        Ok::<_, super::NetError>(found)
-    };
-    list().unwrap_or_default()
+        }
+        found.extend(local);
+    })?;
+    Ok(found)
 }

@@ -29,9 +29,38 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// After an accept that failed for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-/// The places of one sandbox, for IPv4 and IPv6 together.
-pub(super) fn permits() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(FLOWS_MAX))
+/// Places for connections, bounded so that sandboxes leave the server file descriptors to serve with.
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    of_one: usize,
+}
+
+impl Places {
+    /// A connection takes two file descriptors; half of what this process may open is for them, and an eighth of that
+    /// for one sandbox at most.
+    pub fn of_machine() -> Self {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let files = files.current.and_then(|n| usize::try_from(n).ok()).unwrap_or(Semaphore::MAX_PERMITS);
+        let all = (files / 4).clamp(1, Semaphore::MAX_PERMITS);
+        Self { all: Arc::new(Semaphore::new(all)), of_one: (all / 8).clamp(1, FLOWS_MAX) }
+    }
+
+    /// The places of one sandbox, for IPv4 and IPv6 together.
+    pub fn of_sandbox(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.of_one))
+    }
+
+    fn take(&self, of_sandbox: &Arc<Semaphore>) -> Option<Place> {
+        let own = Arc::clone(of_sandbox).try_acquire_owned().ok()?;
+        let shared = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(Place { _own: own, _shared: shared })
+    }
+}
+
+/// Given back when it is dropped.
+struct Place {
+    _own: OwnedSemaphorePermit,
+    _shared: OwnedSemaphorePermit,
 }
 
 /// Accepts until the runtime is detached.
@@ -48,11 +77,11 @@ pub(super) async fn listen(
         };
         match accepted {
             Ok((inside, _)) => {
-                let permit = Arc::clone(&permits).try_acquire_owned().ok();
+                let place = inner.places.take(&permits);
                 let (shared, inner) = (Arc::clone(&attached), Arc::clone(&inner));
                 attached
                     .tasks
-                    .spawn(async move { serve(&shared, &inner, inside, permit).await });
+                    .spawn(async move { serve(&shared, &inner, inside, place).await });
             }
             Err(error) => {
                 tracing::debug!(%error, "accept in a sandbox");
@@ -66,7 +95,7 @@ async fn serve(
     attached: &Attached,
     inner: &Inner,
     inside: TcpStream,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 ) {
     let to = net::original_dst(&inside).filter(|to| !net::is_own_loopback(to.ip()));
     let Some(to) = to else {
@@ -74,14 +103,13 @@ async fn serve(
         return reset(&inside);
     };
     let flow = tcp_flow(to);
-    let Some(_permit) = permit else {
-        let rule = format!("more than {FLOWS_MAX} connections at once");
+    let Some(_place) = place else {
         attached.record(
             None,
             flow,
             Verdict {
                 allow: false,
-                rule: rule.into(),
+                rule: "too many connections at once".into(),
             },
         );
         return reset(&inside);

@@ -44,7 +44,7 @@ fn namespace() -> Option<OwnedFd> {
 }
 
 fn own_address(want: fn(&IpAddr) -> bool) -> Option<IpAddr> {
-    net::host_addresses().into_iter().find(want)
+    net::host_addresses().unwrap().into_iter().find(want)
 }
 
 struct Bench {
