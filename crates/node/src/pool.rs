@@ -58,12 +58,9 @@ impl Pools {
     pub fn pop(&self, key: &str, spec: &RuntimeSpec) -> Option<Arc<Runtime>> {
         let mut pools = self.lock();
         let pool = pools.get_mut(key).filter(|pool| pool.spec.image == spec.image)?;
-        let taken = loop {
-            match pool.idle.pop_front() {
-                Some(runtime) if runtime.has_ended() => {}
-                other => break other,
-            }
-        };
+        // One that ended by itself stays for the refill to clear away.
+        let alive = pool.idle.iter().position(|runtime| !runtime.has_ended());
+        let taken = alive.and_then(|at| pool.idle.remove(at));
         drop(pools);
         *self.last_claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.changed.notify_one();

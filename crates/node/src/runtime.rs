@@ -39,6 +39,7 @@ const SHM_BYTES: u64 = 64 << 20;
 const NOFILE: u64 = 65_536;
 /// How long a runtime's processes may take to vanish after SIGKILL.
 const DEATH_WITHIN: Duration = Duration::from_secs(10);
+const REAP_PAUSE: Duration = Duration::from_millis(5);
 const HOSTNAME: &str = "sandbox";
 pub(crate) const SOCKET: &str = "procd.sock";
 
@@ -202,18 +203,19 @@ impl Runtime {
         egress: &crate::egress::Egress,
     ) -> Result<Arc<Self>, RuntimeError> {
         let Raw { launched, sockets, cgroup } = raw;
-        let attached = egress.attach(place.id, launched.netns, sockets, Policy::allow_all());
-        let egress = match attached {
-            Ok(handle) => handle,
+        let pidfd = Arc::new(launched.pidfd);
+        let process = (launched.pid, launched.start_time_ticks, Arc::clone(&pidfd));
+        let attached = egress.attach(place.id, launched.netns, sockets, Policy::allow_all()).map_err(RuntimeError::from);
+        let assembled =
+            attached.and_then(|egress| Self::assemble(place.id, root, process, cgroup.clone(), egress, place.dir, place.upper, limits));
+        let runtime = match assembled {
+            Ok(runtime) => runtime,
             Err(error) => {
-                cgroup.kill().ok();
-                cgroup.remove().ok();
-                return Err(error.into());
+                // Nobody else knows of it yet.
+                tokio::task::spawn_blocking(move || end_unknown(&cgroup, &pidfd)).await.ok();
+                return Err(error);
             }
         };
-        let runtime = Self::assemble(
-            place.id, root, launched.pid, launched.start_time_ticks, launched.pidfd, cgroup, egress, place.dir, place.upper, limits,
-        )?;
         let answer = tokio::select! {
             answer = tokio::time::timeout(READY_WITHIN, runtime.client.info()) => answer,
             () = runtime.ended.cancelled() => {
@@ -249,23 +251,20 @@ impl Runtime {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let netns: OwnedFd = File::open(&path).map_err(|source| files(&path, source))?.into();
         let attached = egress.adopt(place.id, netns, policy).await?;
-        Self::assemble(place.id, root, pid, pid_start, pidfd, cgroup, attached, place.dir, place.upper, limits).map(Some)
+        Self::assemble(place.id, root, (pid, pid_start, Arc::new(pidfd)), cgroup, attached, place.dir, place.upper, limits).map(Some)
     }
 
     #[expect(clippy::too_many_arguments, reason = "private: the parts of a runtime, each once")]
     fn assemble(
         id: &str,
         root: Root,
-        pid: u32,
-        pid_start: u64,
-        pidfd: OwnedFd,
+        (pid, pid_start, pidfd): (u32, u64, Arc<OwnedFd>),
         cgroup: Cgroup,
         egress: EgressHandle,
         dir: &Path,
         upper: &Path,
         limits: Limits,
     ) -> Result<Arc<Self>, RuntimeError> {
-        let pidfd = Arc::new(pidfd);
         let is_frozen = cgroup.is_frozen().unwrap_or(false);
         let ended = CancellationToken::new();
         #[expect(deprecated, reason = "the safe constructor; an OwnedFd names one descriptor as long as it lives, which is what it asks for")]
@@ -417,6 +416,21 @@ impl Runtime {
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runtime").field("id", &self.id).field("pid", &self.pid).field("pidfd", &self.pidfd.as_raw_fd()).finish_non_exhaustive()
+    }
+}
+
+/// Ends a runtime that got no place in the server, and reaps it.
+fn end_unknown(cgroup: &Cgroup, pidfd: &OwnedFd) {
+    if let Err(error) = cgroup.kill() {
+        tracing::error!(%error, "the processes of a runtime could not be ended; the next start will try again");
+        return;
+    }
+    let until = std::time::Instant::now() + DEATH_WITHIN;
+    while pidfd::reap(pidfd).is_none() && std::time::Instant::now() < until {
+        std::thread::sleep(REAP_PAUSE);
+    }
+    if let Err(error) = cgroup.remove() {
+        tracing::warn!(%error, "a cgroup could not be removed; the sweep will try again");
     }
 }
 
