@@ -49,15 +49,17 @@ pub enum QuotaError {
 const PRJQUOTA: i32 = 2;
 const Q_GETINFO: i32 = 0x80_0005;
 const Q_SETQUOTA: i32 = 0x80_0008;
-const QIF_BLIMITS: u32 = 1;
+const QIF_LIMITS: u32 = 1 | 2;
 const Q_XSETQLIM: i32 = 0x5804;
 const Q_XGETQSTAT: i32 = 0x5805;
 const XFS_PROJECT_ENFORCED: u16 = 1 << 5;
 const FS_DQUOT_VERSION: i8 = 1;
 const FS_PROJ_QUOTA: i8 = 2;
-const FS_DQ_BSOFT_BHARD: u16 = (1 << 2) | (1 << 3);
+const FS_DQ_LIMITS: u16 = 0b1111;
 /// The unit of ext4's limits.
 const QUOTA_BLOCK_BYTES: u64 = 1024;
+/// What a file costs at least, however empty: a filesystem has only so many, and they are everybody's.
+const FILE_BYTES_MIN: u64 = 4096;
 /// The unit of xfs's limits, and of `st_blocks`.
 const BASIC_BLOCK_BYTES: u64 = 512;
 
@@ -103,7 +105,9 @@ struct FsDiskQuota {
     id: u32,
     blk_hardlimit: u64,
     blk_softlimit: u64,
-    rest: [u64; 11],
+    ino_hardlimit: u64,
+    ino_softlimit: u64,
+    rest: [u64; 9],
 }
 
 /// What the filesystem of this directory offers. Anything unclear is [`DiskLimit::Watcher`].
@@ -137,7 +141,7 @@ pub fn kind(dir: &Path) -> DiskLimit {
     }
 }
 
-/// Limits a directory, and what will be made in it, to `bytes`; `id` names it and must be its own on this filesystem. Best done while it is empty.
+/// Limits a directory, and what will be made in it, to `bytes` and to one file for every 4 KiB of them; `id` names it and must be its own on this filesystem. Best done while it is empty.
 /// Says whether the kernel holds the limit: `false` means that the caller has to watch.
 ///
 /// # Errors
@@ -150,15 +154,18 @@ pub fn apply(dir: &Path, id: u32, bytes: u64) -> Result<bool, QuotaError> {
         path: dir.to_owned(),
         source,
     })?;
+    let files = bytes.div_ceil(FILE_BYTES_MIN);
     let set = if xfs {
         let limit = bytes.div_ceil(BASIC_BLOCK_BYTES);
         let mut quota = FsDiskQuota {
             version: FS_DQUOT_VERSION,
             flags: FS_PROJ_QUOTA,
-            fieldmask: FS_DQ_BSOFT_BHARD,
+            fieldmask: FS_DQ_LIMITS,
             id,
             blk_hardlimit: limit,
             blk_softlimit: limit,
+            ino_hardlimit: files,
+            ino_softlimit: files,
             ..FsDiskQuota::default()
         };
         quotactl(Q_XSETQLIM, &device, id, &mut quota)
@@ -167,7 +174,9 @@ pub fn apply(dir: &Path, id: u32, bytes: u64) -> Result<bool, QuotaError> {
         let mut quota = IfDqblk {
             bhardlimit: limit,
             bsoftlimit: limit,
-            valid: QIF_BLIMITS,
+            ihardlimit: files,
+            isoftlimit: files,
+            valid: QIF_LIMITS,
             ..IfDqblk::default()
         };
         quotactl(Q_SETQUOTA, &device, id, &mut quota)
@@ -179,7 +188,7 @@ pub fn apply(dir: &Path, id: u32, bytes: u64) -> Result<bool, QuotaError> {
     Ok(true)
 }
 
-/// Bytes on disk below a directory: blocks, not lengths, each file once however many names it has. Links are not followed, other
+/// Bytes on disk below a directory: blocks, not lengths, 4 KiB at least for each file, and each file once however many names it has. Links are not followed, other
 /// filesystems not entered, and what vanishes meanwhile is left out.
 ///
 /// # Errors
@@ -211,7 +220,7 @@ pub fn usage_bytes(dir: &Path) -> io::Result<u64> {
             } else if metadata.nlink() > 1 && !seen.insert(metadata.ino()) {
                 continue;
             }
-            bytes += metadata.blocks() * BASIC_BLOCK_BYTES;
+            bytes += (metadata.blocks() * BASIC_BLOCK_BYTES).max(FILE_BYTES_MIN);
         }
     }
     Ok(bytes)
@@ -309,6 +318,18 @@ mod tests {
         fs::remove_dir_all(&dir).unwrap();
         assert!((1 << 20..(1 << 20) + 64 * 1024).contains(&bytes), "{bytes}");
         assert!(usage_bytes(&dir).is_err());
+    }
+
+    #[test]
+    fn empty_files_cost_something() {
+        let dir = std::env::temp_dir().join(format!("sandbar-empty-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        for n in 0..100 {
+            fs::write(dir.join(n.to_string()), "").unwrap();
+        }
+        let bytes = usage_bytes(&dir).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(bytes >= 100 * FILE_BYTES_MIN, "{bytes}");
     }
 
     #[test]
