@@ -16,6 +16,10 @@ use crate::pidfd;
 /// How long the child may take from clone to execute.
 const PATIENCE_S: u64 = 30;
 
+/// After a failure on the host's side the child's own word is waited for this long: one that is dying loses its namespaces a moment before its socket
+/// closes and it counts as ended.
+const VERDICT_PATIENCE_NS: i64 = 50_000_000;
+
 /// Its use is a few KiB; debug builds take more.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -156,6 +160,9 @@ impl<'a> Child<'a> {
 
     /// What the child has said so far about its own failure, or that it is dead, without waiting.
     pub fn verdict(&mut self, prepared: &Prepared) -> Option<LaunchError> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let patience = Timespec { tv_sec: 0, tv_nsec: VERDICT_PATIENCE_NS };
+        let _ = poll(&mut [PollFd::new(&self.sync, PollFlags::IN)], Some(&patience));
         let mut message = [0u8; child::REPORT_BYTES];
         loop {
             // Asked first: what it said before it ended is there to be read then.
