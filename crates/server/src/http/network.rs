@@ -20,7 +20,8 @@ pub fn router() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::new().routes(routes!(get, put))
 }
 
-/// The network policy of a sandbox: its own, else its template's, else `allow-all`.
+/// The network policy of a sandbox: its own, else its template's, else `allow-all`. Its own holds on top of its
+/// template's, whose rules stay unless one of the same name replaces them.
 #[utoipa::path(get, path = "/api/v1/sandboxes/{id}/network", tag = "network", params(("id" = String, Path)), responses(
     (status = 200, body = Object), (status = 404, body = ErrorEnvelope),
 ))]

@@ -458,6 +458,8 @@ impl Actor {
         if !transition.changed {
             return Ok(());
         }
+        // Asked for when it sleeps, too: a policy that does not fit the template's would keep it from starting.
+        spec::policy(&transition.record).map_err(ApiError::bad_request)?;
         let former = self.record.clone();
         // What makes walls is in force before the new configuration is acknowledged; if a part of it cannot be put in
         // force, or it cannot be written, all is taken back.

@@ -3,9 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sandbar_api::template::TemplateSpec;
-use sandbar_core::{egress::Policy, limits, sandbox::SandboxRecord, validate};
+use sandbar_core::{
+    egress::{self, Policy},
+    limits,
+    sandbox::SandboxRecord,
+    validate,
+};
 use sandbar_node::{Limits, Root, Runtime, RuntimeSpec, error_text};
 use sandbar_procd_api::Assign;
+use serde_json::Value;
 
 /// Where contexts start when they do not say.
 const CWD: &str = "/workspace";
@@ -45,13 +51,12 @@ pub(crate) fn set_runtime(record: &mut SandboxRecord, runtime: &Runtime) {
     record.pid_start = Some(runtime.pid_start);
 }
 
-/// The network policy that holds: the sandbox's own, else its template's, else everything unprotected.
+/// The network policy that holds: the sandbox's own over its template's, so that rules of the template stay unless one
+/// of the same name replaces them; without both, everything unprotected.
 pub(crate) fn policy(record: &SandboxRecord) -> Result<Policy, String> {
-    match record.config.network.as_ref().or(record.template.network.as_ref()) {
-        Some(network) => sandbar_core::egress::compile_value(network)
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
-        None => Ok(Policy::allow_all()),
-    }
+    let part = |network: &Option<Value>| network.clone().unwrap_or_default();
+    egress::compile_value(&egress::merge(&part(&record.template.network), &part(&record.config.network)))
+        .map_err(|errors| errors.iter().map(|error| format!("network.{error}")).collect::<Vec<_>>().join("; "))
 }
 
 /// Makes a runtime the sandbox's own: environment, ids and network policy.
@@ -93,5 +98,45 @@ fn node_limits(asked: &validate::Limits) -> Limits {
         cpu_millis: asked.cpu_millis,
         pids: limits::PIDS_DEFAULT,
         disk_bytes: asked.disk_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbar_core::{
+        egress::{Flow, Protected, Protocol, judge},
+        lifecycle,
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    fn allows(template: Value, own: Value, addr: &str) -> Result<bool, String> {
+        let some = |value: Value| Some(value).filter(|value| !value.is_null());
+        let claim = lifecycle::Claim {
+            id: "sb-1".into(),
+            team_id: "t".into(),
+            user_id: "u".into(),
+            template_id: "default".into(),
+            template: TemplateSpec { network: some(template), ..TemplateSpec::default() },
+            config: sandbar_api::sandbox::SandboxConfig { network: some(own), ..Default::default() },
+            mounts: Value::Null,
+        };
+        let flow = Flow { addr: addr.parse().expect("an address"), port: 443, proto: Protocol::Tcp };
+        Ok(judge(&policy(&lifecycle::claim(claim, 0))?, &Protected::new(Vec::new(), &[], true), flow).allow)
+    }
+
+    #[test]
+    fn a_sandbox_keeps_the_rules_of_its_template() {
+        let rule = |action: &str, cidr: &str| json!({"egress": {"trafficRules": [{"name": "r", "action": action, "cidrs": [cidr]}]}});
+        let template = rule("deny", "1.1.1.1/32");
+        assert_eq!(allows(Value::Null, Value::Null, "1.1.1.1"), Ok(true));
+        assert_eq!(allows(template.clone(), Value::Null, "1.1.1.1"), Ok(false));
+        assert_eq!(allows(template.clone(), json!({"mode": "allow-all"}), "1.1.1.1"), Ok(false), "its mode alone does not lift them");
+        assert_eq!(allows(template.clone(), rule("allow", "1.1.1.1/32"), "1.1.1.1"), Ok(true), "a rule of the same name does");
+        assert_eq!(allows(json!({"mode": "block-all"}), json!({"egress": {}}), "8.8.8.8"), Ok(false));
+        assert_eq!(allows(json!({"mode": "block-all"}), json!({"mode": "allow-all"}), "8.8.8.8"), Ok(true));
+        let mixed = allows(template, json!({"mode": "allow-all", "egress": {"deniedCidrs": ["9.9.9.9/32"]}}), "1.1.1.1");
+        assert!(mixed.expect_err("rules and lists do not mix").starts_with("network.egress.trafficRules: "));
     }
 }
