@@ -67,7 +67,8 @@ fn memory_beyond_the_limit_is_killed_inside_and_the_owner_is_told() {
 fn a_repl_that_runs_out_of_memory_says_so_and_another_can_be_had() {
     let server = shared();
     let sandbox = Sandbox::claim(&server.api(), json!({ "resources": { "memory": "128Mi" } }));
-    let make = || sandbox.api.post(&sandbox.path("/contexts"), json!({ "type": "repl", "repl": { "alias": "python" } })).ok(201)["id"].as_str().unwrap().to_owned();
+    let make =
+        || sandbox.api.post(&sandbox.path("/contexts"), json!({ "type": "repl", "repl": { "alias": "python" } })).ok(201)["id"].as_str().unwrap().to_owned();
     let id = make();
     let exec = |id: &str, code: &str| sandbox.api.post(&sandbox.path(&format!("/contexts/{id}/exec")), json!({ "data": code }));
     let reply = exec(&id, "b = [b'x' * (1 << 20) for i in range(1000)]").ok(200);
@@ -180,4 +181,23 @@ fn many_contexts_meet_a_limit_that_says_its_name() {
     let first = listed["contexts"][0]["id"].as_str().unwrap();
     sandbox.api.delete(&sandbox.path(&format!("/contexts/{first}"))).ok(200);
     assert_eq!(sandbox.sh_ok("echo well"), "well\n");
+}
+
+#[test]
+fn a_sandbox_that_cripples_its_own_agent_hurts_only_itself_and_can_be_ended() {
+    let server = shared();
+    let sandbox = Sandbox::claim(&server.api(), json!({}));
+    sandbox.write("/workspace/f", b"kept");
+    // Pid 1 is of the same user: whatever the kernel allows against it, signals, priority, a place on one CPU, fewer files.
+    sandbox.python("import ctypes, os, signal, struct\nl = ctypes.CDLL(None, use_errno=True)\nl.syscall(302, 1, 7, struct.pack('QQ', 0, 0), 0)\nos.sched_setaffinity(1, [0])\nos.setpriority(os.PRIO_PROCESS, 1, 19)\nfor n in range(1, 65):\n  try: os.kill(1, n)\n  except OSError: pass");
+    let second = Sandbox::claim(&sandbox.api, json!({}));
+    assert_eq!(second.sh_ok("echo well"), "well\n");
+    // An answer, whatever it is, and not a connection that hangs.
+    for _ in 0..8 {
+        let reply = sandbox.api.post(&sandbox.path("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["true"] }, "wait_until_done": true }));
+        assert!(matches!(reply.status, 201 | 409 | 429 | 500 | 503), "{} {}", reply.status, reply.text());
+    }
+    sandbox.post("/pause", json!({}));
+    sandbox.post("/resume", json!({}));
+    sandbox.api.delete(&sandbox.path("")).ok(202);
 }

@@ -25,11 +25,15 @@ const FILES_MAX: usize = 6;
 /// After a start the rest of the sweep runs beside the work.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
+const HIBERNATES: &str = "hibernates";
+
 /// What a client knows of one of its sandboxes.
 struct Known {
     id: String,
     /// The contents that a file may have: one when acknowledged; more from a write in doubt until the next acknowledged one.
     files: BTreeMap<String, Vec<Vec<u8>>>,
+    /// Its processes do not outlive a pause.
+    hibernates: bool,
     /// `None` = a pause or resume is in doubt.
     paused: Option<bool>,
     /// A process that was seen running, by its context, its pid inside and its runtime.
@@ -65,9 +69,11 @@ fn fifty_kills_under_load_lose_nothing_and_leave_nothing() {
     let (mut rng, seed) = Rng::seeded();
     let _announce = Announce(seed);
     let mut server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "2")]);
-    let mut clients: Vec<Client> = (0..WORKERS)
-        .map(|_| Client { api: server.api(), rng: rng.fork(), count: 0, known: Vec::new(), wrong: Vec::new(), done: 0 })
-        .collect();
+    // A pause of these ends their processes, and a resume makes a new runtime over the same files.
+    let spec = json!({ "mainContainer": { "image": "host", "resources": { "memory": "256Mi" } }, "lifecycle": { "hibernateAfter": 0 } });
+    server.api().post("/api/v1/templates", json!({ "template_id": HIBERNATES, "spec": spec })).ok(201);
+    let mut clients: Vec<Client> =
+        (0..WORKERS).map(|_| Client { api: server.api(), rng: rng.fork(), count: 0, known: Vec::new(), wrong: Vec::new(), done: 0 }).collect();
     for round in 0..kills {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -154,9 +160,11 @@ impl Client {
     }
 
     fn claim(&mut self) -> Outcome<()> {
-        let data = self.ask("POST", SANDBOXES, &json!({ "template": "default" }), 201)?;
+        let hibernates = self.rng.below(3) == 0;
+        let template = if hibernates { HIBERNATES } else { "default" };
+        let data = self.ask("POST", SANDBOXES, &json!({ "template": template }), 201)?;
         let Some(id) = data["sandbox_id"].as_str() else { return Ok(()) };
-        let known = Known { id: id.to_owned(), files: BTreeMap::new(), paused: Some(false), process: None, delete: Delete::No };
+        let known = Known { id: id.to_owned(), files: BTreeMap::new(), hibernates, paused: Some(false), process: None, delete: Delete::No };
         self.known.push(known);
         Ok(())
     }
@@ -205,7 +213,7 @@ impl Client {
     }
 
     fn start_process(&mut self, at: usize) -> Outcome<()> {
-        if self.known[at].process.is_some() {
+        if self.known[at].process.is_some() || self.known[at].hibernates {
             return Ok(());
         }
         let path = format!("{SANDBOXES}/{}/contexts", self.known[at].id);
@@ -316,7 +324,8 @@ impl Client {
         }
         self.known[at].paused = paused;
         if let Some((_, pid, runtime)) = &self.known[at].process {
-            let alive = processes.iter().any(|process| process.runtime_id == *runtime && u64::from(process.inner_pid) == *pid && process.command == "sleep 86400");
+            let alive =
+                processes.iter().any(|process| process.runtime_id == *runtime && u64::from(process.inner_pid) == *pid && process.command == "sleep 86400");
             if !alive || row["runtime_id"] != runtime.as_str() {
                 self.wrong.push(format!("{id}: process {pid} of {runtime} did not live on: {row}"));
             }

@@ -28,7 +28,8 @@ fn manifests() -> Vec<(PathBuf, toml::Table)> {
     dirs.filter_map(|dir| {
         let text = fs::read_to_string(dir.join("Cargo.toml")).ok()?;
         Some((dir, text.parse().expect("a manifest")))
-    }).collect()
+    })
+    .collect()
 }
 
 #[test]
@@ -37,7 +38,10 @@ fn every_edge_between_crates_is_an_allowed_one() {
     let known: BTreeSet<&str> = EDGES.iter().map(|(name, _)| *name).collect();
     for (_, manifest) in manifests() {
         let name = manifest["package"]["name"].as_str().unwrap();
-        let (_, allowed) = EDGES.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is a new crate: give it a line in the table and in ARCHITECTURE.md"));
+        let (_, allowed) = EDGES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .unwrap_or_else(|| panic!("{name} is a new crate: give it a line in the table and in ARCHITECTURE.md"));
         seen.insert(name.to_owned());
         let mut tables = vec![&manifest];
         if let Some(targets) = manifest.get("target").and_then(toml::Value::as_table) {

@@ -43,10 +43,6 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start() -> Self {
-        Self::start_with(&[])
-    }
-
     /// Starts with more environment: `SANDBAR_...`.
     pub fn start_with(env: &[(&str, &str)]) -> Self {
         static ONCE: Once = Once::new();
@@ -136,13 +132,7 @@ impl Server {
     pub fn second(&self) -> (ExitStatus, String) {
         let path = self.dir.join("second.log");
         let log = File::create(&path).unwrap();
-        let mut child = self
-            .command()
-            .env("SANDBAR_LISTEN", free_address().to_string())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child = self.command().env("SANDBAR_LISTEN", free_address().to_string()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let status = wait(&mut child, START_WITHIN);
         let _ = child.kill();
         let _ = child.wait();
@@ -215,7 +205,6 @@ pub struct Sandbox {
 pub struct Done {
     pub code: i64,
     pub stdout: String,
-    pub stderr: String,
     pub context: Value,
 }
 
@@ -276,7 +265,7 @@ impl Sandbox {
         }
         let context = self.api.post(&self.path("/contexts"), body).ok(201);
         let text = |key: &str| context[key].as_str().unwrap_or_default().to_owned();
-        Done { code: context["exit_code"].as_i64().unwrap_or(-1), stdout: text("stdout"), stderr: text("stderr"), context }
+        Done { code: context["exit_code"].as_i64().unwrap_or(-1), stdout: text("stdout"), context }
     }
 
     /// Starts a command and does not wait.

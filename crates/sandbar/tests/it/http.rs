@@ -190,11 +190,6 @@ impl Incoming {
         }
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
-
-    /// How long a read may wait.
-    pub fn set_timeout(&self, timeout: Duration) {
-        self.reader.get_ref().set_read_timeout(Some(timeout)).unwrap();
-    }
 }
 
 impl Read for Incoming {

@@ -91,7 +91,13 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         bad("POST", SANDBOXES, claim(json!({ "resources": { "ephemeralStorage": "1" } })), 400, "config.resources.ephemeralStorage"),
         bad("POST", SANDBOXES, claim(json!({ "network": { "mode": "open" } })), 400, "config.network.mode"),
         bad("POST", SANDBOXES, claim(json!({ "network": { "mode": "block-all", "egress": { "allowedCidrs": ["10.0.0.0/99"] } } })), 400, "allowedCidrs[0]"),
-        bad("POST", SANDBOXES, claim(json!({ "network": { "mode": "block-all", "egress": { "trafficRules": [{ "name": "x", "action": "maybe" }] } } })), 400, "trafficRules[0].action"),
+        bad(
+            "POST",
+            SANDBOXES,
+            claim(json!({ "network": { "mode": "block-all", "egress": { "trafficRules": [{ "name": "x", "action": "maybe" }] } } })),
+            400,
+            "trafficRules[0].action",
+        ),
         bad("POST", SANDBOXES, claim(json!({ "webhook": { "url": "ftp://x" } })), 400, "config.webhook.url"),
         bad("POST", SANDBOXES, claim(json!({ "webhook": { "url": "http://x/", "watch_dir": "relative" } })), 400, "config.webhook.watch_dir"),
         bad("POST", SANDBOXES, claim(json!({ "services": {} })), 400, "config.services"),
@@ -163,7 +169,13 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         bad("POST", own("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["a\u{0}"] } }), 400, "cmd.command[0]"),
         bad("POST", own("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["true"] }, "repl": {} }), 400, "repl"),
         bad("POST", own("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["true"] }, "ttl_sec": -1 }), 400, "ttl_sec"),
-        bad("POST", own("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["true"] }, "pty_size": { "rows": 70_000, "cols": 80 } }), 400, "pty_size.rows"),
+        bad(
+            "POST",
+            own("/contexts"),
+            json!({ "type": "cmd", "cmd": { "command": ["true"] }, "pty_size": { "rows": 70_000, "cols": 80 } }),
+            400,
+            "pty_size.rows",
+        ),
         bad("POST", own("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["true"] }, "env_vars": { "A": [] } }), 400, "env_vars.A"),
         bad("POST", own("/contexts"), json!({ "type": "repl", "repl": { "alias": "klingon" } }), 400, "klingon"),
         bad("POST", own("/contexts"), json!({ "type": "repl", "repl": { "repl_config": { "name": "x", "candidates": [] } } }), 400, "candidates"),
@@ -209,7 +221,13 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         bad("GET", "/api/v1/templates/none", Value::Null, 404, ""),
         bad("POST", "/api/v1/templates", json!({ "spec": { "mainContainer": { "image": "host", "resources": {} } } }), 400, "template_id"),
         bad("POST", "/api/v1/templates", json!({ "template_id": "x", "spec": {} }), 400, "spec"),
-        bad("POST", "/api/v1/templates", json!({ "template_id": "Bad Id!", "spec": { "mainContainer": { "image": "host", "resources": {} } } }), 400, "template_id"),
+        bad(
+            "POST",
+            "/api/v1/templates",
+            json!({ "template_id": "Bad Id!", "spec": { "mainContainer": { "image": "host", "resources": {} } } }),
+            400,
+            "template_id",
+        ),
         bad("DELETE", "/api/v1/templates/default", Value::Null, 403, ""),
         // Routes.
         bad("GET", "/api/v1/nothing", Value::Null, 404, ""),
@@ -244,7 +262,17 @@ fn strangers_and_wrong_tokens_get_401_on_every_path() {
     let server = shared();
     let api = server.api();
     let sandbox = Sandbox::claim(&api, json!({}));
-    for path in [SANDBOXES.to_owned(), sandbox.path(""), sandbox.path("/files?path=/etc/passwd"), sandbox.path("/logs"), sandbox.path("/contexts"), "/api/v1/templates".into(), "/api-keys".into(), "/users/me".into(), "/teams".into()] {
+    for path in [
+        SANDBOXES.to_owned(),
+        sandbox.path(""),
+        sandbox.path("/files?path=/etc/passwd"),
+        sandbox.path("/logs"),
+        sandbox.path("/contexts"),
+        "/api/v1/templates".into(),
+        "/api-keys".into(),
+        "/users/me".into(),
+        "/teams".into(),
+    ] {
         api.anonymous().get(&path).error(&[401]);
         api.with_token("s0_default_000000000000000000000000000000000000000000000000").get(&path).error(&[401]);
         api.with_token("x").get(&path).error(&[401]);
@@ -299,7 +327,13 @@ fn broken_http_neither_hangs_nor_kills_the_server() {
         stream.write_all(b"{\"only\":").unwrap();
         stream.shutdown(std::net::Shutdown::Both).unwrap();
     }
-    for request in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\0\0\0", b"GET /api/v1/sandboxes HTTP/9.9\r\n\r\n", b"POST /api/v1/sandboxes HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n", b"POST /api/v1/sandboxes HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"] {
+    for request in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"\0\0\0\0",
+        b"GET /api/v1/sandboxes HTTP/9.9\r\n\r\n",
+        b"POST /api/v1/sandboxes HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+        b"POST /api/v1/sandboxes HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    ] {
         let mut stream = std::net::TcpStream::connect(api.addr()).unwrap();
         stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
         stream.write_all(request).unwrap();

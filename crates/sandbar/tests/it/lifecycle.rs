@@ -94,7 +94,12 @@ fn time_stands_still_for_a_paused_repl_and_its_state_is_kept() {
     let server = shared();
     let sandbox = Sandbox::claim(&server.api(), json!({}));
     let repl = sandbox.api.post(&sandbox.path("/contexts"), json!({ "type": "repl", "repl": { "alias": "python" } })).ok(201);
-    let exec = |code: &str| sandbox.api.post(&sandbox.path(&format!("/contexts/{}/exec", repl["id"].as_str().unwrap())), json!({ "data": code })).ok(200)["output_raw"].as_str().unwrap().to_owned();
+    let exec = |code: &str| {
+        sandbox.api.post(&sandbox.path(&format!("/contexts/{}/exec", repl["id"].as_str().unwrap())), json!({ "data": code })).ok(200)["output_raw"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     exec("x = [1, 2]");
     for round in 0..5 {
         sandbox.post("/pause", json!({}));
@@ -111,7 +116,8 @@ fn a_hibernated_sandbox_keeps_its_files_and_gets_a_new_runtime() {
     let server = shared();
     let template = Template::make(&server.api(), "hibernates", json!({ "lifecycle": { "hibernateAfter": 1 } }));
     let sandbox = Sandbox::claim_from(&server.api(), &template.id, json!({ "env_vars": { "K": "kept" } }));
-    sandbox.sh_ok("echo one > /workspace/a; echo two > /tmp/b; mkdir -p /workspace/d/e; ln -s a /workspace/link; chmod 751 /workspace/d; rm -f /etc/motd; sync");
+    sandbox
+        .sh_ok("echo one > /workspace/a; echo two > /tmp/b; mkdir -p /workspace/d/e; ln -s a /workspace/link; chmod 751 /workspace/d; rm -f /etc/motd; sync");
     let tree = "cd / && find workspace tmp -printf '%p %m %u %s %l\\n' | sort; cat /workspace/a /tmp/b; ls /etc/motd 2>&1";
     let sleeper = sandbox.spawn(&["sleep", "86400"]);
     let before = sandbox.get();
@@ -248,10 +254,10 @@ fn the_list_has_filters_and_pages() {
     let mut both = ids(&first);
     both.extend(ids(&second));
     assert_eq!(both, ids(&all));
-    assert_eq!(ids(&list("paused=true")), [mine[0].id.clone()]);
-    assert_eq!(ids(&list("status=paused")), [mine[0].id.clone()]);
+    assert_eq!(ids(&list("paused=true")), std::slice::from_ref(&mine[0].id));
+    assert_eq!(ids(&list("status=paused")), std::slice::from_ref(&mine[0].id));
     assert_eq!(ids(&list("status=running")).len(), 3);
-    assert_eq!(ids(&list("template_id=listed")), [other.id.clone()]);
+    assert_eq!(ids(&list("template_id=listed")), std::slice::from_ref(&other.id));
     assert_eq!(list("template_id=none")["sandboxes"], json!([]));
     assert_eq!(list("offset=100")["sandboxes"], json!([]));
 }
@@ -279,8 +285,13 @@ fn configuration_is_kept_whole_and_can_be_changed() {
 #[test]
 fn environment_has_the_documented_precedence() {
     let server = shared();
-    let template = Template::make(&server.api(), "env", json!({ "envVars": { "A": "template", "B": "template", "C": "template", "D": "template" }, "mainContainer": { "image": "host", "resources": { "memory": "256Mi" }, "env": [{ "name": "B", "value": "container" }, { "name": "C", "value": "container" }, { "name": "D", "value": "container" }] } }));
-    let sandbox = Sandbox::claim_from(&server.api(), &template.id, json!({ "env_vars": { "C": "sandbox", "D": "sandbox", " E ": "trimmed", "X=Y": "dropped" } }));
+    let template = Template::make(
+        &server.api(),
+        "env",
+        json!({ "envVars": { "A": "template", "B": "template", "C": "template", "D": "template" }, "mainContainer": { "image": "host", "resources": { "memory": "256Mi" }, "env": [{ "name": "B", "value": "container" }, { "name": "C", "value": "container" }, { "name": "D", "value": "container" }] } }),
+    );
+    let sandbox =
+        Sandbox::claim_from(&server.api(), &template.id, json!({ "env_vars": { "C": "sandbox", "D": "sandbox", " E ": "trimmed", "X=Y": "dropped" } }));
     let out = sandbox.run_with(&["sh", "-c", "echo $A $B $C $D $E; env | grep -c dropped"], json!({ "env_vars": { "D": "context" } }));
     assert_eq!(out.stdout, "template container sandbox context trimmed\n0\n");
     assert_eq!(sandbox.sh_ok("echo $D"), "sandbox\n", "an override leaked");
@@ -334,14 +345,16 @@ fn many_claims_at_once_get_sandboxes_of_their_own() {
     let server = shared();
     let api = server.api();
     let made: Vec<Sandbox> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..12).map(|i| {
-            let api = &api;
-            scope.spawn(move || {
-                let sandbox = Sandbox::claim(api, json!({ "env_vars": { "N": i.to_string() } }));
-                assert_eq!(sandbox.sh_ok("echo $N; echo $N > /workspace/n"), format!("{i}\n"));
-                sandbox
+        let threads: Vec<_> = (0..12)
+            .map(|i| {
+                let api = &api;
+                scope.spawn(move || {
+                    let sandbox = Sandbox::claim(api, json!({ "env_vars": { "N": i.to_string() } }));
+                    assert_eq!(sandbox.sh_ok("echo $N; echo $N > /workspace/n"), format!("{i}\n"));
+                    sandbox
+                })
             })
-        }).collect();
+            .collect();
         threads.into_iter().map(|thread| thread.join().expect("a claim")).collect()
     });
     let runtimes: std::collections::BTreeSet<_> = made.iter().map(|sandbox| sandbox.get()["runtime_id"].as_str().unwrap().to_owned()).collect();

@@ -93,19 +93,22 @@ pub fn rows(server: &Server) -> Vec<Row> {
 /// Every process in a cgroup of the instance.
 pub fn processes(instance: &str) -> Vec<Process> {
     let marker = format!("/sandbar/{instance}/");
-    pids().into_iter().filter_map(|pid| {
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let runtime_id = groups.lines().find_map(|line| line.split_once(&marker).map(|(_, rest)| rest.to_owned()))?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        // A corpse whose parent has not looked yet holds nothing.
-        if status.lines().any(|line| line.starts_with("State:\tZ") || line.starts_with("State:\tX")) {
-            return None;
-        }
-        let inner_pid = status.lines().find(|line| line.starts_with("NSpid:"))?.split_whitespace().last()?.parse().ok()?;
-        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let command = String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned();
-        Some(Process { pid, inner_pid, start: start_of(pid)?, runtime_id, command })
-    }).collect()
+    pids()
+        .into_iter()
+        .filter_map(|pid| {
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+            let runtime_id = groups.lines().find_map(|line| line.split_once(&marker).map(|(_, rest)| rest.to_owned()))?;
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            // A corpse whose parent has not looked yet holds nothing.
+            if status.lines().any(|line| line.starts_with("State:\tZ") || line.starts_with("State:\tX")) {
+                return None;
+            }
+            let inner_pid = status.lines().find(|line| line.starts_with("NSpid:"))?.split_whitespace().last()?.parse().ok()?;
+            let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let command = String::from_utf8_lossy(&command).replace('\0', " ").trim().to_owned();
+            Some(Process { pid, inner_pid, start: start_of(pid)?, runtime_id, command })
+        })
+        .collect()
 }
 
 /// What does not match. Empty when the machine and the rows agree. For a moment after a start there may be something;
@@ -210,7 +213,9 @@ fn check_row(row: &Row, processes: &[Process], instance: &str, out: &mut Vec<Str
     };
     match mine().find(|process| process.pid == pid) {
         None => out.push(format!("{} is {} and its pid {pid} is not there", row.id, row.observed)),
-        Some(process) if Some(process.start) != row.pid_start || process.inner_pid != 1 => out.push(format!("pid {pid} of {} is another process: {process:?}", row.id)),
+        Some(process) if Some(process.start) != row.pid_start || process.inner_pid != 1 => {
+            out.push(format!("pid {pid} of {} is another process: {process:?}", row.id))
+        }
         Some(_) => {}
     }
     for dir in cgroup_dirs(instance) {

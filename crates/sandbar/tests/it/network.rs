@@ -50,7 +50,23 @@ fn is_refused_at_once(answer: &str) -> bool {
 fn protected_addresses_are_refused_in_connect() {
     let server = shared();
     let sandbox = Sandbox::claim(&server.api(), json!({}));
-    let mut addresses: Vec<String> = ["169.254.169.254", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "224.0.0.1", "240.0.0.1", "198.18.0.1", "fd00:ec2::254", "fe80::1%lo", "64:ff9b::a00:1", "::ffff:10.0.0.1", "2002:a00:1::1"].map(str::to_owned).to_vec();
+    let mut addresses: Vec<String> = [
+        "169.254.169.254",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "198.18.0.1",
+        "fd00:ec2::254",
+        "fe80::1%lo",
+        "64:ff9b::a00:1",
+        "::ffff:10.0.0.1",
+        "2002:a00:1::1",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     addresses.extend(own_address().map(|ip| ip.to_string()));
     let mut wrong = Vec::new();
     for address in &addresses {
@@ -109,11 +125,17 @@ fn an_allowed_address_is_reached_and_policies_change_it_while_it_runs() {
 
     let denied = Sandbox::claim(&server.api(), json!({ "network": { "mode": "allow-all", "egress": { "deniedCidrs": [format!("{ip}/32")] } } }));
     assert!(!connect(&denied, &host, addr.port()).contains("hello"), "a denied CIDR");
-    let port = Sandbox::claim(&server.api(), json!({ "network": { "mode": "allow-all", "egress": { "deniedPorts": [{ "port": addr.port(), "protocol": "tcp" }] } } }));
+    let port =
+        Sandbox::claim(&server.api(), json!({ "network": { "mode": "allow-all", "egress": { "deniedPorts": [{ "port": addr.port(), "protocol": "tcp" }] } } }));
     assert!(!connect(&port, &host, addr.port()).contains("hello"), "a denied port");
 
     // An open connection that the new policy refuses is cut.
-    let holder = sandbox.spawn(&["python3", "-u", "-c", &format!("import socket\ns = socket.create_connection(({host:?}, {}))\nprint(s.recv(9))\nprint('end', s.recv(9))", addr.port())]);
+    let holder = sandbox.spawn(&[
+        "python3",
+        "-u",
+        "-c",
+        &format!("import socket\ns = socket.create_connection(({host:?}, {}))\nprint(s.recv(9))\nprint('end', s.recv(9))", addr.port()),
+    ]);
     super::http::eventually("an open connection", std::time::Duration::from_secs(20), || {
         let now = sandbox.context(&holder["id"]);
         if now["stdout"].as_str().is_some_and(|text| text.contains("hello")) { Ok(()) } else { Err(now.to_string()) }

@@ -70,7 +70,11 @@ fn a_slow_reader_loses_nothing_and_holds_nobody_back() {
     let count = 20_000;
     let context = sandbox.spawn(&["python3", "-c", &format!("import sys\nfor i in range({count}): sys.stdout.write('h\u{e9}\u{4e16}%05d\\n' % i)")]);
     let mut socket = sandbox.api.ws(&ws_path(&sandbox, &context)).expect("attached");
-    eventually("the command ends though nobody reads", SOON, || if sandbox.context(&context["id"])["running"] == false { Ok(()) } else { Err("it runs".into()) });
+    eventually(
+        "the command ends though nobody reads",
+        SOON,
+        || if sandbox.context(&context["id"])["running"] == false { Ok(()) } else { Err("it runs".into()) },
+    );
     assert_eq!(sandbox.sh_ok("echo beside"), "beside\n");
     let mut text = String::new();
     loop {
@@ -177,7 +181,12 @@ fn contexts_are_told_apart_and_their_calls_do_what_they_say() {
             continue;
         }
         let repl = sandbox.api.post(&sandbox.path("/contexts"), json!({ "type": "repl", "repl": { "alias": alias } })).ok(201);
-        let exec = |code: &str| sandbox.api.post(&sandbox.path(&format!("/contexts/{}/exec", repl["id"].as_str().unwrap())), json!({ "data": code })).ok(200)["output_raw"].as_str().unwrap().to_owned();
+        let exec = |code: &str| {
+            sandbox.api.post(&sandbox.path(&format!("/contexts/{}/exec", repl["id"].as_str().unwrap())), json!({ "data": code })).ok(200)["output_raw"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
         let (set, get) = if alias == "node" { ("var v = 41", "console.log(v + 1)") } else { ("v=41", "echo $((v + 1))") };
         exec(set);
         assert!(exec(get).contains("42"), "{alias}");
