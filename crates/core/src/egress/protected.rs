@@ -21,6 +21,10 @@ const RANGES: &[(Prefix, &str)] = &[
     ),
     (v4(127, 0, 0, 0, 8), "loopback"),
     (v4(169, 254, 0, 0, 16), "link-local; cloud metadata"),
+    (
+        v4(168, 63, 129, 16, 32),
+        "the virtual machine's host in Azure: its secrets, at an address of the Internet",
+    ),
     (v4(172, 16, 0, 0, 12), "private network"),
     (v4(192, 0, 0, 0, 24), "IETF protocol assignments"),
     (v4(192, 0, 2, 0, 24), "documentation; not on the Internet"),
