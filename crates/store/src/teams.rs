@@ -105,7 +105,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a team with its members and keys. Refused while it owns sandboxes or templates, or is its owner's last.
+    /// Deletes a team with its members and keys. Refused while it owns sandboxes or templates.
     pub async fn team_delete(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.engine

@@ -44,6 +44,7 @@ const TOUCH_EVERY_MS: i64 = 60_000;
 /// Who asks: a user for a team, by key or by login.
 #[derive(Debug, Clone)]
 pub struct Principal {
+    /// Empty for a login of somebody who is in no team, and who may do nothing but make or join one.
     pub team_id: String,
     pub user_id: String,
     /// The API key that was used; none for a login.
@@ -111,15 +112,16 @@ impl Auth {
             }
             Holder::Login { user_id, family, teams } => {
                 let chosen = match team {
-                    Some(id) => teams.iter().find(|(team_id, _)| team_id == id).ok_or_else(|| ApiError::not_found("team", id))?,
-                    None => teams.first().ok_or_else(|| ApiError::new(ErrorCode::Forbidden, "you are in no team; make one or ask to be added to one"))?,
+                    Some(id) => Some(teams.iter().find(|(team_id, _)| team_id == id).ok_or_else(|| ApiError::not_found("team", id))?),
+                    None => teams.first(),
                 };
+                let (team_id, role) = chosen.map(|(id, role)| (id.clone(), *role)).unzip();
                 Ok(Principal {
-                    team_id: chosen.0.clone(),
+                    team_id: team_id.unwrap_or_default(),
                     user_id: user_id.clone(),
                     key_id: None,
-                    roles: vec![chosen.1],
-                    permissions: chosen.1.permissions(),
+                    roles: role.into_iter().collect(),
+                    permissions: role.map(Role::permissions).unwrap_or_default(),
                     login: Some(family.clone()),
                 })
             }
@@ -194,6 +196,9 @@ impl FromRequestParts<SharedApp> for Principal {
         let team = parts.headers.get(TEAM_HEADER).and_then(|value| value.to_str().ok()).map(str::trim).filter(|team| !team.is_empty());
         let principal = app.auth.verify(token, team).await?;
         if let Some(permission) = permission::needed(&parts.method, parts.uri.path()) {
+            if principal.team_id.is_empty() {
+                return Err(ApiError::new(ErrorCode::Forbidden, "you are in no team; make one or ask to be added to one").into());
+            }
             principal.require(permission)?;
         }
         Ok(principal)

@@ -198,3 +198,16 @@ async fn a_refusal_says_how_to_ask() {
     assert_eq!(response.headers().get(header::WWW_AUTHENTICATE), Some(&HeaderValue::from_static("Bearer")));
     assert!(Rejection(lacks(Permission::TeamAdmin)).into_response().headers().get(header::WWW_AUTHENTICATE).is_none());
 }
+
+#[tokio::test]
+async fn who_is_in_no_team_can_make_one() {
+    let fresh = Fresh::new(true).await;
+    let (login, who) = fresh.person("lone@example.com").await;
+    fresh.auth.delete_team(&who, &who.team_id).await.expect("deletes the only team");
+    let who = fresh.auth.verify(&login.access_token, None).await.expect("is still somebody");
+    assert_eq!((who.team_id.as_str(), who.permissions.iter().count()), ("", 0));
+    assert!(fresh.auth.user(&who).await.is_ok() && fresh.auth.list_keys(&who).await.expect("lists").is_empty());
+    assert_eq!(status(fresh.auth.create_key(&who, new_key(&["viewer"])).await), 403);
+    let team = fresh.auth.create_team(&who, "Again", None, None).await.expect("makes a team");
+    assert_eq!(fresh.auth.verify(&login.access_token, None).await.expect("is good").team_id, team.id);
+}
