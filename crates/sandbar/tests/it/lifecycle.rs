@@ -198,7 +198,7 @@ fn a_hard_ttl_cleans_and_an_access_restores() {
     sandbox.write("/workspace/f", b"x");
     eventually("the cleaning", SOON, || {
         let row = sandbox.get();
-        if row["cleaned"] == true { Ok(()) } else { Err(row.to_string()) }
+        if row["cleaned"] == true && row["power_state"]["phase"] == "stable" { Ok(()) } else { Err(row.to_string()) }
     });
     let row = sandbox.get();
     assert_eq!((&row["status"], &row["paused"], &row["lifecycle_state"], &row["runtime_id"]), (&json!("paused"), &json!(true), &json!("cleaned"), &json!("")));
