@@ -64,3 +64,14 @@ fn no_program_takes_limits_away_from_the_agent() {
     assert!(set.contains("PermissionError"), "{limits} {set}");
     live.ping();
 }
+
+#[test]
+fn the_agent_is_the_last_to_be_killed_for_memory() {
+    let room = Room::new(&LIMITS);
+    let live = room.launch();
+    let may = rustix::thread::capabilities(None).unwrap().effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE);
+    assert_eq!(live.sh("cat /proc/1/oom_score_adj"), if may { "-941" } else { "0" });
+    let lowered = live.sh("echo 500 > /proc/self/oom_score_adj; for score in 0 -1 -941; do (echo $score > /proc/self/oom_score_adj) 2>/dev/null && cat /proc/self/oom_score_adj; done; cat /proc/self/oom_score_adj");
+    // In the shell itself: built in, so `self` is the shell; 0 is as low as it gets.
+    assert!(!lowered.contains('-'), "{lowered}");
+}
