@@ -6,6 +6,8 @@
 
 /// Bytes of a JSON request body.
 pub const JSON_BODY_MAX_BYTES: usize = 4 << 20;
+/// Bytes of the body of a request that holds a template.
+pub const TEMPLATE_BODY_MAX_BYTES: usize = 1 << 20;
 /// Bytes of the body of a request that anybody may send, without a token.
 pub const LOGIN_BODY_MAX_BYTES: usize = 16 << 10;
 /// WebSockets at once; they do not count among the connections that are being answered.
@@ -122,6 +124,8 @@ pub const PASSWORD_MIN_CHARS: usize = 8;
 pub const PASSWORD_MAX_BYTES: usize = 1024;
 /// Bytes of a bearer token.
 pub const TOKEN_MAX_BYTES: usize = 4096;
+/// Templates of one team.
+pub const TEMPLATES_PER_TEAM_MAX: usize = 200;
 /// API keys of one team.
 pub const API_KEYS_PER_TEAM_MAX: usize = 1000;
 /// Members of one team.

@@ -1,5 +1,7 @@
 //! Sandboxes and their events.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use sandbar_api::{sandbox::SandboxConfig, template::TemplateSpec};
 use sandbar_core::{
@@ -178,12 +180,14 @@ impl Store {
             .await
     }
 
-    /// How many sandboxes a team has.
-    pub async fn sandbox_count(&self, team_id: &str) -> Result<u64, StoreError> {
+    /// How many of a team's sandboxes start or run, by template.
+    pub async fn sandbox_counts_by_template(&self, team_id: &str) -> Result<HashMap<String, u64>, StoreError> {
         let team_id = team_id.to_owned();
         self.engine
-            .read("count sandboxes", move |c| {
-                Ok(c.prepare_cached("SELECT count(*) FROM sandbox WHERE team_id = ?1")?.query_row([team_id], |row| row.get(0))?)
+            .read("count sandboxes by template", move |c| {
+                let mut statement = c.prepare_cached("SELECT template_id, count(*) FROM sandbox WHERE team_id = ?1 AND status IN (?2, ?3) GROUP BY template_id")?;
+                let rows = statement.query_map((team_id, Status::Starting.as_str(), Status::Running.as_str()), |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(rows.collect::<Result<_, _>>()?)
             })
             .await
     }
@@ -203,17 +207,6 @@ impl Store {
             .read("read due sandboxes", move |c| {
                 let mut statement = c.prepare_cached("SELECT id FROM sandbox WHERE due_at_ms IS NOT NULL AND due_at_ms <= ?1 ORDER BY due_at_ms LIMIT ?2")?;
                 let rows = statement.query_map((now_ms, limit), |row| row.get(0))?;
-                Ok(rows.collect::<Result<_, _>>()?)
-            })
-            .await
-    }
-
-    /// The uid slots that rows hold.
-    pub async fn uid_slots_in_use(&self) -> Result<Vec<u32>, StoreError> {
-        self.engine
-            .read("read uid slots", |c| {
-                let mut statement = c.prepare_cached("SELECT uid_slot FROM sandbox WHERE uid_slot IS NOT NULL ORDER BY uid_slot")?;
-                let rows = statement.query_map([], |row| row.get(0))?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })
             .await

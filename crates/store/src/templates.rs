@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, Row};
 use sandbar_api::template::TemplateSpec;
+use sandbar_core::limits;
 
 use crate::{Store, StoreError};
 
@@ -60,14 +61,18 @@ impl Store {
             .await
     }
 
-    /// Stores a new template.
+    /// Stores a new template. A team may have a limited number.
     pub async fn template_insert(&self, template: &TemplateRecord) -> Result<(), StoreError> {
         let template = template.clone();
         self.engine
             .write("insert a template", move |c| {
+                let team = template.team_id.as_deref().unwrap_or(BUILT_IN);
+                let count: usize = c.prepare_cached("SELECT count(*) FROM template WHERE team_id = ?1")?.query_row([team], |row| row.get(0))?;
+                if count >= limits::TEMPLATES_PER_TEAM_MAX {
+                    return Err(StoreError::TooMany { what: "templates of this team", max: limits::TEMPLATES_PER_TEAM_MAX });
+                }
                 let spec = spec_text(&template.spec)?;
                 let sql = format!("INSERT INTO template ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
-                let team = template.team_id.as_deref().unwrap_or(BUILT_IN);
                 c.prepare_cached(&sql)?
                     .execute((&template.id, team, &template.user_id, spec, template.created_at_ms, template.updated_at_ms, template.version))
                     .map_err(crate::error::taken("template"))?;

@@ -147,6 +147,24 @@ fn logins_begin_go_on_and_end() {
 }
 
 #[test]
+fn pools_follow_the_templates() {
+    let server = shared();
+    let api = server.api();
+    let spec = |image: &str| json!({ "mainContainer": { "image": image, "resources": { "memory": "200Mi" } }, "pool": { "minIdle": 1, "maxIdle": 1 } });
+    // One that can never be launched must not hold up the others.
+    api.post("/api/v1/templates", json!({ "template_id": "nowhere", "spec": spec("nowhere:1") })).ok(201);
+    api.post(SANDBOXES, json!({ "template": "nowhere" })).error(&[409]);
+    api.post("/api/v1/templates", json!({ "template_id": "kept", "spec": spec("host") })).ok(201);
+    super::http::eventually("the new template's pool fills", std::time::Duration::from_secs(30), || {
+        let status = api.get("/api/v1/templates/kept").ok(200)["status"].clone();
+        if status["idleCount"] == 1 { Ok(()) } else { Err(status.to_string()) }
+    });
+    for template in ["nowhere", "kept"] {
+        api.delete(&format!("/api/v1/templates/{template}")).ok(200);
+    }
+}
+
+#[test]
 fn the_api_describes_itself() {
     let server = shared();
     let api = server.api();

@@ -1,6 +1,8 @@
 //! Templates: the built-in ones, for everybody to read, and a team's own.
 
-use sandbar_api::template::{TemplateCreateRequest, TemplateSpec};
+use std::collections::HashMap;
+
+use sandbar_api::template::{TemplateCreateRequest, TemplateSpec, TemplateStatus};
 use sandbar_core::validate;
 use sandbar_store::{StoreError, TemplateRecord};
 
@@ -8,7 +10,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
-        sandboxes::{now_ms, store_failure, violations},
+        sandboxes::{now_ms, spec, store_failure, violations},
     },
     error::ApiError,
 };
@@ -23,6 +25,17 @@ impl App {
     /// All that a team can claim from.
     pub async fn templates(&self, who: &Principal) -> Result<Vec<TemplateRecord>, ApiError> {
         self.store.templates_list(&who.team_id).await.map_err(|e| store_failure("listing templates", &e))
+    }
+
+    /// How templates stand with a team: their idle runtimes, which all who want such share, and the team's sandboxes.
+    pub async fn template_states(&self, who: &Principal, templates: &[TemplateRecord]) -> Result<Vec<TemplateStatus>, ApiError> {
+        let active = self.store.sandbox_counts_by_template(&who.team_id).await.map_err(|e| store_failure("counting sandboxes", &e))?;
+        let idle: HashMap<String, u32> = self.node.pools().into_iter().map(|pool| (pool.key, pool.idle)).collect();
+        let state = |template: &TemplateRecord| TemplateStatus {
+            idle_count: idle.get(&spec::pool_key(&template.spec)).copied().unwrap_or_default(),
+            active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
+        };
+        Ok(templates.iter().map(state).collect())
     }
 
     pub async fn create_template(&self, who: &Principal, request: TemplateCreateRequest) -> Result<TemplateRecord, ApiError> {

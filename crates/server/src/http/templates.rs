@@ -5,9 +5,9 @@ use sandbar_api::{
     error::ErrorEnvelope,
     reply::{Envelope, Message},
     sandbox::SandboxConfig,
-    template::{TemplateCreateRequest, TemplateListResponse, TemplateResponse, TemplateUpdateRequest},
+    template::{TemplateCreateRequest, TemplateListResponse, TemplateResponse, TemplateStatus, TemplateUpdateRequest},
 };
-use sandbar_core::{quantity, roles::Permission, validate};
+use sandbar_core::{limits, quantity, roles::Permission, validate};
 use sandbar_store::TemplateRecord;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -16,7 +16,13 @@ use super::{
     reply::{self, Result},
     time::rfc3339,
 };
-use crate::app::{SharedApp, auth::Principal};
+use crate::{
+    app::{SharedApp, auth::Principal},
+    error::ApiError,
+};
+
+/// A body that holds a template.
+type Template<T> = Json<T, { limits::TEMPLATE_BODY_MAX_BYTES }>;
 
 /// `/api/v1/templates`
 pub fn router() -> OpenApiRouter<SharedApp> {
@@ -27,7 +33,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 #[utoipa::path(get, path = "/api/v1/templates", tag = "templates", responses((status = 200, body = Envelope<TemplateListResponse>)))]
 async fn list(State(app): State<SharedApp>, who: Principal) -> Result<TemplateListResponse> {
     who.require(Permission::TemplateRead)?;
-    let templates: Vec<_> = app.templates(&who).await?.into_iter().map(render).collect();
+    let templates = render(&app, &who, app.templates(&who).await?).await?;
     reply::ok(TemplateListResponse { count: templates.len() as u64, templates })
 }
 
@@ -35,9 +41,10 @@ async fn list(State(app): State<SharedApp>, who: Principal) -> Result<TemplateLi
 #[utoipa::path(post, path = "/api/v1/templates", tag = "templates", request_body = TemplateCreateRequest, responses(
     (status = 201, body = Envelope<TemplateResponse>), (status = 400, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
 ))]
-async fn create(State(app): State<SharedApp>, who: Principal, Json(request): Json<TemplateCreateRequest>) -> Result<TemplateResponse> {
+async fn create(State(app): State<SharedApp>, who: Principal, Json(request): Template<TemplateCreateRequest>) -> Result<TemplateResponse> {
     who.require(Permission::TemplateCreate)?;
-    reply::created(render(app.create_template(&who, request).await?))
+    let template = app.create_template(&who, request).await?;
+    reply::created(render_one(&app, &who, template).await?)
 }
 
 /// A template.
@@ -46,16 +53,18 @@ async fn create(State(app): State<SharedApp>, who: Principal, Json(request): Jso
 ))]
 async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<TemplateResponse> {
     who.require(Permission::TemplateRead)?;
-    reply::ok(render(app.template(&who, &id).await?))
+    let template = app.template(&who, &id).await?;
+    reply::ok(render_one(&app, &who, template).await?)
 }
 
 /// Replace a template's specification. Built-in ones cannot be changed.
 #[utoipa::path(put, path = "/api/v1/templates/{id}", tag = "templates", params(("id" = String, Path)), request_body = TemplateUpdateRequest, responses(
     (status = 200, body = Envelope<TemplateResponse>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
 ))]
-async fn update(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, Json(request): Json<TemplateUpdateRequest>) -> Result<TemplateResponse> {
+async fn update(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, Json(request): Template<TemplateUpdateRequest>) -> Result<TemplateResponse> {
     who.require(Permission::TemplateWrite)?;
-    reply::ok(render(app.update_template(&who, &id, request.spec).await?))
+    let template = app.update_template(&who, &id, request.spec).await?;
+    reply::ok(render_one(&app, &who, template).await?)
 }
 
 /// Delete a template. Sandboxes keep what they were claimed with.
@@ -68,18 +77,28 @@ async fn delete(State(app): State<SharedApp>, who: Principal, Path(id): Path<Str
     reply::message("template deleted")
 }
 
+async fn render(app: &SharedApp, who: &Principal, records: Vec<TemplateRecord>) -> std::result::Result<Vec<TemplateResponse>, ApiError> {
+    let states = app.template_states(who, &records).await?;
+    Ok(records.into_iter().zip(states).map(|(record, status)| response(record, Some(status))).collect())
+}
+
+async fn render_one(app: &SharedApp, who: &Principal, record: TemplateRecord) -> std::result::Result<TemplateResponse, ApiError> {
+    let status = app.template_states(who, std::slice::from_ref(&record)).await?.pop();
+    Ok(response(record, status))
+}
+
 /// `mainContainer.resources.memory` is always there: clients require it.
-fn render(record: TemplateRecord) -> TemplateResponse {
+fn response(record: TemplateRecord, status: Option<TemplateStatus>) -> TemplateResponse {
     let mut spec = record.spec;
-    let limits = validate::effective_resources(&spec, &SandboxConfig::default());
-    spec.main_container.resources.memory.get_or_insert_with(|| quantity::format_bytes(limits.memory_bytes));
+    let has = validate::effective_resources(&spec, &SandboxConfig::default());
+    spec.main_container.resources.memory.get_or_insert_with(|| quantity::format_bytes(has.memory_bytes));
     TemplateResponse {
         template_id: record.id,
         scope: if record.team_id.is_some() { "team" } else { "public" }.to_owned(),
         team_id: record.team_id,
         user_id: record.user_id,
         spec,
-        status: None,
+        status,
         created_at: rfc3339(record.created_at_ms),
         updated_at: rfc3339(record.updated_at_ms),
     }

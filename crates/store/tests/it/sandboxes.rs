@@ -44,7 +44,6 @@ async fn what_is_stored_comes_back() {
     assert_eq!(store.sandbox_get(Some("team"), "sb-1").await.expect("reads"), Some(record.clone()));
     assert_eq!(store.sandbox_get(Some("other"), "sb-1").await.expect("reads"), None, "another team's does not exist");
     assert!(matches!(store.sandbox_insert(&record, &[]).await, Err(StoreError::Exists { .. })));
-    assert_eq!(store.uid_slots_in_use().await.expect("reads"), [7]);
     let mut twin = sandbox("sb-2", "team", 1000);
     twin.uid_slot = Some(7);
     assert!(matches!(store.sandbox_insert(&twin, &[]).await, Err(StoreError::Exists { .. })), "a uid slot has one holder");
@@ -137,7 +136,8 @@ async fn lists_filter_and_page() {
         let (_, total) = store.sandbox_list(narrow.clone()).await.expect("lists");
         assert_eq!(total, expected, "{narrow:?}");
     }
-    assert_eq!(store.sandbox_count("team").await.expect("counts"), 10);
+    let by_template = store.sandbox_counts_by_template("team").await.expect("counts");
+    assert_eq!(by_template, [("default".to_owned(), 4), ("own".into(), 1)].into(), "those that run, of this team");
 }
 
 #[tokio::test]
@@ -218,6 +218,10 @@ async fn templates() {
     store.template_delete("team", "default").await.expect("deletes");
     assert!(matches!(store.template_delete("team", "default").await, Err(StoreError::NotFound { .. })), "what is built in stays");
     assert_eq!(store.templates_all().await.expect("reads").len(), 2);
+    for n in 1..limits::TEMPLATES_PER_TEAM_MAX {
+        store.template_insert(&own(&format!("t{n}"), "")).await.expect("inserts");
+    }
+    assert!(matches!(store.template_insert(&own("more", "")).await, Err(StoreError::TooMany { .. })));
 }
 
 #[test]
