@@ -1,7 +1,5 @@
 //! Quantities as Kubernetes writes them: `512Mi`, `1.5Gi`, `10G` for bytes, `2`, `0.5`, `500m` for CPU.
 
-use std::fmt;
-
 /// Why a text is no quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
@@ -53,18 +51,6 @@ pub fn format_bytes(bytes: u64) -> String {
 /// Writes an amount of CPU.
 pub fn format_cpu_millis(millis: u64) -> String {
     if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{millis}m") }
-}
-
-/// Bytes for people: `1.5 GiB`.
-pub struct HumanBytes(pub u64);
-
-impl fmt::Display for HumanBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match BINARY.iter().find(|(_, factor)| self.0 >= *factor) {
-            Some((suffix, factor)) => write!(f, "{:.1} {suffix}B", self.0 as f64 / *factor as f64),
-            None => write!(f, "{} B", self.0),
-        }
-    }
 }
 
 /// `number` times `factor`, exactly, rounded up to a whole.
