@@ -1,13 +1,14 @@
 //! How much disk a directory uses and may use.
 use std::{
     collections::HashSet,
-    ffi::CString,
+    ffi::{CString, OsStr},
     fs, io,
     os::{
         fd::AsRawFd,
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 /// How the limit of a directory is held.
@@ -60,6 +61,10 @@ const FS_DQ_LIMITS: u16 = 0b1111;
 const QUOTA_BLOCK_BYTES: u64 = 1024;
 /// What a file costs at least, however empty: a filesystem has only so many, and they are everybody's.
 const FILE_BYTES_MIN: u64 = 4096;
+/// Length of a path relative to a base; with one name more it is below the kernel's limit of 4096.
+const WAY_BYTES_MAX: usize = 3072;
+/// How many bases may follow one another, each an open file.
+const BASES_MAX: u32 = 32;
 /// The unit of xfs's limits, and of `st_blocks`.
 const BASIC_BLOCK_BYTES: u64 = 512;
 
@@ -189,41 +194,51 @@ pub fn apply(dir: &Path, id: u32, bytes: u64) -> Result<bool, QuotaError> {
 }
 
 /// Bytes on disk below a directory: blocks, not lengths, 4 KiB at least for each file, and each file once however many names it has. Links are not followed, other
-/// filesystems not entered, and what vanishes meanwhile is left out.
+/// filesystems not entered, and what vanishes meanwhile is left out. `u64::MAX` when directories lie deeper than anyone but an attacker puts them.
 ///
 /// # Errors
 /// When the directory itself cannot be read.
 pub fn usage_bytes(dir: &Path) -> io::Result<u64> {
-    let top = fs::symlink_metadata(dir)?;
-    let mut bytes = top.blocks() * BASIC_BLOCK_BYTES;
+    use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+    const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
+    let top = rustix::fs::open(dir, FLAGS, Mode::empty())?;
+    let mut bytes = blocks_of(&rustix::fs::fstat(&top)?);
     let mut seen = HashSet::new();
-    // Names of directories still to be read; a stack of our own, since how deep they are is the sandbox's choice.
-    let mut waiting = vec![dir.to_owned()];
-    let mut first = true;
-    while let Some(next) = waiting.pop() {
-        let entries = match fs::read_dir(&next) {
-            Ok(entries) => entries,
-            Err(e) if first => return Err(e),
-            Err(_) => continue,
-        };
-        first = false;
-        for entry in entries.flatten() {
+    // Directories still to be read, each as a base, how many bases there are above it, and the way from there. A stack of our own, since how deep they
+    // are is the sandbox's choice; and a new base now and then, since no single path reaches the deepest.
+    let mut waiting = vec![(Rc::new(top), 0, PathBuf::from("."))];
+    while let Some((base, bases, way)) = waiting.pop() {
+        let opened = rustix::fs::openat2(&*base, &way, FLAGS, Mode::empty(), BENEATH);
+        // Gone meanwhile.
+        let Ok(here) = opened.map(Rc::new) else { continue };
+        let Ok(mut entries) = Dir::read_from(&*here) else { continue };
+        let (base, bases, way) = if way.as_os_str().len() > WAY_BYTES_MAX { (here.clone(), bases + 1, PathBuf::from(".")) } else { (base, bases, way) };
+        while let Some(Ok(entry)) = entries.next() {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
             // Of the entry itself, not of what it may point to.
-            let Ok(metadata) = entry.metadata() else {
+            let Ok(stat) = rustix::fs::statat(&*here, name, AtFlags::SYMLINK_NOFOLLOW) else {
                 continue;
             };
-            if metadata.dev() != top.dev() {
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                if bases >= BASES_MAX {
+                    return Ok(u64::MAX);
+                }
+                waiting.push((base.clone(), bases, way.join(OsStr::from_bytes(name.to_bytes()))));
+            } else if stat.st_nlink > 1 && !seen.insert(stat.st_ino) {
                 continue;
             }
-            if metadata.is_dir() {
-                waiting.push(entry.path());
-            } else if metadata.nlink() > 1 && !seen.insert(metadata.ino()) {
-                continue;
-            }
-            bytes += (metadata.blocks() * BASIC_BLOCK_BYTES).max(FILE_BYTES_MIN);
+            bytes += blocks_of(&stat).max(FILE_BYTES_MIN);
         }
     }
     Ok(bytes)
+}
+
+fn blocks_of(stat: &rustix::fs::Stat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or(0) * BASIC_BLOCK_BYTES
 }
 
 /// Source and type of the mount whose device number this is.
@@ -318,6 +333,29 @@ mod tests {
         fs::remove_dir_all(&dir).unwrap();
         assert!((1 << 20..(1 << 20) + 64 * 1024).contains(&bytes), "{bytes}");
         assert!(usage_bytes(&dir).is_err());
+    }
+
+    #[test]
+    fn nothing_lies_too_deep_to_be_counted() {
+        use rustix::fs::{CWD, Mode, OFlags};
+        let dir = std::env::temp_dir().join(format!("sandbar-deep-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let name = "d".repeat(200);
+        let mut at = rustix::fs::openat(CWD, &dir, OFlags::PATH, Mode::empty()).unwrap();
+        for depth in 0..1000 {
+            if depth == 100 {
+                let flags = OFlags::CREATE | OFlags::WRONLY;
+                let file = fs::File::from(rustix::fs::openat(&at, "big", flags, Mode::RWXU).unwrap());
+                io::Write::write_all(&mut &file, &vec![1; 8 << 20]).unwrap();
+                file.sync_all().unwrap();
+                let bytes = usage_bytes(&dir).unwrap();
+                assert!((8 << 20..(10 << 20)).contains(&bytes), "{bytes}");
+            }
+            rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, &name, OFlags::PATH, Mode::empty()).unwrap();
+        }
+        assert_eq!(usage_bytes(&dir).unwrap(), u64::MAX);
+        assert!(std::process::Command::new("rm").arg("-rf").arg(&dir).status().unwrap().success());
     }
 
     #[test]

@@ -84,7 +84,8 @@ fn check_disk(runtime: &Runtime, seen: &mut Seen) -> Option<String> {
     }
     // A tree that changes under the walk is looked at again in a second.
     let used = runtime.disk_usage_bytes().ok()?;
-    let grew = used > seen.disk_bytes;
+    // What cannot be counted may be growing.
+    let grew = used > seen.disk_bytes || used == u64::MAX;
     seen.disk_bytes = used;
     let over = used > limit;
     let newly_over = over && !seen.over_disk_limit;
