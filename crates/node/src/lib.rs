@@ -209,7 +209,7 @@ impl Node {
     pub async fn sweep(&self, owned: Owned) -> Result<usize, NodeError> {
         let node = self.clone();
         let swept = tokio::task::spawn_blocking(move || node.sweep_now(&owned)).await;
-        swept.unwrap_or_else(|_| Ok(0))
+        swept.unwrap_or(Ok(0))
     }
 
     /// Keeps `min_idle` runtimes of this kind ready under `key`; 0 ends the pool.
