@@ -482,11 +482,13 @@ impl Actor {
     async fn enforce(&self, record: &SandboxRecord) -> Result<(), ApiError> {
         let Some(runtime) = &self.runtime else { return Ok(()) };
         let policy = spec::policy(record).map_err(ApiError::bad_request)?;
-        runtime.set_policy(policy).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))?;
         let spec = spec::runtime_spec(record).map_err(ApiError::bad_request)?;
+        // First what can well be refused.
         self.node.set_limits(runtime, spec.limits).await.map_err(|error| {
-            ApiError::conflict(format!("the new limits cannot be applied now: {}", error_text(&error)))
-        })
+            tracing::warn!(sandbox = record.id, error = error_text(&error), "limits were refused");
+            ApiError::conflict("the new limits cannot be applied now: the sandbox may be using more memory than that")
+        })?;
+        runtime.set_policy(policy).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))
     }
 
     /// Writes the record with the events that belong to it, and publishes it.
