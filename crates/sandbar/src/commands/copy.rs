@@ -216,15 +216,16 @@ impl Remote<'_> {
         Ok((files, total))
     }
 
-    /// One file, under another name until it is whole.
+    /// One file, under another name until it is whole; straight into what is no file, such as /dev/null or a pipe, which must never be replaced.
     async fn take(&self, source: &str, target: &Path, mode: u32, bar: &ProgressBar) -> anyhow::Result<u64> {
         let response = self.client.send(self.request(Method::GET, "/files", &[("path", source)])).await.with_context(|| format!("cannot read {source}"))?;
         let mut fresh = target.as_os_str().to_owned();
         fresh.push(format!(".part-{}", std::process::id()));
-        let fresh = PathBuf::from(fresh);
+        let is_special = tokio::fs::metadata(target).await.is_ok_and(|metadata| !metadata.is_file());
+        let fresh = if is_special { target.to_owned() } else { PathBuf::from(fresh) };
         let fetch = async {
             let mut file =
-                tokio::fs::OpenOptions::new().write(true).create_new(true).open(&fresh).await.with_context(|| format!("cannot write {}", fresh.display()))?;
+                tokio::fs::OpenOptions::new().write(true).create_new(!is_special).open(&fresh).await.with_context(|| format!("cannot write {}", fresh.display()))?;
             let (mut stream, mut bytes) = (response.bytes_stream(), 0);
             while let Some(chunk) = stream.next().await {
                 let chunk = chunk.with_context(|| format!("{source} broke off after {bytes} bytes"))?;
@@ -233,12 +234,14 @@ impl Remote<'_> {
                 bar.inc(chunk.len() as u64);
             }
             file.flush().await?;
-            file.set_permissions(std::fs::Permissions::from_mode(mode)).await?;
-            tokio::fs::rename(&fresh, target).await.with_context(|| format!("cannot write {}", target.display()))?;
+            if !is_special {
+                file.set_permissions(std::fs::Permissions::from_mode(mode)).await?;
+                tokio::fs::rename(&fresh, target).await.with_context(|| format!("cannot write {}", target.display()))?;
+            }
             anyhow::Ok(bytes)
         };
         let result = fetch.await;
-        if result.is_err() {
+        if result.is_err() && !is_special {
             let _ = tokio::fs::remove_file(&fresh).await;
         }
         result
