@@ -92,6 +92,9 @@ fn check_disk(runtime: &Runtime, seen: &mut Seen) -> Option<String> {
     seen.over_disk_limit = over;
     if over && (grew || newly_over) {
         runtime.kill_all_but_agent();
+        if used == u64::MAX {
+            return Some("its folders are nested too deeply for its files to be counted; its processes were ended, delete the folders to go on".to_owned());
+        }
         let (used, limit) = (sandbar_core::quantity::format_bytes(used), sandbar_core::quantity::format_bytes(limit));
         return Some(format!("its files take {used}, more than the limit of {limit}; its processes were ended, delete files to go on"));
     }
