@@ -117,17 +117,11 @@ enum Domain {
 impl Policy {
     /// What holds for a sandbox that says nothing about its network.
     pub fn allow_all() -> Self {
-        Self {
-            mode: Mode::AllowAll,
-            rules: Vec::new(),
-        }
+        Self { mode: Mode::AllowAll, rules: Vec::new() }
     }
 
     pub fn block_all() -> Self {
-        Self {
-            mode: Mode::BlockAll,
-            rules: Vec::new(),
-        }
+        Self { mode: Mode::BlockAll, rules: Vec::new() }
     }
 
     pub fn mode(&self) -> Mode {
@@ -144,12 +138,7 @@ impl Policy {
                 Action::Deny if named && rule.ports.is_empty() && rule.cidrs.is_empty() => {
                     return rule.verdict();
                 }
-                Action::Allow
-                    if named
-                        || (rule.domains.is_empty()
-                            && rule.cidrs.is_empty()
-                            && rule.is_for_tcp()) =>
-                {
+                Action::Allow if named || (rule.domains.is_empty() && rule.cidrs.is_empty() && rule.is_for_tcp()) => {
                     return rule.verdict();
                 }
                 Action::Allow | Action::Deny => {}
@@ -160,24 +149,15 @@ impl Policy {
 
     fn default_verdict(&self) -> Verdict {
         match self.mode {
-            Mode::AllowAll => Verdict {
-                allow: true,
-                rule: "mode allow-all".into(),
-            },
-            Mode::BlockAll => Verdict {
-                allow: false,
-                rule: "mode block-all".into(),
-            },
+            Mode::AllowAll => Verdict { allow: true, rule: "mode allow-all".into() },
+            Mode::BlockAll => Verdict { allow: false, rule: "mode block-all".into() },
         }
     }
 }
 
 impl Rule {
     fn verdict(&self) -> Verdict {
-        Verdict {
-            allow: self.action == Action::Allow,
-            rule: self.label.clone(),
-        }
+        Verdict { allow: self.action == Action::Allow, rule: self.label.clone() }
     }
 
     fn matches(&self, flow: Flow) -> bool {
@@ -189,18 +169,13 @@ impl Rule {
     }
 
     fn is_for_tcp(&self) -> bool {
-        self.ports.is_empty()
-            || self
-                .ports
-                .iter()
-                .any(|range| range.proto != Some(Protocol::Udp))
+        self.ports.is_empty() || self.ports.iter().any(|range| range.proto != Some(Protocol::Udp))
     }
 }
 
 impl PortRange {
     fn matches(&self, flow: Flow) -> bool {
-        self.proto.is_none_or(|proto| proto == flow.proto)
-            && (self.first..=self.last).contains(&flow.port)
+        self.proto.is_none_or(|proto| proto == flow.proto) && (self.first..=self.last).contains(&flow.port)
     }
 }
 
@@ -208,30 +183,19 @@ impl Domain {
     fn matches(&self, name: &str) -> bool {
         match self {
             Self::Exact(domain) => name == domain,
-            Self::Tree(domain) => name
-                .strip_suffix(domain.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+            Self::Tree(domain) => name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
         }
     }
 }
 
 /// Decides about a flow. Nothing but TCP is carried.
 pub fn judge(policy: &Policy, protected: &Protected, flow: Flow) -> Verdict {
-    let flow = Flow {
-        addr: flow.addr.to_canonical(),
-        ..flow
-    };
+    let flow = Flow { addr: flow.addr.to_canonical(), ..flow };
     if flow.proto == Protocol::Udp {
-        return Verdict {
-            allow: false,
-            rule: "udp is not carried".into(),
-        };
+        return Verdict { allow: false, rule: "udp is not carried".into() };
     }
     if let Some(reason) = protected.reason(flow.addr) {
-        return Verdict {
-            allow: false,
-            rule: format!("protected address: {reason}").into(),
-        };
+        return Verdict { allow: false, rule: format!("protected address: {reason}").into() };
     }
     let rule = policy.rules.iter().find(|rule| rule.matches(flow));
     rule.map_or_else(|| policy.default_verdict(), Rule::verdict)

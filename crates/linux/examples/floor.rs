@@ -16,10 +16,7 @@ fn main() {
     if std::env::args().any(|word| word == "attached") {
         sandbar_linux::launch::refuse_detached_layers();
     }
-    let rounds: usize = std::env::args()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(200);
+    let rounds: usize = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(200);
     let (mut group, mut start, mut answer, mut end) = (vec![], vec![], vec![], vec![]);
     let mut bare = vec![];
     println!("{}", room::hierarchy().describe());
@@ -52,7 +49,8 @@ fn main() {
 /// A child in namespaces of its own that ends at once.
 fn bare_clone() -> Duration {
     let begun = Instant::now();
-    let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    let namespaces =
+        libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
     // SAFETY: a fork by raw call, whose child makes one system call.
     let pid = unsafe { libc::syscall(libc::SYS_clone, namespaces | libc::SIGCHLD, 0, 0, 0, 0) };
     if pid == 0 {
@@ -68,9 +66,5 @@ fn bare_clone() -> Duration {
 fn print(what: &str, times: &mut [Duration]) {
     times.sort();
     let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
-    println!(
-        "{what:32} median {:6.3} ms  p90 {:6.3} ms",
-        ms(times.len() / 2),
-        ms(times.len() * 9 / 10)
-    );
+    println!("{what:32} median {:6.3} ms  p90 {:6.3} ms", ms(times.len() / 2), ms(times.len() * 9 / 10));
 }

@@ -37,14 +37,10 @@ const NAME_MAX_BYTES: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No v2 hierarchy is mounted.
-    #[error(
-        "no cgroup v2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup/unified"
-    )]
+    #[error("no cgroup v2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup/unified")]
     NoUnified,
     /// A controller that limits need is neither in v2 nor mounted as v1.
-    #[error(
-        "the cgroup controller {0:?} is not available; limits cannot be held (boot with it enabled, or delegate it to this service)"
-    )]
+    #[error("the cgroup controller {0:?} is not available; limits cannot be held (boot with it enabled, or delegate it to this service)")]
     NoController(&'static str),
     /// Names are letters, digits, `-`, `_` and `.`, at most 64 bytes, and do not begin with a dot.
     #[error("{0:?} is no name for a cgroup")]
@@ -113,8 +109,7 @@ impl Hierarchy {
     /// When there is no v2 hierarchy, or the memory, pids or cpu controller is missing.
     pub fn detect(instance: &str) -> Result<Self, CgroupError> {
         check_name(instance)?;
-        let read =
-            |path: &str| fs::read_to_string(path).map_err(|e| io_error("read", Path::new(path), e));
+        let read = |path: &str| fs::read_to_string(path).map_err(|e| io_error("read", Path::new(path), e));
         let layout = Layout::read(&read("/proc/self/mounts")?, &read("/proc/self/cgroup")?)?;
         Self::with_layout(layout, instance)
     }
@@ -123,10 +118,7 @@ impl Hierarchy {
         if layout.v2_limits {
             v2::prepare(&layout.base, layout.leave_base, &[OURS, instance])?;
         }
-        Ok(Self {
-            layout,
-            instance: instance.to_owned(),
-        })
+        Ok(Self { layout, instance: instance.to_owned() })
     }
 
     /// One line for people: which layout, and where.
@@ -135,17 +127,8 @@ impl Hierarchy {
         if self.layout.v2_limits {
             return format!("cgroup v2 at {}", base.display());
         }
-        let v1: Vec<String> = self
-            .layout
-            .v1
-            .iter()
-            .map(|m| m.controllers.join("+"))
-            .collect();
-        format!(
-            "hybrid: v1 limits ({}), freeze and kill by v2 at {}",
-            v1.join(", "),
-            base.display()
-        )
+        let v1: Vec<String> = self.layout.v1.iter().map(|m| m.controllers.join("+")).collect();
+        format!("hybrid: v1 limits ({}), freeze and kill by v2 at {}", v1.join(", "), base.display())
     }
 
     /// Makes the group `name` with these limits. What was made is removed again when a part fails.
@@ -231,9 +214,7 @@ impl Hierarchy {
 
     fn parents(&self) -> Vec<PathBuf> {
         let roots = std::iter::once(&self.layout.base).chain(self.layout.v1.iter().map(|m| &m.dir));
-        roots
-            .map(|root| root.join(OURS).join(&self.instance))
-            .collect()
+        roots.map(|root| root.join(OURS).join(&self.instance)).collect()
     }
 
     fn group(&self, name: &str) -> Cgroup {
@@ -241,13 +222,7 @@ impl Hierarchy {
         Cgroup {
             v2: below(&self.layout.base),
             v2_limits: self.layout.v2_limits,
-            v1: v1::Groups::new(
-                self.layout
-                    .v1
-                    .iter()
-                    .map(|m| (below(&m.dir), m.controllers.clone()))
-                    .collect(),
-            ),
+            v1: v1::Groups::new(self.layout.v1.iter().map(|m| (below(&m.dir), m.controllers.clone())).collect()),
         }
     }
 }
@@ -262,11 +237,7 @@ impl Cgroup {
         if limits.memory_bytes != 0 {
             limits.memory_bytes = limits.memory_bytes.max(MEMORY_MIN_BYTES);
         }
-        if self.v2_limits {
-            v2::set_limits(&self.v2, &limits)
-        } else {
-            self.v1.set_limits(&limits)
-        }
+        if self.v2_limits { v2::set_limits(&self.v2, &limits) } else { self.v1.set_limits(&limits) }
     }
 
     /// Stops every task and returns when all of them stand still.
@@ -338,9 +309,7 @@ impl Cgroup {
 
     /// How many processes the kernel has killed here for want of memory.
     pub fn oom_kills(&self) -> u64 {
-        self.oom_file()
-            .and_then(|path| fs::read_to_string(path).ok())
-            .map_or(0, |text| parse_oom_kills(&text))
+        self.oom_file().and_then(|path| fs::read_to_string(path).ok()).map_or(0, |text| parse_oom_kills(&text))
     }
 
     /// The file that [`parse_oom_kills`] reads; it can be kept open and read again from the start. Where limits are v2 it can be polled (POLLPRI).
@@ -354,11 +323,7 @@ impl Cgroup {
 
     /// What it uses now; zeroes for what is not known.
     pub fn usage(&self) -> Usage {
-        if self.v2_limits {
-            v2::usage(&self.v2)
-        } else {
-            self.v1.usage()
-        }
+        if self.v2_limits { v2::usage(&self.v2) } else { self.v1.usage() }
     }
 
     /// Pids of its processes, as the caller's pid namespace names them.
@@ -367,18 +332,13 @@ impl Cgroup {
     /// When the group is gone.
     pub fn procs(&self) -> Result<Vec<u32>, CgroupError> {
         let text = read(&self.v2.join("cgroup.procs"))?;
-        Ok(text
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            .filter(|pid| *pid != 0)
-            .collect())
+        Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
     }
 
     /// The v2 directory, for clone3.
     pub(crate) fn open_v2(&self) -> Result<OwnedFd, CgroupError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&self.v2, flags, Mode::empty())
-            .map_err(|e| io_error("open", &self.v2, e.into()))
+        rustix::fs::open(&self.v2, flags, Mode::empty()).map_err(|e| io_error("open", &self.v2, e.into()))
     }
 
     /// The v2 `cgroup.procs`, opened with our rights for the child to write itself into.
@@ -398,11 +358,7 @@ impl Cgroup {
     }
 
     fn oom_file(&self) -> Option<PathBuf> {
-        if self.v2_limits {
-            Some(self.v2.join("memory.events"))
-        } else {
-            self.v1.oom_file()
-        }
+        if self.v2_limits { Some(self.v2.join("memory.events")) } else { self.v1.oom_file() }
     }
 
     fn dirs(&self) -> impl Iterator<Item = &Path> {
@@ -417,28 +373,19 @@ pub fn parse_oom_kills(text: &str) -> u64 {
 
 fn check_name(name: &str) -> Result<(), CgroupError> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if name.is_empty()
-        || name.len() > NAME_MAX_BYTES
-        || name.starts_with('.')
-        || !name.bytes().all(good)
-    {
+    if name.is_empty() || name.len() > NAME_MAX_BYTES || name.starts_with('.') || !name.bytes().all(good) {
         return Err(CgroupError::Name(name.to_owned()));
     }
     Ok(())
 }
 
 fn number_after(text: &str, key: &str) -> u64 {
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
     value.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
 }
 
 fn number_in(path: &Path) -> u64 {
-    fs::read_to_string(path)
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
+    fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 fn read(path: &Path) -> Result<String, CgroupError> {
@@ -448,17 +395,11 @@ fn read(path: &Path) -> Result<String, CgroupError> {
 /// Writes in one call and never creates: a missing file is a missing feature.
 fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
     let opened = fs::OpenOptions::new().write(true).open(path);
-    opened
-        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()))
-        .map_err(|e| io_error("write", path, e))
+    opened.and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes())).map_err(|e| io_error("write", path, e))
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
-    CgroupError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    CgroupError::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -43,8 +43,7 @@ pub fn abi() -> u32 {
     *ABI.get_or_init(|| {
         const VERSION: usize = 1;
         // SAFETY: with the version flag the kernel takes a null pointer and size 0 and reads nothing.
-        let version =
-            unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) };
+        let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) };
         u32::try_from(version).unwrap_or(0)
     })
 }
@@ -55,10 +54,6 @@ pub(crate) fn ruleset() -> Option<RulesetAttr> {
     (abi >= ABI_MIN).then_some(RulesetAttr {
         handled_access_fs: MAKE_CHAR | MAKE_BLOCK | REFER,
         handled_access_net: 0,
-        scoped: if abi >= ABI_SCOPES {
-            SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL
-        } else {
-            0
-        },
+        scoped: if abi >= ABI_SCOPES { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL } else { 0 },
     })
 }

@@ -44,9 +44,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use attached::layers_are_attached;
 #[doc(hidden)]
 pub use attached::refuse_detached_layers;
-pub use attached::layers_are_attached;
 pub use error::{LaunchError, Step};
 
 use crate::{cgroup::Cgroup, pidfd, userns};
@@ -126,10 +126,7 @@ pub struct Launched {
 ///
 /// # Errors
 /// A [`LaunchError`] that names the step, the path and the reason. Nothing that this call made is left.
-pub fn launch(
-    spec: &LaunchSpec<'_>,
-    configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>,
-) -> Result<Launched, LaunchError> {
+pub fn launch(spec: &LaunchSpec<'_>, configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>) -> Result<Launched, LaunchError> {
     mounts::give_to_range(spec.upper, spec.uid_base)?;
     mounts::give_to_range(spec.work, spec.uid_base)?;
     let mut net_begun = false;
@@ -140,31 +137,21 @@ pub fn launch(
     match attempt(spec, plan::Entry::Born, &mut configure) {
         // Linux 6.14 and later kill a child at birth in a group that saw a different number of `cgroup.kill`s than our own group did.
         // It can still walk in.
-        Err(LaunchError::Died { .. }) if !net_begun => {
-            attempt(spec, plan::Entry::Joins, configure_net)
-        }
+        Err(LaunchError::Died { .. }) if !net_begun => attempt(spec, plan::Entry::Joins, configure_net),
         result => result,
     }
 }
 
-fn attempt(
-    spec: &LaunchSpec<'_>,
-    entry: plan::Entry,
-    configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>,
-) -> Result<Launched, LaunchError> {
+fn attempt(spec: &LaunchSpec<'_>, entry: plan::Entry, configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>) -> Result<Launched, LaunchError> {
     let prepared = plan::Prepared::new(spec, entry)?;
-    let mut child = userns::owned_by(spec.uid_base, || spawn::Child::start(&prepared))
-        .map_err(|e| LaunchError::host(Step::Clone, None, e))??;
+    let mut child = userns::owned_by(spec.uid_base, || spawn::Child::start(&prepared)).map_err(|e| LaunchError::host(Step::Clone, None, e))??;
     let made = (|| {
-        userns::write_maps(child.pid(), spec.uid_base)
-            .map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
+        userns::write_maps(child.pid(), spec.uid_base).map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
         child.ids_are_mapped()?;
-        let ids = userns::open_namespace(child.pid(), "user")
-            .map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
+        let ids = userns::open_namespace(child.pid(), "user").map_err(|e| LaunchError::host(Step::IdMaps, None, e))?;
         let mounts = mounts::make(spec, ids.as_fd())?;
         child.send_mounts(&mounts)?;
-        let netns = userns::open_namespace(child.pid(), "net")
-            .map_err(|e| LaunchError::host(Step::Network, None, e))?;
+        let netns = userns::open_namespace(child.pid(), "net").map_err(|e| LaunchError::host(Step::Network, None, e))?;
         // The caller's part is done once, so not for one that was dead at birth.
         child.check_alive()?;
         configure_net(netns.as_fd()).map_err(LaunchError::Network)?;
@@ -176,15 +163,9 @@ fn attempt(
     child.wait_until_executed(&prepared)?;
     spare_from_oom(child.pid());
 
-    let start_time_ticks =
-        pidfd::start_time(child.pid()).ok_or(LaunchError::Died { status: None })?;
+    let start_time_ticks = pidfd::start_time(child.pid()).ok_or(LaunchError::Died { status: None })?;
     let (pid, pidfd) = child.release();
-    Ok(Launched {
-        pid,
-        start_time_ticks,
-        pidfd,
-        netns,
-    })
+    Ok(Launched { pid, start_time_ticks, pidfd, netns })
 }
 
 /// Makes the agent the last that the kernel kills for want of memory, in a way that nothing inside can claim for itself: a process may lower its own

@@ -124,22 +124,16 @@ pub fn apply(netns: BorrowedFd<'_>, plan: &Plan) -> Result<(), NetError> {
 /// Begins to connect to a server in the sandbox: a nonblocking socket whose connect may still be in progress.
 /// Writable means done; ask `take_error` then.
 pub fn connect(netns: BorrowedFd<'_>, addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket =
-        inside(netns, || sockets::stream(addr).map_err(NetError::Enter)).map_err(|error| {
-            match error {
-                NetError::Enter(source) => source,
-                other => io::Error::other(other),
-            }
-        })?;
+    let socket = inside(netns, || sockets::stream(addr).map_err(NetError::Enter)).map_err(|error| match error {
+        NetError::Enter(source) => source,
+        other => io::Error::other(other),
+    })?;
     sockets::begin_connect(&socket, addr)?;
     Ok(TcpStream::from(socket))
 }
 
 /// Runs `work` on this thread in another network namespace.
-fn inside<T>(
-    netns: BorrowedFd<'_>,
-    work: impl FnOnce() -> Result<T, NetError>,
-) -> Result<T, NetError> {
+fn inside<T>(netns: BorrowedFd<'_>, work: impl FnOnce() -> Result<T, NetError>) -> Result<T, NetError> {
     let home = Home(std::fs::File::open("/proc/thread-self/ns/net").map_err(NetError::Enter)?);
     enter(netns).map_err(|errno| NetError::Enter(errno.into()))?;
     let result = work();
@@ -148,10 +142,7 @@ fn inside<T>(
 }
 
 fn enter(netns: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::thread::move_into_link_name_space(
-        netns,
-        Some(rustix::thread::LinkNameSpaceType::Network),
-    )
+    rustix::thread::move_into_link_name_space(netns, Some(rustix::thread::LinkNameSpaceType::Network))
 }
 
 /// The namespace to return to, also when the work panics.

@@ -35,9 +35,7 @@ pub fn is_same(pid: u32, start_time_ticks: u64) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;
     };
-    let state = stat
-        .rsplit_once(')')
-        .and_then(|(_, after)| after.split_whitespace().next());
+    let state = stat.rsplit_once(')').and_then(|(_, after)| after.split_whitespace().next());
     parse_start_time(&stat) == Some(start_time_ticks) && !matches!(state, Some("Z" | "X") | None)
 }
 
@@ -85,10 +83,7 @@ mod tests {
     #[test]
     fn a_child_is_reaped_once_and_a_stranger_never() {
         #[allow(clippy::zombie_processes)] // Waiting is what is tested.
-        let child = std::process::Command::new("/bin/sh")
-            .args(["-c", "exit 3"])
-            .spawn()
-            .expect("spawn");
+        let child = std::process::Command::new("/bin/sh").args(["-c", "exit 3"]).spawn().expect("spawn");
         let pidfd = open(child.id()).expect("pidfd");
         let status = loop {
             if let Some(status) = reap(&pidfd) {
@@ -99,9 +94,6 @@ mod tests {
         assert_eq!(status.code(), Some(3));
         assert!(reap(&pidfd).is_none());
         assert!(reap(&open(1).expect("pidfd of init")).is_none());
-        assert!(is_same(
-            std::process::id(),
-            start_time(std::process::id()).expect("own start")
-        ));
+        assert!(is_same(std::process::id(), start_time(std::process::id()).expect("own start")));
     }
 }

@@ -39,22 +39,11 @@ const KERNEL_MIN: (u32, u32) = (5, 19);
 /// Ids for the trial sandbox, above all that are given to real ones in practice.
 const TRIAL_UID_BASE: u32 = 4_000_000_000;
 
-const TRIAL_LIMITS: Limits = Limits {
-    memory_bytes: 64 << 20,
-    pids: 16,
-    cpu_millis: 1000,
-    cpu_weight: 100,
-};
+const TRIAL_LIMITS: Limits = Limits { memory_bytes: 64 << 20, pids: 16, cpu_millis: 1000, cpu_weight: 100 };
 
 /// Tries everything. `data_dir` exists; a directory is made in it and removed.
 pub fn features(data_dir: &Path) -> Vec<Feature> {
-    let mut found = vec![
-        root(),
-        kernel(),
-        pid_handles(),
-        detached_mounts(),
-        user_namespaces(),
-    ];
+    let mut found = vec![root(), kernel(), pid_handles(), detached_mounts(), user_namespaces()];
     let hierarchy = Hierarchy::detect(&format!("probe-{}", std::process::id()));
     found.push(match &hierarchy {
         Ok(hierarchy) => required("cgroups", Ok(hierarchy.describe()), ""),
@@ -74,27 +63,13 @@ pub fn features(data_dir: &Path) -> Vec<Feature> {
 fn required(name: &'static str, seen: Result<String, String>, remedy: &str) -> Feature {
     let ok = seen.is_ok();
     let (Ok(detail) | Err(detail)) = seen;
-    Feature {
-        name,
-        ok,
-        required: true,
-        detail,
-        remedy: if ok { String::new() } else { remedy.to_owned() },
-    }
+    Feature { name, ok, required: true, detail, remedy: if ok { String::new() } else { remedy.to_owned() } }
 }
 
 fn root() -> Feature {
     let uid = rustix::process::geteuid().as_raw();
-    let seen = if uid == 0 {
-        Ok("uid 0".to_owned())
-    } else {
-        Err(format!("uid {uid}"))
-    };
-    required(
-        "root",
-        seen,
-        "run the server as root: it makes namespaces, id ranges and control groups for its sandboxes",
-    )
+    let seen = if uid == 0 { Ok("uid 0".to_owned()) } else { Err(format!("uid {uid}")) };
+    required("root", seen, "run the server as root: it makes namespaces, id ranges and control groups for its sandboxes")
 }
 
 fn kernel() -> Feature {
@@ -120,43 +95,21 @@ fn parse_release(release: &str) -> Option<(u32, u32)> {
 }
 
 fn pid_handles() -> Feature {
-    let seen = pidfd::open(std::process::id())
-        .map(|_| "pidfd_open works".to_owned())
-        .map_err(|e| e.to_string());
-    required(
-        "pidfd",
-        seen,
-        "a system call filter around this process refuses pidfd_open (Linux has it since 5.3)",
-    )
+    let seen = pidfd::open(std::process::id()).map(|_| "pidfd_open works".to_owned()).map_err(|e| e.to_string());
+    required("pidfd", seen, "a system call filter around this process refuses pidfd_open (Linux has it since 5.3)")
 }
 
 fn detached_mounts() -> Feature {
-    let tree = rustix::mount::open_tree(
-        CWD,
-        "/",
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    );
-    let seen = tree
-        .map(|_| "open_tree works".to_owned())
-        .map_err(|e| e.to_string());
-    required(
-        "mounts",
-        seen,
-        "CAP_SYS_ADMIN is missing, or a filter refuses open_tree: run outside of a container, or in a privileged one",
-    )
+    let tree = rustix::mount::open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC);
+    let seen = tree.map(|_| "open_tree works".to_owned()).map_err(|e| e.to_string());
+    required("mounts", seen, "CAP_SYS_ADMIN is missing, or a filter refuses open_tree: run outside of a container, or in a privileged one")
 }
 
 fn user_namespaces() -> Feature {
-    let seen = try_user_namespace()
-        .map(|()| format!("made one with {} ids", userns::RANGE))
-        .map_err(|e| e.to_string());
+    let seen = try_user_namespace().map(|()| format!("made one with {} ids", userns::RANGE)).map_err(|e| e.to_string());
     let mut remedy = "user namespaces are off: set user.max_user_namespaces above 0".to_owned();
-    let is =
-        |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
-    if is(
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-    ) {
+    let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
         remedy.push_str("; AppArmor restricts them here: give this program a profile with \"userns\", or set kernel.apparmor_restrict_unprivileged_userns=0");
     }
     if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
@@ -169,16 +122,7 @@ fn user_namespaces() -> Feature {
 fn try_user_namespace() -> io::Result<()> {
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // SAFETY: a fork by raw call. The child touches nothing of libc: it blocks in two system calls and ends.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            libc::CLONE_NEWUSER | libc::SIGCHLD,
-            0usize,
-            0usize,
-            0usize,
-            0usize,
-        )
-    };
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -220,11 +164,7 @@ impl Drop for Trial {
 /// A whole sandbox. Its failing step is the feature that is missing; what comes after it is not known then and not listed.
 fn trial(hierarchy: &Hierarchy, data_dir: &Path) -> Vec<Feature> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let name = format!(
-        "probe-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    );
+    let name = format!("probe-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let cgroup = match hierarchy.create(&name, &TRIAL_LIMITS) {
         Ok(cgroup) => cgroup,
         Err(e) => {
@@ -232,15 +172,8 @@ fn trial(hierarchy: &Hierarchy, data_dir: &Path) -> Vec<Feature> {
             return vec![required("limits", Err(e.to_string()), remedy)];
         }
     };
-    let trial = Trial {
-        dir: data_dir.join(format!(".{name}")),
-        cgroup,
-    };
-    let mut found = vec![required(
-        "limits",
-        Ok("memory, pids and cpu limits were set".to_owned()),
-        "",
-    )];
+    let trial = Trial { dir: data_dir.join(format!(".{name}")), cgroup };
+    let mut found = vec![required("limits", Ok("memory, pids and cpu limits were set".to_owned()), "")];
     let agent = match skeleton(&trial.dir) {
         Ok(agent) => agent,
         Err(e) => {
@@ -249,12 +182,7 @@ fn trial(hierarchy: &Hierarchy, data_dir: &Path) -> Vec<Feature> {
             return found;
         }
     };
-    let usr = Bind {
-        source: "/usr".into(),
-        target: "usr".into(),
-        read_only: true,
-        idmap: true,
-    };
+    let usr = Bind { source: "/usr".into(), target: "usr".into(), read_only: true, idmap: true };
     let spec = LaunchSpec {
         uid_base: TRIAL_UID_BASE,
         lowers: &[trial.dir.join("lower")],
@@ -273,14 +201,8 @@ fn trial(hierarchy: &Hierarchy, data_dir: &Path) -> Vec<Feature> {
     };
     let mut network = None;
     let launched = launch::launch(&spec, &mut |netns| {
-        let plan = net::Plan {
-            closed: true,
-            prohibited: Vec::new(),
-            allowed: Vec::new(),
-        };
-        let made = net::setup(netns, &plan)
-            .map(|_| "own network namespace with routes and nftables".to_owned())
-            .map_err(|e| e.to_string());
+        let plan = net::Plan { closed: true, prohibited: Vec::new(), allowed: Vec::new() };
+        let made = net::setup(netns, &plan).map(|_| "own network namespace with routes and nftables".to_owned()).map_err(|e| e.to_string());
         let remedy = "the kernel needs nf_tables with NAT (modules nf_tables, nft_nat, nft_redir, nft_chain_nat) and IPv6 or none";
         network = Some(required("network", made, remedy));
         Ok(())
@@ -288,26 +210,13 @@ fn trial(hierarchy: &Hierarchy, data_dir: &Path) -> Vec<Feature> {
     found.extend(network);
     match launched {
         Ok(launched) => {
-            found.push(required(
-                "sandbox",
-                Ok("launched one with overlay, seccomp and all namespaces".to_owned()),
-                "",
-            ));
+            found.push(required("sandbox", Ok("launched one with overlay, seccomp and all namespaces".to_owned()), ""));
             found.push(shifted_owners(launched.pid));
             found.push(freezer(&trial.cgroup));
             let _ = trial.cgroup.kill();
             // Its zombie is ours to take; the group's removal shows that nothing runs any more.
-            let patience = rustix::event::Timespec {
-                tv_sec: 2,
-                tv_nsec: 0,
-            };
-            let _ = rustix::event::poll(
-                &mut [rustix::event::PollFd::new(
-                    &launched.pidfd,
-                    rustix::event::PollFlags::IN,
-                )],
-                Some(&patience),
-            );
+            let patience = rustix::event::Timespec { tv_sec: 2, tv_nsec: 0 };
+            let _ = rustix::event::poll(&mut [rustix::event::PollFd::new(&launched.pidfd, rustix::event::PollFlags::IN)], Some(&patience));
             pidfd::reap(&launched.pidfd);
         }
         Err(e) => found.push(required("sandbox", Err(e.to_string()), remedy_for(&e))),
@@ -323,10 +232,7 @@ fn skeleton(dir: &Path) -> io::Result<OwnedFd> {
     // The host's own links, where it has merged them into /usr.
     for name in ["bin", "lib", "lib32", "lib64", "sbin"] {
         if let Ok(target) = fs::read_link(Path::new("/").join(name)) {
-            let target = target
-                .strip_prefix("/")
-                .map(Path::to_owned)
-                .unwrap_or(target);
+            let target = target.strip_prefix("/").map(Path::to_owned).unwrap_or(target);
             symlink(target, dir.join("lower").join(name))?;
         }
     }
@@ -341,10 +247,7 @@ fn shifted_owners(pid: u32) -> Feature {
         } else {
             "files of shared layers belong to root inside".to_owned()
         }),
-        Ok(metadata) => Err(format!(
-            "files of shared layers belong to host uid {}",
-            metadata.uid()
-        )),
+        Ok(metadata) => Err(format!("files of shared layers belong to host uid {}", metadata.uid())),
         Err(e) => Err(e.to_string()),
     };
     let remedy = "the data directory's filesystem cannot shift owners (idmapped mounts): ext4, xfs and btrfs can, tmpfs from Linux 6.3 on; and the kernel must be 5.19 or later";
@@ -352,11 +255,7 @@ fn shifted_owners(pid: u32) -> Feature {
 }
 
 fn freezer(cgroup: &Cgroup) -> Feature {
-    let seen = cgroup
-        .freeze()
-        .and_then(|()| cgroup.thaw())
-        .map(|()| "froze and thawed it".to_owned())
-        .map_err(|e| e.to_string());
+    let seen = cgroup.freeze().and_then(|()| cgroup.thaw()).map(|()| "froze and thawed it".to_owned()).map_err(|e| e.to_string());
     required("freezer", seen, "the v2 hierarchy must be mounted writable; freezing and killing groups need Linux 5.14")
 }
 
@@ -365,35 +264,18 @@ fn remedy_for(error: &LaunchError) -> &'static str {
         return "see the kernel's log (dmesg); a system call filter or the out-of-memory killer may have ended it";
     };
     match step {
-        Step::Clone => {
-            "the kernel lacks a namespace kind, or a limit in /proc/sys/user or a container's filter refuses it"
-        }
+        Step::Clone => "the kernel lacks a namespace kind, or a limit in /proc/sys/user or a container's filter refuses it",
         Step::Cgroup | Step::JoinCgroup => "the control groups are not writable",
-        Step::IdMaps => {
-            "the id maps were refused: CAP_SETUID and CAP_SETGID over the host are needed"
-        }
-        Step::Overlay => {
-            "the kernel lacks overlayfs (modprobe overlay), or the data directory is itself on overlayfs or on a network filesystem"
-        }
+        Step::IdMaps => "the id maps were refused: CAP_SETUID and CAP_SETGID over the host are needed",
+        Step::Overlay => "the kernel lacks overlayfs (modprobe overlay), or the data directory is itself on overlayfs or on a network filesystem",
         Step::BindSource | Step::Bind => "bind mounts of /usr must be possible",
-        Step::Proc => {
-            "an own /proc is refused when the one around this process is partly covered: run outside of a container"
-        }
+        Step::Proc => "an own /proc is refused when the one around this process is partly covered: run outside of a container",
         Step::Dev => "tmpfs and devpts are needed, and /dev must hold the usual devices",
-        Step::Pivot | Step::Root => {
-            "pivot_root was refused: the root must be a real filesystem, not an initramfs"
-        }
+        Step::Pivot | Step::Root => "pivot_root was refused: the root must be a real filesystem, not an initramfs",
         Step::Landlock => "Landlock refused its ruleset",
         Step::Seccomp => "the kernel lacks seccomp filters (CONFIG_SECCOMP_FILTER)",
         Step::Prepare => "the data directory must be writable and able to change owners",
-        Step::Talk
-        | Step::Ids
-        | Step::Hostname
-        | Step::Network
-        | Step::Files
-        | Step::ResourceLimits
-        | Step::Capabilities
-        | Step::Execute => {
+        Step::Talk | Step::Ids | Step::Hostname | Step::Network | Step::Files | Step::ResourceLimits | Step::Capabilities | Step::Execute => {
             "this step works on every kernel that is new enough; a container or security module around this process refuses it"
         }
     }
@@ -422,13 +304,7 @@ fn disk_limit(data_dir: &Path) -> Feature {
             "mount the data directory's filesystem (ext4 or xfs) with prjquota",
         ),
     };
-    Feature {
-        name: "disk quota",
-        ok,
-        required: false,
-        detail,
-        remedy: remedy.to_owned(),
-    }
+    Feature { name: "disk quota", ok, required: false, detail, remedy: remedy.to_owned() }
 }
 
 #[cfg(test)]

@@ -132,12 +132,7 @@ pub fn spawn(command: &Command<'_>) -> Result<i32, SpawnError> {
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
         let top = stack.as_mut_ptr().add(stack.capacity());
-        let pid = libc::clone(
-            child_main,
-            top.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-            (&raw mut child).cast(),
-        );
+        let pid = libc::clone(child_main, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, (&raw mut child).cast());
         let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN);
         libc::pthread_sigmask(libc::SIG_SETMASK, &old, ptr::null_mut());
         if pid < 0 {
@@ -364,8 +359,7 @@ mod tests {
         let argv = cstrings(argv);
         let env = cstrings(&["A=b"]);
         let fds = [(null.as_fd(), 0), (to.as_fd(), 1), (to.as_fd(), 2)];
-        let command =
-            Command { path, argv: &argv, env: &env, cwd: c"/", fds: &fds, terminal: false, oom_score_adj: 500 };
+        let command = Command { path, argv: &argv, env: &env, cwd: c"/", fds: &fds, terminal: false, oom_score_adj: 500 };
         let pid = spawn(&command)?;
         drop(to);
         let mut text = String::new();

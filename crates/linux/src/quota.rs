@@ -117,14 +117,10 @@ struct FsDiskQuota {
 
 /// What the filesystem of this directory offers. Anything unclear is [`DiskLimit::Watcher`].
 pub fn kind(dir: &Path) -> DiskLimit {
-    let Some((device, filesystem)) =
-        fs::read_to_string("/proc/self/mountinfo")
-            .ok()
-            .and_then(|text| {
-                let dev = fs::metadata(dir).ok()?.dev();
-                find_mount(&text, libc::major(dev), libc::minor(dev))
-            })
-    else {
+    let Some((device, filesystem)) = fs::read_to_string("/proc/self/mountinfo").ok().and_then(|text| {
+        let dev = fs::metadata(dir).ok()?.dev();
+        find_mount(&text, libc::major(dev), libc::minor(dev))
+    }) else {
         return DiskLimit::Watcher;
     };
     let xfs = filesystem == "xfs";
@@ -132,18 +128,13 @@ pub fn kind(dir: &Path) -> DiskLimit {
         "xfs" => {
             // struct fs_quota_stat is 80 bytes: version, then the flags.
             let mut state = [0u16; 40];
-            quotactl(Q_XGETQSTAT, &device, 0, &mut state).is_ok()
-                && state[1] & XFS_PROJECT_ENFORCED != 0
+            quotactl(Q_XGETQSTAT, &device, 0, &mut state).is_ok() && state[1] & XFS_PROJECT_ENFORCED != 0
         }
         // struct if_dqinfo is 24 bytes.
         "ext4" => quotactl(Q_GETINFO, &device, 0, &mut [0u64; 3]).is_ok(),
         _ => false,
     };
-    if on {
-        DiskLimit::ProjectQuota { device, xfs }
-    } else {
-        DiskLimit::Watcher
-    }
+    if on { DiskLimit::ProjectQuota { device, xfs } } else { DiskLimit::Watcher }
 }
 
 /// Limits a directory, and what will be made in it, to `bytes` and to one file for every 4 KiB of them; `id` names it and must be its own on this filesystem. Best done while it is empty.
@@ -155,10 +146,7 @@ pub fn apply(dir: &Path, id: u32, bytes: u64) -> Result<bool, QuotaError> {
     let DiskLimit::ProjectQuota { device, xfs } = kind(dir) else {
         return Ok(false);
     };
-    set_project(dir, id).map_err(|source| QuotaError::Project {
-        path: dir.to_owned(),
-        source,
-    })?;
+    set_project(dir, id).map_err(|source| QuotaError::Project { path: dir.to_owned(), source })?;
     let files = bytes.div_ceil(FILE_BYTES_MIN);
     let set = if xfs {
         let limit = bytes.div_ceil(BASIC_BLOCK_BYTES);
@@ -176,20 +164,10 @@ pub fn apply(dir: &Path, id: u32, bytes: u64) -> Result<bool, QuotaError> {
         quotactl(Q_XSETQLIM, &device, id, &mut quota)
     } else {
         let limit = bytes.div_ceil(QUOTA_BLOCK_BYTES);
-        let mut quota = IfDqblk {
-            bhardlimit: limit,
-            bsoftlimit: limit,
-            ihardlimit: files,
-            isoftlimit: files,
-            valid: QIF_LIMITS,
-            ..IfDqblk::default()
-        };
+        let mut quota = IfDqblk { bhardlimit: limit, bsoftlimit: limit, ihardlimit: files, isoftlimit: files, valid: QIF_LIMITS, ..IfDqblk::default() };
         quotactl(Q_SETQUOTA, &device, id, &mut quota)
     };
-    set.map_err(|source| QuotaError::Limit {
-        path: device,
-        source,
-    })?;
+    set.map_err(|source| QuotaError::Limit { path: device, source })?;
     Ok(true)
 }
 
@@ -259,27 +237,13 @@ fn set_project(dir: &Path, id: u32) -> io::Result<()> {
     let file = fs::File::open(dir)?;
     let mut attributes = FsXattr::default();
     // SAFETY: the request writes one fsxattr to a live, mutable one.
-    if unsafe {
-        libc::ioctl(
-            file.as_raw_fd(),
-            FS_IOC_FSGETXATTR,
-            std::ptr::from_mut(&mut attributes),
-        )
-    } != 0
-    {
+    if unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, std::ptr::from_mut(&mut attributes)) } != 0 {
         return Err(io::Error::last_os_error());
     }
     attributes.projid = id;
     attributes.xflags |= FS_XFLAG_PROJINHERIT;
     // SAFETY: the request reads one fsxattr.
-    if unsafe {
-        libc::ioctl(
-            file.as_raw_fd(),
-            FS_IOC_FSSETXATTR,
-            std::ptr::from_ref(&attributes),
-        )
-    } != 0
-    {
+    if unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSSETXATTR, std::ptr::from_ref(&attributes)) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -290,19 +254,8 @@ fn quotactl<T>(command: i32, device: &Path, id: u32, data: &mut T) -> io::Result
     let device = CString::new(device.as_os_str().as_bytes())?;
     let command = (command << 8) | PRJQUOTA;
     // SAFETY: the device is a C string; each caller gives a structure at least as large as its command's.
-    let result = unsafe {
-        libc::quotactl(
-            command,
-            device.as_ptr(),
-            id as i32,
-            std::ptr::from_mut(data).cast(),
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let result = unsafe { libc::quotactl(command, device.as_ptr(), id as i32, std::ptr::from_mut(data).cast()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -325,10 +278,7 @@ mod tests {
         fs::hard_link(dir.join("a/b/big"), dir.join("again")).unwrap();
         std::os::unix::fs::symlink("/usr", dir.join("elsewhere")).unwrap();
         // Blocks are given when the data reaches the disk.
-        fs::File::open(dir.join("again"))
-            .unwrap()
-            .sync_all()
-            .unwrap();
+        fs::File::open(dir.join("again")).unwrap().sync_all().unwrap();
         let bytes = usage_bytes(&dir).unwrap();
         fs::remove_dir_all(&dir).unwrap();
         assert!((1 << 20..(1 << 20) + 64 * 1024).contains(&bytes), "{bytes}");
@@ -373,10 +323,7 @@ mod tests {
     #[test]
     fn the_mount_of_a_device_is_found() {
         let text = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,prjquota\n23 22 0:5 / /proc rw - proc proc rw\n";
-        assert_eq!(
-            find_mount(text, 254, 0),
-            Some((PathBuf::from("/dev/vda"), "ext4".to_owned()))
-        );
+        assert_eq!(find_mount(text, 254, 0), Some((PathBuf::from("/dev/vda"), "ext4".to_owned())));
         assert_eq!(find_mount(text, 9, 9), None);
     }
 }

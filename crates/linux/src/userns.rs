@@ -27,10 +27,7 @@ pub fn write_maps(pid: u32, base: u32) -> io::Result<()> {
 pub fn check_base(base: u32) -> io::Result<()> {
     // The last id must stay below u32::MAX, which means "no id".
     if base < BASE_MIN || base.checked_add(RANGE).is_none() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("the id range {base}+{RANGE} must lie between {BASE_MIN} and 2^32"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the id range {base}+{RANGE} must lie between {BASE_MIN} and 2^32")));
     }
     Ok(())
 }
@@ -40,11 +37,7 @@ pub fn check_base(base: u32) -> io::Result<()> {
 /// # Errors
 /// What the kernel said.
 pub fn open_namespace(pid: u32, kind: &str) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(
-        format!("/proc/{pid}/ns/{kind}"),
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    Ok(rustix::fs::open(format!("/proc/{pid}/ns/{kind}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Runs `work` with this thread's effective user being the root of the range that begins at `base`, and with all of its rights. User namespaces that it

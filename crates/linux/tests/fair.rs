@@ -41,18 +41,12 @@ fn terminals() {
 
 #[test]
 fn inotify_instances() {
-    other_has_enough(
-        "fd = libc.inotify_init()\n        if fd < 0: raise OSError()\n        kept.append(fd)",
-        100,
-    );
+    other_has_enough("fd = libc.inotify_init()\n        if fd < 0: raise OSError()\n        kept.append(fd)", 100);
 }
 
 #[test]
 fn message_queues() {
-    other_has_enough(
-        "fd = libc.mq_open(f\"/q{taken}\".encode(), 0o102, 0o600, None)\n        if fd < 0: raise OSError()\n        kept.append(fd)",
-        8,
-    );
+    other_has_enough("fd = libc.mq_open(f\"/q{taken}\".encode(), 0o102, 0o600, None)\n        if fd < 0: raise OSError()\n        kept.append(fd)", 8);
 }
 
 #[test]

@@ -68,10 +68,7 @@ impl Egress {
     }
 
     /// Like [`Self::new`], with name servers of the caller's choice.
-    pub fn with_nameservers(
-        allow: Vec<Prefix>,
-        nameservers: Vec<SocketAddr>,
-    ) -> Result<Self, EgressError> {
+    pub fn with_nameservers(allow: Vec<Prefix>, nameservers: Vec<SocketAddr>) -> Result<Self, EgressError> {
         Self::start(allow, dns::Nameservers::fixed(nameservers))
     }
 
@@ -95,13 +92,7 @@ impl Egress {
 
     /// Serves a runtime whose namespace was set up with [`Self::plan`] of this very policy. Without sockets its egress
     /// stays closed. Call it within a tokio runtime.
-    pub fn attach(
-        &self,
-        runtime_id: &str,
-        netns: OwnedFd,
-        sockets: impl Into<Option<HostSockets>>,
-        policy: Policy,
-    ) -> Result<EgressHandle, EgressError> {
+    pub fn attach(&self, runtime_id: &str, netns: OwnedFd, sockets: impl Into<Option<HostSockets>>, policy: Policy) -> Result<EgressHandle, EgressError> {
         let handle = self.register(runtime_id, netns, policy);
         if let Some(sockets) = sockets.into() {
             handle.attached.serve(&self.inner, sockets)?;
@@ -111,12 +102,7 @@ impl Egress {
 
     /// Serves a runtime of an earlier server: opens the sockets again and brings the routes up to date. When a
     /// program of the sandbox has taken a port in the meantime, the egress stays closed until the port is free.
-    pub async fn adopt(
-        &self,
-        runtime_id: &str,
-        netns: OwnedFd,
-        policy: Policy,
-    ) -> Result<EgressHandle, EgressError> {
+    pub async fn adopt(&self, runtime_id: &str, netns: OwnedFd, policy: Policy) -> Result<EgressHandle, EgressError> {
         let handle = self.register(runtime_id, netns, policy.clone());
         handle.attached.state().plan = None;
         handle.set_policy(policy).await?;
@@ -128,15 +114,8 @@ impl Egress {
                 return Err(error);
             }
             tracing::warn!(runtime = runtime_id, error = %taken, "egress is closed: the sandbox holds a port of the host");
-            let (attached, inner) = (
-                Arc::downgrade(&handle.attached),
-                Arc::downgrade(&self.inner),
-            );
-            handle.attached.tasks.spawn(retry_sockets(
-                attached,
-                inner,
-                handle.attached.stop.clone(),
-            ));
+            let (attached, inner) = (Arc::downgrade(&handle.attached), Arc::downgrade(&self.inner));
+            handle.attached.tasks.spawn(retry_sockets(attached, inner, handle.attached.stop.clone()));
         }
         Ok(handle)
     }
@@ -146,12 +125,7 @@ impl Egress {
         let attached = Arc::new(Attached {
             runtime_id: runtime_id.to_owned(),
             netns: Arc::new(netns),
-            state: Mutex::new(State {
-                policy: Arc::new(policy),
-                plan: Some(plan),
-                flows: HashMap::new(),
-                next_flow: 0,
-            }),
+            state: Mutex::new(State { policy: Arc::new(policy), plan: Some(plan), flows: HashMap::new(), next_flow: 0 }),
             log: Log::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -159,21 +133,13 @@ impl Egress {
         let mut all = lock(&self.inner.attached);
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(&attached));
-        EgressHandle {
-            attached,
-            inner: Arc::clone(&self.inner),
-        }
+        EgressHandle { attached, inner: Arc::clone(&self.inner) }
     }
 }
 
 impl Inner {
     fn protected(&self) -> Arc<Protected> {
-        Arc::clone(
-            &self
-                .protected
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        Arc::clone(&self.protected.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -192,10 +158,7 @@ impl EgressHandle {
         }
         let (attached, inner) = (Arc::clone(&self.attached), Arc::clone(&self.inner));
         // On the one thread of all namespaces, so that changes of one runtime do not overtake each other.
-        self.inner
-            .netns
-            .run(move || attached.enforce(policy, &inner))
-            .await?
+        self.inner.netns.run(move || attached.enforce(policy, &inner)).await?
     }
 
     pub fn counters(&self) -> Counters {
@@ -211,11 +174,7 @@ impl EgressHandle {
     /// Connects from the host to a server inside the sandbox, such as 127.0.0.1:8000.
     pub async fn connect(&self, addr: SocketAddr) -> io::Result<tokio::net::TcpStream> {
         let netns = Arc::clone(&self.attached.netns);
-        let begun = self
-            .inner
-            .netns
-            .run(move || net::connect(netns.as_fd(), addr))
-            .await;
+        let begun = self.inner.netns.run(move || net::connect(netns.as_fd(), addr)).await;
         let stream = tokio::net::TcpStream::from_std(begun.map_err(io::Error::other)??)?;
         stream.writable().await?;
         match stream.take_error()? {
@@ -279,13 +238,8 @@ impl Attached {
         lock(&self.state)
     }
 
-    fn serve(
-        self: &Arc<Self>,
-        inner: &Arc<Inner>,
-        sockets: HostSockets,
-    ) -> Result<(), EgressError> {
-        let listener =
-            |socket| tokio::net::TcpListener::from_std(socket).map_err(EgressError::Sockets);
+    fn serve(self: &Arc<Self>, inner: &Arc<Inner>, sockets: HostSockets) -> Result<(), EgressError> {
+        let listener = |socket| tokio::net::TcpListener::from_std(socket).map_err(EgressError::Sockets);
         let (tcp4, dns_tcp) = (listener(sockets.tcp4)?, listener(sockets.dns_tcp)?);
         let tcp6 = sockets.tcp6.map(listener).transpose()?;
         let dns_udp: UdpSocket = sockets.dns_udp;
@@ -293,28 +247,16 @@ impl Attached {
         let permits = inner.places.of_sandbox();
         for socket in std::iter::once(tcp4).chain(tcp6) {
             let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
-            self.tasks
-                .spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
+            self.tasks.spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
         }
-        self.tasks.spawn(dns::listen_udp(
-            Arc::clone(self),
-            Arc::clone(inner),
-            dns_udp,
-        ));
-        self.tasks.spawn(dns::listen_tcp(
-            Arc::clone(self),
-            Arc::clone(inner),
-            dns_tcp,
-        ));
+        self.tasks.spawn(dns::listen_udp(Arc::clone(self), Arc::clone(inner), dns_udp));
+        self.tasks.spawn(dns::listen_tcp(Arc::clone(self), Arc::clone(inner), dns_tcp));
         Ok(())
     }
 
     async fn open_and_serve(self: &Arc<Self>, inner: &Arc<Inner>) -> Result<(), EgressError> {
         let netns = Arc::clone(&self.netns);
-        let sockets = inner
-            .netns
-            .run(move || net::open_sockets(netns.as_fd()))
-            .await??;
+        let sockets = inner.netns.run(move || net::open_sockets(netns.as_fd())).await??;
         self.serve(inner, sockets)
     }
 
@@ -330,14 +272,7 @@ impl Attached {
         state.next_flow += 1;
         let cut = self.stop.child_token();
         state.flows.insert(number, (flow, cut.clone()));
-        (
-            verdict,
-            Some(OpenFlow {
-                attached: self,
-                number,
-                cut,
-            }),
-        )
+        (verdict, Some(OpenFlow { attached: self, number, cut }))
     }
 
     fn is_in_force(&self, policy: &Policy, inner: &Inner) -> bool {
@@ -369,13 +304,7 @@ impl Attached {
 
     fn record(&self, host: Option<String>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
         if !verdict.allow {
-            tracing::debug!(
-                runtime = self.runtime_id,
-                ?flow,
-                host,
-                rule = &*verdict.rule,
-                "egress refused"
-            );
+            tracing::debug!(runtime = self.runtime_id, ?flow, host, rule = &*verdict.rule, "egress refused");
         }
         self.log.record(host, flow, verdict)
     }
@@ -387,19 +316,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn plan(policy: &Policy, protected: &Protected) -> Plan {
     let routes = rules::routes(policy, protected);
-    let convert = |list: Vec<Prefix>| {
-        list.iter()
-            .map(|p| net::Prefix {
-                addr: p.addr(),
-                len: p.len(),
-            })
-            .collect()
-    };
-    Plan {
-        closed: routes.closed,
-        prohibited: convert(routes.prohibited),
-        allowed: convert(routes.allowed),
-    }
+    let convert = |list: Vec<Prefix>| list.iter().map(|p| net::Prefix { addr: p.addr(), len: p.len() }).collect();
+    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed) }
 }
 
 fn look_around(allow: &[Prefix]) -> Result<Protected, NetError> {
@@ -414,8 +332,7 @@ fn look_around(allow: &[Prefix]) -> Result<Protected, NetError> {
 /// sends nothing.
 fn has_ipv6_route() -> bool {
     let far = SocketAddr::from(([0x2600, 0, 0, 0, 0, 0, 0, 1], 53));
-    let source = UdpSocket::bind("[::]:0")
-        .and_then(|socket| socket.connect(far).and_then(|()| socket.local_addr()));
+    let source = UdpSocket::bind("[::]:0").and_then(|socket| socket.connect(far).and_then(|()| socket.local_addr()));
     source.is_ok_and(|source| match source.ip() {
         IpAddr::V6(v6) => v6.octets()[0] & 0xe0 == 0x20,
         IpAddr::V4(_) => false,
@@ -438,14 +355,8 @@ async fn keep_host_addresses(inner: Weak<Inner>) {
             continue;
         }
         tracing::info!("the machine's addresses have changed");
-        *inner
-            .protected
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(protected);
-        let attached: Vec<_> = lock(&inner.attached)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
+        *inner.protected.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(protected);
+        let attached: Vec<_> = lock(&inner.attached).iter().filter_map(Weak::upgrade).collect();
         for attached in attached {
             let shared = Arc::clone(&inner);
             let work = move || {
@@ -476,11 +387,7 @@ async fn retry_sockets(attached: Weak<Attached>, inner: Weak<Inner>, stop: Cance
 
 /// A TCP flow to where a socket was meant to go.
 fn tcp_flow(to: SocketAddr) -> Flow {
-    Flow {
-        addr: to.ip().to_canonical(),
-        port: to.port(),
-        proto: Protocol::Tcp,
-    }
+    Flow { addr: to.ip().to_canonical(), port: to.port(), proto: Protocol::Tcp }
 }
 
 #[cfg(test)]

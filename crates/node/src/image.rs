@@ -20,7 +20,11 @@ pub enum ImageError {
     #[error("image {0:?} does not exist here; the built-in one is \"host\"")]
     Unknown(String),
     #[error("the host image cannot be made: {path}")]
-    Build { path: PathBuf, #[source] source: io::Error },
+    Build {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// What a launch needs of an image.
@@ -61,16 +65,9 @@ impl Images {
             .iter()
             .map(Path::new)
             .filter(|dir| fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir()))
-            .map(|dir| Bind {
-                source: dir.to_owned(),
-                target: dir.strip_prefix("/").unwrap_or(dir).to_owned(),
-                read_only: true,
-                idmap: true,
-            })
+            .map(|dir| Bind { source: dir.to_owned(), target: dir.strip_prefix("/").unwrap_or(dir).to_owned(), read_only: true, idmap: true })
             .collect();
-        let env = [("PATH", PATH), ("LANG", "C.UTF-8"), ("HOME", "/root")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec();
+        let env = [("PATH", PATH), ("LANG", "C.UTF-8"), ("HOME", "/root")].map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         Ok(Self { host: Image { lowers: vec![layer], binds, env } })
     }
 
@@ -117,26 +114,66 @@ const DIRS: &[(&str, u32)] = &[
 ];
 /// What is taken from the host's `/etc`: configuration that its programs need to run, never accounts, keys or secrets.
 const ETC: &[&str] = &[
-    "alternatives", "bash.bashrc", "ca-certificates", "ca-certificates.conf", "debian_version", "fonts", "gai.conf",
-    "inputrc", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "lsb-release", "magic", "magic.mime",
-    "mime.types", "os-release", "pki/tls/certs", "pki/ca-trust/extracted", "profile.d", "protocols", "python3",
-    "python3.8", "python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "python3.14", "rpc", "services",
-    "shells", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone",
+    "alternatives",
+    "bash.bashrc",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "debian_version",
+    "fonts",
+    "gai.conf",
+    "inputrc",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "lsb-release",
+    "magic",
+    "magic.mime",
+    "mime.types",
+    "os-release",
+    "pki/tls/certs",
+    "pki/ca-trust/extracted",
+    "profile.d",
+    "protocols",
+    "python3",
+    "python3.8",
+    "python3.9",
+    "python3.10",
+    "python3.11",
+    "python3.12",
+    "python3.13",
+    "python3.14",
+    "rpc",
+    "services",
+    "shells",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
 ];
 /// A stranger thing than configuration is not copied.
 const ETC_FILE_BYTES_MAX: u64 = 8 << 20;
 
 /// Files of the skeleton with fixed content.
 const FILES: &[(&str, &str)] = &[
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\nbin:x:2:2:bin:/bin:/usr/sbin/nologin\nmail:x:8:8:mail:/var/mail:/usr/sbin/nologin\nwww-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\nuser:x:1000:1000:user:/home/user:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"),
-    ("etc/group", "root:x:0:\ndaemon:x:1:\nbin:x:2:\nadm:x:4:\ntty:x:5:\nmail:x:8:\nwww-data:x:33:\nshadow:x:42:\nutmp:x:43:\nstaff:x:50:\nusers:x:100:\nuser:x:1000:\nnogroup:x:65534:\n"),
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\nbin:x:2:2:bin:/bin:/usr/sbin/nologin\nmail:x:8:8:mail:/var/mail:/usr/sbin/nologin\nwww-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\nuser:x:1000:1000:user:/home/user:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    ),
+    (
+        "etc/group",
+        "root:x:0:\ndaemon:x:1:\nbin:x:2:\nadm:x:4:\ntty:x:5:\nmail:x:8:\nwww-data:x:33:\nshadow:x:42:\nutmp:x:43:\nstaff:x:50:\nusers:x:100:\nuser:x:1000:\nnogroup:x:65534:\n",
+    ),
     ("etc/shadow", "root:*:20000:0:99999:7:::\nuser:*:20000:0:99999:7:::\nnobody:*:20000:0:99999:7:::\n"),
     ("etc/hosts", "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
     ("etc/hostname", "sandbox\n"),
     ("etc/host.conf", "multi on\n"),
     ("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"),
     ("etc/resolv.conf", "nameserver 127.213.0.2\noptions edns0 timeout:3 attempts:2\n"),
-    ("etc/profile", "export PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}\nfor f in /etc/profile.d/*.sh; do [ -r \"$f\" ] && . \"$f\"; done\nunset f\n"),
+    (
+        "etc/profile",
+        "export PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}\nfor f in /etc/profile.d/*.sh; do [ -r \"$f\" ] && . \"$f\"; done\nunset f\n",
+    ),
     ("root/.profile", "[ -n \"$BASH\" ] && [ -f ~/.bashrc ] && . ~/.bashrc\n"),
     ("etc/fstab", ""),
     ("etc/motd", ""),
@@ -151,9 +188,7 @@ fn etc_files() -> Vec<PathBuf> {
         if meta.is_dir() {
             queue.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
             found.push(path);
-        } else if meta.is_symlink()
-            || (meta.is_file() && meta.len() <= ETC_FILE_BYTES_MAX && meta.permissions().mode() & 0o004 != 0)
-        {
+        } else if meta.is_symlink() || (meta.is_file() && meta.len() <= ETC_FILE_BYTES_MAX && meta.permissions().mode() & 0o004 != 0) {
             found.push(path);
         }
     }
@@ -189,9 +224,7 @@ fn fingerprint(files: &[PathBuf], agent: &[u8]) -> String {
 
 fn write_skeleton(top: &Path, files: &[PathBuf], agent: &[u8]) -> Result<(), ImageError> {
     let make_dir = |path: &Path, mode: u32| {
-        fs::create_dir_all(path)
-            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-            .map_err(|source| build(path, source))
+        fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode))).map_err(|source| build(path, source))
     };
     make_dir(top, 0o755)?;
     for (name, mode) in DIRS {
@@ -221,9 +254,7 @@ fn write_skeleton(top: &Path, files: &[PathBuf], agent: &[u8]) -> Result<(), Ima
 }
 
 fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), ImageError> {
-    fs::write(path, bytes)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .map_err(|source| build(path, source))
+    fs::write(path, bytes).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode))).map_err(|source| build(path, source))
 }
 
 /// A folder, link or file of the host's `/etc`, without its owner.

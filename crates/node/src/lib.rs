@@ -52,7 +52,11 @@ pub enum NodeError {
     #[error(transparent)]
     Egress(#[from] egress::EgressError),
     #[error("cannot use {path}")]
-    Io { path: PathBuf, #[source] source: std::io::Error },
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// A runtime as the rows know it, to be taken over after a restart of the server.
@@ -175,16 +179,7 @@ impl Node {
     /// Takes over a runtime that a former server left running; `None` when it has ended meanwhile.
     pub async fn adopt(&self, known: Adoptable) -> Result<Option<Arc<Runtime>>, RuntimeError> {
         let paths = self.paths(&known.runtime_id, &known.root);
-        Runtime::adopt(
-            &self.inner.hierarchy,
-            paths.place(),
-            known.root,
-            (known.pid, known.pid_start),
-            known.limits,
-            known.policy,
-            &self.inner.egress,
-        )
-        .await
+        Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, (known.pid, known.pid_start), known.limits, known.policy, &self.inner.egress).await
     }
 
     /// Discards a root: gone at once by name, its files are deleted in the background.

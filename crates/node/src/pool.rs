@@ -75,12 +75,7 @@ impl Pools {
         if min_idle == 0 {
             surplus.extend(pools.remove(key).into_iter().flat_map(|pool| pool.idle));
         } else {
-            let pool = pools.entry(key.to_owned()).or_insert_with(|| Pool {
-                spec: spec.clone(),
-                min_idle,
-                idle: VecDeque::new(),
-                last_error: None,
-            });
+            let pool = pools.entry(key.to_owned()).or_insert_with(|| Pool { spec: spec.clone(), min_idle, idle: VecDeque::new(), last_error: None });
             if pool.spec != spec {
                 surplus.extend(pool.idle.drain(..));
                 pool.spec = spec;

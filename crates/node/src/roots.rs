@@ -4,7 +4,10 @@ use std::{
     collections::{HashSet, VecDeque},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::{AtomicBool, AtomicU64, Ordering}},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
@@ -19,7 +22,12 @@ pub const UID_SLOTS_MAX: u32 = 60_000;
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
     #[error("cannot {what} {path}")]
-    Io { what: &'static str, path: PathBuf, #[source] source: io::Error },
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("all {UID_SLOTS_MAX} uid ranges are in use")]
     NoUidRange,
 }
@@ -89,8 +97,7 @@ impl Roots {
         let made = make_private_dir(&self.dir.join(&root.id)).and_then(|()| {
             for path in [self.upper(&root.id), self.work(&root.id)] {
                 fs::create_dir(&path).map_err(|source| RootError::Io { what: "make", path: path.clone(), source })?;
-                std::os::unix::fs::chown(&path, Some(owner), Some(owner))
-                    .map_err(|source| RootError::Io { what: "give away", path, source })?;
+                std::os::unix::fs::chown(&path, Some(owner), Some(owner)).map_err(|source| RootError::Io { what: "give away", path, source })?;
             }
             Ok(())
         });
@@ -170,17 +177,11 @@ impl Roots {
 /// Makes a folder that only the server's user can enter, unless it is there.
 pub(crate) fn make_private_dir(path: &Path) -> Result<(), RootError> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(path)
-        .map_err(|source| RootError::Io { what: "make", path: path.to_owned(), source })
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(|source| RootError::Io { what: "make", path: path.to_owned(), source })
 }
 
 pub(crate) fn list_names(dir: &Path) -> Vec<String> {
-    fs::read_dir(dir)
-        .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
-        .unwrap_or_default()
+    fs::read_dir(dir).map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()).unwrap_or_default()
 }
 
 /// Deletes all that is below `top` without ever holding more than two folders open and without recursion, so that
@@ -216,8 +217,9 @@ fn empty_dir_flat(top: &Path) -> io::Result<()> {
             }
             let is_dir = match entry.file_type() {
                 FileType::Directory => true,
-                FileType::Unknown => rustix::fs::statat(&dir, child, AtFlags::SYMLINK_NOFOLLOW)
-                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+                FileType::Unknown => {
+                    rustix::fs::statat(&dir, child, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+                }
                 _ => false,
             };
             if !is_dir {

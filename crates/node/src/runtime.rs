@@ -82,7 +82,11 @@ pub enum RuntimeError {
     #[error(transparent)]
     Egress(#[from] EgressError),
     #[error("cannot prepare {path}")]
-    Files { path: PathBuf, #[source] source: io::Error },
+    Files {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the agent of the new runtime did not answer")]
     Agent(#[source] ProcdError),
     #[error("the agent of the new runtime did not answer within {} s", READY_WITHIN.as_secs())]
@@ -195,19 +199,12 @@ pub(crate) fn launch_raw(
 
 impl Runtime {
     /// Gives a launched runtime its place in the server and waits until its agent answers.
-    pub(crate) async fn start(
-        raw: Raw,
-        root: Root,
-        place: Place<'_>,
-        limits: Limits,
-        egress: &crate::egress::Egress,
-    ) -> Result<Arc<Self>, RuntimeError> {
+    pub(crate) async fn start(raw: Raw, root: Root, place: Place<'_>, limits: Limits, egress: &crate::egress::Egress) -> Result<Arc<Self>, RuntimeError> {
         let Raw { launched, sockets, cgroup } = raw;
         let pidfd = Arc::new(launched.pidfd);
         let process = (launched.pid, launched.start_time_ticks, Arc::clone(&pidfd));
         let attached = egress.attach(place.id, launched.netns, sockets, Policy::allow_all()).map_err(RuntimeError::from);
-        let assembled =
-            attached.and_then(|egress| Self::assemble(place.id, root, process, cgroup.clone(), egress, place.dir, place.upper, limits));
+        let assembled = attached.and_then(|egress| Self::assemble(place.id, root, process, cgroup.clone(), egress, place.dir, place.upper, limits));
         let runtime = match assembled {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -401,10 +398,7 @@ impl Runtime {
         Ok(())
     }
 
-    async fn on_cgroup(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Cgroup) -> Result<(), CgroupError> + Send + 'static,
-    ) -> Result<(), RuntimeError> {
+    async fn on_cgroup(self: &Arc<Self>, work: impl FnOnce(&Cgroup) -> Result<(), CgroupError> + Send + 'static) -> Result<(), RuntimeError> {
         let runtime = Arc::clone(self);
         match tokio::task::spawn_blocking(move || work(&runtime.cgroup)).await {
             Ok(result) => Ok(result?),

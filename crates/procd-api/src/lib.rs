@@ -337,8 +337,22 @@ pub struct Event {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
-    ProcessStarted { context_id: String, #[serde(rename = "type")] kind: ContextType, pid: u32, alias: Option<String>, command: Option<Vec<String>> },
-    ProcessExited { context_id: String, #[serde(rename = "type")] kind: ContextType, exit_code: i32, state: ContextState, reason: Option<String> },
+    ProcessStarted {
+        context_id: String,
+        #[serde(rename = "type")]
+        kind: ContextType,
+        pid: u32,
+        alias: Option<String>,
+        command: Option<Vec<String>>,
+    },
+    ProcessExited {
+        context_id: String,
+        #[serde(rename = "type")]
+        kind: ContextType,
+        exit_code: i32,
+        state: ContextState,
+        reason: Option<String>,
+    },
     /// The memory limit was reached and the kernel killed this many processes since the last such event.
     OutOfMemory { kills: u64, context_id: Option<String> },
     /// Keeps the stream alive and proves that the agent answers.
@@ -392,10 +406,18 @@ pub struct FileList {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum WatchLine {
-    Subscribed { path: String },
+    Subscribed {
+        path: String,
+    },
     /// `event` is create, write, remove, rename, chmod, or invalidate (events were lost: look again).
-    Event { event: String, path: String },
-    Error { code: ErrorCode, message: String },
+    Event {
+        event: String,
+        path: String,
+    },
+    Error {
+        code: ErrorCode,
+        message: String,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -446,12 +468,7 @@ impl ErrorCode {
             Self::ContextNotFound | Self::FileNotFound | Self::DirectoryNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::ExecTimeout => 408,
-            Self::ProcessNotRunning
-            | Self::InputBufferFull
-            | Self::PtyUnavailable
-            | Self::PathExists
-            | Self::PathNotDirectory
-            | Self::PathNotFile => 409,
+            Self::ProcessNotRunning | Self::InputBufferFull | Self::PtyUnavailable | Self::PathExists | Self::PathNotDirectory | Self::PathNotFile => 409,
             Self::ProcessFinished => 410,
             Self::FileTooLarge | Self::RequestTooLarge => 413,
             Self::RangeNotSatisfiable => 416,

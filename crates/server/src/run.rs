@@ -26,11 +26,20 @@ const LOCK_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot {what} {path}")]
-    Files { what: &'static str, path: PathBuf, #[source] source: io::Error },
+    Files {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("another server (pid {pid}) uses the data directory {path}; stop it or choose another with --data-dir")]
     InUse { path: PathBuf, pid: String },
     #[error("cannot listen on {address}")]
-    Listen { address: std::net::SocketAddr, #[source] source: io::Error },
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -108,14 +117,7 @@ fn lock_data_dir(dir: &Path) -> Result<fs::File, StartError> {
     // Others may pass through: sandboxes' processes, which are strangers to the host, own folders below.
     fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(failed("make", dir))?;
     let path = dir.join("lock");
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed("open", &path))?;
+    let mut file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path).map_err(failed("open", &path))?;
     match lock(&file) {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {

@@ -185,7 +185,8 @@ impl Store {
         let team_id = team_id.to_owned();
         self.engine
             .read("count sandboxes by template", move |c| {
-                let mut statement = c.prepare_cached("SELECT template_id, count(*) FROM sandbox WHERE team_id = ?1 AND status IN (?2, ?3) GROUP BY template_id")?;
+                let mut statement =
+                    c.prepare_cached("SELECT template_id, count(*) FROM sandbox WHERE team_id = ?1 AND status IN (?2, ?3) GROUP BY template_id")?;
                 let rows = statement.query_map((team_id, Status::Starting.as_str(), Status::Running.as_str()), |row| Ok((row.get(0)?, row.get(1)?)))?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })

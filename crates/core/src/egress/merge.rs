@@ -8,11 +8,7 @@ const RULE_LISTS: &[&str] = &["trafficRules", "protocolRules", "credentialRules"
 /// Credential bindings do the same by `ref`. Unknown fields are kept.
 pub fn merge(base: &Value, over: &Value) -> Value {
     let (Value::Object(base), Value::Object(over)) = (base, over) else {
-        return if over.is_null() {
-            base.clone()
-        } else {
-            over.clone()
-        };
+        return if over.is_null() { base.clone() } else { over.clone() };
     };
     let mut merged = base.clone();
     for (key, value) in over.iter().filter(|(_, value)| !value.is_null()) {
@@ -35,9 +31,7 @@ fn merge_egress(base: &Map<String, Value>, over: &Map<String, Value>) -> Map<Str
     let mut merged = base.clone();
     for (key, value) in over.iter().filter(|(_, value)| !value.is_null()) {
         let value = match merged.get(key) {
-            Some(Value::Array(below)) if RULE_LISTS.contains(&key.as_str()) => {
-                merge_list(below, value, "name")
-            }
+            Some(Value::Array(below)) if RULE_LISTS.contains(&key.as_str()) => merge_list(below, value, "name"),
             _ => value.clone(),
         };
         merged.insert(key.clone(), value);
@@ -51,15 +45,8 @@ fn merge_list(base: &[Value], over: &Value, by: &str) -> Value {
     };
     let mut merged = base.to_vec();
     for rule in over {
-        let name = rule
-            .get(by)
-            .and_then(Value::as_str)
-            .filter(|name| !name.is_empty());
-        let same = name.and_then(|name| {
-            merged
-                .iter_mut()
-                .find(|r| r.get(by).and_then(Value::as_str) == Some(name))
-        });
+        let name = rule.get(by).and_then(Value::as_str).filter(|name| !name.is_empty());
+        let same = name.and_then(|name| merged.iter_mut().find(|r| r.get(by).and_then(Value::as_str) == Some(name)));
         match same {
             Some(place) => *place = rule.clone(),
             None => merged.push(rule.clone()),

@@ -26,27 +26,17 @@ impl Prefix {
             IpAddr::V4(v4) => {
                 let len = if len > 32 { 32 } else { len };
                 let mask = if len == 0 { 0 } else { u32::MAX << (32 - len) };
-                Self {
-                    addr: IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask)),
-                    len,
-                }
+                Self { addr: IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask)), len }
             }
             IpAddr::V6(v6) => {
                 let len = if len > 128 { 128 } else { len };
-                let mask = if len == 0 {
-                    0
-                } else {
-                    u128::MAX << (128 - len)
-                };
+                let mask = if len == 0 { 0 } else { u128::MAX << (128 - len) };
                 if len >= 96
                     && let Some(v4) = v6.to_ipv4_mapped()
                 {
                     return Self::new(IpAddr::V4(v4), len - 96);
                 }
-                Self {
-                    addr: IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask)),
-                    len,
-                }
+                Self { addr: IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask)), len }
             }
         }
     }
@@ -77,9 +67,7 @@ impl Prefix {
 
     /// True when every address of `other` is in this range.
     pub fn covers(&self, other: &Prefix) -> bool {
-        self.len <= other.len
-            && self.addr.is_ipv4() == other.addr.is_ipv4()
-            && Self::new(other.addr, self.len) == *self
+        self.len <= other.len && self.addr.is_ipv4() == other.addr.is_ipv4() && Self::new(other.addr, self.len) == *self
     }
 }
 
@@ -89,12 +77,8 @@ impl FromStr for Prefix {
     /// `10.0.0.0/8`, `fc00::/7`, or an address alone.
     fn from_str(text: &str) -> Result<Self, PrefixError> {
         let text = text.trim();
-        let (addr, len) = text
-            .split_once('/')
-            .map_or((text, None), |(addr, len)| (addr, Some(len)));
-        let addr: IpAddr = addr
-            .parse()
-            .map_err(|_| PrefixError::Address(text.to_owned()))?;
+        let (addr, len) = text.split_once('/').map_or((text, None), |(addr, len)| (addr, Some(len)));
+        let addr: IpAddr = addr.parse().map_err(|_| PrefixError::Address(text.to_owned()))?;
         let max = if addr.is_ipv4() { 32 } else { 128 };
         let len = match len {
             None => max,
@@ -102,10 +86,7 @@ impl FromStr for Prefix {
             Some(_) => u8::MAX,
         };
         if len > max {
-            return Err(PrefixError::Length {
-                text: text.to_owned(),
-                max,
-            });
+            return Err(PrefixError::Length { text: text.to_owned(), max });
         }
         Ok(Self::new(addr, len))
     }

@@ -15,58 +15,28 @@ const fn v6(a: u16, b: u16, c: u16, len: u8) -> Prefix {
 const RANGES: &[(Prefix, &str)] = &[
     (v4(0, 0, 0, 0, 8), "this network"),
     (v4(10, 0, 0, 0, 8), "private network"),
-    (
-        v4(100, 64, 0, 0, 10),
-        "carrier-grade NAT; cloud services of some providers",
-    ),
+    (v4(100, 64, 0, 0, 10), "carrier-grade NAT; cloud services of some providers"),
     (v4(127, 0, 0, 0, 8), "loopback"),
     (v4(169, 254, 0, 0, 16), "link-local; cloud metadata"),
-    (
-        v4(168, 63, 129, 16, 32),
-        "the virtual machine's host in Azure: its secrets, at an address of the Internet",
-    ),
+    (v4(168, 63, 129, 16, 32), "the virtual machine's host in Azure: its secrets, at an address of the Internet"),
     (v4(172, 16, 0, 0, 12), "private network"),
     (v4(192, 0, 0, 0, 24), "IETF protocol assignments"),
     (v4(192, 0, 2, 0, 24), "documentation; not on the Internet"),
     (v4(192, 168, 0, 0, 16), "private network"),
     (v4(198, 18, 0, 0, 15), "benchmark networks"),
-    (
-        v4(198, 51, 100, 0, 24),
-        "documentation; not on the Internet",
-    ),
+    (v4(198, 51, 100, 0, 24), "documentation; not on the Internet"),
     (v4(203, 0, 113, 0, 24), "documentation; not on the Internet"),
     (v4(224, 0, 0, 0, 4), "multicast"),
     (v4(240, 0, 0, 0, 4), "reserved; broadcast"),
     // The unspecified address, loopback, and addresses that carry an IPv4 address in their low bits.
     (v6(0, 0, 0, 96), "IPv4-compatible; loopback"),
-    (
-        Prefix::new(IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xfffe, 0, 0)), 95),
-        "IPv4-mapped",
-    ),
-    (
-        v6(0x64, 0xff9b, 0, 96),
-        "NAT64: reaches IPv4 addresses past the IPv4 rules",
-    ),
-    (
-        v6(0x64, 0xff9b, 1, 48),
-        "local NAT64: reaches IPv4 addresses past the IPv4 rules",
-    ),
-    (
-        v6(0x2001, 0, 0, 32),
-        "Teredo: reaches IPv4 addresses past the IPv4 rules",
-    ),
-    (
-        v6(0x2001, 0xdb8, 0, 32),
-        "documentation; not on the Internet",
-    ),
-    (
-        v6(0x2002, 0, 0, 16),
-        "6to4: reaches IPv4 addresses past the IPv4 rules",
-    ),
-    (
-        v6(0xfc00, 0, 0, 7),
-        "unique local addresses; cloud metadata",
-    ),
+    (Prefix::new(IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xfffe, 0, 0)), 95), "IPv4-mapped"),
+    (v6(0x64, 0xff9b, 0, 96), "NAT64: reaches IPv4 addresses past the IPv4 rules"),
+    (v6(0x64, 0xff9b, 1, 48), "local NAT64: reaches IPv4 addresses past the IPv4 rules"),
+    (v6(0x2001, 0, 0, 32), "Teredo: reaches IPv4 addresses past the IPv4 rules"),
+    (v6(0x2001, 0xdb8, 0, 32), "documentation; not on the Internet"),
+    (v6(0x2002, 0, 0, 16), "6to4: reaches IPv4 addresses past the IPv4 rules"),
+    (v6(0xfc00, 0, 0, 7), "unique local addresses; cloud metadata"),
     (v6(0xfe80, 0, 0, 10), "link-local"),
     (v6(0xfec0, 0, 0, 10), "site-local (deprecated)"),
     (v6(0xff00, 0, 0, 8), "multicast"),
@@ -106,9 +76,6 @@ impl Protected {
         if self.allow.iter().any(|allow| allow.covers(prefix)) {
             return None;
         }
-        self.ranges
-            .iter()
-            .find(|(range, _)| range.covers(prefix))
-            .map(|(_, reason)| *reason)
+        self.ranges.iter().find(|(range, _)| range.covers(prefix)).map(|(_, reason)| *reason)
     }
 }

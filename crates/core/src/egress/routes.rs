@@ -20,30 +20,14 @@ pub struct Routes {
 /// All prefixes that the policy or the protection names divide the addresses into regions in which every address has
 /// the same answer; each prefix stands for its region, which is what remains of it without the longer ones in it.
 pub fn routes(policy: &Policy, protected: &Protected) -> Routes {
-    let everything = [
-        Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-        Prefix::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
-    ];
+    let everything = [Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), Prefix::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)];
     let named = protected.ranges.iter().map(|(range, _)| *range);
     let named = named.chain(protected.allow.iter().copied());
-    let named = named.chain(
-        policy
-            .rules
-            .iter()
-            .flat_map(|rule| rule.cidrs.iter().copied()),
-    );
+    let named = named.chain(policy.rules.iter().flat_map(|rule| rule.cidrs.iter().copied()));
     // Sorted by address, then length: a prefix comes after everything that covers it.
-    let regions: BTreeMap<Prefix, bool> = everything
-        .into_iter()
-        .chain(named)
-        .map(|region| (region, is_refused(policy, protected, &region)))
-        .collect();
+    let regions: BTreeMap<Prefix, bool> = everything.into_iter().chain(named).map(|region| (region, is_refused(policy, protected, &region))).collect();
 
-    let mut routes = Routes {
-        closed: regions.values().all(|refused| *refused),
-        prohibited: vec![],
-        allowed: vec![],
-    };
+    let mut routes = Routes { closed: regions.values().all(|refused| *refused), prohibited: vec![], allowed: vec![] };
     if routes.closed {
         return routes;
     }

@@ -10,20 +10,12 @@ fn prefix(text: &str) -> Prefix {
 }
 
 fn protected(allow: &[&str]) -> Protected {
-    let hosts = [
-        "192.0.2.2".parse().unwrap(),
-        "93.1.2.3".parse().unwrap(),
-        "2600::5".parse().unwrap(),
-    ];
+    let hosts = ["192.0.2.2".parse().unwrap(), "93.1.2.3".parse().unwrap(), "2600::5".parse().unwrap()];
     Protected::new(allow.iter().map(|p| prefix(p)).collect(), &hosts, true)
 }
 
 fn tcp(addr: &str, port: u16) -> Flow {
-    Flow {
-        addr: addr.parse().unwrap(),
-        port,
-        proto: Protocol::Tcp,
-    }
+    Flow { addr: addr.parse().unwrap(), port, proto: Protocol::Tcp }
 }
 
 fn policy(value: Value) -> Policy {
@@ -70,45 +62,16 @@ fn protected_addresses_stay_closed() {
     ];
     for addr in table {
         let flow = tcp(addr, 80);
-        assert!(
-            refused_by(&Policy::allow_all(), &protected(&[]), flow)
-                .unwrap()
-                .starts_with("protected"),
-            "{addr}"
-        );
+        assert!(refused_by(&Policy::allow_all(), &protected(&[]), flow).unwrap().starts_with("protected"), "{addr}");
         let everything = protected(&["0.0.0.0/0", "::/0"]);
-        assert_eq!(
-            refused_by(&Policy::allow_all(), &everything, flow),
-            None,
-            "{addr} allowed by the operator"
-        );
+        assert_eq!(refused_by(&Policy::allow_all(), &everything, flow), None, "{addr} allowed by the operator");
     }
-    for addr in [
-        "1.1.1.1",
-        "172.32.0.1",
-        "93.1.2.4",
-        "2600::6",
-        "::ffff:1.1.1.1",
-    ] {
-        assert_eq!(
-            refused_by(&Policy::allow_all(), &protected(&[]), tcp(addr, 80)),
-            None,
-            "{addr}"
-        );
+    for addr in ["1.1.1.1", "172.32.0.1", "93.1.2.4", "2600::6", "::ffff:1.1.1.1"] {
+        assert_eq!(refused_by(&Policy::allow_all(), &protected(&[]), tcp(addr, 80)), None, "{addr}");
     }
     let no_ipv6 = Protected::new(vec![], &[], false);
     assert!(refused_by(&Policy::allow_all(), &no_ipv6, tcp("2600::6", 80)).is_some());
-    assert!(
-        !judge(
-            &Policy::allow_all(),
-            &protected(&[]),
-            Flow {
-                proto: Protocol::Udp,
-                ..tcp("1.1.1.1", 53)
-            }
-        )
-        .allow
-    );
+    assert!(!judge(&Policy::allow_all(), &protected(&[]), Flow { proto: Protocol::Udp, ..tcp("1.1.1.1", 53) }).allow);
 }
 
 #[test]
@@ -116,10 +79,7 @@ fn the_operator_opens_an_address_but_not_against_the_policy() {
     let protected = protected(&["192.0.2.2/32"]);
     let flow = tcp("192.0.2.2", 8080);
     assert!(judge(&Policy::allow_all(), &protected, flow).allow);
-    assert_eq!(
-        &*judge(&Policy::block_all(), &protected, flow).rule,
-        "mode block-all"
-    );
+    assert_eq!(&*judge(&Policy::block_all(), &protected, flow).rule, "mode block-all");
     assert!(!judge(&Policy::allow_all(), &protected, tcp("192.0.2.3", 8080)).allow);
 }
 
@@ -145,25 +105,17 @@ fn the_first_matching_rule_decides() {
     ];
     for (addr, port, allow, rule) in table {
         let verdict = judge(&policy, &none, tcp(addr, port));
-        assert_eq!(
-            (verdict.allow, &*verdict.rule),
-            (allow, rule),
-            "{addr}:{port}"
-        );
+        assert_eq!((verdict.allow, &*verdict.rule), (allow, rule), "{addr}:{port}");
     }
 }
 
 #[test]
 fn what_is_not_judged_fails_closed() {
     let none = Protected::new(vec![], &[], true);
-    let deny = policy(
-        json!({"egress": {"trafficRules": [{"action": "deny", "domains": ["x.test"], "ports": [{"port": 443}]}]}}),
-    );
+    let deny = policy(json!({"egress": {"trafficRules": [{"action": "deny", "domains": ["x.test"], "ports": [{"port": 443}]}]}}));
     assert!(!judge(&deny, &none, tcp("1.1.1.1", 443)).allow);
     assert!(judge(&deny, &none, tcp("1.1.1.1", 80)).allow);
-    let http = policy(
-        json!({"egress": {"protocolRules": [{"protocol": "http", "ports": [{"port": 80, "protocol": "tcp"}]}]}}),
-    );
+    let http = policy(json!({"egress": {"protocolRules": [{"protocol": "http", "ports": [{"port": 80, "protocol": "tcp"}]}]}}));
     assert!(!judge(&http, &none, tcp("1.1.1.1", 80)).allow);
     let proxy = policy(json!({"egress": {"proxy": {"type": "socks5", "address": "p.test:1080"}}}));
     assert!(routes(&proxy, &none).closed);
@@ -177,10 +129,7 @@ fn deprecated_lists() {
     assert!(judge(&both, &none, tcp("1.2.3.4", 443)).allow);
     assert!(!judge(&both, &none, tcp("1.2.3.4", 80)).allow);
     assert!(!judge(&both, &none, tcp("2.2.3.4", 443)).allow);
-    assert_eq!(
-        &*judge(&both, &none, tcp("1.1.3.4", 443)).rule,
-        "egress.deniedCidrs"
-    );
+    assert_eq!(&*judge(&both, &none, tcp("1.1.3.4", 443)).rule, "egress.deniedCidrs");
     let ports = policy(json!({"mode": "block-all", "egress": {"allowedPorts": [{"port": 443}]}}));
     assert!(judge(&ports, &none, tcp("2.2.3.4", 443)).allow);
 }
@@ -192,23 +141,14 @@ fn names() {
     assert!(!Policy::block_all().judge_name("any.test").allow);
     let some = policy(json!({"mode": "block-all", "egress": {"trafficRules": [
         {"action": "deny", "domains": ["bad.example.com"]}, {"action": "allow", "domains": ["*.example.com", "One.test."]}]}}));
-    for (name, allow) in [
-        ("example.com", true),
-        ("a.b.EXAMPLE.com.", true),
-        ("bad.example.com", false),
-        ("badexample.com", false),
-        ("one.test", true),
-        ("two.one.test", false),
-    ] {
+    for (name, allow) in
+        [("example.com", true), ("a.b.EXAMPLE.com.", true), ("bad.example.com", false), ("badexample.com", false), ("one.test", true), ("two.one.test", false)]
+    {
         assert_eq!(some.judge_name(name).allow, allow, "{name}");
     }
-    let cidr = policy(
-        json!({"mode": "block-all", "egress": {"trafficRules": [{"action": "allow", "cidrs": ["1.0.0.0/8"]}]}}),
-    );
+    let cidr = policy(json!({"mode": "block-all", "egress": {"trafficRules": [{"action": "allow", "cidrs": ["1.0.0.0/8"]}]}}));
     assert!(!cidr.judge_name("any.test").allow);
-    let port = policy(
-        json!({"mode": "block-all", "egress": {"trafficRules": [{"action": "allow", "ports": [{"port": 443}]}]}}),
-    );
+    let port = policy(json!({"mode": "block-all", "egress": {"trafficRules": [{"action": "allow", "ports": [{"port": 443}]}]}}));
     assert!(port.judge_name("any.test").allow);
 }
 
@@ -218,80 +158,32 @@ fn errors_name_the_field() {
         (json!({"mode": "open"}), "mode"),
         (json!({"mode": 7}), "mode"),
         (json!([]), ""),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow", "cidrs": ["1.2.3.4", "10.0.0.0/33"]}]}}),
-            "egress.trafficRules[0].cidrs[1]",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow", "cidrs": ["10.0.0.0/+8"]}]}}),
-            "egress.trafficRules[0].cidrs[0]",
-        ),
-        (
-            json!({"egress": {"allowedCidrs": ["x"]}}),
-            "egress.allowedCidrs[0]",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow", "ports": [{"port": 65536}]}]}}),
-            "egress.trafficRules[0].ports[0].port",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow", "ports": [{"port": "x"}]}]}}),
-            "egress.trafficRules[0].ports[0].port",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow", "ports": [{"port": 9, "endPort": 8}]}]}}),
-            "egress.trafficRules[0].ports[0].endPort",
-        ),
-        (
-            json!({"egress": {"deniedPorts": [{"port": 1, "protocol": "sctp"}]}}),
-            "egress.deniedPorts[0].protocol",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "drop", "cidrs": ["1.2.3.4"]}]}}),
-            "egress.trafficRules[0].action",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"cidrs": ["1.2.3.4"]}]}}),
-            "egress.trafficRules[0].action",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow"}]}}),
-            "egress.trafficRules[0]",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow", "domains": ["a b"]}]}}),
-            "egress.trafficRules[0].domains[0]",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow", "appProtocols": ["ftp"]}]}}),
-            "egress.trafficRules[0].appProtocols[0]",
-        ),
-        (
-            json!({"egress": {"trafficRules": [{"action": "allow", "domains": ["a.b"]}], "allowedDomains": ["a.b"]}}),
-            "egress.trafficRules",
-        ),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "cidrs": ["1.2.3.4", "10.0.0.0/33"]}]}}), "egress.trafficRules[0].cidrs[1]"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "cidrs": ["10.0.0.0/+8"]}]}}), "egress.trafficRules[0].cidrs[0]"),
+        (json!({"egress": {"allowedCidrs": ["x"]}}), "egress.allowedCidrs[0]"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "ports": [{"port": 65536}]}]}}), "egress.trafficRules[0].ports[0].port"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "ports": [{"port": "x"}]}]}}), "egress.trafficRules[0].ports[0].port"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "ports": [{"port": 9, "endPort": 8}]}]}}), "egress.trafficRules[0].ports[0].endPort"),
+        (json!({"egress": {"deniedPorts": [{"port": 1, "protocol": "sctp"}]}}), "egress.deniedPorts[0].protocol"),
+        (json!({"egress": {"trafficRules": [{"action": "drop", "cidrs": ["1.2.3.4"]}]}}), "egress.trafficRules[0].action"),
+        (json!({"egress": {"trafficRules": [{"cidrs": ["1.2.3.4"]}]}}), "egress.trafficRules[0].action"),
+        (json!({"egress": {"trafficRules": [{"action": "allow"}]}}), "egress.trafficRules[0]"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "domains": ["a b"]}]}}), "egress.trafficRules[0].domains[0]"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "appProtocols": ["ftp"]}]}}), "egress.trafficRules[0].appProtocols[0]"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "domains": ["a.b"]}], "allowedDomains": ["a.b"]}}), "egress.trafficRules"),
         (
             json!({"egress": {"trafficRules": [{"name": "n", "action": "allow", "domains": ["a.b"]}, {"name": "n", "action": "deny", "domains": ["a.c"]}]}}),
             "egress.trafficRules[1].name",
         ),
-        (
-            json!({"egress": {"protocolRules": [{"protocol": "ftp"}]}}),
-            "egress.protocolRules[0].protocol",
-        ),
-        (
-            json!({"egress": {"proxy": {"type": "http", "address": "h:1"}}}),
-            "egress.proxy.type",
-        ),
+        (json!({"egress": {"protocolRules": [{"protocol": "ftp"}]}}), "egress.protocolRules[0].protocol"),
+        (json!({"egress": {"proxy": {"type": "http", "address": "h:1"}}}), "egress.proxy.type"),
     ];
     for (value, path) in table {
         let errors = compile_value(&value).unwrap_err();
         assert_eq!(errors[0].path, path, "{value}: {errors:?}");
     }
     assert_eq!(compile_value(&Value::Null).unwrap(), Policy::allow_all());
-    assert_eq!(
-        compile_value(&json!({"mode": null, "egress": null, "new": 1})).unwrap(),
-        Policy::allow_all()
-    );
+    assert_eq!(compile_value(&json!({"mode": null, "egress": null, "new": 1})).unwrap(), Policy::allow_all());
 }
 
 #[test]
@@ -310,20 +202,14 @@ fn routes_of_the_usual_policies() {
     let protected = protected(&["192.0.2.2/32", "10.0.0.0/8"]);
     let open = routes(&Policy::allow_all(), &protected);
     assert!(!open.closed && open.allowed == [prefix("192.0.2.2/32")]);
-    assert!(
-        open.prohibited.contains(&prefix("169.254.0.0/16"))
-            && open.prohibited.contains(&prefix("93.1.2.3/32"))
-    );
+    assert!(open.prohibited.contains(&prefix("169.254.0.0/16")) && open.prohibited.contains(&prefix("93.1.2.3/32")));
     assert!(!open.prohibited.contains(&prefix("10.0.0.0/8")));
     let closed = routes(&Policy::block_all(), &protected);
     assert!(closed.closed && closed.prohibited.is_empty());
     let some = policy(json!({"mode": "block-all", "egress": {"trafficRules": [
         {"action": "deny", "cidrs": ["1.1.0.0/16"]}, {"action": "allow", "cidrs": ["1.0.0.0/8", "192.168.0.0/16"]}]}}));
     let some = routes(&some, &protected);
-    assert_eq!(
-        some.prohibited,
-        [prefix("0.0.0.0/0"), prefix("1.1.0.0/16"), prefix("::/0")]
-    );
+    assert_eq!(some.prohibited, [prefix("0.0.0.0/0"), prefix("1.1.0.0/16"), prefix("::/0")]);
     assert_eq!(some.allowed, [prefix("1.0.0.0/8")]);
 }
 
@@ -331,10 +217,7 @@ fn routes_of_the_usual_policies() {
 fn any_prefix() -> impl Strategy<Value = Prefix> {
     (any::<bool>(), 0u8..=255, 0u8..=255, 0u8..=24).prop_map(|(v6, a, b, len)| {
         if v6 {
-            Prefix::new(
-                IpAddr::from([u16::from_be_bytes([a, b]) & 0xe1ff, 0, 0, 0, 0, 0, 0, 1]),
-                len,
-            )
+            Prefix::new(IpAddr::from([u16::from_be_bytes([a, b]) & 0xe1ff, 0, 0, 0, 0, 0, 0, 1]), len)
         } else {
             Prefix::new(IpAddr::from([a & 0xcb, b & 0x83, 0, 1]), len)
         }
@@ -342,28 +225,14 @@ fn any_prefix() -> impl Strategy<Value = Prefix> {
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {
-    let range =
-        (prop::option::of(any::<bool>()), 1u16..6, 0u16..4).prop_map(|(tcp, first, more)| {
-            PortRange {
-                proto: tcp.map(|tcp| if tcp { Protocol::Tcp } else { Protocol::Udp }),
-                first,
-                last: first + more,
-            }
-        });
-    (
-        any::<bool>(),
-        prop::collection::vec(any_prefix(), 0..4),
-        prop::collection::vec(range, 0..3),
-        any::<bool>(),
-    )
-        .prop_map(|(allow, cidrs, ports, partial)| Rule {
-            label: "r".into(),
-            action: if allow { Action::Allow } else { Action::Deny },
-            cidrs,
-            ports,
-            domains: vec![],
-            partial,
-        })
+    let range = (prop::option::of(any::<bool>()), 1u16..6, 0u16..4).prop_map(|(tcp, first, more)| PortRange {
+        proto: tcp.map(|tcp| if tcp { Protocol::Tcp } else { Protocol::Udp }),
+        first,
+        last: first + more,
+    });
+    (any::<bool>(), prop::collection::vec(any_prefix(), 0..4), prop::collection::vec(range, 0..3), any::<bool>()).prop_map(|(allow, cidrs, ports, partial)| {
+        Rule { label: "r".into(), action: if allow { Action::Allow } else { Action::Deny }, cidrs, ports, domains: vec![], partial }
+    })
 }
 
 proptest! {

@@ -37,9 +37,7 @@ impl Layout {
         let mut v2_root = None;
         for line in mounts.lines() {
             let mut fields = line.split(' ');
-            let (Some(_), Some(dir), Some(kind), Some(options)) =
-                (fields.next(), fields.next(), fields.next(), fields.next())
-            else {
+            let (Some(_), Some(dir), Some(kind), Some(options)) = (fields.next(), fields.next(), fields.next(), fields.next()) else {
                 continue;
             };
             let dir = PathBuf::from(unescape(dir));
@@ -57,45 +55,22 @@ impl Layout {
             }
         }
         let root = v2_root.ok_or(CgroupError::NoUnified)?;
-        if let Some(missing) = NEEDED
-            .into_iter()
-            .find(|c| !v1.iter().any(|m| m.controllers.contains(c)))
-        {
+        if let Some(missing) = NEEDED.into_iter().find(|c| !v1.iter().any(|m| m.controllers.contains(c))) {
             // Not by v1, so it must be by v2; a mixture of both is not worth telling apart.
             let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-            if let Some(lacking) = NEEDED
-                .into_iter()
-                .find(|c| !offered.split_whitespace().any(|o| o == *c))
-            {
-                return Err(CgroupError::NoController(if v1.is_empty() {
-                    lacking
-                } else {
-                    missing
-                }));
+            if let Some(lacking) = NEEDED.into_iter().find(|c| !offered.split_whitespace().any(|o| o == *c)) {
+                return Err(CgroupError::NoController(if v1.is_empty() { lacking } else { missing }));
             }
             let (base, leave_base) = delegated(&root, own);
-            return Ok(Self {
-                base,
-                v2_limits: true,
-                leave_base,
-                v1: Vec::new(),
-            });
+            return Ok(Self { base, v2_limits: true, leave_base, v1: Vec::new() });
         }
-        Ok(Self {
-            base: root,
-            v2_limits: false,
-            leave_base: false,
-            v1,
-        })
+        Ok(Self { base: root, v2_limits: false, leave_base: false, v1 })
     }
 }
 
 /// The service's own group when systemd delegated one to us, else the root of the hierarchy.
 fn delegated(root: &Path, own: &str) -> (PathBuf, bool) {
-    let path = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or("");
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("");
     let dir = root.join(path);
     let is_service = |dir: &Path| dir.extension().is_some_and(|e| e == "service");
     if is_service(&dir) && only_we(&dir) {
@@ -103,25 +78,17 @@ fn delegated(root: &Path, own: &str) -> (PathBuf, bool) {
     }
     match dir.parent() {
         // After an earlier start moved us, or when systemd put us there itself (DelegateSubgroup=server).
-        Some(parent) if dir.ends_with(super::v2::SERVER) && is_service(parent) => {
-            (parent.to_owned(), false)
-        }
+        Some(parent) if dir.ends_with(super::v2::SERVER) && is_service(parent) => (parent.to_owned(), false),
         _ => (root.to_owned(), false),
     }
 }
 
 fn only_we(dir: &Path) -> bool {
     let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    procs
-        .split_whitespace()
-        .eq([std::process::id().to_string()])
+    procs.split_whitespace().eq([std::process::id().to_string()])
 }
 
 /// Undoes the octal escapes of blanks in `/proc/mounts`.
 fn unescape(field: &str) -> String {
-    field
-        .replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\")
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }

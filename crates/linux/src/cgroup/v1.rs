@@ -43,28 +43,16 @@ impl Groups {
 
     pub fn set_limits(&self, limits: &Limits) -> Result<(), CgroupError> {
         self.set_memory(limits.memory_bytes)?;
-        let pids = if limits.pids == 0 {
-            "max".to_owned()
-        } else {
-            limits.pids.to_string()
-        };
+        let pids = if limits.pids == 0 { "max".to_owned() } else { limits.pids.to_string() };
         write(&self.file("pids", "pids.max"), &pids)?;
         let quota = match limits.cpu_millis {
             0 => "-1".to_owned(),
-            millis => (millis.saturating_mul(CPU_PERIOD_USEC) / 1000)
-                .max(CPU_QUOTA_MIN_USEC)
-                .to_string(),
+            millis => (millis.saturating_mul(CPU_PERIOD_USEC) / 1000).max(CPU_QUOTA_MIN_USEC).to_string(),
         };
-        write(
-            &self.file("cpu", "cpu.cfs_period_us"),
-            &CPU_PERIOD_USEC.to_string(),
-        )?;
+        write(&self.file("cpu", "cpu.cfs_period_us"), &CPU_PERIOD_USEC.to_string())?;
         write(&self.file("cpu", "cpu.cfs_quota_us"), &quota)?;
         let shares = limits.cpu_weight.clamp(1, 10_000) * 1024 / 100;
-        write(
-            &self.file("cpu", "cpu.shares"),
-            &shares.clamp(2, 262_144).to_string(),
-        )
+        write(&self.file("cpu", "cpu.shares"), &shares.clamp(2, 262_144).to_string())
     }
 
     pub fn usage(&self) -> Usage {
@@ -77,11 +65,7 @@ impl Groups {
     }
 
     fn set_memory(&self, bytes: u64) -> Result<(), CgroupError> {
-        let value = if bytes == 0 {
-            "-1".to_owned()
-        } else {
-            bytes.to_string()
-        };
+        let value = if bytes == 0 { "-1".to_owned() } else { bytes.to_string() };
         let memory = self.file("memory", "memory.limit_in_bytes");
         // Absent when swap accounting is off; there is then no way to hold swap back.
         let with_swap = self.file("memory", "memory.memsw.limit_in_bytes");
@@ -101,10 +85,7 @@ impl Groups {
 
     /// A file of the group that has this controller; a path that does not exist when none has.
     fn file(&self, controller: &str, name: &str) -> PathBuf {
-        let group = self
-            .0
-            .iter()
-            .find(|(_, controllers)| controllers.contains(&controller));
+        let group = self.0.iter().find(|(_, controllers)| controllers.contains(&controller));
         group.map_or_else(|| PathBuf::from(name), |(dir, _)| dir.join(name))
     }
 }

@@ -13,10 +13,7 @@ pub(super) fn prepare(base: &Path, leave_base: bool, below: &[&str]) -> Result<(
     if leave_base {
         let server = base.join(SERVER);
         ensure_dir(&server)?;
-        write(
-            &server.join("cgroup.procs"),
-            &std::process::id().to_string(),
-        )?;
+        write(&server.join("cgroup.procs"), &std::process::id().to_string())?;
     }
     let mut dir = base.to_owned();
     hand_down(&dir)?;
@@ -30,11 +27,7 @@ pub(super) fn prepare(base: &Path, leave_base: bool, below: &[&str]) -> Result<(
 
 pub(super) fn set_limits(dir: &Path, limits: &Limits) -> Result<(), CgroupError> {
     let or_max = |value: u64| {
-        if value == 0 {
-            "max".to_owned()
-        } else {
-            value.to_string()
-        }
+        if value == 0 { "max".to_owned() } else { value.to_string() }
     };
     write(&dir.join("memory.max"), &or_max(limits.memory_bytes))?;
     // Absent without swap accounting.
@@ -45,15 +38,10 @@ pub(super) fn set_limits(dir: &Path, limits: &Limits) -> Result<(), CgroupError>
     write(&dir.join("pids.max"), &or_max(limits.pids))?;
     let quota = match limits.cpu_millis {
         0 => "max".to_owned(),
-        millis => (millis.saturating_mul(CPU_PERIOD_USEC) / 1000)
-            .max(CPU_QUOTA_MIN_USEC)
-            .to_string(),
+        millis => (millis.saturating_mul(CPU_PERIOD_USEC) / 1000).max(CPU_QUOTA_MIN_USEC).to_string(),
     };
     write(&dir.join("cpu.max"), &format!("{quota} {CPU_PERIOD_USEC}"))?;
-    write(
-        &dir.join("cpu.weight"),
-        &limits.cpu_weight.clamp(1, 10_000).to_string(),
-    )
+    write(&dir.join("cpu.weight"), &limits.cpu_weight.clamp(1, 10_000).to_string())
 }
 
 pub(super) fn usage(dir: &Path) -> Usage {
@@ -69,16 +57,8 @@ pub(super) fn usage(dir: &Path) -> Usage {
 fn hand_down(dir: &Path) -> Result<(), CgroupError> {
     let file = dir.join("cgroup.subtree_control");
     let have = fs::read_to_string(&file).map_err(|e| io_error("read", &file, e))?;
-    let missing: Vec<String> = ["cpu", "memory", "pids"]
-        .into_iter()
-        .filter(|c| !have.split_whitespace().any(|h| h == *c))
-        .map(|c| format!("+{c}"))
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        write(&file, &missing.join(" "))
-    }
+    let missing: Vec<String> = ["cpu", "memory", "pids"].into_iter().filter(|c| !have.split_whitespace().any(|h| h == *c)).map(|c| format!("+{c}")).collect();
+    if missing.is_empty() { Ok(()) } else { write(&file, &missing.join(" ")) }
 }
 
 fn ensure_dir(dir: &Path) -> Result<(), CgroupError> {

@@ -52,13 +52,8 @@ pub(super) const DEVICES: &[(&CStr, &CStr)] = &[
     (c"/dev/tty", c"tty"),
 ];
 
-const DEV_LINKS: &[(&CStr, &CStr)] = &[
-    (c"/proc/self/fd", c"fd"),
-    (c"/proc/self/fd/0", c"stdin"),
-    (c"/proc/self/fd/1", c"stdout"),
-    (c"/proc/self/fd/2", c"stderr"),
-    (c"pts/ptmx", c"ptmx"),
-];
+const DEV_LINKS: &[(&CStr, &CStr)] =
+    &[(c"/proc/self/fd", c"fd"), (c"/proc/self/fd/0", c"stdin"), (c"/proc/self/fd/1", c"stdout"), (c"/proc/self/fd/2", c"stderr"), (c"pts/ptmx", c"ptmx")];
 
 /// Bytes of memory that a process may lock.
 const MEMLOCK_BYTES: u64 = 1 << 20;
@@ -70,8 +65,7 @@ const FSOPEN_CLOEXEC: u32 = 1;
 const FSMOUNT_CLOEXEC: u32 = 1;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
-const RESOLVE: u64 =
-    libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_BENEATH;
+const RESOLVE: u64 = libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_BENEATH;
 const CLOSE_RANGE_CLOEXEC: u32 = 4;
 
 const QUIET: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
@@ -96,11 +90,7 @@ struct At {
 pub(super) unsafe extern "C" fn main(plan: usize) -> ! {
     // SAFETY: as the caller vouches.
     let plan = unsafe { &*(plan as *const ChildPlan<'_>) };
-    let mut at = At {
-        step: Step::JoinCgroup,
-        index: 0,
-        sync: plan.sync,
-    };
+    let mut at = At { step: Step::JoinCgroup, index: 0, sync: plan.sync };
     let Err(errno) = run(plan, &mut at);
     report(at.sync, at.step as u32, at.index, errno as u32);
     loop {
@@ -183,36 +173,16 @@ fn run(plan: &ChildPlan<'_>, at: &mut At) -> Result<std::convert::Infallible, Er
     }
 
     at.to(Step::Seccomp);
-    let program = libc::sock_fprog {
-        len: plan.filter.len() as u16,
-        filter: plan.filter.as_ptr().cast_mut(),
-    };
-    call!(
-        libc::SYS_seccomp,
-        libc::SECCOMP_SET_MODE_FILTER,
-        0,
-        ptr::from_ref(&program)
-    )?;
+    let program = libc::sock_fprog { len: plan.filter.len() as u16, filter: plan.filter.as_ptr().cast_mut() };
+    call!(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(&program))?;
 
     at.to(Step::Talk);
     wait_for(sync, host, spawn::EXECUTE)?;
 
     at.to(Step::Execute);
-    call!(
-        libc::SYS_close_range,
-        first_private,
-        u32::MAX,
-        CLOSE_RANGE_CLOEXEC
-    )?;
+    call!(libc::SYS_close_range, first_private, u32::MAX, CLOSE_RANGE_CLOEXEC)?;
     report(sync, spawn::ABOUT_TO_EXECUTE, 0, 0);
-    let executed = call!(
-        libc::SYS_execveat,
-        agent,
-        c"",
-        plan.argv,
-        plan.env,
-        libc::AT_EMPTY_PATH
-    );
+    let executed = call!(libc::SYS_execveat, agent, c"", plan.argv, plan.env, libc::AT_EMPTY_PATH);
     Err(executed.err().unwrap_or(libc::EIO))
 }
 
@@ -235,31 +205,19 @@ fn join_cgroups(plan: &ChildPlan<'_>, at: &mut At) -> Result<(), Errno> {
     Ok(())
 }
 
-fn receive_mounts(
-    sync: RawFd,
-    host: RawFd,
-) -> Result<([RawFd; BINDS_MAX + 1], usize), Errno> {
-    const SPACE: usize =
-        (mem::size_of::<libc::cmsghdr>() + (BINDS_MAX + 1) * mem::size_of::<RawFd>()).div_ceil(8);
+fn receive_mounts(sync: RawFd, host: RawFd) -> Result<([RawFd; BINDS_MAX + 1], usize), Errno> {
+    const SPACE: usize = (mem::size_of::<libc::cmsghdr>() + (BINDS_MAX + 1) * mem::size_of::<RawFd>()).div_ceil(8);
     wait_readable(sync, host)?;
     let mut control = [0u64; SPACE];
     let mut byte = 0u8;
-    let mut part = libc::iovec {
-        iov_base: ptr::from_mut(&mut byte).cast(),
-        iov_len: 1,
-    };
+    let mut part = libc::iovec { iov_base: ptr::from_mut(&mut byte).cast(), iov_len: 1 };
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = &mut part;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = mem::size_of_val(&control);
-    let read = call!(
-        libc::SYS_recvmsg,
-        sync,
-        ptr::from_mut(&mut message),
-        libc::MSG_CMSG_CLOEXEC
-    )?;
+    let read = call!(libc::SYS_recvmsg, sync, ptr::from_mut(&mut message), libc::MSG_CMSG_CLOEXEC)?;
     // Nothing read: the host gave up.
     if read != 1 || byte != spawn::MOUNTS || message.msg_flags & libc::MSG_CTRUNC != 0 {
         return Err(libc::EPROTO);
@@ -270,16 +228,11 @@ fn receive_mounts(
     if header.cmsg_level != libc::SOL_SOCKET || header.cmsg_type != libc::SCM_RIGHTS {
         return Err(libc::EPROTO);
     }
-    let bytes = header
-        .cmsg_len
-        .saturating_sub(mem::size_of::<libc::cmsghdr>());
+    let bytes = header.cmsg_len.saturating_sub(mem::size_of::<libc::cmsghdr>());
     let count = (bytes / mem::size_of::<RawFd>()).min(fds.len());
     // SAFETY: the descriptors follow the header, whose size keeps them aligned; `count` is within both arrays.
     unsafe {
-        let data = control
-            .as_ptr()
-            .byte_add(mem::size_of::<libc::cmsghdr>())
-            .cast::<RawFd>();
+        let data = control.as_ptr().byte_add(mem::size_of::<libc::cmsghdr>()).cast::<RawFd>();
         ptr::copy_nonoverlapping(data, fds.as_mut_ptr(), count);
     }
     Ok((fds, count))
@@ -288,11 +241,7 @@ fn receive_mounts(
 /// Waits for the host's word, or for its death: a child that waited on alone would hold copies of all that the server had open,
 /// its lock and its clients' connections among them.
 fn wait_readable(sync: RawFd, host: RawFd) -> Result<(), Errno> {
-    let watch = |fd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     let mut watched = [watch(sync), watch(host)];
     loop {
         match call!(libc::SYS_ppoll, watched.as_mut_ptr(), 2, 0, 0, 0) {
@@ -307,33 +256,13 @@ fn wait_readable(sync: RawFd, host: RawFd) -> Result<(), Errno> {
 fn wait_for(sync: RawFd, host: RawFd, wanted: u8) -> Result<(), Errno> {
     wait_readable(sync, host)?;
     let mut byte = 0u8;
-    let read = call!(
-        libc::SYS_recvfrom,
-        sync,
-        ptr::from_mut(&mut byte),
-        1,
-        0,
-        0,
-        0
-    )?;
-    if read == 1 && byte == wanted {
-        Ok(())
-    } else {
-        Err(libc::EPROTO)
-    }
+    let read = call!(libc::SYS_recvfrom, sync, ptr::from_mut(&mut byte), 1, 0, 0, 0)?;
+    if read == 1 && byte == wanted { Ok(()) } else { Err(libc::EPROTO) }
 }
 
 fn report(sync: RawFd, step: u32, index: u32, errno: u32) {
     let words = [step, index, errno];
-    let _ = call!(
-        libc::SYS_sendto,
-        sync,
-        words.as_ptr(),
-        REPORT_BYTES,
-        libc::MSG_NOSIGNAL,
-        0,
-        0
-    );
+    let _ = call!(libc::SYS_sendto, sync, words.as_ptr(), REPORT_BYTES, libc::MSG_NOSIGNAL, 0, 0);
 }
 
 /// /dev on a small tmpfs of our own, with what [`make_proc`] needs for a while. Returns its handle.
@@ -461,8 +390,7 @@ fn attach_bind(root: RawFd, bind: &BindTarget, tree: RawFd) -> Result<(), Errno>
         ensure_dir(dir, name, 0o755)?;
         open_beneath(dir, name, libc::O_PATH | libc::O_DIRECTORY)?
     } else {
-        let flags =
-            libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
         match call!(libc::SYS_openat, dir, name.as_c_str(), flags, 0o644) {
             Ok(made) => {
                 call!(libc::SYS_close, made)?;
@@ -472,14 +400,7 @@ fn attach_bind(root: RawFd, bind: &BindTarget, tree: RawFd) -> Result<(), Errno>
         }
         open_beneath(dir, name, libc::O_PATH)?
     };
-    call!(
-        libc::SYS_move_mount,
-        tree,
-        c"",
-        place,
-        c"",
-        MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    )?;
+    call!(libc::SYS_move_mount, tree, c"", place, c"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)?;
     call!(libc::SYS_close, place)?;
     if dir != root {
         call!(libc::SYS_close, dir)?;
@@ -500,27 +421,16 @@ fn open_beneath(dir: RawFd, name: &CStr, flags: i32) -> Result<RawFd, Errno> {
     let mut how: libc::open_how = unsafe { MaybeUninit::zeroed().assume_init() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
     how.resolve = RESOLVE;
-    let fd = call!(
-        libc::SYS_openat2,
-        dir,
-        name,
-        ptr::from_ref(&how),
-        mem::size_of::<libc::open_how>()
-    )?;
+    let fd = call!(libc::SYS_openat2, dir, name, ptr::from_ref(&how), mem::size_of::<libc::open_how>())?;
     Ok(fd as RawFd)
 }
 
 /// Puts the inherited files at their numbers and closes what lies between. Returns the new numbers of the socket, the host's handle and the
 /// agent, and the first number above the inherited ones.
-fn place_files(
-    plan: &ChildPlan<'_>,
-    at: &mut At,
-) -> Result<(RawFd, RawFd, RawFd, RawFd), Errno> {
+fn place_files(plan: &ChildPlan<'_>, at: &mut At) -> Result<(RawFd, RawFd, RawFd, RawFd), Errno> {
     let first_private = plan.fds.last().map_or(0, |(_, number)| number + 1);
     // Out of the way first, so that no number is overwritten before it was copied.
-    let away = |fd: RawFd| {
-        call!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, first_private).map(|fd| fd as RawFd)
-    };
+    let away = |fd: RawFd| call!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, first_private).map(|fd| fd as RawFd);
     let sync = away(plan.sync)?;
     at.sync = sync;
     let host = away(plan.host)?;
@@ -554,33 +464,16 @@ fn set_limits(plan: &ChildPlan<'_>) -> Result<(), Errno> {
 
 /// Never above the hard limit that we have: raising needs a capability that even a root server may lack.
 fn set_limit(resource: u32, value: u64) -> Result<(), Errno> {
-    let mut now = libc::rlimit64 {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     call!(libc::SYS_prlimit64, 0, resource, 0, ptr::from_mut(&mut now))?;
-    let value = if value < now.rlim_max {
-        value
-    } else {
-        now.rlim_max
-    };
-    let new = libc::rlimit64 {
-        rlim_cur: value,
-        rlim_max: value,
-    };
+    let value = if value < now.rlim_max { value } else { now.rlim_max };
+    let new = libc::rlimit64 { rlim_cur: value, rlim_max: value };
     call!(libc::SYS_prlimit64, 0, resource, ptr::from_ref(&new), 0)?;
     Ok(())
 }
 
 fn drop_capabilities() -> Result<(), Errno> {
-    call!(
-        libc::SYS_prctl,
-        libc::PR_CAP_AMBIENT,
-        libc::PR_CAP_AMBIENT_CLEAR_ALL,
-        0,
-        0,
-        0
-    )?;
+    call!(libc::SYS_prctl, libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)?;
     for number in 0..64u32 {
         if caps::KEPT_MASK & (1 << number) != 0 {
             continue;
@@ -604,30 +497,10 @@ fn drop_capabilities() -> Result<(), Errno> {
 fn restrict(attr: &landlock::RulesetAttr) -> Result<(), Errno> {
     const RULE_PATH_BENEATH: u32 = 1;
     let size = mem::size_of::<landlock::RulesetAttr>();
-    let ruleset = call!(
-        libc::SYS_landlock_create_ruleset,
-        ptr::from_ref(attr),
-        size,
-        0
-    )?;
-    let root = call!(
-        libc::SYS_openat,
-        libc::AT_FDCWD,
-        c"/",
-        libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC,
-        0
-    )?;
-    let rule = landlock::PathBeneathAttr {
-        allowed_access: landlock::REFER,
-        parent_fd: root as i32,
-    };
-    call!(
-        libc::SYS_landlock_add_rule,
-        ruleset,
-        RULE_PATH_BENEATH,
-        ptr::from_ref(&rule),
-        0
-    )?;
+    let ruleset = call!(libc::SYS_landlock_create_ruleset, ptr::from_ref(attr), size, 0)?;
+    let root = call!(libc::SYS_openat, libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC, 0)?;
+    let rule = landlock::PathBeneathAttr { allowed_access: landlock::REFER, parent_fd: root as i32 };
+    call!(libc::SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, ptr::from_ref(&rule), 0)?;
     call!(libc::SYS_landlock_restrict_self, ruleset, 0)?;
     call!(libc::SYS_close, root)?;
     call!(libc::SYS_close, ruleset)?;
@@ -645,12 +518,6 @@ fn reset_signals() -> Result<(), Errno> {
         }
     }
     let none = 0u64;
-    call!(
-        libc::SYS_rt_sigprocmask,
-        libc::SIG_SETMASK,
-        ptr::from_ref(&none),
-        0,
-        8
-    )?;
+    call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, ptr::from_ref(&none), 0, 8)?;
     Ok(())
 }

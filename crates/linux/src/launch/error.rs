@@ -147,14 +147,9 @@ impl LaunchError {
 }
 
 fn at(path: &Option<PathBuf>) -> String {
-    path.as_ref()
-        .map(|p| format!(" at {}", p.display()))
-        .unwrap_or_default()
+    path.as_ref().map(|p| format!(" at {}", p.display())).unwrap_or_default()
 }
 
 fn status_words(status: &Option<i32>) -> String {
-    status.map_or_else(
-        || "no status".to_owned(),
-        |signal| format!("signal {signal}"),
-    )
+    status.map_or_else(|| "no status".to_owned(), |signal| format!("signal {signal}"))
 }

@@ -48,14 +48,10 @@ pub(super) fn make(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<Mounts,
     let (root, layers) = root(spec, ids)?;
     let mut fds = vec![root];
     for bind in spec.binds {
-        let tree = bind_tree(bind, ids)
-            .map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
+        let tree = bind_tree(bind, ids).map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
         fds.push(tree);
     }
-    Ok(Mounts {
-        fds,
-        _layers: layers,
-    })
+    Ok(Mounts { fds, _layers: layers })
 }
 
 fn root(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<(OwnedFd, Vec<OwnedFd>), LaunchError> {
@@ -103,16 +99,8 @@ fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
     }
     let upper = open_dir(spec.upper)?;
     let work = open_dir(spec.work)?;
-    option(
-        fs.as_fd(),
-        c"upperdir",
-        format!("/proc/self/fd/{}", upper.as_raw_fd()).as_bytes(),
-    )?;
-    option(
-        fs.as_fd(),
-        c"workdir",
-        format!("/proc/self/fd/{}", work.as_raw_fd()).as_bytes(),
-    )?;
+    option(fs.as_fd(), c"upperdir", format!("/proc/self/fd/{}", upper.as_raw_fd()).as_bytes())?;
+    option(fs.as_fd(), c"workdir", format!("/proc/self/fd/{}", work.as_raw_fd()).as_bytes())?;
     // Package managers rename directories of lower layers; without this they get EXDEV.
     option(fs.as_fd(), c"redirect_dir", b"on")?;
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(|e| explained(fs.as_fd(), e.into()))?;
@@ -125,10 +113,7 @@ fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
 /// Overlayfs does not fail when it cannot use its work directory; it mounts read-only.
 pub(super) fn check_writable(mount: BorrowedFd<'_>) -> io::Result<()> {
     if rustix::fs::fstatvfs(mount)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Err(io::Error::new(
-            io::ErrorKind::ReadOnlyFilesystem,
-            "the kernel mounted the overlay read-only; the work directory cannot be used",
-        ));
+        return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the kernel mounted the overlay read-only; the work directory cannot be used"));
     }
     Ok(())
 }
@@ -153,18 +138,11 @@ fn bind_tree(bind: &super::Bind, ids: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// The filesystem does not know id shifts, or this mount is shifted already.
 fn cannot_shift(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS)
-    )
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS))
 }
 
 pub(super) fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::mount::open_tree(
-        CWD,
-        path,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )?)
+    Ok(rustix::mount::open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
 }
 
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {
@@ -181,34 +159,18 @@ pub(super) fn keep_private(tree: BorrowedFd<'_>) -> io::Result<()> {
 /// Sets attributes of a detached mount, the id shift when `ids` is given, and keeps it private: a clone of a shared mount is shared, so without that
 /// whatever the host mounts beneath the original later would appear inside.
 fn set_attributes(tree: BorrowedFd<'_>, set: u64, ids: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let attr = libc::mount_attr {
-        attr_set: set,
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: ids.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
-    };
+    let attr =
+        libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: ids.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())) };
     // SAFETY: the path is an empty C string, `attr` a whole structure of the size that is given; the kernel only reads both.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            std::ptr::from_ref(&attr),
-            size_of::<libc::mount_attr>(),
-        )
+        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, std::ptr::from_ref(&attr), size_of::<libc::mount_attr>())
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn option(fs: BorrowedFd<'_>, key: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
     let value = CString::new(value).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    rustix::mount::fsconfig_set_string(fs, key, value.as_c_str())
-        .map_err(|e| explained(fs, e.into()))
+    rustix::mount::fsconfig_set_string(fs, key, value.as_c_str()).map_err(|e| explained(fs, e.into()))
 }
 
 /// Adds what the kernel wrote into the filesystem context. The kind stays; the number is lost where there are words.

@@ -77,9 +77,7 @@ pub(super) struct ChildPlan<'a> {
 impl Prepared {
     pub fn new(spec: &LaunchSpec<'_>, entry: Entry) -> Result<Self, LaunchError> {
         check(spec)?;
-        let cgroup = |e: crate::cgroup::CgroupError| {
-            LaunchError::host(Step::Cgroup, None, io::Error::other(e.to_string()))
-        };
+        let cgroup = |e: crate::cgroup::CgroupError| LaunchError::host(Step::Cgroup, None, io::Error::other(e.to_string()));
         let mut tasks = spec.cgroup.open_v1_tasks().map_err(cgroup)?;
         let v2 = match entry {
             Entry::Born => Some(spec.cgroup.open_v2().map_err(cgroup)?),
@@ -88,23 +86,14 @@ impl Prepared {
                 None
             }
         };
-        let mut fds: Vec<_> = spec
-            .fds
-            .iter()
-            .map(|(fd, number)| (fd.as_raw_fd(), *number))
-            .collect();
+        let mut fds: Vec<_> = spec.fds.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect();
         fds.sort_unstable_by_key(|(_, number)| *number);
         Ok(Self {
             v2,
-            host: crate::pidfd::open(std::process::id())
-                .map_err(|e| LaunchError::host(Step::Prepare, None, e))?,
+            host: crate::pidfd::open(std::process::id()).map_err(|e| LaunchError::host(Step::Prepare, None, e))?,
             raw_tasks: tasks.iter().map(AsRawFd::as_raw_fd).collect(),
             tasks,
-            binds: spec
-                .binds
-                .iter()
-                .map(bind_target)
-                .collect::<Result<_, _>>()?,
+            binds: spec.binds.iter().map(bind_target).collect::<Result<_, _>>()?,
             argv: pointers(spec.argv),
             env: pointers(spec.env),
             hostname: c_string(spec.hostname)?,
@@ -150,13 +139,8 @@ impl Prepared {
         match step {
             Step::JoinCgroup => self.cgroup_dirs.get(index).cloned(),
             Step::Bind => self.targets.get(index).cloned(),
-            Step::Proc => {
-                named(super::child::MASKED, "/proc").or_else(|| Some(PathBuf::from("/proc")))
-            }
-            Step::Dev => super::child::DEVICES
-                .get(index)
-                .and_then(|d| d.1.to_str().ok())
-                .map(|d| PathBuf::from("/dev").join(d)),
+            Step::Proc => named(super::child::MASKED, "/proc").or_else(|| Some(PathBuf::from("/proc"))),
+            Step::Dev => super::child::DEVICES.get(index).and_then(|d| d.1.to_str().ok()).map(|d| PathBuf::from("/dev").join(d)),
             Step::Prepare
             | Step::Cgroup
             | Step::Clone
@@ -183,21 +167,13 @@ fn check(spec: &LaunchSpec<'_>) -> Result<(), LaunchError> {
     let bad = |why: String| Err(LaunchError::Spec(why));
     userns::check_base(spec.uid_base).map_err(|e| LaunchError::Spec(e.to_string()))?;
     if spec.lowers.is_empty() || spec.lowers.len() > LOWERS_MAX {
-        return bad(format!(
-            "it has {} lower layers; 1 to {LOWERS_MAX} are possible",
-            spec.lowers.len()
-        ));
+        return bad(format!("it has {} lower layers; 1 to {LOWERS_MAX} are possible", spec.lowers.len()));
     }
     if spec.binds.len() > BINDS_MAX {
-        return bad(format!(
-            "it has {} bind mounts; at most {BINDS_MAX} are possible",
-            spec.binds.len()
-        ));
+        return bad(format!("it has {} bind mounts; at most {BINDS_MAX} are possible", spec.binds.len()));
     }
     if spec.fds.len() > FDS_MAX || spec.fds.iter().any(|(_, n)| !(0..1024).contains(n)) {
-        return bad(format!(
-            "at most {FDS_MAX} files can be inherited, with numbers below 1024"
-        ));
+        return bad(format!("at most {FDS_MAX} files can be inherited, with numbers below 1024"));
     }
     let mut numbers: Vec<_> = spec.fds.iter().map(|(_, n)| *n).collect();
     numbers.sort_unstable();
@@ -205,9 +181,7 @@ fn check(spec: &LaunchSpec<'_>) -> Result<(), LaunchError> {
         return bad("two inherited files have the same number".to_owned());
     }
     if spec.hostname.is_empty() || spec.hostname.len() > HOSTNAME_MAX_BYTES {
-        return bad(format!(
-            "the host name must have 1 to {HOSTNAME_MAX_BYTES} bytes"
-        ));
+        return bad(format!("the host name must have 1 to {HOSTNAME_MAX_BYTES} bytes"));
     }
     if spec.argv.is_empty() {
         return bad("the agent has no argv[0]".to_owned());
@@ -219,8 +193,7 @@ fn check(spec: &LaunchSpec<'_>) -> Result<(), LaunchError> {
 }
 
 fn bind_target(bind: &super::Bind) -> Result<BindTarget, LaunchError> {
-    let bad =
-        |why: &str| LaunchError::Spec(format!("the bind target {} {why}", bind.target.display()));
+    let bad = |why: &str| LaunchError::Spec(format!("the bind target {} {why}", bind.target.display()));
     let mut components = Vec::new();
     for component in bind.target.components() {
         let Component::Normal(name) = component else {
@@ -238,23 +211,15 @@ fn bind_target(bind: &super::Bind) -> Result<BindTarget, LaunchError> {
     if components.len() > TARGET_DEPTH_MAX {
         return Err(bad("is too deep"));
     }
-    let metadata = fs::metadata(&bind.source)
-        .map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
+    let metadata = fs::metadata(&bind.source).map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
     if !metadata.is_dir() && !metadata.is_file() {
         return Err(bad("has a source that is neither directory nor file"));
     }
-    Ok(BindTarget {
-        components,
-        is_dir: metadata.is_dir(),
-    })
+    Ok(BindTarget { components, is_dir: metadata.is_dir() })
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
-    strings
-        .iter()
-        .map(|s| s.as_ptr())
-        .chain([ptr::null()])
-        .collect()
+    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
 fn c_string(text: &str) -> Result<CString, LaunchError> {
@@ -262,7 +227,5 @@ fn c_string(text: &str) -> Result<CString, LaunchError> {
 }
 
 fn hard_nofile() -> u64 {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile)
-        .maximum
-        .unwrap_or(u64::MAX)
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }

@@ -5,9 +5,7 @@
 use std::ffi::CStr;
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!(
-    "sandboxes are launched by x86_64 system calls only; another architecture needs its own launch/raw.rs and seccomp table"
-);
+compile_error!("sandboxes are launched by x86_64 system calls only; another architecture needs its own launch/raw.rs and seccomp table");
 
 /// A system call's error number, positive.
 pub(super) type Errno = i32;
@@ -34,11 +32,7 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize, Err
         );
     }
     // The last page of addresses stands for error numbers.
-    if (-4095..0).contains(&result) {
-        Err(-result as Errno)
-    } else {
-        Ok(result as usize)
-    }
+    if (-4095..0).contains(&result) { Err(-result as Errno) } else { Ok(result as usize) }
 }
 
 /// Calls clone3 and runs `main(argument)` in the child on the stack named in `args`; returns the child's pid.
@@ -46,11 +40,7 @@ pub(super) unsafe fn syscall(number: i64, args: [usize; 6]) -> Result<usize, Err
 /// # Safety
 /// `args` is a valid `struct clone_args` whose stack is large enough, 16-byte aligned at its end, and used by nobody else until
 /// the child has executed or died; the same holds for what `argument` points to. With CLONE_VM, `main` keeps to this module's rule.
-pub(super) unsafe fn clone3(
-    args: &libc::clone_args,
-    main: unsafe extern "C" fn(usize) -> !,
-    argument: usize,
-) -> Result<usize, Errno> {
+pub(super) unsafe fn clone3(args: &libc::clone_args, main: unsafe extern "C" fn(usize) -> !, argument: usize) -> Result<usize, Errno> {
     let result: isize;
     // SAFETY: the parent goes on behind the asm with only rax, rcx and r11 changed. The child has the same registers but the
     // new stack, so it must not reach the surrounding frame: it calls `main`, which never returns.
@@ -73,11 +63,7 @@ pub(super) unsafe fn clone3(
             lateout("r11") _,
         );
     }
-    if result < 0 {
-        Err(-result as Errno)
-    } else {
-        Ok(result as usize)
-    }
+    if result < 0 { Err(-result as Errno) } else { Ok(result as usize) }
 }
 
 /// A system call with integers only.

@@ -56,15 +56,9 @@ impl<'a> Child<'a> {
         let plan = Box::new(prepared.child_plan(theirs.as_raw_fd()));
         let mut pidfd: RawFd = -1;
         // The cgroup namespace comes later, from inside: made here, it would begin at the server's group and show the way to ours.
-        let namespaces = libc::CLONE_NEWUSER
-            | libc::CLONE_NEWNS
-            | libc::CLONE_NEWPID
-            | libc::CLONE_NEWNET
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS;
+        let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         let args = libc::clone_args {
-            flags: (namespaces | libc::CLONE_VM | libc::CLONE_PIDFD) as u32 as u64
-                | prepared.v2.as_ref().map_or(0, |_| CLONE_INTO_CGROUP),
+            flags: (namespaces | libc::CLONE_VM | libc::CLONE_PIDFD) as u32 as u64 | prepared.v2.as_ref().map_or(0, |_| CLONE_INTO_CGROUP),
             pidfd: ptr::from_mut(&mut pidfd) as u64,
             child_tid: 0,
             parent_tid: 0,
@@ -74,10 +68,7 @@ impl<'a> Child<'a> {
             tls: 0,
             set_tid: 0,
             set_tid_size: 0,
-            cgroup: prepared
-                .v2
-                .as_ref()
-                .map_or(0, |dir| dir.as_raw_fd().unsigned_abs().into()),
+            cgroup: prepared.v2.as_ref().map_or(0, |dir| dir.as_raw_fd().unsigned_abs().into()),
         };
         let blocked = BlockedSignals::new();
         // SAFETY: the stack and the plan, and all it points to, live in `Child` and in `prepared`, which outlive the child's use of them:
@@ -89,13 +80,7 @@ impl<'a> Child<'a> {
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         drop(theirs);
         drop(alone);
-        Ok(Self {
-            process: Some((pid as u32, pidfd)),
-            sync: ours,
-            about_to_execute: false,
-            _plan: plan,
-            _stack: stack,
-        })
+        Ok(Self { process: Some((pid as u32, pidfd)), sync: ours, about_to_execute: false, _plan: plan, _stack: stack })
     }
 
     pub fn pid(&self) -> u32 {
@@ -106,17 +91,10 @@ impl<'a> Child<'a> {
         use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
         use std::{io::IoSlice, mem::MaybeUninit, os::fd::AsFd};
         let fds: Vec<_> = mounts.fds.iter().map(AsFd::as_fd).collect();
-        let mut space =
-            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(super::BINDS_MAX + 1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(super::BINDS_MAX + 1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(
-            &self.sync,
-            &[IoSlice::new(&[MOUNTS])],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )
-        .map_err(talk)?;
+        sendmsg(&self.sync, &[IoSlice::new(&[MOUNTS])], &mut control, SendFlags::NOSIGNAL).map_err(talk)?;
         Ok(())
     }
 
@@ -137,11 +115,7 @@ impl<'a> Child<'a> {
     pub fn wait_until_executed(&mut self, prepared: &Prepared) -> Result<(), LaunchError> {
         loop {
             let mut message = [0u8; child::REPORT_BYTES];
-            match rustix::net::recv(
-                &self.sync,
-                &mut message[..],
-                rustix::net::RecvFlags::empty(),
-            ) {
+            match rustix::net::recv(&self.sync, &mut message[..], rustix::net::RecvFlags::empty()) {
                 Ok((_, 0)) if self.about_to_execute => return Ok(()),
                 Ok((_, 0)) => return Err(LaunchError::Died { status: self.end() }),
                 Ok(_) => {
@@ -199,14 +173,8 @@ impl<'a> Child<'a> {
         }
     }
 
-    fn read_report(
-        &mut self,
-        message: &[u8; child::REPORT_BYTES],
-        prepared: &Prepared,
-    ) -> Option<LaunchError> {
-        let word = |i: usize| {
-            u32::from_ne_bytes([message[i], message[i + 1], message[i + 2], message[i + 3]])
-        };
+    fn read_report(&mut self, message: &[u8; child::REPORT_BYTES], prepared: &Prepared) -> Option<LaunchError> {
+        let word = |i: usize| u32::from_ne_bytes([message[i], message[i + 1], message[i + 2], message[i + 3]]);
         let (step, index, errno) = (word(0), word(4), word(8));
         if step == ABOUT_TO_EXECUTE {
             self.about_to_execute = true;
@@ -214,11 +182,7 @@ impl<'a> Child<'a> {
         }
         let step = Step::from_number(step).unwrap_or(Step::Talk);
         let source = io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(libc::EIO));
-        Some(LaunchError::host(
-            step,
-            prepared.path_of(step, index),
-            source,
-        ))
+        Some(LaunchError::host(step, prepared.path_of(step, index), source))
     }
 
     /// Ends and reaps it; the signal that it had died of, unless that is our own.
@@ -247,17 +211,8 @@ impl Drop for Child<'_> {
 /// Both ends of the socket; ours gives up waiting after [`PATIENCE_S`].
 fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    sockopt::set_socket_timeout(
-        &ours,
-        sockopt::Timeout::Recv,
-        Some(std::time::Duration::from_secs(PATIENCE_S)),
-    )?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(std::time::Duration::from_secs(PATIENCE_S)))?;
     Ok((ours, theirs))
 }
 
@@ -277,32 +232,14 @@ impl Stack {
     fn new() -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping at a place of the kernel's choice.
-        let map = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                STACK_BYTES + GUARD_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                -1,
-                0,
-            )
-        };
+        let map = unsafe { libc::mmap(ptr::null_mut(), STACK_BYTES + GUARD_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if map == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the first page lies in the mapping that was just made.
-        let (guarded, base) = unsafe {
-            (
-                libc::mprotect(map, GUARD_BYTES, libc::PROT_NONE),
-                map.byte_add(GUARD_BYTES),
-            )
-        };
+        let (guarded, base) = unsafe { (libc::mprotect(map, GUARD_BYTES, libc::PROT_NONE), map.byte_add(GUARD_BYTES)) };
         let stack = Self { map, base };
-        if guarded == 0 {
-            Ok(stack)
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if guarded == 0 { Ok(stack) } else { Err(io::Error::last_os_error()) }
     }
 }
 

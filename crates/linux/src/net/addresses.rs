@@ -19,18 +19,12 @@ impl Prefix {
             IpAddr::V4(v4) => {
                 let len = self.len.min(32);
                 let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
-                Self {
-                    addr: IpAddr::V4((v4.to_bits() & mask).into()),
-                    len,
-                }
+                Self { addr: IpAddr::V4((v4.to_bits() & mask).into()), len }
             }
             IpAddr::V6(v6) => {
                 let len = self.len.min(128);
                 let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
-                Self {
-                    addr: IpAddr::V6((v6.to_bits() & mask).into()),
-                    len,
-                }
+                Self { addr: IpAddr::V6((v6.to_bits() & mask).into()), len }
             }
         }
     }

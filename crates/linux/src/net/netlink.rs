@@ -41,9 +41,7 @@ impl Body {
     pub fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         // Attributes are far shorter than 64 KiB: addresses, names and a handful of nested ones.
         let len = (4 + value.len()) as u16;
-        self.raw(&len.to_ne_bytes())
-            .raw(&kind.to_ne_bytes())
-            .raw(value);
+        self.raw(&len.to_ne_bytes()).raw(&kind.to_ne_bytes()).raw(value);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
         self
     }
@@ -81,32 +79,16 @@ pub(super) struct Batch {
 
 impl Batch {
     pub fn transaction() -> Self {
-        Self {
-            messages: Vec::new(),
-            whole: true,
-        }
+        Self { messages: Vec::new(), whole: true }
     }
 
     /// Adds a message. `what` is said when the kernel refuses it.
     pub fn add(&mut self, what: &'static str, kind: u16, flags: u16, body: Body) {
-        self.messages.push(Message {
-            what,
-            kind,
-            flags: flags | NLM_F_REQUEST,
-            tolerated: None,
-            body: body.0,
-        });
+        self.messages.push(Message { what, kind, flags: flags | NLM_F_REQUEST, tolerated: None, body: body.0 });
     }
 
     /// Like [`Self::add`], where one error means that nothing was left to do.
-    pub fn add_tolerant(
-        &mut self,
-        what: &'static str,
-        kind: u16,
-        flags: u16,
-        tolerated: Errno,
-        body: Body,
-    ) {
+    pub fn add_tolerant(&mut self, what: &'static str, kind: u16, flags: u16, tolerated: Errno, body: Body) {
         self.add(what, kind, flags, body);
         if let Some(last) = self.messages.last_mut() {
             last.tolerated = Some(tolerated);
@@ -130,13 +112,8 @@ impl Socket {
 
     /// `None` is NETLINK_ROUTE, protocol 0.
     fn open(protocol: Option<rustix::net::Protocol>) -> Result<Self, NetError> {
-        let fd = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            protocol,
-        )
-        .map_err(|errno| NetError::Netlink(errno.into()))?;
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
+            .map_err(|errno| NetError::Netlink(errno.into()))?;
         Ok(Self { fd, next_seq: 1 })
     }
 
@@ -146,26 +123,16 @@ impl Socket {
             // The last one only ends the transaction, and is never answered.
             return self.send(&batch.messages, batch.messages.len().saturating_sub(2));
         }
-        batch
-            .messages
-            .chunks(MESSAGES_PER_SEND_MAX)
-            .try_for_each(|chunk| self.send(chunk, chunk.len() - 1))
+        batch.messages.chunks(MESSAGES_PER_SEND_MAX).try_for_each(|chunk| self.send(chunk, chunk.len() - 1))
     }
 
     /// `acknowledged` is the index of the message that has to be answered.
     fn send(&mut self, messages: &[Message], acknowledged: usize) -> Result<(), NetError> {
         let first = self.next_seq;
-        let mut bytes =
-            Vec::with_capacity(messages.iter().map(|m| HEADER_BYTES + m.body.len()).sum());
+        let mut bytes = Vec::with_capacity(messages.iter().map(|m| HEADER_BYTES + m.body.len()).sum());
         for (at, message) in messages.iter().enumerate() {
             let ack = if at == acknowledged { NLM_F_ACK } else { 0 };
-            write_message(
-                &mut bytes,
-                message.kind,
-                message.flags | ack,
-                self.next_seq,
-                &message.body,
-            );
+            write_message(&mut bytes, message.kind, message.flags | ack, self.next_seq, &message.body);
             self.next_seq += 1;
         }
         self.send_bytes(&bytes)?;
@@ -188,10 +155,7 @@ impl Socket {
                 let message = at.and_then(|at| messages.get(at));
                 let Some(errno) = failure(body) else { continue };
                 if message.and_then(|m| m.tolerated) != Some(errno) && refused.is_none() {
-                    refused = Some(NetError::Refused {
-                        what: message.map_or("netlink batch", |m| m.what),
-                        errno,
-                    });
+                    refused = Some(NetError::Refused { what: message.map_or("netlink batch", |m| m.what), errno });
                 }
             }
         }
@@ -203,20 +167,9 @@ impl Socket {
     }
 
     /// Asks for a list and gives each message's type and body to `each`.
-    pub fn dump(
-        &mut self,
-        kind: u16,
-        body: &[u8],
-        mut each: impl FnMut(u16, &[u8]),
-    ) -> Result<(), NetError> {
+    pub fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])) -> Result<(), NetError> {
         let mut bytes = Vec::new();
-        write_message(
-            &mut bytes,
-            kind,
-            NLM_F_REQUEST | NLM_F_DUMP,
-            self.next_seq,
-            body,
-        );
+        write_message(&mut bytes, kind, NLM_F_REQUEST | NLM_F_DUMP, self.next_seq, body);
         self.next_seq += 1;
         self.send_bytes(&bytes)?;
         let mut buffer = vec![0; ANSWER_BYTES_MAX];
@@ -230,10 +183,7 @@ impl Socket {
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR if body.len() >= 4 => {
                         let errno = failure(body).unwrap_or(Errno::PROTO);
-                        return Err(NetError::Refused {
-                            what: "netlink dump",
-                            errno,
-                        });
+                        return Err(NetError::Refused { what: "netlink dump", errno });
                     }
                     _ => each(kind, body),
                 }
@@ -242,8 +192,7 @@ impl Socket {
     }
 
     fn send_bytes(&self, bytes: &[u8]) -> Result<(), NetError> {
-        let sent = rustix::net::send(&self.fd, bytes, SendFlags::empty())
-            .map_err(|e| NetError::Netlink(e.into()))?;
+        let sent = rustix::net::send(&self.fd, bytes, SendFlags::empty()).map_err(|e| NetError::Netlink(e.into()))?;
         if sent != bytes.len() {
             return Err(NetError::Netlink(io::Error::from(io::ErrorKind::WriteZero)));
         }
@@ -251,17 +200,9 @@ impl Socket {
     }
 
     fn receive(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let (_, len) = rustix::net::recv(
-            &self.fd,
-            &mut *buffer,
-            RecvFlags::DONTWAIT | RecvFlags::TRUNC,
-        )?;
+        let (_, len) = rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC)?;
         // With MSG_TRUNC the length is that of the datagram, also when it did not fit.
-        if len > buffer.len() {
-            Err(Errno::MSGSIZE)
-        } else {
-            Ok(len)
-        }
+        if len > buffer.len() { Err(Errno::MSGSIZE) } else { Ok(len) }
     }
 }
 
@@ -269,9 +210,7 @@ impl Socket {
 fn failure(body: &[u8]) -> Option<Errno> {
     let code = i32::from_ne_bytes([body[0], body[1], body[2], body[3]]);
     // rustix's Errno holds 1..4095 only.
-    (-4095..0)
-        .contains(&code)
-        .then(|| Errno::from_raw_os_error(-code))
+    (-4095..0).contains(&code).then(|| Errno::from_raw_os_error(-code))
 }
 
 fn write_message(into: &mut Vec<u8>, kind: u16, flags: u16, seq: u32, body: &[u8]) {

@@ -53,12 +53,7 @@ const OUTPUT: &str = "output";
 /// All of it, as one transaction.
 pub(super) fn ruleset() -> Batch {
     let mut batch = Batch::transaction();
-    batch.add(
-        "begin the nftables transaction",
-        BATCH_BEGIN,
-        0,
-        message(0, SUBSYSTEM >> 8),
-    );
+    batch.add("begin the nftables transaction", BATCH_BEGIN, 0, message(0, SUBSYSTEM >> 8));
     let mut table = message(NFPROTO_INET, 0);
     table.name(1, TABLE);
     batch.add("make the nftables table", NEW_TABLE, NLM_F_CREATE, table);
@@ -96,12 +91,7 @@ pub(super) fn ruleset() -> Batch {
         daddr6(rule, CMP_EQ);
         accept(rule);
     });
-    batch.add(
-        "end the nftables transaction",
-        BATCH_END,
-        0,
-        message(0, SUBSYSTEM >> 8),
-    );
+    batch.add("end the nftables transaction", BATCH_END, 0, message(0, SUBSYSTEM >> 8));
     batch
 }
 
@@ -116,8 +106,7 @@ fn chain(batch: &mut Batch, name: &str, kind: &str, priority: i32, policy: u32) 
     let mut body = message(NFPROTO_INET, 0);
     body.name(1, TABLE).name(3, name);
     body.nest(4, |hook| {
-        hook.attribute(1, &HOOK_OUTPUT.to_be_bytes())
-            .attribute(2, &priority.to_be_bytes());
+        hook.attribute(1, &HOOK_OUTPUT.to_be_bytes()).attribute(2, &priority.to_be_bytes());
     });
     body.attribute(5, &policy.to_be_bytes()).name(7, kind);
     batch.add("make an nftables chain", NEW_CHAIN, NLM_F_CREATE, body);
@@ -126,12 +115,7 @@ fn chain(batch: &mut Batch, name: &str, kind: &str, priority: i32, policy: u32) 
 fn rule(batch: &mut Batch, chain: &str, fill: impl FnOnce(&mut Body)) {
     let mut body = message(NFPROTO_INET, 0);
     body.name(1, TABLE).name(2, chain).nest(4, fill);
-    batch.add(
-        "make an nftables rule",
-        NEW_RULE,
-        NLM_F_CREATE | NLM_F_APPEND,
-        body,
-    );
+    batch.add("make an nftables rule", NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, body);
 }
 
 fn expression(rule: &mut Body, name: &str, fill: impl FnOnce(&mut Body)) {
@@ -142,15 +126,13 @@ fn expression(rule: &mut Body, name: &str, fill: impl FnOnce(&mut Body)) {
 
 fn meta(rule: &mut Body, key: u32) {
     expression(rule, "meta", |e| {
-        e.attribute(1, &REGISTER_1.to_be_bytes())
-            .attribute(2, &key.to_be_bytes());
+        e.attribute(1, &REGISTER_1.to_be_bytes()).attribute(2, &key.to_be_bytes());
     });
 }
 
 fn compare(rule: &mut Body, operator: u32, value: &[u8]) {
     expression(rule, "cmp", |e| {
-        e.attribute(1, &REGISTER_1.to_be_bytes())
-            .attribute(2, &operator.to_be_bytes());
+        e.attribute(1, &REGISTER_1.to_be_bytes()).attribute(2, &operator.to_be_bytes());
         e.nest(3, |data| {
             data.attribute(1, value);
         });
@@ -159,10 +141,8 @@ fn compare(rule: &mut Body, operator: u32, value: &[u8]) {
 
 fn payload(rule: &mut Body, offset: u32, len: u32) {
     expression(rule, "payload", |e| {
-        e.attribute(1, &REGISTER_1.to_be_bytes())
-            .attribute(2, &PAYLOAD_NETWORK_HEADER.to_be_bytes());
-        e.attribute(3, &offset.to_be_bytes())
-            .attribute(4, &len.to_be_bytes());
+        e.attribute(1, &REGISTER_1.to_be_bytes()).attribute(2, &PAYLOAD_NETWORK_HEADER.to_be_bytes());
+        e.attribute(3, &offset.to_be_bytes()).attribute(4, &len.to_be_bytes());
     });
 }
 
@@ -207,12 +187,11 @@ fn daddr6(rule: &mut Body, operator: u32) {
 
 fn accept(rule: &mut Body) {
     expression(rule, "immediate", |e| {
-        e.attribute(1, &REGISTER_VERDICT.to_be_bytes())
-            .nest(2, |data| {
-                data.nest(2, |verdict| {
-                    verdict.attribute(1, &NF_ACCEPT.to_be_bytes());
-                });
+        e.attribute(1, &REGISTER_VERDICT.to_be_bytes()).nest(2, |data| {
+            data.nest(2, |verdict| {
+                verdict.attribute(1, &NF_ACCEPT.to_be_bytes());
             });
+        });
     });
 }
 
@@ -220,9 +199,7 @@ fn dnat(rule: &mut Body, family: u8, addr: &[u8]) {
     immediate(rule, REGISTER_1, addr);
     immediate(rule, REGISTER_2, &PROXY_PORT.to_be_bytes());
     expression(rule, "nat", |e| {
-        e.attribute(1, &NAT_DNAT.to_be_bytes())
-            .attribute(2, &u32::from(family).to_be_bytes());
-        e.attribute(3, &REGISTER_1.to_be_bytes())
-            .attribute(5, &REGISTER_2.to_be_bytes());
+        e.attribute(1, &NAT_DNAT.to_be_bytes()).attribute(2, &u32::from(family).to_be_bytes());
+        e.attribute(3, &REGISTER_1.to_be_bytes()).attribute(5, &REGISTER_2.to_be_bytes());
     });
 }

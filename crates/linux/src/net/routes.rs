@@ -48,54 +48,24 @@ pub(super) fn interface() -> Batch {
     let mut batch = Batch::default();
     let mut up = Body::default();
     // struct ifinfomsg: family, pad, type, index, flags, change
-    up.raw(&[0; 4])
-        .raw(&LOOPBACK_INDEX.to_ne_bytes())
-        .raw(&IFF_UP.to_ne_bytes())
-        .raw(&IFF_UP.to_ne_bytes());
+    up.raw(&[0; 4]).raw(&LOOPBACK_INDEX.to_ne_bytes()).raw(&IFF_UP.to_ne_bytes()).raw(&IFF_UP.to_ne_bytes());
     batch.add("set lo up", RTM_NEWLINK, 0, up);
     let mut addr = Body::default();
     // struct ifaddrmsg: family, prefix length, flags, scope, index
-    addr.raw(&[AF_INET, 32, 0, RT_SCOPE_UNIVERSE])
-        .raw(&LOOPBACK_INDEX.to_ne_bytes());
-    addr.attribute(IFA_LOCAL, &SANDBOX_ADDR.octets())
-        .attribute(IFA_ADDRESS, &SANDBOX_ADDR.octets());
-    batch.add(
-        "give lo the sandbox's address",
-        RTM_NEWADDR,
-        NLM_F_CREATE | NLM_F_REPLACE,
-        addr,
-    );
+    addr.raw(&[AF_INET, 32, 0, RT_SCOPE_UNIVERSE]).raw(&LOOPBACK_INDEX.to_ne_bytes());
+    addr.attribute(IFA_LOCAL, &SANDBOX_ADDR.octets()).attribute(IFA_ADDRESS, &SANDBOX_ADDR.octets());
+    batch.add("give lo the sandbox's address", RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, addr);
     batch
 }
 
 /// The entries that the plan means. Both default routes are always among them.
 pub(super) fn wanted(plan: &Plan) -> Entries {
-    let default = if plan.closed {
-        Kind::Prohibited
-    } else {
-        Kind::Open
-    };
+    let default = if plan.closed { Kind::Prohibited } else { Kind::Open };
     let mut entries = Entries::new();
-    entries.insert(
-        Prefix {
-            addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            len: 0,
-        },
-        default,
-    );
-    entries.insert(
-        Prefix {
-            addr: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            len: 0,
-        },
-        default,
-    );
+    entries.insert(Prefix { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), len: 0 }, default);
+    entries.insert(Prefix { addr: IpAddr::V6(Ipv6Addr::UNSPECIFIED), len: 0 }, default);
     if !plan.closed {
-        entries.extend(
-            plan.prohibited
-                .iter()
-                .map(|p| (p.normal(), Kind::Prohibited)),
-        );
+        entries.extend(plan.prohibited.iter().map(|p| (p.normal(), Kind::Prohibited)));
         entries.extend(plan.allowed.iter().map(|p| (p.normal(), Kind::Open)));
         // These are the sandbox's own; a route of ours would take the place of the kernel's.
         entries.retain(|prefix, _| !is_kernels(*prefix));
@@ -106,9 +76,7 @@ pub(super) fn wanted(plan: &Plan) -> Entries {
 /// Prefixes for which the kernel has a local route of its own, which has to stay.
 fn is_kernels(prefix: Prefix) -> bool {
     match prefix.addr {
-        IpAddr::V4(v4) => {
-            (v4.is_loopback() && prefix.len >= 8) || (v4 == SANDBOX_ADDR && prefix.len == 32)
-        }
+        IpAddr::V4(v4) => (v4.is_loopback() && prefix.len >= 8) || (v4 == SANDBOX_ADDR && prefix.len == 32),
         IpAddr::V6(v6) => v6.is_loopback() && prefix.len == 128,
     }
 }
@@ -116,10 +84,7 @@ fn is_kernels(prefix: Prefix) -> bool {
 /// The first routes of a fresh namespace.
 pub(super) fn initial(wanted: &Entries, ipv6: bool) -> Batch {
     let mut batch = Batch::default();
-    for (prefix, kind) in wanted
-        .iter()
-        .filter(|(prefix, _)| ipv6 || prefix.addr.is_ipv4())
-    {
+    for (prefix, kind) in wanted.iter().filter(|(prefix, _)| ipv6 || prefix.addr.is_ipv4()) {
         add(&mut batch, *prefix, *kind);
     }
     batch
@@ -140,10 +105,7 @@ pub(super) fn present(route: &mut netlink::Socket) -> Result<Entries, NetError> 
         });
         match listed {
             // A kernel without IPv6.
-            Err(NetError::Refused {
-                errno: Errno::OPNOTSUPP | Errno::AFNOSUPPORT,
-                ..
-            }) if family == AF_INET6 => {}
+            Err(NetError::Refused { errno: Errno::OPNOTSUPP | Errno::AFNOSUPPORT, .. }) if family == AF_INET6 => {}
             other => other?,
         }
     }
@@ -166,9 +128,7 @@ fn parse(body: &[u8]) -> Option<(Prefix, Kind)> {
         AF_INET6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let addr = netlink::attributes(&body[RTMSG_BYTES..])
-        .find(|(kind, _)| *kind == RTA_DST)
-        .map_or(Some(unspecified), |(_, value)| netlink::address(value))?;
+    let addr = netlink::attributes(&body[RTMSG_BYTES..]).find(|(kind, _)| *kind == RTA_DST).map_or(Some(unspecified), |(_, value)| netlink::address(value))?;
     Some((Prefix { addr, len }, kind))
 }
 
@@ -185,10 +145,7 @@ pub(super) fn change(present: &Entries, wanted: &Entries, ipv6: bool) -> Vec<Bat
     for kind in [Kind::Prohibited, Kind::Open] {
         let mut batch = Batch::default();
         let mut used = false;
-        for (prefix, wanted_kind) in wanted
-            .iter()
-            .filter(|(prefix, _)| ipv6 || prefix.addr.is_ipv4())
-        {
+        for (prefix, wanted_kind) in wanted.iter().filter(|(prefix, _)| ipv6 || prefix.addr.is_ipv4()) {
             if *wanted_kind == kind && present.get(prefix) != Some(&kind) {
                 add(&mut batch, *prefix, kind);
                 used = true;
@@ -215,22 +172,11 @@ fn add(batch: &mut Batch, prefix: Prefix, kind: Kind) {
         Kind::Open => "add a local route",
         Kind::Prohibited => "add a prohibit route",
     };
-    batch.add(
-        what,
-        RTM_NEWROUTE,
-        NLM_F_CREATE | NLM_F_REPLACE,
-        route(prefix, kind),
-    );
+    batch.add(what, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route(prefix, kind));
 }
 
 fn remove(batch: &mut Batch, prefix: Prefix, kind: Kind) {
-    batch.add_tolerant(
-        "remove a route",
-        RTM_DELROUTE,
-        0,
-        Errno::SRCH,
-        route(prefix, kind),
-    );
+    batch.add_tolerant("remove a route", RTM_DELROUTE, 0, Errno::SRCH, route(prefix, kind));
 }
 
 fn route(prefix: Prefix, kind: Kind) -> Body {
@@ -245,17 +191,7 @@ fn route(prefix: Prefix, kind: Kind) -> Body {
     };
     let mut body = Body::default();
     // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
-    body.raw(&[
-        family,
-        prefix.len,
-        0,
-        0,
-        RT_TABLE_LOCAL,
-        PROTOCOL,
-        scope,
-        kind_byte,
-    ])
-    .raw(&[0; 4]);
+    body.raw(&[family, prefix.len, 0, 0, RT_TABLE_LOCAL, PROTOCOL, scope, kind_byte]).raw(&[0; 4]);
     if prefix.len > 0 {
         body.attribute(RTA_DST, &netlink::address_bytes(prefix.addr));
     }

@@ -41,10 +41,7 @@ pub(super) fn open() -> Result<HostSockets, NetError> {
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
-    )
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 fn listener(addr: SocketAddr) -> Result<TcpListener, NetError> {
@@ -74,18 +71,9 @@ fn datagram(addr: Ipv4Addr, port: u16) -> Result<UdpSocket, NetError> {
 
 /// A nonblocking TCP socket of the address's family, in the current namespace.
 pub(super) fn stream(addr: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if addr.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(rustix::net::socket_with(
-        family,
-        SocketType::STREAM,
-        flags,
-        None,
-    )?)
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
 }
 
 /// Begins to connect a nonblocking socket.

@@ -1,10 +1,7 @@
 //! From the table to classic BPF.
 use std::collections::BTreeMap;
 
-use libc::{
-    BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W,
-    sock_filter,
-};
+use libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
 
 use super::table::{CHECKED, Check, Checked, GROUPS, Verdict};
 
@@ -75,10 +72,7 @@ fn tree(runs: &[(u32, Leaf)]) -> Vec<sock_filter> {
             let mut out = match u8::try_from(low.len()) {
                 Ok(over) => vec![jump(BPF_JGE, first_high, over, 0)],
                 // A conditional jump reaches 255 instructions, the plain one everywhere.
-                Err(_) => vec![
-                    jump(BPF_JGE, first_high, 0, 1),
-                    instruction(BPF_JMP | BPF_JA, low.len() as u32),
-                ],
+                Err(_) => vec![jump(BPF_JGE, first_high, 0, 1), instruction(BPF_JMP | BPF_JA, low.len() as u32)],
             };
             out.extend(low);
             out.extend(tree(high));
@@ -100,12 +94,7 @@ fn arguments(checked: &Checked) -> Vec<sock_filter> {
                 }
                 Check::AnyOf(arg, mask) => vec![load(low_word(arg)), jump(BPF_JSET, mask, 0, miss)],
                 Check::NotNull(arg) => {
-                    vec![
-                        load(low_word(arg)),
-                        jump(BPF_JEQ, 0, 0, 2),
-                        load(low_word(arg) + 4),
-                        jump(BPF_JEQ, 0, miss, 0),
-                    ]
+                    vec![load(low_word(arg)), jump(BPF_JEQ, 0, 0, 2), load(low_word(arg) + 4), jump(BPF_JEQ, 0, miss, 0)]
                 }
             };
             test.extend(code);
@@ -137,21 +126,11 @@ fn ret(action: u32) -> sock_filter {
 }
 
 fn instruction(code: u32, k: u32) -> sock_filter {
-    sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
 fn jump(kind: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter {
-        code: (BPF_JMP | kind | BPF_K) as u16,
-        jt,
-        jf,
-        k,
-    }
+    sock_filter { code: (BPF_JMP | kind | BPF_K) as u16, jt, jf, k }
 }
 
 #[cfg(test)]
@@ -226,83 +205,34 @@ mod tests {
     #[test]
     fn other_architectures_are_killed() {
         const AUDIT_ARCH_I386: u32 = 0x4000_0003;
-        assert_eq!(
-            judge(AUDIT_ARCH_I386, 1, [0; 6]),
-            libc::SECCOMP_RET_KILL_PROCESS
-        );
-        assert_eq!(
-            judge(AUDIT_ARCH_X86_64, X32_BIT | 1, [0; 6]),
-            libc::SECCOMP_RET_KILL_PROCESS
-        );
-        assert_eq!(
-            judge(AUDIT_ARCH_X86_64, u32::MAX, [0; 6]),
-            libc::SECCOMP_RET_KILL_PROCESS
-        );
+        assert_eq!(judge(AUDIT_ARCH_I386, 1, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(judge(AUDIT_ARCH_X86_64, X32_BIT | 1, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(judge(AUDIT_ARCH_X86_64, u32::MAX, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
     }
 
     #[test]
     fn arguments_decide() {
-        let socket = |domain: i32, protocol: i32| {
-            call(
-                libc::SYS_socket,
-                [domain as u64, 1, protocol as u64, 0, 0, 0],
-            )
-        };
+        let socket = |domain: i32, protocol: i32| call(libc::SYS_socket, [domain as u64, 1, protocol as u64, 0, 0, 0]);
         assert_eq!(socket(libc::AF_UNIX, 0), ALLOWED);
         assert_eq!(socket(libc::AF_INET, libc::IPPROTO_TCP), ALLOWED);
         assert_eq!(socket(libc::AF_INET6, 0), ALLOWED);
-        assert_eq!(
-            socket(libc::AF_INET, libc::IPPROTO_SCTP),
-            errno(libc::EPROTONOSUPPORT)
-        );
+        assert_eq!(socket(libc::AF_INET, libc::IPPROTO_SCTP), errno(libc::EPROTONOSUPPORT));
         assert_eq!(socket(libc::AF_INET6, 262), errno(libc::EPROTONOSUPPORT));
         assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_ROUTE), ALLOWED);
-        assert_eq!(
-            socket(libc::AF_NETLINK, libc::NETLINK_NETFILTER),
-            errno(libc::EAFNOSUPPORT)
-        );
-        for domain in [
-            libc::AF_PACKET,
-            libc::AF_ALG,
-            libc::AF_VSOCK,
-            libc::AF_KEY,
-            libc::AF_XDP,
-            libc::AF_BLUETOOTH,
-            libc::AF_CAN,
-        ] {
+        assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_NETFILTER), errno(libc::EAFNOSUPPORT));
+        for domain in [libc::AF_PACKET, libc::AF_ALG, libc::AF_VSOCK, libc::AF_KEY, libc::AF_XDP, libc::AF_BLUETOOTH, libc::AF_CAN] {
             assert_eq!(socket(domain, 0), errno(libc::EAFNOSUPPORT));
         }
         // The kernel ignores the high half of an int, so it must not hide anything.
-        assert_eq!(
-            call(libc::SYS_ioctl, [0, 1 << 32 | libc::TIOCSTI, 0, 0, 0, 0]),
-            errno(libc::EPERM)
-        );
-        assert_eq!(
-            call(libc::SYS_ioctl, [0, libc::TIOCGWINSZ, 0, 0, 0, 0]),
-            ALLOWED
-        );
-        assert_eq!(
-            call(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]),
-            ALLOWED
-        );
-        assert_eq!(
-            call(libc::SYS_clone, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]),
-            errno(libc::EPERM)
-        );
-        assert_eq!(
-            call(libc::SYS_unshare, [libc::CLONE_FILES as u64, 0, 0, 0, 0, 0]),
-            ALLOWED
-        );
-        assert_eq!(
-            call(libc::SYS_personality, [8, 0, 0, 0, 0, 0]),
-            errno(libc::EPERM)
-        );
+        assert_eq!(call(libc::SYS_ioctl, [0, 1 << 32 | libc::TIOCSTI, 0, 0, 0, 0]), errno(libc::EPERM));
+        assert_eq!(call(libc::SYS_ioctl, [0, libc::TIOCGWINSZ, 0, 0, 0, 0]), ALLOWED);
+        assert_eq!(call(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]), ALLOWED);
+        assert_eq!(call(libc::SYS_clone, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]), errno(libc::EPERM));
+        assert_eq!(call(libc::SYS_unshare, [libc::CLONE_FILES as u64, 0, 0, 0, 0, 0]), ALLOWED);
+        assert_eq!(call(libc::SYS_personality, [8, 0, 0, 0, 0, 0]), errno(libc::EPERM));
         let core = u64::from(libc::RLIMIT_CORE);
         assert_eq!(call(libc::SYS_prlimit64, [0, core, 0, 1, 0, 0]), ALLOWED);
-        assert_eq!(
-            call(libc::SYS_prlimit64, [0, core, 1 << 40, 0, 0, 0]),
-            errno(0)
-        );
+        assert_eq!(call(libc::SYS_prlimit64, [0, core, 1 << 40, 0, 0, 0]), errno(0));
         assert_eq!(call(libc::SYS_prlimit64, [0, 7, 1 << 40, 0, 0, 0]), ALLOWED);
     }
 }

@@ -49,28 +49,14 @@ const ALLOW: Verdict = Verdict::Allow;
 const REFUSE: Verdict = Verdict::Errno(EPERM);
 
 const fn allow(reason: &'static str, calls: &'static [c_long]) -> Group {
-    Group {
-        reason,
-        verdict: ALLOW,
-        calls,
-    }
+    Group { reason, verdict: ALLOW, calls }
 }
 
 const fn refuse(reason: &'static str, calls: &'static [c_long]) -> Group {
-    Group {
-        reason,
-        verdict: REFUSE,
-        calls,
-    }
+    Group { reason, verdict: REFUSE, calls }
 }
 
-const NAMESPACES: u32 = (CLONE_NEWNS
-    | CLONE_NEWCGROUP
-    | CLONE_NEWUTS
-    | CLONE_NEWIPC
-    | CLONE_NEWUSER
-    | CLONE_NEWPID
-    | CLONE_NEWNET) as u32;
+const NAMESPACES: u32 = (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET) as u32;
 const NEW_TIME: u32 = 0x80;
 
 // Older or newer than the libc crate.
@@ -208,14 +194,8 @@ pub const GROUPS: &[Group] = &[
             SYS_FILE_GETATTR,
         ],
     ),
-    allow(
-        "fifos and sockets are made by mknod too; devices are stopped by capability, nodev and Landlock",
-        &[SYS_mknod, SYS_mknodat],
-    ),
-    allow(
-        "chroot: CAP_SYS_CHROOT is kept, and there is nothing outside the root to reach",
-        &[SYS_chroot],
-    ),
+    allow("fifos and sockets are made by mknod too; devices are stopped by capability, nodev and Landlock", &[SYS_mknod, SYS_mknodat]),
+    allow("chroot: CAP_SYS_CHROOT is kept, and there is nothing outside the root to reach", &[SYS_chroot]),
     allow(
         "watching files and waiting for events",
         &[
@@ -316,19 +296,8 @@ pub const GROUPS: &[Group] = &[
             SYS_pause,
         ],
     ),
-    allow(
-        "tracing one's own children (strace, gdb); the kernel and Landlock allow no others",
-        &[SYS_ptrace],
-    ),
-    allow(
-        "a program may confine itself further",
-        &[
-            SYS_seccomp,
-            SYS_landlock_create_ruleset,
-            SYS_landlock_add_rule,
-            SYS_landlock_restrict_self,
-        ],
-    ),
+    allow("tracing one's own children (strace, gdb); the kernel and Landlock allow no others", &[SYS_ptrace]),
+    allow("a program may confine itself further", &[SYS_seccomp, SYS_landlock_create_ruleset, SYS_landlock_add_rule, SYS_landlock_restrict_self]),
     allow(
         "scheduling; what needs a capability fails for want of it",
         &[
@@ -408,16 +377,7 @@ pub const GROUPS: &[Group] = &[
             SYS_capset,
         ],
     ),
-    allow(
-        "limits and facts about the machine that programs ask for",
-        &[
-            SYS_getrlimit,
-            SYS_getrusage,
-            SYS_uname,
-            SYS_sysinfo,
-            SYS_getrandom,
-        ],
-    ),
+    allow("limits and facts about the machine that programs ask for", &[SYS_getrlimit, SYS_getrusage, SYS_uname, SYS_sysinfo, SYS_getrandom]),
     allow(
         "sockets, once they are made; which ones can be made is checked below",
         &[
@@ -485,10 +445,7 @@ pub const GROUPS: &[Group] = &[
         ],
     ),
     refuse("entering another namespace", &[SYS_setns]),
-    refuse(
-        "handles reach files past every path check",
-        &[SYS_open_by_handle_at, SYS_name_to_handle_at],
-    ),
+    refuse("handles reach files past every path check", &[SYS_open_by_handle_at, SYS_name_to_handle_at]),
     refuse("project ids belong to the disk quota", &[SYS_FILE_SETATTR]),
     refuse(
         "large kernel interfaces with a record of privilege escalations",
@@ -510,23 +467,11 @@ pub const GROUPS: &[Group] = &[
     ),
     refuse(
         "other processes' memory and files, beyond what ptrace gives of one's own children",
-        &[
-            SYS_process_vm_readv,
-            SYS_process_vm_writev,
-            SYS_process_madvise,
-            SYS_pidfd_getfd,
-            SYS_kcmp,
-        ],
+        &[SYS_process_vm_readv, SYS_process_vm_writev, SYS_process_madvise, SYS_pidfd_getfd, SYS_kcmp],
     ),
     refuse(
         "placing memory on NUMA nodes needs CAP_SYS_NICE elsewhere too",
-        &[
-            SYS_mbind,
-            SYS_set_mempolicy,
-            SYS_set_mempolicy_home_node,
-            SYS_move_pages,
-            SYS_migrate_pages,
-        ],
+        &[SYS_mbind, SYS_set_mempolicy, SYS_set_mempolicy_home_node, SYS_move_pages, SYS_migrate_pages],
     ),
     refuse(
         "the machine: kernel, modules, clock, power, ports, log, accounting",
@@ -565,13 +510,7 @@ pub const GROUPS: &[Group] = &[
     },
 ];
 
-const PROTOCOLS: &[u32] = &[
-    0,
-    IPPROTO_ICMP as u32,
-    IPPROTO_TCP as u32,
-    IPPROTO_UDP as u32,
-    IPPROTO_ICMPV6 as u32,
-];
+const PROTOCOLS: &[u32] = &[0, IPPROTO_ICMP as u32, IPPROTO_TCP as u32, IPPROTO_UDP as u32, IPPROTO_ICMPV6 as u32];
 
 /// Everything that depends on arguments.
 pub const CHECKED: &[Checked] = &[
@@ -592,77 +531,17 @@ pub const CHECKED: &[Checked] = &[
         call: SYS_socket,
         checks: &[
             (&[Check::Equal(0, AF_UNIX as u32)], ALLOW),
-            (
-                &[
-                    Check::Equal(0, AF_INET as u32),
-                    Check::Equal(2, PROTOCOLS[0]),
-                ],
-                ALLOW,
-            ),
-            (
-                &[
-                    Check::Equal(0, AF_INET as u32),
-                    Check::Equal(2, PROTOCOLS[1]),
-                ],
-                ALLOW,
-            ),
-            (
-                &[
-                    Check::Equal(0, AF_INET as u32),
-                    Check::Equal(2, PROTOCOLS[2]),
-                ],
-                ALLOW,
-            ),
-            (
-                &[
-                    Check::Equal(0, AF_INET as u32),
-                    Check::Equal(2, PROTOCOLS[3]),
-                ],
-                ALLOW,
-            ),
-            (
-                &[Check::Equal(0, AF_INET as u32)],
-                Verdict::Errno(EPROTONOSUPPORT),
-            ),
-            (
-                &[
-                    Check::Equal(0, AF_INET6 as u32),
-                    Check::Equal(2, PROTOCOLS[0]),
-                ],
-                ALLOW,
-            ),
-            (
-                &[
-                    Check::Equal(0, AF_INET6 as u32),
-                    Check::Equal(2, PROTOCOLS[2]),
-                ],
-                ALLOW,
-            ),
-            (
-                &[
-                    Check::Equal(0, AF_INET6 as u32),
-                    Check::Equal(2, PROTOCOLS[3]),
-                ],
-                ALLOW,
-            ),
-            (
-                &[
-                    Check::Equal(0, AF_INET6 as u32),
-                    Check::Equal(2, PROTOCOLS[4]),
-                ],
-                ALLOW,
-            ),
-            (
-                &[Check::Equal(0, AF_INET6 as u32)],
-                Verdict::Errno(EPROTONOSUPPORT),
-            ),
-            (
-                &[
-                    Check::Equal(0, AF_NETLINK as u32),
-                    Check::Equal(2, NETLINK_ROUTE as u32),
-                ],
-                ALLOW,
-            ),
+            (&[Check::Equal(0, AF_INET as u32), Check::Equal(2, PROTOCOLS[0])], ALLOW),
+            (&[Check::Equal(0, AF_INET as u32), Check::Equal(2, PROTOCOLS[1])], ALLOW),
+            (&[Check::Equal(0, AF_INET as u32), Check::Equal(2, PROTOCOLS[2])], ALLOW),
+            (&[Check::Equal(0, AF_INET as u32), Check::Equal(2, PROTOCOLS[3])], ALLOW),
+            (&[Check::Equal(0, AF_INET as u32)], Verdict::Errno(EPROTONOSUPPORT)),
+            (&[Check::Equal(0, AF_INET6 as u32), Check::Equal(2, PROTOCOLS[0])], ALLOW),
+            (&[Check::Equal(0, AF_INET6 as u32), Check::Equal(2, PROTOCOLS[2])], ALLOW),
+            (&[Check::Equal(0, AF_INET6 as u32), Check::Equal(2, PROTOCOLS[3])], ALLOW),
+            (&[Check::Equal(0, AF_INET6 as u32), Check::Equal(2, PROTOCOLS[4])], ALLOW),
+            (&[Check::Equal(0, AF_INET6 as u32)], Verdict::Errno(EPROTONOSUPPORT)),
+            (&[Check::Equal(0, AF_NETLINK as u32), Check::Equal(2, NETLINK_ROUTE as u32)], ALLOW),
         ],
         otherwise: Verdict::Errno(EAFNOSUPPORT),
     },
@@ -686,11 +565,7 @@ pub const CHECKED: &[Checked] = &[
     Checked {
         reason: "the usual personality, without address randomisation (debuggers), or asking for it; others switch protections off",
         call: SYS_personality,
-        checks: &[
-            (&[Check::Equal(0, 0)], ALLOW),
-            (&[Check::Equal(0, ADDR_NO_RANDOMIZE as u32)], ALLOW),
-            (&[Check::Equal(0, u32::MAX)], ALLOW),
-        ],
+        checks: &[(&[Check::Equal(0, 0)], ALLOW), (&[Check::Equal(0, ADDR_NO_RANDOMIZE as u32)], ALLOW), (&[Check::Equal(0, u32::MAX)], ALLOW)],
         otherwise: REFUSE,
     },
     Checked {
@@ -702,13 +577,7 @@ pub const CHECKED: &[Checked] = &[
     Checked {
         reason: "as setrlimit; and nobody takes the agent's (pid 1) files or time away, which would leave the sandbox deaf",
         call: SYS_prlimit64,
-        checks: &[
-            (&[Check::Equal(0, 1), Check::NotNull(2)], REFUSE),
-            (
-                &[Check::Equal(1, RLIMIT_CORE), Check::NotNull(2)],
-                Verdict::Errno(0),
-            ),
-        ],
+        checks: &[(&[Check::Equal(0, 1), Check::NotNull(2)], REFUSE), (&[Check::Equal(1, RLIMIT_CORE), Check::NotNull(2)], Verdict::Errno(0))],
         otherwise: ALLOW,
     },
 ];

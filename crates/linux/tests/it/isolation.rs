@@ -18,67 +18,25 @@ fn namespaces_are_its_own_and_ids_are_shifted() {
         assert!(inside.starts_with(kind), "{inside}");
         assert_ne!(inside, host.to_str().unwrap());
     }
-    let map: Vec<u32> = live
-        .sh("cat /proc/self/uid_map")
-        .split_whitespace()
-        .map(|w| w.parse().unwrap())
-        .collect();
+    let map: Vec<u32> = live.sh("cat /proc/self/uid_map").split_whitespace().map(|w| w.parse().unwrap()).collect();
     assert_eq!(map, [0, room.uid_base, 65_536]);
     assert_eq!(live.sh("id -u; id -g; id -G; hostname; pwd; echo $$ > /tmp/x; stat -c %u:%g /tmp/x /usr/bin /etc/passwd"), "0\n0\n0\nbox\n/\n0:0\n0:0\n0:0");
-    assert_eq!(
-        fs::metadata(room.dir.join("upper/tmp/x")).unwrap().uid(),
-        room.uid_base
-    );
+    assert_eq!(fs::metadata(room.dir.join("upper/tmp/x")).unwrap().uid(), room.uid_base);
     // No group's name and nothing of the host's place in the tree.
-    assert!(
-        live.sh("cat /proc/self/cgroup")
-            .lines()
-            .all(|line| line.ends_with(":/") || line.contains("/..")),
-        "{}",
-        live.sh("cat /proc/self/cgroup")
-    );
-    assert!(
-        !live
-            .sh("cat /proc/self/cgroup /proc/self/mountinfo")
-            .contains("rt-")
-    );
+    assert!(live.sh("cat /proc/self/cgroup").lines().all(|line| line.ends_with(":/") || line.contains("/..")), "{}", live.sh("cat /proc/self/cgroup"));
+    assert!(!live.sh("cat /proc/self/cgroup /proc/self/mountinfo").contains("rt-"));
 }
 
 #[test]
 fn proc_is_masked_and_sysctls_are_read_only() {
     let room = Room::new(&LIMITS);
     let live = room.launch();
-    assert!(
-        live.sh("ls /proc | grep -c '^[0-9]'")
-            .parse::<u32>()
-            .unwrap()
-            < 10
-    );
-    for file in [
-        "kcore",
-        "keys",
-        "kmsg",
-        "kallsyms",
-        "timer_list",
-        "interrupts",
-        "sysrq-trigger",
-    ] {
-        assert_eq!(
-            live.sh(&format!(
-                "[ -e /proc/{file} ] && wc -c < /proc/{file} || echo 0"
-            )),
-            "0",
-            "{file}"
-        );
+    assert!(live.sh("ls /proc | grep -c '^[0-9]'").parse::<u32>().unwrap() < 10);
+    for file in ["kcore", "keys", "kmsg", "kallsyms", "timer_list", "interrupts", "sysrq-trigger"] {
+        assert_eq!(live.sh(&format!("[ -e /proc/{file} ] && wc -c < /proc/{file} || echo 0")), "0", "{file}");
     }
     for dir in ["scsi", "acpi", "irq", "bus", "fs", "pressure"] {
-        assert_eq!(
-            live.sh(&format!(
-                "ls -A /proc/{dir} 2>/dev/null; touch /proc/{dir}/x 2>/dev/null && echo made"
-            )),
-            "",
-            "{dir}"
-        );
+        assert_eq!(live.sh(&format!("ls -A /proc/{dir} 2>/dev/null; touch /proc/{dir}/x 2>/dev/null && echo made")), "", "{dir}");
     }
     // No masked file can be opened for writing, by root inside either.
     let masked = live.python(
@@ -93,23 +51,12 @@ for n in (\"kcore\", \"keys\", \"key-users\", \"kmsg\", \"kallsyms\", \"timer_li
             if e.errno not in (errno.EROFS, errno.EACCES): print(n, e)",
     );
     assert_eq!(masked, "");
-    for file in [
-        "/proc/sys/net/ipv4/ip_forward",
-        "/proc/sys/kernel/hostname",
-        "/proc/sys/vm/drop_caches",
-        "/proc/sys/kernel/shmmax",
-    ] {
+    for file in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/hostname", "/proc/sys/vm/drop_caches", "/proc/sys/kernel/shmmax"] {
         // Opening is enough to know, and writes nothing.
         let answer = live.sh(&format!("( : >> {file} ) 2>&1"));
-        assert!(
-            answer.contains("Read-only") || answer.contains("Permission denied"),
-            "{file}: {answer}"
-        );
+        assert!(answer.contains("Read-only") || answer.contains("Permission denied"), "{file}: {answer}");
     }
-    assert_eq!(
-        live.sh("grep -c '^[^ ]* /proc/sys [^ ]* ro,' /proc/mounts"),
-        "1"
-    );
+    assert_eq!(live.sh("grep -c '^[^ ]* /proc/sys [^ ]* ro,' /proc/mounts"), "1");
     let writable = live.python(
         "import os\nfor d, _, fs in os.walk(\"/proc\"):\n  p = d.split(\"/\")\n  if len(p) > 2 and (p[2].isdigit() or p[2] in (\"self\", \"thread-self\", \"sys\")): continue\n  for f in fs:\n    n = d + \"/\" + f\n    try: fd = os.open(n, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)\n    except OSError: continue\n    print(n)\n    os.close(fd)",
     );
@@ -121,31 +68,12 @@ for n in (\"kcore\", \"keys\", \"key-users\", \"kmsg\", \"kallsyms\", \"timer_li
 fn devices_are_the_harmless_ones() {
     let room = Room::new(&LIMITS);
     let live = room.launch();
-    assert_eq!(
-        live.sh("ls -A /dev | tr '\\n' ' '"),
-        "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"
-    );
-    assert_eq!(
-        live.sh(
-            "head -c 4 /dev/zero | wc -c; echo x > /dev/null && head -c 3 /dev/urandom | wc -c"
-        ),
-        "4\n3"
-    );
-    assert_eq!(
-        live.python(
-            "import pty, os; m, s = pty.openpty(); print(os.ttyname(s).startswith(\"/dev/pts/\"))"
-        ),
-        "True"
-    );
-    assert_eq!(
-        live.sh("mknod /tmp/d c 1 3 2>/dev/null || mknod /dev/d b 7 0 2>/dev/null || echo none"),
-        "none"
-    );
+    assert_eq!(live.sh("ls -A /dev | tr '\\n' ' '"), "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero");
+    assert_eq!(live.sh("head -c 4 /dev/zero | wc -c; echo x > /dev/null && head -c 3 /dev/urandom | wc -c"), "4\n3");
+    assert_eq!(live.python("import pty, os; m, s = pty.openpty(); print(os.ttyname(s).startswith(\"/dev/pts/\"))"), "True");
+    assert_eq!(live.sh("mknod /tmp/d c 1 3 2>/dev/null || mknod /dev/d b 7 0 2>/dev/null || echo none"), "none");
     assert_eq!(live.sh("mkfifo /tmp/p && echo yes"), "yes");
-    assert!(
-        live.sh("dd if=/dev/zero of=/dev/shm/f bs=64k count=32 2>&1")
-            .contains("No space left")
-    );
+    assert!(live.sh("dd if=/dev/zero of=/dev/shm/f bs=64k count=32 2>&1").contains("No space left"));
 }
 
 #[test]
@@ -154,26 +82,14 @@ fn root_is_whole_writable_and_nosuid() {
     let live = room.launch();
     assert!(live.sh("touch /usr/bin/x 2>&1").contains("Read-only"));
     assert_eq!(live.sh("echo y >> /etc/passwd && tail -1 /etc/passwd && mkdir /root/a && mv /root /root2 && ls /root2"), "y\na");
-    assert_eq!(
-        live.sh("ls -A / | tr '\\n' ' '"),
-        "bin dev etc lib lib64 proc root2 sbin sys tmp usr"
-    );
+    assert_eq!(live.sh("ls -A / | tr '\\n' ' '"), "bin dev etc lib lib64 proc root2 sbin sys tmp usr");
     for line in live.sh("cat /proc/self/mountinfo").lines() {
         let options = line.split(' ').nth(5).unwrap();
-        assert!(
-            options.contains("nosuid") || line.contains(" /dev/") || line.contains(" /proc/"),
-            "{line}"
-        );
+        assert!(options.contains("nosuid") || line.contains(" /dev/") || line.contains(" /proc/"), "{line}");
     }
     let mounts = live.sh("cat /proc/self/mountinfo");
-    let root: Vec<&str> = mounts
-        .lines()
-        .filter(|l| l.split(' ').nth(4) == Some("/"))
-        .collect();
-    assert!(
-        root.len() == 1 && root[0].contains("nosuid,nodev"),
-        "{root:?}"
-    );
+    let root: Vec<&str> = mounts.lines().filter(|l| l.split(' ').nth(4) == Some("/")).collect();
+    assert!(root.len() == 1 && root[0].contains("nosuid,nodev"), "{root:?}");
 }
 
 #[test]
@@ -181,34 +97,11 @@ fn privileges_are_gone() {
     let room = Room::new(&LIMITS);
     let live = room.launch();
     let status = live.sh("cat /proc/self/status");
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(":\t"))
-            .unwrap()
-            .to_owned()
-    };
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(":\t")).unwrap().to_owned();
     let kept = format!("{:016x}", sandbar_linux::caps::KEPT_MASK);
     assert_eq!(
-        [
-            "CapPrm",
-            "CapEff",
-            "CapBnd",
-            "CapInh",
-            "CapAmb",
-            "NoNewPrivs",
-            "Seccomp"
-        ]
-        .map(field),
-        [
-            &kept,
-            &kept,
-            &kept,
-            "0000000000000000",
-            "0000000000000000",
-            "1",
-            "2"
-        ]
+        ["CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb", "NoNewPrivs", "Seccomp"].map(field),
+        [&kept, &kept, &kept, "0000000000000000", "0000000000000000", "1", "2"]
     );
     let answers = live.python(
         "import ctypes, errno
@@ -248,10 +141,7 @@ call(\"chroot\", 161, b\"/tmp\")",
         nft EAFNOSUPPORT\nroute OK\ntcp OK\nsti EPERM\npersonality OK\nchroot OK";
     assert_eq!(answers, want);
     // Chown to an id outside the range, and a file of the host's own /etc.
-    assert!(
-        live.sh("chown 70000 /tmp 2>&1")
-            .contains("Invalid argument")
-    );
+    assert!(live.sh("chown 70000 /tmp 2>&1").contains("Invalid argument"));
     assert_eq!(live.sh("[ -e /etc/shadow ] || echo none"), "none");
 }
 
@@ -261,45 +151,24 @@ fn only_listed_files_are_open_and_limits_hold() {
     room.nofile = 128;
     room.file_size_max_bytes = 1 << 20;
     // A descriptor that every careless fork would inherit.
-    let leak = rustix::fs::open(
-        "/etc/passwd",
-        rustix::fs::OFlags::RDONLY,
-        rustix::fs::Mode::empty(),
-    )
-    .unwrap();
+    let leak = rustix::fs::open("/etc/passwd", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
     let live = room.launch();
     let open = fs::read_dir(format!("/proc/{}/fd", live.launched.pid)).unwrap();
-    let open: Vec<_> = open
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let open: Vec<_> = open.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(open, ["3"]);
     drop(leak);
-    assert_eq!(
-        live.sh("ulimit -n; ulimit -Hn; ulimit -c 0; echo $?; ulimit -Hl; ulimit -Hf"),
-        "128\n128\n0\n1024\n2048"
-    );
+    assert_eq!(live.sh("ulimit -n; ulimit -Hn; ulimit -c 0; echo $?; ulimit -Hl; ulimit -Hf"), "128\n128\n0\n1024\n2048");
     assert!(
         fs::read_to_string(format!("/proc/{}/limits", live.launched.pid))
             .unwrap()
             .lines()
-            .any(|l| {
-                l.starts_with("Max core file size")
-                    && l.split_whitespace().skip(4).eq(["1", "1", "bytes"])
-            })
+            .any(|l| { l.starts_with("Max core file size") && l.split_whitespace().skip(4).eq(["1", "1", "bytes"]) })
     );
-    assert_eq!(
-        fs::read_link(format!("/proc/{}/cwd", live.launched.pid))
-            .unwrap()
-            .to_str(),
-        Some("/")
-    );
+    assert_eq!(fs::read_link(format!("/proc/{}/cwd", live.launched.pid)).unwrap().to_str(), Some("/"));
     let environment = fs::read(format!("/proc/{}/environ", live.launched.pid)).unwrap();
     assert_eq!(environment, b"A=B\0");
     let status = fs::read_to_string(format!("/proc/{}/status", live.launched.pid)).unwrap();
-    assert!(
-        status.contains("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000"),
-        "{status}"
-    );
+    assert!(status.contains("SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000"), "{status}");
 }
 
 #[test]
@@ -309,26 +178,12 @@ fn binds_are_made_without_following_links() {
     fs::create_dir(&shared).unwrap();
     fs::write(shared.join("f"), "text").unwrap();
     fs::write(room.dir.join("resolv"), "nameserver 127.0.0.1\n").unwrap();
-    let bind = |source: &str, target: &str, read_only| Bind {
-        source: room.dir.join(source),
-        target: target.into(),
-        read_only,
-        idmap: true,
-    };
-    let binds = [
-        bind("shared", "mnt/deep/volume", false),
-        bind("resolv", "etc/resolv.conf", true),
-    ];
+    let bind = |source: &str, target: &str, read_only| Bind { source: room.dir.join(source), target: target.into(), read_only, idmap: true };
+    let binds = [bind("shared", "mnt/deep/volume", false), bind("resolv", "etc/resolv.conf", true)];
     room.binds.extend(binds);
     let live = room.launch();
-    assert_eq!(
-        live.sh("cat /mnt/deep/volume/f /etc/resolv.conf; stat -c %u /mnt/deep/volume/f"),
-        "textnameserver 127.0.0.1\n0"
-    );
-    assert!(
-        live.sh("echo new > /mnt/deep/volume/g; (echo x > /etc/resolv.conf) 2>&1")
-            .contains("Read-only")
-    );
+    assert_eq!(live.sh("cat /mnt/deep/volume/f /etc/resolv.conf; stat -c %u /mnt/deep/volume/f"), "textnameserver 127.0.0.1\n0");
+    assert!(live.sh("echo new > /mnt/deep/volume/g; (echo x > /etc/resolv.conf) 2>&1").contains("Read-only"));
     // Through the shift, what root inside makes belongs to the host's root.
     assert_eq!(fs::metadata(shared.join("g")).unwrap().uid(), 0);
     drop(live);
@@ -337,10 +192,7 @@ fn binds_are_made_without_following_links() {
     fs::remove_dir_all(room.dir.join("upper/mnt")).unwrap();
     symlink("/", room.dir.join("upper/mnt")).unwrap();
     let error = room.try_launch(&mut |_| Ok(())).err().unwrap().to_string();
-    assert!(
-        error.starts_with("could not attach the bind mount at mnt/deep/volume: "),
-        "{error}"
-    );
+    assert!(error.starts_with("could not attach the bind mount at mnt/deep/volume: "), "{error}");
 }
 
 #[test]
@@ -383,11 +235,7 @@ fn usual_programs_work() {
             "cd /tmp && git init -q r 2>&1 && cd r && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m m 2>&1 && git log --oneline | wc -l",
             "1",
         ),
-        (
-            "strace",
-            "strace -f -o /tmp/s sh -c true && grep -c exit_group /tmp/s | head -c 1",
-            "1",
-        ),
+        ("strace", "strace -f -o /tmp/s sh -c true && grep -c exit_group /tmp/s | head -c 1", "1"),
         (
             "node",
             "node -e 'const fs=require(\"fs\");fs.promises.readFile(\"/etc/passwd\").then(()=>console.log(new (require(\"worker_threads\").Worker)(\"1\",{eval:true})&&1))'",

@@ -15,10 +15,7 @@ fn an_agent_runs_and_ends() {
     let live = room.launch();
     live.ping();
     assert_eq!(live.sh("echo hello"), "hello");
-    assert!(pidfd::is_same(
-        live.launched.pid,
-        live.launched.start_time_ticks
-    ));
+    assert!(pidfd::is_same(live.launched.pid, live.launched.start_time_ticks));
     assert_eq!(room.cgroup.procs().unwrap(), [live.launched.pid]);
     pidfd::kill(&live.launched.pidfd).unwrap();
     assert!(live.wait().is_some());
@@ -44,10 +41,7 @@ fn too_many_processes_are_refused() {
 
 #[test]
 fn running_out_of_memory_is_counted_and_stays_inside() {
-    let room = Room::new(&Limits {
-        memory_bytes: 32 << 20,
-        ..LIMITS
-    });
+    let room = Room::new(&Limits { memory_bytes: 32 << 20, ..LIMITS });
     let live = room.launch();
     assert_eq!(room.cgroup.oom_kills(), 0);
     live.python("x = bytearray(200 << 20); print(len(x))");
@@ -57,25 +51,11 @@ fn running_out_of_memory_is_counted_and_stays_inside() {
     assert_eq!(sandbar_linux::cgroup::parse_oom_kills(&text), 1);
     assert_eq!(live.sh("echo alive"), "alive");
     // Limits can grow and shrink while it runs.
-    room.cgroup
-        .set_limits(&Limits {
-            memory_bytes: 300 << 20,
-            ..LIMITS
-        })
-        .unwrap();
+    room.cgroup.set_limits(&Limits { memory_bytes: 300 << 20, ..LIMITS }).unwrap();
     assert_eq!(live.python("x = bytearray(100 << 20); print(1)"), "1");
-    room.cgroup
-        .set_limits(&Limits {
-            memory_bytes: 64 << 20,
-            cpu_millis: 500,
-            ..LIMITS
-        })
-        .unwrap();
+    room.cgroup.set_limits(&Limits { memory_bytes: 64 << 20, cpu_millis: 500, ..LIMITS }).unwrap();
     let usage = room.cgroup.usage();
-    assert!(
-        usage.memory_peak_bytes > 30 << 20 && usage.cpu_usec > 0 && usage.pids == 1,
-        "{usage:?}"
-    );
+    assert!(usage.memory_peak_bytes > 30 << 20 && usage.cpu_usec > 0 && usage.pids == 1, "{usage:?}");
 }
 
 #[test]
@@ -114,45 +94,22 @@ fn a_crashed_server_can_adopt_or_clear() {
 #[test]
 fn nothing_is_left_of_a_launch_that_failed() {
     let room = Room::new(&LIMITS);
-    let error = room
-        .try_launch(&mut |_| Err("no routes today".to_owned()))
-        .err()
-        .unwrap();
-    assert_eq!(
-        error.to_string(),
-        "could not set up the network: no routes today"
-    );
+    let error = room.try_launch(&mut |_| Err("no routes today".to_owned())).err().unwrap();
+    assert_eq!(error.to_string(), "could not set up the network: no routes today");
     assert_eq!(room.cgroup.procs().unwrap(), [] as [u32; 0]);
 
     // Host-side: the upper layer is gone.
     fs::rename(room.dir.join("lower"), room.dir.join("away")).unwrap();
     let error = room.try_launch(&mut |_| Ok(())).err().unwrap();
-    assert!(
-        matches!(&error, LaunchError::Step { step: Step::Overlay, path: Some(p), .. } if p.ends_with("lower")),
-        "{error}"
-    );
-    assert!(
-        error
-            .to_string()
-            .ends_with("No such file or directory (os error 2)"),
-        "{error}"
-    );
+    assert!(matches!(&error, LaunchError::Step { step: Step::Overlay, path: Some(p), .. } if p.ends_with("lower")), "{error}");
+    assert!(error.to_string().ends_with("No such file or directory (os error 2)"), "{error}");
     fs::rename(room.dir.join("away"), room.dir.join("lower")).unwrap();
 
     // In the child: a file where /proc must be.
     fs::remove_dir(room.dir.join("lower/proc")).unwrap();
     fs::write(room.dir.join("lower/proc"), "").unwrap();
     let error = room.try_launch(&mut |_| Ok(())).err().unwrap();
-    assert!(
-        matches!(
-            &error,
-            LaunchError::Step {
-                step: Step::Proc,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(&error, LaunchError::Step { step: Step::Proc, .. }), "{error}");
     fs::remove_file(room.dir.join("lower/proc")).unwrap();
 
     // Killed from outside while it waits.
@@ -161,17 +118,7 @@ fn nothing_is_left_of_a_launch_that_failed() {
         Ok(())
     });
     let error = error.err().unwrap();
-    assert!(
-        matches!(
-            error,
-            LaunchError::Died { .. }
-                | LaunchError::Step {
-                    step: Step::Talk,
-                    ..
-                }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, LaunchError::Died { .. } | LaunchError::Step { step: Step::Talk, .. }), "{error}");
 
     assert_eq!(room.cgroup.procs().unwrap(), [] as [u32; 0]);
     assert_eq!(room.launch().sh("echo well"), "well");
@@ -197,40 +144,25 @@ fn a_program_that_cannot_be_executed_is_named() {
         fds: &[],
         cgroup: &room.cgroup,
     };
-    let error = sandbar_linux::launch::launch(&spec, &mut |_| Ok(()))
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        error,
-        "could not execute the agent: Permission denied (os error 13)"
-    );
+    let error = sandbar_linux::launch::launch(&spec, &mut |_| Ok(())).unwrap_err().to_string();
+    assert_eq!(error, "could not execute the agent: Permission denied (os error 13)");
 }
 
 #[test]
 fn twenty_at_once() {
     let rooms: Vec<Room> = (0..20).map(|_| Room::new(&LIMITS)).collect();
     let answers: Vec<String> = std::thread::scope(|scope| {
-        let handles: Vec<_> = rooms
-            .iter()
-            .map(|room| scope.spawn(|| room.launch().sh("cat /proc/self/uid_map")))
-            .collect();
+        let handles: Vec<_> = rooms.iter().map(|room| scope.spawn(|| room.launch().sh("cat /proc/self/uid_map"))).collect();
         handles.into_iter().map(|h| h.join().unwrap()).collect()
     });
     for (room, answer) in rooms.iter().zip(answers) {
-        assert!(
-            answer
-                .split_whitespace()
-                .eq(["0", &room.uid_base.to_string(), "65536"])
-        );
+        assert!(answer.split_whitespace().eq(["0", &room.uid_base.to_string(), "65536"]));
     }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(rooms.iter().all(|room| !mounts.contains(&room.name)));
     let dirs: Vec<_> = rooms.iter().map(|r| r.dir.clone()).collect();
     drop(rooms);
-    assert!(
-        dirs.iter()
-            .all(|dir: &std::path::PathBuf| !Path::exists(dir))
-    );
+    assert!(dirs.iter().all(|dir: &std::path::PathBuf| !Path::exists(dir)));
 }
 
 #[test]
@@ -243,13 +175,7 @@ fn the_probe_finds_what_the_other_tests_use() {
     fs::remove_dir(&dir).unwrap();
     assert_eq!(left, 0);
     for feature in &found {
-        println!(
-            "{} {}: {} {}",
-            if feature.ok { "ok" } else { "--" },
-            feature.name,
-            feature.detail,
-            feature.remedy
-        );
+        println!("{} {}: {} {}", if feature.ok { "ok" } else { "--" }, feature.name, feature.detail, feature.remedy);
     }
     assert!(found.iter().all(|f| f.ok || !f.required), "{found:?}");
     assert!(found.iter().any(|f| f.name == "sandbox"), "{found:?}");

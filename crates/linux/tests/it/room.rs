@@ -64,17 +64,8 @@ pub fn agent() -> BorrowedFd<'static> {
         let dir = std::env::temp_dir().join(format!("sandbar-agent-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let binary = dir.join("agent");
-        let mut cc = Command::new("cc")
-            .args(["-static", "-O1", "-x", "c", "-", "-o"])
-            .arg(&binary)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        cc.stdin
-            .take()
-            .unwrap()
-            .write_all(AGENT.as_bytes())
-            .unwrap();
+        let mut cc = Command::new("cc").args(["-static", "-O1", "-x", "c", "-", "-o"]).arg(&binary).stdin(Stdio::piped()).spawn().unwrap();
+        cc.stdin.take().unwrap().write_all(AGENT.as_bytes()).unwrap();
         assert!(cc.wait().unwrap().success());
         let fd = fs::File::open(&binary).unwrap().into();
         fs::remove_dir_all(&dir).unwrap();
@@ -88,12 +79,7 @@ pub fn hierarchy() -> &'static Hierarchy {
     HIERARCHY.get_or_init(|| Hierarchy::detect(&format!("test-{}", std::process::id())).unwrap())
 }
 
-pub const LIMITS: Limits = Limits {
-    memory_bytes: 256 << 20,
-    pids: 64,
-    cpu_millis: 0,
-    cpu_weight: 100,
-};
+pub const LIMITS: Limits = Limits { memory_bytes: 256 << 20, pids: 64, cpu_millis: 0, cpu_weight: 100 };
 
 /// Directories and group of one sandbox; removed when dropped.
 pub struct Room {
@@ -120,33 +106,14 @@ impl Room {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("rt-{}-{n}", std::process::id());
         let dir = std::env::temp_dir().join(format!("sandbar-{name}"));
-        for part in [
-            "lower/etc",
-            "lower/proc",
-            "lower/dev",
-            "lower/sys",
-            "lower/usr",
-            "lower/root",
-            "lower/tmp",
-            "upper",
-            "work",
-        ] {
+        for part in ["lower/etc", "lower/proc", "lower/dev", "lower/sys", "lower/usr", "lower/root", "lower/tmp", "upper", "work"] {
             fs::create_dir_all(dir.join(part)).unwrap();
         }
         for link in ["bin", "sbin", "lib", "lib64"] {
             symlink(format!("usr/{link}"), dir.join("lower").join(link)).unwrap();
         }
-        fs::write(
-            dir.join("lower/etc/passwd"),
-            "root:x:0:0:root:/root:/bin/sh\n",
-        )
-        .unwrap();
-        let usr = Bind {
-            source: "/usr".into(),
-            target: "usr".into(),
-            read_only: true,
-            idmap: true,
-        };
+        fs::write(dir.join("lower/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        let usr = Bind { source: "/usr".into(), target: "usr".into(), read_only: true, idmap: true };
         Self {
             cgroup: hierarchy().create(&name, limits).unwrap(),
             dir,
@@ -164,14 +131,9 @@ impl Room {
         self.try_launch(&mut |_| Ok(())).unwrap()
     }
 
-    pub fn try_launch(
-        &self,
-        net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>,
-    ) -> Result<Live, LaunchError> {
+    pub fn try_launch(&self, net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>) -> Result<Live, LaunchError> {
         let (socket, theirs) = UnixStream::pair().unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut lowers = vec![self.dir.join("lower")];
         lowers.extend(self.more_lowers.iter().cloned());
         let spec = LaunchSpec {
@@ -190,10 +152,7 @@ impl Room {
             fds: &[(theirs.as_fd(), 3)],
             cgroup: &self.cgroup,
         };
-        Ok(Live {
-            launched: launch(&spec, net)?,
-            socket,
-        })
+        Ok(Live { launched: launch(&spec, net)?, socket })
     }
 }
 
@@ -242,15 +201,8 @@ impl Live {
 
     pub fn wait(&self) -> Option<std::process::ExitStatus> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let patience = Timespec {
-            tv_sec: 10,
-            tv_nsec: 0,
-        };
-        poll(
-            &mut [PollFd::new(&self.launched.pidfd, PollFlags::IN)],
-            Some(&patience),
-        )
-        .unwrap();
+        let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&self.launched.pidfd, PollFlags::IN)], Some(&patience)).unwrap();
         pidfd::reap(&self.launched.pidfd)
     }
 }

@@ -44,18 +44,12 @@ pub(super) async fn listen_udp(attached: Arc<Attached>, inner: Arc<Inner>, socke
         let packet = &buffer[..len];
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             if let Ok(query) = Query::parse(packet) {
-                socket
-                    .try_send_to(&query.reply(Rcode::ServFail, &[]), from)
-                    .ok();
+                socket.try_send_to(&query.reply(Rcode::ServFail, &[]), from).ok();
             }
             continue;
         };
         let packet = packet.to_vec();
-        let (shared, inner, socket) = (
-            Arc::clone(&attached),
-            Arc::clone(&inner),
-            Arc::clone(&socket),
-        );
+        let (shared, inner, socket) = (Arc::clone(&attached), Arc::clone(&inner), Arc::clone(&socket));
         attached.tasks.spawn(async move {
             let work = answer(&shared, &inner, &packet, Transport::Udp);
             let reply = tokio::select! {
@@ -108,10 +102,7 @@ async fn serve_tcp(attached: &Attached, inner: &Inner, mut stream: TcpStream) ->
         let packet = tokio::time::timeout(CONNECTION_IDLE, read).await.ok()??;
         let reply = answer(attached, inner, &packet, Transport::Tcp).await?;
         let write = async {
-            stream
-                .write_u16(u16::try_from(reply.len()).ok()?)
-                .await
-                .ok()?;
+            stream.write_u16(u16::try_from(reply.len()).ok()?).await.ok()?;
             stream.write_all(&reply).await.ok()
         };
         tokio::time::timeout(CONNECTION_IDLE, write).await.ok()??;
@@ -125,12 +116,7 @@ enum Transport {
 }
 
 /// The reply to a packet; None when it deserves none.
-async fn answer(
-    attached: &Attached,
-    inner: &Inner,
-    packet: &[u8],
-    transport: Transport,
-) -> Option<Vec<u8>> {
+async fn answer(attached: &Attached, inner: &Inner, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let query = match Query::parse(packet) {
         Ok(query) => query,
         Err(reply) => return reply,
@@ -146,38 +132,17 @@ async fn answer(
     if !verdict.allow {
         return Some(refuse(attached, &query, verdict));
     }
-    let Some((
-        packet,
-        Answer {
-            addresses,
-            truncated,
-        },
-    )) = upstream::ask(&inner.nameservers, &query, transport).await
-    else {
+    let Some((packet, Answer { addresses, truncated })) = upstream::ask(&inner.nameservers, &query, transport).await else {
         return Some(query.reply(Rcode::ServFail, &[]));
     };
     if truncated {
         // Nothing of a cut answer is passed on: it may hide what its reader would still find.
-        return Some(if transport == Transport::Udp {
-            query.truncated()
-        } else {
-            query.reply(Rcode::ServFail, &[])
-        });
+        return Some(if transport == Transport::Udp { query.truncated() } else { query.reply(Rcode::ServFail, &[]) });
     }
     let protected = inner.protected();
-    if let Some((addr, reason)) = addresses
-        .iter()
-        .find_map(|addr| Some((*addr, protected.reason(*addr)?)))
-    {
+    if let Some((addr, reason)) = addresses.iter().find_map(|addr| Some((*addr, protected.reason(*addr)?))) {
         let rule = format!("the name points at {addr}, a protected address: {reason}");
-        return Some(refuse(
-            attached,
-            &query,
-            Verdict {
-                allow: false,
-                rule: rule.into(),
-            },
-        ));
+        return Some(refuse(attached, &query, Verdict { allow: false, rule: rule.into() }));
     }
     if transport == Transport::Udp && packet.len() > query.udp_bytes_max() {
         return Some(query.truncated());
@@ -186,11 +151,7 @@ async fn answer(
 }
 
 fn refuse(attached: &Attached, query: &Query, verdict: Verdict) -> Vec<u8> {
-    let resolver = Flow {
-        addr: IpAddr::V4(RESOLVER),
-        port: RESOLVER_PORT,
-        proto: Protocol::Udp,
-    };
+    let resolver = Flow { addr: IpAddr::V4(RESOLVER), port: RESOLVER_PORT, proto: Protocol::Udp };
     attached.record(Some(query.name().to_owned()), resolver, verdict);
     query.reply(Rcode::Refused, &[])
 }

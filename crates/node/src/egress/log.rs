@@ -67,22 +67,10 @@ pub(super) struct Log {
 
 impl Log {
     pub fn record(&self, host: Option<String>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
-        let counter = if verdict.allow {
-            &self.allowed
-        } else {
-            &self.refused
-        };
+        let counter = if verdict.allow { &self.allowed } else { &self.refused };
         counter.fetch_add(1, Relaxed);
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let entry = Arc::new(Entry {
-            at: now.as_millis() as u64,
-            host,
-            flow,
-            verdict,
-            bytes: AtomicU64::new(0),
-        });
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let entry = Arc::new(Entry { at: now.as_millis() as u64, host, flow, verdict, bytes: AtomicU64::new(0) });
         let mut entries = super::lock(&self.entries);
         if entries.len() >= DECISIONS_MAX {
             entries.pop_front();
@@ -122,10 +110,7 @@ impl Log {
     }
 
     pub fn decisions(&self) -> Vec<Decision> {
-        super::lock(&self.entries)
-            .iter()
-            .map(|entry| entry.render())
-            .collect()
+        super::lock(&self.entries).iter().map(|entry| entry.render()).collect()
     }
 }
 

@@ -24,17 +24,12 @@ impl Netns {
                 job();
             }
         };
-        std::thread::Builder::new()
-            .name("netns".to_owned())
-            .spawn(run)?;
+        std::thread::Builder::new().name("netns".to_owned()).spawn(run)?;
         Ok(Self { jobs })
     }
 
     /// Runs `work` there. It runs to its end even when the caller goes away.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, EgressError> {
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, EgressError> {
         let (done, result) = oneshot::channel();
         let job = Box::new(move || {
             // A panic must not end the thread: all other sandboxes need it.
@@ -42,10 +37,7 @@ impl Netns {
                 done.send(value).ok();
             }
         });
-        self.jobs
-            .send(job)
-            .await
-            .map_err(|_| EgressError::Stopped)?;
+        self.jobs.send(job).await.map_err(|_| EgressError::Stopped)?;
         result.await.map_err(|_| EgressError::Stopped)
     }
 }

@@ -64,12 +64,7 @@ struct Place {
 }
 
 /// Accepts until the runtime is detached.
-pub(super) async fn listen(
-    attached: Arc<Attached>,
-    inner: Arc<Inner>,
-    listener: TcpListener,
-    permits: Arc<Semaphore>,
-) {
+pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, listener: TcpListener, permits: Arc<Semaphore>) {
     loop {
         let accepted = tokio::select! {
             () = attached.stop.cancelled() => return,
@@ -79,9 +74,7 @@ pub(super) async fn listen(
             Ok((inside, _)) => {
                 let place = inner.places.take(&permits);
                 let (shared, inner) = (Arc::clone(&attached), Arc::clone(&inner));
-                attached
-                    .tasks
-                    .spawn(async move { serve(&shared, &inner, inside, place).await });
+                attached.tasks.spawn(async move { serve(&shared, &inner, inside, place).await });
             }
             Err(error) => {
                 tracing::debug!(%error, "accept in a sandbox");
@@ -91,12 +84,7 @@ pub(super) async fn listen(
     }
 }
 
-async fn serve(
-    attached: &Attached,
-    inner: &Inner,
-    inside: TcpStream,
-    place: Option<Place>,
-) {
+async fn serve(attached: &Attached, inner: &Inner, inside: TcpStream, place: Option<Place>) {
     let to = net::original_dst(&inside).filter(|to| !net::is_own_loopback(to.ip()));
     let Some(to) = to else {
         // A program that called the proxy by its own address.
@@ -104,14 +92,7 @@ async fn serve(
     };
     let flow = tcp_flow(to);
     let Some(_place) = place else {
-        attached.record(
-            None,
-            flow,
-            Verdict {
-                allow: false,
-                rule: "too many connections at once".into(),
-            },
-        );
+        attached.record(None, flow, Verdict { allow: false, rule: "too many connections at once".into() });
         return reset(&inside);
     };
     let (verdict, open) = attached.admit(&inner.protected(), flow);
@@ -144,9 +125,7 @@ async fn serve(
 }
 
 async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
-    let outside = tokio::time::timeout(DIAL_WITHIN, TcpStream::connect(to))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    let outside = tokio::time::timeout(DIAL_WITHIN, TcpStream::connect(to)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     prepare(&outside);
     Ok(outside)
 }
@@ -166,12 +145,7 @@ fn reset(stream: &TcpStream) {
 }
 
 /// Both ways until both sides have said that they are done.
-async fn copy(
-    attached: &Attached,
-    entry: &Entry,
-    inside: &TcpStream,
-    outside: &TcpStream,
-) -> io::Result<()> {
+async fn copy(attached: &Attached, entry: &Entry, inside: &TcpStream, outside: &TcpStream) -> io::Result<()> {
     let out = pump(inside, outside, |bytes| attached.log.sent(entry, bytes));
     let back = pump(outside, inside, |bytes| attached.log.received(entry, bytes));
     tokio::try_join!(out, back).map(|_| ())

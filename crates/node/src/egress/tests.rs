@@ -18,25 +18,13 @@ fn namespace() -> Option<OwnedFd> {
         return None;
     }
     let mut child = Command::new("unshare")
-        .args([
-            "--user",
-            "--map-root-user",
-            "--net",
-            "sh",
-            "-c",
-            "echo; read x",
-        ])
+        .args(["--user", "--map-root-user", "--net", "sh", "-c", "echo; read x"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut ready = [0];
-    child
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut ready)
-        .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     let netns = std::fs::File::open(format!("/proc/{}/ns/net", child.id())).unwrap();
     drop(child.stdin.take());
     child.wait().unwrap();
@@ -63,32 +51,19 @@ async fn bench(policy: Policy, nameservers: Vec<SocketAddr>) -> Option<Bench> {
     let to = outside.local_addr().unwrap();
     let egress = Egress::with_nameservers(vec![Prefix::host(ours)], nameservers).unwrap();
     let sockets = net::setup(netns.as_fd(), &egress.plan(&policy)).unwrap();
-    let handle = egress
-        .attach("rt-test", netns.try_clone().unwrap(), sockets, policy)
-        .unwrap();
-    Some(Bench {
-        egress,
-        handle,
-        netns,
-        outside,
-        to,
-    })
+    let handle = egress.attach("rt-test", netns.try_clone().unwrap(), sockets, policy).unwrap();
+    Some(Bench { egress, handle, netns, outside, to })
 }
 
 /// Runs `program` as a program of the sandbox.
-async fn inside<T: Send + 'static>(
-    netns: &OwnedFd,
-    program: impl FnOnce() -> T + Send + 'static,
-) -> T {
+async fn inside<T: Send + 'static>(netns: &OwnedFd, program: impl FnOnce() -> T + Send + 'static) -> T {
     let netns = netns.try_clone().unwrap();
     let thread = std::thread::spawn(move || {
         let kind = Some(rustix::thread::LinkNameSpaceType::Network);
         rustix::thread::move_into_link_name_space(netns.as_fd(), kind).unwrap();
         program()
     });
-    tokio::task::spawn_blocking(|| thread.join().unwrap())
-        .await
-        .unwrap()
+    tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap()
 }
 
 fn policy(value: Value) -> Policy {
@@ -97,17 +72,11 @@ fn policy(value: Value) -> Policy {
 
 /// Connects, sends, half-closes and reads to the end.
 fn fetch(to: SocketAddr) -> Result<String, ErrorKind> {
-    let mut stream =
-        TcpStream::connect_timeout(&to, Duration::from_secs(3)).map_err(|e| e.kind())?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3)).map_err(|e| e.kind())?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut text = String::new();
-    let talk = stream
-        .write_all(b"hello ")
-        .and_then(|()| stream.shutdown(Shutdown::Write));
-    talk.and_then(|()| stream.read_to_string(&mut text))
-        .map_err(|e| e.kind())?;
+    let talk = stream.write_all(b"hello ").and_then(|()| stream.shutdown(Shutdown::Write));
+    talk.and_then(|()| stream.read_to_string(&mut text)).map_err(|e| e.kind())?;
     Ok(text)
 }
 
@@ -129,63 +98,26 @@ async fn an_allowed_address_is_reached_and_others_are_refused() {
     };
     let to = bench.to;
     let server = echo_once(&bench.outside);
-    assert_eq!(
-        inside(&bench.netns, move || fetch(to)).await,
-        Ok("hello hello ".to_owned())
-    );
+    assert_eq!(inside(&bench.netns, move || fetch(to)).await, Ok("hello hello ".to_owned()));
     server.join().unwrap();
-    for addr in [
-        "169.254.169.254:80",
-        "10.255.255.53:53",
-        "[fd00:ec2::254]:80",
-        "[::ffff:10.0.0.1]:80",
-        "192.168.0.1:22",
-    ] {
+    for addr in ["169.254.169.254:80", "10.255.255.53:53", "[fd00:ec2::254]:80", "[::ffff:10.0.0.1]:80", "192.168.0.1:22"] {
         let addr = addr.parse().unwrap();
-        assert_eq!(
-            inside(&bench.netns, move || fetch(addr)).await,
-            Err(ErrorKind::PermissionDenied),
-            "{addr}"
-        );
+        assert_eq!(inside(&bench.netns, move || fetch(addr)).await, Err(ErrorKind::PermissionDenied), "{addr}");
     }
     // The proxy itself is nothing to talk to, and a server that is not there is a reset.
     let direct = SocketAddr::from((net::PROXY_ADDR, net::PROXY_PORT));
-    let refused = inside(&bench.netns, move || fetch(direct))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            refused,
-            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected
-        ),
-        "{refused}"
-    );
-    let nobody = TcpListener::bind((to.ip(), 0))
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let refused = inside(&bench.netns, move || fetch(direct)).await.unwrap_err();
+    assert!(matches!(refused, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected), "{refused}");
+    let nobody = TcpListener::bind((to.ip(), 0)).unwrap().local_addr().unwrap();
     assert!(inside(&bench.netns, move || fetch(nobody)).await.is_err());
 
     let counters = bench.handle.counters();
-    assert_eq!(
-        (
-            counters.allowed,
-            counters.failed,
-            counters.sent_bytes,
-            counters.received_bytes
-        ),
-        (2, 1, 6, 12)
-    );
+    assert_eq!((counters.allowed, counters.failed, counters.sent_bytes, counters.received_bytes), (2, 1, 6, 12));
     let decisions = bench.handle.decisions();
-    assert_eq!(
-        (decisions[0].port, decisions[0].decision, decisions[0].bytes),
-        (to.port(), "allow", 18)
-    );
+    assert_eq!((decisions[0].port, decisions[0].decision, decisions[0].bytes), (to.port(), "allow", 18));
 
     bench.handle.close();
-    tokio::time::timeout(Duration::from_secs(5), bench.handle.closed())
-        .await
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(5), bench.handle.closed()).await.unwrap();
     assert!(inside(&bench.netns, move || fetch(to)).await.is_err());
 }
 
@@ -204,22 +136,11 @@ async fn policies_change_at_runtime_and_cut_what_is_open() {
     let started = Instant::now();
     bench.handle.set_policy(Policy::block_all()).await.unwrap();
     eprintln!("set_policy took {:?}", started.elapsed());
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
-    assert_eq!(
-        (&stream).read(&mut [0]).unwrap_err().kind(),
-        ErrorKind::ConnectionReset
-    );
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!((&stream).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    assert_eq!(
-        far.read(&mut [0]).unwrap_err().kind(),
-        ErrorKind::ConnectionReset
-    );
-    assert_eq!(
-        inside(&bench.netns, move || fetch(to)).await,
-        Err(ErrorKind::PermissionDenied)
-    );
+    assert_eq!(far.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(inside(&bench.netns, move || fetch(to)).await, Err(ErrorKind::PermissionDenied));
 
     // By port: the address stays open, the proxy refuses.
     let by_port = json!({"mode": "block-all", "egress": {"trafficRules": [
@@ -228,22 +149,13 @@ async fn policies_change_at_runtime_and_cut_what_is_open() {
     bench.handle.set_policy(policy(by_port)).await.unwrap();
     assert!(inside(&bench.netns, move || fetch(to)).await.is_err());
     let last = bench.handle.decisions().pop().unwrap();
-    assert_eq!(
-        (last.decision, &*last.rule),
-        ("deny", "egress.trafficRules[0]")
-    );
+    assert_eq!((last.decision, &*last.rule), ("deny", "egress.trafficRules[0]"));
     let elsewhere = "1.2.3.4:80".parse().unwrap();
-    assert_eq!(
-        inside(&bench.netns, move || fetch(elsewhere)).await,
-        Err(ErrorKind::PermissionDenied)
-    );
+    assert_eq!(inside(&bench.netns, move || fetch(elsewhere)).await, Err(ErrorKind::PermissionDenied));
 
     bench.handle.set_policy(Policy::allow_all()).await.unwrap();
     let server = echo_once(&bench.outside);
-    assert_eq!(
-        inside(&bench.netns, move || fetch(to)).await,
-        Ok("hello hello ".to_owned())
-    );
+    assert_eq!(inside(&bench.netns, move || fetch(to)).await, Ok("hello hello ".to_owned()));
     server.join().unwrap();
 }
 
@@ -252,50 +164,26 @@ async fn a_restart_adopts_and_a_stolen_port_stays_closed_until_it_is_free() {
     let Some(bench) = bench(Policy::allow_all(), vec![]).await else {
         return;
     };
-    let Bench {
-        egress,
-        handle,
-        netns,
-        outside,
-        to,
-    } = bench;
+    let Bench { egress, handle, netns, outside, to } = bench;
     handle.close();
     handle.closed().await;
     drop(handle);
-    let adopted = egress
-        .adopt("rt-test", netns.try_clone().unwrap(), Policy::allow_all())
-        .await
-        .unwrap();
+    let adopted = egress.adopt("rt-test", netns.try_clone().unwrap(), Policy::allow_all()).await.unwrap();
     let server = echo_once(&outside);
-    assert_eq!(
-        inside(&netns, move || fetch(to)).await,
-        Ok("hello hello ".to_owned())
-    );
+    assert_eq!(inside(&netns, move || fetch(to)).await, Ok("hello hello ".to_owned()));
     server.join().unwrap();
     adopted.close();
     adopted.closed().await;
     drop(adopted);
 
-    let thief = inside(&netns, || {
-        TcpListener::bind((net::PROXY_ADDR, net::PROXY_PORT)).unwrap()
-    })
-    .await;
-    let adopted = egress
-        .adopt("rt-test", netns.try_clone().unwrap(), Policy::block_all())
-        .await
-        .unwrap();
-    assert_eq!(
-        inside(&netns, move || fetch(to)).await,
-        Err(ErrorKind::PermissionDenied)
-    );
+    let thief = inside(&netns, || TcpListener::bind((net::PROXY_ADDR, net::PROXY_PORT)).unwrap()).await;
+    let adopted = egress.adopt("rt-test", netns.try_clone().unwrap(), Policy::block_all()).await.unwrap();
+    assert_eq!(inside(&netns, move || fetch(to)).await, Err(ErrorKind::PermissionDenied));
     adopted.set_policy(Policy::allow_all()).await.unwrap();
     drop(thief);
     tokio::time::sleep(TAKEN_PORT_AGAIN + Duration::from_secs(1)).await;
     let server = echo_once(&outside);
-    assert_eq!(
-        inside(&netns, move || fetch(to)).await,
-        Ok("hello hello ".to_owned())
-    );
+    assert_eq!(inside(&netns, move || fetch(to)).await, Ok("hello hello ".to_owned()));
     server.join().unwrap();
 }
 
@@ -308,12 +196,8 @@ fn resolve(name: &str) -> (u8, [u8; 4]) {
     }
     packet.extend_from_slice(&[0, 0, 1, 0, 1]);
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(8)))
-        .unwrap();
-    socket
-        .send_to(&packet, (net::RESOLVER, net::RESOLVER_PORT))
-        .unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    socket.send_to(&packet, (net::RESOLVER, net::RESOLVER_PORT)).unwrap();
     let mut reply = [0; 512];
     let (len, _) = socket.recv_from(&mut reply).unwrap();
     assert_eq!(reply[..2], packet[..2]);
@@ -332,11 +216,7 @@ fn resolve(name: &str) -> (u8, [u8; 4]) {
 /// A name server over UDP and TCP: names that begin with `p` are at 10.0.0.1, all others at 9.8.7.6.
 async fn name_server() -> SocketAddr {
     fn answer(question: &[u8]) -> Vec<u8> {
-        let last = if question[13] == b'p' {
-            [10, 0, 0, 1]
-        } else {
-            [9, 8, 7, 6]
-        };
+        let last = if question[13] == b'p' { [10, 0, 0, 1] } else { [9, 8, 7, 6] };
         let mut reply = question.to_vec();
         reply[2] |= 0x80;
         reply[7] = 1;
@@ -372,34 +252,14 @@ async fn names_are_resolved_and_protected_answers_are_not_given() {
     let Some(bench) = bench(Policy::allow_all(), vec![server]).await else {
         return;
     };
-    assert_eq!(
-        inside(&bench.netns, || resolve("www.example.test")).await,
-        (0, [9, 8, 7, 6])
-    );
-    assert_eq!(
-        inside(&bench.netns, || resolve("private.example.test"))
-            .await
-            .0,
-        5
-    );
+    assert_eq!(inside(&bench.netns, || resolve("www.example.test")).await, (0, [9, 8, 7, 6]));
+    assert_eq!(inside(&bench.netns, || resolve("private.example.test")).await.0, 5);
     let last = bench.handle.decisions().pop().unwrap();
-    assert_eq!(
-        (last.host.as_deref(), last.decision),
-        (Some("private.example.test"), "deny")
-    );
-    assert_eq!(
-        inside(&bench.netns, || resolve("localhost")).await,
-        (0, [127, 0, 0, 1])
-    );
+    assert_eq!((last.host.as_deref(), last.decision), (Some("private.example.test"), "deny"));
+    assert_eq!(inside(&bench.netns, || resolve("localhost")).await, (0, [127, 0, 0, 1]));
     bench.handle.set_policy(Policy::block_all()).await.unwrap();
-    assert_eq!(
-        inside(&bench.netns, || resolve("www.example.test")).await.0,
-        5
-    );
-    assert_eq!(
-        inside(&bench.netns, || resolve("localhost")).await,
-        (0, [127, 0, 0, 1])
-    );
+    assert_eq!(inside(&bench.netns, || resolve("www.example.test")).await.0, 5);
+    assert_eq!(inside(&bench.netns, || resolve("localhost")).await, (0, [127, 0, 0, 1]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -409,10 +269,7 @@ async fn a_silent_name_server_is_a_servfail_in_time() {
         return;
     };
     let started = Instant::now();
-    assert_eq!(
-        inside(&bench.netns, || resolve("www.example.test")).await.0,
-        2
-    );
+    assert_eq!(inside(&bench.netns, || resolve("www.example.test")).await.0, 2);
     // Over UDP; TCP is refused at once.
     assert!(started.elapsed() < Duration::from_secs(6));
 }
@@ -427,9 +284,6 @@ async fn the_host_connects_to_a_server_inside() {
     let stream = bench.handle.connect(addr).await.unwrap();
     server.accept().unwrap();
     drop((stream, server));
-    assert_eq!(
-        bench.handle.connect(addr).await.unwrap_err().kind(),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(bench.handle.connect(addr).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     drop(bench.egress);
 }

@@ -243,13 +243,7 @@ impl App {
 
 impl Registry {
     pub fn new(store: Store, node: Node) -> Arc<Self> {
-        Arc::new(Self {
-            store,
-            node,
-            actors: Mutex::default(),
-            deadlines_changed: Arc::new(Notify::new()),
-            tasks: TaskTracker::new(),
-        })
+        Arc::new(Self { store, node, actors: Mutex::default(), deadlines_changed: Arc::new(Notify::new()), tasks: TaskTracker::new() })
     }
 
     /// What the owner of a sandbox last published, if it has one now.

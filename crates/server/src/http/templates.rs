@@ -61,7 +61,12 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String
 #[utoipa::path(put, path = "/api/v1/templates/{id}", tag = "templates", params(("id" = String, Path)), request_body = TemplateUpdateRequest, responses(
     (status = 200, body = Envelope<TemplateResponse>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
 ))]
-async fn update(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, Json(request): Template<TemplateUpdateRequest>) -> Result<TemplateResponse> {
+async fn update(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(id): Path<String>,
+    Json(request): Template<TemplateUpdateRequest>,
+) -> Result<TemplateResponse> {
     who.require(Permission::TemplateWrite)?;
     let template = app.update_template(&who, &id, request.spec).await?;
     reply::ok(render_one(&app, &who, template).await?)

@@ -89,15 +89,7 @@ impl Query {
             return error(Rcode::NotImp);
         }
         let name = text_of(&wire_name);
-        Ok(Self {
-            id: header.id,
-            flags: header.flags,
-            wire_name,
-            name,
-            kind,
-            class,
-            edns,
-        })
+        Ok(Self { id: header.id, flags: header.flags, wire_name, name, kind, class, edns })
     }
 
     pub fn name(&self) -> &str {
@@ -110,9 +102,7 @@ impl Query {
 
     /// The longest reply that the sender takes over UDP.
     pub fn udp_bytes_max(&self) -> usize {
-        self.edns.map_or(UDP_BYTES_MIN, |(size, _)| {
-            usize::from(size.min(UDP_BYTES)).max(UDP_BYTES_MIN)
-        })
+        self.edns.map_or(UDP_BYTES_MIN, |(size, _)| usize::from(size.min(UDP_BYTES)).max(UDP_BYTES_MIN))
     }
 
     /// The question for a name server.
@@ -130,13 +120,7 @@ impl Query {
     /// A reply of our own.
     pub fn reply(&self, rcode: Rcode, addresses: &[IpAddr]) -> Vec<u8> {
         let flags = self.reply_flags() | rcode as u16;
-        let mut out = header(
-            self.id,
-            flags,
-            1,
-            addresses.len() as u16,
-            u16::from(self.edns.is_some()),
-        );
+        let mut out = header(self.id, flags, 1, addresses.len() as u16, u16::from(self.edns.is_some()));
         self.write_question(&mut out);
         for addr in addresses {
             let (kind, bytes) = match addr {
@@ -176,11 +160,7 @@ impl Query {
     pub fn read_answer(&self, id: u16, packet: &[u8]) -> Option<Answer> {
         let mut reader = Reader { packet, at: 0 };
         let header = reader.header()?;
-        if header.id != id
-            || header.flags & FLAG_RESPONSE == 0
-            || header.flags & OPCODE_MASK != 0
-            || header.questions != 1
-        {
+        if header.id != id || header.flags & FLAG_RESPONSE == 0 || header.flags & OPCODE_MASK != 0 || header.questions != 1 {
             return None;
         }
         let (name, kind, class) = reader.question()?;
@@ -188,9 +168,7 @@ impl Query {
             return None;
         }
         let truncated = header.flags & FLAG_TRUNCATED != 0;
-        let records = u32::from(header.answers)
-            + u32::from(header.authorities)
-            + u32::from(header.additionals);
+        let records = u32::from(header.answers) + u32::from(header.authorities) + u32::from(header.additionals);
         if records > RECORDS_MAX {
             return None;
         }
@@ -198,10 +176,7 @@ impl Query {
         for _ in 0..records {
             let Some(record) = reader.record() else {
                 // A cut answer may end anywhere; its reader asks again over TCP.
-                return truncated.then_some(Answer {
-                    addresses,
-                    truncated,
-                });
+                return truncated.then_some(Answer { addresses, truncated });
             };
             match record.kind {
                 TYPE_A => addresses.push(IpAddr::from(<[u8; 4]>::try_from(record.data).ok()?)),
@@ -210,10 +185,7 @@ impl Query {
             }
         }
         // What follows the last record would pass unseen.
-        (reader.at == packet.len()).then_some(Answer {
-            addresses,
-            truncated,
-        })
+        (reader.at == packet.len()).then_some(Answer { addresses, truncated })
     }
 
     fn reply_flags(&self) -> u16 {
@@ -229,21 +201,12 @@ impl Query {
 }
 
 fn header(id: u16, flags: u16, questions: u16, answers: u16, additionals: u16) -> Vec<u8> {
-    [id, flags, questions, answers, 0, additionals]
-        .iter()
-        .flat_map(|field| field.to_be_bytes())
-        .collect()
+    [id, flags, questions, answers, 0, additionals].iter().flat_map(|field| field.to_be_bytes()).collect()
 }
 
 fn bare_reply(id: u16, flags: u16, rcode: Rcode) -> Vec<u8> {
     let keep = OPCODE_MASK | FLAG_RECURSION_DESIRED;
-    header(
-        id,
-        FLAG_RESPONSE | FLAG_RECURSION_AVAILABLE | (flags & keep) | rcode as u16,
-        0,
-        0,
-        0,
-    )
+    header(id, FLAG_RESPONSE | FLAG_RECURSION_AVAILABLE | (flags & keep) | rcode as u16, 0, 0, 0)
 }
 
 /// The root's name, OPT, our UDP size, version 0 with these flags, no options.
@@ -266,13 +229,7 @@ fn text_of(wire_name: &[u8]) -> String {
             text.push('.');
         }
         let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        text.extend(label.iter().map(|b| {
-            if plain(b) {
-                b.to_ascii_lowercase() as char
-            } else {
-                '?'
-            }
-        }));
+        text.extend(label.iter().map(|b| if plain(b) { b.to_ascii_lowercase() as char } else { '?' }));
         rest = after;
     }
     text
@@ -315,14 +272,7 @@ impl<'a> Reader<'a> {
     }
 
     fn header(&mut self) -> Option<Header> {
-        Some(Header {
-            id: self.u16()?,
-            flags: self.u16()?,
-            questions: self.u16()?,
-            answers: self.u16()?,
-            authorities: self.u16()?,
-            additionals: self.u16()?,
-        })
+        Some(Header { id: self.u16()?, flags: self.u16()?, questions: self.u16()?, answers: self.u16()?, authorities: self.u16()?, additionals: self.u16()? })
     }
 
     fn question(&mut self) -> Option<(Vec<u8>, u16, u16)> {
@@ -333,12 +283,7 @@ impl<'a> Reader<'a> {
         self.name()?;
         let (kind, class, ttl) = (self.u16()?, self.u16()?, self.u32()?);
         let len = usize::from(self.u16()?);
-        Some(Record {
-            kind,
-            class,
-            ttl,
-            data: self.take(len)?,
-        })
+        Some(Record { kind, class, ttl, data: self.take(len)? })
     }
 
     /// The name here, without compression. A pointer must lead to before everything that this name has read so far, so
@@ -366,8 +311,7 @@ impl<'a> Reader<'a> {
                 }
                 64..=191 => return None,
                 192.. => {
-                    let target =
-                        (usize::from(len & 0x3f) << 8) | usize::from(*self.packet.get(at + 1)?);
+                    let target = (usize::from(len & 0x3f) << 8) | usize::from(*self.packet.get(at + 1)?);
                     if target >= before {
                         return None;
                     }

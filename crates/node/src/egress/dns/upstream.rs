@@ -30,17 +30,11 @@ pub(in super::super) struct Nameservers {
 impl Nameservers {
     /// Those of /etc/resolv.conf, which is read again when it may have changed.
     pub fn system() -> Self {
-        Self {
-            fixed: None,
-            read: Mutex::default(),
-        }
+        Self { fixed: None, read: Mutex::default() }
     }
 
     pub fn fixed(servers: Vec<SocketAddr>) -> Self {
-        Self {
-            fixed: Some(servers),
-            read: Mutex::default(),
-        }
+        Self { fixed: Some(servers), read: Mutex::default() }
     }
 
     async fn list(&self) -> Vec<SocketAddr> {
@@ -53,9 +47,7 @@ impl Nameservers {
             return servers.clone();
         }
         let text = tokio::fs::read(RESOLV_CONF).await.unwrap_or_default();
-        let servers = parse(&String::from_utf8_lossy(
-            &text[..text.len().min(RESOLV_CONF_BYTES_MAX)],
-        ));
+        let servers = parse(&String::from_utf8_lossy(&text[..text.len().min(RESOLV_CONF_BYTES_MAX)]));
         *crate::egress::lock(&self.read) = Some((Instant::now(), servers.clone()));
         servers
     }
@@ -80,11 +72,7 @@ fn parse(text: &str) -> Vec<SocketAddr> {
 }
 
 /// The first good answer, as it came and as read. None when no server gave one in time.
-pub(super) async fn ask(
-    nameservers: &Nameservers,
-    query: &Query,
-    transport: Transport,
-) -> Option<(Vec<u8>, Answer)> {
+pub(super) async fn ask(nameservers: &Nameservers, query: &Query, transport: Transport) -> Option<(Vec<u8>, Answer)> {
     let work = async {
         let servers = nameservers.list().await;
         for (try_number, server) in servers.iter().cycle().take(TRIES).enumerate() {
@@ -111,11 +99,7 @@ pub(super) async fn ask(
 
 /// A socket of its own, connected: others than the server cannot answer, and the kernel chooses a random port.
 async fn ask_udp(server: SocketAddr, query: &Query) -> Option<(Vec<u8>, Answer)> {
-    let any = if server.is_ipv4() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-    } else {
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-    };
+    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let socket = UdpSocket::bind((any, 0)).await.ok()?;
     socket.connect(server).await.ok()?;
     let id = random_id()?;

@@ -39,19 +39,44 @@ pub(super) type Reply = oneshot::Sender<Result<View, ApiError>>;
 /// All that can be asked of a sandbox's owner.
 pub(super) enum Command {
     /// With `memory` it stays frozen until it is resumed, however long that is.
-    Pause { code: &'static str, text: String, memory: bool, reply: Reply },
+    Pause {
+        code: &'static str,
+        text: String,
+        memory: bool,
+        reply: Reply,
+    },
     /// Give the memory back; only what is paused is hibernated.
-    Hibernate { code: &'static str, reply: Reply },
-    Resume { reply: Reply },
+    Hibernate {
+        code: &'static str,
+        reply: Reply,
+    },
+    Resume {
+        reply: Reply,
+    },
     /// Resume because of an access, if the sandbox allows that.
-    Wake { reply: Reply },
-    Refresh { duration_s: Option<i32>, reply: Reply },
-    Update { update: Box<UpdateConfig>, only_services: bool, reply: Reply },
-    Delete { reply: Reply },
+    Wake {
+        reply: Reply,
+    },
+    Refresh {
+        duration_s: Option<i32>,
+        reply: Reply,
+    },
+    Update {
+        update: Box<UpdateConfig>,
+        only_services: bool,
+        reply: Reply,
+    },
+    Delete {
+        reply: Reply,
+    },
     /// Something may be due.
-    Due { reply: Reply },
+    Due {
+        reply: Reply,
+    },
     /// Something happened that the user should be able to read.
-    Note { event: NewEvent },
+    Note {
+        event: NewEvent,
+    },
 }
 
 pub(super) struct Actor {
@@ -128,11 +153,7 @@ impl Actor {
         };
         let transition = match gap {
             Some(observation) => lifecycle::observe(&self.record, observation, now),
-            None => Transition {
-                record: self.record.clone(),
-                effects: lifecycle::next_effect(&self.record).into_iter().collect(),
-                changed: false,
-            },
+            None => Transition { record: self.record.clone(), effects: lifecycle::next_effect(&self.record).into_iter().collect(), changed: false },
         };
         if (transition.changed || !transition.effects.is_empty())
             && let Err(error) = self.carry_out(transition).await
@@ -453,8 +474,8 @@ impl Actor {
             validate::update(&self.record.config, update)
         }
         .map_err(super::violations)?;
-        let transition = lifecycle::reconfigure(&self.record, config, update.ttl, update.hard_ttl, now_ms())
-            .map_err(|error| refusal(&error, &self.record.id))?;
+        let transition =
+            lifecycle::reconfigure(&self.record, config, update.ttl, update.hard_ttl, now_ms()).map_err(|error| refusal(&error, &self.record.id))?;
         if !transition.changed {
             return Ok(());
         }
@@ -538,9 +559,7 @@ impl Actor {
     }
 
     fn is_awake(&self) -> bool {
-        self.record.desired == Desired::Active
-            && self.record.observed == Observed::Active
-            && self.runtime.as_ref().is_some_and(|runtime| !runtime.has_ended())
+        self.record.desired == Desired::Active && self.record.observed == Observed::Active && self.runtime.as_ref().is_some_and(|runtime| !runtime.has_ended())
     }
 
     fn view(&self) -> View {

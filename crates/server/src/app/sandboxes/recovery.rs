@@ -45,11 +45,7 @@ impl Registry {
             owned.roots.extend(record.root_id.clone());
             kept.push((record, runtime));
         }
-        found.swept = self
-            .node
-            .sweep(owned)
-            .await
-            .map_err(|error| ApiError::internal("sweeping what no sandbox owns", &error_text(&error)))?;
+        found.swept = self.node.sweep(owned).await.map_err(|error| ApiError::internal("sweeping what no sandbox owns", &error_text(&error)))?;
         for (record, runtime) in kept {
             self.settle(record, runtime).await;
         }

@@ -93,12 +93,7 @@ pub(crate) fn image_of(template: &TemplateSpec) -> &str {
 }
 
 fn node_limits(asked: &validate::Limits) -> Limits {
-    Limits {
-        memory_bytes: asked.memory_bytes,
-        cpu_millis: asked.cpu_millis,
-        pids: limits::PIDS_DEFAULT,
-        disk_bytes: asked.disk_bytes,
-    }
+    Limits { memory_bytes: asked.memory_bytes, cpu_millis: asked.cpu_millis, pids: limits::PIDS_DEFAULT, disk_bytes: asked.disk_bytes }
 }
 
 #[cfg(test)]

@@ -31,15 +31,7 @@ fn a_question_goes_up_and_its_answer_comes_down() {
     assert_eq!(query.name(), "www.example.com");
     assert_eq!(query.udp_bytes_max(), 1232);
     let up = Query::parse(&query.upstream(99)).unwrap();
-    assert_eq!(
-        (up.name(), up.kind(), up.id, up.edns),
-        (
-            query.name(),
-            query.kind(),
-            99,
-            Some((UDP_BYTES, EDNS_DNSSEC_OK))
-        )
-    );
+    assert_eq!((up.name(), up.kind(), up.id, up.edns), (query.name(), query.kind(), 99, Some((UDP_BYTES, EDNS_DNSSEC_OK))));
     let addrs: [IpAddr; 2] = ["1.2.3.4".parse().unwrap(), "2600::1".parse().unwrap()];
     let down = up.reply(Rcode::NoError, &addrs);
     assert_eq!(query.read_answer(99, &down).unwrap().addresses, addrs);
@@ -62,13 +54,7 @@ fn bad_questions() {
     assert_eq!(rcode(&header(1, 0, 2, 0, 0)), Some(1));
     assert_eq!(rcode(&question("x.test", 252, false)), Some(4));
     // Names that loop, point forward, or are too long.
-    for name in [
-        vec![0xc0, 12],
-        vec![0xc0, 14],
-        vec![1, b'a', 0xc0, 12],
-        vec![64],
-        [vec![63; 64 * 5], vec![0]].concat(),
-    ] {
+    for name in [vec![0xc0, 12], vec![0xc0, 14], vec![1, b'a', 0xc0, 12], vec![64], [vec![63; 64 * 5], vec![0]].concat()] {
         let mut packet = header(1, 0, 1, 0, 0);
         packet.extend(name);
         packet.extend([0, 1, 0, 1]);
