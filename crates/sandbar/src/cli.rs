@@ -20,13 +20,13 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Address of the server; else SANDBAR_URL, SANDBOX0_BASE_URL, what `sandbar login` stored, http://127.0.0.1:8700
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Everywhere")]
     pub url: Option<String>,
     /// API key; else SANDBAR_TOKEN, SANDBOX0_TOKEN, what `sandbar login` stored
-    #[arg(long, global = true, value_name = "TOKEN")]
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Everywhere")]
     pub token: Option<String>,
     /// What to print
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Everywhere")]
     pub output: Output,
 }
 
@@ -65,7 +65,10 @@ pub enum Command {
     #[command(hide = true)]
     Demo(DemoArgs),
     /// Print a completion script
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Print the version
     Version,
 }
@@ -132,10 +135,13 @@ pub enum SandboxCommand {
     #[command(visible_alias = "list")]
     Ls(ListArgs),
     /// Show one sandbox
-    Get { id: String },
-    /// Run a command and exit with its exit code
+    Get {
+        /// The sandbox
+        id: String,
+    },
+    /// Run a command and exit with its exit code; its streams are text, see `cp` for binary files
     Exec(ExecArgs),
-    /// Run code in a REPL
+    /// Run code in a REPL and print what it prints, errors of the code too
     Run(RunArgs),
     /// Open a shell in a terminal
     Shell(ShellArgs),
@@ -147,15 +153,20 @@ pub enum SandboxCommand {
     Events(EventsArgs),
     /// Pause it: no CPU time until it is resumed
     Pause {
+        /// The sandbox
         id: String,
         /// Drop the processes at once and keep only the files
         #[arg(long)]
         hibernate: bool,
     },
     /// Resume it
-    Resume { id: String },
+    Resume {
+        /// The sandbox
+        id: String,
+    },
     /// Start its time to live anew
     Refresh {
+        /// The sandbox
         id: String,
         /// Seconds from now, instead of the configured ttl
         #[arg(long, value_name = "SECONDS")]
@@ -164,6 +175,7 @@ pub enum SandboxCommand {
     /// Delete sandboxes and their files
     #[command(visible_aliases = ["delete", "remove"])]
     Rm {
+        /// The sandboxes
         #[arg(required = true)]
         ids: Vec<String>,
     },
@@ -174,7 +186,7 @@ pub struct CreateArgs {
     /// Template to claim from
     #[arg(default_value = "default")]
     pub template: String,
-    /// Environment of its processes
+    /// Environment of its processes; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     pub env: Vec<(String, String)>,
     /// Seconds until it is paused; 0 = never
@@ -202,8 +214,10 @@ pub struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Only those with this status: running, paused, failed, ...
     #[arg(long)]
     pub status: Option<String>,
+    /// Only those of this template
     #[arg(long, value_name = "ID")]
     pub template: Option<String>,
     /// Only paused ones (`--paused=false`: only others)
@@ -212,6 +226,7 @@ pub struct ListArgs {
     /// At most this many; without it all
     #[arg(long)]
     pub limit: Option<u32>,
+    /// Leave out this many
     #[arg(long, default_value_t = 0)]
     pub offset: u32,
     /// Print ids only
@@ -221,7 +236,9 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct ExecArgs {
+    /// The sandbox
     pub id: String,
+    /// Environment of the command; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     pub env: Vec<(String, String)>,
     /// Working directory
@@ -237,9 +254,12 @@ pub struct ExecArgs {
 
 #[derive(Debug, Args)]
 pub struct ShellArgs {
+    /// The sandbox
     pub id: String,
+    /// Environment of the command; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     pub env: Vec<(String, String)>,
+    /// Working directory
     #[arg(short = 'w', long, value_name = "DIR")]
     pub cwd: Option<String>,
     /// The shell
@@ -249,8 +269,9 @@ pub struct ShellArgs {
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// The sandbox
     pub id: String,
-    /// python, node, bash, sh, ...
+    /// python, node, bash, sh, zsh, ruby, lua, perl, php, r or sqlite, as far as the sandbox has it
     pub language: String,
     /// The code; without it or with `-`, standard input
     pub code: Option<String>,
@@ -264,14 +285,15 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 pub struct CopyArgs {
-    /// A path here, ID:/path, or `-`
+    /// A path here, ID:/path, or `-` for standard input
     pub source: String,
-    /// A path here, ID:/path, or `-`
+    /// A path here, ID:/path, or `-` for standard output
     pub destination: String,
 }
 
 #[derive(Debug, Args)]
 pub struct LogsArgs {
+    /// The sandbox
     pub id: String,
     /// Lines from the end
     #[arg(short = 'n', long, value_name = "N")]
@@ -292,10 +314,12 @@ pub struct LogsArgs {
 
 #[derive(Debug, Args)]
 pub struct EventsArgs {
+    /// The sandbox
     pub id: String,
     /// After this event
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
     pub after: u64,
+    /// At most this many
     #[arg(long, default_value_t = 200)]
     pub limit: u32,
 }
@@ -304,11 +328,12 @@ pub struct EventsArgs {
 pub enum KeyCommand {
     /// Make a key; its text is shown this once
     Create {
+        /// A name to know it by
         name: String,
-        /// admin, builder, developer or viewer
+        /// admin, builder, developer or viewer; several with commas [default: developer]
         #[arg(long, value_name = "ROLE", value_delimiter = ',')]
         role: Vec<String>,
-        /// For how long it is good, for example 30d, 12h
+        /// For how long it is good, for example 30d or 12h, or `never` [default: never]
         #[arg(long, value_name = "TIME")]
         expires_in: Option<String>,
     },
@@ -317,7 +342,10 @@ pub enum KeyCommand {
     Ls,
     /// Revoke and delete a key
     #[command(visible_alias = "delete")]
-    Rm { id: String },
+    Rm {
+        /// Id of the key, as `key ls` shows it
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -326,7 +354,10 @@ pub enum TemplateCommand {
     #[command(visible_alias = "list")]
     Ls,
     /// Show one template
-    Get { id: String },
+    Get {
+        /// Id of the template
+        id: String,
+    },
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

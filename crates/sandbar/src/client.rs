@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::{cli::Global, credentials};
 
 const URL_DEFAULT: &str = "http://127.0.0.1:8700";
+/// Where the address and the key come from when no flag says them.
+pub const URL_VARIABLES: [&str; 2] = ["SANDBAR_URL", "SANDBOX0_BASE_URL"];
+pub const TOKEN_VARIABLES: [&str; 2] = ["SANDBAR_TOKEN", "SANDBOX0_TOKEN"];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// An error's body beyond this many bytes is not looked at.
 const ERROR_BYTES_MAX: usize = 64 << 10;
@@ -28,12 +31,12 @@ impl Client {
     /// The stored login cannot be read, or there is no key at all.
     pub fn from_global(global: &Global) -> anyhow::Result<Self> {
         let stored = credentials::load()?;
-        let url = first(&global.url, &["SANDBAR_URL", "SANDBOX0_BASE_URL"]).or_else(|| stored.as_ref().map(|s| s.url.clone()));
+        let url = first(&global.url, &URL_VARIABLES).or_else(|| stored.as_ref().map(|s| s.url.clone()));
         // A stored key belongs to the stored address: it is not shown to another server.
         let url_text = url.unwrap_or_else(|| URL_DEFAULT.into());
         let url = url_text.trim_end_matches('/').to_owned();
-        let token =
-            first(&global.token, &["SANDBAR_TOKEN", "SANDBOX0_TOKEN"]).or_else(|| stored.filter(|s| s.url.trim_end_matches('/') == url).map(|s| s.token));
+        parse_url(&url)?;
+        let token = first(&global.token, &TOKEN_VARIABLES).or_else(|| stored.filter(|s| s.url.trim_end_matches('/') == url).map(|s| s.token));
         let Some(token) = token else {
             bail!("no API key for {url}: run `sandbar login`, or give --token or SANDBAR_TOKEN");
         };
@@ -45,10 +48,7 @@ impl Client {
     /// # Errors
     /// The address is no http or https URL, or the key cannot stand in a header.
     pub fn new(url: &str, token: &str) -> anyhow::Result<Self> {
-        let parsed = reqwest::Url::parse(url).with_context(|| format!("{url:?} is no URL"))?;
-        if !matches!(parsed.scheme(), "http" | "https") {
-            bail!("{url:?} is no http or https URL");
-        }
+        let parsed = parse_url(url)?;
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
             bail!("the API key must be visible ASCII characters");
         }
@@ -102,6 +102,13 @@ impl Client {
     }
 }
 
+fn parse_url(url: &str) -> anyhow::Result<reqwest::Url> {
+    match reqwest::Url::parse(url) {
+        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") => Ok(parsed),
+        _ => bail!("{url:?} is no http or https URL; one looks like {URL_DEFAULT}"),
+    }
+}
+
 /// `/api/v1/sandboxes/{id}` and what follows.
 pub fn sandbox_path(id: &str, rest: &str) -> String {
     format!("/api/v1/sandboxes/{}{rest}", segment(id))
@@ -143,6 +150,9 @@ impl fmt::Display for Refusal {
                 write!(f, "; {path}: {message}")?;
             }
         }
+        if self.status == 401 {
+            write!(f, "; run `sandbar login` with a key of this server, or give another by --token or SANDBAR_TOKEN")?;
+        }
         Ok(())
     }
 }
@@ -174,11 +184,16 @@ fn unreachable(base: &str, error: reqwest::Error) -> anyhow::Error {
     let refused = error.is_connect();
     let error = anyhow::Error::new(error.without_url());
     let cause = error.chain().last().map(ToString::to_string).unwrap_or_default();
-    if refused { anyhow::anyhow!("no server answers at {base}: {cause}") } else { anyhow::anyhow!("the connection to {base} failed: {cause}") }
+    if refused {
+        anyhow::anyhow!("no server answers at {base}: {cause}; start one with `sandbar serve`, or name it with --url or SANDBAR_URL")
+    } else {
+        anyhow::anyhow!("the connection to {base} failed: {cause}")
+    }
 }
 
-fn first(flag: &Option<String>, variables: &[&str]) -> Option<String> {
-    flag.clone().or_else(|| variables.iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty())))
+/// The flag, else the first variable that is set and not empty.
+pub fn first(flag: &Option<String>, variables: &[&str]) -> Option<String> {
+    flag.clone().filter(|v| !v.is_empty()).or_else(|| variables.iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty())))
 }
 
 #[cfg(test)]

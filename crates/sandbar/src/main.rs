@@ -57,7 +57,10 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Purge(args) => purge::run(&args, global.output),
         Command::Demo(args) => demo::run(global.output, args).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sandbar", &mut std::io::stdout());
+            // Into memory first: a reader that has gone is no panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sandbar", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end());
             Ok(0)
         }
         Command::Version => {
@@ -80,7 +83,9 @@ fn fail(error: &anyhow::Error, json_wanted: bool) -> ExitCode {
             json!({"error": {"message": refusal.map_or(text, |r| r.message.clone()), "code": refusal.map(|r| &r.code), "status": refusal.map(|r| r.status), "request_id": refusal.and_then(|r| r.request_id.as_ref()), "details": refusal.and_then(|r| r.details.as_ref())}})
         );
     } else {
-        eprintln!("sandbar: {}", text.trim_end().replace('\n', "\n  "));
+        // Names out of a sandbox stand in errors, too: line by line, they must not steer the terminal.
+        let lines: Vec<String> = text.trim_end().lines().map(output::printable).collect();
+        eprintln!("sandbar: {}", lines.join("\n  "));
     }
     ExitCode::FAILURE
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sandbar_node::{NodeConfig, error_text};
-use sandbar_server::{Config, Server};
+use sandbar_server::{Config, Server, StartError};
 
 use crate::settings::ServeSettings;
 
@@ -39,7 +39,10 @@ pub async fn start(settings: &ServeSettings) -> anyhow::Result<Server> {
     if !missing.is_empty() {
         anyhow::bail!("this machine cannot wall sandboxes in, so none is started:\n{}\n(`sandbar doctor` shows every check)", missing.join("\n"));
     }
-    Server::start(config(settings)).await.map_err(|error| anyhow::anyhow!(error_text(&error)))
+    Server::start(config(settings)).await.map_err(|error| {
+        let what_to_do = if matches!(error, StartError::Listen { .. }) { "; choose another address or port with --listen" } else { "" };
+        anyhow::anyhow!("{}{what_to_do}", error_text(&error))
+    })
 }
 
 /// A sandbox costs the server about ten descriptors, and a shell's usual soft limit of 1024 would end at a hundred
@@ -55,6 +58,7 @@ fn raise_file_limit() {
 pub async fn run(server: Server) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = server.stop_token();
+    tracing::info!("serving on http://{}", server.address()?);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {

@@ -24,7 +24,8 @@ impl RawMode {
         let before = termios::tcgetattr(&stdin).ok()?;
         let mut raw = before.clone();
         raw.make_raw();
-        termios::tcsetattr(&stdin, OptionalActions::Flush, &raw).ok()?;
+        // What was typed ahead is for the command.
+        termios::tcsetattr(&stdin, OptionalActions::Drain, &raw).ok()?;
         Some(Self { before })
     }
 }

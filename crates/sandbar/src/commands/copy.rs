@@ -65,7 +65,9 @@ pub async fn run(client: &Client, form: Output, args: &CopyArgs) -> anyhow::Resu
         (Place::Stream, Place::Sandbox { id, path }) => Remote { client, id }.upload_stream(path).await?,
         (Place::Sandbox { id, path }, Place::Here(destination)) => Remote { client, id }.download(path, Path::new(destination)).await?,
         (Place::Sandbox { id, path }, Place::Stream) if form == Output::Table => Remote { client, id }.download_stream(path).await?,
-        _ => bail!("one of source and destination must be ID:/path, the other a path here (or `-` without -o json)"),
+        _ => bail!(
+            "one of source and destination must be ID:/path, the other a path here (one with a colon as ./a:b) or `-` (as destination only without -o json)"
+        ),
     };
     if form == Output::Json {
         output::json(&json!({"files": tally.files, "bytes": tally.bytes}));
@@ -203,13 +205,18 @@ impl Remote<'_> {
                     continue;
                 }
                 let (from, to) = (join(&from, &name), to.join(&name));
+                // The API tells names as text; one that is none cannot be asked for.
+                if name.contains(char::REPLACEMENT_CHARACTER) {
+                    left_out(&from, NOT_TEXT);
+                    continue;
+                }
                 match entry["type"].as_str() {
                     Some("dir") => queue.push_back((from, to, depth + 1)),
                     Some("file") => {
                         total += entry["size"].as_u64().unwrap_or(0);
                         files.push((from, to, mode_of(&entry)));
                     }
-                    _ => eprintln!("sandbar: {}: left out, it is neither file nor folder", output::printable(&from)),
+                    _ => left_out(&from, NOT_COPIED),
                 }
             }
         }
@@ -222,29 +229,31 @@ impl Remote<'_> {
         let mut fresh = target.as_os_str().to_owned();
         fresh.push(format!(".part-{}", std::process::id()));
         let is_special = tokio::fs::metadata(target).await.is_ok_and(|metadata| !metadata.is_file());
-        let fresh = if is_special { target.to_owned() } else { PathBuf::from(fresh) };
+        let mut fresh = Fresh { path: if is_special { target.to_owned() } else { PathBuf::from(fresh) }, is_partial: false };
         let fetch = async {
-            let mut file =
-                tokio::fs::OpenOptions::new().write(true).create_new(!is_special).open(&fresh).await.with_context(|| format!("cannot write {}", fresh.display()))?;
+            let mut file = tokio::fs::OpenOptions::new()
+                .write(true)
+                .create_new(!is_special)
+                .open(&fresh.path)
+                .await
+                .with_context(|| format!("cannot write {}", fresh.path.display()))?;
+            fresh.is_partial = !is_special;
             let (mut stream, mut bytes) = (response.bytes_stream(), 0);
             while let Some(chunk) = stream.next().await {
                 let chunk = chunk.with_context(|| format!("{source} broke off after {bytes} bytes"))?;
-                file.write_all(&chunk).await.with_context(|| format!("cannot write {}", fresh.display()))?;
+                file.write_all(&chunk).await.with_context(|| format!("cannot write {}", fresh.path.display()))?;
                 bytes += chunk.len() as u64;
                 bar.inc(chunk.len() as u64);
             }
             file.flush().await?;
             if !is_special {
                 file.set_permissions(std::fs::Permissions::from_mode(mode)).await?;
-                tokio::fs::rename(&fresh, target).await.with_context(|| format!("cannot write {}", target.display()))?;
+                tokio::fs::rename(&fresh.path, target).await.with_context(|| format!("cannot write {}", target.display()))?;
+                fresh.is_partial = false;
             }
             anyhow::Ok(bytes)
         };
-        let result = fetch.await;
-        if result.is_err() && !is_special {
-            let _ = tokio::fs::remove_file(&fresh).await;
-        }
-        result
+        fetch.await
     }
 
     async fn download_stream(&self, source: &str) -> anyhow::Result<Tally> {
@@ -265,6 +274,27 @@ fn file_name(path: &Path) -> anyhow::Result<String> {
     absolute.file_name().map(|name| name.to_string_lossy().into_owned()).with_context(|| format!("{} has no name to copy it under", path.display()))
 }
 
+const NOT_COPIED: &str = "links and special files are not copied";
+const NOT_TEXT: &str = "its name is not UTF-8";
+
+fn left_out(path: &str, why: &str) {
+    eprintln!("sandbar: {}: left out, {why}", output::printable(path));
+}
+
+/// A file on its way. What is not whole goes when its copy fails, or is given up because another one failed.
+struct Fresh {
+    path: PathBuf,
+    is_partial: bool,
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if self.is_partial {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 fn join(folder: &str, name: &str) -> String {
     format!("{}/{name}", folder.trim_end_matches('/'))
 }
@@ -282,7 +312,10 @@ fn walk(root: &Path) -> anyhow::Result<(Vec<String>, Vec<String>, u64)> {
         for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
             let entry = entry?;
             let path = relative.join(entry.file_name());
-            let Some(text) = path.to_str() else { bail!("{} is no UTF-8 name", path.display()) };
+            let Some(text) = path.to_str() else {
+                left_out(&dir.join(entry.file_name()).to_string_lossy(), NOT_TEXT);
+                continue;
+            };
             if folders.len() + files.len() >= ENTRIES_MAX || depth > DEPTH_MAX {
                 bail!("{} has more than {ENTRIES_MAX} entries or {DEPTH_MAX} folders within folders", root.display());
             }
@@ -294,7 +327,7 @@ fn walk(root: &Path) -> anyhow::Result<(Vec<String>, Vec<String>, u64)> {
                 total += entry.metadata()?.len();
                 files.push(text.to_owned());
             } else {
-                eprintln!("sandbar: {}: left out, it is neither file nor folder", dir.join(entry.file_name()).display());
+                left_out(&dir.join(entry.file_name()).to_string_lossy(), NOT_COPIED);
             }
         }
     }

@@ -20,7 +20,7 @@ const INTERRUPTS_MAX: u32 = 3;
 /// With `-o json`, what is kept of each stream.
 const COLLECT_BYTES_MAX: usize = 16 << 20;
 /// Exit code of a program that was interrupted.
-const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
 /// Exit code of a program whose reader has gone.
 const BROKEN_PIPE: u8 = 141;
 
@@ -152,8 +152,10 @@ async fn attach(client: &Client, path: &str, tty: bool, sink: &mut Sink) -> anyh
                     Ok(Step::GoOn) => continue,
                     Ok(Step::Closed(reason)) => bail!("the server closed the connection before the command ended{reason}"),
                     Err(_) => {
-                        // Nobody reads our output any more: tell the command as a terminal would.
-                        let _ = to_server.send(text(&json!({"type": "signal", "signal": "HUP"}))).await;
+                        // Nobody reads our output any more: tell the command as a terminal would. Not by the socket: it is
+                        // full of output that we drop, and what we send last may be lost with it.
+                        let context = path.trim_end_matches("/ws");
+                        let _ = client.post(&format!("{context}/signal"), &json!({"signal": "HUP"})).await;
                         return Ok(End { code: BROKEN_PIPE, reason: None, state: Value::Null });
                     }
                 }
@@ -161,6 +163,10 @@ async fn attach(client: &Client, path: &str, tty: bool, sink: &mut Sink) -> anyh
             chunk = input.recv(), if input_open => match chunk {
                 Some(chunk) => {
                     carry.extend_from_slice(&chunk);
+                    if !tty && !is_text(&carry) {
+                        let _ = client.delete(path.trim_end_matches("/ws")).await;
+                        bail!("standard input is not UTF-8 text, and exec carries only text, so the command was ended; copy binary files with `sandbar sandbox cp`");
+                    }
                     match whole_characters(&mut carry) {
                         Some(data) => json!({"type": "input", "data": data}),
                         None => continue,
@@ -225,6 +231,11 @@ fn text(value: &Value) -> Message {
     Message::text(value.to_string())
 }
 
+/// Whether these are whole characters, or would be with the bytes that follow.
+fn is_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).map_or_else(|error| error.error_len().is_none(), |_| true)
+}
+
 /// Takes the whole characters out of `carry` and leaves a cut one; `None` when there is nothing whole yet.
 fn whole_characters(carry: &mut Vec<u8>) -> Option<String> {
     let cut = match std::str::from_utf8(carry) {
@@ -273,6 +284,12 @@ mod tests {
         carry = vec![0xff, b'b'];
         assert_eq!(whole_characters(&mut carry).as_deref(), Some("\u{fffd}b"));
         assert_eq!(whole_characters(&mut carry), None);
+    }
+
+    #[test]
+    fn a_cut_character_is_text_and_a_wrong_one_is_not() {
+        assert!(is_text(b"") && is_text("\u{e9}".as_bytes()) && is_text(&"a\u{e9}".as_bytes()[..2]));
+        assert!(!is_text(b"a\xffb"));
     }
 
     #[test]

@@ -218,11 +218,22 @@ async fn run_code(client: &Client, form: Output, args: RunArgs) -> anyhow::Resul
         }
     };
     let path = format!("{contexts}/{}", segment(&context));
-    let result = client.post(&format!("{path}/exec"), &json!({"data": code})).await;
     let ours = args.context.is_none() && !args.keep;
+    let (exec_path, body) = (format!("{path}/exec"), json!({"data": code}));
+    let result = tokio::select! {
+        result = client.post(&exec_path, &body) => Some(result),
+        _ = tokio::signal::ctrl_c() => None,
+    };
     if ours {
         let _ = client.delete(&path).await;
     }
+    let Some(result) = result else {
+        // A REPL that stays is interrupted as by Ctrl-C at its prompt.
+        if !ours {
+            client.post(&format!("{path}/signal"), &json!({"signal": "INT"})).await?;
+        }
+        return Ok(exec::INTERRUPTED);
+    };
     let mut result = result?;
     match form {
         Output::Json => {
@@ -241,6 +252,9 @@ async fn run_code(client: &Client, form: Output, args: RunArgs) -> anyhow::Resul
                 eprintln!("context {context}");
             }
         }
+    }
+    if form == Output::Table && result["truncated"] == true {
+        eprintln!("sandbar: the output was longer and is cut; write it to a file in the sandbox and fetch it with `sandbar sandbox cp`");
     }
     // A REPL that ended while it ran the code has an exit code; one that waits for more has none.
     Ok(result["exit_code"].as_i64().map_or(0, exec::exit_byte))
