@@ -32,6 +32,7 @@
 //! (6.12, else the namespaces alone keep these apart).
 mod attached;
 mod child;
+mod devices;
 mod error;
 mod mounts;
 mod plan;
@@ -47,6 +48,7 @@ use std::{
 pub use attached::layers_are_attached;
 #[doc(hidden)]
 pub use attached::refuse_detached_layers;
+pub use devices::check_devices;
 pub use error::{LaunchError, Step};
 
 use crate::{cgroup::Cgroup, pidfd, userns};
@@ -127,6 +129,7 @@ pub struct Launched {
 /// # Errors
 /// A [`LaunchError`] that names the step, the path and the reason. Nothing that this call made is left.
 pub fn launch(spec: &LaunchSpec<'_>, configure_net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>) -> Result<Launched, LaunchError> {
+    check_devices().map_err(LaunchError::Spec)?;
     mounts::give_to_range(spec.upper, spec.uid_base)?;
     mounts::give_to_range(spec.work, spec.uid_base)?;
     let mut net_begun = false;

@@ -43,7 +43,7 @@ const TRIAL_LIMITS: Limits = Limits { memory_bytes: 64 << 20, pids: 16, cpu_mill
 
 /// Tries everything. `data_dir` exists; a directory is made in it and removed.
 pub fn features(data_dir: &Path) -> Vec<Feature> {
-    let mut found = vec![root(), kernel(), pid_handles(), detached_mounts(), user_namespaces()];
+    let mut found = vec![root(), kernel(), pid_handles(), detached_mounts(), user_namespaces(), device_nodes()];
     let hierarchy = Hierarchy::detect(&format!("probe-{}", std::process::id()));
     found.push(match &hierarchy {
         Ok(hierarchy) => required("cgroups", Ok(hierarchy.describe()), ""),
@@ -70,6 +70,11 @@ fn root() -> Feature {
     let uid = rustix::process::geteuid().as_raw();
     let seen = if uid == 0 { Ok("uid 0".to_owned()) } else { Err(format!("uid {uid}")) };
     required("root", seen, "run the server as root: it makes namespaces, id ranges and control groups for its sandboxes")
+}
+
+fn device_nodes() -> Feature {
+    let seen = crate::launch::check_devices().map(|()| "null, zero, full, random, urandom and tty are what they should be".to_owned());
+    required("device nodes", seen, "mend the host's device nodes; something has put a file of another kind in their place")
 }
 
 fn kernel() -> Feature {

@@ -166,7 +166,8 @@ impl Node {
         Ok(())
     }
 
-    /// A new runtime over an existing root.
+    /// A new runtime over an existing root. Its agent has been started; the caller's first call finds out whether it
+    /// answers.
     pub async fn launch(&self, spec: &RuntimeSpec, root: Root) -> Result<Arc<Runtime>, RuntimeError> {
         self.launch_with(spec, root, Priority::Claim).await
     }
@@ -268,7 +269,8 @@ impl Node {
                 .unwrap_or(Err(RuntimeError::Stopped))
         };
         let started = match raw {
-            Ok(raw) => Runtime::start(raw, root, paths.place(), limits, &self.inner.egress).await,
+            // Who claims makes the runtime its own next, which tells the same.
+            Ok(raw) => Runtime::start(raw, root, paths.place(), limits, &self.inner.egress, priority == Priority::Refill).await,
             Err(error) => Err(error),
         };
         if started.is_err() {

@@ -198,8 +198,16 @@ pub(crate) fn launch_raw(
 }
 
 impl Runtime {
-    /// Gives a launched runtime its place in the server and waits until its agent answers.
-    pub(crate) async fn start(raw: Raw, root: Root, place: Place<'_>, limits: Limits, egress: &crate::egress::Egress) -> Result<Arc<Self>, RuntimeError> {
+    /// Gives a launched runtime its place in the server. With `ask` it waits until the agent answers; without, the
+    /// caller has something to ask of it anyway.
+    pub(crate) async fn start(
+        raw: Raw,
+        root: Root,
+        place: Place<'_>,
+        limits: Limits,
+        egress: &crate::egress::Egress,
+        ask: bool,
+    ) -> Result<Arc<Self>, RuntimeError> {
         let Raw { launched, sockets, cgroup } = raw;
         let pidfd = Arc::new(launched.pidfd);
         let process = (launched.pid, launched.start_time_ticks, Arc::clone(&pidfd));
@@ -213,6 +221,9 @@ impl Runtime {
                 return Err(error);
             }
         };
+        if !ask {
+            return Ok(runtime);
+        }
         let answer = tokio::select! {
             answer = tokio::time::timeout(READY_WITHIN, runtime.client.info()) => answer,
             () = runtime.ended.cancelled() => {

@@ -92,7 +92,8 @@ impl Agent {
     pub async fn assign(&self, assign: Assign) {
         let cwd = assign.cwd.clone();
         *self.assign.borrow_mut() = assign;
-        if let Some(cwd) = cwd {
+        // It is there in the usual image: nobody waits for a thread then.
+        if let Some(cwd) = cwd.filter(|cwd| !std::path::Path::new(cwd).is_dir()) {
             // A directory that cannot be made shows when a process is started in it.
             let _ = self.io.run(move || std::fs::create_dir_all(cwd)).await;
         }

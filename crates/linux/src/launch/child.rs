@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     BINDS_MAX, Step,
+    devices::DEVICES,
     plan::{BindTarget, ChildPlan},
     raw::{Errno, call, plain},
     spawn,
@@ -40,16 +41,6 @@ pub(super) const MASKED: &[(&CStr, bool)] = &[
     (c"bus", true),
     (c"fs", true),
     (c"pressure", true),
-];
-
-/// The only devices, by their place on the host and their name inside.
-pub(super) const DEVICES: &[(&CStr, &CStr)] = &[
-    (c"/dev/null", c"null"),
-    (c"/dev/zero", c"zero"),
-    (c"/dev/full", c"full"),
-    (c"/dev/random", c"random"),
-    (c"/dev/urandom", c"urandom"),
-    (c"/dev/tty", c"tty"),
 ];
 
 const DEV_LINKS: &[(&CStr, &CStr)] =
@@ -277,7 +268,7 @@ fn make_dev(plan: &ChildPlan<'_>, at: &mut At) -> Result<RawFd, Errno> {
     call!(libc::SYS_close, context)?;
     call!(libc::SYS_move_mount, dev, c"", libc::AT_FDCWD, c"/proc", MOVE_MOUNT_F_EMPTY_PATH)?;
     call!(libc::SYS_fchdir, dev)?;
-    for (index, (host, name)) in DEVICES.iter().enumerate() {
+    for (index, (host, name, _)) in DEVICES.iter().enumerate() {
         at.index = index as u32;
         call!(libc::SYS_mknodat, libc::AT_FDCWD, *name, libc::S_IFREG | 0o666, 0)?;
         call!(libc::SYS_mount, *host, *name, 0, libc::MS_BIND, 0)?;

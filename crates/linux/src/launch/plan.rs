@@ -140,7 +140,7 @@ impl Prepared {
             Step::JoinCgroup => self.cgroup_dirs.get(index).cloned(),
             Step::Bind => self.targets.get(index).cloned(),
             Step::Proc => named(super::child::MASKED, "/proc").or_else(|| Some(PathBuf::from("/proc"))),
-            Step::Dev => super::child::DEVICES.get(index).and_then(|d| d.1.to_str().ok()).map(|d| PathBuf::from("/dev").join(d)),
+            Step::Dev => super::devices::DEVICES.get(index).and_then(|d| d.1.to_str().ok()).map(|d| PathBuf::from("/dev").join(d)),
             Step::Prepare
             | Step::Cgroup
             | Step::Clone
