@@ -139,10 +139,7 @@ impl Hierarchy {
         check_name(name)?;
         let group = self.group(name);
         for dir in group.dirs() {
-            if let Some(parent) = dir.parent() {
-                fs::create_dir_all(parent).map_err(|e| io_error("create", parent, e))?;
-            }
-            if let Err(e) = fs::create_dir(dir) {
+            if let Err(e) = make_dir(dir) {
                 let error = io_error("create", dir, e);
                 // An existing group may be someone's: undo only what this call made, which is all before it.
                 for made in group.dirs().take_while(|made| *made != dir) {
@@ -364,6 +361,18 @@ impl Cgroup {
     fn dirs(&self) -> impl Iterator<Item = &Path> {
         self.v1.dirs().chain(std::iter::once(self.v2.as_path()))
     }
+}
+
+/// Makes a group's folder, and those above it when they are not there. They are taken away when they are empty
+/// ([`Hierarchy::remove_if_empty`]), which may happen in between, so this is tried a few times.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    for _ in 0..4 {
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(dir.parent().unwrap_or(dir))?,
+            result => return result,
+        }
+    }
+    fs::create_dir(dir)
 }
 
 /// The count in `memory.events` (v2) or `memory.oom_control` (v1).

@@ -124,6 +124,7 @@ pub struct Launched {
 /// Makes a sandbox and starts its agent in it.
 ///
 /// `configure_net` runs on the calling thread with the child's network namespace while the child mounts; the agent is executed only after it returned `Ok`.
+/// It is called again, with another namespace, when the child died meanwhile and is made anew, once.
 /// The calling thread's signals are blocked for the few microseconds of the clone.
 ///
 /// # Errors
@@ -132,15 +133,10 @@ pub fn launch(spec: &LaunchSpec<'_>, configure_net: &mut dyn FnMut(BorrowedFd<'_
     check_devices().map_err(LaunchError::Spec)?;
     mounts::give_to_range(spec.upper, spec.uid_base)?;
     mounts::give_to_range(spec.work, spec.uid_base)?;
-    let mut net_begun = false;
-    let mut configure = |netns: BorrowedFd<'_>| {
-        net_begun = true;
-        configure_net(netns)
-    };
-    match attempt(spec, plan::Entry::Born, &mut configure) {
+    match attempt(spec, plan::Entry::Born, configure_net) {
         // Linux 6.14 and later kill a child at birth in a group that saw a different number of `cgroup.kill`s than our own group did.
         // It can still walk in.
-        Err(LaunchError::Died { .. }) if !net_begun => attempt(spec, plan::Entry::Joins, configure_net),
+        Err(LaunchError::Died { .. }) => attempt(spec, plan::Entry::Joins, configure_net),
         result => result,
     }
 }
@@ -155,7 +151,7 @@ fn attempt(spec: &LaunchSpec<'_>, entry: plan::Entry, configure_net: &mut dyn Fn
         let mounts = mounts::make(spec, ids.as_fd())?;
         child.send_mounts(&mounts)?;
         let netns = userns::open_namespace(child.pid(), "net").map_err(|e| LaunchError::host(Step::Network, None, e))?;
-        // The caller's part is done once, so not for one that was dead at birth.
+        // The caller's part is not done for one that was dead at birth.
         child.check_alive()?;
         configure_net(netns.as_fd()).map_err(LaunchError::Network)?;
         child.execute()?;
