@@ -324,19 +324,11 @@ impl Registry {
         self.ask(record, |reply| Command::Hibernate { code, reply }).await.map(drop)
     }
 
-    /// Starts the owner of a sandbox, unless it has one.
-    fn own(self: &Arc<Self>, record: SandboxRecord, runtime: Option<Arc<Runtime>>) -> Handle {
-        let mut actors = self.lock();
-        if let Some(handle) = actors.get(&record.id).filter(|handle| !handle.commands.is_closed()) {
-            return handle.clone();
-        }
-        let id = record.id.clone();
+    /// An owner that nobody knows of yet.
+    fn hire(&self, record: SandboxRecord, runtime: Option<Arc<Runtime>>) -> (Actor, Handle) {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (view, watched) = watch::channel(View { record: Arc::new(record.clone()), runtime: runtime.clone() });
-        let handle = Handle { commands: sender, view: watched };
-        actors.insert(id.clone(), handle.clone());
-        drop(actors);
-        let mut actor = Actor {
+        let actor = Actor {
             store: self.store.clone(),
             node: self.node.clone(),
             record,
@@ -348,6 +340,19 @@ impl Registry {
             keep_memory: false,
             outdated: false,
         };
+        (actor, Handle { commands: sender, view: watched })
+    }
+
+    /// Starts the owner of a sandbox, unless it has one.
+    fn own(self: &Arc<Self>, record: SandboxRecord, runtime: Option<Arc<Runtime>>) -> Handle {
+        let mut actors = self.lock();
+        if let Some(handle) = actors.get(&record.id).filter(|handle| !handle.commands.is_closed()) {
+            return handle.clone();
+        }
+        let id = record.id.clone();
+        let (mut actor, handle) = self.hire(record, runtime);
+        actors.insert(id.clone(), handle.clone());
+        drop(actors);
         let registry = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sandbar_core::sandbox::{Desired, SandboxRecord};
 use sandbar_node::{Adoptable, Owned, Runtime, error_text};
 
-use super::{Actor, Registry, View, spec};
+use super::{Registry, spec};
 use crate::error::ApiError;
 
 /// What a recovery found.
@@ -71,20 +71,7 @@ impl Registry {
     }
 
     async fn settle(self: &Arc<Self>, record: SandboxRecord, runtime: Option<Arc<Runtime>>) {
-        let (view, _) = tokio::sync::watch::channel(View { record: Arc::new(record.clone()), runtime: runtime.clone() });
-        let (_, commands) = tokio::sync::mpsc::channel(1);
-        let mut actor = Actor {
-            store: self.store.clone(),
-            node: self.node.clone(),
-            record,
-            runtime,
-            view,
-            commands,
-            deadlines_changed: Arc::clone(&self.deadlines_changed),
-            events: Vec::new(),
-            keep_memory: false,
-            outdated: false,
-        };
+        let (mut actor, _) = self.hire(record, runtime);
         if actor.record.desired == Desired::Deleted {
             actor.finish_delete(actor.record.clone()).await;
             return;
