@@ -32,7 +32,7 @@ use sandbar_api::{sandbox::SandboxConfig, template::TemplateSpec};
 use serde_json::Value;
 
 pub use deadline::{Deadline, next_deadline, on_deadline};
-pub use wire::{Profile, Status, WireStatus, is_paused, power_state, status, statuses_named, wire_status};
+pub use wire::{Profile, Status, WireStatus, is_paused, listed_status, power_state, status, statuses_named, wire_status};
 
 use crate::{
     limits,

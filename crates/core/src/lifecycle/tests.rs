@@ -177,7 +177,8 @@ fn delete_ends_everything() {
 fn words_of_list_filters() {
     assert_eq!(statuses_named("paused", Profile::Current), Some(vec![Status::Paused, Status::Cleaned]));
     assert_eq!(statuses_named("running", Profile::May), Some(vec![Status::Running, Status::Paused]));
-    assert_eq!(statuses_named("completed", Profile::May), Some(vec![]));
+    assert_eq!(statuses_named("completed", Profile::May), Some(vec![Status::Cleaned]));
+    assert_eq!(statuses_named("completed", Profile::Current), Some(vec![]));
     assert_eq!(statuses_named("sleeping", Profile::Current), None);
 }
 

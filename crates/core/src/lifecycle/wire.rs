@@ -92,6 +92,16 @@ pub fn wire_status(record: &SandboxRecord, profile: Profile) -> WireStatus {
     WireStatus { status: name, paused: is_paused(status), cleaned: status == Status::Cleaned }
 }
 
+/// The state as a profile renders it in a row of a list. The May generation has another vocabulary there, without
+/// `cleaned`, and its clients refuse a whole list for one word that they do not know.
+pub fn listed_status(record: &SandboxRecord, profile: Profile) -> WireStatus {
+    let mut status = wire_status(record, profile);
+    if profile == Profile::May && status.cleaned {
+        status.status = "completed";
+    }
+    status
+}
+
 /// Whether `paused` is true in this state.
 pub fn is_paused(status: Status) -> bool {
     match status {
@@ -116,8 +126,12 @@ pub fn statuses_named(word: &str, profile: Profile) -> Option<Vec<Status>> {
         "cleaned" => vec![Status::Cleaned],
         "failed" => vec![Status::Failed],
         "terminating" => vec![Status::Terminating],
-        // No sandbox of ours completes by itself.
-        "completed" => Vec::new(),
+        "completed" => match profile {
+            // No sandbox of ours completes by itself.
+            Profile::Current => Vec::new(),
+            // The word for a cleaned one in this profile's lists, see [`listed_status`].
+            Profile::May => vec![Status::Cleaned],
+        },
         _ => return None,
     };
     Some(statuses)

@@ -204,6 +204,10 @@ fn a_hard_ttl_cleans_and_an_access_restores() {
     assert_eq!((&row["status"], &row["paused"], &row["lifecycle_state"], &row["runtime_id"]), (&json!("paused"), &json!(true), &json!("cleaned"), &json!("")));
     let may = sandbox.api.may().get(&sandbox.path("")).ok(200);
     assert_eq!(may["status"], "cleaned");
+    // In that profile's lists the word is another: its clients know no `cleaned` there.
+    let listed = sandbox.api.get("/compat/2026-05/api/v1/sandboxes?status=completed").ok(200);
+    let listed = listed["sandboxes"].as_array().unwrap().iter().find(|listed| listed["id"] == may["id"]).expect("listed");
+    assert_eq!((&listed["status"], &listed["cleaned"]), (&json!("completed"), &json!(true)));
     assert_eq!(row["reason_code"], "hard_ttl_expired");
     assert_eq!(sandbox.sh_ok("ls -A /workspace; echo $K"), "kept\n", "a fresh runtime has the configuration and none of the files");
     assert_eq!(sandbox.get()["cleaned"], Value::Null);

@@ -68,7 +68,7 @@ pub fn full(record: &SandboxRecord, profile: Profile, config: &Config) -> Sandbo
 }
 
 pub fn summary(record: &SandboxRecord, profile: Profile) -> SandboxSummary {
-    let WireStatus { status, paused, cleaned } = lifecycle::wire_status(record, profile);
+    let WireStatus { status, paused, cleaned } = lifecycle::listed_status(record, profile);
     SandboxSummary {
         id: record.id.clone(),
         template_id: record.template_id.clone(),
