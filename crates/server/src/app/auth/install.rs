@@ -54,7 +54,7 @@ async fn first_start(store: &Store, hasher: &Hasher, bootstrap_token: Option<&st
     let key = admin_key(&team.id, &user.id, now);
     let installed = store.install(Install { user, team, key, key_sha256: token::sha256_hex(&key_text) }).await?;
     if installed {
-        let key_line = if bootstrap_token.is_some() { "the value of SANDBAR_BOOTSTRAP_TOKEN" } else { key_text.as_str() };
+        let key_line = if bootstrap_token.is_some() { "the one it was started with" } else { key_text.as_str() };
         println!("First start. This is shown once:\n  API key   {key_line}\n  login     {ADMIN_EMAIL}\n  password  {password}");
     }
     Ok(())
