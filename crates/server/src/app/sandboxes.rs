@@ -28,10 +28,12 @@ use crate::{
 
 mod actor;
 mod recovery;
+mod refusal;
 pub(crate) mod spec;
 
+pub(crate) use actor::now_ms;
 use actor::{Actor, COMMANDS_MAX, Command, End, Reply, View};
-pub(crate) use actor::{now_ms, store_failure};
+pub(crate) use refusal::store_failure;
 
 /// The owners of sandboxes, by id.
 pub struct Registry {

@@ -18,7 +18,10 @@ use sandbar_node::{Node, Root, Runtime, error_text};
 use sandbar_store::{NewEvent, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::spec;
+use super::{
+    refusal::{asleep, refusal, store_failure},
+    spec,
+};
 use crate::error::ApiError;
 
 /// Commands that wait for one sandbox; more is refused, not queued.
@@ -572,17 +575,6 @@ pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// What the client is told when the store refused.
-pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
-    match error {
-        StoreError::Full => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
-        StoreError::TooMany { .. } => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
-        StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
-        StoreError::NotFound { what, id } => ApiError::not_found(what, id),
-        other => ApiError::internal(operation, &error_text(other)),
-    }
-}
-
 /// A pause that is to keep the memory, of a sandbox that is paused already.
 fn keep(mut transition: Transition, memory: bool) -> Transition {
     if memory && !transition.changed && transition.record.hibernate_at_ms.take().is_some() {
@@ -593,25 +585,4 @@ fn keep(mut transition: Transition, memory: bool) -> Transition {
 
 fn lost(text: &str) -> Observation {
     Observation::RuntimeLost { code: reason::RUNTIME_EXITED, text: text.into() }
-}
-
-fn refusal(error: &LifecycleError, id: &str) -> ApiError {
-    match error {
-        LifecycleError::Invalid(violation) => ApiError::bad_request(violation.to_string()),
-        LifecycleError::Deleted => ApiError::not_found("sandbox", id),
-        LifecycleError::Cleaned | LifecycleError::Failed(_) => ApiError::conflict(error.to_string()),
-    }
-}
-
-/// The answer to an access that may not wake the sandbox.
-fn asleep(record: &SandboxRecord) -> ApiError {
-    let state = lifecycle::wire_status(record, lifecycle::Profile::Current);
-    let reason = record.reason.as_deref().map(|text| format!(" ({text})")).unwrap_or_default();
-    let observed = match record.observed {
-        Observed::Cleaned => "cleaned",
-        Observed::Failed => "failed",
-        Observed::Starting | Observed::Active | Observed::Frozen | Observed::Hibernated => "paused",
-    };
-    ApiError::unavailable(format!("the sandbox is {observed}{reason} and its auto_resume is off; resume it first"))
-        .with_details(serde_json::json!({ "status": state.status, "paused": state.paused, "lifecycle_state": observed, "auto_resume": false, "reason_code": record.reason_code, "reason": record.reason }))
 }
