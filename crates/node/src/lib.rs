@@ -143,7 +143,7 @@ impl Node {
             }
             return Ok((runtime, Origin::Pool));
         }
-        let root = self.inner.roots.create()?;
+        let root = self.create_root().await?;
         match self.launch_with(spec, root.clone(), Priority::Claim).await {
             Ok(runtime) => Ok((runtime, Origin::Cold)),
             Err(error) => {
@@ -173,8 +173,13 @@ impl Node {
     }
 
     /// An empty root, for a sandbox whose files were cleaned.
-    pub fn create_root(&self) -> Result<Root, RuntimeError> {
-        Ok(self.inner.roots.create()?)
+    pub async fn create_root(&self) -> Result<Root, RuntimeError> {
+        // The disk may be slow, and nobody else is to wait for it.
+        let roots = self.inner.roots.clone();
+        match tokio::task::spawn_blocking(move || roots.create()).await {
+            Ok(root) => Ok(root?),
+            Err(_) => Err(RuntimeError::Stopped),
+        }
     }
 
     /// Takes over a runtime that a former server left running; `None` when it has ended meanwhile.

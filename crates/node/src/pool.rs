@@ -200,7 +200,7 @@ impl Node {
                 self.rest(BACKOFF.1).await;
                 continue;
             }
-            let launched = match self.inner.roots.create() {
+            let launched = match self.create_root().await {
                 Ok(root) => match self.launch_with(&spec, root.clone(), Priority::Refill).await {
                     Err(error) => {
                         self.inner.roots.remove(&root);
@@ -208,7 +208,7 @@ impl Node {
                     }
                     ok => ok,
                 },
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             };
             match launched {
                 Ok(runtime) => {

@@ -364,7 +364,7 @@ impl Actor {
             let spec = spec::runtime_spec(record)?;
             let root = match spec::root_of(record) {
                 Some(root) => root,
-                None => self.node.create_root().map_err(|error| error_text(&error))?,
+                None => self.node.create_root().await.map_err(|error| error_text(&error))?,
             };
             record.root_id = Some(root.id.clone());
             record.uid_slot = Some(root.uid_slot);
