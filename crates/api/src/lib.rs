@@ -12,7 +12,10 @@ pub mod log;
 pub mod quota;
 pub mod reply;
 pub mod sandbox;
+pub mod snapshot;
 pub mod team;
 pub mod template;
+pub mod usage;
+pub mod volume;
 
 pub use error::{ErrorCode, ErrorDetail, ErrorEnvelope};

@@ -28,6 +28,15 @@ pub struct TemplateSpec {
     pub pool: Option<Pool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifecycle: Option<Lifecycle>,
+    /// Processes that run before a sandbox is claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_processes: Option<Vec<WarmProcess>>,
+    /// Where volumes may be mounted. Without any, every path that is not the system's own may be a mount point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_mounts: Option<Vec<VolumeMount>>,
+    /// Folders in memory, empty at each start and in no snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral_mounts: Option<Vec<EphemeralMount>>,
     /// Whatever else was sent.
     #[serde(flatten)]
     #[schema(ignore)]
@@ -74,6 +83,115 @@ pub struct Lifecycle {
     pub hibernate_after: Option<u32>,
 }
 
+/// A process that is started with the runtime and is up before anybody can claim it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WarmProcess {
+    /// What services refer to; the alias, or `warm-N`, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `cmd` or `repl`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Of a repl: `python`, `node`, `bash`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// Of a cmd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_vars: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Probes>,
+}
+
+/// How it is known that a process is up and well.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Probes {
+    /// Until this passed once the others are not asked; when it never does, the runtime is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Probe>,
+    /// Must pass before a sandbox can be claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Probe>,
+    /// When this fails the process is restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<Probe>,
+}
+
+/// One probe: exactly one of `exec`, `httpGet`, `tcpSocket`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecProbe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_get: Option<HttpGetProbe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_socket: Option<TcpSocketProbe>,
+    /// Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_delay_seconds: Option<u32>,
+    /// Default 1 for startup and readiness, 10 for liveness.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub period_seconds: Option<u32>,
+    /// Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+    /// Default 3; of a startup probe 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_threshold: Option<u32>,
+    /// Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success_threshold: Option<u32>,
+}
+
+/// Passes when the command exits with 0.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ExecProbe {
+    pub command: Vec<String>,
+}
+
+/// Passes when the answer's status is 200 to 399.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpGetProbe {
+    pub port: u16,
+    /// Default `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_headers: Option<Vec<EnvVar>>,
+}
+
+/// Passes when a connection is accepted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TcpSocketProbe {
+    pub port: u16,
+}
+
+/// A place where a volume may be mounted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeMount {
+    pub name: String,
+    pub mount_path: String,
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A folder in memory.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EphemeralMount {
+    pub mount_path: String,
+    /// For example `64Mi`; counts against the memory limit as it fills.
+    pub size_limit: String,
+}
+
 /// `POST /api/v1/templates`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TemplateCreateRequest {
@@ -111,6 +229,68 @@ pub struct TemplateStatus {
     /// Sandboxes that wait to be claimed.
     pub idle_count: u32,
     pub active_count: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<TemplateCondition>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_update_time: Option<String>,
+    /// Of a template that is or was made from a sandbox, or whose image is fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation: Option<TemplateCreation>,
+}
+
+/// One thing that is true or false of a template: `ImageReady` or `PoolReady`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateCondition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<String>,
+}
+
+/// How far the making of a template is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateCreation {
+    /// `creating`, `ready` or `failed`.
+    pub state: String,
+    /// `capturing` or `publishing`.
+    pub stage: String,
+    pub started_at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captured_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// `POST /api/v1/templates/from-sandbox`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TemplateFromSandboxRequest {
+    pub template_id: String,
+    pub sandbox_id: String,
+    #[serde(default)]
+    pub spec_overrides: Option<TemplateSpecOverrides>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateSpecOverrides {
+    #[serde(default)]
+    pub description: Option<String>,
+    #[serde(default)]
+    pub display_name: Option<String>,
+    #[serde(default)]
+    pub tags: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

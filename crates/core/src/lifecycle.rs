@@ -29,14 +29,13 @@ mod deadline;
 mod wire;
 
 use sandbar_api::{sandbox::SandboxConfig, template::TemplateSpec};
-use serde_json::Value;
 
 pub use deadline::{Deadline, next_deadline, on_deadline};
 pub use wire::{Profile, Status, WireStatus, is_paused, listed_status, power_state, status, statuses_named, wire_status};
 
 use crate::{
     limits,
-    sandbox::{Desired, Observed, SandboxRecord, reason},
+    sandbox::{Base, Desired, Mount, Observed, SandboxRecord, reason},
     validate::Violation,
 };
 
@@ -115,7 +114,9 @@ pub struct Claim {
     pub template: TemplateSpec,
     /// Validated and normalised by [`crate::validate::claim`].
     pub config: SandboxConfig,
-    pub mounts: Value,
+    pub mounts: Vec<Mount>,
+    /// Begin with these files instead of the template's.
+    pub base: Option<Base>,
 }
 
 /// The record of a sandbox that is to be launched, with both deadlines armed.
@@ -130,6 +131,7 @@ pub fn claim(claim: Claim, now_ms: i64) -> SandboxRecord {
         template: claim.template,
         config: claim.config,
         mounts: claim.mounts,
+        base: claim.base,
         desired: Desired::Active,
         desired_generation: 1,
         observed: Observed::Starting,
@@ -198,6 +200,7 @@ pub fn resume(record: &SandboxRecord, now_ms: i64) -> Result<Transition, Lifecyc
         next.hard_expires_at_ms = deadline::after(now_ms, next.hard_ttl_s);
         forget_runtime(&mut next);
         next.root_id = None;
+        next.base = None;
         next.observed = Observed::Cleaned;
     }
     match next.observed {
@@ -314,6 +317,7 @@ pub fn observe(record: &SandboxRecord, observation: Observation, now_ms: i64) ->
             next.observed = Observed::Cleaned;
             forget_runtime(&mut next);
             next.root_id = None;
+            next.base = None;
         }
         Observation::LaunchFailed { code, text } => {
             next.observed = Observed::Failed;

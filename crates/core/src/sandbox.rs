@@ -4,7 +4,6 @@ use std::{fmt, str::FromStr};
 
 use sandbar_api::{sandbox::SandboxConfig, template::TemplateSpec};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// What is wanted of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -132,6 +131,32 @@ pub mod reason {
     pub const LAUNCH_FAILED: &str = "launch_failed";
 }
 
+/// A volume inside a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    pub volume_id: String,
+    /// Absolute, clean.
+    pub mount_point: String,
+    pub read_only: bool,
+}
+
+/// A layer that nobody writes any more: the root of a former runtime. On disk its files have the ids of its range.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Layer {
+    pub root_id: String,
+    pub uid_slot: u32,
+}
+
+/// What lies below a writable root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Base {
+    /// The image by its content (`host`, or `sha256:...`), whatever its name means by now.
+    pub image: String,
+    /// Top first; above the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Layer>,
+}
+
 /// A sandbox's row. All times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SandboxRecord {
@@ -143,8 +168,10 @@ pub struct SandboxRecord {
     pub template: TemplateSpec,
     /// As claimed and updated, normalised.
     pub config: SandboxConfig,
-    /// The mounts asked for at claim, or null.
-    pub mounts: Value,
+    /// Volumes, in the order they were asked for.
+    pub mounts: Vec<Mount>,
+    /// What lies below its own files; none until its first start and after cleaning, when the template says.
+    pub base: Option<Base>,
 
     pub desired: Desired,
     /// Advances with every accepted transition.

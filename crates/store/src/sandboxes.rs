@@ -7,7 +7,7 @@ use sandbar_api::{sandbox::SandboxConfig, template::TemplateSpec};
 use sandbar_core::{
     lifecycle::{self, Status},
     limits,
-    sandbox::SandboxRecord,
+    sandbox::{Base, Mount, SandboxRecord},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -60,8 +60,10 @@ struct Doc {
     user_id: String,
     template: TemplateSpec,
     config: SandboxConfig,
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    mounts: Value,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_empty")]
+    mounts: Vec<Mount>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<Base>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     previous_runtime_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,6 +77,11 @@ struct Doc {
     ttl_s: u32,
     hard_ttl_s: u32,
     claimed_at_ms: i64,
+}
+
+/// Rows of the first version have null where there were no mounts.
+fn null_as_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Mount>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 const COLUMNS: &str = "id, team_id, template_id, desired, desired_generation, observed, observed_generation, runtime_generation, runtime_id, root_id, uid_slot, expires_at_ms, hard_expires_at_ms, hibernate_at_ms, created_at_ms, updated_at_ms, version, doc";
@@ -275,6 +282,7 @@ fn execute(c: &Connection, sql: &str, record: &SandboxRecord, seen_version: Opti
         template: record.template.clone(),
         config: record.config.clone(),
         mounts: record.mounts.clone(),
+        base: record.base.clone(),
         previous_runtime_id: record.previous_runtime_id.clone(),
         pid: record.pid,
         pid_start: record.pid_start,
@@ -328,6 +336,7 @@ fn record(row: &Row<'_>) -> Result<SandboxRecord, StoreError> {
         template: doc.template,
         config: doc.config,
         mounts: doc.mounts,
+        base: doc.base,
         desired: desired.parse().map_err(|e| StoreError::corrupt("sandbox", &e))?,
         desired_generation: row.get(4)?,
         observed: observed.parse().map_err(|e| StoreError::corrupt("sandbox", &e))?,

@@ -12,7 +12,8 @@ fn sandbox(ttl: i32, hard_ttl: i32) -> SandboxRecord {
         template_id: "default".into(),
         template: TemplateSpec::default(),
         config,
-        mounts: Value::Null,
+        mounts: Vec::new(),
+        base: None,
     };
     let mut record = claim(new, 0);
     record.runtime_id = Some("rt-1".into());

@@ -109,7 +109,8 @@ impl App {
             template_id: template.id.clone(),
             template: template.spec,
             config,
-            mounts: serde_json::Value::Null,
+            mounts: Vec::new(),
+            base: None,
         };
         let now = now_ms();
         let mut record = lifecycle::claim(claim, now);

@@ -34,6 +34,9 @@ impl App {
         let state = |template: &TemplateRecord| TemplateStatus {
             idle_count: idle.get(&spec::pool_key(&template.spec)).copied().unwrap_or_default(),
             active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
+            conditions: Vec::new(),
+            last_update_time: None,
+            creation: None,
         };
         Ok(templates.iter().map(state).collect())
     }

@@ -55,7 +55,11 @@ pub fn full(record: &SandboxRecord, profile: Profile, config: &Config) -> Sandbo
         reason_code: record.reason_code.clone(),
         status_reason: record.reason.clone(),
         services: services(record, profile, config),
-        mounts: record.mounts.as_array().cloned().unwrap_or_default(),
+        mounts: record
+            .mounts
+            .iter()
+            .map(|m| serde_json::json!({ "sandboxvolume_id": m.volume_id, "mount_point": m.mount_point, "read_only": m.read_only }))
+            .collect(),
         resources: Some(resources(record)),
         ttl: record.ttl_s,
         hard_ttl: record.hard_ttl_s,

@@ -18,7 +18,8 @@ pub fn sandbox(id: &str, team: &str, now_ms: i64) -> SandboxRecord {
         template_id: "default".into(),
         template: TemplateSpec::default(),
         config,
-        mounts: json!([{"sandboxvolume_id": "v", "mount_point": "/v"}]),
+        mounts: vec![sandbar_core::sandbox::Mount { volume_id: "v".into(), mount_point: "/v".into(), read_only: false }],
+        base: None,
     };
     let mut record = lifecycle::claim(claim, now_ms);
     record.runtime_id = Some(format!("rt-{id}"));

@@ -115,7 +115,8 @@ mod tests {
             template_id: "default".into(),
             template: TemplateSpec { network: some(template), ..TemplateSpec::default() },
             config: sandbar_api::sandbox::SandboxConfig { network: some(own), ..Default::default() },
-            mounts: Value::Null,
+            mounts: Vec::new(),
+            base: None,
         };
         let flow = Flow { addr: addr.parse().expect("an address"), port: 443, proto: Protocol::Tcp };
         Ok(judge(&policy(&lifecycle::claim(claim, 0))?, &Protected::new(Vec::new(), &[], true), flow).allow)
