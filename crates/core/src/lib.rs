@@ -4,6 +4,7 @@
 pub mod egress;
 pub mod lifecycle;
 pub mod limits;
+pub mod metrics;
 pub mod quantity;
 pub mod roles;
 pub mod sandbox;
