@@ -9,6 +9,7 @@ pub mod context;
 pub mod error;
 pub mod file;
 pub mod log;
+pub mod metrics;
 pub mod quota;
 pub mod reply;
 pub mod sandbox;

@@ -323,6 +323,15 @@ impl Cgroup {
         if self.v2_limits { v2::usage(&self.v2) } else { self.v1.usage() }
     }
 
+    /// Memory that holds cached files which nobody used lately, in bytes: what the kernel would give back first.
+    pub fn inactive_file_bytes(&self) -> u64 {
+        let (dir, name) = match self.v1.memory_dir().filter(|_| !self.v2_limits) {
+            Some(dir) => (dir, "total_inactive_file"),
+            None => (self.v2.as_path(), "inactive_file"),
+        };
+        number_after(&std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default(), name)
+    }
+
     /// Pids of its processes, as the caller's pid namespace names them.
     ///
     /// # Errors

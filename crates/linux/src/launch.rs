@@ -37,6 +37,7 @@ mod error;
 mod mounts;
 mod plan;
 mod raw;
+mod shift;
 mod spawn;
 
 use std::{
@@ -50,13 +51,14 @@ pub use attached::layers_are_attached;
 pub use attached::refuse_detached_layers;
 pub use devices::check_devices;
 pub use error::{LaunchError, Step};
+pub use mounts::overlay_view;
 
 use crate::{cgroup::Cgroup, pidfd, userns};
 
-/// How many bind mounts a sandbox may have; their handles go to the child in one message, and the kernel takes 253 of them.
+/// How many bind mounts and folders in memory a sandbox may have; their handles go to the child in one message, and the kernel takes 253 of them.
 pub const BINDS_MAX: usize = 64;
 /// How many layers may lie below a sandbox's own. The kernel's limit is 500.
-pub const LOWERS_MAX: usize = 128;
+pub const LOWERS_MAX: usize = 200;
 /// How many file descriptors the agent may inherit.
 pub const FDS_MAX: usize = 32;
 /// How many components a bind's target may have.
@@ -75,19 +77,44 @@ pub struct Bind {
     pub idmap: bool,
 }
 
+/// A read-only layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lower {
+    pub path: PathBuf,
+    /// The first of its 65,536 ids on disk: 0 for those that are nobody's, else the `uid_base` of the sandbox that wrote it.
+    pub base: u32,
+}
+
+impl Lower {
+    /// One that no sandbox wrote.
+    pub fn shared(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), base: 0 }
+    }
+}
+
+/// A folder in memory, empty at first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// As of a [`Bind`].
+    pub target: PathBuf,
+    pub bytes: u64,
+}
+
 /// Everything that [`launch`] needs to know.
 #[derive(Debug, Clone, Copy)]
 pub struct LaunchSpec<'a> {
     /// The first of its 65,536 ids on the host.
     pub uid_base: u32,
     /// Read-only layers, top first; each idmapped to the range when the filesystem can.
-    pub lowers: &'a [PathBuf],
+    pub lowers: &'a [Lower],
     /// The writable layer. Exists; given to `uid_base` if it is not yet.
     pub upper: &'a Path,
     /// Overlayfs's own directory, beside `upper` in the same directory. As `upper`. Neither is a mount point, and their names hold no `,`, `:` or backslash.
     pub work: &'a Path,
     /// In this order, after /proc and /dev.
     pub binds: &'a [Bind],
+    /// After the binds.
+    pub tmpfs: &'a [Tmpfs],
     /// At most 64 bytes.
     pub hostname: &'a str,
     /// Size of /dev/shm.

@@ -190,10 +190,11 @@ fn trial(hierarchy: &Hierarchy, data_dir: &Path) -> Vec<Feature> {
     let usr = Bind { source: "/usr".into(), target: "usr".into(), read_only: true, idmap: true };
     let spec = LaunchSpec {
         uid_base: TRIAL_UID_BASE,
-        lowers: &[trial.dir.join("lower")],
+        lowers: &[crate::launch::Lower::shared(trial.dir.join("lower"))],
         upper: &trial.dir.join("upper"),
         work: &trial.dir.join("work"),
         binds: &[usr],
+        tmpfs: &[],
         hostname: "probe",
         shm_bytes: 4096,
         nofile: 64,

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 #[path = "it/isolation.rs"]
 mod isolation;
+#[path = "it/layers.rs"]
+mod layers;
 #[path = "it/life.rs"]
 mod life;
 #[path = "it/room.rs"]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use room::{LIMITS, Room};
-use sandbar_linux::launch::layers_are_attached;
+use sandbar_linux::launch::{Lower, layers_are_attached};
 
 fn prepare() {
     sandbar_linux::launch::refuse_detached_layers();
@@ -42,7 +42,7 @@ fn layers_are_attached_out_of_sight_and_for_a_moment() {
     fs::create_dir_all(room.dir.join("second/etc")).unwrap();
     fs::write(room.dir.join("second/etc/passwd"), "hidden").unwrap();
     fs::write(room.dir.join("second/etc/below"), "seen").unwrap();
-    room.more_lowers.push(room.dir.join("second"));
+    room.more_lowers.push(Lower::shared(room.dir.join("second")));
     let live = room.launch();
     assert!(layers_are_attached());
     assert_eq!(live.sh("head -c 4 /etc/passwd; cat /etc/below; stat -c %u /etc/below"), "rootseen0");
@@ -52,7 +52,7 @@ fn layers_are_attached_out_of_sight_and_for_a_moment() {
 
     // A layer that cannot be attached, when others already are.
     drop(live);
-    room.more_lowers.push(room.dir.join("second/etc/below"));
+    room.more_lowers.push(Lower::shared(room.dir.join("second/etc/below")));
     let error = room.try_launch(&mut |_| Ok(())).err().unwrap().to_string();
     assert!(error.contains("mount the root filesystem") && error.contains("Invalid argument"), "{error}");
     room.more_lowers.pop();
@@ -73,8 +73,8 @@ fn as_many_layers_as_allowed() {
         let dir = room.dir.join(format!("layer-{n}"));
         fs::create_dir_all(dir.join("etc")).unwrap();
         fs::write(dir.join(format!("etc/from-{n}")), "").unwrap();
-        room.more_lowers.push(dir);
+        room.more_lowers.push(Lower::shared(dir));
     }
-    assert_eq!(room.launch().sh("ls /etc | grep -c from-"), "127");
+    assert_eq!(room.launch().sh("ls /etc | grep -c from-"), "199");
     assert_eq!(mounts_of_the_thread().len(), 1);
 }

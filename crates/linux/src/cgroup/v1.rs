@@ -27,6 +27,10 @@ impl Groups {
         self.0.iter().map(|(dir, _)| dir.as_path())
     }
 
+    pub fn memory_dir(&self) -> Option<&Path> {
+        self.0.iter().find(|(_, controllers)| controllers.contains(&"memory")).map(|(dir, _)| dir.as_path())
+    }
+
     pub fn oom_file(&self) -> Option<PathBuf> {
         Some(self.file("memory", "memory.oom_control"))
     }

@@ -15,7 +15,7 @@ use rustix::{
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags},
 };
 
-use super::{LaunchError, LaunchSpec, Step, attached};
+use super::{LaunchError, LaunchSpec, Lower, Step, attached, shift};
 
 /// fsconfig takes strings up to this, the end included.
 const OPTION_MAX_BYTES: usize = 256;
@@ -51,20 +51,16 @@ pub(super) fn make(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<Mounts,
         let tree = bind_tree(bind, ids).map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
         fds.push(tree);
     }
+    for tmpfs in spec.tmpfs {
+        fds.push(memory(spec.uid_base, tmpfs.bytes).map_err(|e| LaunchError::host(Step::BindSource, Some(tmpfs.target.clone()), e))?);
+    }
     Ok(Mounts { fds, _layers: layers })
 }
 
 fn root(spec: &LaunchSpec<'_>, ids: BorrowedFd<'_>) -> Result<(OwnedFd, Vec<OwnedFd>), LaunchError> {
     let mut lowers = Vec::with_capacity(spec.lowers.len());
     for lower in spec.lowers {
-        let at = |e: io::Error| LaunchError::host(Step::Overlay, Some(lower.clone()), e);
-        let tree = clone_tree(lower).map_err(at)?;
-        match set_attributes(tree.as_fd(), libc::MOUNT_ATTR_IDMAP, Some(ids)) {
-            Ok(()) => {}
-            Err(e) if cannot_shift(&e) => {}
-            Err(e) => return Err(at(e)),
-        }
-        lowers.push(tree);
+        lowers.push(shifted(lower, spec.uid_base, ids)?);
     }
     let failed = |e: io::Error| LaunchError::host(Step::Overlay, Some(spec.upper.to_owned()), e);
     if attached::needed() {
@@ -87,16 +83,7 @@ fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let paths: Vec<String> = lowers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
-    let joined = paths.join(":");
-    if joined.len() < OPTION_MAX_BYTES {
-        option(fs.as_fd(), c"lowerdir", joined.as_bytes())?;
-    } else {
-        // One option per layer, which every kernel that takes detached layers knows.
-        for path in &paths {
-            option(fs.as_fd(), c"lowerdir+", path.as_bytes())?;
-        }
-    }
+    stack(fs.as_fd(), lowers)?;
     let upper = open_dir(spec.upper)?;
     let work = open_dir(spec.work)?;
     option(fs.as_fd(), c"upperdir", format!("/proc/self/fd/{}", upper.as_raw_fd()).as_bytes())?;
@@ -108,6 +95,68 @@ fn overlay(spec: &LaunchSpec<'_>, lowers: &[OwnedFd]) -> io::Result<OwnedFd> {
     let mount = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     check_writable(mount.as_fd())?;
     Ok(mount)
+}
+
+/// Names the layers, top first.
+fn stack(fs: BorrowedFd<'_>, lowers: &[OwnedFd]) -> io::Result<()> {
+    let paths: Vec<String> = lowers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
+    let joined = paths.join(":");
+    if joined.len() < OPTION_MAX_BYTES {
+        return option(fs, c"lowerdir", joined.as_bytes());
+    }
+    // One option per layer, which every kernel that takes detached layers knows.
+    paths.iter().try_for_each(|path| option(fs, c"lowerdir+", path.as_bytes()))
+}
+
+/// A layer with the ids of the sandbox.
+fn shifted(lower: &Lower, uid_base: u32, ids: BorrowedFd<'_>) -> Result<OwnedFd, LaunchError> {
+    let at = |e: io::Error| LaunchError::host(Step::Overlay, Some(lower.path.clone()), e);
+    let tree = clone_tree(&lower.path).map_err(at)?;
+    let shift = if lower.base == 0 {
+        set_attributes(tree.as_fd(), libc::MOUNT_ATTR_IDMAP, Some(ids))
+    } else if lower.base == uid_base {
+        Ok(())
+    } else {
+        // Unshifted, everything in it would be nobody's: that is no layer to run on.
+        let from = shift::namespace(lower.base, uid_base).map_err(at)?;
+        set_attributes(tree.as_fd(), libc::MOUNT_ATTR_IDMAP, Some((*from).as_fd())).map_err(at)?;
+        return Ok(tree);
+    };
+    match shift {
+        Ok(()) => Ok(tree),
+        Err(e) if cannot_shift(&e) => Ok(tree),
+        Err(e) => Err(at(e)),
+    }
+}
+
+/// A folder in memory of the sandbox's own, whose root is its root's.
+fn memory(uid_base: u32, bytes: u64) -> io::Result<OwnedFd> {
+    let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in [(c"size", bytes.to_string()), (c"mode", "0755".to_owned()), (c"uid", uid_base.to_string()), (c"gid", uid_base.to_string())] {
+        option(fs.as_fd(), key, value.as_bytes())?;
+    }
+    rustix::mount::fsconfig_create(fs.as_fd()).map_err(|e| explained(fs.as_fd(), e.into()))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// A read-only view of layers on top of each other, as the owner of the range sees it: detached, to be walked by descriptor.
+pub fn overlay_view(lowers: &[Lower], uid_base: u32) -> Result<OwnedFd, LaunchError> {
+    let failed = |e: io::Error| LaunchError::host(Step::Overlay, None, e);
+    // Layers that are nobody's are shifted as a launch does, by a namespace of the same shape.
+    let own = shift::shared(uid_base).map_err(failed)?;
+    let mut trees = Vec::with_capacity(lowers.len() + 1);
+    for lower in lowers {
+        trees.push(shifted(lower, uid_base, (*own).as_fd())?);
+    }
+    if let [only] = trees.as_slice() {
+        return only.try_clone().map_err(failed);
+    }
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| failed(e.into()))?;
+    stack(fs.as_fd(), &trees).map_err(failed)?;
+    rustix::mount::fsconfig_create(fs.as_fd()).map_err(|e| failed(explained(fs.as_fd(), e.into())))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| failed(e.into()))
 }
 
 /// Overlayfs does not fail when it cannot use its work directory; it mounts read-only.

@@ -6,7 +6,7 @@ use std::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
-    path::{Component, PathBuf},
+    path::{Component, Path, PathBuf},
     ptr,
 };
 
@@ -93,7 +93,7 @@ impl Prepared {
             host: crate::pidfd::open(std::process::id()).map_err(|e| LaunchError::host(Step::Prepare, None, e))?,
             raw_tasks: tasks.iter().map(AsRawFd::as_raw_fd).collect(),
             tasks,
-            binds: spec.binds.iter().map(bind_target).collect::<Result<_, _>>()?,
+            binds: targets(spec).map(|(target, source)| bind_target(target, source)).collect::<Result<_, _>>()?,
             argv: pointers(spec.argv),
             env: pointers(spec.env),
             hostname: c_string(spec.hostname)?,
@@ -103,7 +103,7 @@ impl Prepared {
             nofile: spec.nofile.min(hard_nofile()),
             file_size_max_bytes: spec.file_size_max_bytes,
             cgroup_dirs: spec.cgroup.v1_dirs().map(PathBuf::from).collect(),
-            targets: spec.binds.iter().map(|bind| bind.target.clone()).collect(),
+            targets: targets(spec).map(|(target, _)| target.to_owned()).collect(),
             filter: seccomp::filter(),
         })
     }
@@ -169,8 +169,9 @@ fn check(spec: &LaunchSpec<'_>) -> Result<(), LaunchError> {
     if spec.lowers.is_empty() || spec.lowers.len() > LOWERS_MAX {
         return bad(format!("it has {} lower layers; 1 to {LOWERS_MAX} are possible", spec.lowers.len()));
     }
-    if spec.binds.len() > BINDS_MAX {
-        return bad(format!("it has {} bind mounts; at most {BINDS_MAX} are possible", spec.binds.len()));
+    let mounts = spec.binds.len() + spec.tmpfs.len();
+    if mounts > BINDS_MAX {
+        return bad(format!("it has {mounts} mounts; at most {BINDS_MAX} are possible"));
     }
     if spec.fds.len() > FDS_MAX || spec.fds.iter().any(|(_, n)| !(0..1024).contains(n)) {
         return bad(format!("at most {FDS_MAX} files can be inherited, with numbers below 1024"));
@@ -192,10 +193,16 @@ fn check(spec: &LaunchSpec<'_>) -> Result<(), LaunchError> {
     Ok(())
 }
 
-fn bind_target(bind: &super::Bind) -> Result<BindTarget, LaunchError> {
-    let bad = |why: &str| LaunchError::Spec(format!("the bind target {} {why}", bind.target.display()));
+/// Where mounts go, in the order in which the child gets them, and where they come from when that is on the host.
+fn targets<'a>(spec: &LaunchSpec<'a>) -> impl Iterator<Item = (&'a Path, Option<&'a Path>)> {
+    let binds = spec.binds.iter().map(|bind| (bind.target.as_path(), Some(bind.source.as_path())));
+    binds.chain(spec.tmpfs.iter().map(|tmpfs| (tmpfs.target.as_path(), None)))
+}
+
+fn bind_target(target: &Path, source: Option<&Path>) -> Result<BindTarget, LaunchError> {
+    let bad = |why: &str| LaunchError::Spec(format!("the mount target {} {why}", target.display()));
     let mut components = Vec::new();
-    for component in bind.target.components() {
+    for component in target.components() {
         let Component::Normal(name) = component else {
             return Err(bad("must be relative and without \"..\""));
         };
@@ -211,7 +218,8 @@ fn bind_target(bind: &super::Bind) -> Result<BindTarget, LaunchError> {
     if components.len() > TARGET_DEPTH_MAX {
         return Err(bad("is too deep"));
     }
-    let metadata = fs::metadata(&bind.source).map_err(|e| LaunchError::host(Step::BindSource, Some(bind.source.clone()), e))?;
+    let Some(source) = source else { return Ok(BindTarget { components, is_dir: true }) };
+    let metadata = fs::metadata(source).map_err(|e| LaunchError::host(Step::BindSource, Some(source.to_owned()), e))?;
     if !metadata.is_dir() && !metadata.is_file() {
         return Err(bad("has a source that is neither directory nor file"));
     }

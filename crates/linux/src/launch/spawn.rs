@@ -21,7 +21,7 @@ const PATIENCE_S: u64 = 30;
 const VERDICT_PATIENCE_NS: i64 = 50_000_000;
 
 /// Its use is a few KiB; debug builds take more.
-const STACK_BYTES: usize = 256 << 10;
+pub(super) const STACK_BYTES: usize = 256 << 10;
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -221,7 +221,7 @@ fn talk(error: rustix::io::Errno) -> LaunchError {
 }
 
 /// The child's stack, with a page below it that nobody may touch.
-struct Stack {
+pub(super) struct Stack {
     map: *mut libc::c_void,
     base: *mut libc::c_void,
 }
@@ -229,7 +229,7 @@ struct Stack {
 const GUARD_BYTES: usize = 4096;
 
 impl Stack {
-    fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping at a place of the kernel's choice.
         let map = unsafe { libc::mmap(ptr::null_mut(), STACK_BYTES + GUARD_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
@@ -241,6 +241,11 @@ impl Stack {
         let stack = Self { map, base };
         if guarded == 0 { Ok(stack) } else { Err(io::Error::last_os_error()) }
     }
+
+    /// Its lowest address.
+    pub fn base(&self) -> *mut libc::c_void {
+        self.base
+    }
 }
 
 impl Drop for Stack {
@@ -251,10 +256,10 @@ impl Drop for Stack {
 }
 
 /// No signal may run a handler of the server in the child.
-struct BlockedSignals(libc::sigset_t);
+pub(super) struct BlockedSignals(libc::sigset_t);
 
 impl BlockedSignals {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // SAFETY: sigset_t is plain data that sigfillset and pthread_sigmask fill in; both only touch the two local sets.
         unsafe {
             let mut all: libc::sigset_t = std::mem::zeroed();

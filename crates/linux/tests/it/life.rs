@@ -141,10 +141,11 @@ fn a_program_that_cannot_be_executed_is_named() {
     let file = fs::File::open("/etc/passwd").unwrap();
     let spec = sandbar_linux::launch::LaunchSpec {
         uid_base: room.uid_base,
-        lowers: &[room.dir.join("lower")],
+        lowers: &[sandbar_linux::launch::Lower::shared(room.dir.join("lower"))],
         upper: &room.dir.join("upper"),
         work: &room.dir.join("work"),
         binds: &[],
+        tmpfs: &[],
         hostname: "box",
         shm_bytes: 4096,
         nofile: 64,

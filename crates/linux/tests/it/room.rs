@@ -88,8 +88,11 @@ pub struct Room {
     pub cgroup: Cgroup,
     pub uid_base: u32,
     pub binds: Vec<Bind>,
+    /// Above the first, top first.
+    pub lowers_above: Vec<sandbar_linux::launch::Lower>,
     /// Below the first.
-    pub more_lowers: Vec<PathBuf>,
+    pub more_lowers: Vec<sandbar_linux::launch::Lower>,
+    pub tmpfs: Vec<sandbar_linux::launch::Tmpfs>,
     pub nofile: u64,
     pub file_size_max_bytes: u64,
     pub argv: Vec<CString>,
@@ -120,7 +123,9 @@ impl Room {
             name,
             uid_base: 1_000_000 + n * 65_536,
             binds: vec![usr],
+            lowers_above: Vec::new(),
             more_lowers: Vec::new(),
+            tmpfs: Vec::new(),
             nofile: 1024,
             file_size_max_bytes: 0,
             argv: vec![c"agent".into()],
@@ -134,7 +139,8 @@ impl Room {
     pub fn try_launch(&self, net: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), String>) -> Result<Live, LaunchError> {
         let (socket, theirs) = UnixStream::pair().unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut lowers = vec![self.dir.join("lower")];
+        let mut lowers = self.lowers_above.clone();
+        lowers.push(sandbar_linux::launch::Lower::shared(self.dir.join("lower")));
         lowers.extend(self.more_lowers.iter().cloned());
         let spec = LaunchSpec {
             uid_base: self.uid_base,
@@ -142,6 +148,7 @@ impl Room {
             upper: &self.dir.join("upper"),
             work: &self.dir.join("work"),
             binds: &self.binds,
+            tmpfs: &self.tmpfs,
             hostname: "box",
             shm_bytes: 1 << 20,
             nofile: self.nofile,
