@@ -172,14 +172,8 @@ impl Metric {
 }
 
 impl Statistic {
-    const NAMES: [(&'static str, Self); 6] = [
-        ("auto", Self::Auto),
-        ("average", Self::Average),
-        ("last", Self::Last),
-        ("maximum", Self::Maximum),
-        ("minimum", Self::Minimum),
-        ("rate", Self::Rate),
-    ];
+    const NAMES: [(&'static str, Self); 6] =
+        [("auto", Self::Auto), ("average", Self::Average), ("last", Self::Last), ("maximum", Self::Maximum), ("minimum", Self::Minimum), ("rate", Self::Rate)];
 
     pub fn named(name: &str) -> Option<Self> {
         Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, statistic)| statistic)

@@ -71,7 +71,12 @@ impl Images {
         Ok(Self { host: Image { lowers: vec![layer], binds, env } })
     }
 
-    /// The image with this name.
+    /// The content that a name means now.
+    pub fn resolve(&self, name: &str) -> Result<String, ImageError> {
+        self.get(name).map(|_| name.to_owned())
+    }
+
+    /// The image with this content.
     pub fn get(&self, name: &str) -> Result<&Image, ImageError> {
         if name == HOST { Ok(&self.host) } else { Err(ImageError::Unknown(name.to_owned())) }
     }

@@ -9,27 +9,38 @@ use std::{
     sync::Arc,
 };
 
-use sandbar_core::egress::{Policy, Prefix};
-use sandbar_linux::cgroup::Hierarchy;
+use sandbar_core::{
+    egress::{Policy, Prefix},
+    sandbox::Layer,
+};
+use sandbar_linux::{
+    cgroup::Hierarchy,
+    launch::{Bind, Lower},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub mod client;
 pub mod egress;
 pub mod image;
 mod launcher;
+mod layers;
+mod pins;
 mod pool;
 pub mod roots;
 pub mod runtime;
+pub mod volumes;
 
+pub use layers::{Collected, InUse};
+pub use pins::Pin;
 pub use pool::PoolStatus;
 pub use roots::Root;
-pub use runtime::{Limits, Runtime, RuntimeError, RuntimeSpec};
+pub use runtime::{Limits, Runtime, RuntimeError, RuntimeSpec, Tmpfs, VolumeMount};
 
 use image::{ImageError, Images};
 use launcher::{Launcher, Priority};
 use pool::Pools;
 use roots::{RootError, Roots, make_private_dir};
-use runtime::Place;
+use runtime::{Ground, Place};
 
 /// What the node is told at the start.
 #[derive(Debug, Clone)]
@@ -49,6 +60,8 @@ pub enum NodeError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Root(#[from] RootError),
+    #[error(transparent)]
+    Volumes(#[from] volumes::VolumeError),
     #[error(transparent)]
     Egress(#[from] egress::EgressError),
     #[error("cannot use {path}")]
@@ -77,7 +90,10 @@ pub struct Owned {
     pub runtimes: HashSet<String>,
     /// Runtimes whose logs are kept.
     pub logs: HashSet<String>,
+    /// Live roots and layers.
     pub roots: HashSet<String>,
+    /// Trees of volumes and of their snapshots.
+    pub volumes: HashSet<String>,
 }
 
 /// Handle to this machine's part; cheap to clone.
@@ -91,6 +107,8 @@ struct Inner {
     images: Images,
     agent: Arc<File>,
     roots: Roots,
+    volumes: volumes::Volumes,
+    pins: pins::Pins,
     hierarchy: Arc<Hierarchy>,
     launcher: Launcher,
     egress: egress::Egress,
@@ -119,6 +137,8 @@ impl Node {
             images,
             agent: Arc::new(agent),
             roots: Roots::open(data_dir, uid_slots)?,
+            volumes: volumes::Volumes::open(data_dir)?,
+            pins: pins::Pins::default(),
             hierarchy,
             launcher: Launcher::start().map_err(io(data_dir))?,
             egress: egress::Egress::new(config.egress_allow)?,
@@ -153,9 +173,27 @@ impl Node {
         }
     }
 
-    /// Whether there is an image of this name to launch from.
-    pub fn has_image(&self, name: &str) -> bool {
-        self.inner.images.get(name).is_ok()
+    /// The images of this machine.
+    pub fn images(&self) -> &Images {
+        &self.inner.images
+    }
+
+    /// What a spec lies on, as paths.
+    fn ground(&self, spec: &RuntimeSpec) -> Result<Ground, RuntimeError> {
+        let image = self.inner.images.get(&spec.base.image)?;
+        let mut lowers = self.layers(&spec.base.layers);
+        lowers.extend(image.lowers.iter().map(Lower::shared));
+        let mut binds = image.binds.clone();
+        for mount in &spec.mounts {
+            let source = self.inner.volumes.path(&mount.tree_id)?;
+            binds.push(Bind { source, target: mount.target.clone(), read_only: mount.read_only, idmap: true });
+        }
+        let tmpfs = spec.tmpfs.iter().map(|tmpfs| sandbar_linux::launch::Tmpfs { target: tmpfs.target.clone(), bytes: tmpfs.bytes }).collect();
+        Ok(Ground { lowers, binds, tmpfs })
+    }
+
+    fn layers(&self, layers: &[Layer]) -> Vec<Lower> {
+        layers.iter().map(|layer| Lower { path: self.inner.roots.upper(&layer.root_id), base: roots::uid_base_of(layer.uid_slot) }).collect()
     }
 
     /// Puts new limits in force on a live runtime. What it uses beyond them may make this fail.
@@ -257,7 +295,7 @@ impl Node {
 
     async fn launch_with(&self, spec: &RuntimeSpec, root: Root, priority: Priority) -> Result<Arc<Runtime>, RuntimeError> {
         let runtime_id = random_id("rt-");
-        let image = self.inner.images.get(&spec.image)?.clone();
+        let ground = self.ground(spec)?;
         let paths = self.paths(&runtime_id, &root);
         let limits = spec.limits;
         let raw = {
@@ -268,7 +306,7 @@ impl Node {
                 .launcher
                 .run(priority, move || {
                     roots.limit(&root, limits.disk_bytes);
-                    runtime::launch_raw(&hierarchy, &image, &agent, &root, &paths.place(), limits, &plan)
+                    runtime::launch_raw(&hierarchy, &ground, &agent, &root, &paths.place(), limits, &plan)
                 })
                 .await
                 .unwrap_or(Err(RuntimeError::Stopped))
@@ -310,9 +348,10 @@ impl Node {
         }
         for id in inner.roots.list() {
             if !owned.roots.contains(&id) {
-                inner.roots.discard(&id);
+                inner.roots.remove_by_id(&id);
             }
         }
+        inner.volumes.sweep(&owned.volumes, &inner.roots);
         inner.roots.empty_trash();
         Ok(swept)
     }

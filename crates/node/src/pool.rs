@@ -57,7 +57,7 @@ impl Pools {
     /// An idle runtime of the right image; its limits may still have to be changed.
     pub fn pop(&self, key: &str, spec: &RuntimeSpec) -> Option<Arc<Runtime>> {
         let mut pools = self.lock();
-        let pool = pools.get_mut(key).filter(|pool| pool.spec.image == spec.image)?;
+        let pool = pools.get_mut(key).filter(|pool| pool.spec.is_alike(spec))?;
         // One that ended by itself stays for the refill to clear away.
         let alive = pool.idle.iter().position(|runtime| !runtime.has_ended());
         let taken = alive.and_then(|at| pool.idle.remove(at));

@@ -42,7 +42,7 @@ pub struct Root {
 impl Root {
     /// The host uid that is root inside.
     pub fn uid_base(&self) -> u32 {
-        UID_BASE_FIRST + self.uid_slot * UIDS_PER_SANDBOX
+        uid_base_of(self.uid_slot)
     }
 }
 
@@ -77,7 +77,9 @@ impl Roots {
         for path in [&dir, &trash] {
             make_private_dir(path)?;
         }
-        let slots = Slots { used: used.into_iter().collect(), next: 0 };
+        let mut slots = Slots { used: used.into_iter().collect(), next: 0 };
+        // Layers are roots whose rows name no range.
+        slots.used.extend(list_names(&dir).iter().filter_map(|id| slot_of(&dir.join(id).join("upper"))));
         Ok(Self { dir, trash, slots: Arc::new(Mutex::new(slots)), trash_count: Arc::default(), emptying: Arc::default() })
     }
 
@@ -132,14 +134,32 @@ impl Roots {
         list_names(&self.dir)
     }
 
+    /// The range that a root's files belong to, by what is on disk.
+    pub fn slot(&self, id: &str) -> Option<u32> {
+        slot_of(&self.upper(id))
+    }
+
+    /// Takes a root away whose range only the disk tells.
+    pub fn remove_by_id(&self, id: &str) {
+        let slot = self.slot(id);
+        self.discard(id);
+        if let Some(slot) = slot {
+            self.lock().used.remove(&slot);
+        }
+    }
+
     /// Discards a root that no row owns.
     pub fn discard(&self, id: &str) {
-        let from = self.dir.join(id);
+        self.trash(&self.dir.join(id), id);
+    }
+
+    /// Moves a folder of this data directory to the trash.
+    pub fn trash(&self, from: &Path, id: &str) {
         let to = self.trash.join(format!("{id}-{}", self.trash_count.fetch_add(1, Ordering::Relaxed)));
-        if let Err(error) = fs::rename(&from, &to)
+        if let Err(error) = fs::rename(from, &to)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(root = id, %error, "a root could not be moved to the trash");
+            tracing::warn!(id, %error, "a folder could not be moved to the trash");
         }
     }
 
@@ -172,6 +192,18 @@ impl Roots {
     fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// The range of whoever owns a folder.
+fn slot_of(dir: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let uid = fs::symlink_metadata(dir).ok()?.uid();
+    uid.checked_sub(UID_BASE_FIRST).map(|ids| ids / UIDS_PER_SANDBOX).filter(|slot| *slot < UID_SLOTS_MAX)
+}
+
+/// The host id that is 0 in a range.
+pub fn uid_base_of(slot: u32) -> u32 {
+    UID_BASE_FIRST + slot * UIDS_PER_SANDBOX
 }
 
 /// Makes a folder that only the server's user can enter, unless it is there.

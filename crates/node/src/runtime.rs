@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use sandbar_core::egress::Policy;
+use sandbar_core::{egress::Policy, sandbox::Base};
 use sandbar_linux::{
     cgroup::{Cgroup, CgroupError, Limits as CgroupLimits, Usage},
-    launch::{LaunchError, LaunchSpec, Launched, launch},
+    launch::{Bind, LaunchError, LaunchSpec, Launched, Lower, launch},
     net::{self, HostSockets},
     pidfd,
 };
@@ -63,14 +63,53 @@ impl Limits {
 /// What a runtime is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RuntimeSpec {
-    pub image: String,
+    pub base: Base,
     pub limits: Limits,
+    pub mounts: Vec<VolumeMount>,
+    pub tmpfs: Vec<Tmpfs>,
+}
+
+impl RuntimeSpec {
+    /// Whether a runtime of one can become one of the other: limits can be changed, the ground cannot.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        self.base == other.base && self.mounts == other.mounts && self.tmpfs == other.tmpfs
+    }
+}
+
+/// A volume inside.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct VolumeMount {
+    pub tree_id: String,
+    /// Relative to the root.
+    pub target: PathBuf,
+    pub read_only: bool,
+}
+
+/// A folder in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tmpfs {
+    /// Relative to the root.
+    pub target: PathBuf,
+    pub bytes: u64,
+}
+
+/// All that lies below and in a root.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    /// Top first.
+    pub lowers: Vec<Lower>,
+    pub binds: Vec<Bind>,
+    pub tmpfs: Vec<sandbar_linux::launch::Tmpfs>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Volume(#[from] crate::volumes::VolumeError),
+    #[error("copy the sandbox's files")]
+    Copy(#[source] sandbar_tree::TreeError),
     #[error(transparent)]
     Root(#[from] RootError),
     #[error("cgroup: {0}")]
@@ -135,7 +174,7 @@ pub(crate) struct Place<'a> {
 /// Makes the processes and walls of a runtime. Runs on a launcher thread. Leaves nothing behind when it fails.
 pub(crate) fn launch_raw(
     hierarchy: &sandbar_linux::cgroup::Hierarchy,
-    image: &crate::image::Image,
+    ground: &Ground,
     agent: &File,
     root: &Root,
     place: &Place<'_>,
@@ -168,10 +207,11 @@ pub(crate) fn launch_raw(
     let env: Vec<CString> = Vec::new();
     let spec = LaunchSpec {
         uid_base: root.uid_base(),
-        lowers: &image.lowers,
+        lowers: &ground.lowers,
         upper: place.upper,
         work: place.work,
-        binds: &image.binds,
+        binds: &ground.binds,
+        tmpfs: &ground.tmpfs,
         hostname: HOSTNAME,
         shm_bytes: SHM_BYTES,
         nofile: NOFILE,
@@ -361,6 +401,16 @@ impl Runtime {
 
     pub fn usage(&self) -> Usage {
         self.cgroup.usage()
+    }
+
+    /// Memory that the kernel would give back first, in bytes.
+    pub fn cached_file_bytes(&self) -> u64 {
+        self.cgroup.inactive_file_bytes()
+    }
+
+    /// What went out and came in since the server knows this runtime.
+    pub fn network_counters(&self) -> crate::egress::Counters {
+        self.egress.counters()
     }
 
     /// Processes that the kernel has killed for want of memory since the runtime began.

@@ -14,7 +14,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbar-procd-api", &[]),
     ("sandbar-procd", &["sandbar-procd-api", "sandbar-linux"]),
     ("sandbar-store", &["sandbar-api", "sandbar-core"]),
-    ("sandbar-node", &["sandbar-core", "sandbar-linux", "sandbar-procd-api"]),
+    ("sandbar-tree", &[]),
+    ("sandbar-node", &["sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-tree"]),
     ("sandbar-server", &["sandbar-api", "sandbar-core", "sandbar-procd-api", "sandbar-store", "sandbar-node"]),
     ("sandbar", &["sandbar-api", "sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-store", "sandbar-node", "sandbar-server"]),
 ];

@@ -1,0 +1,128 @@
+//! Layers: roots that nobody writes any more. They are made by a row that names them so, or by a copy.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+};
+
+use sandbar_core::sandbox::{Base, Layer};
+use sandbar_linux::launch::overlay_view;
+use sandbar_tree::CopyOptions;
+
+use crate::{Node, Pin, RuntimeError, roots::Root};
+
+/// What rows name.
+#[derive(Debug, Default)]
+pub struct InUse {
+    /// Live roots and layers.
+    pub roots: HashSet<String>,
+    /// Trees of volumes and of their snapshots.
+    pub volumes: HashSet<String>,
+}
+
+/// What a collection removed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Collected {
+    pub layers: usize,
+    pub volumes: usize,
+}
+
+impl Node {
+    /// Keeps a base from being collected until a row names it.
+    pub fn pin_base(&self, base: &Base) -> Pin {
+        self.inner.pins.pin(Pin::ids_of(base))
+    }
+
+    /// Keeps a root, or a tree of a volume, from being collected until a row names it.
+    pub fn pin(&self, id: &str) -> Pin {
+        self.inner.pins.pin(vec![id.to_owned()])
+    }
+
+    /// A layer with the files that a root has now, and what keeps it until a row names it. Nobody may write to the root
+    /// meanwhile.
+    pub async fn copy_root(&self, root: &Root) -> Result<(Layer, Pin), RuntimeError> {
+        let made = self.create_root().await?;
+        let pin = self.pin(&made.id);
+        let roots = self.inner.roots.clone();
+        let options = CopyOptions { from_base: root.uid_base(), to_base: made.uid_base(), bytes_max: None };
+        let (from, to) = (roots.upper(&root.id), roots.upper(&made.id));
+        let copied = tokio::task::spawn_blocking(move || sandbar_tree::copy(&from, &to, &options)).await;
+        match copied {
+            Ok(Ok(_)) => Ok((Layer { root_id: made.id, uid_slot: made.uid_slot }, pin)),
+            Ok(Err(error)) => {
+                self.remove_root(&made);
+                Err(RuntimeError::Copy(error))
+            }
+            Err(_) => {
+                self.remove_root(&made);
+                Err(RuntimeError::Stopped)
+            }
+        }
+    }
+
+    /// One layer in place of all that a base has, with the same files to see. The base stays as it is.
+    pub async fn flatten(&self, base: &Base) -> Result<(Base, Pin), RuntimeError> {
+        let image = self.inner.images.get(&base.image)?;
+        let made = self.create_root().await?;
+        let pin = self.pin(&made.id);
+        let own = made.uid_base();
+        let below: Vec<_> = image.lowers.iter().map(sandbar_linux::launch::Lower::shared).collect();
+        let mut all = self.layers(&base.layers);
+        all.extend(below.iter().cloned());
+        let to = self.inner.roots.upper(&made.id);
+        let flattened = tokio::task::spawn_blocking(move || {
+            let merged = overlay_view(&all, own)?;
+            let image = overlay_view(&below, own)?;
+            sandbar_tree::difference(&path_of(&image), &path_of(&merged), &to, own).map_err(RuntimeError::Copy)
+        })
+        .await
+        .unwrap_or(Err(RuntimeError::Stopped));
+        match flattened {
+            Ok(()) => {
+                let layers = vec![Layer { root_id: made.id, uid_slot: made.uid_slot }];
+                Ok((Base { image: base.image.clone(), layers }, pin))
+            }
+            Err(error) => {
+                self.remove_root(&made);
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that a row named these roots or trees and does not any more. If no other does, the next collection removes them.
+    pub fn release(&self, ids: impl IntoIterator<Item = String>) {
+        self.inner.pins.release(ids);
+    }
+
+    /// Begins a collection; `false` when nothing was released. Call it before the rows are read that [`Node::collect`] is
+    /// to go by.
+    pub fn begin_collection(&self) -> bool {
+        self.inner.pins.begin()
+    }
+
+    /// Removes what was released, no row names and nobody is working with.
+    pub async fn collect(&self, in_use: InUse) -> Collected {
+        let node = self.clone();
+        let collected = tokio::task::spawn_blocking(move || {
+            let inner = &node.inner;
+            let mut collected = Collected::default();
+            for id in inner.pins.take_unused(|id| in_use.roots.contains(id) || in_use.volumes.contains(id)) {
+                if inner.volumes.is_tree(&id) {
+                    inner.volumes.remove(&id, &inner.roots);
+                    collected.volumes += 1;
+                } else {
+                    inner.roots.remove_by_id(&id);
+                    collected.layers += 1;
+                }
+            }
+            inner.roots.empty_trash();
+            collected
+        });
+        collected.await.unwrap_or_default()
+    }
+}
+
+fn path_of(tree: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/.", tree.as_raw_fd()))
+}
