@@ -6,6 +6,8 @@ pub mod lifecycle;
 pub mod limits;
 pub mod metrics;
 pub mod quantity;
+pub mod quota;
 pub mod roles;
 pub mod sandbox;
 pub mod validate;
+pub mod volume;

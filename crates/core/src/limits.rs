@@ -173,3 +173,22 @@ pub const BODY_IDLE_MAX_S: u64 = 30;
 pub const ARGUMENT_MAX_BYTES: usize = (128 << 10) - 1;
 /// Bytes of all arguments of a command.
 pub const ARGUMENTS_TOTAL_MAX_BYTES: usize = 1 << 20;
+/// Layers that lie on top of an image; from there on they are made one.
+pub const LAYERS_MAX: usize = 64;
+/// Parts of a mount point.
+pub const MOUNT_DEPTH_MAX: usize = 32;
+pub const SNAPSHOTS_PER_SANDBOX_MAX: usize = 100;
+pub const SNAPSHOTS_PER_TEAM_MAX: usize = 10_000;
+pub const VOLUMES_PER_TEAM_MAX: usize = 1000;
+/// Snapshots of one volume.
+pub const VOLUME_SNAPSHOTS_MAX: usize = 100;
+pub const VOLUME_SIZE_DEFAULT_BYTES: u64 = 10 << 30;
+pub const VOLUME_SIZE_MIN_BYTES: u64 = 1 << 20;
+pub const VOLUME_SIZE_MAX_BYTES: u64 = 1 << 40;
+pub const WARM_PROCESSES_MAX: usize = 16;
+pub const EPHEMERAL_MOUNTS_MAX: usize = 16;
+/// Points of one series of metrics.
+pub const METRICS_POINTS_MAX: u32 = 1000;
+pub const METRICS_POINTS_DEFAULT: u32 = 240;
+/// The longest time that one query of metrics may span.
+pub const METRICS_RANGE_MAX_MS: i64 = 30 * 86_400_000;

@@ -21,6 +21,12 @@ pub enum StoreError {
     /// A named limit is reached.
     #[error("there are {max} {what} already, which is the limit")]
     TooMany { what: &'static str, max: usize },
+    /// A quota of the team is reached.
+    #[error(transparent)]
+    Quota(sandbar_core::quota::Exceeded),
+    /// Another sandbox has a volume that only one may have, or that is not to change.
+    #[error("volume {volume:?} is mounted by sandbox {by:?}")]
+    Mounted { volume: String, by: String },
     #[error("the disk that holds the database is full")]
     Full,
     /// The database was written by a newer version of the program.

@@ -8,11 +8,15 @@ mod engine;
 mod error;
 mod keys;
 mod logins;
+mod quotas;
 mod sandboxes;
 mod schema;
+mod snapshots;
 mod teams;
 mod templates;
+mod usage;
 mod users;
+mod volumes;
 
 use std::{path::Path, sync::Arc};
 
@@ -21,10 +25,14 @@ use rusqlite::OptionalExtension;
 pub use error::StoreError;
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};
+pub use quotas::{QuotaRecord, TeamUse};
 pub use sandboxes::{EventRecord, ListFilter, NewEvent};
+pub use snapshots::{Named, SnapshotRecord};
 pub use teams::{Member, MemberRow, Team};
 pub use templates::TemplateRecord;
+pub use usage::{UsageAdd, UsageCursor, UsageRecord};
 pub use users::{Install, User};
+pub use volumes::{Holder, VolumeRecord, VolumeSnapshotRecord};
 
 use engine::Engine;
 

@@ -7,7 +7,8 @@ use sandbar_api::{sandbox::SandboxConfig, template::TemplateSpec};
 use sandbar_core::{
     lifecycle::{self, Status},
     limits,
-    sandbox::{Base, Mount, SandboxRecord},
+    sandbox::{Base, Desired, Mount, SandboxRecord},
+    validate,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -98,7 +99,11 @@ impl Store {
                 if count >= limits::SANDBOXES_PER_TEAM_MAX {
                     return Err(StoreError::TooMany { what: "sandboxes of this team", max: limits::SANDBOXES_PER_TEAM_MAX });
                 }
+                let size = validate::effective_resources(&record.template, &record.config);
+                let active = record.desired == Desired::Active;
+                crate::quotas::check_sandbox(c, &record.team_id, active, size.memory_bytes, size.cpu_millis, size.disk_bytes)?;
                 insert(c, &record)?;
+                crate::volumes::put_mounts(c, &record, true)?;
                 append(c, &record.id, &events)
             })
             .await
@@ -148,6 +153,7 @@ impl Store {
         self.engine
             .write("update a sandbox", move |c| {
                 update(c, &record, seen_version)?;
+                crate::volumes::put_mounts(c, &record, false)?;
                 append(c, &record.id, &events)?;
                 Ok(record.version)
             })
@@ -258,8 +264,8 @@ impl Store {
 }
 
 fn insert(c: &Connection, record: &SandboxRecord) -> Result<(), StoreError> {
-    let sql = "INSERT INTO sandbox (id, team_id, template_id, status, paused, desired, desired_generation, observed, observed_generation, runtime_generation, runtime_id, root_id, uid_slot, expires_at_ms, hard_expires_at_ms, hibernate_at_ms, due_at_ms, created_at_ms, updated_at_ms, version, doc)
-        VALUES (:id, :team_id, :template_id, :status, :paused, :desired, :desired_generation, :observed, :observed_generation, :runtime_generation, :runtime_id, :root_id, :uid_slot, :expires_at_ms, :hard_expires_at_ms, :hibernate_at_ms, :due_at_ms, :created_at_ms, :updated_at_ms, :version, :doc)";
+    let sql = "INSERT INTO sandbox (id, team_id, template_id, status, paused, desired, desired_generation, observed, observed_generation, runtime_generation, runtime_id, root_id, uid_slot, expires_at_ms, hard_expires_at_ms, hibernate_at_ms, due_at_ms, created_at_ms, updated_at_ms, version, memory_bytes, cpu_millis, disk_bytes, doc)
+        VALUES (:id, :team_id, :template_id, :status, :paused, :desired, :desired_generation, :observed, :observed_generation, :runtime_generation, :runtime_id, :root_id, :uid_slot, :expires_at_ms, :hard_expires_at_ms, :hibernate_at_ms, :due_at_ms, :created_at_ms, :updated_at_ms, :version, :memory_bytes, :cpu_millis, :disk_bytes, :doc)";
     execute(c, sql, record, None).map(|_| ())
 }
 
@@ -267,7 +273,7 @@ fn update(c: &Connection, record: &SandboxRecord, seen_version: i64) -> Result<(
     // The team is in the guard so that the row of one team can never become another's.
     let sql = "UPDATE sandbox SET template_id = :template_id, status = :status, paused = :paused, desired = :desired, desired_generation = :desired_generation, observed = :observed, observed_generation = :observed_generation,
         runtime_generation = :runtime_generation, runtime_id = :runtime_id, root_id = :root_id, uid_slot = :uid_slot, expires_at_ms = :expires_at_ms, hard_expires_at_ms = :hard_expires_at_ms, hibernate_at_ms = :hibernate_at_ms,
-        due_at_ms = :due_at_ms, created_at_ms = :created_at_ms, updated_at_ms = :updated_at_ms, version = :version, doc = :doc
+        due_at_ms = :due_at_ms, created_at_ms = :created_at_ms, updated_at_ms = :updated_at_ms, version = :version, memory_bytes = :memory_bytes, cpu_millis = :cpu_millis, disk_bytes = :disk_bytes, doc = :doc
         WHERE id = :id AND team_id = :team_id AND version = :seen_version";
     match execute(c, sql, record, Some(seen_version))? {
         0 => Err(stale_or_missing(c, &record.id)?),
@@ -293,6 +299,7 @@ fn execute(c: &Connection, sql: &str, record: &SandboxRecord, seen_version: Opti
         claimed_at_ms: record.claimed_at_ms,
     };
     let doc = serde_json::to_string(&doc).map_err(|e| StoreError::corrupt("sandbox", &e))?;
+    let size = validate::effective_resources(&record.template, &record.config);
     let due_at_ms = lifecycle::next_deadline(record).map(|(at, _)| at);
     let (status, paused, desired, observed) = (status.as_str(), lifecycle::is_paused(status), record.desired.as_str(), record.observed.as_str());
     let mut params: Vec<(&str, &dyn rusqlite::ToSql)> = vec![
@@ -316,6 +323,9 @@ fn execute(c: &Connection, sql: &str, record: &SandboxRecord, seen_version: Opti
         (":created_at_ms", &record.created_at_ms),
         (":updated_at_ms", &record.updated_at_ms),
         (":version", &record.version),
+        (":memory_bytes", &size.memory_bytes),
+        (":cpu_millis", &size.cpu_millis),
+        (":disk_bytes", &size.disk_bytes),
         (":doc", &doc),
     ];
     if let Some(seen_version) = &seen_version {

@@ -1,8 +1,8 @@
 //! Templates: built in for everybody, or a team's own.
 
 use rusqlite::{OptionalExtension, Row};
-use sandbar_api::template::TemplateSpec;
-use sandbar_core::limits;
+use sandbar_api::template::{TemplateCreation, TemplateSpec};
+use sandbar_core::{limits, sandbox::Base};
 
 use crate::{Store, StoreError};
 
@@ -17,13 +17,16 @@ pub struct TemplateRecord {
     pub team_id: Option<String>,
     pub user_id: Option<String>,
     pub spec: TemplateSpec,
+    /// The files of a template that was made from a sandbox.
+    pub base: Option<Base>,
+    pub creation: Option<TemplateCreation>,
     pub created_at_ms: i64,
     pub updated_at_ms: i64,
     /// Guards updates; 1 for a new one.
     pub version: i64,
 }
 
-const COLUMNS: &str = "id, team_id, user_id, spec, created_at_ms, updated_at_ms, version";
+const COLUMNS: &str = "id, team_id, user_id, spec, created_at_ms, updated_at_ms, version, base, creation";
 
 impl Store {
     /// The team's own template of that id, else the built-in one.
@@ -72,9 +75,19 @@ impl Store {
                     return Err(StoreError::TooMany { what: "templates of this team", max: limits::TEMPLATES_PER_TEAM_MAX });
                 }
                 let spec = spec_text(&template.spec)?;
-                let sql = format!("INSERT INTO template ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
+                let sql = format!("INSERT INTO template ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)");
                 c.prepare_cached(&sql)?
-                    .execute((&template.id, team, &template.user_id, spec, template.created_at_ms, template.updated_at_ms, template.version))
+                    .execute((
+                        &template.id,
+                        team,
+                        &template.user_id,
+                        spec,
+                        template.created_at_ms,
+                        template.updated_at_ms,
+                        template.version,
+                        json(template.base.as_ref())?,
+                        json(template.creation.as_ref())?,
+                    ))
                     .map_err(crate::error::taken("template"))?;
                 Ok(())
             })
@@ -88,9 +101,18 @@ impl Store {
         self.engine
             .write("update a template", move |c| {
                 let team = template.team_id.as_deref().unwrap_or(BUILT_IN);
-                let sql = "UPDATE template SET spec = ?3, updated_at_ms = ?4, version = ?5 WHERE team_id = ?1 AND id = ?2 AND version = ?6";
-                let changed =
-                    c.prepare_cached(sql)?.execute((team, &template.id, spec_text(&template.spec)?, template.updated_at_ms, template.version, seen_version))?;
+                let sql =
+                    "UPDATE template SET spec = ?3, updated_at_ms = ?4, version = ?5, base = ?7, creation = ?8 WHERE team_id = ?1 AND id = ?2 AND version = ?6";
+                let changed = c.prepare_cached(sql)?.execute((
+                    team,
+                    &template.id,
+                    spec_text(&template.spec)?,
+                    template.updated_at_ms,
+                    template.version,
+                    seen_version,
+                    json(template.base.as_ref())?,
+                    json(template.creation.as_ref())?,
+                ))?;
                 if changed == 0 {
                     let exists = c.prepare_cached("SELECT 1 FROM template WHERE team_id = ?1 AND id = ?2")?.exists((team, &template.id))?;
                     let id = template.id.clone();
@@ -114,13 +136,14 @@ impl Store {
             .await
     }
 
-    /// Deletes a team's own template. Sandboxes keep the copy that they were claimed with.
-    pub async fn template_delete(&self, team_id: &str, id: &str) -> Result<(), StoreError> {
+    /// Deletes a team's own template and returns the files it named. Sandboxes keep the copy that they were claimed with.
+    pub async fn template_delete(&self, team_id: &str, id: &str) -> Result<Option<Base>, StoreError> {
         let (team_id, id) = (team_id.to_owned(), id.to_owned());
         self.engine
             .write("delete a template", move |c| {
-                let changed = c.prepare_cached("DELETE FROM template WHERE team_id = ?1 AND id = ?2 AND team_id <> ''")?.execute((team_id, &id))?;
-                if changed == 0 { Err(StoreError::NotFound { what: "template", id }) } else { Ok(()) }
+                let sql = "DELETE FROM template WHERE team_id = ?1 AND id = ?2 AND team_id <> '' RETURNING base";
+                let gone: Option<Option<String>> = c.prepare_cached(sql)?.query_row((team_id, &id), |row| row.get(0)).optional()?;
+                parsed(gone.ok_or(StoreError::NotFound { what: "template", id })?)
             })
             .await
     }
@@ -128,6 +151,14 @@ impl Store {
 
 fn spec_text(spec: &TemplateSpec) -> Result<String, StoreError> {
     serde_json::to_string(spec).map_err(|e| StoreError::corrupt("template", &e))
+}
+
+fn json(value: Option<&impl serde::Serialize>) -> Result<Option<String>, StoreError> {
+    value.map(serde_json::to_string).transpose().map_err(|e| StoreError::corrupt("template", &e))
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: Option<String>) -> Result<Option<T>, StoreError> {
+    text.map(|text| serde_json::from_str(&text)).transpose().map_err(|e| StoreError::corrupt("template", &e))
 }
 
 fn record(row: &Row<'_>) -> Result<TemplateRecord, StoreError> {
@@ -141,5 +172,7 @@ fn record(row: &Row<'_>) -> Result<TemplateRecord, StoreError> {
         created_at_ms: row.get(4)?,
         updated_at_ms: row.get(5)?,
         version: row.get(6)?,
+        base: parsed(row.get(7)?)?,
+        creation: parsed(row.get(8)?)?,
     })
 }

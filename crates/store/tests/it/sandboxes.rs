@@ -202,6 +202,8 @@ async fn templates() {
         spec: spec(text),
         created_at_ms: 2,
         updated_at_ms: 2,
+        base: None,
+        creation: None,
         version: 1,
     };
     store.template_insert(&own("mine", "first")).await.expect("inserts");
