@@ -68,10 +68,12 @@ impl Server {
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
         let records = store.sandboxes_all().await?;
-        let node = Node::start(config.node.clone(), records.iter().filter_map(|record| record.uid_slot).collect()).await?;
+        let named = store.named().await?;
+        let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
+        let node = Node::start(config.node.clone(), slots).await?;
         let sandboxes = Registry::new(store.clone(), node.clone());
         let app = Arc::new(App { config, store, auth, node, metrics: http::Metrics::new(), sandboxes, templates_changed: Notify::new() });
-        let recovered = app.sandboxes.recover(records).await.map_err(|error| StartError::Recovery(error.to_string()))?;
+        let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         Ok(Self { app, listener, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }

@@ -229,12 +229,12 @@ fn lacks(permission: Permission) -> ApiError {
 fn refused(operation: &str, error: &StoreError) -> ApiError {
     match error {
         StoreError::NotFound { what, id } => ApiError::not_found(what, id),
-        StoreError::Exists { .. } | StoreError::Stale { .. } => ApiError::conflict(error.to_string()),
+        StoreError::Exists { .. } | StoreError::Stale { .. } | StoreError::Mounted { .. } => ApiError::conflict(error.to_string()),
         StoreError::InUse { by, .. } => {
             let resources: Vec<_> = by.iter().map(|(category, count)| serde_json::json!({ "category": category, "count": count })).collect();
             ApiError::conflict(error.to_string()).with_details(serde_json::json!({ "blocking_resources": resources }))
         }
-        StoreError::TooMany { .. } => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
+        StoreError::TooMany { .. } | StoreError::Quota(_) => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
         StoreError::Full => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
         StoreError::Newer { .. } | StoreError::Corrupt { .. } | StoreError::Database { .. } | StoreError::File(_) | StoreError::Closed => {
             ApiError::internal(operation, &error_text(error))

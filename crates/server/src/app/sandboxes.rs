@@ -9,10 +9,12 @@ use std::{
 
 use sandbar_api::{
     ErrorCode,
-    sandbox::{ClaimRequest, UpdateConfig},
+    sandbox::{ClaimRequest, Mount, UpdateConfig},
+    template::TemplateSpec,
 };
 use sandbar_core::{
     lifecycle::{self, Status},
+    limits,
     sandbox::{Desired, Observed, SandboxRecord, reason},
     validate,
 };
@@ -92,16 +94,18 @@ impl App {
         }
         let config = validate::claim(request.config.as_ref()).map_err(violations)?;
         let template = self.template(who, request.template.trim()).await?;
-        if !self.node.has_image(spec::image_of(&template.spec)) {
-            let message = format!("template {:?} is made from image {:?}, which this server does not have", template.id, spec::image_of(&template.spec));
-            return Err(ApiError::new(ErrorCode::TemplateNotReady, message));
-        }
-        if let Some(snapshot) = request.snapshot_id.as_ref().filter(|snapshot| !snapshot.is_empty()) {
-            return Err(ApiError::not_found("snapshot", snapshot));
-        }
-        if let Some(mount) = request.mounts.as_ref().and_then(|mounts| mounts.first()) {
-            return Err(ApiError::not_found("volume", &mount.sandboxvolume_id));
-        }
+        let snapshot = match request.snapshot_id.as_deref().filter(|snapshot| !snapshot.is_empty()) {
+            Some(id) => Some(self.snapshot(who, id).await?.base),
+            None => None,
+        };
+        let files = snapshot.as_ref().or(template.base.as_ref());
+        let base = spec::base_of(&self.node, &template.spec, files).map_err(|text| {
+            let message = format!("template {:?} cannot be used: {text}", template.id);
+            ApiError::new(ErrorCode::TemplateNotReady, message)
+        })?;
+        // From here on until the row names it.
+        let _pin = self.node.pin_base(&base);
+        let (mounts, trees) = self.mounts(who, &template.spec, request.mounts.as_deref().unwrap_or_default()).await?;
         let claim = lifecycle::Claim {
             id: sandbar_node::random_id("sb-"),
             team_id: who.team_id.clone(),
@@ -109,14 +113,14 @@ impl App {
             template_id: template.id.clone(),
             template: template.spec,
             config,
-            mounts: Vec::new(),
-            base: None,
+            mounts,
+            base: Some(base.clone()),
         };
         let now = now_ms();
         let mut record = lifecycle::claim(claim, now);
-        let runtime_spec = spec::runtime_spec(&record).map_err(ApiError::bad_request)?;
+        let pool = spec::pool_key(&spec::pool_spec(&record.template, base.clone()));
+        let runtime_spec = spec::runtime_spec(&record, base, &trees).map_err(ApiError::bad_request)?;
         spec::policy(&record).map_err(ApiError::bad_request)?;
-        let pool = spec::pool_key(&record.template);
         let (runtime, origin) = self.node.take(&pool, &runtime_spec).await.map_err(|error| launch_failure(&error))?;
         self.metrics.launched(origin == Origin::Pool);
         spec::set_runtime(&mut record, &runtime);
@@ -135,6 +139,18 @@ impl App {
             self.sandboxes.deadlines_changed.notify_one();
         }
         Ok(record)
+    }
+
+    /// Where volumes go in a new sandbox, and where their files are.
+    async fn mounts(&self, who: &Principal, template: &TemplateSpec, asked: &[Mount]) -> Result<(Vec<sandbar_core::sandbox::Mount>, spec::Trees), ApiError> {
+        let mut volumes = HashMap::new();
+        for mount in asked.iter().take(limits::MOUNTS_MAX) {
+            let found = self.store.volume_get(&who.team_id, &mount.sandboxvolume_id).await.map_err(|e| store_failure("reading the volume", &e))?;
+            let volume = found.ok_or_else(|| ApiError::not_found("volume", &mount.sandboxvolume_id))?;
+            volumes.insert(volume.id.clone(), volume);
+        }
+        let mounts = sandbar_core::volume::plan(template, asked, |id| volumes.get(id).map(|volume| volume.access_mode)).map_err(violations)?;
+        Ok((mounts, volumes.into_values().map(|volume| (volume.id, volume.tree_id)).collect()))
     }
 
     /// A page of the team's sandboxes, newest first.

@@ -32,7 +32,10 @@ impl App {
         let active = self.store.sandbox_counts_by_template(&who.team_id).await.map_err(|e| store_failure("counting sandboxes", &e))?;
         let idle: HashMap<String, u32> = self.node.pools().into_iter().map(|pool| (pool.key, pool.idle)).collect();
         let state = |template: &TemplateRecord| TemplateStatus {
-            idle_count: idle.get(&spec::pool_key(&template.spec)).copied().unwrap_or_default(),
+            idle_count: spec::base_of(&self.node, &template.spec, template.base.as_ref())
+                .ok()
+                .and_then(|base| idle.get(&spec::pool_key(&spec::pool_spec(&template.spec, base))).copied())
+                .unwrap_or_default(),
             active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
             conditions: Vec::new(),
             last_update_time: None,
@@ -53,6 +56,8 @@ impl App {
             team_id: Some(who.team_id.clone()),
             user_id: Some(who.user_id.clone()),
             spec,
+            base: None,
+            creation: None,
             created_at_ms: now,
             updated_at_ms: now,
             version: 1,
@@ -76,7 +81,8 @@ impl App {
 
     pub async fn delete_template(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
         self.own_template(who, id).await?;
-        self.store.template_delete(&who.team_id, id).await.map_err(|error| failure("deleting the template", id, &error))?;
+        let base = self.store.template_delete(&who.team_id, id).await.map_err(|error| failure("deleting the template", id, &error))?;
+        self.node.release(base.into_iter().flat_map(|base| base.layers).map(|layer| layer.root_id));
         self.templates_changed.notify_one();
         Ok(())
     }

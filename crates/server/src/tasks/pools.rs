@@ -32,10 +32,12 @@ async fn reconcile(app: &SharedApp) -> Result<(), StoreError> {
     let templates = app.store.templates_all().await?;
     let mut wanted: HashMap<String, (sandbar_node::RuntimeSpec, u32)> = HashMap::new();
     // A launch from an image that is not here fails each time, and the others would wait behind it.
-    for template in templates.iter().filter(|template| app.node.has_image(spec::image_of(&template.spec))) {
+    for template in &templates {
+        let Ok(base) = spec::base_of(&app.node, &template.spec, template.base.as_ref()) else { continue };
+        let launched = spec::pool_spec(&template.spec, base);
         let min_idle = template.spec.pool.as_ref().map_or(0, |pool| pool.min_idle);
         // Alike runtimes are interchangeable, so one pool serves all templates that want such, as large as their sum.
-        let entry = wanted.entry(spec::pool_key(&template.spec)).or_insert_with(|| (spec::pool_spec(&template.spec), 0));
+        let entry = wanted.entry(spec::pool_key(&launched)).or_insert_with(|| (launched, 0));
         entry.1 = entry.1.saturating_add(min_idle);
     }
     let present: HashSet<String> = app.node.pools().into_iter().map(|pool| pool.key).collect();

@@ -11,10 +11,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use sandbar_api::{ErrorCode, sandbox::UpdateConfig};
 use sandbar_core::{
     lifecycle::{self, Effect, LifecycleError, Observation, Transition},
-    sandbox::{Desired, Observed, SandboxRecord, reason},
+    sandbox::{Base, Desired, Observed, SandboxRecord, reason},
     validate,
 };
-use sandbar_node::{Node, Root, Runtime, error_text};
+use sandbar_node::{Node, Root, Runtime, RuntimeSpec, error_text};
 use sandbar_store::{NewEvent, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -350,6 +350,7 @@ impl Actor {
                 Ok(()) => {
                     if root && let Some(root) = root_before {
                         self.node.remove_root(root);
+                        self.node.release(layers_of(self.record.base.as_ref()));
                         record.uid_slot = None;
                     }
                     (Some(Observation::Cleaned), None)
@@ -361,7 +362,7 @@ impl Actor {
 
     async fn launch(&mut self, record: &mut SandboxRecord) -> (Option<Observation>, Option<ApiError>) {
         let launched = async {
-            let spec = spec::runtime_spec(record)?;
+            let spec = self.runtime_spec(record).await?;
             let root = match spec::root_of(record) {
                 Some(root) => root,
                 None => self.node.create_root().await.map_err(|error| error_text(&error))?,
@@ -396,6 +397,21 @@ impl Actor {
                 (Some(Observation::LaunchFailed { code: reason::LAUNCH_FAILED, text }), Some(error))
             }
         }
+    }
+
+    /// What it is launched from; from what its template means now, when it has no files.
+    async fn runtime_spec(&self, record: &mut SandboxRecord) -> Result<RuntimeSpec, String> {
+        if record.base.is_none() {
+            let now = self.store.template_get(&record.team_id, &record.template_id).await.map_err(|error| error_text(&error))?;
+            let files = now.as_ref().filter(|now| now.spec == record.template).and_then(|now| now.base.as_ref());
+            record.base = Some(spec::base_of(&self.node, &record.template, files)?);
+        }
+        let mut trees = spec::Trees::new();
+        for mount in &record.mounts {
+            let volume = self.store.volume_get(&record.team_id, &mount.volume_id).await.map_err(|error| error_text(&error))?;
+            trees.extend(volume.map(|volume| (volume.id, volume.tree_id)));
+        }
+        spec::runtime_spec(record, record.base.clone().unwrap_or_default(), &trees)
     }
 
     async fn end_runtime(&mut self) -> Result<(), ApiError> {
@@ -461,6 +477,7 @@ impl Actor {
         if let Some(root) = spec::root_of(&record) {
             self.node.remove_root(&root);
         }
+        self.node.release(layers_of(record.base.as_ref()));
         for runtime_id in record.runtime_id.iter().chain(&record.previous_runtime_id) {
             self.node.remove_logs(runtime_id);
         }
@@ -506,9 +523,8 @@ impl Actor {
     async fn enforce(&self, record: &SandboxRecord) -> Result<(), ApiError> {
         let Some(runtime) = &self.runtime else { return Ok(()) };
         let policy = spec::policy(record).map_err(ApiError::bad_request)?;
-        let spec = spec::runtime_spec(record).map_err(ApiError::bad_request)?;
         // First what can well be refused.
-        self.node.set_limits(runtime, spec.limits).await.map_err(|error| {
+        self.node.set_limits(runtime, spec::limits_of(record)).await.map_err(|error| {
             tracing::warn!(sandbox = record.id, error = error_text(&error), "limits were refused");
             ApiError::conflict("the new limits cannot be applied now: the sandbox may be using more memory than that")
         })?;
@@ -568,6 +584,11 @@ impl Actor {
     fn view(&self) -> View {
         View { record: Arc::new(self.record.clone()), runtime: self.runtime.clone() }
     }
+}
+
+/// Ids of the layers that a base names.
+pub(crate) fn layers_of(base: Option<&Base>) -> Vec<String> {
+    base.into_iter().flat_map(|base| &base.layers).map(|layer| layer.root_id.clone()).collect()
 }
 
 /// Milliseconds since 1970.

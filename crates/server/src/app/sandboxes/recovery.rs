@@ -1,10 +1,12 @@
 //! After a start: live runtimes are adopted, what the last server left half done is finished, and what no row owns is
 //! removed. Nothing is served before.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use sandbar_core::sandbox::{Desired, SandboxRecord};
 use sandbar_node::{Adoptable, Owned, Runtime, error_text};
+
+use sandbar_store::Named;
 
 use super::{Registry, spec};
 use crate::error::ApiError;
@@ -21,9 +23,12 @@ pub struct Recovered {
 
 impl Registry {
     /// Brings rows and machine together. Only at the start, before anything is claimed.
-    pub async fn recover(self: &Arc<Self>, records: Vec<SandboxRecord>) -> Result<Recovered, ApiError> {
+    pub async fn recover(self: &Arc<Self>, records: Vec<SandboxRecord>, named: Named) -> Result<Recovered, ApiError> {
         let mut found = Recovered { sandboxes: records.len(), ..Recovered::default() };
-        let mut owned = Owned::default();
+        let deleted: HashSet<&str> =
+            records.iter().filter(|record| record.desired == Desired::Deleted).filter_map(|record| record.root_id.as_deref()).collect();
+        let roots = named.roots.iter().filter(|id| !deleted.contains(id.as_str())).cloned().collect();
+        let mut owned = Owned { roots, volumes: named.trees, ..Owned::default() };
         let mut kept = Vec::new();
         for record in records {
             if record.desired == Desired::Deleted {
@@ -42,7 +47,6 @@ impl Registry {
                 (None, false) => {}
             }
             owned.logs.extend(record.runtime_id.iter().chain(&record.previous_runtime_id).cloned());
-            owned.roots.extend(record.root_id.clone());
             kept.push((record, runtime));
         }
         found.swept = self.node.sweep(owned).await.map_err(|error| ApiError::internal("sweeping what no sandbox owns", &error_text(&error)))?;
@@ -58,7 +62,7 @@ impl Registry {
             root: spec::root_of(record)?,
             pid: record.pid?,
             pid_start: record.pid_start?,
-            limits: spec::runtime_spec(record).ok()?.limits,
+            limits: spec::limits_of(record),
             policy: spec::policy(record).ok()?,
         };
         match self.node.adopt(known).await {

@@ -17,6 +17,8 @@ pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
         StoreError::TooMany { .. } => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
         StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
         StoreError::NotFound { what, id } => ApiError::not_found(what, id),
+        StoreError::Quota(_) => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
+        StoreError::Mounted { .. } => ApiError::conflict(error.to_string()),
         other => ApiError::internal(operation, &error_text(other)),
     }
 }

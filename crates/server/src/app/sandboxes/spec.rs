@@ -1,15 +1,20 @@
 //! What a row says, in the node's terms.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use sandbar_api::template::TemplateSpec;
 use sandbar_core::{
     egress::{self, Policy},
-    limits,
-    sandbox::SandboxRecord,
+    limits, quantity,
+    sandbox::{Base, Mount, SandboxRecord},
     validate,
 };
-use sandbar_node::{Limits, Root, Runtime, RuntimeSpec, error_text};
+use sandbar_node::{Limits, Node, Root, Runtime, RuntimeSpec, Tmpfs, VolumeMount, error_text};
 use sandbar_procd_api::Assign;
 use serde_json::Value;
 
@@ -18,23 +23,53 @@ const CWD: &str = "/workspace";
 /// A runtime that answered once takes its owner within this time or has failed; whoever owns the sandbox waits.
 const ASSIGN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Image and limits of a sandbox.
-pub(crate) fn runtime_spec(record: &SandboxRecord) -> Result<RuntimeSpec, String> {
-    let asked = validate::effective_resources(&record.template, &record.config);
-    Ok(RuntimeSpec { image: image_of(&record.template).to_owned(), limits: node_limits(&asked) })
+/// Where volumes' files are: tree by volume.
+pub(crate) type Trees = HashMap<String, String>;
+
+/// What a sandbox is launched from. `base` is its own, or what its template means now.
+pub(crate) fn runtime_spec(record: &SandboxRecord, base: Base, trees: &Trees) -> Result<RuntimeSpec, String> {
+    let mount = |mount: &Mount| {
+        let tree_id = trees.get(&mount.volume_id).ok_or_else(|| format!("its volume {} is gone", mount.volume_id))?;
+        Ok::<_, String>(VolumeMount { tree_id: tree_id.clone(), target: inside(&mount.mount_point), read_only: mount.read_only })
+    };
+    let mounts = record.mounts.iter().map(mount).collect::<Result<_, _>>()?;
+    Ok(RuntimeSpec { base, limits: limits_of(record), mounts, tmpfs: tmpfs(&record.template) })
+}
+
+/// What a sandbox may use.
+pub(crate) fn limits_of(record: &SandboxRecord) -> Limits {
+    node_limits(&validate::effective_resources(&record.template, &record.config))
 }
 
 /// What the pool of a template launches.
-pub(crate) fn pool_spec(template: &TemplateSpec) -> RuntimeSpec {
+pub(crate) fn pool_spec(template: &TemplateSpec, base: Base) -> RuntimeSpec {
     let asked = validate::effective_resources(template, &sandbar_api::sandbox::SandboxConfig::default());
-    RuntimeSpec { image: image_of(template).to_owned(), limits: node_limits(&asked) }
+    RuntimeSpec { base, limits: node_limits(&asked), mounts: Vec::new(), tmpfs: tmpfs(template) }
 }
 
 /// Templates whose idle runtimes are alike share a pool: what differs is assigned at claim.
-pub(crate) fn pool_key(template: &TemplateSpec) -> String {
-    let spec = pool_spec(template);
-    let Limits { memory_bytes, cpu_millis, pids, disk_bytes } = spec.limits;
-    format!("{}/{memory_bytes}/{cpu_millis}/{pids}/{disk_bytes}", spec.image)
+pub(crate) fn pool_key(spec: &RuntimeSpec) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    spec.hash(&mut hasher);
+    format!("{}/{:016x}", spec.base.image, hasher.finish())
+}
+
+/// What a template is made from now: the files of a sandbox, or an image by its present content.
+pub(crate) fn base_of(node: &Node, template: &TemplateSpec, files: Option<&Base>) -> Result<Base, String> {
+    match files {
+        Some(base) => Ok(base.clone()),
+        None => node.images().resolve(image_of(template)).map(|image| Base { image, layers: Vec::new() }).map_err(|error| error_text(&error)),
+    }
+}
+
+fn tmpfs(template: &TemplateSpec) -> Vec<Tmpfs> {
+    let mounts = template.ephemeral_mounts.iter().flatten();
+    mounts.map(|mount| Tmpfs { target: inside(&mount.mount_path), bytes: quantity::parse_bytes(&mount.size_limit).unwrap_or(0) }).collect()
+}
+
+fn inside(path: &str) -> PathBuf {
+    PathBuf::from(path.trim_start_matches('/'))
 }
 
 /// The sandbox's writable root, if it has one.
