@@ -3,38 +3,26 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What is limited. Only what every client generation knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum QuotaDimension {
-    ActiveSandboxes,
-    SandboxClaims,
-    ApiRequests,
-    NetworkEgressBytes,
-    NetworkIngressBytes,
-}
-
-impl QuotaDimension {
-    /// All of them, in the order of a list.
-    pub const ALL: [Self; 5] = [Self::ActiveSandboxes, Self::SandboxClaims, Self::ApiRequests, Self::NetworkEgressBytes, Self::NetworkIngressBytes];
-
-    /// The word in JSON and paths.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ActiveSandboxes => "active_sandboxes",
-            Self::SandboxClaims => "sandbox_claims",
-            Self::ApiRequests => "api_requests",
-            Self::NetworkEgressBytes => "network_egress_bytes",
-            Self::NetworkIngressBytes => "network_ingress_bytes",
-        }
-    }
+/// `PUT /api/v1/quotas/{dimension}`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct QuotaPutRequest {
+    /// 0 or more.
+    pub limit_value: u64,
+    /// Of rates: `limit_value` in this time; default 1000.
+    #[serde(default)]
+    pub interval_ms: Option<u64>,
+    /// Of rates: so many at once; default `limit_value`.
+    #[serde(default)]
+    pub burst_value: Option<u64>,
 }
 
 /// One limit. Numbers are null where nothing is limited or counted.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TeamQuota {
     pub team_id: String,
-    pub dimension: QuotaDimension,
+    /// `active_sandboxes`, `paused_sandboxes`, `memory_bytes`, `cpu_millis`, `disk_bytes`, `volumes`, `snapshots`, `sandbox_claims`, `api_requests`,
+    /// `network_egress_bytes` or `network_ingress_bytes`.
+    pub dimension: String,
     /// `capacity` or `rate`.
     pub kind: String,
     pub limit_value: Option<i64>,
@@ -45,6 +33,6 @@ pub struct TeamQuota {
     pub unlimited: bool,
     /// `count`, `claims`, `requests` or `bytes`.
     pub unit: String,
-    /// `unlimited`, as no quotas are set on a machine of one's own.
+    /// `team_override` or `unlimited`.
     pub source: String,
 }

@@ -423,6 +423,11 @@ impl Runtime {
         sandbar_linux::quota::usage_bytes(&self.upper)
     }
 
+    /// What the sandbox's own files take. Walks the tree, and fails for one that is nested too deeply.
+    pub fn disk_usage(&self) -> Result<sandbar_tree::Measured, sandbar_tree::TreeError> {
+        sandbar_tree::measure(&self.upper)
+    }
+
     /// Kills every process but the agent.
     pub fn kill_all_but_agent(&self) {
         for pid in self.cgroup.procs().unwrap_or_default() {

@@ -14,9 +14,11 @@ pub mod builtin;
 pub mod contexts;
 pub mod files;
 pub mod logs;
+pub mod quotas;
 pub mod sandboxes;
 pub mod snapshots;
 pub mod templates;
+pub mod usage;
 
 /// Everything a request needs.
 pub struct App {
@@ -25,6 +27,8 @@ pub struct App {
     pub auth: auth::Auth,
     pub node: Node,
     pub metrics: Metrics,
+    pub quotas: quotas::Quotas,
+    pub usage: Arc<usage::Usage>,
     pub sandboxes: Arc<sandboxes::Registry>,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

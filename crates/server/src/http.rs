@@ -31,12 +31,14 @@ mod quotas;
 mod render;
 pub mod reply;
 mod request;
+mod sandbox_metrics;
 mod sandboxes;
 mod serve;
 mod services;
 mod teams;
 mod templates;
 pub mod time;
+mod usage;
 mod users;
 
 pub use metrics::Metrics;
@@ -77,6 +79,8 @@ fn routes() -> Routes {
         .merge(events::router())
         .merge(templates::router())
         .merge(quotas::router())
+        .merge(usage::router())
+        .merge(sandbox_metrics::router())
         .merge(auth::router())
         .merge(users::router())
         .merge(teams::router())

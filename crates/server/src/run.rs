@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp, auth, builtin, sandboxes::Registry},
+    app::{App, SharedApp, auth, builtin, quotas::Quotas, sandboxes::Registry, usage::Usage},
     config::Config,
     http, tasks,
 };
@@ -71,8 +71,10 @@ impl Server {
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
         let node = Node::start(config.node.clone(), slots).await?;
-        let sandboxes = Registry::new(store.clone(), node.clone());
-        let app = Arc::new(App { config, store, auth, node, metrics: http::Metrics::new(), sandboxes, templates_changed: Notify::new() });
+        let usage = Arc::new(Usage::default());
+        let quotas = Quotas::start(&store).await?;
+        let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage));
+        let app = Arc::new(App { config, store, auth, node, metrics: http::Metrics::new(), quotas, usage, sandboxes, templates_changed: Notify::new() });
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         Ok(Self { app, listener, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
@@ -95,6 +97,7 @@ impl Server {
         tracker.spawn(tasks::pools::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
         http::serve(listener, http::router(app.clone()), stop.clone()).await;
         stop.cancel();
         tracker.close();

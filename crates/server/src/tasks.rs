@@ -3,4 +3,5 @@
 
 pub(crate) mod deadlines;
 pub(crate) mod pools;
+pub(crate) mod usage;
 pub(crate) mod watch;

@@ -201,6 +201,7 @@ impl FromRequestParts<SharedApp> for Principal {
             }
             principal.require(permission)?;
         }
+        app.admit_request(&principal.team_id)?;
         Ok(principal)
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    app::{App, auth::Principal},
+    app::{App, auth::Principal, usage::Usage},
     error::ApiError,
 };
 
@@ -41,6 +41,7 @@ pub(crate) use refusal::store_failure;
 pub struct Registry {
     store: Store,
     node: Node,
+    usage: Arc<Usage>,
     actors: Mutex<HashMap<String, Handle>>,
     /// Woken when some deadline may have come nearer.
     pub(crate) deadlines_changed: Arc<Notify>,
@@ -92,6 +93,7 @@ impl App {
         if request.template.trim().is_empty() {
             return Err(ApiError::bad_request("template is required: the id of a template, for example \"default\""));
         }
+        self.admit_claim(who)?;
         let config = validate::claim(request.config.as_ref()).map_err(violations)?;
         let template = self.template(who, request.template.trim()).await?;
         let snapshot = match request.snapshot_id.as_deref().filter(|snapshot| !snapshot.is_empty()) {
@@ -261,8 +263,8 @@ impl App {
 }
 
 impl Registry {
-    pub fn new(store: Store, node: Node) -> Arc<Self> {
-        Arc::new(Self { store, node, actors: Mutex::default(), deadlines_changed: Arc::new(Notify::new()), tasks: TaskTracker::new() })
+    pub fn new(store: Store, node: Node, usage: Arc<Usage>) -> Arc<Self> {
+        Arc::new(Self { store, node, usage, actors: Mutex::default(), deadlines_changed: Arc::new(Notify::new()), tasks: TaskTracker::new() })
     }
 
     /// What the owner of a sandbox last published, if it has one now.
@@ -350,6 +352,7 @@ impl Registry {
         let actor = Actor {
             store: self.store.clone(),
             node: self.node.clone(),
+            usage: Arc::clone(&self.usage),
             record,
             runtime,
             view,

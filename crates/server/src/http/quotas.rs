@@ -1,64 +1,112 @@
-//! Quotas: none are set on a machine of one's own, and clients are told so.
+//! Quotas of a team. Everybody in it may read them; the operator sets them.
 
-use axum::extract::Path;
+use axum::extract::{Path, State};
 use sandbar_api::{
     error::ErrorEnvelope,
-    quota::{QuotaDimension, TeamQuota},
+    quota::{QuotaPutRequest, TeamQuota},
     reply::Envelope,
 };
-use sandbar_core::roles::Permission;
+use sandbar_core::{quota::Dimension, roles::Permission};
+use sandbar_store::QuotaRecord;
+use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    params::shown,
+    extract::Json,
+    params::{Params, shown},
     reply::{self, Result},
 };
 use crate::{
-    app::{SharedApp, auth::Principal},
+    app::{SharedApp, auth::Principal, quotas::QuotaView},
     error::ApiError,
 };
 
+/// The longest interval of a rate.
+const INTERVAL_MAX_MS: u64 = 86_400_000;
+/// Beyond this no number means anything.
+const VALUE_MAX: u64 = i64::MAX as u64;
+
 /// `/api/v1/quotas`
 pub fn router() -> OpenApiRouter<SharedApp> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, put, delete))
 }
 
-/// The team's quotas.
-#[utoipa::path(get, path = "/api/v1/quotas", tag = "quotas", responses((status = 200, body = Envelope<Vec<TeamQuota>>)))]
-async fn list(who: Principal) -> Result<Vec<TeamQuota>> {
+/// The team's quotas: those that every client knows, or with `all` all there are.
+#[utoipa::path(get, path = "/api/v1/quotas", tag = "quotas", params(("all" = Option<bool>, Query)), responses((status = 200, body = Envelope<Vec<TeamQuota>>)))]
+async fn list(State(app): State<SharedApp>, who: Principal, params: Params) -> Result<Vec<TeamQuota>> {
     who.require(Permission::QuotaRead)?;
-    reply::ok(QuotaDimension::ALL.into_iter().map(|dimension| quota(dimension, &who.team_id)).collect())
+    let all = params.boolean("all")?.unwrap_or(false);
+    let dimensions: Vec<_> = Dimension::ALL.into_iter().filter(|dimension| all || dimension.is_known_to_all()).collect();
+    let quotas = app.quotas(&who, &dimensions).await?;
+    reply::ok(quotas.into_iter().map(|quota| rendered(quota, &who.team_id)).collect())
 }
 
 /// One quota of the team.
-#[utoipa::path(get, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = QuotaDimension, Path)), responses(
+#[utoipa::path(get, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path)), responses(
     (status = 200, body = Envelope<TeamQuota>), (status = 400, body = ErrorEnvelope),
 ))]
-async fn get(who: Principal, Path(dimension): Path<String>) -> Result<TeamQuota> {
+async fn get(State(app): State<SharedApp>, who: Principal, Path(dimension): Path<String>) -> Result<TeamQuota> {
     who.require(Permission::QuotaRead)?;
-    let known = QuotaDimension::ALL.into_iter().find(|known| known.as_str() == dimension);
-    let known = known.ok_or_else(|| ApiError::bad_request(format!("dimension: {} is not one", shown(&dimension))))?;
-    reply::ok(quota(known, &who.team_id))
+    let quota = app.quotas(&who, &[named(&dimension)?]).await?.remove(0);
+    reply::ok(rendered(quota, &who.team_id))
 }
 
-fn quota(dimension: QuotaDimension, team_id: &str) -> TeamQuota {
-    let (kind, unit) = match dimension {
-        QuotaDimension::ActiveSandboxes => ("capacity", "count"),
-        QuotaDimension::SandboxClaims => ("rate", "claims"),
-        QuotaDimension::ApiRequests => ("rate", "requests"),
-        QuotaDimension::NetworkEgressBytes | QuotaDimension::NetworkIngressBytes => ("rate", "bytes"),
-    };
+/// Sets a quota of the team. Only the operator may.
+#[utoipa::path(put, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path)), request_body = QuotaPutRequest, responses(
+    (status = 200, body = Envelope<TeamQuota>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope),
+))]
+async fn put(State(app): State<SharedApp>, who: Principal, Path(dimension): Path<String>, Json(body): Json<QuotaPutRequest>) -> Result<TeamQuota> {
+    app.auth.require_operator(&who).await?;
+    let dimension = named(&dimension)?;
+    if !dimension.can_be_limited() {
+        return Err(ApiError::bad_request(format!("dimension: {} is counted and cannot be limited", dimension.as_str())));
+    }
+    if !dimension.is_rate() && (body.interval_ms.is_some() || body.burst_value.is_some()) {
+        return Err(ApiError::bad_request(format!("{} is no rate: it has no interval_ms and no burst_value", dimension.as_str())));
+    }
+    if body.interval_ms.is_some_and(|interval| !(1..=INTERVAL_MAX_MS).contains(&interval)) {
+        return Err(ApiError::bad_request(format!("interval_ms: must be from 1 to {INTERVAL_MAX_MS}")));
+    }
+    if body.limit_value > VALUE_MAX || body.burst_value.is_some_and(|burst| burst == 0 || burst > VALUE_MAX) {
+        return Err(ApiError::bad_request(format!("limit_value must be from 0, burst_value from 1, to {VALUE_MAX}")));
+    }
+    let quota = QuotaRecord { team_id: who.team_id.clone(), dimension, limit: body.limit_value, interval_ms: body.interval_ms, burst: body.burst_value };
+    let quota = app.put_quota(&who, quota).await?;
+    reply::ok(rendered(quota, &who.team_id))
+}
+
+/// Lifts a quota of the team. Only the operator may.
+#[utoipa::path(delete, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path)), responses(
+    (status = 200, body = Envelope<Object>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope),
+))]
+async fn delete(State(app): State<SharedApp>, who: Principal, Path(dimension): Path<String>) -> Result<Value> {
+    app.auth.require_operator(&who).await?;
+    app.delete_quota(&who, named(&dimension)?).await?;
+    reply::ok(json!({ "deleted": true }))
+}
+
+fn named(name: &str) -> std::result::Result<Dimension, ApiError> {
+    Dimension::named(name).ok_or_else(|| {
+        let known: Vec<_> = Dimension::ALL.into_iter().map(Dimension::as_str).collect();
+        ApiError::bad_request(format!("dimension: {} is not one of {}", shown(name), known.join(", ")))
+    })
+}
+
+fn rendered(quota: QuotaView, team_id: &str) -> TeamQuota {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let QuotaView { dimension, set, current } = quota;
+    let limit = set.as_ref().map(|set| set.limit);
     TeamQuota {
         team_id: team_id.to_owned(),
-        dimension,
-        kind: kind.to_owned(),
-        limit_value: None,
-        interval_ms: None,
-        burst_value: None,
-        current: None,
-        remaining: None,
-        unlimited: true,
-        unit: unit.to_owned(),
-        source: "unlimited".to_owned(),
+        dimension: dimension.as_str().to_owned(),
+        kind: if dimension.is_rate() { "rate" } else { "capacity" }.to_owned(),
+        limit_value: limit.map(number),
+        interval_ms: set.as_ref().filter(|_| dimension.is_rate()).map(|set| number(set.interval_ms.unwrap_or(1000))),
+        burst_value: set.as_ref().filter(|_| dimension.is_rate()).map(|set| number(set.burst.unwrap_or(set.limit))),
+        current: current.map(number),
+        remaining: limit.zip(current).map(|(limit, current)| number(limit.saturating_sub(current))),
+        unlimited: set.is_none(),
+        unit: dimension.unit().to_owned(),
+        source: if set.is_some() { "team_override" } else { "unlimited" }.to_owned(),
     }
 }

@@ -33,6 +33,8 @@ pub fn needed(method: &Method, path: &str) -> Option<Permission> {
         "functions" => of(P::FunctionRead, P::FunctionCreate, P::FunctionWrite, P::FunctionDelete),
         "credential-sources" => of(P::CredentialSourceRead, P::CredentialSourceWrite, P::CredentialSourceWrite, P::CredentialSourceDelete),
         "quotas" if reads => P::QuotaRead,
+        // The operator's, who is asked for by the handler.
+        "quotas" => P::TeamAdmin,
         "usage" if reads => P::UsageRead,
         "audit" if reads => P::AuditRead,
         "registry" => P::RegistryWrite,

@@ -1,6 +1,7 @@
 //! One's own user.
 
-use sandbar_core::{limits, validate};
+use sandbar_api::ErrorCode;
+use sandbar_core::{limits, roles::Permission, validate};
 use sandbar_store::User;
 
 use super::{Auth, Principal, refused};
@@ -11,6 +12,15 @@ impl Auth {
     pub async fn user(&self, who: &Principal) -> Result<User, ApiError> {
         let found = self.store.user_get(&who.user_id).await.map_err(|e| refused("reading the user", &e))?;
         found.ok_or_else(|| ApiError::not_found("user", &who.user_id))
+    }
+
+    /// Refuses (403) everybody but those who run this server: its administrators, with a key or login that has all rights.
+    pub async fn require_operator(&self, who: &Principal) -> Result<(), ApiError> {
+        who.require(Permission::TeamAdmin)?;
+        if self.user(who).await?.is_admin {
+            return Ok(());
+        }
+        Err(ApiError::new(ErrorCode::Forbidden, "this is for the server's administrators only"))
     }
 
     /// Changes one's name or picture. `None` = keep.

@@ -22,7 +22,7 @@ use super::{
     refusal::{asleep, refusal, store_failure},
     spec,
 };
-use crate::error::ApiError;
+use crate::{app::usage::Usage, error::ApiError};
 
 /// Commands that wait for one sandbox; more is refused, not queued.
 pub(super) const COMMANDS_MAX: usize = 256;
@@ -85,6 +85,7 @@ pub(super) enum Command {
 pub(super) struct Actor {
     pub store: Store,
     pub node: Node,
+    pub usage: Arc<Usage>,
     pub record: SandboxRecord,
     pub runtime: Option<Arc<Runtime>>,
     pub view: watch::Sender<View>,
@@ -416,6 +417,7 @@ impl Actor {
 
     async fn end_runtime(&mut self) -> Result<(), ApiError> {
         if let Some(runtime) = self.runtime.clone() {
+            self.usage.ends(&Arc::new(self.record.clone()), &runtime);
             runtime.destroy().await.map_err(|error| ApiError::internal("ending the sandbox's processes", &error_text(&error)))?;
             self.runtime = None;
         }
