@@ -157,6 +157,19 @@ pub fn claim(claim: Claim, now_ms: i64) -> SandboxRecord {
     }
 }
 
+/// A new sandbox with the files and the configuration of another, paused and without processes. Its deadlines are its own.
+pub fn fork(source: &SandboxRecord, id: String, user_id: String, config: SandboxConfig, base: Base, mounts: Vec<Mount>, now_ms: i64) -> SandboxRecord {
+    let template = source.template.clone();
+    let (team_id, template_id) = (source.team_id.clone(), source.template_id.clone());
+    let mut record = claim(Claim { id, team_id, user_id, template_id, template, config, mounts, base: Some(base) }, now_ms);
+    record.desired = Desired::Paused;
+    record.observed = Observed::Hibernated;
+    record.expires_at_ms = None;
+    set_reason(&mut record, reason::FORKED, "it was forked and not resumed yet");
+    settle(&mut record);
+    record
+}
+
 /// Pauses. `code` and `text` say why. Pausing what is paused or cleaned changes nothing.
 pub fn pause(record: &SandboxRecord, code: &'static str, text: &str, now_ms: i64) -> Result<Transition, LifecycleError> {
     match record.desired {

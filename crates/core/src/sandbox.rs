@@ -127,6 +127,10 @@ pub mod reason {
     pub const RUNTIME_EXITED: &str = "runtime_exited";
     /// It ran out of memory and its first process was killed.
     pub const OUT_OF_MEMORY: &str = "out_of_memory";
+    /// A volume that it had mounted was deleted by force.
+    pub const VOLUME_DELETED: &str = "volume_deleted";
+    /// It is a fork that was never resumed.
+    pub const FORKED: &str = "forked";
     /// It could not be started.
     pub const LAUNCH_FAILED: &str = "launch_failed";
 }

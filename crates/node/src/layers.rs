@@ -39,6 +39,11 @@ impl Node {
         self.inner.pins.pin(vec![id.to_owned()])
     }
 
+    /// Whether nothing was ever written to a root.
+    pub fn is_root_empty(&self, root: &Root) -> bool {
+        std::fs::read_dir(self.inner.roots.upper(&root.id)).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
     /// A layer with the files that a root has now, and what keeps it until a row names it. Nobody may write to the root
     /// meanwhile.
     pub async fn copy_root(&self, root: &Root) -> Result<(Layer, Pin), RuntimeError> {

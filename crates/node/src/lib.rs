@@ -108,6 +108,7 @@ struct Inner {
     agent: Arc<File>,
     roots: Roots,
     volumes: volumes::Volumes,
+    keepers: volumes::Keepers,
     pins: pins::Pins,
     hierarchy: Arc<Hierarchy>,
     launcher: Launcher,
@@ -138,6 +139,7 @@ impl Node {
             agent: Arc::new(agent),
             roots: Roots::open(data_dir, uid_slots)?,
             volumes: volumes::Volumes::open(data_dir)?,
+            keepers: volumes::Keepers::default(),
             pins: pins::Pins::default(),
             hierarchy,
             launcher: Launcher::start().map_err(io(data_dir))?,
@@ -148,6 +150,7 @@ impl Node {
         };
         let node = Self { inner: Arc::new(inner) };
         node.start_refill();
+        node.start_keepers();
         Ok(node)
     }
 

@@ -76,6 +76,12 @@ impl Pins {
 }
 
 impl Pin {
+    /// Both in one.
+    pub fn and(mut self, mut other: Self) -> Self {
+        self.ids.append(&mut other.ids);
+        self
+    }
+
     /// The ids of a base: its layers and its image.
     pub(crate) fn ids_of(base: &Base) -> Vec<String> {
         base.layers.iter().map(|layer| layer.root_id.clone()).chain([base.image.clone()]).collect()

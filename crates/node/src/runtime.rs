@@ -138,6 +138,19 @@ pub enum RuntimeError {
     Undead,
 }
 
+impl RuntimeError {
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        let full = |source: &io::Error| matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self {
+            Self::Copy(error) => error.is_disk_full(),
+            Self::Volume(error) => error.is_disk_full(),
+            Self::Root(RootError::Io { source, .. }) | Self::Files { source, .. } => full(source),
+            _ => false,
+        }
+    }
+}
+
 /// A running (or frozen) sandbox on this machine.
 pub struct Runtime {
     pub id: String,
@@ -355,6 +368,18 @@ impl Runtime {
         self.on_cgroup(|cgroup| cgroup.freeze()).await?;
         self.frozen.send_replace(true);
         Ok(())
+    }
+
+    /// Does something while no process of the sandbox runs, without it counting as paused: who waits for an answer from
+    /// inside goes on waiting.
+    pub async fn hold_still<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> Result<T, RuntimeError> {
+        if self.is_frozen() {
+            return Ok(work.await);
+        }
+        self.on_cgroup(|cgroup| cgroup.freeze()).await?;
+        let done = work.await;
+        self.on_cgroup(|cgroup| cgroup.thaw()).await?;
+        Ok(done)
     }
 
     /// Lets the processes go on.

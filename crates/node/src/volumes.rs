@@ -10,6 +10,11 @@ use std::{
 
 use sandbar_tree::{CopyOptions, TreeError};
 
+mod keeper;
+
+pub(crate) use keeper::Keepers;
+pub use keeper::{Keeper, VOLUME_PATH};
+
 use crate::{
     Node, Pin, random_id,
     roots::{Roots, list_names},

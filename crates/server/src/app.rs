@@ -19,6 +19,7 @@ pub mod sandboxes;
 pub mod snapshots;
 pub mod templates;
 pub mod usage;
+pub mod volumes;
 
 /// Everything a request needs.
 pub struct App {
@@ -32,6 +33,8 @@ pub struct App {
     pub sandboxes: Arc<sandboxes::Registry>,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,
+    /// Woken when something on disk may have lost its last row.
+    pub collect_soon: Notify,
 }
 
 /// How handlers and tasks hold the application.

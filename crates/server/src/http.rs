@@ -35,11 +35,13 @@ mod sandbox_metrics;
 mod sandboxes;
 mod serve;
 mod services;
+mod snapshots;
 mod teams;
 mod templates;
 pub mod time;
 mod usage;
 mod users;
+mod volumes;
 
 pub use metrics::Metrics;
 pub use serve::serve;
@@ -78,6 +80,8 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(templates::router())
+        .merge(snapshots::router())
+        .merge(volumes::router())
         .merge(quotas::router())
         .merge(usage::router())
         .merge(sandbox_metrics::router())

@@ -74,7 +74,18 @@ impl Server {
         let usage = Arc::new(Usage::default());
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage));
-        let app = Arc::new(App { config, store, auth, node, metrics: http::Metrics::new(), quotas, usage, sandboxes, templates_changed: Notify::new() });
+        let app = Arc::new(App {
+            config,
+            store,
+            auth,
+            node,
+            metrics: http::Metrics::new(),
+            quotas,
+            usage,
+            sandboxes,
+            templates_changed: Notify::new(),
+            collect_soon: Notify::new(),
+        });
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         Ok(Self { app, listener, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
@@ -97,6 +108,7 @@ impl Server {
         tracker.spawn(tasks::pools::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::collect::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
         http::serve(listener, http::router(app.clone()), stop.clone()).await;
         stop.cancel();

@@ -1,6 +1,7 @@
 //! What happens without a request: deadlines and the watch over live sandboxes. A task takes no input but the rows, can
 //! be repeated at any time, and ends when the server stops.
 
+pub(crate) mod collect;
 pub(crate) mod deadlines;
 pub(crate) mod pools;
 pub(crate) mod usage;

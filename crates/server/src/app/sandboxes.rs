@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use futures_util::future::BoxFuture;
 use sandbar_api::{
     ErrorCode,
     sandbox::{ClaimRequest, Mount, UpdateConfig},
@@ -15,7 +16,7 @@ use sandbar_api::{
 use sandbar_core::{
     lifecycle::{self, Status},
     limits,
-    sandbox::{Desired, Observed, SandboxRecord, reason},
+    sandbox::{Base, Desired, Observed, SandboxRecord, reason},
     validate,
 };
 use sandbar_node::{Node, Origin, Runtime, error_text};
@@ -35,6 +36,7 @@ pub(crate) mod spec;
 
 pub(crate) use actor::now_ms;
 use actor::{Actor, COMMANDS_MAX, Command, End, Reply, View};
+pub(crate) use actor::{Captured, layers_of};
 pub(crate) use refusal::store_failure;
 
 /// The owners of sandboxes, by id.
@@ -107,6 +109,10 @@ impl App {
         })?;
         // From here on until the row names it.
         let _pin = self.node.pin_base(&base);
+        if let Some(id) = request.snapshot_id.as_deref().filter(|_| snapshot.is_some()) {
+            // Deleted in between, it may have been collected before the pin.
+            self.snapshot(who, id).await?;
+        }
         let (mounts, trees) = self.mounts(who, &template.spec, request.mounts.as_deref().unwrap_or_default()).await?;
         let claim = lifecycle::Claim {
             id: sandbar_node::random_id("sb-"),
@@ -213,6 +219,48 @@ impl App {
         self.ask(who, id, |reply| Command::Resume { reply }).await
     }
 
+    /// Its files as they are now.
+    pub(crate) async fn capture(&self, who: &Principal, id: &str) -> Result<Captured, ApiError> {
+        let view = self.view_of(who, id).await?;
+        self.sandboxes.ask(view.record.as_ref().clone(), |reply| Command::Capture { reply }).await
+    }
+
+    /// Puts other files in place of a paused sandbox's own. `text` is for its events.
+    pub(crate) async fn restore(&self, who: &Principal, id: &str, base: Base, text: String) -> Result<SandboxRecord, ApiError> {
+        self.ask(who, id, |reply| Command::Restore { base, text, reply }).await
+    }
+
+    /// Takes a volume away from a sandbox, of whatever state.
+    pub(crate) async fn detach_volume(&self, sandbox_id: &str, volume_id: &str) -> Result<(), ApiError> {
+        let found = match self.sandboxes.find(sandbox_id) {
+            Some(view) => Some(view.record.as_ref().clone()),
+            None => self.store.sandbox_get(None, sandbox_id).await.map_err(|e| store_failure("reading the sandbox", &e))?,
+        };
+        let Some(record) = found.filter(|record| record.desired != Desired::Deleted) else { return Ok(()) };
+        self.sandboxes.ask(record, |reply| Command::Detach { volume_id: volume_id.to_owned(), reply }).await.map(drop)
+    }
+
+    /// What is known of a sandbox that has processes.
+    pub(crate) fn live_record(&self, id: &str) -> Option<SandboxRecord> {
+        self.sandboxes.find(id).filter(|view| view.runtime.is_some()).map(|view| view.record.as_ref().clone())
+    }
+
+    /// Does something while none of these sandboxes runs. When one of them cannot be asked, `work` is dropped undone.
+    pub(crate) async fn hold_still(&self, sandboxes: Vec<SandboxRecord>, work: BoxFuture<'static, ()>) {
+        let mut work = work;
+        for record in sandboxes.into_iter().rev() {
+            let registry = Arc::clone(&self.sandboxes);
+            let inner = work;
+            work = Box::pin(async move {
+                let id = record.id.clone();
+                if let Err(error) = registry.ask(record, |reply| Command::Hold { work: inner, reply }).await {
+                    tracing::debug!(sandbox = id, %error, "a sandbox was not held still");
+                }
+            });
+        }
+        work.await;
+    }
+
     /// Ends it for good.
     pub async fn delete(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
         self.ask(who, id, |reply| Command::Delete { reply }).await.map(drop)
@@ -285,7 +333,7 @@ impl Registry {
     }
 
     /// Asks the owner of a sandbox, which is started for it when there is none.
-    async fn ask(self: &Arc<Self>, record: SandboxRecord, command: impl FnOnce(Reply) -> Command) -> Result<View, ApiError> {
+    async fn ask<T>(self: &Arc<Self>, record: SandboxRecord, command: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Command) -> Result<T, ApiError> {
         let id = record.id.clone();
         let (reply, answer) = oneshot::channel();
         let mut command = command(reply);
@@ -401,6 +449,14 @@ pub(crate) fn violations(found: Vec<validate::Violation>) -> ApiError {
     let text = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let details: Vec<_> = found.iter().map(|v| serde_json::json!({ "field": v.path, "message": v.message })).collect();
     ApiError::bad_request(text).with_details(serde_json::json!({ "violations": details }))
+}
+
+/// What the client is told when the machine refused something other than a launch.
+pub(crate) fn runtime_failure(operation: &str, error: &sandbar_node::RuntimeError) -> ApiError {
+    if error.is_disk_full() {
+        return ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10);
+    }
+    ApiError::internal(operation, &error_text(error))
 }
 
 fn launch_failure(error: &sandbar_node::RuntimeError) -> ApiError {

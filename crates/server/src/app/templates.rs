@@ -39,7 +39,7 @@ impl App {
             active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
             conditions: Vec::new(),
             last_update_time: None,
-            creation: None,
+            creation: template.creation.clone(),
         };
         Ok(templates.iter().map(state).collect())
     }
@@ -62,9 +62,14 @@ impl App {
             updated_at_ms: now,
             version: 1,
         };
-        self.store.template_insert(&record).await.map_err(|error| failure("saving the template", &record.id, &error))?;
-        self.templates_changed.notify_one();
+        self.insert_template(&record).await?;
         Ok(record)
+    }
+
+    pub(crate) async fn insert_template(&self, record: &TemplateRecord) -> Result<(), ApiError> {
+        self.store.template_insert(record).await.map_err(|error| failure("saving the template", &record.id, &error))?;
+        self.templates_changed.notify_one();
+        Ok(())
     }
 
     /// Replaces a template's specification. Sandboxes that exist keep the one they were claimed with.
@@ -82,7 +87,7 @@ impl App {
     pub async fn delete_template(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
         self.own_template(who, id).await?;
         let base = self.store.template_delete(&who.team_id, id).await.map_err(|error| failure("deleting the template", id, &error))?;
-        self.node.release(base.into_iter().flat_map(|base| base.layers).map(|layer| layer.root_id));
+        base.iter().for_each(|base| self.release(base));
         self.templates_changed.notify_one();
         Ok(())
     }

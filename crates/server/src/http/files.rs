@@ -16,7 +16,6 @@ use sandbar_api::{
     reply::Envelope,
 };
 use sandbar_core::{limits, roles::Permission};
-use sandbar_node::client::AgentBody;
 use sandbar_procd_api as agent;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -27,12 +26,12 @@ use super::{
     time::rfc3339_nanos,
 };
 use crate::{
-    app::{SharedApp, auth::Principal},
+    app::{App, SharedApp, auth::Principal, files::FileOwner},
     error::ApiError,
 };
 
-mod upload;
-mod watch;
+pub mod upload;
+pub mod watch;
 
 use upload::Upload;
 
@@ -60,13 +59,7 @@ async fn read(
     headers: HeaderMap,
 ) -> std::result::Result<Response<Body>, ApiError> {
     who.require(Permission::SandboxRead)?;
-    let path = path_of(&params)?;
-    if wants_json(&headers) {
-        let file = app.read_file(&who, &id, path, None).await?;
-        return Ok(reply::ok(as_json(file).await?)?.into_response());
-    }
-    let file = app.read_file(&who, &id, path, headers.get(header::RANGE).cloned()).await?;
-    Ok(as_bytes(file, path))
+    read_of(&app, &who, &FileOwner::Sandbox(id), &params, &headers).await
 }
 
 /// Write a file from the request's body, replacing it atomically and making missing folders; or make a folder with
@@ -87,18 +80,41 @@ async fn write(
     body: Body,
 ) -> std::result::Result<Response<Body>, ApiError> {
     who.require(Permission::SandboxWrite)?;
-    let path = path_of(&params)?;
+    write_of(&app, &who, &FileOwner::Sandbox(id), &params, &headers, body).await
+}
+
+/// Reads an owner's file as the request wants it.
+pub async fn read_of(app: &App, who: &Principal, owner: &FileOwner, params: &Params, headers: &HeaderMap) -> std::result::Result<Response<Body>, ApiError> {
+    let path = path_of(params)?;
+    if wants_json(headers) {
+        let file = app.read_file(who, owner, path, None).await?;
+        return Ok(reply::ok(as_json(file).await?)?.into_response());
+    }
+    let file = app.read_file(who, owner, path, headers.get(header::RANGE).cloned()).await?;
+    Ok(as_bytes(file, path))
+}
+
+/// Writes an owner's file from the request's body, or makes a folder.
+pub async fn write_of(
+    app: &App,
+    who: &Principal,
+    owner: &FileOwner,
+    params: &Params,
+    headers: &HeaderMap,
+    body: Body,
+) -> std::result::Result<Response<Body>, ApiError> {
+    let path = path_of(params)?;
     if params.text("mkdir") == Some("true") {
-        app.make_folder(&who, &id, path, params.text("recursive") == Some("true")).await?;
+        app.make_folder(who, owner, path, params.text("recursive") == Some("true")).await?;
         return Ok(reply::created(CreatedResponse { created: true })?.into_response());
     }
-    let mode = mode_of(&params)?;
+    let mode = mode_of(params)?;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length| length > limits::FILE_MAX_BYTES) {
         return Err(too_large(limits::FILE_MAX_BYTES));
     }
     let upload = Upload::new(body, limits::FILE_MAX_BYTES);
-    match app.write_file(&who, &id, path, mode, length, Body::new(upload.clone())).await {
+    match app.write_file(who, owner, path, mode, length, Body::new(upload.clone())).await {
         Ok(agent::Written { bytes: _ }) => Ok(reply::ok(WrittenResponse { written: true })?.into_response()),
         Err(error) => {
             // The client's own failure explains the agent's; otherwise let it finish sending, so that it reads ours.
@@ -115,7 +131,7 @@ async fn write(
 ))]
 async fn remove(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params) -> Result<DeletedResponse> {
     who.require(Permission::SandboxWrite)?;
-    app.remove_file(&who, &id, path_of(&params)?).await?;
+    app.remove_file(&who, &FileOwner::Sandbox(id), path_of(&params)?).await?;
     reply::ok(DeletedResponse { deleted: true })
 }
 
@@ -125,9 +141,14 @@ async fn remove(State(app): State<SharedApp>, who: Principal, Path(id): Path<Str
 ))]
 async fn move_file(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, Json(request): Json<MoveFileRequest>) -> Result<MovedResponse> {
     who.require(Permission::SandboxWrite)?;
+    move_of(&app, &who, &FileOwner::Sandbox(id), request).await
+}
+
+/// Moves an owner's file.
+pub async fn move_of(app: &App, who: &Principal, owner: &FileOwner, request: MoveFileRequest) -> Result<MovedResponse> {
     check_path("source", &request.source)?;
     check_path("destination", &request.destination)?;
-    app.move_file(&who, &id, &agent::Move { source: request.source, destination: request.destination }).await?;
+    app.move_file(who, owner, &agent::Move { source: request.source, destination: request.destination }).await?;
     reply::ok(MovedResponse { moved: true })
 }
 
@@ -137,7 +158,7 @@ async fn move_file(State(app): State<SharedApp>, who: Principal, Path(id): Path<
 ))]
 async fn stat(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params) -> Result<FileInfo> {
     who.require(Permission::SandboxRead)?;
-    reply::ok(file_info(app.stat_file(&who, &id, path_of(&params)?).await?))
+    reply::ok(file_info(app.stat_file(&who, &FileOwner::Sandbox(id), path_of(&params)?).await?))
 }
 
 /// The entries of a folder.
@@ -146,11 +167,11 @@ async fn stat(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
 ))]
 async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params) -> Result<FileListResponse> {
     who.require(Permission::SandboxRead)?;
-    let entries = app.list_files(&who, &id, path_of(&params)?).await?;
+    let entries = app.list_files(&who, &FileOwner::Sandbox(id), path_of(&params)?).await?;
     reply::ok(FileListResponse { entries: entries.into_iter().map(file_info).collect() })
 }
 
-fn path_of(params: &Params) -> std::result::Result<&str, ApiError> {
+pub fn path_of(params: &Params) -> std::result::Result<&str, ApiError> {
     let path = params.required("path")?;
     check_path("path", path)?;
     Ok(path)
@@ -183,11 +204,11 @@ fn wants_json(headers: &HeaderMap) -> bool {
     names_json(header::ACCEPT) || names_json(header::CONTENT_TYPE)
 }
 
-async fn as_json(file: Response<AgentBody>) -> std::result::Result<FileContentResponse, ApiError> {
+async fn as_json(file: Response<Body>) -> std::result::Result<FileContentResponse, ApiError> {
     let body = Limited::new(file.into_body(), limits::FILE_JSON_MAX_BYTES).collect().await;
     match body {
         Ok(body) => Ok(FileContentResponse { content: BASE64.encode(body.to_bytes()), encoding: "base64".to_owned() }),
-        Err(error) if error.is::<LengthLimitError>() => {
+        Err(error) if is_too_long(error.as_ref()) => {
             let message = format!("a file of more than {} bytes cannot be read as JSON; ask for application/octet-stream", limits::FILE_JSON_MAX_BYTES);
             Err(ApiError::new(ErrorCode::PayloadTooLarge, message))
         }
@@ -198,10 +219,15 @@ async fn as_json(file: Response<AgentBody>) -> std::result::Result<FileContentRe
     }
 }
 
+/// Whether the limit of a body was passed, however deep the error of it lies.
+fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<LengthLimitError>() || error.source().is_some_and(is_too_long)
+}
+
 /// Never with the type of the content: clients would take a JSON file for an envelope, and browsers would run HTML.
-fn as_bytes(file: Response<AgentBody>, path: &str) -> Response<Body> {
+fn as_bytes(file: Response<Body>, path: &str) -> Response<Body> {
     let (agent, body) = file.into_parts();
-    let mut response = Response::new(Body::new(body));
+    let mut response = Response::new(body);
     *response.status_mut() = if agent.status == StatusCode::PARTIAL_CONTENT { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let headers = response.headers_mut();
     for name in [header::CONTENT_LENGTH, header::CONTENT_RANGE, header::LAST_MODIFIED] {
@@ -229,7 +255,7 @@ fn disposition(path: &str) -> HeaderValue {
     HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static("attachment"))
 }
 
-fn file_info(info: agent::FileInfo) -> FileInfo {
+pub fn file_info(info: agent::FileInfo) -> FileInfo {
     FileInfo {
         name: info.name,
         path: info.path,

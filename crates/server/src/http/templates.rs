@@ -1,11 +1,14 @@
 //! Templates: how a sandbox is made.
 
-use axum::extract::{Path, State};
+use axum::{
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+};
 use sandbar_api::{
     error::ErrorEnvelope,
     reply::{Envelope, Message},
     sandbox::SandboxConfig,
-    template::{TemplateCreateRequest, TemplateListResponse, TemplateResponse, TemplateStatus, TemplateUpdateRequest},
+    template::{TemplateCreateRequest, TemplateFromSandboxRequest, TemplateListResponse, TemplateResponse, TemplateStatus, TemplateUpdateRequest},
 };
 use sandbar_core::{limits, quantity, roles::Permission, validate};
 use sandbar_store::TemplateRecord;
@@ -14,6 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     extract::Json,
     reply::{self, Result},
+    snapshots::idempotency_key,
     time::rfc3339,
 };
 use crate::{
@@ -26,7 +30,7 @@ type Template<T> = Json<T, { limits::TEMPLATE_BODY_MAX_BYTES }>;
 
 /// `/api/v1/templates`
 pub fn router() -> OpenApiRouter<SharedApp> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, update, delete))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, update, delete)).routes(routes!(from_sandbox))
 }
 
 /// The templates that the team can claim from.
@@ -45,6 +49,22 @@ async fn create(State(app): State<SharedApp>, who: Principal, Json(request): Tem
     who.require(Permission::TemplateCreate)?;
     let template = app.create_template(&who, request).await?;
     reply::created(render_one(&app, &who, template).await?)
+}
+
+/// Make a template whose sandboxes begin with the files that a sandbox has now. With an `Idempotency-Key` the same
+/// request can be sent again.
+#[utoipa::path(post, path = "/api/v1/templates/from-sandbox", tag = "templates", request_body = TemplateFromSandboxRequest, responses(
+    (status = 202, body = Envelope<TemplateResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+))]
+async fn from_sandbox(
+    State(app): State<SharedApp>,
+    who: Principal,
+    headers: HeaderMap,
+    Json(request): Template<TemplateFromSandboxRequest>,
+) -> Result<TemplateResponse> {
+    who.require(Permission::TemplateCreate)?;
+    let template = app.template_from_sandbox(&who, request, idempotency_key(&headers)?).await?;
+    reply::with_status(StatusCode::ACCEPTED, render_one(&app, &who, template).await?)
 }
 
 /// A template.

@@ -49,7 +49,15 @@ async fn look(app: &SharedApp) -> Result<Duration, ()> {
             return Err(());
         }
     }
-    let next = app.store.next_deadline().await.map_err(|error| tracing::error!(%error, "deadlines cannot be read"))?;
+    let unread = |error| tracing::error!(%error, "deadlines cannot be read");
+    let mut expiry = app.store.next_snapshot_expiry().await.map_err(unread)?;
+    if expiry.is_some_and(|at| at <= now_ms()) {
+        for base in app.store.snapshots_expire(now_ms()).await.map_err(unread)? {
+            app.release(&base);
+        }
+        expiry = app.store.next_snapshot_expiry().await.map_err(unread)?;
+    }
+    let next = app.store.next_deadline().await.map_err(unread)?.into_iter().chain(expiry).min();
     let wait_ms = next.map_or(i64::MAX, |at| (at - now_ms()).max(1));
     Ok(Duration::from_millis(wait_ms.unsigned_abs()))
 }

@@ -6,8 +6,11 @@
 //! acknowledged nothing, and the next one finds the difference between row and machine. Only where something is
 //! destroyed is the intent written first.
 
+mod ground;
+
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use sandbar_api::{ErrorCode, sandbox::UpdateConfig};
 use sandbar_core::{
     lifecycle::{self, Effect, LifecycleError, Observation, Transition},
@@ -17,6 +20,8 @@ use sandbar_core::{
 use sandbar_node::{Node, Root, Runtime, RuntimeSpec, error_text};
 use sandbar_store::{NewEvent, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+pub(crate) use ground::Captured;
 
 use super::{
     refusal::{asleep, refusal, store_failure},
@@ -74,6 +79,26 @@ pub(super) enum Command {
     },
     /// Something may be due.
     Due {
+        reply: Reply,
+    },
+    /// Take its files as they are.
+    Capture {
+        reply: oneshot::Sender<Result<Captured, ApiError>>,
+    },
+    /// Put other files in their place.
+    Restore {
+        base: Base,
+        text: String,
+        reply: Reply,
+    },
+    /// Take a volume away from it.
+    Detach {
+        volume_id: String,
+        reply: Reply,
+    },
+    /// Hold its processes still while something is done with what they use.
+    Hold {
+        work: BoxFuture<'static, ()>,
         reply: Reply,
     },
     /// Something happened that the user should be able to read.
@@ -247,6 +272,28 @@ impl Actor {
                 let result = self.update(&update, only_services).await;
                 let _ = reply.send(result.map(|()| self.view()));
             }
+            Command::Capture { reply } => {
+                let captured = self.capture().await;
+                let _ = reply.send(captured);
+            }
+            Command::Restore { base, text, reply } => {
+                let restored = self.restore(base, &text).await;
+                let _ = reply.send(restored.map(|()| self.view()));
+            }
+            Command::Detach { volume_id, reply } => {
+                let detached = self.detach(&volume_id).await;
+                let _ = reply.send(detached.map(|()| self.view()));
+            }
+            Command::Hold { work, reply } => {
+                let held = match self.runtime.clone() {
+                    Some(runtime) => runtime.hold_still(work).await.map_err(|error| super::runtime_failure("holding the sandbox still", &error)),
+                    None => {
+                        work.await;
+                        Ok(())
+                    }
+                };
+                let _ = reply.send(held.map(|()| self.view()));
+            }
             Command::Delete { reply } => return self.delete(reply).await,
             Command::Due { reply } => {
                 if let Some(transition) = lifecycle::on_deadline(&self.record, now_ms()) {
@@ -351,7 +398,6 @@ impl Actor {
                 Ok(()) => {
                     if root && let Some(root) = root_before {
                         self.node.remove_root(root);
-                        self.node.release(layers_of(self.record.base.as_ref()));
                         record.uid_slot = None;
                     }
                     (Some(Observation::Cleaned), None)
@@ -479,13 +525,13 @@ impl Actor {
         if let Some(root) = spec::root_of(&record) {
             self.node.remove_root(&root);
         }
-        self.node.release(layers_of(record.base.as_ref()));
         for runtime_id in record.runtime_id.iter().chain(&record.previous_runtime_id) {
             self.node.remove_logs(runtime_id);
         }
         if let Err(error) = self.store.sandbox_delete(&record.id, record.version).await {
             tracing::error!(sandbox = record.id, %error, "a deleted sandbox's row is left to the next start");
         }
+        self.node.release(layers_of(record.base.as_ref()));
         self.runtime = None;
     }
 
@@ -542,6 +588,9 @@ impl Actor {
                 record.version = version;
                 let former = std::mem::replace(&mut self.record, record.clone());
                 // Only the runtime before the present one keeps its logs.
+                if former.base.is_some() && record.base.is_none() {
+                    self.node.release(layers_of(former.base.as_ref()));
+                }
                 for stale in former.previous_runtime_id.iter().filter(|id| record.previous_runtime_id.as_ref() != Some(id)) {
                     self.node.remove_logs(stale);
                 }

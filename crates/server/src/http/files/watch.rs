@@ -12,7 +12,7 @@ use axum::{
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use sandbar_api::error::ErrorEnvelope;
 use sandbar_core::{limits, roles::Permission};
-use sandbar_node::client::{Lines, ProcdError};
+use sandbar_node::client::ProcdError;
 use sandbar_procd_api::WatchLine;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -22,7 +22,11 @@ use tokio::{
 
 use super::check_path;
 use crate::{
-    app::{SharedApp, auth::Principal},
+    app::{
+        SharedApp,
+        auth::Principal,
+        files::{FileOwner, FileWatch},
+    },
     error::ApiError,
     http::contexts::ws::{PING_EVERY, checked},
 };
@@ -48,10 +52,20 @@ pub async fn watch(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     who.require(Permission::SandboxRead)?;
+    upgraded(app, who, FileOwner::Sandbox(id), upgrade).await
+}
+
+/// Switches to a socket that watches an owner's files.
+pub async fn upgraded(
+    app: SharedApp,
+    who: Principal,
+    owner: FileOwner,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
     let (upgrade, place) = checked(upgrade)?;
-    app.access(&who, &id).await?;
+    app.wake_files(&who, &owner).await?;
     Ok(upgrade.on_upgrade(move |socket| async move {
-        serve(app, who, id, socket).await;
+        serve(app, who, owner, socket).await;
         drop(place);
     }))
 }
@@ -91,7 +105,7 @@ enum Frame {
     },
 }
 
-async fn serve(app: SharedApp, who: Principal, sandbox: String, socket: WebSocket) {
+async fn serve(app: SharedApp, who: Principal, owner: FileOwner, socket: WebSocket) {
     let (sink, mut stream) = socket.split();
     let (frames, queue) = mpsc::channel(QUEUE_MAX);
     // Dropping the set ends the watches with the socket.
@@ -120,7 +134,7 @@ async fn serve(app: SharedApp, who: Principal, sandbox: String, socket: WebSocke
                 }
                 Ok(Request::Subscribe { path, recursive }) => {
                     let watch_id = new_watch_id();
-                    let watch = run(app.clone(), who.clone(), sandbox.clone(), watch_id.clone(), path, recursive.unwrap_or_default(), frames.clone());
+                    let watch = run(app.clone(), who.clone(), owner.clone(), watch_id.clone(), path, recursive.unwrap_or_default(), frames.clone());
                     running.insert(watch_id, watches.spawn(watch));
                     continue;
                 }
@@ -153,8 +167,8 @@ async fn write_out(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Rec
 }
 
 /// One watch: the answer first, then its events, until it is aborted or the agent ends.
-async fn run(app: SharedApp, who: Principal, sandbox: String, watch_id: String, path: String, recursive: bool, frames: mpsc::Sender<Frame>) {
-    let begun = tokio::time::timeout(SUBSCRIBE_TIMEOUT, begin(&app, &who, &sandbox, &path, recursive)).await;
+async fn run(app: SharedApp, who: Principal, owner: FileOwner, watch_id: String, path: String, recursive: bool, frames: mpsc::Sender<Frame>) {
+    let begun = tokio::time::timeout(SUBSCRIBE_TIMEOUT, begin(&app, &who, &owner, &path, recursive)).await;
     let (mut lines, path) = match begun.unwrap_or_else(|_| Err("the sandbox did not answer in time".to_owned())) {
         Ok(begun) => begun,
         Err(error) => {
@@ -185,10 +199,10 @@ async fn run(app: SharedApp, who: Principal, sandbox: String, watch_id: String, 
     }
 }
 
-async fn begin(app: &SharedApp, who: &Principal, sandbox: &str, path: &str, recursive: bool) -> Result<(Lines<WatchLine>, String), String> {
+async fn begin(app: &SharedApp, who: &Principal, owner: &FileOwner, path: &str, recursive: bool) -> Result<(FileWatch, String), String> {
     let text = |error: ApiError| error.message().to_owned();
     check_path("path", path).map_err(text)?;
-    let mut lines = app.watch_files(who, sandbox, path, recursive).await.map_err(text)?;
+    let mut lines = app.watch_files(who, owner, path, recursive).await.map_err(text)?;
     match lines.next().await {
         Ok(Some(WatchLine::Subscribed { path })) => Ok((lines, path)),
         Ok(Some(WatchLine::Error { code: _, message })) => Err(message),

@@ -1,0 +1,42 @@
+//! Removes layers and volumes' files that no row names any more.
+
+use std::time::Duration;
+
+use sandbar_node::{InUse, error_text};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::SharedApp;
+
+/// After something was released, so that a row of a series of deletions is one collection.
+const SETTLE: Duration = Duration::from_secs(1);
+/// In any case this often, for what was pinned when it was looked at.
+const EVERY: Duration = Duration::from_secs(60);
+
+pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = async {
+                app.collect_soon.notified().await;
+                tokio::time::sleep(SETTLE).await;
+            } => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        collect(&app).await;
+    }
+}
+
+/// One collection.
+pub(crate) async fn collect(app: &SharedApp) {
+    if !app.node.begin_collection() {
+        return;
+    }
+    // Read after the beginning: whatever is pinned since then is left alone.
+    match app.store.named().await {
+        Ok(named) => {
+            let collected = app.node.collect(InUse { roots: named.roots, volumes: named.trees }).await;
+            tracing::debug!(?collected, "collected");
+        }
+        Err(error) => tracing::warn!(error = error_text(&error), "nothing was collected: the rows could not be read"),
+    }
+}
