@@ -17,7 +17,10 @@ mod it {
     mod lifecycle;
     mod logs;
     mod machine;
+    mod model;
     mod network;
     mod recovery;
+    mod snapshots;
     mod streams;
+    mod volumes;
 }

@@ -65,6 +65,13 @@ impl ApiError {
         self
     }
 
+    /// The same with other words.
+    #[must_use]
+    pub fn with_message(mut self, change: impl FnOnce(&str) -> String) -> Self {
+        self.message = change(&self.message);
+        self
+    }
+
     /// Tells the client when to try again, in seconds.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {

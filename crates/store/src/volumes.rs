@@ -260,7 +260,10 @@ pub(crate) fn put_mounts(c: &Connection, record: &SandboxRecord, is_new: bool) -
 }
 
 fn holders(c: &Connection, id: &str) -> Result<Vec<Holder>, StoreError> {
-    let mut statement = c.prepare_cached("SELECT sandbox_id, min(read_only), max(holds) FROM volume_mount WHERE volume_id = ?1 GROUP BY sandbox_id")?;
+    let mut statement = c.prepare_cached(
+        "SELECT sandbox_id, min(read_only), max(holds) FROM volume_mount JOIN sandbox ON sandbox.id = sandbox_id
+        WHERE volume_id = ?1 AND desired <> 'deleted' GROUP BY sandbox_id",
+    )?;
     let rows = statement.query_map([id], |row| Ok(Holder { sandbox_id: row.get(0)?, read_only: row.get(1)?, holds: row.get(2)? }))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

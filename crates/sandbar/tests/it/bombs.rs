@@ -189,7 +189,11 @@ fn a_sandbox_that_cripples_its_own_agent_hurts_only_itself_and_can_be_ended() {
     let sandbox = Sandbox::claim(&server.api(), json!({}));
     sandbox.write("/workspace/f", b"kept");
     // Pid 1 is of the same user: whatever the kernel allows against it, signals, priority, a place on one CPU, fewer files.
-    sandbox.python("import ctypes, os, signal, struct\nl = ctypes.CDLL(None, use_errno=True)\nl.syscall(302, 1, 7, struct.pack('QQ', 0, 0), 0)\nos.sched_setaffinity(1, [0])\nos.setpriority(os.PRIO_PROCESS, 1, 19)\nfor n in range(1, 65):\n  try: os.kill(1, n)\n  except OSError: pass");
+    let attack = "import ctypes, os, signal, struct\nl = ctypes.CDLL(None, use_errno=True)\nl.syscall(302, 1, 7, struct.pack('QQ', 0, 0), 0)\nos.sched_setaffinity(1, [0])\nos.setpriority(os.PRIO_PROCESS, 1, 19)\nfor n in range(1, 65):\n  try: os.kill(1, n)\n  except OSError: pass";
+    // Whoever cripples the agent cannot count on being told by it that it worked.
+    let body = json!({ "type": "cmd", "cmd": { "command": ["python3", "-c", attack] }, "wait_until_done": true });
+    let reply = sandbox.api.post(&sandbox.path("/contexts"), body);
+    assert!(matches!(reply.status, 201 | 503), "{} {}", reply.status, reply.text());
     let second = Sandbox::claim(&sandbox.api, json!({}));
     assert_eq!(second.sh_ok("echo well"), "well\n");
     // An answer, whatever it is, and not a connection that hangs.

@@ -90,6 +90,18 @@ pub fn rows(server: &Server) -> Vec<Row> {
     rows.unwrap().map(|row| row.expect("a row")).collect()
 }
 
+/// Layers and trees of volumes that rows name.
+pub fn names_of_state(server: &Server) -> (BTreeSet<String>, BTreeSet<String>) {
+    let path = server.data_dir().join("sandbar.db");
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("the database can be read");
+    let texts = |sql: &str| -> BTreeSet<String> {
+        let mut query = db.prepare(sql).expect("the tables are there");
+        query.query_map([], |row| row.get(0)).unwrap().map(|row| row.expect("a row")).collect()
+    };
+    let layers = "SELECT json_extract(layer.value, '$.root_id') FROM (SELECT json_extract(doc, '$.base') base FROM sandbox UNION ALL SELECT base FROM snapshot UNION ALL SELECT base FROM template) bases, json_each(bases.base, '$.layers') layer";
+    (texts(layers), texts("SELECT tree_id FROM volume UNION SELECT tree_id FROM volume_snapshot"))
+}
+
 /// Every process in a cgroup of the instance.
 pub fn processes(instance: &str) -> Vec<Process> {
     let marker = format!("/sandbar/{instance}/");
@@ -122,7 +134,15 @@ pub fn violations(server: &Server) -> Vec<String> {
 
     let live: BTreeMap<&str, &Row> = rows.iter().filter(|row| row.has_runtime()).filter_map(|row| Some((row.runtime_id.as_deref()?, row))).collect();
     let named: BTreeSet<&str> = rows.iter().flat_map(|row| [&row.runtime_id, &row.previous_runtime_id]).flatten().map(String::as_str).collect();
-    let roots: BTreeSet<&str> = rows.iter().filter_map(|row| row.root_id.as_deref()).collect();
+    let (layers, trees) = names_of_state(server);
+    let roots: BTreeSet<&str> = rows.iter().filter_map(|row| row.root_id.as_deref()).chain(layers.iter().map(String::as_str)).collect();
+    for layer in layers.iter().filter(|layer| !data.join("roots").join(layer).is_dir()) {
+        out.push(format!("layer {layer} is lost"));
+    }
+    let on_disk: BTreeSet<String> = subdirs(&data.join("volumes")).iter().map(|dir| dir.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    if on_disk != trees {
+        out.push(format!("trees of volumes are {on_disk:?}, rows name {trees:?}"));
+    }
 
     // Idle ones of the pool have no row; they must all be of this process of the server.
     let is_fresh_process = |process: &Process| process.start >= server_start;

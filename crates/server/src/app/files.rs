@@ -58,6 +58,14 @@ impl Files {
         }
     }
 
+    /// A refusal in paths that clients know.
+    fn told(&self, error: ApiError) -> ApiError {
+        match self {
+            Self::Sandbox(_) => error,
+            Self::Volume(_) => error.with_message(|message| message.replace(&format!("{VOLUME_PATH}/"), "/")),
+        }
+    }
+
     fn known(&self, mut info: FileInfo) -> FileInfo {
         info.path = self.outside(info.path);
         info
@@ -112,7 +120,7 @@ impl App {
     pub async fn read_file(&self, who: &Principal, owner: &FileOwner, path: &str, range: Option<HeaderValue>) -> Result<Response<Body>, ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        let response = unless_frozen(runtime, runtime.client.read_file(&files.inside(path), range)).await?;
+        let response = unless_frozen(runtime, runtime.client.read_file(&files.inside(path), range)).await.map_err(|error| files.told(error))?;
         // Whoever serves it stays until the last byte.
         Ok(response.map(|body| {
             Body::new(body.map_frame(move |frame| {
@@ -137,45 +145,45 @@ impl App {
         }
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        unless_frozen(runtime, runtime.client.write_file(&files.inside(path), mode, length, body)).await
+        unless_frozen(runtime, runtime.client.write_file(&files.inside(path), mode, length, body)).await.map_err(|error| files.told(error))
     }
 
     pub async fn make_folder(&self, who: &Principal, owner: &FileOwner, path: &str, recursive: bool) -> Result<(), ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        unless_frozen(runtime, runtime.client.mkdir(&files.inside(path), recursive)).await
+        unless_frozen(runtime, runtime.client.mkdir(&files.inside(path), recursive)).await.map_err(|error| files.told(error))
     }
 
     pub async fn remove_file(&self, who: &Principal, owner: &FileOwner, path: &str) -> Result<(), ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        unless_frozen(runtime, runtime.client.remove(&files.inside(path))).await
+        unless_frozen(runtime, runtime.client.remove(&files.inside(path))).await.map_err(|error| files.told(error))
     }
 
     pub async fn move_file(&self, who: &Principal, owner: &FileOwner, request: &Move) -> Result<(), ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
         let request = Move { source: files.inside(&request.source), destination: files.inside(&request.destination) };
-        unless_frozen(runtime, runtime.client.move_(&request)).await
+        unless_frozen(runtime, runtime.client.move_(&request)).await.map_err(|error| files.told(error))
     }
 
     pub async fn stat_file(&self, who: &Principal, owner: &FileOwner, path: &str) -> Result<FileInfo, ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        Ok(files.known(unless_frozen(runtime, runtime.client.stat(&files.inside(path))).await?))
+        Ok(files.known(unless_frozen(runtime, runtime.client.stat(&files.inside(path))).await.map_err(|error| files.told(error))?))
     }
 
     pub async fn list_files(&self, who: &Principal, owner: &FileOwner, path: &str) -> Result<Vec<FileInfo>, ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        let entries = unless_frozen(runtime, runtime.client.list(&files.inside(path))).await?;
+        let entries = unless_frozen(runtime, runtime.client.list(&files.inside(path))).await.map_err(|error| files.told(error))?;
         Ok(entries.into_iter().map(|entry| files.known(entry)).collect())
     }
 
     pub async fn watch_files(&self, who: &Principal, owner: &FileOwner, path: &str, recursive: bool) -> Result<FileWatch, ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        let lines = unless_frozen(runtime, runtime.client.watch(&files.inside(path), recursive)).await?;
+        let lines = unless_frozen(runtime, runtime.client.watch(&files.inside(path), recursive)).await.map_err(|error| files.told(error))?;
         Ok(FileWatch { files, lines })
     }
 }

@@ -1,0 +1,162 @@
+//! Volumes: files that outlive sandboxes, who may have them, and what is kept of them.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{
+    harness::{SANDBOXES, Sandbox, Server},
+    http::{Api, Reply, eventually},
+    machine,
+};
+
+const VOLUMES: &str = "/api/v1/sandboxvolumes";
+const SOON: Duration = Duration::from_secs(30);
+
+fn server() -> Server {
+    Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")])
+}
+
+fn create(api: &Api, body: Value) -> String {
+    let data = api.post(VOLUMES, body).ok(201);
+    assert_eq!(data["backend"], "s0fs");
+    data["id"].as_str().unwrap().to_owned()
+}
+
+fn put(api: &Api, volume: &str, path: &str, bytes: &[u8]) -> Reply {
+    api.send("POST", &format!("{VOLUMES}/{volume}/files?path={path}"), bytes)
+}
+
+fn read(api: &Api, volume: &str, path: &str) -> (u16, String) {
+    let reply = api.get(&format!("{VOLUMES}/{volume}/files?path={path}"));
+    (reply.status, String::from_utf8_lossy(&reply.body).into_owned())
+}
+
+fn try_claim(api: &Api, mounts: Value) -> Reply {
+    api.post(SANDBOXES, json!({ "template": "default", "mounts": mounts }))
+}
+
+fn claim(api: &Api, volume: &str, at: &str) -> Sandbox {
+    let data = try_claim(api, json!([{ "sandboxvolume_id": volume, "mount_point": at }])).ok(201);
+    Sandbox { api: api.clone(), id: data["sandbox_id"].as_str().unwrap().to_owned() }
+}
+
+fn settled(server: &Server) {
+    eventually("a machine that matches the rows", SOON, || {
+        // Those who serve files of volumes are no sandboxes.
+        let wrong: Vec<_> = machine::violations(server).into_iter().filter(|text| !text.contains("idle") && !text.contains("without a row")).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n  ")) }
+    });
+}
+
+#[test]
+fn files_by_api_and_in_sandboxes_are_the_same_and_stay_within() {
+    let server = server();
+    let api = server.api();
+    let volume = create(&api, json!({ "name": "v", "default_posix_uid": 1000, "default_posix_gid": 1000 }));
+    put(&api, &volume, "/seed.txt", b"seed").ok(200);
+    let sandbox = claim(&api, &volume, "/workspace/data");
+    assert_eq!(sandbox.sh_ok("cat /workspace/data/seed.txt; stat -c '%u %U' /workspace/data; stat -c %u /workspace/data/seed.txt"), "seed1000 user\n0\n");
+    sandbox.sh_ok(
+        "mkdir -p /workspace/data/d; echo out >/workspace/data/d/out; ln -s /etc/passwd /workspace/data/link; ln -s ../../../../etc/shadow /workspace/data/up",
+    );
+    assert_eq!(read(&api, &volume, "/d/out"), (200, "out\n".into()));
+    // Where a link leads is decided behind walls, where there is nothing of the host's.
+    for path in ["/up", "/../../../../etc/shadow", "/d/../../../root/.ssh/id_rsa"] {
+        let (status, text) = read(&api, &volume, path);
+        assert!(status != 200 || !text.contains("$"), "{path}: {status} {text}");
+    }
+    let listed = api.get(&format!("{VOLUMES}/{volume}/files/list?path=/")).ok(200);
+    let names: Vec<&str> = listed["entries"].as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect();
+    assert_eq!(names, ["/d", "/link", "/seed.txt", "/up"]);
+    assert_eq!(api.delete(&format!("{VOLUMES}/{volume}/files?path=/..")).status, 400);
+    let refused = api.post(&format!("{VOLUMES}/{volume}/files/move"), json!({ "source": "/d/out", "destination": "/e/out" })).error(&[404]);
+    assert_eq!(refused["message"], "/d/out to /e/out: No such file or directory");
+    api.send("POST", &format!("{VOLUMES}/{volume}/files?path=/e&mkdir=true"), b"").ok(201);
+    api.post(&format!("{VOLUMES}/{volume}/files/move"), json!({ "source": "/d/out", "destination": "/e/out" })).ok(200);
+    assert_eq!(sandbox.sh_ok("cat /workspace/data/e/out"), "out\n");
+    drop(sandbox);
+    assert_eq!(read(&api, &volume, "/e/out"), (200, "out\n".into()));
+    assert_eq!(claim(&api, &volume, "/data").sh_ok("cat /data/e/out"), "out\n");
+    api.delete(&format!("{VOLUMES}/{volume}")).ok(200);
+    assert_eq!(api.get(&format!("{VOLUMES}/{volume}")).status, 404);
+    assert_eq!(read(&api, &volume, "/e/out").0, 404);
+    settled(&server);
+}
+
+#[test]
+fn access_modes_hold() {
+    let server = server();
+    let api = server.api();
+    let (one, read_only, many) = (create(&api, json!({})), create(&api, json!({ "access_mode": "ROX" })), create(&api, json!({ "access_mode": "RWX" })));
+    assert_eq!(api.post(VOLUMES, json!({ "access_mode": "RW" })).status, 400);
+    assert_eq!(api.post(VOLUMES, json!({ "size_limit": "1" })).status, 400);
+    let holder = claim(&api, &one, "/d");
+    let mount = json!([{ "sandboxvolume_id": one, "mount_point": "/d" }]);
+    let refused = try_claim(&api, mount.clone());
+    assert_eq!(refused.status, 409);
+    assert!(refused.value()["error"]["message"].as_str().unwrap().contains(&holder.id));
+    holder.post("/pause", json!({}));
+    assert_eq!(try_claim(&api, mount).status, 409, "a paused sandbox has files of it open");
+    assert_eq!(api.delete(&format!("{VOLUMES}/{one}")).status, 409);
+    assert_eq!(api.get(&format!("{VOLUMES}/{one}")).ok(200)["mounted_by"], json!([holder.id]));
+
+    put(&api, &read_only, "/f", b"x").ok(200);
+    let (a, b) = (claim(&api, &read_only, "/d"), claim(&api, &read_only, "/d"));
+    assert_eq!(a.sh("echo y >/d/f").code, 2);
+    assert_eq!(b.sh_ok("cat /d/f"), "x");
+    let (a, b) = (claim(&api, &many, "/d"), claim(&api, &many, "/d"));
+    a.sh_ok("echo shared >/d/f");
+    assert_eq!(b.sh_ok("cat /d/f; echo more >>/d/f"), "shared\n");
+    assert_eq!(a.sh_ok("cat /d/f"), "shared\nmore\n");
+    for (at, status) in [("/", 400), ("relative", 400), ("/proc/x", 400), ("/etc", 400), ("/a/../b", 400), ("/usr/lib/x", 400)] {
+        assert_eq!(try_claim(&api, json!([{ "sandboxvolume_id": many, "mount_point": at }])).status, status, "{at}");
+    }
+    assert_eq!(try_claim(&api, json!([{ "sandboxvolume_id": "vol-none", "mount_point": "/d" }])).status, 404);
+
+    // By force: processes end, and the sandbox starts without it.
+    api.delete(&format!("{VOLUMES}/{one}?force=true")).ok(200);
+    assert_eq!(holder.sh_ok("ls /d | wc -l"), "0\n");
+    assert_eq!(holder.get()["mounts"], json!([]));
+    settled(&server);
+}
+
+#[test]
+fn snapshots_forks_and_restores_of_a_volume() {
+    let mut server = server();
+    let api = server.api();
+    let volume = create(&api, json!({ "size_limit": "4Mi" }));
+    let at = |rest: &str| format!("{VOLUMES}/{volume}{rest}");
+    let sandbox = claim(&api, &volume, "/d");
+    sandbox.sh_ok("echo one >/d/f; ln /d/f /d/hard; chown 7:8 /d/f; truncate -s 100M /d/sparse");
+    let first = api.post(&at("/snapshots"), json!({ "name": "first" })).ok(201);
+    assert!(first["size_bytes"].as_u64().unwrap() < 1 << 20);
+    sandbox.sh_ok("echo two >/d/f");
+    let snapshot = format!("/snapshots/{}", first["id"].as_str().unwrap());
+    assert_eq!(api.post(&at(&format!("{snapshot}/restore")), json!({})).status, 409);
+    let fork = api.post(&at("/fork"), json!({ "name": "copy" })).ok(201);
+    assert_eq!(fork["source_volume_id"], volume.as_str());
+    assert_eq!(read(&api, fork["id"].as_str().unwrap(), "/f"), (200, "two\n".into()));
+    drop(sandbox);
+    let restored = api.post(&at(&format!("{snapshot}/restore")), json!({})).ok(200);
+    assert_eq!(restored["status"], "restored");
+    let sandbox = claim(&api, &volume, "/d");
+    assert_eq!(sandbox.sh_ok("cat /d/f; stat -c '%u:%g %h' /d/hard; stat -c %s /d/sparse"), "one\n7:8 2\n104857600\n");
+    assert_eq!(put(&api, &volume, "/big", &vec![0; 5 << 20]).status, 507);
+    server.kill();
+    server.up();
+    let api = server.api();
+    assert_eq!(read(&api, &volume, "/f"), (200, "one\n".into()));
+    let from = create(&api, json!({ "snapshot_id": first["id"] }));
+    assert_eq!(read(&api, &from, "/f"), (200, "one\n".into()));
+    api.delete(&at(&snapshot)).ok(200);
+    api.delete(&at(&snapshot)).ok(200);
+    assert_eq!(api.get(&at(&snapshot)).status, 404);
+    assert_eq!(api.get(&at("/snapshots")).ok(200), json!([]));
+    // A fork of a sandbox has a copy of its own.
+    let data = sandbox.api.post(&sandbox.path("/fork"), json!({})).ok(201);
+    let child = Sandbox { api: api.clone(), id: data["sandbox"]["id"].as_str().unwrap().to_owned() };
+    assert_eq!(child.sh_ok("cat /d/f; echo child >/d/f"), "one\n");
+    assert_eq!(sandbox.sh_ok("cat /d/f"), "one\n");
+    settled(&server);
+}
