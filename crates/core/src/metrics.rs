@@ -286,9 +286,9 @@ fn cut(values: &[(i64, f64, &str)], statistic: Statistic, is_counter: bool, rang
 }
 
 fn combine(values: &[(i64, f64, &str)], statistic: Statistic) -> f64 {
-    let numbers = values.iter().map(|(_, value, _)| *value);
+    let mut numbers = values.iter().map(|(_, value, _)| *value);
     match statistic {
-        Statistic::Last => numbers.last().unwrap_or_default(),
+        Statistic::Last => numbers.next_back().unwrap_or_default(),
         Statistic::Maximum => numbers.fold(f64::MIN, f64::max),
         Statistic::Minimum => numbers.fold(f64::MAX, f64::min),
         Statistic::Auto | Statistic::Average | Statistic::Rate => numbers.sum::<f64>() / values.len().max(1) as f64,

@@ -32,7 +32,7 @@ impl AccessMode {
 /// Folders that a sandbox cannot work without, or that are not its own: nothing is mounted on them or below them.
 const SYSTEM: [&str; 13] = ["/proc", "/sys", "/dev", "/procd", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot"];
 /// Folders that others stand in: nothing is mounted on them, but below.
-const SHARED: [&str; 9] = ["/tmp", "/var", "/run", "/home", "/root", "/opt", "/srv", "/var/lib", "/workspace"];
+const SHARED: [&str; 5] = ["/tmp", "/var", "/run", "/home", "/var/lib"];
 
 /// What is wrong with a mount point, if anything. `/workspace` and the like may be mounted on as a whole by those who
 /// name them; only the system's own folders may not.
@@ -50,7 +50,7 @@ pub fn check_mount_point(path: &str) -> Result<(), &'static str> {
     if SYSTEM.iter().any(|folder| is_in(path, folder)) || path == "/var/lib/sandbox0" || is_in(path, "/var/lib/sandbox0/procd") {
         return Err("lies in a folder of the system");
     }
-    if SHARED.iter().any(|folder| path == *folder) && path != "/workspace" && path != "/root" && path != "/srv" && path != "/opt" {
+    if SHARED.contains(&path) {
         return Err("is a folder of the system; choose one below it");
     }
     Ok(())

@@ -11,11 +11,17 @@ mod difference;
 mod dir;
 mod hash;
 mod measure;
+mod merge;
+mod pack;
+mod unpack;
 
 pub use copy::{Copied, CopyOptions, copy};
 pub use difference::difference;
 pub use hash::hash;
 pub use measure::{Measured, measure};
+pub use merge::merge;
+pub use pack::{pack_tar, pack_zip};
+pub use unpack::{ArchiveError, Limits, Unpacked, unpack};
 
 /// Folders in each other. What is deeper is refused, so that no tree costs more stack or descriptors than this.
 pub const DEPTH_MAX: usize = 400;

@@ -1,0 +1,443 @@
+//! Archives from strangers, unpacked into a fresh folder. Whatever an entry says, nothing outside that folder is touched:
+//! names are taken apart and walked folder by folder without following links, and only files, folders, links and hard
+//! links to what the archive itself brought are made.
+
+use std::{
+    ffi::CString,
+    io::{self, BufRead, BufReader, Read, Seek},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
+    io::Errno,
+};
+
+use crate::{TreeError, dir};
+
+/// What an archive may bring.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub entries_max: u64,
+    /// Of contents, unpacked.
+    pub bytes_max: u64,
+}
+
+/// What an archive brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// Why an archive was refused. Nothing of it is to be used then.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    #[error("the archive cannot be read: {0}")]
+    Damaged(String),
+    #[error("entry {name:?} {rule}")]
+    Refused { name: String, rule: &'static str },
+    #[error("the archive has more than the allowed {max} entries")]
+    TooMany { max: u64 },
+    #[error("the archive unpacks to more than the allowed {max} bytes")]
+    TooLarge { max: u64 },
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+impl ArchiveError {
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Tree(error) if error.is_disk_full())
+    }
+}
+
+/// Bytes of one name in a path, by every Linux filesystem.
+const NAME_MAX_BYTES: usize = 255;
+const PATH_MAX_BYTES: usize = 4096;
+const DEPTH_MAX: usize = 200;
+/// Bytes of what stands before an entry: long names and attributes.
+const EXTENSION_MAX_BYTES: u64 = 1 << 20;
+/// The largest id that an entry's owner may have; what is larger becomes 0.
+const ID_MAX: u64 = 65_535;
+/// Zeros of this length become a hole.
+const BLOCK_BYTES: usize = 4096;
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const ZIP: [u8; 2] = *b"PK";
+
+/// Unpacks a tar, plain or packed by gzip or zstd, or a zip into an empty folder. Owners become the entry's own ids where
+/// they are below 65536, else 0. What would give rights on the way (setuid, setgid, capabilities) is left out.
+///
+/// # Errors
+/// The first entry that breaks a rule, with the rule. The folder then holds a part of the archive.
+pub fn unpack(archive: impl Read + Seek, into: &Path, limits: &Limits) -> Result<Unpacked, ArchiveError> {
+    let top = dir::open_top(into)?;
+    let mut work = Unpack { top, limits: *limits, done: Unpacked::default(), entries: 0 };
+    let mut archive = BufReader::new(archive);
+    let magic = archive.fill_buf().map_err(damaged)?.to_vec();
+    if magic.starts_with(&ZIP) {
+        work.zip(archive)?;
+    } else if magic.starts_with(&GZIP) {
+        work.tar(flate2::bufread::MultiGzDecoder::new(archive))?;
+    } else if magic.starts_with(&ZSTD) {
+        work.tar(zstd::Decoder::with_buffer(archive).map_err(damaged)?)?;
+    } else {
+        work.tar(archive)?;
+    }
+    Ok(work.done)
+}
+
+struct Unpack {
+    top: OwnedFd,
+    limits: Limits,
+    done: Unpacked,
+    entries: u64,
+}
+
+/// An entry as far as it was said before it.
+#[derive(Default)]
+struct Extension {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+/// What is kept of an entry besides its contents.
+struct Dress {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime_s: i64,
+}
+
+impl Unpack {
+    fn tar(&mut self, reader: impl Read) -> Result<(), ArchiveError> {
+        let mut archive = tar::Archive::new(reader);
+        let mut extension = Extension::default();
+        // Raw: what stands before an entry is read here, where its length is bounded.
+        for entry in archive.entries().map_err(damaged)?.raw(true) {
+            let mut entry = entry.map_err(damaged)?;
+            self.count_entry()?;
+            let kind = entry.header().entry_type();
+            match kind.as_byte() {
+                b'x' => {
+                    extended(&small(&mut entry)?, &mut extension)?;
+                    continue;
+                }
+                b'g' => {
+                    small(&mut entry)?;
+                    continue;
+                }
+                b'L' => {
+                    extension.path = Some(until_zero(small(&mut entry)?));
+                    continue;
+                }
+                b'K' => {
+                    extension.link = Some(until_zero(small(&mut entry)?));
+                    continue;
+                }
+                _ => {}
+            }
+            let said = std::mem::take(&mut extension);
+            let name = said.path.unwrap_or_else(|| entry.path_bytes().into_owned());
+            let link = said.link.or_else(|| entry.link_name_bytes().map(|link| link.into_owned()));
+            if said.size.is_some_and(|size| size != entry.size()) {
+                return Err(refused(&name, "has a length that only an extended header can say; files up to 8 GiB can be unpacked"));
+            }
+            let header = entry.header();
+            let number = |value: io::Result<u64>| value.unwrap_or(0);
+            let id = |value: io::Result<u64>| u32::try_from(number(value)).ok().filter(|id| u64::from(*id) <= ID_MAX).unwrap_or(0);
+            let dress = Dress {
+                mode: header.mode().unwrap_or(0o644) & 0o1777,
+                uid: id(header.uid()),
+                gid: id(header.gid()),
+                mtime_s: i64::try_from(number(header.mtime())).unwrap_or(0),
+            };
+            let parts = parts(&name)?;
+            match kind {
+                tar::EntryType::Directory => self.folder(&parts, &dress, &name)?,
+                // An older way to write a folder.
+                tar::EntryType::Regular | tar::EntryType::Continuous if name.ends_with(b"/") => self.folder(&parts, &dress, &name)?,
+                tar::EntryType::Regular | tar::EntryType::Continuous => self.file(&parts, &mut entry, &dress, &name)?,
+                tar::EntryType::Symlink => self.symlink(&parts, &link.unwrap_or_default(), &dress, &name)?,
+                tar::EntryType::Link => self.hard_link(&parts, &link.unwrap_or_default(), &name)?,
+                tar::EntryType::GNUSparse => return Err(refused(&name, "is a sparse file in the old form, which is not unpacked; pack it without --sparse")),
+                _ => return Err(refused(&name, "is neither file, folder nor link; devices, pipes and sockets are not unpacked")),
+            }
+        }
+        Ok(())
+    }
+
+    fn zip(&mut self, reader: impl Read + Seek) -> Result<(), ArchiveError> {
+        let mut archive = zip::ZipArchive::new(reader).map_err(|error| ArchiveError::Damaged(error.to_string()))?;
+        for index in 0..archive.len() {
+            self.count_entry()?;
+            let mut entry = archive.by_index(index).map_err(|error| ArchiveError::Damaged(error.to_string()))?;
+            let name = entry.name_raw().to_vec();
+            if std::str::from_utf8(&name).is_err() {
+                return Err(refused(&name, "has a name that is not UTF-8"));
+            }
+            let parts = parts(&name)?;
+            let mode = entry.unix_mode();
+            let dress = Dress { mode: mode.unwrap_or(if entry.is_dir() { 0o755 } else { 0o644 }) & 0o1777, uid: 0, gid: 0, mtime_s: 0 };
+            let kind = mode.map_or(0, |mode| mode & 0o170_000);
+            if entry.is_dir() {
+                self.folder(&parts, &dress, &name)?;
+            } else if kind == 0o120_000 {
+                let mut target = Vec::new();
+                (&mut entry).take(PATH_MAX_BYTES as u64 + 1).read_to_end(&mut target).map_err(damaged)?;
+                self.symlink(&parts, &target, &dress, &name)?;
+            } else if kind == 0 || kind == 0o100_000 {
+                self.file(&parts, &mut entry, &dress, &name)?;
+            } else {
+                return Err(refused(&name, "is neither file, folder nor link; devices, pipes and sockets are not unpacked"));
+            }
+        }
+        Ok(())
+    }
+
+    fn count_entry(&mut self) -> Result<(), ArchiveError> {
+        self.entries += 1;
+        if self.entries > self.limits.entries_max {
+            return Err(ArchiveError::TooMany { max: self.limits.entries_max });
+        }
+        Ok(())
+    }
+
+    /// The folder that the last part is in, with missing ones made.
+    fn parent(&self, parts: &[CString], name: &[u8]) -> Result<OwnedFd, ArchiveError> {
+        let mut folder = self.top.try_clone().map_err(|error| tree("open", name, error))?;
+        for part in &parts[..parts.len().saturating_sub(1)] {
+            folder = match dir::open_folder(folder.as_fd(), part) {
+                Ok(inner) => inner,
+                Err(Errno::NOENT) => {
+                    rustix::fs::mkdirat(&folder, part, Mode::from_raw_mode(0o755)).map_err(|errno| tree("make", name, errno.into()))?;
+                    dir::open_folder(folder.as_fd(), part).map_err(|errno| tree("open", name, errno.into()))?
+                }
+                Err(Errno::NOTDIR | Errno::LOOP) => return Err(refused(name, "leads through a link or file of the archive")),
+                Err(errno) => return Err(tree("open", name, errno.into())),
+            };
+        }
+        Ok(folder)
+    }
+
+    fn folder(&mut self, parts: &[CString], dress: &Dress, name: &[u8]) -> Result<(), ArchiveError> {
+        let Some(last) = parts.last() else { return Ok(()) };
+        let parent = self.parent(parts, name)?;
+        match rustix::fs::mkdirat(&parent, last, Mode::from_raw_mode(0o755)) {
+            Ok(()) => self.done.files += 1,
+            // Folders may be named again; what else was named is no folder.
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(tree("make", name, errno.into())),
+        }
+        let made = match dir::open_folder(parent.as_fd(), last) {
+            Ok(made) => made,
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(refused(name, "was there already and is no folder")),
+            Err(errno) => return Err(tree("open", name, errno.into())),
+        };
+        put_on(made.as_fd(), dress, 0o700).map_err(|errno| tree("set the mode of", name, errno.into()))
+    }
+
+    fn file(&mut self, parts: &[CString], contents: &mut dyn Read, dress: &Dress, name: &[u8]) -> Result<(), ArchiveError> {
+        let last = named(parts, name)?;
+        let parent = self.parent(parts, name)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&parent, last, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => file,
+            Err(Errno::EXIST) => return Err(refused(name, "is in the archive twice")),
+            Err(errno) => return Err(tree("make", name, errno.into())),
+        };
+        self.contents(contents, &file, name)?;
+        self.done.files += 1;
+        put_on(file.as_fd(), dress, 0).map_err(|errno| tree("set the mode of", name, errno.into()))
+    }
+
+    fn contents(&mut self, from: &mut dyn Read, to: &OwnedFd, name: &[u8]) -> Result<(), ArchiveError> {
+        let mut buffer = vec![0u8; 64 * BLOCK_BYTES];
+        let mut at = 0u64;
+        loop {
+            let mut filled = 0;
+            while filled < buffer.len() {
+                match from.read(&mut buffer[filled..]) {
+                    Ok(0) => break,
+                    Ok(read) => filled += read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(damaged(error)),
+                }
+            }
+            if filled == 0 {
+                break;
+            }
+            self.done.bytes += filled as u64;
+            if self.done.bytes > self.limits.bytes_max {
+                return Err(ArchiveError::TooLarge { max: self.limits.bytes_max });
+            }
+            for block in buffer[..filled].chunks(BLOCK_BYTES) {
+                if block.iter().any(|byte| *byte != 0) {
+                    write_at(to, block, at).map_err(|errno| tree("write", name, errno.into()))?;
+                }
+                at += block.len() as u64;
+            }
+        }
+        rustix::fs::ftruncate(to, at).map_err(|errno| tree("write", name, errno.into()))
+    }
+
+    fn symlink(&mut self, parts: &[CString], target: &[u8], dress: &Dress, name: &[u8]) -> Result<(), ArchiveError> {
+        let last = named(parts, name)?;
+        stays_inside(parts.len() - 1, target).map_err(|rule| refused(name, rule))?;
+        let parent = self.parent(parts, name)?;
+        let target = CString::new(target).map_err(|_| refused(name, "has a target with a zero byte"))?;
+        match rustix::fs::symlinkat(&target, &parent, last) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(refused(name, "is in the archive twice")),
+            Err(errno) => return Err(tree("make", name, errno.into())),
+        }
+        self.done.files += 1;
+        let owner = (Some(Uid::from_raw(dress.uid)), Some(Gid::from_raw(dress.gid)));
+        rustix::fs::chownat(&parent, last, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| tree("give away", name, errno.into()))
+    }
+
+    fn hard_link(&mut self, parts: &[CString], target: &[u8], name: &[u8]) -> Result<(), ArchiveError> {
+        let last = named(parts, name)?;
+        let to = self::parts(target).map_err(|_| refused(name, "is a hard link to something outside the archive"))?;
+        let to_last = to.last().ok_or_else(|| refused(name, "is a hard link to the top of the archive"))?;
+        let folder = self.existing(&to).ok_or_else(|| refused(name, "is a hard link to what the archive did not bring before"))?;
+        match dir::stat(folder.as_fd(), to_last) {
+            Ok(Some(stat)) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile => {}
+            _ => return Err(refused(name, "is a hard link to what the archive did not bring as a file before")),
+        }
+        let parent = self.parent(parts, name)?;
+        match rustix::fs::linkat(&folder, to_last, &parent, last, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(refused(name, "is in the archive twice")),
+            Err(errno) => return Err(tree("link", name, errno.into())),
+        }
+        self.done.files += 1;
+        Ok(())
+    }
+
+    fn existing(&self, parts: &[CString]) -> Option<OwnedFd> {
+        let mut folder = self.top.try_clone().ok()?;
+        for part in &parts[..parts.len() - 1] {
+            folder = dir::open_folder(folder.as_fd(), part).ok()?;
+        }
+        Some(folder)
+    }
+}
+
+/// Whether a link in a folder so deep stays in the archive's top, by what it says.
+fn stays_inside(depth: usize, target: &[u8]) -> Result<(), &'static str> {
+    if target.is_empty() {
+        return Err("is a link to nothing");
+    }
+    if target.len() > PATH_MAX_BYTES {
+        return Err("has a target that is too long");
+    }
+    if target.starts_with(b"/") {
+        return Err("is a link to an absolute path");
+    }
+    let mut depth = depth;
+    for part in target.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => depth = depth.checked_sub(1).ok_or("is a link that leads out of the archive")?,
+            _ => depth += 1,
+        }
+    }
+    Ok(())
+}
+
+/// A name, taken apart. Empty for the top itself.
+fn parts(name: &[u8]) -> Result<Vec<CString>, ArchiveError> {
+    if name.len() > PATH_MAX_BYTES {
+        return Err(refused(name, "has a path of more than 4096 bytes"));
+    }
+    if name.starts_with(b"/") {
+        return Err(refused(name, "has an absolute path"));
+    }
+    let mut parts = Vec::new();
+    for part in name.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err(refused(name, "has \"..\" in its path")),
+            part if part.len() > NAME_MAX_BYTES => return Err(refused(name, "has a name of more than 255 bytes")),
+            part => parts.push(CString::new(part).map_err(|_| refused(name, "has a zero byte in its path"))?),
+        }
+    }
+    if parts.len() > DEPTH_MAX {
+        return Err(refused(name, "is more than 200 folders deep"));
+    }
+    Ok(parts)
+}
+
+fn named<'a>(parts: &'a [CString], name: &[u8]) -> Result<&'a CString, ArchiveError> {
+    parts.last().ok_or_else(|| refused(name, "has no name"))
+}
+
+fn put_on(fd: BorrowedFd<'_>, dress: &Dress, at_least: u32) -> Result<(), Errno> {
+    rustix::fs::fchown(fd, Some(Uid::from_raw(dress.uid)), Some(Gid::from_raw(dress.gid)))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(dress.mode | at_least))?;
+    if dress.mtime_s > 0 {
+        let time = Timespec { tv_sec: dress.mtime_s, tv_nsec: 0 };
+        rustix::fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })?;
+    }
+    Ok(())
+}
+
+fn write_at(to: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::pwrite(to, bytes, at)?;
+        bytes = &bytes[written..];
+        at += written as u64;
+    }
+    Ok(())
+}
+
+/// What stands before an entry, whole.
+fn small(entry: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
+    let mut bytes = Vec::new();
+    entry.take(EXTENSION_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(damaged)?;
+    if bytes.len() as u64 > EXTENSION_MAX_BYTES {
+        return Err(ArchiveError::Damaged(format!("an extended header has more than {EXTENSION_MAX_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Lines of `LENGTH KEY=VALUE`.
+fn extended(bytes: &[u8], extension: &mut Extension) -> Result<(), ArchiveError> {
+    for field in tar::PaxExtensions::new(bytes) {
+        let field = field.map_err(damaged)?;
+        let value = field.value_bytes();
+        match field.key_bytes() {
+            b"path" => extension.path = Some(value.to_vec()),
+            b"linkpath" => extension.link = Some(value.to_vec()),
+            b"size" => extension.size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
+            key if key.starts_with(b"GNU.sparse.") => return Err(refused(value, "is a sparse file, which is not unpacked; pack it without --sparse")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+        bytes.truncate(end);
+    }
+    bytes
+}
+
+fn refused(name: &[u8], rule: &'static str) -> ArchiveError {
+    let mut shown: String = String::from_utf8_lossy(name).chars().take(200).collect();
+    shown.retain(|c| !c.is_control());
+    ArchiveError::Refused { name: shown, rule }
+}
+
+fn damaged(error: io::Error) -> ArchiveError {
+    ArchiveError::Damaged(error.to_string())
+}
+
+fn tree(what: &'static str, name: &[u8], source: io::Error) -> ArchiveError {
+    ArchiveError::Tree(TreeError::Io { what, path: PathBuf::from(String::from_utf8_lossy(name).into_owned()), source })
+}

@@ -1,0 +1,326 @@
+//! Archives that people should not send, and those that they should. Runs as root, like the product.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    io::{Cursor, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, symlink},
+    },
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use proptest::prelude::*;
+use sandbar_tree::{ArchiveError, CopyOptions, Limits, Unpacked, copy, difference, hash, measure, merge, pack_tar, pack_zip, unpack};
+
+const LIMITS: Limits = Limits { entries_max: 1000, bytes_max: 1 << 20 };
+
+/// A folder of one test, with a neighbour that must stay as it is.
+struct Room(PathBuf);
+
+impl Room {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let dir = std::env::temp_dir().join(format!("sandbar-zoo-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("in")).unwrap();
+        fs::write(dir.join("neighbour"), "untouched").unwrap();
+        Self(dir)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn unpack(&self, archive: &[u8]) -> Result<Unpacked, ArchiveError> {
+        let result = unpack(Cursor::new(archive), &self.0.join("in"), &LIMITS);
+        assert_eq!(fs::read_to_string(self.0.join("neighbour")).unwrap(), "untouched");
+        let outside: Vec<_> = fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name()).filter(|name| name != "in" && name != "neighbour").collect();
+        assert!(outside.is_empty(), "{outside:?}");
+        result
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A tar whose names are written as they are, whatever they are.
+#[derive(Default)]
+struct Tar(Vec<u8>);
+
+impl Tar {
+    fn entry(mut self, kind: u8, name: &[u8], link: &[u8], mode: u32, contents: &[u8]) -> Self {
+        let mut header = tar::Header::new_gnu();
+        let raw = header.as_mut_bytes();
+        raw[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
+        raw[157..157 + link.len().min(100)].copy_from_slice(&link[..link.len().min(100)]);
+        raw[156] = kind;
+        header.set_mode(mode);
+        header.set_uid(1000);
+        header.set_gid(1_000_000);
+        header.set_mtime(1_700_000_000);
+        header.set_size(contents.len() as u64);
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(contents);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    fn file(self, name: &str, contents: &[u8]) -> Self {
+        self.entry(b'0', name.as_bytes(), b"", 0o644, contents)
+    }
+
+    fn link(self, name: &str, to: &str) -> Self {
+        self.entry(b'2', name.as_bytes(), to.as_bytes(), 0o777, b"")
+    }
+
+    fn done(mut self) -> Vec<u8> {
+        self.0.resize(self.0.len() + 1024, 0);
+        self.0
+    }
+}
+
+fn refusal(archive: &[u8]) -> String {
+    Room::new().unpack(archive).expect_err("a refusal").to_string()
+}
+
+#[test]
+fn what_is_refused_and_why() {
+    let long = "n".repeat(300);
+    let deep = "d/".repeat(250) + "f";
+    let too_long = Tar::default().entry(b'L', b"././@LongLink", b"", 0o644, long.as_bytes()).file("x", b"").done();
+    let too_deep = Tar::default().entry(b'L', b"././@LongLink", b"", 0o644, deep.as_bytes()).file("x", b"").done();
+    let table: Vec<(&str, Vec<u8>)> = vec![
+        ("absolute path", Tar::default().file("/etc/x", b"").done()),
+        ("\"..\" in its path", Tar::default().file("a/../../x", b"").done()),
+        ("link to an absolute path", Tar::default().link("l", "/etc").done()),
+        ("leads out of the archive", Tar::default().link("a/l", "../../x").done()),
+        ("leads out of the archive", Tar::default().link("l", "a/../../x").done()),
+        ("through a link", Tar::default().file("d/f", b"").link("l", "d").file("l/g", b"").done()),
+        ("outside the archive", Tar::default().entry(b'1', b"h", b"../../neighbour", 0o644, b"").done()),
+        ("did not bring before", Tar::default().entry(b'1', b"h", b"nope/x", 0o644, b"").done()),
+        ("did not bring as a file", Tar::default().link("l", "f").entry(b'1', b"h", b"l", 0o644, b"").done()),
+        ("devices", Tar::default().entry(b'3', b"null", b"", 0o666, b"").done()),
+        ("devices", Tar::default().entry(b'4', b"sda", b"", 0o666, b"").done()),
+        ("pipes", Tar::default().entry(b'6', b"pipe", b"", 0o666, b"").done()),
+        ("twice", Tar::default().file("f", b"1").file("f", b"2").done()),
+        ("twice", Tar::default().file("f", b"1").link("f", "g").done()),
+        ("no folder", Tar::default().file("f", b"1").entry(b'5', b"f/", b"", 0o755, b"").done()),
+        ("more than 255 bytes", too_long),
+        ("more than 200 folders deep", too_deep),
+        ("sparse", Tar::default().entry(b'S', b"s", b"", 0o644, b"").done()),
+        ("more than the allowed 1048576 bytes", Tar::default().file("big", &vec![0; (1 << 20) + 1]).done()),
+        ("more than the allowed 1000 entries", (0..1001).fold(Tar::default(), |tar, n| tar.file(&n.to_string(), b"")).done()),
+        ("extended header has more than", Tar::default().entry(b'L', b"././@LongLink", b"", 0o644, &vec![b'a'; 2 << 20]).done()),
+        ("cannot be read", b"this is no archive, but it is longer than one block of a tar would be".repeat(20)),
+    ];
+    for (rule, archive) in table {
+        let text = refusal(&archive);
+        assert!(text.contains(rule), "want {rule:?}, got {text:?}");
+    }
+}
+
+#[test]
+fn a_bomb_is_stopped_by_what_it_unpacks_to() {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(&Tar::default().file("zeros", &vec![0; 64 << 20]).done()).unwrap();
+    let packed = packed.finish().unwrap();
+    assert!(packed.len() < 100_000);
+    assert!(refusal(&packed).contains("more than the allowed"));
+
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default();
+    zip.start_file("zeros", options).unwrap();
+    zip.write_all(&vec![0; 64 << 20]).unwrap();
+    assert!(refusal(&zip.finish().unwrap().into_inner()).contains("more than the allowed"));
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    zip.start_file("../up", options).unwrap();
+    assert!(refusal(&zip.finish().unwrap().into_inner()).contains("\"..\""));
+}
+
+#[test]
+fn a_cut_or_changed_archive_is_refused() {
+    let whole = Tar::default().file("a", &[7; 5000]).file("b", b"x").done();
+    for end in [100, 600, 3000, 5200] {
+        assert!(Room::new().unpack(&whole[..end]).is_err(), "cut at {end}");
+    }
+    let mut changed = whole.clone();
+    changed[10] ^= 1;
+    assert!(refusal(&changed).contains("cannot be read"));
+}
+
+#[test]
+fn what_is_unpacked_and_how() {
+    let room = Room::new();
+    let archive = Tar::default()
+        .entry(b'5', b"d/", b"", 0o750, b"")
+        .entry(b'0', b"d/setuid", b"", 0o6755, b"x")
+        .entry(b'0', b"d/\xff\xfe", b"", 0o600, b"raw name")
+        .entry(b'1', b"hard", b"d/setuid", 0o644, b"")
+        .link("d/l", "../hard")
+        .file("./dot/./x", b"dot")
+        .file("holes", &vec![0; 500_000])
+        .done();
+    let done = room.unpack(&archive).unwrap();
+    assert_eq!(done.files, 7);
+    let top = room.0.join("in");
+    let setuid = fs::metadata(top.join("d/setuid")).unwrap();
+    assert_eq!((setuid.mode() & 0o7777, setuid.uid(), setuid.gid(), setuid.nlink(), setuid.mtime()), (0o755, 1000, 0, 2, 1_700_000_000));
+    assert_eq!(fs::metadata(top.join("d")).unwrap().mode() & 0o7777, 0o750);
+    assert_eq!(fs::read(top.join("d").join(std::ffi::OsStr::from_bytes(b"\xff\xfe"))).unwrap(), b"raw name");
+    assert_eq!(fs::read_link(top.join("d/l")).unwrap(), Path::new("../hard"));
+    assert_eq!(fs::read(top.join("dot/x")).unwrap(), b"dot");
+    let holes = fs::metadata(top.join("holes")).unwrap();
+    assert_eq!((holes.len(), holes.blocks()), (500_000, 0));
+}
+
+/// A tree with a bit of everything.
+fn furnish(top: &Path) {
+    fs::create_dir_all(top.join("a/b")).unwrap();
+    fs::write(top.join("a/f"), b"contents").unwrap();
+    fs::write(top.join("a/b/empty"), b"").unwrap();
+    fs::hard_link(top.join("a/f"), top.join("hard")).unwrap();
+    symlink("a/f", top.join("soft")).unwrap();
+    fs::set_permissions(top.join("a/b"), fs::Permissions::from_mode(0o2711)).unwrap();
+    std::os::unix::fs::lchown(top.join("soft"), Some(5), Some(6)).unwrap();
+    std::os::unix::fs::chown(top.join("a/f"), Some(1000), Some(70_000)).unwrap();
+    rustix::fs::setxattr(top.join("a/f"), c"user.k", b"v", rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(top.join("a"), c"trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, top.join("gone"), rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty(), 0).unwrap();
+    let sparse = fs::File::create(top.join("sparse")).unwrap();
+    sparse.set_len(10 << 20).unwrap();
+    fs::write(top.join("n\u{e9}w \n"), b"odd name").unwrap();
+}
+
+#[test]
+fn a_copy_is_the_same_tree_in_another_range() {
+    let room = Room::new();
+    let (from, to) = (room.at("from"), room.at("to"));
+    furnish(&from);
+    let copied = copy(&from, &to, &CopyOptions { from_base: 0, to_base: 1_000_000, bytes_max: None }).unwrap();
+    assert_eq!(copied.bytes, 16, "holes are not copied");
+    let file = fs::metadata(to.join("a/f")).unwrap();
+    assert_eq!((file.uid(), file.gid(), file.nlink()), (1_001_000, 1_000_000, 2), "an id beyond the range becomes its root");
+    assert_eq!(fs::metadata(to.join("sparse")).unwrap().blocks(), 0);
+    assert_eq!(fs::symlink_metadata(to.join("gone")).unwrap().rdev(), 0);
+    let mut value = [0u8; 4];
+    assert_eq!(rustix::fs::getxattr(to.join("a"), c"trusted.overlay.opaque", &mut value).unwrap(), 1);
+    // The one owner that was out of range aside.
+    std::os::unix::fs::chown(from.join("a/f"), Some(1000), Some(0)).unwrap();
+    assert_eq!(hash(&from, 0).unwrap(), hash(&to, 1_000_000).unwrap());
+    assert_eq!(measure(&from).unwrap().inodes, measure(&to).unwrap().inodes);
+    let small = CopyOptions { bytes_max: Some(10), ..CopyOptions::default() };
+    assert!(copy(&from, &room.at("small"), &small).is_err());
+}
+
+#[test]
+fn what_was_packed_unpacks_to_the_same() {
+    let room = Room::new();
+    let from = room.at("from");
+    furnish(&from);
+    fs::remove_file(from.join("gone")).unwrap();
+    std::os::unix::fs::chown(from.join("a/f"), Some(1000), Some(7)).unwrap();
+    fs::set_permissions(from.join("a/b"), fs::Permissions::from_mode(0o711)).unwrap();
+    rustix::fs::removexattr(from.join("a/f"), c"user.k").unwrap();
+    let long = "x".repeat(200);
+    fs::write(from.join(&long), b"long name").unwrap();
+    let mut packed = Vec::new();
+    pack_tar(&from, &mut packed).unwrap();
+    let to = room.at("to");
+    unpack(Cursor::new(&packed), &to, &Limits { entries_max: 100, bytes_max: 100 << 20 }).unwrap();
+    assert_eq!(hash(&from, 0).unwrap(), hash(&to, 0).unwrap());
+    let mut again = Vec::new();
+    pack_tar(&to, &mut again).unwrap();
+    assert_eq!(packed.len(), again.len());
+
+    let mut zipped = Vec::new();
+    pack_zip(&from, &mut zipped).unwrap();
+    let unzipped = room.at("unzipped");
+    unpack(Cursor::new(&zipped), &unzipped, &Limits { entries_max: 100, bytes_max: 100 << 20 }).unwrap();
+    assert_eq!(fs::read(unzipped.join("a/f")).unwrap(), b"contents");
+    assert_eq!(fs::read_link(unzipped.join("soft")).unwrap(), Path::new("a/f"));
+    assert_eq!(fs::metadata(unzipped.join("a/b")).unwrap().mode() & 0o777, 0o711);
+}
+
+#[test]
+fn a_difference_on_top_of_the_one_makes_the_other() {
+    let room = Room::new();
+    let (below, now, layer) = (room.at("below"), room.at("now"), room.at("layer"));
+    for name in ["same", "changed", "gone", "to-dir"] {
+        fs::write(below.join(name), name).unwrap();
+    }
+    fs::create_dir_all(below.join("d/deep")).unwrap();
+    fs::create_dir_all(below.join("to-file")).unwrap();
+    fs::write(below.join("to-file/x"), "x").unwrap();
+    // The same inodes, as an overlay shows what was not changed.
+    for name in ["same", "changed", "gone", "to-dir"] {
+        fs::hard_link(below.join(name), now.join(name)).unwrap();
+    }
+    fs::create_dir_all(now.join("d/deep")).unwrap();
+    fs::remove_file(now.join("changed")).unwrap();
+    fs::write(now.join("changed"), "other").unwrap();
+    fs::remove_file(now.join("gone")).unwrap();
+    fs::remove_file(now.join("to-dir")).unwrap();
+    fs::create_dir(now.join("to-dir")).unwrap();
+    fs::write(now.join("to-file"), "file").unwrap();
+    fs::write(now.join("d/deep/new"), "new").unwrap();
+    difference(&below, &now, &layer, 0).unwrap();
+    let names: Vec<String> = fs::read_dir(&layer).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.contains(&"same".to_owned()), "{names:?}");
+    assert_eq!(fs::symlink_metadata(layer.join("gone")).unwrap().rdev(), 0);
+    assert_eq!(fs::read_to_string(layer.join("changed")).unwrap(), "other");
+    assert_eq!(fs::read_to_string(layer.join("d/deep/new")).unwrap(), "new");
+    assert!(fs::metadata(layer.join("to-file")).unwrap().is_file());
+    let mut value = [0u8; 4];
+    assert_eq!(rustix::fs::getxattr(layer.join("to-dir"), c"trusted.overlay.opaque", &mut value).unwrap(), 1);
+}
+
+#[test]
+fn a_merge_joins_folders_and_follows_no_link() {
+    let room = Room::new();
+    let (from, to) = (room.at("from"), room.at("to"));
+    fs::create_dir_all(from.join("d")).unwrap();
+    fs::write(from.join("d/new"), "new").unwrap();
+    fs::create_dir_all(to.join("sub/d")).unwrap();
+    fs::write(to.join("sub/d/old"), "old").unwrap();
+    merge(&from, &to, "/sub").unwrap();
+    assert_eq!(fs::read_to_string(to.join("sub/d/new")).unwrap(), "new");
+    assert_eq!(fs::read_to_string(to.join("sub/d/old")).unwrap(), "old");
+    symlink(room.0.join("in"), to.join("out")).unwrap();
+    fs::write(from.join("f"), "f").unwrap();
+    assert!(merge(&from, &to, "out").is_err());
+    assert!(merge(&from, &to, "../in").is_err());
+    assert!(fs::read_dir(room.0.join("in")).unwrap().next().is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_bytes_reach_outside(mutations in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20), names in prop::collection::vec("[./a-c]{1,12}", 1..6)) {
+        let mut tar = Tar::default();
+        for (n, name) in names.iter().enumerate() {
+            tar = match n % 3 {
+                0 => tar.file(name, b"x"),
+                1 => tar.link(name, &names[0]),
+                _ => tar.entry(b'1', name.as_bytes(), names[0].as_bytes(), 0o644, b""),
+            };
+        }
+        let mut bytes = tar.done();
+        // What is as it was made, too.
+        let _ = Room::new().unpack(&bytes);
+        for (at, byte) in mutations {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let _ = Room::new().unpack(&bytes);
+    }
+}
