@@ -10,10 +10,13 @@ use std::{
 
 use sandbar_tree::{CopyOptions, TreeError};
 
+mod archive;
 mod keeper;
 
+pub use archive::{ArchiveFormat, ImportError};
 pub(crate) use keeper::Keepers;
 pub use keeper::{Keeper, VOLUME_PATH};
+pub use sandbar_tree::Limits as ArchiveLimits;
 
 use crate::{
     Node, Pin, random_id,
@@ -62,6 +65,10 @@ impl Volumes {
         let dir = data_dir.join("volumes");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|source| VolumeError::Io { what: "make", path: dir.clone(), source })?;
         Ok(Self { dir })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub fn is_tree(&self, id: &str) -> bool {
@@ -125,10 +132,17 @@ impl Node {
         match copied.await.unwrap_or(Err(VolumeError::Stopped)) {
             Ok(bytes) => Ok((copy, bytes, pin)),
             Err(error) => {
-                self.release([copy]);
+                self.discard_tree(&copy);
                 Err(error)
             }
         }
+    }
+
+    /// Removes a tree that no row ever named.
+    fn discard_tree(&self, tree_id: &str) {
+        self.inner.volumes.remove(tree_id, &self.inner.roots);
+        let roots = self.inner.roots.clone();
+        self.inner.tasks.spawn_blocking(move || roots.empty_trash());
     }
 
     /// What a tree takes on disk.

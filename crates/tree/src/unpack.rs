@@ -47,6 +47,11 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
+    /// Whether it would unpack to more than is allowed.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::TooLarge { .. })
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Tree(error) if error.is_disk_full())

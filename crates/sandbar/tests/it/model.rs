@@ -1,5 +1,7 @@
 //! Sandboxes against a model: the same steps are done in sandboxes and in folders of the host, and the trees must stay
 //! equal through pauses, snapshots, restores, forks and kills of the server. `SANDBAR_MODEL_STEPS` sets how many.
+//!
+//! Files are changed by replacing them: which names share a file is not kept over layers, as by no overlay filesystem.
 
 use std::{
     fs,
@@ -23,15 +25,12 @@ const TOP: &str = "/workspace/t";
 const HASH: &str = r#"
 import hashlib, os, stat
 total = hashlib.sha256()
-groups = {}
 for folder, folders, files in os.walk('.'):
     folders.sort()
     for name in sorted(folders + files):
         path = os.path.join(folder, name)
         s = os.lstat(path)
         line = [path, stat.S_IFMT(s.st_mode), stat.S_IMODE(s.st_mode)]
-        if not stat.S_ISDIR(s.st_mode):
-            line.append(groups.setdefault(s.st_ino, len(groups)) if s.st_nlink > 1 else -1)
         if stat.S_ISLNK(s.st_mode):
             line.append(os.readlink(path))
         else:
@@ -63,15 +62,15 @@ impl Dice {
         let size = [0, 1, 4096, 70_000][self.roll(4)];
         let fill = self.roll(1000);
         match self.roll(11) {
-            0..=2 => format!("mkdir -p \"$(dirname '{path}')\"; yes {fill} | head -c {size} >'{path}'"),
-            3 => format!("echo {fill} >>'{path}'"),
+            0..=2 => format!("mkdir -p \"$(dirname '{path}')\"; yes {fill} | head -c {size} >.new && mv -fT .new '{path}'"),
+            3 => format!("test -f '{path}' && cp -a '{path}' .new && echo {fill} >>.new && mv -fT .new '{path}'"),
             4 => format!("mkdir -p '{path}'"),
             // Neither name may be in the other.
             5 | 6 => format!("case '{other}/' in '{path}'/*) ;; *) mv -T '{path}' '{other}';; esac"),
             7 => format!("rm -rf '{path}'"),
             8 => format!("test -f '{path}' && ln -T '{path}' '{other}'"),
-            9 => format!("ln -sT '{other}' '{path}'; chmod 7{}5 'a' ", fill % 8),
-            _ => format!("test -e '{path}' && test ! -L '{path}' && python3 -c \"import os; os.setxattr('{path}', 'user.k', b'{fill}')\""),
+            9 => format!("ln -sT '{other}' '{path}'; test -d a && chmod 7{}5 a", fill % 8),
+            _ => format!("test -f '{path}' && cp -a '{path}' .new && python3 -c \"import os; os.setxattr('.new', 'user.k', b'{fill}')\"; mv -fT .new '{path}'"),
         }
     }
 }

@@ -153,6 +153,21 @@ fn snapshots_forks_and_restores_of_a_volume() {
     api.delete(&at(&snapshot)).ok(200);
     assert_eq!(api.get(&at(&snapshot)).status, 404);
     assert_eq!(api.get(&at("/snapshots")).ok(200), json!([]));
+    // Archives: out of one volume, into another, and one that is refused leaves nothing.
+    let tar = api.get(&at("/files/archive"));
+    assert_eq!(tar.status, 200);
+    let target = create(&api, json!({ "size_limit": "200Mi" }));
+    let put_archive = |id: &str, path: &str, bytes: &[u8]| api.send("PUT", &format!("{VOLUMES}/{id}/files/archive?path={path}"), bytes);
+    assert_eq!(put_archive(&target, "/in/here", &tar.body).ok(200)["files"], 3);
+    assert_eq!(read(&api, &target, "/in/here/hard"), (200, "one\n".into()));
+    let zip = api.get(&format!("{VOLUMES}/{target}/files/archive?format=zip"));
+    assert!(zip.body.starts_with(b"PK"));
+    assert_eq!(put_archive(&target, "/zipped", &zip.body).ok(200)["files"], 5);
+    assert_eq!(read(&api, &target, "/zipped/in/here/f"), (200, "one\n".into()));
+    let cut = put_archive(&target, "/cut", &tar.body[..tar.body.len() / 2]).error(&[400]);
+    assert!(cut["message"].as_str().unwrap().contains("nothing was changed"), "{cut}");
+    assert_eq!(read(&api, &target, "/cut/f").0, 404);
+    assert_eq!(put_archive(&volume, "/", &tar.body).status, 507, "100 MiB of zeros do not fit into 4");
     // A fork of a sandbox has a copy of its own.
     let data = sandbox.api.post(&sandbox.path("/fork"), json!({})).ok(201);
     let child = Sandbox { api: api.clone(), id: data["sandbox"]["id"].as_str().unwrap().to_owned() };

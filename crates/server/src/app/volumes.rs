@@ -23,6 +23,10 @@ use crate::{
     error::ApiError,
 };
 
+mod archive;
+
+pub(crate) use archive::check_length;
+
 /// Ids inside that may own a volume's top folder.
 const POSIX_ID_MAX: u32 = 65_535;
 

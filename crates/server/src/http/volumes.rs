@@ -22,6 +22,7 @@ use crate::{
     error::ApiError,
 };
 
+mod archive;
 mod files;
 
 /// `/api/v1/sandboxvolumes`
@@ -34,6 +35,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(get_snapshot, delete_snapshot))
         .routes(routes!(restore))
         .merge(files::router())
+        .merge(archive::router())
 }
 
 /// The team's volumes, oldest first.
