@@ -185,8 +185,9 @@ pub const VOLUME_SNAPSHOTS_MAX: usize = 100;
 pub const VOLUME_SIZE_DEFAULT_BYTES: u64 = 10 << 30;
 pub const VOLUME_SIZE_MIN_BYTES: u64 = 1 << 20;
 pub const VOLUME_SIZE_MAX_BYTES: u64 = 1 << 40;
-pub const WARM_PROCESSES_MAX: usize = 16;
 pub const EPHEMERAL_MOUNTS_MAX: usize = 16;
+/// The smallest folder in memory.
+pub const EPHEMERAL_MIN_BYTES: u64 = 64 << 10;
 /// Points of one series of metrics.
 pub const METRICS_POINTS_MAX: u32 = 1000;
 pub const METRICS_POINTS_DEFAULT: u32 = 240;

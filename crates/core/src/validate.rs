@@ -250,10 +250,45 @@ pub fn template(spec: &TemplateSpec) -> Vec<Violation> {
             out.push(Violation::new("spec.pool.minIdle", format!("is more than maxIdle, which is {}", pool.max_idle)));
         }
     }
+    out.extend(template_mounts(spec));
     for (name, text) in [("description", &spec.description), ("displayName", &spec.display_name)] {
         if text.as_ref().is_some_and(|text| text.chars().count() > limits::TEXT_MAX_CHARS) {
             out.push(Violation::new(format!("spec.{name}"), format!("is longer than {} characters", limits::TEXT_MAX_CHARS)));
         }
+    }
+    out
+}
+
+/// Checks where a template's volumes and folders in memory go.
+fn template_mounts(spec: &TemplateSpec) -> Vec<Violation> {
+    let mut out = Vec::new();
+    let mut places: Vec<&str> = Vec::new();
+    let volumes = spec.volume_mounts.as_deref().unwrap_or_default();
+    let in_memory = spec.ephemeral_mounts.as_deref().unwrap_or_default();
+    for (list, count, max) in [("volumeMounts", volumes.len(), limits::MOUNTS_MAX), ("ephemeralMounts", in_memory.len(), limits::EPHEMERAL_MOUNTS_MAX)] {
+        if count > max {
+            out.push(Violation::new(format!("spec.{list}"), format!("there are {count}; {max} is the limit")));
+        }
+    }
+    let paths = volumes.iter().enumerate().map(|(n, mount)| (format!("spec.volumeMounts[{n}]"), mount.mount_path.as_str()));
+    for (field, path) in paths.chain(in_memory.iter().enumerate().map(|(n, mount)| (format!("spec.ephemeralMounts[{n}]"), mount.mount_path.as_str()))) {
+        match crate::volume::check_mount_point(path) {
+            Err(text) => out.push(Violation::new(format!("{field}.mountPath"), text)),
+            Ok(()) => match places.iter().find(|other| crate::volume::overlap(path, other)) {
+                Some(other) => out.push(Violation::new(format!("{field}.mountPath"), format!("lies on or in another mount, {other}"))),
+                None => places.push(path),
+            },
+        }
+    }
+    for (n, mount) in in_memory.iter().enumerate() {
+        let fits = |bytes: u64| (limits::EPHEMERAL_MIN_BYTES..=limits::MEMORY_MAX_BYTES).contains(&bytes);
+        if !quantity::parse_bytes(&mount.size_limit).is_ok_and(fits) {
+            let (min, max) = (quantity::format_bytes(limits::EPHEMERAL_MIN_BYTES), quantity::format_bytes(limits::MEMORY_MAX_BYTES));
+            out.push(Violation::new(format!("spec.ephemeralMounts[{n}].sizeLimit"), format!("must be a size from {min} to {max}, such as 64Mi")));
+        }
+    }
+    for (n, mount) in volumes.iter().enumerate() {
+        out.extend(name(&mount.name, &format!("spec.volumeMounts[{n}].name")));
     }
     out
 }

@@ -79,7 +79,7 @@ pub fn plan(template: &TemplateSpec, asked: &[Asked], mode_of: impl Fn(&str) -> 
             continue;
         }
         let taken = mounts.iter().map(|mount| mount.mount_point.as_str()).chain(in_memory.iter().copied());
-        if let Some(other) = taken.into_iter().find(|other| is_in(place, other) || is_in(other, place)) {
+        if let Some(other) = taken.into_iter().find(|other| overlap(place, other)) {
             let text = format!("lies on or in another mount, {other}");
             bad("mount_point", text);
             continue;
@@ -96,6 +96,11 @@ pub fn plan(template: &TemplateSpec, asked: &[Asked], mode_of: impl Fn(&str) -> 
         mounts.push(Mount { volume_id: ask.sandboxvolume_id.clone(), mount_point: place.to_owned(), read_only });
     }
     if out.is_empty() { Ok(mounts) } else { Err(out) }
+}
+
+/// Whether one of two mount points would hide the other or a part of it.
+pub fn overlap(one: &str, other: &str) -> bool {
+    is_in(one, other) || is_in(other, one)
 }
 
 /// Whether a path is a folder or something in it.

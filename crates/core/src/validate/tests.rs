@@ -331,3 +331,22 @@ proptest! {
         let _ = http_url(&url);
     }
 }
+
+#[test]
+fn mounts_of_a_template() {
+    use sandbar_api::template::{EphemeralMount, VolumeMount};
+    let volume = |path: &str| VolumeMount { name: "v".into(), mount_path: path.into(), read_only: false };
+    let memory = |path: &str, size: &str| EphemeralMount { mount_path: path.into(), size_limit: size.into() };
+    let check = |volumes: Vec<VolumeMount>, in_memory: Vec<EphemeralMount>| {
+        let mut spec = TemplateSpec { volume_mounts: Some(volumes), ephemeral_mounts: Some(in_memory), ..TemplateSpec::default() };
+        spec.main_container.image = "host".into();
+        template(&spec).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(check(vec![volume("/data"), volume("/more")], vec![memory("/cache", "64Mi")]), "");
+    assert!(check(vec![volume("/etc")], vec![]).starts_with("spec.volumeMounts[0].mountPath"));
+    assert!(check(vec![volume("/d")], vec![memory("/d/cache", "1Mi")]).contains("another mount, /d"));
+    for size in ["", "0", "1", "-1Mi", "lots", "99999999Ti"] {
+        assert!(check(vec![], vec![memory("/cache", size)]).contains("sizeLimit"), "{size}");
+    }
+    assert!(check((0..40).map(|n| volume(&format!("/v{n}"))).collect(), vec![]).contains("40; 32 is the limit"));
+}

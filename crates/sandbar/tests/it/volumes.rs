@@ -85,6 +85,28 @@ fn files_by_api_and_in_sandboxes_are_the_same_and_stay_within() {
 }
 
 #[test]
+fn folders_in_memory_and_declared_mounts_of_a_template() {
+    let server = server();
+    let api = server.api();
+    let spec = json!({ "mainContainer": { "image": "host", "resources": { "memory": "256Mi" } }, "ephemeralMounts": [{ "mountPath": "/scratch", "sizeLimit": "1Mi" }],
+        "volumeMounts": [{ "name": "data", "mountPath": "/data", "readOnly": true }] });
+    api.post("/api/v1/templates", json!({ "template_id": "mounts", "spec": spec })).ok(201);
+    let volume = create(&api, json!({}));
+    put(&api, &volume, "/f", b"x").ok(200);
+    let claim = |at: &str| api.post(SANDBOXES, json!({ "template": "mounts", "mounts": [{ "sandboxvolume_id": volume, "mount_point": at }] }));
+    assert_eq!(claim("/elsewhere").status, 400);
+    let sandbox = Sandbox { api: api.clone(), id: claim("/data").ok(201)["sandbox_id"].as_str().unwrap().to_owned() };
+    assert_eq!(
+        sandbox.sh_ok("cat /data/f; touch /data/g 2>/dev/null || echo read-only; echo y >/scratch/y; df -k /scratch | tail -1 | awk '{print $2}'"),
+        "xread-only\n1024\n"
+    );
+    sandbox.post("/pause", json!({}));
+    sandbox.post("/hibernate", json!({}));
+    assert_eq!(sandbox.sh_ok("ls /scratch | wc -l; cat /data/f"), "0\nx");
+    settled(&server);
+}
+
+#[test]
 fn access_modes_hold() {
     let server = server();
     let api = server.api();
