@@ -141,7 +141,7 @@ pub struct Probe {
     /// Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u32>,
-    /// Default 3; of a startup probe 30.
+    /// Default 30 for startup and readiness, 3 for liveness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_threshold: Option<u32>,
     /// Default 1.

@@ -185,6 +185,9 @@ pub const VOLUME_SNAPSHOTS_MAX: usize = 100;
 pub const VOLUME_SIZE_DEFAULT_BYTES: u64 = 10 << 30;
 pub const VOLUME_SIZE_MIN_BYTES: u64 = 1 << 20;
 pub const VOLUME_SIZE_MAX_BYTES: u64 = 1 << 40;
+pub const WARM_PROCESSES_MAX: usize = 16;
+/// The largest figure of a probe: seconds, or times in a row.
+pub const PROBE_VALUE_MAX: u32 = 600;
 pub const EPHEMERAL_MOUNTS_MAX: usize = 16;
 /// The smallest folder in memory.
 pub const EPHEMERAL_MIN_BYTES: u64 = 64 << 10;

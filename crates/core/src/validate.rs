@@ -4,6 +4,7 @@
 //! `config.services[0].ingress.routes[1].id`).
 
 mod services;
+mod warm;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,6 +15,7 @@ use sandbar_api::{
 use serde_json::{Map, Value};
 
 pub use services::{publish_blockers, services, wants_resume};
+pub use warm::name as warm_name;
 
 use crate::{egress, limits, quantity};
 
@@ -251,6 +253,7 @@ pub fn template(spec: &TemplateSpec) -> Vec<Violation> {
         }
     }
     out.extend(template_mounts(spec));
+    out.extend(warm::check(spec));
     for (name, text) in [("description", &spec.description), ("displayName", &spec.display_name)] {
         if text.as_ref().is_some_and(|text| text.chars().count() > limits::TEXT_MAX_CHARS) {
             out.push(Violation::new(format!("spec.{name}"), format!("is longer than {} characters", limits::TEXT_MAX_CHARS)));

@@ -29,6 +29,7 @@ mod pool;
 pub mod roots;
 pub mod runtime;
 pub mod volumes;
+pub mod warm;
 
 pub use layers::{Collected, InUse};
 pub use pins::Pin;
@@ -41,6 +42,10 @@ use launcher::{Launcher, Priority};
 use pool::Pools;
 use roots::{RootError, Roots, make_private_dir};
 use runtime::{Ground, Place};
+use warm::WarmProcess;
+
+/// How often it is looked at whether an adopted runtime runs again.
+const FROZEN_LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What the node is told at the start.
 #[derive(Debug, Clone)]
@@ -81,6 +86,7 @@ pub struct Adoptable {
     pub pid_start: u64,
     pub limits: Limits,
     pub policy: Policy,
+    pub warm: Vec<WarmProcess>,
 }
 
 /// What the rows own; everything else on this machine below our names is swept.
@@ -226,7 +232,21 @@ impl Node {
     /// Takes over a runtime that a former server left running; `None` when it has ended meanwhile.
     pub async fn adopt(&self, known: Adoptable) -> Result<Option<Arc<Runtime>>, RuntimeError> {
         let paths = self.paths(&known.runtime_id, &known.root);
-        Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, (known.pid, known.pid_start), known.limits, known.policy, &self.inner.egress).await
+        let process = (known.pid, known.pid_start);
+        let adopted = Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, process, known.limits, known.policy, &self.inner.egress).await?;
+        if let Some(runtime) = adopted.clone().filter(|_| !known.warm.is_empty()) {
+            let node = self.clone();
+            tokio::spawn(async move {
+                while runtime.is_frozen() && !runtime.has_ended() {
+                    tokio::time::sleep(FROZEN_LOOK).await;
+                }
+                match warm::find(&runtime, &known.warm).await {
+                    Ok(ids) => node.keep_warm(&runtime, &known.warm, ids),
+                    Err(error) => tracing::warn!(runtime = runtime.id, error = error_text(&error), "warm processes are not looked after"),
+                }
+            });
+        }
+        Ok(adopted)
     }
 
     /// Discards a root: gone at once by name, its files are deleted in the background.
@@ -319,10 +339,50 @@ impl Node {
             Ok(raw) => Runtime::start(raw, root, paths.place(), limits, &self.inner.egress, priority == Priority::Refill).await,
             Err(error) => Err(error),
         };
-        if started.is_err() {
+        let warmed = match started {
+            Ok(runtime) => self.warm_up(runtime, &spec.warm).await,
+            Err(error) => Err(error),
+        };
+        if warmed.is_err() {
             self.remove_logs(&runtime_id);
         }
-        started
+        warmed
+    }
+
+    /// Starts warm processes and sees that they stay up. A runtime in which they do not come up is ended.
+    async fn warm_up(&self, runtime: Arc<Runtime>, processes: &[WarmProcess]) -> Result<Arc<Runtime>, RuntimeError> {
+        if processes.is_empty() {
+            return Ok(runtime);
+        }
+        let started = tokio::select! {
+            started = warm::start(&runtime, processes) => started,
+            () = self.inner.stop.cancelled() => Err(warm::WarmError::stopped(&processes[0].name)),
+        };
+        match started {
+            Ok(ids) => {
+                self.keep_warm(&runtime, processes, ids);
+                Ok(runtime)
+            }
+            Err(error) => {
+                if let Err(undead) = runtime.destroy().await {
+                    tracing::error!(runtime = runtime.id, error = error_text(&undead), "a runtime that did not come up is left to the next start");
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn keep_warm(&self, runtime: &Arc<Runtime>, processes: &[WarmProcess], ids: Vec<String>) {
+        for (process, id) in processes.iter().zip(ids) {
+            // Not among the tasks that a stop waits for: these live as long as their runtime.
+            let (kept, stop) = (warm::keep(Arc::clone(runtime), process.clone(), id), self.inner.stop.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = kept => {}
+                }
+            });
+        }
     }
 
     fn sweep_now(&self, owned: &Owned) -> Result<usize, NodeError> {

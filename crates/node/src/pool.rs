@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     Node,
@@ -18,7 +18,9 @@ use crate::{
 /// A pool is never larger, whatever a template asks for.
 const IDLE_MAX: u32 = 1000;
 /// Wait after a launch for the pool failed; doubled up to the second figure while it goes on failing.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// Runtimes with warm processes that come up at one time.
+const SLOW_MAX: usize = 4;
 /// How long the refill stands back while claims wait for launches.
 const YIELD: Duration = Duration::from_millis(2);
 /// The refill begins when no claim has come for this long, so that it does not take the processor from the next one of
@@ -40,6 +42,12 @@ struct Pool {
     spec: RuntimeSpec,
     min_idle: u32,
     idle: VecDeque<Arc<Runtime>>,
+    /// On their way into it.
+    starting: u32,
+    /// Launches that failed in a row.
+    failures: u32,
+    /// Not before this, after a failure.
+    next_try: Option<Instant>,
     last_error: Option<String>,
 }
 
@@ -59,7 +67,7 @@ impl Pools {
         let mut pools = self.lock();
         let pool = pools.get_mut(key).filter(|pool| pool.spec.is_alike(spec))?;
         // One that ended by itself stays for the refill to clear away.
-        let alive = pool.idle.iter().position(|runtime| !runtime.has_ended());
+        let alive = pool.idle.iter().position(|runtime| !runtime.has_ended() && runtime.is_well());
         let taken = alive.and_then(|at| pool.idle.remove(at));
         drop(pools);
         *self.last_claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -75,10 +83,19 @@ impl Pools {
         if min_idle == 0 {
             surplus.extend(pools.remove(key).into_iter().flat_map(|pool| pool.idle));
         } else {
-            let pool = pools.entry(key.to_owned()).or_insert_with(|| Pool { spec: spec.clone(), min_idle, idle: VecDeque::new(), last_error: None });
+            let pool = pools.entry(key.to_owned()).or_insert_with(|| Pool {
+                spec: spec.clone(),
+                min_idle,
+                idle: VecDeque::new(),
+                starting: 0,
+                failures: 0,
+                next_try: None,
+                last_error: None,
+            });
             if pool.spec != spec {
                 surplus.extend(pool.idle.drain(..));
                 pool.spec = spec;
+                (pool.failures, pool.next_try, pool.last_error) = (0, None, None);
             }
             pool.min_idle = min_idle;
             while pool.idle.len() > min_idle as usize {
@@ -121,19 +138,38 @@ impl Pools {
     }
 
     /// A pool that is short of runtimes; the one that lacks the largest part of its own first.
-    fn shortest(&self) -> Option<(String, RuntimeSpec)> {
-        let pools = self.lock();
+    /// The caller launches one for it and then calls [`Pools::put`] or [`Pools::note_failure`].
+    fn shortest(&self, slow_too: bool) -> Option<(String, RuntimeSpec)> {
+        let now = Instant::now();
+        let mut pools = self.lock();
         pools
-            .iter()
-            .filter(|(_, pool)| (pool.idle.len() as u32) < pool.min_idle)
-            .min_by_key(|(_, pool)| pool.idle.len() * 1000 / pool.min_idle.max(1) as usize)
-            .map(|(key, pool)| (key.clone(), pool.spec.clone()))
+            .iter_mut()
+            .filter(|(_, pool)| (pool.idle.len() as u32) + pool.starting < pool.min_idle && pool.next_try.is_none_or(|at| at <= now))
+            .filter(|(_, pool)| slow_too || pool.spec.warm.is_empty())
+            .min_by_key(|(_, pool)| (pool.idle.len() + pool.starting as usize) * 1000 / pool.min_idle.max(1) as usize)
+            .map(|(key, pool)| {
+                pool.starting += 1;
+                (key.clone(), pool.spec.clone())
+            })
+    }
+
+    /// How long until a pool that failed may be tried again.
+    fn until_next_try(&self) -> Duration {
+        let now = Instant::now();
+        let pools = self.lock();
+        let short = pools.values().filter(|pool| (pool.idle.len() as u32) + pool.starting < pool.min_idle);
+        short.filter_map(|pool| pool.next_try).map(|at| at.saturating_duration_since(now)).min().unwrap_or(CHECK_EVERY)
     }
 
     /// Puts a new runtime in; given back when the pool changed meanwhile.
     fn put(&self, key: &str, spec: &RuntimeSpec, runtime: Arc<Runtime>) -> Option<Arc<Runtime>> {
         let mut pools = self.lock();
-        match pools.get_mut(key) {
+        let mut pool = pools.get_mut(key);
+        if let Some(pool) = &mut pool {
+            pool.starting = pool.starting.saturating_sub(1);
+            (pool.failures, pool.next_try) = (0, None);
+        }
+        match pool {
             Some(pool) if &pool.spec == spec && (pool.idle.len() as u32) < pool.min_idle => {
                 pool.last_error = None;
                 pool.idle.push_back(runtime);
@@ -145,6 +181,10 @@ impl Pools {
 
     fn note_failure(&self, key: &str, error: String) {
         if let Some(pool) = self.lock().get_mut(key) {
+            pool.starting = pool.starting.saturating_sub(1);
+            let wait = BACKOFF.0.saturating_mul(1 << pool.failures.min(16)).min(BACKOFF.1);
+            pool.failures = pool.failures.saturating_add(1);
+            pool.next_try = Some(Instant::now() + wait);
             pool.last_error = Some(error);
         }
     }
@@ -174,64 +214,69 @@ impl Node {
     async fn refill(&self) {
         let pools = &self.inner.pools;
         let stop = &self.inner.stop;
-        let mut backoff = BACKOFF.0;
+        let slow = Arc::new(Semaphore::new(SLOW_MAX));
         // Only waits are cut short by a stop: a launch under way is finished and then discarded by its owner.
         while !stop.is_cancelled() {
             for runtime in pools.take_ended() {
                 tracing::warn!(runtime = runtime.id, "an idle runtime ended by itself");
                 self.discard(runtime);
             }
-            let Some((key, spec)) = pools.shortest() else {
-                // A claim or a change wakes us at once; the check is for runtimes that died in the pool.
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = pools.changed.notified() => {}
-                    () = tokio::time::sleep(CHECK_EVERY) => {}
-                }
-                continue;
-            };
-            pools.quiet().await;
             if self.inner.launcher.has_waiting_claims() {
                 tokio::time::sleep(YIELD).await;
                 continue;
             }
+            let Some((key, spec)) = pools.shortest(slow.available_permits() > 0) else {
+                // A claim or a change wakes us at once; the check is for runtimes that died in the pool.
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = pools.changed.notified() => {}
+                    () = tokio::time::sleep(pools.until_next_try().min(CHECK_EVERY)) => {}
+                }
+                continue;
+            };
+            pools.quiet().await;
             if free_memory_bytes().is_some_and(|free| free < FREE_MEMORY_MIN_BYTES) {
                 pools.note_failure(&key, "too little free memory to keep idle sandboxes".into());
-                self.rest(BACKOFF.1).await;
                 continue;
             }
-            let launched = match self.create_root().await {
-                Ok(root) => match self.launch_with(&spec, root.clone(), Priority::Refill).await {
-                    Err(error) => {
-                        self.inner.roots.remove(&root);
-                        Err(error)
-                    }
-                    ok => ok,
-                },
-                Err(error) => Err(error),
-            };
-            match launched {
-                Ok(runtime) => {
-                    backoff = BACKOFF.0;
-                    if let Some(surplus) = pools.put(&key, &spec, runtime) {
-                        self.discard(surplus);
-                    }
-                }
-                Err(error) => {
-                    let text = crate::error_text(&error);
-                    tracing::warn!(pool = key, error = text, "a launch for the pool failed");
-                    pools.note_failure(&key, text);
-                    self.rest(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF.1);
-                }
+            if spec.warm.is_empty() {
+                self.fill(&key, &spec).await;
+                continue;
             }
+            // Whose processes take their time, or never come up, keeps no other pool waiting.
+            let Ok(place) = Arc::clone(&slow).acquire_owned().await else { return };
+            let node = self.clone();
+            self.inner.tasks.spawn(async move {
+                node.fill(&key, &spec).await;
+                drop(place);
+                node.inner.pools.changed.notify_one();
+            });
         }
     }
 
-    async fn rest(&self, time: Duration) {
-        tokio::select! {
-            () = self.inner.stop.cancelled() => {}
-            () = tokio::time::sleep(time) => {}
+    /// Launches one runtime for a pool.
+    async fn fill(&self, key: &str, spec: &RuntimeSpec) {
+        let launched = match self.create_root().await {
+            Ok(root) => match self.launch_with(spec, root.clone(), Priority::Refill).await {
+                Err(error) => {
+                    self.inner.roots.remove(&root);
+                    Err(error)
+                }
+                ok => ok,
+            },
+            Err(error) => Err(error),
+        };
+        match launched {
+            Ok(runtime) => {
+                if let Some(surplus) = self.inner.pools.put(key, spec, runtime) {
+                    self.discard(surplus);
+                }
+            }
+            Err(error) => {
+                let text = crate::error_text(&error);
+                tracing::warn!(pool = key, error = text, "a launch for the pool failed");
+                self.inner.pools.note_failure(key, text);
+            }
         }
     }
 }

@@ -9,7 +9,10 @@ use std::{
         unix::{fs::OpenOptionsExt, net::UnixListener},
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,6 +32,7 @@ use crate::{
     egress::{EgressError, EgressHandle},
     image::ImageError,
     roots::{Root, RootError},
+    warm::{WarmError, WarmProcess},
 };
 
 /// A sandbox that was launched answers within this time or has failed.
@@ -67,12 +71,13 @@ pub struct RuntimeSpec {
     pub limits: Limits,
     pub mounts: Vec<VolumeMount>,
     pub tmpfs: Vec<Tmpfs>,
+    pub warm: Vec<WarmProcess>,
 }
 
 impl RuntimeSpec {
     /// Whether a runtime of one can become one of the other: limits can be changed, the ground cannot.
     pub fn is_alike(&self, other: &Self) -> bool {
-        self.base == other.base && self.mounts == other.mounts && self.tmpfs == other.tmpfs
+        self.base == other.base && self.mounts == other.mounts && self.tmpfs == other.tmpfs && self.warm == other.warm
     }
 }
 
@@ -110,6 +115,8 @@ pub enum RuntimeError {
     Volume(#[from] crate::volumes::VolumeError),
     #[error("copy the sandbox's files")]
     Copy(#[source] sandbar_tree::TreeError),
+    #[error(transparent)]
+    Warm(#[from] WarmError),
     #[error(transparent)]
     Root(#[from] RootError),
     #[error("cgroup: {0}")]
@@ -167,6 +174,8 @@ pub struct Runtime {
     egress: EgressHandle,
     ended: CancellationToken,
     frozen: watch::Sender<bool>,
+    /// Whether every warm process is up, as far as is known.
+    well: AtomicBool,
 }
 
 /// Everything that the launching thread makes, before the agent was asked.
@@ -351,6 +360,7 @@ impl Runtime {
             egress,
             ended,
             frozen: watch::Sender::new(is_frozen),
+            well: AtomicBool::new(true),
         }))
     }
 
@@ -361,6 +371,20 @@ impl Runtime {
 
     pub fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
+    }
+
+    /// Whether every warm process is up, as far as is known.
+    pub fn is_well(&self) -> bool {
+        self.well.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_well(&self, well: bool) {
+        self.well.store(well, Ordering::Relaxed);
+    }
+
+    /// Connects to a server inside, on its loopback address.
+    pub async fn connect(&self, port: u16) -> io::Result<tokio::net::TcpStream> {
+        self.egress.connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await
     }
 
     /// Stops every process where it stands; memory is kept.

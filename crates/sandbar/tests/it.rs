@@ -19,6 +19,7 @@ mod it {
     mod machine;
     mod model;
     mod network;
+    mod pools;
     mod recovery;
     mod snapshots;
     mod streams;

@@ -75,6 +75,7 @@ impl Node {
             limits: Limits { disk_bytes: file_bytes_max, ..LIMITS },
             mounts: vec![VolumeMount { tree_id: tree_id.to_owned(), target: VOLUME_PATH.trim_start_matches('/').into(), read_only: false }],
             tmpfs: Vec::new(),
+            warm: Vec::new(),
         };
         let root = self.create_root().await?;
         let runtime = match self.launch(&spec, root.clone()).await {

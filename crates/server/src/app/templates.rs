@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use sandbar_api::template::{TemplateCreateRequest, TemplateSpec, TemplateStatus};
-use sandbar_core::validate;
+use sandbar_api::template::{TemplateCondition, TemplateCreateRequest, TemplateSpec, TemplateStatus};
+use sandbar_core::{sandbox::Base, validate};
+use sandbar_node::PoolStatus;
 use sandbar_store::{StoreError, TemplateRecord};
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
         sandboxes::{now_ms, spec, store_failure, violations},
     },
     error::ApiError,
+    http::time::rfc3339,
 };
 
 impl App {
@@ -30,16 +32,17 @@ impl App {
     /// How templates stand with a team: their idle runtimes, which all who want such share, and the team's sandboxes.
     pub async fn template_states(&self, who: &Principal, templates: &[TemplateRecord]) -> Result<Vec<TemplateStatus>, ApiError> {
         let active = self.store.sandbox_counts_by_template(&who.team_id).await.map_err(|e| store_failure("counting sandboxes", &e))?;
-        let idle: HashMap<String, u32> = self.node.pools().into_iter().map(|pool| (pool.key, pool.idle)).collect();
-        let state = |template: &TemplateRecord| TemplateStatus {
-            idle_count: spec::base_of(&self.node, &template.spec, template.base.as_ref())
-                .ok()
-                .and_then(|base| idle.get(&spec::pool_key(&spec::pool_spec(&template.spec, base))).copied())
-                .unwrap_or_default(),
-            active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
-            conditions: Vec::new(),
-            last_update_time: None,
-            creation: template.creation.clone(),
+        let pools: HashMap<String, PoolStatus> = self.node.pools().into_iter().map(|pool| (pool.key.clone(), pool)).collect();
+        let state = |template: &TemplateRecord| {
+            let base = spec::base_of(&self.node, &template.spec, template.base.as_ref());
+            let pool = base.as_ref().ok().and_then(|base| pools.get(&spec::pool_key(&spec::pool_spec(&template.spec, base.clone()))));
+            TemplateStatus {
+                idle_count: pool.map_or(0, |pool| pool.idle),
+                active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
+                conditions: conditions(&base, pool),
+                last_update_time: Some(rfc3339(template.updated_at_ms)),
+                creation: template.creation.clone(),
+            }
         };
         Ok(templates.iter().map(state).collect())
     }
@@ -99,6 +102,29 @@ impl App {
         }
         Ok(record)
     }
+}
+
+/// What is true or false of a template now.
+fn conditions(base: &Result<Base, String>, pool: Option<&PoolStatus>) -> Vec<TemplateCondition> {
+    let condition = |kind: &str, good: bool, reason: &str, message: Option<String>| TemplateCondition {
+        kind: kind.to_owned(),
+        status: if good { "True" } else { "False" }.to_owned(),
+        reason: Some(reason.to_owned()),
+        message,
+        last_transition_time: None,
+    };
+    let mut found = vec![match base {
+        Ok(_) => condition("ImageReady", true, "Present", None),
+        Err(text) => condition("ImageReady", false, "Missing", Some(text.clone())),
+    }];
+    if let Some(pool) = pool {
+        found.push(match &pool.last_error {
+            Some(text) => condition("PoolReady", false, "LaunchFailed", Some(text.clone())),
+            None if pool.idle >= pool.min_idle => condition("PoolReady", true, "Filled", None),
+            None => condition("PoolReady", false, "Filling", Some(format!("{} of {} idle sandboxes are ready", pool.idle, pool.min_idle))),
+        });
+    }
+    found
 }
 
 fn check(spec: &TemplateSpec) -> Result<(), ApiError> {

@@ -63,6 +63,7 @@ impl Registry {
             pid: record.pid?,
             pid_start: record.pid_start?,
             limits: spec::limits_of(record),
+            warm: spec::warm(&record.template),
             policy: spec::policy(record).ok()?,
         };
         match self.node.adopt(known).await {

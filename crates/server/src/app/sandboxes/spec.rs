@@ -7,14 +7,17 @@ use std::{
     time::Duration,
 };
 
-use sandbar_api::template::TemplateSpec;
+use sandbar_api::template::{self as api, TemplateSpec};
 use sandbar_core::{
     egress::{self, Policy},
     limits, quantity,
     sandbox::{Base, Mount, SandboxRecord},
     validate,
 };
-use sandbar_node::{Limits, Node, Root, Runtime, RuntimeSpec, Tmpfs, VolumeMount, error_text};
+use sandbar_node::{
+    Limits, Node, Root, Runtime, RuntimeSpec, Tmpfs, VolumeMount, error_text,
+    warm::{Check, Probe, Start, WarmProcess},
+};
 use sandbar_procd_api::Assign;
 use serde_json::Value;
 
@@ -33,7 +36,7 @@ pub(crate) fn runtime_spec(record: &SandboxRecord, base: Base, trees: &Trees) ->
         Ok::<_, String>(VolumeMount { tree_id: tree_id.clone(), target: inside(&mount.mount_point), read_only: mount.read_only })
     };
     let mounts = record.mounts.iter().map(mount).collect::<Result<_, _>>()?;
-    Ok(RuntimeSpec { base, limits: limits_of(record), mounts, tmpfs: tmpfs(&record.template) })
+    Ok(RuntimeSpec { base, limits: limits_of(record), mounts, tmpfs: tmpfs(&record.template), warm: warm(&record.template) })
 }
 
 /// What a sandbox may use.
@@ -44,7 +47,7 @@ pub(crate) fn limits_of(record: &SandboxRecord) -> Limits {
 /// What the pool of a template launches.
 pub(crate) fn pool_spec(template: &TemplateSpec, base: Base) -> RuntimeSpec {
     let asked = validate::effective_resources(template, &sandbar_api::sandbox::SandboxConfig::default());
-    RuntimeSpec { base, limits: node_limits(&asked), mounts: Vec::new(), tmpfs: tmpfs(template) }
+    RuntimeSpec { base, limits: node_limits(&asked), mounts: Vec::new(), tmpfs: tmpfs(template), warm: warm(template) }
 }
 
 /// Templates whose idle runtimes are alike share a pool: what differs is assigned at claim.
@@ -66,6 +69,49 @@ pub(crate) fn base_of(node: &Node, template: &TemplateSpec, files: Option<&Base>
 fn tmpfs(template: &TemplateSpec) -> Vec<Tmpfs> {
     let mounts = template.ephemeral_mounts.iter().flatten();
     mounts.map(|mount| Tmpfs { target: inside(&mount.mount_path), bytes: quantity::parse_bytes(&mount.size_limit).unwrap_or(0) }).collect()
+}
+
+/// What runs in a template's sandboxes before they are claimed: with the template's environment, not with a claim's.
+pub(crate) fn warm(template: &TemplateSpec) -> Vec<WarmProcess> {
+    let processes = template.warm_processes.as_deref().unwrap_or_default();
+    let one = |(index, process): (usize, &api::WarmProcess)| {
+        let mut env = base_env(template);
+        env.extend(process.env_vars.clone().unwrap_or_default());
+        let probes = process.probes.clone().unwrap_or_default();
+        WarmProcess {
+            name: validate::warm_name(process, index),
+            start: match (&process.command, process.kind.as_str()) {
+                (Some(command), "cmd") => Start::Cmd(command.clone()),
+                _ => Start::Repl(process.alias.clone().unwrap_or_default()),
+            },
+            cwd: process.cwd.clone(),
+            env,
+            startup: probes.startup.map(|probe| timed(&probe, 1, 30)),
+            readiness: probes.readiness.map(|probe| timed(&probe, 1, 30)),
+            liveness: probes.liveness.map(|probe| timed(&probe, 10, 3)),
+        }
+    };
+    processes.iter().enumerate().map(one).collect()
+}
+
+fn timed(probe: &api::Probe, period_s: u32, failures: u32) -> Probe {
+    let seconds = |given: Option<u32>, default: u32| Duration::from_secs(u64::from(given.unwrap_or(default)));
+    let check = match (&probe.exec, &probe.http_get, &probe.tcp_socket) {
+        (Some(exec), _, _) => Check::Exec(exec.command.clone()),
+        (_, Some(http), _) => {
+            let headers = http.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect();
+            Check::Http { port: http.port, path: http.path.clone().unwrap_or_else(|| "/".to_owned()), headers }
+        }
+        (_, _, tcp) => Check::Tcp(tcp.as_ref().map_or(0, |tcp| tcp.port)),
+    };
+    Probe {
+        check,
+        initial_delay: seconds(probe.initial_delay_seconds, 0),
+        period: seconds(probe.period_seconds, period_s),
+        timeout: seconds(probe.timeout_seconds, 1),
+        failures: probe.failure_threshold.unwrap_or(failures),
+        successes: probe.success_threshold.unwrap_or(1),
+    }
 }
 
 fn inside(path: &str) -> PathBuf {
