@@ -146,6 +146,11 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// Whether the sandbox's folders are nested too deeply to be copied.
+    pub fn is_too_deep(&self) -> bool {
+        matches!(self, Self::Copy(sandbar_tree::TreeError::TooDeep { .. }))
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         let full = |source: &io::Error| matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);

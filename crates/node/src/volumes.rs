@@ -44,6 +44,17 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
+    /// Whether the volume's own files are in the way: nested too deeply, or a file or link where a folder has to be.
+    pub fn is_in_the_way(&self) -> bool {
+        use rustix::io::Errno;
+        let blocking = [Errno::NOTDIR, Errno::LOOP, Errno::ISDIR, Errno::NOTEMPTY, Errno::EXIST];
+        match self {
+            Self::Tree(TreeError::TooDeep { .. }) => true,
+            Self::Tree(TreeError::Io { source, .. }) => blocking.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error())),
+            Self::Tree(TreeError::TooLarge { .. }) | Self::Io { .. } | Self::Missing(_) | Self::Stopped => false,
+        }
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {

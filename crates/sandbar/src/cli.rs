@@ -54,7 +54,13 @@ pub enum Command {
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Look at templates
+    /// Keep the files of sandboxes, and put them back
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Files that outlive sandboxes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Make and look at templates
     #[command(subcommand)]
     Template(TemplateCommand),
     /// Measure the server against the floors of this machine
@@ -158,6 +164,11 @@ pub enum SandboxCommand {
         /// Drop the processes at once and keep only the files
         #[arg(long)]
         hibernate: bool,
+    },
+    /// Make a new, paused sandbox with the files and configuration of this one
+    Fork {
+        /// The sandbox
+        id: String,
     },
     /// Resume it
     Resume {
@@ -357,6 +368,143 @@ pub enum TemplateCommand {
     Get {
         /// Id of the template
         id: String,
+    },
+    /// Make a template from a YAML or JSON file with `template_id` and `spec`
+    Create {
+        /// The file; - for standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Replace a template's specification by that of a YAML or JSON file
+    Update {
+        /// Id of the template
+        id: String,
+        /// The file, with `spec`; - for standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Make a template whose sandboxes begin with the files that a sandbox has now
+    FromSandbox {
+        /// Id of the new template
+        id: String,
+        /// Id of the sandbox
+        sandbox: String,
+    },
+    /// Delete a template; sandboxes keep what they were claimed with
+    Rm {
+        /// Id of the template
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Keep the files of a sandbox as they are now
+    Create {
+        /// Id of the sandbox
+        sandbox: String,
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long)]
+        description: Option<String>,
+        /// When it is deleted, such as 2027-01-31T00:00:00Z
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<String>,
+    },
+    /// List the snapshots of a sandbox
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Id of the sandbox
+        sandbox: String,
+    },
+    /// Delete a snapshot; what was made from it stays
+    Rm {
+        /// Id of the snapshot
+        id: String,
+    },
+    /// Put the files of a snapshot in place of a paused sandbox's own
+    Restore {
+        /// Id of the sandbox
+        sandbox: String,
+        /// Id of the snapshot
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Make a volume
+    Create {
+        #[arg(long)]
+        name: Option<String>,
+        /// RWO (one sandbox at a time), ROX (many, read-only) or RWX (many)
+        #[arg(long)]
+        mode: Option<String>,
+        /// The most it may hold, such as 10Gi
+        #[arg(long)]
+        size: Option<String>,
+        /// Begin with the files of this volume snapshot
+        #[arg(long, value_name = "ID")]
+        from_snapshot: Option<String>,
+    },
+    /// Show one volume
+    Get {
+        /// Id of the volume
+        id: String,
+    },
+    /// Delete a volume with its snapshots
+    Rm {
+        /// Id of the volume
+        id: String,
+        /// Also when sandboxes have it: their processes end
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a volume with the files that another has now
+    Fork {
+        /// Id of the volume
+        id: String,
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Keep the files of a volume as they are now
+    Snapshot {
+        /// Id of the volume
+        id: String,
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List the snapshots of a volume
+    Snapshots {
+        /// Id of the volume
+        id: String,
+    },
+    /// Give a volume the files of one of its snapshots
+    Restore {
+        /// Id of the volume
+        id: String,
+        /// Id of the snapshot
+        snapshot: String,
+    },
+    /// Unpack a tar (plain, gzip, zstd) or zip into a volume
+    Import {
+        /// Id of the volume
+        id: String,
+        /// The archive
+        archive: PathBuf,
+        /// The folder in the volume
+        #[arg(long, default_value = "/")]
+        path: String,
+    },
+    /// Pack a volume into a file that ends in .tar or .zip
+    Export {
+        /// Id of the volume
+        id: String,
+        /// The archive
+        archive: PathBuf,
     },
 }
 

@@ -5,4 +5,6 @@ pub mod exec;
 pub mod key;
 pub mod login;
 pub mod sandbox;
+pub mod snapshot;
 pub mod template;
+pub mod volume;

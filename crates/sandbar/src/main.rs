@@ -52,6 +52,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Login => commands::login::run(&global).await,
         Command::Sandbox(command) => commands::sandbox::run(&global, command).await,
         Command::Key(command) => commands::key::run(&global, command).await,
+        Command::Snapshot(command) => commands::snapshot::run(&global, command).await,
+        Command::Volume(command) => commands::volume::run(&global, command).await,
         Command::Template(command) => commands::template::run(&global, command).await,
         Command::Bench(args) => bench::run(&global, &args).await,
         Command::Purge(args) => purge::run(&args, global.output),

@@ -38,6 +38,13 @@ pub async fn run(global: &Global, command: SandboxCommand) -> anyhow::Result<u8>
             client.post(&sandbox_path(&id, "/pause"), &json!({})).await?;
             change(&client, form, &id, "/hibernate", &json!({})).await?;
         }
+        SandboxCommand::Fork { id } => {
+            let made = client.post(&sandbox_path(&id, "/fork"), &json!({})).await?;
+            match form {
+                Output::Json => output::json(&made),
+                Output::Table => println!("{}", made["sandbox"]["id"].as_str().unwrap_or_default()),
+            }
+        }
         SandboxCommand::Resume { id } => change(&client, form, &id, "/resume", &json!({})).await?,
         SandboxCommand::Refresh { id, duration } => {
             let body = duration.map_or_else(|| json!({}), |seconds| json!({"duration": seconds}));

@@ -1,5 +1,11 @@
 //! `sandbar template`.
 
+use std::path::Path;
+
+use anyhow::Context;
+use reqwest::Method;
+use serde_json::{Value, json};
+
 use crate::{
     cli::{Global, Output, TemplateCommand},
     client::{Client, segment},
@@ -58,6 +64,36 @@ pub async fn run(global: &Global, command: TemplateCommand) -> anyhow::Result<u8
                 }
             }
         }
+        TemplateCommand::Create { file } => {
+            let made = client.post("/api/v1/templates", &read(&file)?).await?;
+            named(global, &made);
+        }
+        TemplateCommand::Update { id, file } => {
+            let request = client.request(Method::PUT, &format!("/api/v1/templates/{}", segment(&id))).json(&read(&file)?);
+            named(global, &client.data(request).await?);
+        }
+        TemplateCommand::FromSandbox { id, sandbox } => {
+            let made = client.post("/api/v1/templates/from-sandbox", &json!({ "template_id": id, "sandbox_id": sandbox })).await?;
+            named(global, &made);
+        }
+        TemplateCommand::Rm { id } => {
+            client.delete(&format!("/api/v1/templates/{}", segment(&id))).await?;
+        }
     }
     Ok(0)
+}
+
+/// A YAML file, which a JSON file is too.
+fn read(file: &Path) -> anyhow::Result<Value> {
+    let text = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+    // Its error says line and column.
+    serde_norway::from_str(&text).with_context(|| format!("{} is no YAML or JSON", file.display()))
+}
+
+fn named(global: &Global, template: &Value) {
+    match global.output {
+        Output::Json => output::json(template),
+        Output::Table => println!("{}", template["template_id"].as_str().unwrap_or_default()),
+    }
 }

@@ -186,6 +186,9 @@ fn snapshots_forks_and_restores_of_a_volume() {
     assert!(zip.body.starts_with(b"PK"));
     assert_eq!(put_archive(&target, "/zipped", &zip.body).ok(200)["files"], 5);
     assert_eq!(read(&api, &target, "/zipped/in/here/f"), (200, "one\n".into()));
+    assert_eq!(put_archive(&target, "/a/../b", &tar.body).status, 400);
+    put(&api, &target, "/file", b"x").ok(200);
+    assert_eq!(put_archive(&target, "/file/in", &tar.body).status, 409);
     let cut = put_archive(&target, "/cut", &tar.body[..tar.body.len() / 2]).error(&[400]);
     assert!(cut["message"].as_str().unwrap().contains("nothing was changed"), "{cut}");
     assert_eq!(read(&api, &target, "/cut/f").0, 404);

@@ -456,6 +456,9 @@ pub(crate) fn runtime_failure(operation: &str, error: &sandbar_node::RuntimeErro
     if error.is_disk_full() {
         return ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10);
     }
+    if error.is_too_deep() {
+        return ApiError::conflict(error_text(error));
+    }
     ApiError::internal(operation, &error_text(error))
 }
 

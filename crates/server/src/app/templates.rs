@@ -79,10 +79,13 @@ impl App {
     pub async fn update_template(&self, who: &Principal, id: &str, spec: TemplateSpec) -> Result<TemplateRecord, ApiError> {
         let mut record = self.own_template(who, id).await?;
         check(&spec)?;
+        // The files of a sandbox belong to the image that they were made on.
+        let former = record.base.take_if(|_| record.spec.main_container.image != spec.main_container.image);
         record.spec = spec;
         record.updated_at_ms = now_ms();
         let seen = record.version;
         let stored = self.store.template_update(&record, seen).await.map_err(|error| failure("saving the template", id, &error))?;
+        former.iter().for_each(|base| self.release(base));
         self.templates_changed.notify_one();
         Ok(stored)
     }

@@ -64,16 +64,16 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|(name, _)| *name)
 }
 
-/// Looks at a live runtime. Walks the sandbox's files when it used the processor since `before`.
-pub fn sample(runtime: &Runtime, before: Option<&Sample>, now_ms: i64) -> Sample {
+/// Looks at a live runtime. With `walk` it counts the sandbox's files, when it used the processor since `before`.
+pub fn sample(runtime: &Runtime, before: Option<&Sample>, walk: bool, now_ms: i64) -> Sample {
     let usage = runtime.usage();
     let limits = runtime.limits();
     let network = runtime.network_counters();
-    let unchanged = before.filter(|before| before.runtime_id == runtime.id && before.cpu_usec == usage.cpu_usec);
-    let (disk_bytes, inodes) = match unchanged {
-        Some(before) => (before.disk_bytes, before.inodes),
-        None => runtime.disk_usage().map_or((before.map_or(0, |b| b.disk_bytes), before.map_or(0, |b| b.inodes)), |used| (used.bytes, used.inodes)),
-    };
+    let unchanged = before.is_some_and(|before| before.runtime_id == runtime.id && before.cpu_usec == usage.cpu_usec);
+    let counted = if walk && !unchanged { runtime.disk_usage().ok() } else { None };
+    // What cannot be counted is as it was.
+    let known = before.map_or((0, 0), |before| (before.disk_bytes, before.inodes));
+    let (disk_bytes, inodes) = counted.map_or(known, |used| (used.bytes, used.inodes));
     Sample {
         at_ms: now_ms,
         runtime_id: runtime.id.clone(),
@@ -95,10 +95,7 @@ impl Usage {
     /// Takes the last look at a runtime that is about to end.
     pub fn ends(&self, record: &Arc<SandboxRecord>, runtime: &Runtime) {
         let before = self.last(&record.id);
-        let mut last = sample(runtime, before.as_ref().or(Some(&nothing(runtime))), now_ms());
-        if let Some(before) = before {
-            (last.disk_bytes, last.inodes) = (before.disk_bytes, before.inodes);
-        }
+        let last = sample(runtime, before.as_ref(), false, now_ms());
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.len() < ENDED_MAX {
             ended.push(Ended { record: Arc::clone(record), sample: last });
@@ -120,25 +117,6 @@ impl Usage {
     /// Replaces what was seen last by what was seen now.
     pub fn seen(&self, samples: impl Iterator<Item = (String, Sample)>) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = samples.collect();
-    }
-}
-
-/// So that the first and last look at a short life does not walk its files.
-fn nothing(runtime: &Runtime) -> Sample {
-    Sample {
-        at_ms: 0,
-        runtime_id: runtime.id.clone(),
-        cpu_usec: runtime.usage().cpu_usec,
-        cpu_limit_millis: 0,
-        memory_bytes: 0,
-        working_set_bytes: 0,
-        memory_limit_bytes: 0,
-        processes: 0,
-        disk_bytes: 0,
-        inodes: 0,
-        sent_bytes: 0,
-        received_bytes: 0,
-        network_errors: 0,
     }
 }
 

@@ -295,5 +295,8 @@ fn failure(operation: &str, error: &VolumeError) -> ApiError {
     if error.is_disk_full() {
         return ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10);
     }
+    if error.is_in_the_way() {
+        return ApiError::conflict(format!("{operation}: {}", error_text(error)));
+    }
     ApiError::internal(operation, &error_text(error))
 }

@@ -96,7 +96,7 @@ fn sample_all(live: Live, before: &HashMap<String, Sample>) -> Vec<(Arc<SandboxR
     live.into_iter()
         .filter(|(_, runtime)| !runtime.has_ended())
         .map(|(record, runtime)| {
-            let now = sample(&runtime, before.get(&record.id), now_ms());
+            let now = sample(&runtime, before.get(&record.id), true, now_ms());
             (record, now)
         })
         .collect()

@@ -29,6 +29,9 @@ const PIECE_BYTES: usize = 64 << 10;
 impl App {
     /// Unpacks an archive from a request's body into a folder of a volume: all of it or, when it is refused, nothing.
     pub async fn import_archive(&self, who: &Principal, id: &str, below: &str, body: Body) -> Result<ArchiveImportResponse, ApiError> {
+        if below.split('/').any(|part| part == "..") {
+            return Err(ApiError::bad_request("path: must not hold \"..\""));
+        }
         let volume = self.volume(who, id).await?;
         let used = self.node.volume_bytes(&volume.tree_id).await.map_err(|error| failure("measuring the volume", &error))?;
         let bytes_max = volume.size_limit_bytes.saturating_sub(used);
