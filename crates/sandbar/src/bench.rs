@@ -3,6 +3,7 @@
 mod floors;
 mod guests;
 mod rows;
+mod state;
 mod stats;
 
 use std::{path::PathBuf, time::Duration};
@@ -113,6 +114,9 @@ async fn pooled(guests: &Guests, args: &BenchArgs, counts: &rows::Counts, report
 async fn unpooled(guests: &Guests, args: &BenchArgs, counts: &rows::Counts, report: &mut Report) -> anyhow::Result<()> {
     let (floors, _) = floors::measure(&guests.client, &args.dir, counts.cold).await?;
     report.add("cold", async || Ok(vec![rows::cold(guests, &floors, counts.cold).await?])).await;
+    let (sizes, repeats): (&[u64], usize) = if args.quick { (&[10, 200], 3) } else { (&[10, 200, 2000], 5) };
+    report.add("snapshot fork", async || state::captures(guests, &floors, sizes, repeats).await).await;
+    report.add("layers", async || state::layers(guests, &floors, &[1, 16, 60], counts.hibernations).await).await;
     report.add("memory", async || rows::idle_memory(guests, &args.idle).await).await;
     Ok(())
 }
