@@ -79,7 +79,7 @@ impl Node {
         let flattened = tokio::task::spawn_blocking(move || {
             let merged = overlay_view(&all, own)?;
             let image = overlay_view(&below, own)?;
-            sandbar_tree::difference(&path_of(&image), &path_of(&merged), &to, own).map_err(RuntimeError::Copy)
+            sandbar_tree::difference(&path_of(&image), &path_of(&merged), &to, own, own).map_err(RuntimeError::Copy)
         })
         .await
         .unwrap_or(Err(RuntimeError::Stopped));

@@ -6,22 +6,19 @@ use std::{
     path::Path,
 };
 
-use rustix::{
-    fs::{AtFlags, FileType, Mode, Stat},
-    io::Errno,
-};
+use rustix::fs::{AtFlags, FileType, Mode, Stat};
 
 use crate::{
     TreeError,
     copy::{Copy, CopyOptions},
-    dir, failed,
+    dir, failed, layer,
 };
 
-/// Writes into the empty folder `to` what makes `merged` of `below`. Both are seen with ids from `base`, and so is the
-/// result. What is the same file in both, by time of change, size, mode and owner, is left out.
-pub fn difference(below: &Path, merged: &Path, to: &Path, base: u32) -> Result<(), TreeError> {
+/// Writes into the empty folder `to` what makes `merged` of `below`. Both are seen with ids from `from_base`; the result has
+/// them from `to_base`. What is the same file in both, by time of change, size, mode and owner, is left out.
+pub fn difference(below: &Path, merged: &Path, to: &Path, from_base: u32, to_base: u32) -> Result<(), TreeError> {
     let (below, merged, to) = (dir::open_top(below)?, dir::open_top(merged)?, dir::open_top(to)?);
-    let options = CopyOptions { from_base: base, to_base: base, bytes_max: None };
+    let options = CopyOptions { from_base, to_base, bytes_max: None };
     let mut copy = Copy::new(options, to.as_fd())?;
     folder(&mut copy, below.as_fd(), merged.as_fd(), to.as_fd())?;
     copy.dress(merged.as_fd(), to.as_fd())
@@ -33,7 +30,7 @@ fn folder(copy: &mut Copy, below: BorrowedFd<'_>, merged: BorrowedFd<'_>, to: Bo
     let now = dir::names(merged).map_err(failed("list", copy.trail.path()))?;
     for name in dir::names(below).map_err(failed("list", copy.trail.path()))? {
         if now.binary_search(&name).is_err() {
-            rustix::fs::mknodat(to, &name, FileType::CharacterDevice, Mode::empty(), 0).map_err(failed("make", copy.trail.with(&name)))?;
+            layer::make_whiteout(to, &name).map_err(failed("make", copy.trail.with(&name)))?;
             wrote = true;
         }
     }
@@ -49,7 +46,8 @@ fn folder(copy: &mut Copy, below: BorrowedFd<'_>, merged: BorrowedFd<'_>, to: Bo
             other => {
                 copy.entry(merged, to, &name)?;
                 if is_folder(&stat) && other.is_some() {
-                    hide_below(to, &name).map_err(failed("mark", path))?;
+                    let folder = dir::open_folder(to, &name).map_err(failed("open", path.clone()))?;
+                    layer::hide_below(folder.as_fd()).map_err(failed("mark", path))?;
                 }
                 wrote = true;
             }
@@ -74,12 +72,6 @@ fn both(copy: &mut Copy, below: BorrowedFd<'_>, merged: BorrowedFd<'_>, to: Borr
     }
     rustix::fs::unlinkat(to, name, AtFlags::REMOVEDIR).map_err(failed("remove", path))?;
     Ok(false)
-}
-
-/// Marks a folder so that nothing of what is below it is seen in it.
-fn hide_below(to: BorrowedFd<'_>, name: &CString) -> Result<(), Errno> {
-    let folder = dir::open_folder(to, name)?;
-    rustix::fs::fsetxattr(&folder, c"trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
 }
 
 /// A file that was changed has another inode with a later time of change.

@@ -10,6 +10,7 @@ mod copy;
 mod difference;
 mod dir;
 mod hash;
+mod layer;
 mod measure;
 mod merge;
 mod pack;
@@ -18,10 +19,11 @@ mod unpack;
 pub use copy::{Copied, CopyOptions, copy};
 pub use difference::difference;
 pub use hash::hash;
+pub use layer::{UnpackedLayer, pack_layer, unpack_layer};
 pub use measure::{Measured, measure};
 pub use merge::merge;
 pub use pack::{pack_tar, pack_zip};
-pub use unpack::{ArchiveError, Limits, Unpacked, unpack};
+pub use unpack::{ArchiveError, Limits, Unpacked, plain, unpack};
 
 /// Folders in each other. What is deeper is refused, so that no tree costs more stack or descriptors than this.
 pub const DEPTH_MAX: usize = 400;

@@ -13,15 +13,19 @@ use std::{
 
 use rustix::{fs::FileType, io::Errno};
 
-use crate::{Trail, TreeError, dir, failed};
+use crate::{Trail, TreeError, dir, failed, layer, unpack::Manners};
 
 /// Writes a tree as a tar, sorted by name: files, folders, links and hard links, with modes, owners and times. Sockets,
 /// pipes and devices are left out, and so is what vanishes meanwhile.
 pub fn pack_tar(tree: &Path, out: impl Write) -> Result<(), TreeError> {
+    pack(tree, out, Manners::Archive)
+}
+
+pub(crate) fn pack(tree: &Path, out: impl Write, manners: Manners) -> Result<(), TreeError> {
     let top = dir::open_top(tree)?;
     let mut builder = tar::Builder::new(out);
     builder.mode(tar::HeaderMode::Complete);
-    let mut pack = Tar { builder, first: HashMap::new(), trail: Trail::default() };
+    let mut pack = Tar { builder, first: HashMap::new(), trail: Trail::default(), manners };
     pack.folder(top.as_fd())?;
     pack.builder.into_inner().and_then(|mut out| out.flush()).map_err(|source| TreeError::Io { what: "write", path: PathBuf::new(), source })
 }
@@ -31,10 +35,14 @@ struct Tar<W: Write> {
     /// Where files with several names came first.
     first: HashMap<u64, PathBuf>,
     trail: Trail,
+    manners: Manners,
 }
 
 impl<W: Write> Tar<W> {
     fn folder(&mut self, folder: BorrowedFd<'_>) -> Result<(), TreeError> {
+        if self.manners == Manners::Layer && layer::hides_below(folder) {
+            self.mark(&layer::opaque_name())?;
+        }
         for name in dir::names(folder).map_err(failed("list", self.trail.path()))? {
             self.entry(folder, &name)?;
         }
@@ -45,13 +53,17 @@ impl<W: Write> Tar<W> {
         let path = self.trail.with(name);
         let Some(stat) = dir::stat(folder, name).map_err(failed("look at", path.clone()))? else { return Ok(()) };
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if self.manners == Manners::Layer && layer::is_whiteout(&stat) {
+            return self.mark(&layer::whiteout_name(name));
+        }
         let mut header = tar::Header::new_gnu();
         header.set_mode(stat.st_mode & 0o7777);
         header.set_uid(u64::from(stat.st_uid));
         header.set_gid(u64::from(stat.st_gid));
         header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
         header.set_size(0);
-        let wrote = |source: io::Error| TreeError::Io { what: "pack", path: self.trail.with(name), source };
+        let place = path.clone();
+        let wrote = |source: io::Error| TreeError::Io { what: "pack", path: place, source };
         match kind {
             FileType::Directory => {
                 let inner = match dir::open_folder(folder, name) {
@@ -59,6 +71,7 @@ impl<W: Write> Tar<W> {
                     Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
                     Err(errno) => return Err(failed("open", path)(errno)),
                 };
+                self.attributes(inner.as_fd(), &path)?;
                 header.set_entry_type(tar::EntryType::Directory);
                 let mut named = path.into_os_string();
                 named.push("/");
@@ -68,7 +81,7 @@ impl<W: Write> Tar<W> {
                 self.trail.leave();
                 Ok(())
             }
-            FileType::RegularFile if stat.st_nlink > 1 && self.first.contains_key(&stat.st_ino) => {
+            FileType::RegularFile | FileType::Symlink if stat.st_nlink > 1 && self.first.contains_key(&stat.st_ino) => {
                 header.set_entry_type(tar::EntryType::Link);
                 let first = self.first.get(&stat.st_ino).cloned().unwrap_or_default();
                 self.builder.append_link(&mut header, &path, first).map_err(wrote)
@@ -83,6 +96,7 @@ impl<W: Write> Tar<W> {
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                     return Ok(());
                 }
+                self.attributes(file.as_fd(), &path)?;
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_size(stat.st_size.unsigned_abs());
                 // A file that is cut short meanwhile is filled up, so that what follows stays readable.
@@ -100,10 +114,39 @@ impl<W: Write> Tar<W> {
                     Err(errno) => return Err(failed("read", path)(errno)),
                 };
                 header.set_entry_type(tar::EntryType::Symlink);
-                self.builder.append_link(&mut header, &path, OsStr::from_bytes(target.as_bytes())).map_err(wrote)
+                self.builder.append_link(&mut header, &path, OsStr::from_bytes(target.as_bytes())).map_err(wrote)?;
+                // Archives for people have links once more instead, which every tool can unpack.
+                if stat.st_nlink > 1 && self.manners == Manners::Layer {
+                    self.first.insert(stat.st_ino, path);
+                }
+                Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    /// An empty file whose name alone says something.
+    fn mark(&mut self, name: &CString) -> Result<(), TreeError> {
+        let path = self.trail.with(name);
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(0);
+        header.set_size(0);
+        self.builder.append_data(&mut header, &path, io::empty()).map_err(|source| TreeError::Io { what: "pack", path, source })
+    }
+
+    /// Writes the attributes that layers keep before the entry that has them.
+    fn attributes(&mut self, fd: BorrowedFd<'_>, path: &Path) -> Result<(), TreeError> {
+        if self.manners != Manners::Layer {
+            return Ok(());
+        }
+        let all = dir::xattrs(fd).map_err(failed("read attributes of", path.to_owned()))?;
+        let kept: Vec<_> = all.iter().filter(|(name, _)| layer::is_kept(name.to_bytes())).map(|(name, value)| (layer::xattr_key(name), value)).collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let pairs = kept.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+        self.builder.append_pax_extensions(pairs).map_err(|source| TreeError::Io { what: "pack", path: path.to_owned(), source })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Archives from strangers, unpacked into a fresh folder. Whatever an entry says, nothing outside that folder is touched:
 //! names are taken apart and walked folder by folder without following links, and only files, folders, links and hard
-//! links to what the archive itself brought are made.
+//! links to what the archive itself brought are made. Layers of images are archives with other manners, see `layer.rs`.
 
 use std::{
     ffi::CString,
@@ -10,11 +10,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid},
     io::Errno,
 };
 
-use crate::{TreeError, dir};
+use crate::{
+    TreeError, dir,
+    layer::{self, Mark},
+};
 
 /// What an archive may bring.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +32,8 @@ pub struct Limits {
 pub struct Unpacked {
     pub files: u64,
     pub bytes: u64,
+    /// Devices and pipes of a layer.
+    pub left_out: u64,
 }
 
 /// Why an archive was refused. Nothing of it is to be used then.
@@ -78,26 +83,43 @@ const ZIP: [u8; 2] = *b"PK";
 /// # Errors
 /// The first entry that breaks a rule, with the rule. The folder then holds a part of the archive.
 pub fn unpack(archive: impl Read + Seek, into: &Path, limits: &Limits) -> Result<Unpacked, ArchiveError> {
-    let top = dir::open_top(into)?;
-    let mut work = Unpack { top, limits: *limits, done: Unpacked::default(), entries: 0 };
+    let mut work = Unpack::new(into, limits, Manners::Archive)?;
     let mut archive = BufReader::new(archive);
-    let magic = archive.fill_buf().map_err(damaged)?.to_vec();
-    if magic.starts_with(&ZIP) {
+    if archive.fill_buf().map_err(damaged)?.starts_with(&ZIP) {
         work.zip(archive)?;
-    } else if magic.starts_with(&GZIP) {
-        work.tar(flate2::bufread::MultiGzDecoder::new(archive))?;
-    } else if magic.starts_with(&ZSTD) {
-        work.tar(zstd::Decoder::with_buffer(archive).map_err(damaged)?)?;
     } else {
-        work.tar(archive)?;
+        work.tar(plain(archive)?)?;
     }
     Ok(work.done)
 }
 
-struct Unpack {
+/// A tar as it was before gzip or zstd, if it was packed by them.
+pub fn plain<'a>(mut archive: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, ArchiveError> {
+    let magic = archive.fill_buf().map_err(damaged)?;
+    Ok(if magic.starts_with(&GZIP) {
+        Box::new(flate2::bufread::MultiGzDecoder::new(archive))
+    } else if magic.starts_with(&ZSTD) {
+        Box::new(zstd::Decoder::with_buffer(archive).map_err(damaged)?)
+    } else {
+        Box::new(archive)
+    })
+}
+
+/// What an archive may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manners {
+    /// Files of somebody: whatever is odd is refused.
+    Archive,
+    /// A layer of an image: links may lead anywhere inside, names may be repeated and those below taken away, what gives
+    /// rights inside is kept, and devices are left out.
+    Layer,
+}
+
+pub(crate) struct Unpack {
     top: OwnedFd,
     limits: Limits,
-    done: Unpacked,
+    manners: Manners,
+    pub done: Unpacked,
     entries: u64,
 }
 
@@ -107,6 +129,8 @@ struct Extension {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
+    mtime: Option<(i64, u32)>,
+    xattrs: Vec<(CString, Vec<u8>)>,
 }
 
 /// What is kept of an entry besides its contents.
@@ -114,11 +138,17 @@ struct Dress {
     mode: u32,
     uid: u32,
     gid: u32,
-    mtime_s: i64,
+    /// Seconds and nanoseconds.
+    mtime: (i64, u32),
+    xattrs: Vec<(CString, Vec<u8>)>,
 }
 
 impl Unpack {
-    fn tar(&mut self, reader: impl Read) -> Result<(), ArchiveError> {
+    pub fn new(into: &Path, limits: &Limits, manners: Manners) -> Result<Self, ArchiveError> {
+        Ok(Self { top: dir::open_top(into)?, limits: *limits, manners, done: Unpacked::default(), entries: 0 })
+    }
+
+    pub fn tar(&mut self, reader: impl Read) -> Result<(), ArchiveError> {
         let mut archive = tar::Archive::new(reader);
         let mut extension = Extension::default();
         // Raw: what stands before an entry is read here, where its length is bounded.
@@ -128,7 +158,7 @@ impl Unpack {
             let kind = entry.header().entry_type();
             match kind.as_byte() {
                 b'x' => {
-                    extended(&small(&mut entry)?, &mut extension)?;
+                    extended(&small(&mut entry)?, self.manners, &mut extension)?;
                     continue;
                 }
                 b'g' => {
@@ -154,13 +184,25 @@ impl Unpack {
             let header = entry.header();
             let number = |value: io::Result<u64>| value.unwrap_or(0);
             let id = |value: io::Result<u64>| u32::try_from(number(value)).ok().filter(|id| u64::from(*id) <= ID_MAX).unwrap_or(0);
+            let mode_mask = match self.manners {
+                Manners::Archive => 0o1777,
+                Manners::Layer => 0o7777,
+            };
             let dress = Dress {
-                mode: header.mode().unwrap_or(0o644) & 0o1777,
+                mode: header.mode().unwrap_or(0o644) & mode_mask,
                 uid: id(header.uid()),
                 gid: id(header.gid()),
-                mtime_s: i64::try_from(number(header.mtime())).unwrap_or(0),
+                mtime: said.mtime.unwrap_or((i64::try_from(number(header.mtime())).unwrap_or(0), 0)),
+                xattrs: said.xattrs,
             };
-            let parts = parts(&name)?;
+            let parts = self.parts(&name)?;
+            if self.manners == Manners::Layer {
+                if let Some(mark) = layer::mark(&parts) {
+                    self.mark(mark, &parts, &name)?;
+                    continue;
+                }
+                self.make_way(&parts, kind == tar::EntryType::Directory, &name)?;
+            }
             match kind {
                 tar::EntryType::Directory => self.folder(&parts, &dress, &name)?,
                 // An older way to write a folder.
@@ -168,6 +210,8 @@ impl Unpack {
                 tar::EntryType::Regular | tar::EntryType::Continuous => self.file(&parts, &mut entry, &dress, &name)?,
                 tar::EntryType::Symlink => self.symlink(&parts, &link.unwrap_or_default(), &dress, &name)?,
                 tar::EntryType::Link => self.hard_link(&parts, &link.unwrap_or_default(), &name)?,
+                // A sandbox has a /dev of its own.
+                tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo if self.manners == Manners::Layer => self.done.left_out += 1,
                 tar::EntryType::GNUSparse => return Err(refused(&name, "is a sparse file in the old form, which is not unpacked; pack it without --sparse")),
                 _ => return Err(refused(&name, "is neither file, folder nor link; devices, pipes and sockets are not unpacked")),
             }
@@ -184,9 +228,10 @@ impl Unpack {
             if std::str::from_utf8(&name).is_err() {
                 return Err(refused(&name, "has a name that is not UTF-8"));
             }
-            let parts = parts(&name)?;
+            let parts = self.parts(&name)?;
             let mode = entry.unix_mode();
-            let dress = Dress { mode: mode.unwrap_or(if entry.is_dir() { 0o755 } else { 0o644 }) & 0o1777, uid: 0, gid: 0, mtime_s: 0 };
+            let mode_bits = mode.unwrap_or(if entry.is_dir() { 0o755 } else { 0o644 }) & 0o1777;
+            let dress = Dress { mode: mode_bits, uid: 0, gid: 0, mtime: (0, 0), xattrs: Vec::new() };
             let kind = mode.map_or(0, |mode| mode & 0o170_000);
             if entry.is_dir() {
                 self.folder(&parts, &dress, &name)?;
@@ -201,6 +246,14 @@ impl Unpack {
             }
         }
         Ok(())
+    }
+
+    fn parts(&self, name: &[u8]) -> Result<Vec<CString>, ArchiveError> {
+        match self.manners {
+            Manners::Archive => parts(name),
+            // Some tools write the names of layers from the root.
+            Manners::Layer => parts(&name[name.iter().take_while(|byte| **byte == b'/').count()..]),
+        }
     }
 
     fn count_entry(&mut self) -> Result<(), ArchiveError> {
@@ -229,7 +282,12 @@ impl Unpack {
     }
 
     fn folder(&mut self, parts: &[CString], dress: &Dress, name: &[u8]) -> Result<(), ArchiveError> {
-        let Some(last) = parts.last() else { return Ok(()) };
+        let Some(last) = parts.last() else {
+            return match self.manners {
+                Manners::Archive => Ok(()),
+                Manners::Layer => put_on(self.top.as_fd(), dress, 0o700).map_err(|errno| tree("set the mode of", name, errno.into())),
+            };
+        };
         let parent = self.parent(parts, name)?;
         match rustix::fs::mkdirat(&parent, last, Mode::from_raw_mode(0o755)) {
             Ok(()) => self.done.files += 1,
@@ -291,7 +349,12 @@ impl Unpack {
 
     fn symlink(&mut self, parts: &[CString], target: &[u8], dress: &Dress, name: &[u8]) -> Result<(), ArchiveError> {
         let last = named(parts, name)?;
-        stays_inside(parts.len() - 1, target).map_err(|rule| refused(name, rule))?;
+        match self.manners {
+            Manners::Archive => stays_inside(parts.len() - 1, target),
+            // Nothing of ours ever follows it.
+            Manners::Layer => is_a_target(target),
+        }
+        .map_err(|rule| refused(name, rule))?;
         let parent = self.parent(parts, name)?;
         let target = CString::new(target).map_err(|_| refused(name, "has a target with a zero byte"))?;
         match rustix::fs::symlinkat(&target, &parent, last) {
@@ -301,16 +364,20 @@ impl Unpack {
         }
         self.done.files += 1;
         let owner = (Some(Uid::from_raw(dress.uid)), Some(Gid::from_raw(dress.gid)));
-        rustix::fs::chownat(&parent, last, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| tree("give away", name, errno.into()))
+        rustix::fs::chownat(&parent, last, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| tree("give away", name, errno.into()))?;
+        let Some(times) = times(dress) else { return Ok(()) };
+        rustix::fs::utimensat(&parent, last, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| tree("set the time of", name, errno.into()))
     }
 
     fn hard_link(&mut self, parts: &[CString], target: &[u8], name: &[u8]) -> Result<(), ArchiveError> {
         let last = named(parts, name)?;
-        let to = self::parts(target).map_err(|_| refused(name, "is a hard link to something outside the archive"))?;
+        let to = self.parts(target).map_err(|_| refused(name, "is a hard link to something outside the archive"))?;
         let to_last = to.last().ok_or_else(|| refused(name, "is a hard link to the top of the archive"))?;
         let folder = self.existing(&to).ok_or_else(|| refused(name, "is a hard link to what the archive did not bring before"))?;
-        match dir::stat(folder.as_fd(), to_last) {
-            Ok(Some(stat)) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile => {}
+        let kind = dir::stat(folder.as_fd(), to_last).ok().flatten().map(|stat| FileType::from_raw_mode(stat.st_mode));
+        match kind {
+            Some(FileType::RegularFile) => {}
+            Some(FileType::Symlink) if self.manners == Manners::Layer => {}
             _ => return Err(refused(name, "is a hard link to what the archive did not bring as a file before")),
         }
         let parent = self.parent(parts, name)?;
@@ -323,23 +390,62 @@ impl Unpack {
         Ok(())
     }
 
+    /// Takes away for an entry of a layer what a former one made under its name.
+    fn make_way(&mut self, parts: &[CString], for_folder: bool, name: &[u8]) -> Result<(), ArchiveError> {
+        let (Some(last), Some(parent)) = (parts.last(), self.existing(parts)) else { return Ok(()) };
+        let Some(stat) = dir::stat(parent.as_fd(), last).map_err(|errno| tree("look at", name, errno.into()))? else { return Ok(()) };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if for_folder => return Ok(()),
+            FileType::Directory => return Err(refused(name, "takes the place of a folder of the same layer")),
+            _ => rustix::fs::unlinkat(&parent, last, AtFlags::empty()).map_err(|errno| tree("replace", name, errno.into()))?,
+        }
+        if for_folder && layer::is_whiteout(&stat) {
+            // What it was made to hide stays hidden.
+            self.folder(parts, &Dress { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), xattrs: Vec::new() }, name)?;
+            let folder = dir::open_folder(parent.as_fd(), last).map_err(|errno| tree("open", name, errno.into()))?;
+            layer::hide_below(folder.as_fd()).map_err(|errno| tree("mark", name, errno.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Hides what lies below a layer.
+    fn mark(&mut self, mark: Mark, parts: &[CString], name: &[u8]) -> Result<(), ArchiveError> {
+        let parent = self.parent(parts, name)?;
+        match mark {
+            Mark::Opaque => layer::hide_below(parent.as_fd()),
+            Mark::Gone(gone) => match dir::stat(parent.as_fd(), &gone) {
+                Ok(None) => layer::make_whiteout(parent.as_fd(), &gone),
+                // The layer's own file hides what is below it by itself, and its own folder has to say so.
+                Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    dir::open_folder(parent.as_fd(), &gone).and_then(|folder| layer::hide_below(folder.as_fd()))
+                }
+                Ok(Some(_)) => Ok(()),
+                Err(errno) => Err(errno),
+            },
+        }
+        .map_err(|errno| tree("mark", name, errno.into()))
+    }
+
     fn existing(&self, parts: &[CString]) -> Option<OwnedFd> {
         let mut folder = self.top.try_clone().ok()?;
-        for part in &parts[..parts.len() - 1] {
+        for part in &parts[..parts.len().saturating_sub(1)] {
             folder = dir::open_folder(folder.as_fd(), part).ok()?;
         }
         Some(folder)
     }
 }
 
+fn is_a_target(target: &[u8]) -> Result<(), &'static str> {
+    match target.len() {
+        0 => Err("is a link to nothing"),
+        1..PATH_MAX_BYTES => Ok(()),
+        _ => Err("has a target that is too long"),
+    }
+}
+
 /// Whether a link in a folder so deep stays in the archive's top, by what it says.
 fn stays_inside(depth: usize, target: &[u8]) -> Result<(), &'static str> {
-    if target.is_empty() {
-        return Err("is a link to nothing");
-    }
-    if target.len() > PATH_MAX_BYTES {
-        return Err("has a target that is too long");
-    }
+    is_a_target(target)?;
     if target.starts_with(b"/") {
         return Err("is a link to an absolute path");
     }
@@ -383,12 +489,20 @@ fn named<'a>(parts: &'a [CString], name: &[u8]) -> Result<&'a CString, ArchiveEr
 
 fn put_on(fd: BorrowedFd<'_>, dress: &Dress, at_least: u32) -> Result<(), Errno> {
     rustix::fs::fchown(fd, Some(Uid::from_raw(dress.uid)), Some(Gid::from_raw(dress.gid)))?;
+    // After the owner, whose change takes some away.
+    dir::set_xattrs(fd, &dress.xattrs)?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(dress.mode | at_least))?;
-    if dress.mtime_s > 0 {
-        let time = Timespec { tv_sec: dress.mtime_s, tv_nsec: 0 };
-        rustix::fs::futimens(fd, &Timestamps { last_access: time, last_modification: time })?;
+    match times(dress) {
+        Some(times) => rustix::fs::futimens(fd, &times),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The times of an entry that says when it was changed.
+fn times(dress: &Dress) -> Option<Timestamps> {
+    let (tv_sec, nanoseconds) = dress.mtime;
+    let time = Timespec { tv_sec, tv_nsec: nanoseconds.into() };
+    (tv_sec > 0).then_some(Timestamps { last_access: time, last_modification: time })
 }
 
 fn write_at(to: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
@@ -410,20 +524,42 @@ fn small(entry: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
     Ok(bytes)
 }
 
-/// Lines of `LENGTH KEY=VALUE`.
-fn extended(bytes: &[u8], extension: &mut Extension) -> Result<(), ArchiveError> {
-    for field in tar::PaxExtensions::new(bytes) {
-        let field = field.map_err(damaged)?;
-        let value = field.value_bytes();
-        match field.key_bytes() {
+/// Records of `LENGTH KEY=VALUE` and an end of line; values may have such in them.
+fn extended(mut bytes: &[u8], manners: Manners, extension: &mut Extension) -> Result<(), ArchiveError> {
+    while !bytes.is_empty() {
+        let (key, value, rest) = pax_record(bytes).ok_or_else(|| ArchiveError::Damaged("an extended header is malformed".to_owned()))?;
+        bytes = rest;
+        match key {
             b"path" => extension.path = Some(value.to_vec()),
             b"linkpath" => extension.link = Some(value.to_vec()),
+            b"mtime" => extension.mtime = seconds(value),
             b"size" => extension.size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
             key if key.starts_with(b"GNU.sparse.") => return Err(refused(value, "is a sparse file, which is not unpacked; pack it without --sparse")),
-            _ => {}
+            key => {
+                let name = (manners == Manners::Layer).then(|| layer::kept_xattr(key)).flatten().and_then(|name| CString::new(name).ok());
+                extension.xattrs.extend(name.map(|name| (name, value.to_vec())));
+            }
         }
     }
     Ok(())
+}
+
+/// Key, value and what follows.
+fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = bytes.iter().position(|byte| *byte == b' ')?;
+    let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
+    let (record, rest) = bytes.split_at_checked(length)?;
+    let record = record.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    Some((&record[..equals], &record[equals + 1..], rest))
+}
+
+/// `1700000000.123` as seconds and nanoseconds.
+fn seconds(text: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits: String = part.chars().chain(std::iter::repeat('0')).take(9).collect();
+    Some((whole.parse().ok()?, digits.parse().ok()?))
 }
 
 fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -13,7 +13,9 @@ use std::{
 };
 
 use proptest::prelude::*;
-use sandbar_tree::{ArchiveError, CopyOptions, Limits, Unpacked, copy, difference, hash, measure, merge, pack_tar, pack_zip, unpack};
+use sandbar_tree::{
+    ArchiveError, CopyOptions, Limits, Unpacked, UnpackedLayer, copy, difference, hash, measure, merge, pack_layer, pack_tar, pack_zip, unpack, unpack_layer,
+};
 
 const LIMITS: Limits = Limits { entries_max: 1000, bytes_max: 1 << 20 };
 
@@ -272,7 +274,7 @@ fn a_difference_on_top_of_the_one_makes_the_other() {
     fs::create_dir(now.join("to-dir")).unwrap();
     fs::write(now.join("to-file"), "file").unwrap();
     fs::write(now.join("d/deep/new"), "new").unwrap();
-    difference(&below, &now, &layer, 0).unwrap();
+    difference(&below, &now, &layer, 0, 0).unwrap();
     let names: Vec<String> = fs::read_dir(&layer).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(!names.contains(&"same".to_owned()), "{names:?}");
     assert_eq!(fs::symlink_metadata(layer.join("gone")).unwrap().rdev(), 0);
@@ -322,5 +324,124 @@ proptest! {
             bytes[at] = byte;
         }
         let _ = Room::new().unpack(&bytes);
+        let room = Room::new();
+        let _ = layer(&room, &bytes);
+        assert_eq!(fs::read_to_string(room.0.join("neighbour")).unwrap(), "untouched");
     }
+}
+
+/// The archive as a layer in a folder of its own.
+fn layer(room: &Room, archive: &[u8]) -> Result<(UnpackedLayer, PathBuf), ArchiveError> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let into = room.at(&format!("layer-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    unpack_layer(archive, &into, &LIMITS).map(|done| (done, into))
+}
+
+#[test]
+fn a_layer_says_what_lies_below_no_more() {
+    let room = Room::new();
+    let archive = Tar::default()
+        .entry(b'5', b"./", b"", 0o755, b"")
+        .file("etc/.wh.gone", b"")
+        .entry(b'5', b"all/", b"", 0o755, b"")
+        .file("all/.wh..wh..opq", b"")
+        .file("all/own", b"own")
+        // Gone below, and here anew: in either order.
+        .file(".wh.before", b"")
+        .entry(b'5', b"before/", b"", 0o700, b"")
+        .entry(b'5', b"after/", b"", 0o755, b"")
+        .file(".wh.after", b"")
+        .file("file", b"1")
+        .file(".wh.file", b"")
+        .file(".wh..wh.plnk", b"a note of a filesystem")
+        .done();
+    let (_, top) = layer(&room, &archive).unwrap();
+    let opaque = |name: &str| {
+        let mut value = [0u8; 4];
+        rustix::fs::getxattr(top.join(name), c"trusted.overlay.opaque", &mut value).is_ok_and(|length| &value[..length] == b"y")
+    };
+    let gone = fs::symlink_metadata(top.join("etc/gone")).unwrap();
+    assert_eq!((gone.rdev(), gone.mode() & 0o170_000), (0, 0o020_000));
+    assert!(opaque("all") && opaque("before") && opaque("after") && !opaque("etc"));
+    assert_eq!(fs::metadata(top.join("before")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(fs::read_to_string(top.join("all/own")).unwrap(), "own");
+    assert_eq!(fs::read_to_string(top.join("file")).unwrap(), "1");
+    assert!(!top.join("all/.wh..wh..opq").exists() && !top.join(".wh.before").exists());
+}
+
+#[test]
+fn a_layer_keeps_what_an_image_needs_and_still_leads_nowhere() {
+    let room = Room::new();
+    let archive = Tar::default()
+        .entry(b'0', b"bin/su", b"", 0o4755, b"x")
+        .link("absolute", "/etc/passwd")
+        .link("out", "../../../etc")
+        .entry(b'1', b"again", b"absolute", 0o777, b"")
+        .entry(b'3', b"dev/null", b"", 0o666, b"")
+        .entry(b'6', b"dev/pipe", b"", 0o666, b"")
+        .file("/rooted", b"r")
+        .file("twice", b"1")
+        .file("twice", b"2")
+        .done();
+    let (done, top) = layer(&room, &archive).unwrap();
+    assert_eq!(done.unpacked.left_out, 2);
+    assert_eq!(done.diff_sha256, hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&archive)));
+    assert_eq!(fs::metadata(top.join("bin/su")).unwrap().mode() & 0o7777, 0o4755);
+    assert_eq!(fs::read_link(top.join("again")).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(fs::read_to_string(top.join("twice")).unwrap(), "2");
+    assert_eq!(fs::read_to_string(top.join("rooted")).unwrap(), "r");
+    assert!(!top.join("dev/null").exists());
+    // Packed in other ways it is the same layer.
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&archive).unwrap();
+    assert_eq!(layer(&room, &packed.finish().unwrap()).unwrap().0, done);
+    assert_eq!(layer(&room, &zstd::encode_all(&archive[..], 1).unwrap()).unwrap().0, done);
+
+    let table = [
+        ("through a link", Tar::default().link("out", "/tmp").file("out/x", b"").done()),
+        ("\"..\" in its path", Tar::default().file("../x", b"").done()),
+        ("\"..\" in its path", Tar::default().file("a/../../.wh.x", b"").done()),
+        ("through a link", Tar::default().link("out", "/tmp").file("out/.wh.x", b"").done()),
+        ("outside the archive", Tar::default().entry(b'1', b"h", b"../../neighbour", 0o644, b"").done()),
+        ("did not bring before", Tar::default().entry(b'1', b"h", b"nope/x", 0o644, b"").done()),
+        ("takes the place of a folder", Tar::default().file("d/f", b"").file("d", b"").done()),
+        ("more than the allowed 1048576 bytes", Tar::default().file("big", &vec![0; (1 << 20) + 1]).done()),
+        ("cannot be read", archive[..700].to_vec()),
+    ];
+    for (rule, archive) in table {
+        let text = layer(&room, &archive).expect_err("a refusal").to_string();
+        assert!(text.contains(rule), "want {rule:?}, got {text:?}");
+    }
+    assert_eq!(fs::read_to_string(room.0.join("neighbour")).unwrap(), "untouched");
+}
+
+#[test]
+fn a_packed_layer_unpacks_to_the_same() {
+    let room = Room::new();
+    let from = room.at("from");
+    furnish(&from);
+    std::os::unix::fs::chown(from.join("a/f"), Some(1000), Some(7)).unwrap();
+    fs::hard_link(from.join("soft"), from.join("soft-too")).unwrap();
+    let capability = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    rustix::fs::setxattr(from.join("a/f"), c"security.capability", capability, rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(from.join("a"), c"trusted.other", b"y", rustix::fs::XattrFlags::empty()).unwrap();
+    fs::set_permissions(from.join("a/b"), fs::Permissions::from_mode(0o6711)).unwrap();
+    let long = "x".repeat(200);
+    fs::write(from.join(&long), b"long name").unwrap();
+    rustix::fs::setxattr(from.join(&long), c"user.k", b"raw \xff\n=", rustix::fs::XattrFlags::empty()).unwrap();
+    let mut packed = Vec::new();
+    pack_layer(&from, &mut packed).unwrap();
+    let to = room.at("to");
+    let limits = Limits { entries_max: 100, bytes_max: 100 << 20 };
+    unpack_layer(&packed[..], &to, &limits).unwrap();
+    assert_eq!(hash(&from, 0).unwrap(), hash(&to, 0).unwrap());
+    let mut value = [0u8; 64];
+    let length = rustix::fs::getxattr(to.join("a/f"), c"security.capability", &mut value).unwrap();
+    assert_eq!(&value[..length], capability);
+    assert!(rustix::fs::getxattr(to.join("a"), c"trusted.other", &mut value).is_err(), "attributes of the host are not taken");
+    assert_eq!(rustix::fs::getxattr(to.join("a"), c"trusted.overlay.opaque", &mut value).unwrap(), 1);
+    assert_eq!(fs::metadata(to.join("a/f")).unwrap().mtime(), fs::metadata(from.join("a/f")).unwrap().mtime());
+    let mut again = Vec::new();
+    pack_layer(&to, &mut again).unwrap();
+    assert!(packed == again, "the same tree packs to the same bytes");
 }
