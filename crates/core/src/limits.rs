@@ -196,3 +196,14 @@ pub const METRICS_POINTS_MAX: u32 = 1000;
 pub const METRICS_POINTS_DEFAULT: u32 = 240;
 /// The longest time that one query of metrics may span.
 pub const METRICS_RANGE_MAX_MS: i64 = 30 * 86_400_000;
+
+// --- Images -----------------------------------------------------------------------------------------------------------
+
+/// Bytes of an archive of images that is imported.
+pub const IMAGE_ARCHIVE_MAX_BYTES: u64 = 32 << 30;
+/// Commands of one build.
+pub const BUILD_STEPS_MAX: usize = 100;
+/// Files of one build.
+pub const BUILD_FILES_MAX: usize = 100;
+/// Images that are pulled or built at a time.
+pub const IMAGE_JOBS_MAX: usize = 4;

@@ -3,6 +3,7 @@
 //! Every function collects all violations rather than the first, each with the path of its field (`config.ttl`,
 //! `config.services[0].ingress.routes[1].id`).
 
+mod build;
 mod services;
 mod warm;
 
@@ -14,10 +15,15 @@ use sandbar_api::{
 };
 use serde_json::{Map, Value};
 
+pub use build::{check as image_build, mode_of};
 pub use services::{publish_blockers, services, wants_resume};
 pub use warm::name as warm_name;
 
-use crate::{egress, limits, quantity};
+use crate::{
+    egress,
+    image::{ImageName, is_digest},
+    limits, quantity,
+};
 
 /// A field that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -230,6 +236,10 @@ pub fn template(spec: &TemplateSpec) -> Vec<Violation> {
     let mut out = Vec::new();
     if spec.main_container.image.trim().is_empty() {
         out.push(Violation::new("spec.mainContainer.image", "is required"));
+    } else if !is_digest(spec.main_container.image.trim())
+        && let Err(error) = spec.main_container.image.trim().parse::<ImageName>()
+    {
+        out.push(Violation::new("spec.mainContainer.image", error.to_string()));
     }
     out.extend(resources(&spec.main_container.resources, "spec.mainContainer.resources").err().unwrap_or_default());
     if let Some(vars) = &spec.env_vars {

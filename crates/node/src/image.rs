@@ -1,30 +1,108 @@
-//! Images: what lies below a sandbox's own layer. Built in is `host`: the host's `/usr`, read-only, under a skeleton
-//! root with an `/etc` of its own, so that Python and the shell are there at once and without a network.
+//! Images: what lies below a sandbox's own layer. One is built in (`host`); others are pulled, imported or built, and
+//! stand below `DATA/images`:
+//!
+//! ```text
+//! index.json         which images there are, by the digest of their configuration, and what they are called
+//! layers/<digest>    layers, unpacked once, by the digest of their plain tar; ids on disk are those inside
+//! downloads/<digest> layers on their way here, to be gone on with after an interruption
+//! half-*             what was not finished; swept at the start
+//! ```
+//!
+//! The index is replaced as a whole and last, after the layers are safe on disk, so a crash leaves nothing half: at the
+//! worst a layer that no image names, which the next collection removes.
 
 use std::{
+    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use sandbar_core::image::{ImageName, ImageNameError, is_digest};
 use sandbar_linux::launch::Bind;
-use sha2::{Digest, Sha256};
+use sandbar_tree::{ArchiveError, TreeError};
 
-use crate::roots::make_private_dir;
+mod archive;
+mod build;
+mod config;
+mod export;
+mod host;
+mod index;
+mod install;
+mod pull;
 
-/// Name of the built-in image.
-pub const HOST: &str = "host";
+pub use build::{BuildFile, BuildSpec};
+pub use index::{ImageRecord, LayerRecord};
+pub use install::{LAYERS_MAX, Progress};
+pub use pull::{Credentials, Pull};
+pub use sandbar_core::image::HOST;
+
+use crate::roots::{Roots, list_names, make_private_dir};
+use index::Index;
+
+/// What names of unfinished folders begin with.
+const HALF: &str = "half-";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    #[error("image {0:?} does not exist here; the built-in one is \"host\"")]
+    #[error("image {0:?} is not on this machine; `sandbar image ls` lists those that are")]
     Unknown(String),
-    #[error("the host image cannot be made: {path}")]
-    Build {
+    #[error(transparent)]
+    Name(#[from] ImageNameError),
+    #[error("cannot {what} {path}")]
+    Io {
+        what: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+    #[error("the index of images {path} cannot be read: {text}")]
+    Index { path: PathBuf, text: String },
+    #[error("the registry: {0}")]
+    Registry(String),
+    #[error("the image is not as it should be: {0}")]
+    Malformed(String),
+    #[error("layer {digest}: {error}")]
+    Layer { digest: String, error: ArchiveError },
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error("the image needs more than the {left} bytes that may be used of the disk; `sandbar du` says what takes it")]
+    NoRoom { left: u64 },
+    #[error("{0}")]
+    Refused(String),
+    #[error("step {step} of {of} ended with exit code {code}: {command}")]
+    Step { step: usize, of: usize, code: i32, command: String },
+    #[error("the sandbox of the build: {0}")]
+    Sandbox(String),
+    #[error("nobody waits for it any more")]
+    Abandoned,
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+impl ImageError {
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::Layer { error, .. } | Self::Archive(error) => error.is_disk_full(),
+            Self::Tree(error) => error.is_disk_full(),
+            _ => false,
+        }
+    }
+
+    /// Whether it is the server's fault and not that of what it was given.
+    pub fn is_internal(&self) -> bool {
+        match self {
+            Self::Index { .. } | Self::Io { .. } | Self::Tree(_) => true,
+            Self::Layer { error, .. } | Self::Archive(error) => matches!(error, ArchiveError::Tree(_)),
+            _ => false,
+        }
+    }
 }
 
 /// What a launch needs of an image.
@@ -38,272 +116,232 @@ pub struct Image {
     pub env: Vec<(String, String)>,
 }
 
-/// The images of this machine.
+/// An image, and what it is called.
+#[derive(Debug, Clone)]
+pub struct ImageView {
+    pub record: ImageRecord,
+    pub names: Vec<String>,
+}
+
+/// The images of this machine. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Images {
+    dir: PathBuf,
     host: Image,
+    around: host::Around,
+    state: Arc<Mutex<State>>,
+    /// One at a time writes the index.
+    saving: Arc<Mutex<()>>,
+    pulls: pull::Flights,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    index: Index,
+    /// What launches need, made of the index.
+    ready: HashMap<String, Image>,
+    /// Layers that an image under way counts on.
+    held: HashMap<String, usize>,
 }
 
 impl Images {
-    /// Makes the host image unless it is there already, and puts the agent into it.
-    pub fn open(data_dir: &Path, agent: &[u8]) -> Result<Self, ImageError> {
-        let parent = data_dir.join("images");
-        make_private_dir(&parent).map_err(|error| build(&parent, io::Error::other(error)))?;
-        let files = etc_files();
-        let layer = parent.join(format!("host-{}", fingerprint(&files, agent)));
-        if !layer.exists() {
-            let half = parent.join(crate::random_id("half-"));
-            write_skeleton(&half, &files, agent)?;
-            fs::rename(&half, &layer).map_err(|source| build(&layer, source))?;
+    /// Makes the host image unless it is there already, puts the agent into it, and reads which others there are.
+    pub fn open(data_dir: &Path, agent: &[u8], roots: &Roots) -> Result<Self, ImageError> {
+        let dir = data_dir.join("images");
+        make_private_dir(&dir).map_err(|error| failed("make", &dir)(io::Error::other(error)))?;
+        for name in list_names(&dir).iter().filter(|name| name.starts_with(HALF)) {
+            roots.trash(&dir.join(name), name);
         }
-        for name in crate::roots::list_names(&parent) {
-            if name.starts_with("half-") {
-                let _ = fs::remove_dir_all(parent.join(name));
-            }
+        for path in [dir.join("layers"), dir.join("downloads")] {
+            // Files in it have the ids of the inside, setuid bits too: nobody but the server may enter.
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed("make", &path))?;
         }
-        let binds = HOST_DIRS
-            .iter()
-            .map(Path::new)
-            .filter(|dir| fs::symlink_metadata(dir).is_ok_and(|m| m.is_dir()))
-            .map(|dir| Bind { source: dir.to_owned(), target: dir.strip_prefix("/").unwrap_or(dir).to_owned(), read_only: true, idmap: true })
-            .collect();
-        let env = [("PATH", PATH), ("LANG", "C.UTF-8"), ("HOME", "/root")].map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        Ok(Self { host: Image { lowers: vec![layer], binds, env } })
+        let host = host::make(&dir, agent)?;
+        let around = host::around(&dir, agent)?;
+        let index = Index::read(&dir.join(index::FILE))?;
+        let images =
+            Self { dir, host, around, state: Arc::new(Mutex::new(State { index, ..State::default() })), saving: Arc::default(), pulls: pull::Flights::default() };
+        let mut state = images.lock();
+        let ready = state.index.images.values().map(|record| (record.id.clone(), images.launchable(record))).collect();
+        state.ready = ready;
+        drop(state);
+        Ok(images)
     }
 
-    /// The content that a name means now.
+    /// The content that a name means now; a content's own id means itself.
     pub fn resolve(&self, name: &str) -> Result<String, ImageError> {
-        self.get(name).map(|_| name.to_owned())
+        if name == HOST {
+            return Ok(HOST.to_owned());
+        }
+        let state = self.lock();
+        let unknown = || ImageError::Unknown(name.to_owned());
+        if is_digest(name) {
+            return state.index.images.contains_key(name).then(|| name.to_owned()).ok_or_else(unknown);
+        }
+        let name: ImageName = name.parse()?;
+        state.index.names.get(&name.to_string()).cloned().ok_or_else(unknown)
     }
 
     /// The image with this content.
-    pub fn get(&self, name: &str) -> Result<&Image, ImageError> {
-        if name == HOST { Ok(&self.host) } else { Err(ImageError::Unknown(name.to_owned())) }
+    pub fn get(&self, content: &str) -> Result<Image, ImageError> {
+        if content == HOST {
+            return Ok(self.host.clone());
+        }
+        self.lock().ready.get(content).cloned().ok_or_else(|| ImageError::Unknown(content.to_owned()))
+    }
+
+    /// What programs find in their environment; nothing for one that is not there.
+    pub fn env(&self, content: &str) -> Vec<(String, String)> {
+        if content == HOST { self.host.env.clone() } else { self.lock().ready.get(content).map(|image| image.env.clone()).unwrap_or_default() }
+    }
+
+    /// All images but the built-in one, sorted by name.
+    pub fn list(&self) -> Vec<ImageView> {
+        let state = self.lock();
+        let view = |record: &ImageRecord| ImageView { record: record.clone(), names: state.index.names_of(&record.id) };
+        let mut all: Vec<_> = state.index.images.values().map(view).collect();
+        all.sort_by(|a, b| (a.names.is_empty(), &a.names, &a.record.id).cmp(&(b.names.is_empty(), &b.names, &b.record.id)));
+        all
+    }
+
+    /// One of them.
+    pub fn view(&self, content: &str) -> Result<ImageView, ImageError> {
+        let state = self.lock();
+        let record = state.index.images.get(content).cloned().ok_or_else(|| ImageError::Unknown(content.to_owned()))?;
+        let names = state.index.names_of(content);
+        Ok(ImageView { record, names })
+    }
+
+    /// Takes a name away; the content goes with the next collection, unless something else needs it. Returns the content.
+    /// With a content's id all its names go.
+    pub fn untag(&self, name: &str) -> Result<String, ImageError> {
+        let content = self.resolve(name)?;
+        if content == HOST {
+            return Err(ImageError::Refused("the image \"host\" is built in and cannot be removed".to_owned()));
+        }
+        let by_id = is_digest(name);
+        let exact = if by_id { None } else { Some(name.parse::<ImageName>()?.to_string()) };
+        self.change(|index| index.names.retain(|known, id| *id != content || exact.as_ref().is_some_and(|exact| exact != known)))?;
+        Ok(content)
+    }
+
+    /// Contents without a name.
+    pub fn nameless(&self) -> Vec<String> {
+        let state = self.lock();
+        let named: HashSet<&String> = state.index.names.values().collect();
+        state.index.images.keys().filter(|id| !named.contains(id)).cloned().collect()
+    }
+
+    /// Forgets a content unless it has a name. Its layers go with [`Self::sweep_layers`].
+    pub(crate) fn forget(&self, content: &str) -> Result<bool, ImageError> {
+        let mut gone = false;
+        self.change(|index| {
+            if !index.names.values().any(|id| id == content) {
+                gone = index.images.remove(content).is_some();
+            }
+        })?;
+        if gone {
+            self.lock().ready.remove(content);
+        }
+        Ok(gone)
+    }
+
+    /// Moves layers to the trash that no image has and none under way counts on. Returns how many.
+    pub(crate) fn sweep_layers(&self, roots: &Roots) -> usize {
+        let dir = self.dir.join("layers");
+        let state = self.lock();
+        let used: HashSet<&str> = state.index.images.values().flat_map(|record| record.layers.iter().map(|layer| hex_of(&layer.diff_id))).collect();
+        let held: HashSet<&str> = state.held.keys().map(|id| hex_of(id)).collect();
+        let mut swept = 0;
+        // Under the lock: an image that is finished meanwhile waits.
+        for name in list_names(&dir).iter().filter(|name| !used.contains(name.as_str()) && !held.contains(name.as_str())) {
+            roots.trash(&dir.join(name), name);
+            swept += 1;
+        }
+        swept
+    }
+
+    /// Removes downloads that nobody goes on with. Returns their bytes.
+    pub(crate) fn sweep_downloads(&self) -> u64 {
+        let dir = self.dir.join("downloads");
+        let held: BTreeSet<String> = self.lock().held.keys().map(|id| hex_of(id).to_owned()).collect();
+        let mut bytes = 0;
+        for name in list_names(&dir).iter().filter(|name| !held.contains(name.as_str())) {
+            let path = dir.join(name);
+            bytes += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            let _ = fs::remove_file(&path);
+        }
+        bytes
     }
 
     /// The agent as a file, to be executed as pid 1.
     pub fn agent_path(&self) -> PathBuf {
-        self.host.lowers[0].join(AGENT)
+        host::agent_in(&self.host.lowers[0])
     }
-}
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Where the agent stands inside, as published.
-const AGENT: &str = "procd/bin/procd";
-/// Programs and libraries. Where one is a link (`/bin -> usr/bin`), the skeleton has the same link.
-const HOST_DIRS: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
-/// Folders that the skeleton has, with their modes.
-const DIRS: &[(&str, u32)] = &[
-    ("dev", 0o755),
-    ("etc", 0o755),
-    ("home", 0o755),
-    ("home/user", 0o755),
-    ("media", 0o755),
-    ("mnt", 0o755),
-    ("opt", 0o755),
-    ("proc", 0o555),
-    ("procd", 0o755),
-    ("procd/bin", 0o755),
-    ("root", 0o700),
-    ("run", 0o755),
-    ("run/lock", 0o1777),
-    ("srv", 0o755),
-    ("sys", 0o555),
-    ("tmp", 0o1777),
-    ("var", 0o755),
-    ("var/cache", 0o755),
-    ("var/lib", 0o755),
-    ("var/log", 0o755),
-    ("var/tmp", 0o1777),
-    ("workspace", 0o755),
-];
-/// What is taken from the host's `/etc`: configuration that its programs need to run, never accounts, keys or secrets.
-const ETC: &[&str] = &[
-    "alternatives",
-    "bash.bashrc",
-    "ca-certificates",
-    "ca-certificates.conf",
-    "debian_version",
-    "fonts",
-    "gai.conf",
-    "inputrc",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "lsb-release",
-    "magic",
-    "magic.mime",
-    "mime.types",
-    "os-release",
-    "pki/tls/certs",
-    "pki/ca-trust/extracted",
-    "profile.d",
-    "protocols",
-    "python3",
-    "python3.8",
-    "python3.9",
-    "python3.10",
-    "python3.11",
-    "python3.12",
-    "python3.13",
-    "python3.14",
-    "rpc",
-    "services",
-    "shells",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "terminfo",
-    "timezone",
-];
-/// A stranger thing than configuration is not copied.
-const ETC_FILE_BYTES_MAX: u64 = 8 << 20;
+    /// Folder of all this.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
 
-/// Files of the skeleton with fixed content.
-const FILES: &[(&str, &str)] = &[
-    (
-        "etc/passwd",
-        "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\nbin:x:2:2:bin:/bin:/usr/sbin/nologin\nmail:x:8:8:mail:/var/mail:/usr/sbin/nologin\nwww-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n_apt:x:42:65534::/nonexistent:/usr/sbin/nologin\nuser:x:1000:1000:user:/home/user:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    ),
-    (
-        "etc/group",
-        "root:x:0:\ndaemon:x:1:\nbin:x:2:\nadm:x:4:\ntty:x:5:\nmail:x:8:\nwww-data:x:33:\nshadow:x:42:\nutmp:x:43:\nstaff:x:50:\nusers:x:100:\nuser:x:1000:\nnogroup:x:65534:\n",
-    ),
-    ("etc/shadow", "root:*:20000:0:99999:7:::\nuser:*:20000:0:99999:7:::\nnobody:*:20000:0:99999:7:::\n"),
-    ("etc/hosts", "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
-    ("etc/hostname", "sandbox\n"),
-    ("etc/host.conf", "multi on\n"),
-    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n"),
-    ("etc/resolv.conf", "nameserver 127.213.0.2\noptions edns0 timeout:3 attempts:2\n"),
-    (
-        "etc/profile",
-        "export PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}\nfor f in /etc/profile.d/*.sh; do [ -r \"$f\" ] && . \"$f\"; done\nunset f\n",
-    ),
-    ("root/.profile", "[ -n \"$BASH\" ] && [ -f ~/.bashrc ] && . ~/.bashrc\n"),
-    ("etc/fstab", ""),
-    ("etc/motd", ""),
-];
+    /// Where a layer is or will be.
+    fn layer(&self, diff_id: &str) -> PathBuf {
+        self.dir.join("layers").join(hex_of(diff_id))
+    }
 
-/// Paths of the host's `/etc` that exist, relative to `/`, folders expanded, in a stable order.
-fn etc_files() -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut queue: Vec<PathBuf> = ETC.iter().map(|name| Path::new("/etc").join(name)).collect();
-    while let Some(path) = queue.pop() {
-        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-        if meta.is_dir() {
-            queue.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
-            found.push(path);
-        } else if meta.is_symlink() || (meta.is_file() && meta.len() <= ETC_FILE_BYTES_MAX && meta.permissions().mode() & 0o004 != 0) {
-            found.push(path);
+    fn launchable(&self, record: &ImageRecord) -> Image {
+        // A layer that an image has twice lies where it is on top: no overlay takes a folder twice.
+        let mut seen = HashSet::new();
+        let own: Vec<_> = record.layers.iter().rev().filter(|layer| seen.insert(&layer.diff_id)).map(|layer| self.layer(&layer.diff_id)).collect();
+        let config = config::Config::parse(&record.config).unwrap_or_default();
+        if record.on_host {
+            let lowers = own.into_iter().chain(self.host.lowers.iter().cloned()).collect();
+            let mut env = self.host.env.clone();
+            env.extend(config.env);
+            return Image { lowers, binds: self.host.binds.clone(), env };
         }
+        let lowers = [self.around.top.clone()].into_iter().chain(own).chain([self.around.bottom.clone()]).collect();
+        Image { lowers, binds: Vec::new(), env: config.env }
     }
-    found.sort();
-    found
-}
 
-/// Changes when anything that the skeleton is made of changes.
-fn fingerprint(files: &[PathBuf], agent: &[u8]) -> String {
-    use std::os::unix::fs::MetadataExt;
-    let mut hash = Sha256::new();
-    hash.update(agent);
-    for (name, text) in FILES {
-        hash.update(name);
-        hash.update(text);
+    /// Adds an image whose layers are there, or gives one that is there its name.
+    fn add(&self, record: ImageRecord, name: Option<&ImageName>) -> Result<ImageView, ImageError> {
+        let id = record.id.clone();
+        let launchable = self.launchable(&record);
+        // Whatever names a layer must find it whole after a power failure.
+        let layers = self.dir.join("layers");
+        let dir = fs::File::open(&layers).map_err(failed("open", &layers))?;
+        rustix::fs::syncfs(&dir).map_err(|errno| failed("save", &layers)(errno.into()))?;
+        self.lock().ready.insert(id.clone(), launchable);
+        self.change(|index| {
+            index.images.entry(id.clone()).or_insert(record);
+            if let Some(name) = name {
+                index.names.insert(name.to_string(), id.clone());
+            }
+        })?;
+        self.view(&id)
     }
-    for (name, mode) in DIRS {
-        hash.update(name);
-        hash.update(mode.to_le_bytes());
-    }
-    for path in files {
-        hash.update(path.as_os_str().as_encoded_bytes());
-        if let Ok(meta) = fs::symlink_metadata(path) {
-            hash.update(meta.len().to_le_bytes());
-            hash.update(meta.mtime().to_le_bytes());
-        }
-    }
-    for dir in HOST_DIRS {
-        hash.update(fs::read_link(dir).unwrap_or_default().as_os_str().as_encoded_bytes());
-    }
-    hex::encode(&hash.finalize()[..8])
-}
 
-fn write_skeleton(top: &Path, files: &[PathBuf], agent: &[u8]) -> Result<(), ImageError> {
-    let make_dir = |path: &Path, mode: u32| {
-        fs::create_dir_all(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode))).map_err(|source| build(path, source))
-    };
-    make_dir(top, 0o755)?;
-    for (name, mode) in DIRS {
-        make_dir(&top.join(name), *mode)?;
+    /// Changes the index on disk and then here.
+    fn change(&self, change: impl FnOnce(&mut Index)) -> Result<(), ImageError> {
+        let _one_at_a_time = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.lock().index.clone();
+        change(&mut index);
+        index.write(&self.dir.join(index::FILE))?;
+        self.lock().index = index;
+        Ok(())
     }
-    for dir in HOST_DIRS.iter().map(Path::new) {
-        let Ok(meta) = fs::symlink_metadata(dir) else { continue };
-        let inside = top.join(dir.strip_prefix("/").unwrap_or(dir));
-        if meta.is_symlink() {
-            fs::read_link(dir).and_then(|to| symlink(to, &inside)).map_err(|source| build(&inside, source))?;
-        } else if meta.is_dir() {
-            make_dir(&inside, 0o755)?;
-        }
-    }
-    for path in files {
-        let inside = top.join(path.strip_prefix("/").unwrap_or(path));
-        copy_public(path, &inside).map_err(|source| build(path, source))?;
-    }
-    for (name, text) in FILES {
-        let path = top.join(name);
-        write_file(&path, text.as_bytes(), if *name == "etc/shadow" { 0o640 } else { 0o644 })?;
-    }
-    write_file(&top.join(AGENT), agent, 0o755)?;
-    symlink("/proc/self/mounts", top.join("etc/mtab")).map_err(|source| build(top, source))?;
-    symlink("/run", top.join("var/run")).map_err(|source| build(top, source))?;
-    Ok(())
-}
 
-fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), ImageError> {
-    fs::write(path, bytes).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode))).map_err(|source| build(path, source))
-}
-
-/// A folder, link or file of the host's `/etc`, without its owner.
-fn copy_public(from: &Path, to: &Path) -> io::Result<()> {
-    let meta = match fs::symlink_metadata(from) {
-        // Changed since it was listed: leave it out.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    if meta.is_dir() {
-        fs::create_dir_all(to)?;
-        fs::set_permissions(to, fs::Permissions::from_mode(0o755))
-    } else if meta.is_symlink() {
-        symlink(fs::read_link(from)?, to)
-    } else {
-        fs::copy(from, to)?;
-        fs::set_permissions(to, fs::Permissions::from_mode(meta.permissions().mode() & 0o755 | 0o444))
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn build(path: &Path, source: io::Error) -> ImageError {
-    ImageError::Build { path: path.to_owned(), source }
+/// The digits of `sha256:<digits>`.
+fn hex_of(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_host_image_has_no_account_or_key_of_the_host() {
-        let dir = std::env::temp_dir().join(crate::random_id("sandbar-image-"));
-        let images = Images::open(&dir, b"agent").unwrap();
-        let layer = &images.get(HOST).unwrap().lowers[0];
-        assert!(!layer.join("etc/ssl/private").exists());
-        assert!(!layer.join("etc/ssh").exists());
-        assert_eq!(fs::read_to_string(layer.join("etc/shadow")).unwrap(), FILES[2].1);
-        assert_eq!(fs::read(images.agent_path()).unwrap(), b"agent");
-        // The same parts make the same layer, once.
-        let again = Images::open(&dir, b"agent").unwrap();
-        assert_eq!(&again.get(HOST).unwrap().lowers[0], layer);
-        assert!(images.get("nope").is_err());
-        fs::remove_dir_all(&dir).unwrap();
-    }
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
+    move |source| ImageError::Io { what, path: path.to_owned(), source }
 }

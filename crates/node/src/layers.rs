@@ -6,11 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use sandbar_core::sandbox::{Base, Layer};
+use sandbar_core::{
+    image::is_digest,
+    sandbox::{Base, Layer},
+};
 use sandbar_linux::launch::overlay_view;
 use sandbar_tree::CopyOptions;
 
-use crate::{Node, Pin, RuntimeError, roots::Root};
+use crate::{Node, Pin, RuntimeError, image::ImageError, roots::Root};
 
 /// What rows name.
 #[derive(Debug, Default)]
@@ -19,6 +22,8 @@ pub struct InUse {
     pub roots: HashSet<String>,
     /// Trees of volumes and of their snapshots.
     pub volumes: HashSet<String>,
+    /// Contents of images.
+    pub images: HashSet<String>,
 }
 
 /// What a collection removed.
@@ -26,6 +31,8 @@ pub struct InUse {
 pub struct Collected {
     pub layers: usize,
     pub volumes: usize,
+    /// Of images.
+    pub images: usize,
 }
 
 impl Node {
@@ -106,20 +113,48 @@ impl Node {
         self.inner.pins.begin()
     }
 
+    /// Removes contents of images that have no name, unless they are in use or pinned, layers that no image has, and what is
+    /// left of downloads. Begin the collection before the rows are read. Returns how many images went, and the bytes of
+    /// downloads.
+    pub async fn collect_images(&self, in_use: InUse) -> Result<(usize, u64), ImageError> {
+        let node = self.clone();
+        let collected = tokio::task::spawn_blocking(move || {
+            let inner = &node.inner;
+            let mut gone = 0;
+            for id in inner.images.nameless().iter().filter(|id| !in_use.images.contains(*id) && !inner.pins.is_held(id)) {
+                gone += usize::from(inner.images.forget(id)?);
+            }
+            inner.images.sweep_layers(&inner.roots);
+            let downloads = inner.images.sweep_downloads();
+            inner.roots.empty_trash();
+            Ok((gone, downloads))
+        });
+        collected.await.unwrap_or(Err(ImageError::Stopped))
+    }
+
     /// Removes what was released, no row names and nobody is working with.
     pub async fn collect(&self, in_use: InUse) -> Collected {
         let node = self.clone();
         let collected = tokio::task::spawn_blocking(move || {
             let inner = &node.inner;
             let mut collected = Collected::default();
-            for id in inner.pins.take_unused(|id| in_use.roots.contains(id) || in_use.volumes.contains(id)) {
-                if inner.volumes.is_tree(&id) {
+            let is_used = |id: &str| in_use.roots.contains(id) || in_use.volumes.contains(id) || in_use.images.contains(id);
+            for id in inner.pins.take_unused(is_used) {
+                if is_digest(&id) {
+                    match inner.images.forget(&id) {
+                        Ok(gone) => collected.images += usize::from(gone),
+                        Err(error) => tracing::warn!(image = id, %error, "an image that nobody uses could not be removed"),
+                    }
+                } else if inner.volumes.is_tree(&id) {
                     inner.volumes.remove(&id, &inner.roots);
                     collected.volumes += 1;
                 } else {
                     inner.roots.remove_by_id(&id);
                     collected.layers += 1;
                 }
+            }
+            if collected.images > 0 {
+                inner.images.sweep_layers(&inner.roots);
             }
             inner.roots.empty_trash();
             collected
@@ -128,6 +163,6 @@ impl Node {
     }
 }
 
-fn path_of(tree: &OwnedFd) -> PathBuf {
+pub(crate) fn path_of(tree: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/.", tree.as_raw_fd()))
 }

@@ -28,6 +28,7 @@ mod pins;
 mod pool;
 pub mod roots;
 pub mod runtime;
+mod storage;
 pub mod volumes;
 pub mod warm;
 
@@ -35,6 +36,7 @@ pub use layers::{Collected, InUse};
 pub use pins::Pin;
 pub use pool::PoolStatus;
 pub use roots::Root;
+pub use storage::OnDisk;
 pub use runtime::{Limits, Runtime, RuntimeError, RuntimeSpec, Tmpfs, VolumeMount};
 
 use image::{ImageError, Images};
@@ -100,6 +102,8 @@ pub struct Owned {
     pub roots: HashSet<String>,
     /// Trees of volumes and of their snapshots.
     pub volumes: HashSet<String>,
+    /// Contents of images.
+    pub images: HashSet<String>,
 }
 
 /// Handle to this machine's part; cheap to clone.
@@ -136,14 +140,15 @@ impl Node {
         make_private_dir(&runtimes_dir)?;
         let hierarchy = Arc::new(Hierarchy::detect(&instance_of(data_dir))?);
         tracing::info!(cgroups = hierarchy.describe(), "cgroups are usable");
-        let images = Images::open(data_dir, config.agent)?;
+        let roots = Roots::open(data_dir, uid_slots)?;
+        let images = Images::open(data_dir, config.agent, &roots)?;
         let agent_path = images.agent_path();
         let agent = File::open(&agent_path).map_err(io(&agent_path))?;
         let inner = Inner {
             runtimes_dir,
             images,
             agent: Arc::new(agent),
-            roots: Roots::open(data_dir, uid_slots)?,
+            roots,
             volumes: volumes::Volumes::open(data_dir)?,
             keepers: volumes::Keepers::default(),
             pins: pins::Pins::default(),
@@ -415,6 +420,10 @@ impl Node {
             }
         }
         inner.volumes.sweep(&owned.volumes, &inner.roots);
+        for id in inner.images.nameless().iter().filter(|id| !owned.images.contains(*id)) {
+            inner.images.forget(id)?;
+        }
+        inner.images.sweep_layers(&inner.roots);
         inner.roots.empty_trash();
         Ok(swept)
     }

@@ -52,6 +52,12 @@ impl Pins {
         !state.released.is_empty()
     }
 
+    /// Whether somebody works with it, or did since the collection under way began.
+    pub fn is_held(&self, id: &str) -> bool {
+        let state = self.lock();
+        state.held.contains_key(id) || state.since.contains(id)
+    }
+
     /// What was released and is neither in use nor pinned, now or since the beginning. What is in use is forgotten: it is
     /// released again by whoever names it last.
     pub fn take_unused(&self, in_use: impl Fn(&str) -> bool) -> Vec<String> {

@@ -153,6 +153,10 @@ impl Roots {
         self.trash(&self.dir.join(id), id);
     }
 
+    pub(crate) fn trash_dir(&self) -> &Path {
+        &self.trash
+    }
+
     /// Moves a folder of this data directory to the trash.
     pub fn trash(&self, from: &Path, id: &str) {
         let to = self.trash.join(format!("{id}-{}", self.trash_count.fetch_add(1, Ordering::Relaxed)));

@@ -20,6 +20,7 @@ pub fn config(settings: &ServeSettings) -> Config {
         public_domain: settings.public_domain.clone(),
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,
+        image_registries: settings.image_registries.clone(),
         node: NodeConfig { data_dir: settings.data_dir.clone(), agent: PROCD, egress_allow: settings.egress_allow.clone() },
     }
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use sandbar_core::{
     egress::{Prefix, PrefixError},
+    image::ImageName,
     limits::POOL_MAX_IDLE,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -39,6 +40,8 @@ pub struct ServeSettings {
     pub egress_allow: Vec<Prefix>,
     /// Idle sandboxes kept ready for the built-in template.
     pub pool_min_idle: u32,
+    /// Registries from which templates may have their images pulled by themselves.
+    pub image_registries: Vec<String>,
     /// Form of the log.
     pub log: LogFormat,
     /// A tracing filter: a level, or directives as in `info,sandbar_node=debug`.
@@ -79,6 +82,10 @@ pub struct Layer {
     /// Idle sandboxes kept ready for the built-in template [default: 4]
     #[arg(long, env = "SANDBAR_POOL_MIN_IDLE", value_name = "N")]
     pub pool_min_idle: Option<u32>,
+    /// Registries that templates may have their images pulled from by themselves, comma-separated: hosts, `default` for
+    /// names without one, or `*` for all [default: none, only `sandbar image pull`]
+    #[arg(long, env = "SANDBAR_IMAGE_REGISTRIES", value_name = "HOSTS")]
+    pub image_registries: Option<Hosts>,
     /// Form of the log [default: text]
     #[arg(long, env = "SANDBAR_LOG", value_enum, value_name = "FORM")]
     pub log: Option<LogFormat>,
@@ -99,6 +106,7 @@ impl Layer {
             registration: self.registration.or(below.registration),
             egress_allow: self.egress_allow.or(below.egress_allow),
             pool_min_idle: self.pool_min_idle.or(below.pool_min_idle),
+            image_registries: self.image_registries.or(below.image_registries),
             log: self.log.or(below.log),
             log_level: self.log_level.or(below.log_level),
         }
@@ -114,6 +122,7 @@ impl Layer {
             registration: self.registration.unwrap_or(false),
             egress_allow: self.egress_allow.unwrap_or_default().0,
             pool_min_idle: self.pool_min_idle.unwrap_or(4),
+            image_registries: self.image_registries.unwrap_or_default().0,
             log: self.log.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
         };
@@ -189,18 +198,47 @@ impl FromStr for Cidrs {
 
 impl<'de> Deserialize<'de> for Cidrs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Text(String),
-            List(Vec<String>),
-        }
-        let text = match Form::deserialize(deserializer)? {
-            Form::Text(text) => text,
-            Form::List(list) => list.join(","),
-        };
-        text.parse().map_err(D::Error::custom)
+        joined(deserializer)?.parse().map_err(D::Error::custom)
     }
+}
+
+/// Registries: comma-separated text, in TOML also a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hosts(pub Vec<String>);
+
+impl FromStr for Hosts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let host = |part: &str| match part {
+            "*" | "default" => Ok(part.to_owned()),
+            part => match format!("{part}/x").parse::<ImageName>() {
+                Ok(name) if name.registry.as_deref() == Some(part) => Ok(part.to_owned()),
+                _ => Err(format!("{part:?} is no HOST or HOST:PORT of a registry, `default` or `*`")),
+            },
+        };
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(host).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hosts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        joined(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A list, or a text of comma-separated entries, as the latter.
+fn joined<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::Text(text) => text,
+        Form::List(list) => list.join(","),
+    })
 }
 
 #[cfg(test)]
@@ -226,7 +264,8 @@ mod tests {
 
     #[test]
     fn wrong_values_are_refused() {
-        for text in ["egress_allow = '10.0.0.0/33'", "egress_allow = 'example.com'", "pool_min_idle = -1", "log = 'xml'", "listen = 'localhost'"] {
+        assert_eq!("127.0.0.1:5000, default,*".parse::<Hosts>().unwrap().0, ["127.0.0.1:5000", "default", "*"]);
+        for text in ["image_registries = ['http://a.b']", "image_registries = 'a b'", "egress_allow = '10.0.0.0/33'", "egress_allow = 'example.com'", "pool_min_idle = -1", "log = 'xml'", "listen = 'localhost'"] {
             assert!(parse(text).is_err(), "{text}");
         }
         for text in ["public_domain = 'a..b'", "bootstrap_token = 'a b c d e f'", "log_level = 'a=b=c'", "pool_min_idle = 20000"] {

@@ -13,10 +13,13 @@ pub mod auth;
 pub mod builtin;
 pub mod contexts;
 pub mod files;
+pub mod images;
 pub mod logs;
 pub mod quotas;
 pub mod sandboxes;
 pub mod snapshots;
+pub mod storage;
+mod streams;
 pub mod templates;
 pub mod usage;
 pub mod volumes;
@@ -31,6 +34,7 @@ pub struct App {
     pub quotas: quotas::Quotas,
     pub usage: Arc<usage::Usage>,
     pub sandboxes: Arc<sandboxes::Registry>,
+    pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,
     /// Woken when something on disk may have lost its last row.

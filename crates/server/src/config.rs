@@ -19,6 +19,8 @@ pub struct Config {
     pub registration: bool,
     /// Idle sandboxes kept ready for the built-in template.
     pub pool_min_idle: u32,
+    /// Registries from which templates may have their images pulled by themselves: hosts, `default`, or `*`.
+    pub image_registries: Vec<String>,
     /// This machine's part.
     pub node: NodeConfig,
 }

@@ -20,6 +20,7 @@ mod events;
 pub mod extract;
 mod files;
 mod health;
+mod images;
 mod keys;
 mod logs;
 mod metadata;
@@ -36,6 +37,7 @@ mod sandboxes;
 mod serve;
 mod services;
 mod snapshots;
+mod storage;
 mod teams;
 mod templates;
 pub mod time;
@@ -80,10 +82,12 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(templates::router())
+        .merge(images::router())
         .merge(snapshots::router())
         .merge(volumes::router())
         .merge(quotas::router())
         .merge(usage::router())
+        .merge(storage::router())
         .merge(sandbox_metrics::router())
         .merge(auth::router())
         .merge(users::router())

@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp, auth, builtin, quotas::Quotas, sandboxes::Registry, usage::Usage},
+    app::{App, SharedApp, auth, builtin, images::ImageJobs, quotas::Quotas, sandboxes::Registry, usage::Usage},
     config::Config,
     http, tasks,
 };
@@ -83,6 +83,7 @@ impl Server {
             quotas,
             usage,
             sandboxes,
+            image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon: Notify::new(),
         });

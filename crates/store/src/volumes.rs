@@ -1,5 +1,7 @@
 //! Volumes, who has them mounted, and their snapshots.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::{
     limits,
@@ -222,6 +224,20 @@ impl Store {
             .write("delete a volume snapshot", move |c| {
                 let sql = "DELETE FROM volume_snapshot WHERE id = ?1 AND volume_id = ?2 RETURNING tree_id";
                 Ok(c.prepare_cached(sql)?.query_row((id, volume_id), |row| row.get(0)).optional()?)
+            })
+            .await
+    }
+}
+
+impl Store {
+    /// Whose each tree is: the id of a volume, or (with `true`) of a volume's snapshot.
+    pub async fn volume_snapshot_trees(&self) -> Result<HashMap<String, (String, bool)>, StoreError> {
+        let sql = "SELECT tree_id, id, 0 FROM volume UNION ALL SELECT tree_id, id, 1 FROM volume_snapshot";
+        self.engine
+            .read("read whose trees are", move |c| {
+                let mut statement = c.prepare_cached(sql)?;
+                let rows = statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
+                Ok(rows.collect::<Result<_, _>>()?)
             })
             .await
     }

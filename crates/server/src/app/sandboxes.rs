@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    app::{App, auth::Principal, usage::Usage},
+    app::{App, auth::Principal, images::Absence, usage::Usage},
     error::ApiError,
 };
 
@@ -104,8 +104,11 @@ impl App {
         };
         let files = snapshot.as_ref().or(template.base.as_ref());
         let base = spec::base_of(&self.node, &template.spec, files).map_err(|text| {
-            let message = format!("template {:?} cannot be used: {text}", template.id);
-            ApiError::new(ErrorCode::TemplateNotReady, message)
+            let not_ready = |text: &str| ApiError::new(ErrorCode::TemplateNotReady, format!("template {:?} cannot be used: {text}", template.id));
+            match self.image_absence(spec::image_of(&template.spec), text) {
+                Absence::Pulling => not_ready("its image is being pulled").retry_after(1),
+                Absence::Failed(text) | Absence::Missing(text) => not_ready(&text),
+            }
         })?;
         // From here on until the row names it.
         let _pin = self.node.pin_base(&base);
@@ -133,7 +136,7 @@ impl App {
         self.metrics.launched(origin == Origin::Pool);
         spec::set_runtime(&mut record, &runtime);
         let record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
-        if let Err(text) = spec::make_own(&runtime, &record).await {
+        if let Err(text) = spec::make_own(&self.node, &runtime, &record).await {
             self.node.discard(runtime);
             return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
         }

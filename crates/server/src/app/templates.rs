@@ -11,6 +11,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
+        images::Absence,
         sandboxes::{now_ms, spec, store_failure, violations},
     },
     error::ApiError,
@@ -39,7 +40,7 @@ impl App {
             TemplateStatus {
                 idle_count: pool.map_or(0, |pool| pool.idle),
                 active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
-                conditions: conditions(&base, pool),
+                conditions: conditions(&base, |text| self.image_absence(spec::image_of(&template.spec), text), pool),
                 last_update_time: Some(rfc3339(template.updated_at_ms)),
                 creation: template.creation.clone(),
             }
@@ -108,7 +109,7 @@ impl App {
 }
 
 /// What is true or false of a template now.
-fn conditions(base: &Result<Base, String>, pool: Option<&PoolStatus>) -> Vec<TemplateCondition> {
+fn conditions(base: &Result<Base, String>, absence: impl Fn(String) -> Absence, pool: Option<&PoolStatus>) -> Vec<TemplateCondition> {
     let condition = |kind: &str, good: bool, reason: &str, message: Option<String>| TemplateCondition {
         kind: kind.to_owned(),
         status: if good { "True" } else { "False" }.to_owned(),
@@ -118,7 +119,11 @@ fn conditions(base: &Result<Base, String>, pool: Option<&PoolStatus>) -> Vec<Tem
     };
     let mut found = vec![match base {
         Ok(_) => condition("ImageReady", true, "Present", None),
-        Err(text) => condition("ImageReady", false, "Missing", Some(text.clone())),
+        Err(text) => match absence(text.clone()) {
+            Absence::Pulling => condition("ImageReady", false, "Pulling", Some("the image is being pulled".to_owned())),
+            Absence::Failed(text) => condition("ImageReady", false, "PullFailed", Some(text)),
+            Absence::Missing(text) => condition("ImageReady", false, "Missing", Some(text)),
+        },
     }];
     if let Some(pool) = pool {
         found.push(match &pool.last_error {

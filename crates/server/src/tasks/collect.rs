@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandbar_node::{InUse, error_text};
+use sandbar_node::{Collected, InUse, error_text};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::SharedApp;
@@ -26,17 +26,21 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
     }
 }
 
-/// One collection.
-pub(crate) async fn collect(app: &SharedApp) {
+/// One collection; `None` when there was nothing to collect, or the rows could not be read.
+pub(crate) async fn collect(app: &SharedApp) -> Option<Collected> {
     if !app.node.begin_collection() {
-        return;
+        return None;
     }
     // Read after the beginning: whatever is pinned since then is left alone.
     match app.store.named().await {
         Ok(named) => {
-            let collected = app.node.collect(InUse { roots: named.roots, volumes: named.trees }).await;
+            let collected = app.node.collect(InUse { roots: named.roots, volumes: named.trees, images: named.images }).await;
             tracing::debug!(?collected, "collected");
+            Some(collected)
         }
-        Err(error) => tracing::warn!(error = error_text(&error), "nothing was collected: the rows could not be read"),
+        Err(error) => {
+            tracing::warn!(error = error_text(&error), "nothing was collected: the rows could not be read");
+            None
+        }
     }
 }

@@ -417,7 +417,7 @@ impl Actor {
             record.root_id = Some(root.id.clone());
             record.uid_slot = Some(root.uid_slot);
             let runtime = self.node.launch(&spec, root).await.map_err(|error| error_text(&error))?;
-            if let Err(error) = spec::make_own(&runtime, record).await {
+            if let Err(error) = spec::make_own(&self.node, &runtime, record).await {
                 // Waited for: the next start is over the same root.
                 if let Err(undead) = runtime.destroy().await {
                     tracing::error!(sandbox = record.id, error = error_text(&undead), "a runtime that did not come up is left to the next start");
@@ -639,7 +639,8 @@ impl Actor {
 
 /// Ids of the layers that a base names.
 pub(crate) fn layers_of(base: Option<&Base>) -> Vec<String> {
-    base.into_iter().flat_map(|base| &base.layers).map(|layer| layer.root_id.clone()).collect()
+    let ids = |base: &Base| base.layers.iter().map(|layer| layer.root_id.clone()).chain([base.image.clone()]).collect::<Vec<_>>();
+    base.into_iter().flat_map(ids).collect()
 }
 
 /// Milliseconds since 1970.

@@ -28,7 +28,7 @@ impl Registry {
         let deleted: HashSet<&str> =
             records.iter().filter(|record| record.desired == Desired::Deleted).filter_map(|record| record.root_id.as_deref()).collect();
         let roots = named.roots.iter().filter(|id| !deleted.contains(id.as_str())).cloned().collect();
-        let mut owned = Owned { roots, volumes: named.trees, ..Owned::default() };
+        let mut owned = Owned { roots, volumes: named.trees, images: named.images, ..Owned::default() };
         let mut kept = Vec::new();
         for record in records {
             if record.desired == Desired::Deleted {

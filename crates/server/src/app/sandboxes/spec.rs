@@ -11,6 +11,7 @@ use sandbar_api::template::{self as api, TemplateSpec};
 use sandbar_core::{
     egress::{self, Policy},
     limits, quantity,
+    image::HOST,
     sandbox::{Base, Mount, SandboxRecord},
     validate,
 };
@@ -141,11 +142,13 @@ pub(crate) fn policy(record: &SandboxRecord) -> Result<Policy, String> {
 }
 
 /// Makes a runtime the sandbox's own: environment, ids and network policy.
-pub(crate) async fn make_own(runtime: &Arc<Runtime>, record: &SandboxRecord) -> Result<(), String> {
+pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &SandboxRecord) -> Result<(), String> {
     let policy = policy(record)?;
+    let image = record.base.as_ref().map_or(HOST, |base| &base.image);
+    let image_env = node.images().env(image);
     let assign = Assign {
         sandbox_id: record.id.clone(),
-        base_env: base_env(&record.template),
+        base_env: with_image(image_env, base_env(&record.template)),
         env: record.config.env_vars.clone().unwrap_or_default(),
         cwd: Some(CWD.to_owned()),
     };
@@ -159,7 +162,14 @@ pub(crate) async fn make_own(runtime: &Arc<Runtime>, record: &SandboxRecord) -> 
     }
 }
 
-/// Environment of image and template, weakest first: template `envVars`, then the container's `env`.
+/// An image's environment with another on top.
+fn with_image(image: Vec<(String, String)>, stronger: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> = image.into_iter().collect();
+    env.extend(stronger);
+    env
+}
+
+/// Environment of a template, weakest first: its `envVars`, then the container's `env`.
 fn base_env(template: &TemplateSpec) -> BTreeMap<String, String> {
     let mut env = template.env_vars.clone().unwrap_or_default();
     for var in template.main_container.env.iter().flatten() {

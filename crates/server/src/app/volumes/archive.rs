@@ -1,30 +1,26 @@
 //! Archives into and out of volumes.
 
-use std::io::{self, Write};
-
 use axum::body::Body;
-use bytes::Bytes;
-use futures_util::StreamExt;
 use sandbar_api::{ErrorCode, volume::ArchiveImportResponse};
 use sandbar_core::{limits, quantity};
 use sandbar_node::{
     error_text,
     volumes::{ArchiveFormat, ImportError},
 };
-use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use super::failure;
 use crate::{
-    app::{App, auth::Principal},
+    app::{
+        App,
+        auth::Principal,
+        streams::{keep, packed},
+    },
     error::ApiError,
     http::extract::too_large,
 };
 
 /// Entries of one archive.
 const ENTRIES_MAX: u64 = 1_000_000;
-/// Pieces of an archive between the packer and the client.
-const PIECES_MAX: usize = 16;
-const PIECE_BYTES: usize = 64 << 10;
 
 impl App {
     /// Unpacks an archive from a request's body into a folder of a volume: all of it or, when it is refused, nothing.
@@ -36,15 +32,7 @@ impl App {
         let used = self.node.volume_bytes(&volume.tree_id).await.map_err(|error| failure("measuring the volume", &error))?;
         let bytes_max = volume.size_limit_bytes.saturating_sub(used);
         let spool = self.node.volume_spool().map_err(|error| failure("keeping the archive", &error))?;
-        let mut spool = tokio::fs::File::from_std(spool);
-        let mut body = body.into_data_stream();
-        while let Some(bytes) = body.next().await {
-            let bytes = bytes.map_err(|error| ApiError::bad_request(format!("the archive broke off: {error}")))?;
-            spool.write_all(&bytes).await.map_err(|error| unwritten(&error))?;
-        }
-        spool.flush().await.map_err(|error| unwritten(&error))?;
-        let mut spool = spool.into_std().await;
-        io::Seek::rewind(&mut spool).map_err(|error| unwritten(&error))?;
+        let spool = keep(spool, body).await?;
         let limits = sandbar_node::volumes::ArchiveLimits { entries_max: ENTRIES_MAX, bytes_max };
         match self.node.volume_import(&volume.tree_id, spool, below.to_owned(), limits).await {
             Ok(unpacked) => Ok(ArchiveImportResponse { files: unpacked.files, bytes: unpacked.bytes }),
@@ -64,42 +52,12 @@ impl App {
     /// A volume's files as an archive, packed as fast as the client reads.
     pub async fn export_archive(&self, who: &Principal, id: &str, format: ArchiveFormat) -> Result<Body, ApiError> {
         let volume = self.volume(who, id).await?;
-        let (pieces, queue) = mpsc::channel(PIECES_MAX);
         let (node, id, pin) = (self.node.clone(), id.to_owned(), self.node.pin(&volume.tree_id));
-        tokio::task::spawn_blocking(move || {
-            let out = io::BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces.clone()));
-            if let Err(error) = node.volume_export(&volume.tree_id, format, out) {
-                tracing::warn!(volume = id, error = error_text(&error), "an archive of a volume broke off");
-                // The client must not take a part for the whole.
-                let _ = pieces.blocking_send(Err(io::Error::other("the archive broke off")));
-            }
+        Ok(packed(move |out| {
+            let packed = node.volume_export(&volume.tree_id, format, out);
             drop(pin);
-        });
-        let stream = futures_util::stream::unfold(queue, |mut queue| async move { queue.recv().await.map(|piece| (piece, queue)) });
-        Ok(Body::from_stream(stream))
-    }
-}
-
-/// Sends what is written; an error once nobody reads any more.
-struct Pieces(mpsc::Sender<io::Result<Bytes>>);
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn unwritten(error: &io::Error) -> ApiError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10)
-        }
-        _ => ApiError::internal("keeping the archive", error),
+            packed.map_err(|error| format!("an archive of volume {id} broke off: {}", error_text(&error)))
+        }))
     }
 }
 

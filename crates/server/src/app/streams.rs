@@ -1,0 +1,70 @@
+//! Archives between clients and the disk: kept on their way in, packed on their way out as fast as the client reads.
+
+use std::{
+    fs::File,
+    io::{self, Seek, Write},
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use sandbar_api::ErrorCode;
+use tokio::{io::AsyncWriteExt, sync::mpsc};
+
+use crate::error::ApiError;
+
+/// Pieces of an archive between the packer and the client.
+const PIECES_MAX: usize = 16;
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Writes a request's body to a file, which is then at its beginning.
+pub(super) async fn keep(spool: File, body: Body) -> Result<File, ApiError> {
+    let mut spool = tokio::fs::File::from_std(spool);
+    let mut body = body.into_data_stream();
+    while let Some(bytes) = body.next().await {
+        let bytes = bytes.map_err(|error| ApiError::bad_request(format!("the archive broke off: {error}")))?;
+        spool.write_all(&bytes).await.map_err(|error| unwritten(&error))?;
+    }
+    spool.flush().await.map_err(|error| unwritten(&error))?;
+    let mut spool = spool.into_std().await;
+    spool.rewind().map_err(|error| unwritten(&error))?;
+    Ok(spool)
+}
+
+/// A body of what `pack` writes; what it fails with goes to the log, and the body breaks off.
+pub(super) fn packed(pack: impl FnOnce(&mut dyn Write) -> Result<(), String> + Send + 'static) -> Body {
+    let (pieces, queue) = mpsc::channel(PIECES_MAX);
+    tokio::task::spawn_blocking(move || {
+        let mut out = io::BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces.clone()));
+        let done = pack(&mut out).and_then(|()| out.flush().map_err(|error| error.to_string()));
+        if let Err(text) = done {
+            tracing::warn!(error = text, "an archive broke off");
+            // The client must not take a part for the whole.
+            let _ = pieces.blocking_send(Err(io::Error::other("the archive broke off")));
+        }
+    });
+    Body::from_stream(futures_util::stream::unfold(queue, |mut queue| async move { queue.recv().await.map(|piece| (piece, queue)) }))
+}
+
+/// Sends what is written; an error once nobody reads any more.
+struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn unwritten(error: &io::Error) -> ApiError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10)
+        }
+        _ => ApiError::internal("keeping the archive", error),
+    }
+}
