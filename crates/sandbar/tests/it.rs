@@ -13,6 +13,7 @@ mod it {
     mod escape;
     mod harness;
     mod http;
+    mod images;
     mod input;
     mod lifecycle;
     mod logs;
@@ -21,6 +22,7 @@ mod it {
     mod network;
     mod pools;
     mod recovery;
+    mod registry;
     mod snapshots;
     mod streams;
     mod volumes;

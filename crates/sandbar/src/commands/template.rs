@@ -84,7 +84,7 @@ pub async fn run(global: &Global, command: TemplateCommand) -> anyhow::Result<u8
 }
 
 /// A YAML file, which a JSON file is too.
-fn read(file: &Path) -> anyhow::Result<Value> {
+pub(super) fn read(file: &Path) -> anyhow::Result<Value> {
     let text = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
     let text = text.with_context(|| format!("cannot read {}", file.display()))?;
     // Its error says line and column.

@@ -396,7 +396,7 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// Below the range from which the kernel takes ports for clients, so that nobody takes it while the server is down.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let offset = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;

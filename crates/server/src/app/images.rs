@@ -165,9 +165,12 @@ impl App {
         let content = self.node.images().resolve(name).map_err(|error| failure("finding the image", &error))?;
         if !force {
             let templates = self.store.templates_all().await.map_err(|e| store_failure("reading templates", &e))?;
-            let names = |template: &&TemplateRecord| {
-                template.base.is_none() && self.node.images().resolve(spec::image_of(&template.spec)).is_ok_and(|image| image == content)
+            // By this very name; with the id of a content all its names go.
+            let named = |image: &str| match name.parse::<ImageName>() {
+                Ok(name) => image.parse() == Ok(name),
+                Err(_) => self.node.images().resolve(image).is_ok_and(|image| image == content),
             };
+            let names = |template: &&TemplateRecord| template.base.is_none() && named(spec::image_of(&template.spec));
             if let Some(template) = templates.iter().find(names) {
                 return Err(ApiError::conflict(format!("template {:?} is made from it; force takes it away all the same", template.id)));
             }
