@@ -4,7 +4,7 @@ CARGO ?= cargo
 ACCEPT_SUITE ?= ../shared/accept
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build run test check unit clients accept bench clean help
+.PHONY: build run test check unit clients images accept bench clean help
 
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -19,7 +19,7 @@ run: ## Start the server, show what it does, go on serving until Ctrl-C
 
 test: ## Everything: format, lints, unit and integration tests, public clients end to end
 	@packaging/prerequisites.sh test
-	$(MAKE) check unit clients
+	$(MAKE) check unit clients images
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -31,6 +31,10 @@ unit: ## Tests of every crate
 clients: ## Public Python and npm clients and the command line against a server of their own
 	$(CARGO) build --locked -p sandbar
 	tests/clients.sh
+
+images: ## Images of Debian packages, and pip, npm and apt-get inside them
+	$(CARGO) build --locked -p sandbar
+	tests/images.sh
 
 accept: ## An acceptance suite (ACCEPT_SUITE) with three releases of the public client
 	@packaging/prerequisites.sh test

@@ -29,6 +29,11 @@ if [ "$purpose" = test ]; then
   fi
   want node nodejs
   want npm npm
+  # Images: a real registry, a tool that pushes to it, and Debian roots.
+  want docker-registry docker-registry
+  want skopeo skopeo
+  want mmdebstrap mmdebstrap
+  want dpkg-deb dpkg
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then
