@@ -2,6 +2,7 @@
 
 mod floors;
 mod guests;
+mod images;
 mod rows;
 mod state;
 mod stats;
@@ -116,7 +117,9 @@ async fn unpooled(guests: &Guests, args: &BenchArgs, counts: &rows::Counts, repo
     report.add("cold", async || Ok(vec![rows::cold(guests, &floors, counts.cold).await?])).await;
     let (sizes, repeats): (&[u64], usize) = if args.quick { (&[10, 200], 3) } else { (&[10, 200, 2000], 5) };
     report.add("snapshot fork", async || state::captures(guests, &floors, sizes, repeats).await).await;
-    report.add("layers", async || state::layers(guests, &floors, &[1, 16, 60], counts.hibernations).await).await;
+    report.add("layers", async || state::layers(guests, &floors, &[1, 16, 64], counts.hibernations).await).await;
+    report.add("image unpack", async || images::unpack(guests, &args.dir, repeats).await).await;
+    report.add("warm claim", async || images::warm_claims(guests, &floors, counts.sequential.min(60)).await).await;
     report.add("memory", async || rows::idle_memory(guests, &args.idle).await).await;
     Ok(())
 }

@@ -23,7 +23,12 @@ impl Guests {
 
     /// Claims one from the template `default`. It pauses itself if we are killed.
     pub async fn claim(&self) -> anyhow::Result<String> {
-        let made = self.client.post("/api/v1/sandboxes", &json!({"template": "default", "config": {"ttl": 3600}})).await?;
+        self.claim_from("default").await
+    }
+
+    /// Claims one from a template.
+    pub async fn claim_from(&self, template: &str) -> anyhow::Result<String> {
+        let made = self.client.post("/api/v1/sandboxes", &json!({"template": template, "config": {"ttl": 3600}})).await?;
         let id = made["sandbox_id"].as_str().context("the claim's reply has no sandbox_id")?.to_owned();
         self.live().insert(id.clone());
         Ok(id)

@@ -64,11 +64,22 @@ pub async fn layers(guests: &Guests, floors: &Floors, depths: &[usize], n: usize
             forget(guests, &snapshot).await?;
             depth += 1;
         }
-        let mut resumes = Samples::default();
+        let (mut resumes, mut snapshots, mut forks) = (Samples::default(), Samples::default(), Samples::default());
         for _ in 0..n {
             resumes.push(timed(guests, &id, "/resume").await?.0);
             stop(guests, &id).await?;
+            // Nothing was written, so none of these makes a layer.
+            let (time, snapshot) = timed(guests, &id, "/snapshots").await?;
+            snapshots.push(time);
+            forget(guests, &snapshot).await?;
+            let (time, fork) = timed(guests, &id, "/fork").await?;
+            forks.push(time);
+            guests.delete(fork["sandbox"]["id"].as_str().context("the fork has no id")?).await?;
         }
+        let commit = Some((floors.fdatasync_ms, "fdatasync"));
+        let target = Target::Times { p50: 2.0, p99: 15.0 };
+        rows.push(Row::times("snapshot over layers", &snapshots, commit, target).note(format!("{wanted} layers")));
+        rows.push(Row::times("fork over layers", &forks, commit, target).note(format!("{wanted} layers")));
         let floor = floors.namespaces_ms.map(|ms| (ms, "namespaces"));
         rows.push(Row::times("resume (hibernated) over layers", &resumes, floor, Target::Times { p50: 5.0, p99: 20.0 }).note(format!("{wanted} layers")));
     }
