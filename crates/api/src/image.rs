@@ -101,18 +101,42 @@ pub struct ImageBuildFile {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ImageProgress {
     /// What will come: how many layers, and their packed bytes.
-    Layers { count: u32, bytes: u64 },
+    Layers {
+        count: u32,
+        bytes: u64,
+    },
     /// So much of a layer is here.
-    Downloaded { digest: String, bytes: u64, total: u64 },
-    Unpacking { digest: String },
+    Downloaded {
+        digest: String,
+        bytes: u64,
+        total: u64,
+    },
+    Unpacking {
+        digest: String,
+    },
     /// A layer is in place, or was there before.
-    Ready { digest: String, was_there: bool },
+    Ready {
+        digest: String,
+        was_there: bool,
+    },
     /// A command of a build begins.
-    Step { step: u32, of: u32, command: String },
+    Step {
+        step: u32,
+        of: u32,
+        command: String,
+    },
     /// What a command prints.
-    Output { stream: String, data: String },
-    Done { image: ImageInfo },
-    Error { code: String, message: String },
+    Output {
+        stream: String,
+        data: String,
+    },
+    Done {
+        image: ImageInfo,
+    },
+    Error {
+        code: String,
+        message: String,
+    },
     /// Nothing has happened for a while.
     Heartbeat,
 }

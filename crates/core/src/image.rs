@@ -134,7 +134,8 @@ fn is_part(part: &str) -> bool {
         return false;
     }
     // Between letters and digits: ".", "_", "__", or any number of "-".
-    part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(|between| matches!(between, "" | "." | "_" | "__") || between.bytes().all(|b| b == b'-'))
+    part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        .all(|between| matches!(between, "" | "." | "_" | "__") || between.bytes().all(|b| b == b'-'))
 }
 
 #[cfg(test)]
@@ -170,8 +171,30 @@ mod tests {
     fn what_is_no_name() {
         let long = "a".repeat(256);
         let table = [
-            "", " ", "A", "a b", "a:", "a:-x", "/a", "a/", "a//b", "-a", "a-", "a..b", "a___b", "a.b:/c", "a.b:0/c", "a.b:70000/c", "a@sha256:ab", "host:1", "../etc",
-            "a/../b", "a\n", "-x.y/a", "[::1/a", &long,
+            "",
+            " ",
+            "A",
+            "a b",
+            "a:",
+            "a:-x",
+            "/a",
+            "a/",
+            "a//b",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "a.b:/c",
+            "a.b:0/c",
+            "a.b:70000/c",
+            "a@sha256:ab",
+            "host:1",
+            "../etc",
+            "a/../b",
+            "a\n",
+            "-x.y/a",
+            "[::1/a",
+            &long,
         ];
         for text in table {
             assert!(text.parse::<ImageName>().is_err(), "{text:?}");

@@ -159,8 +159,14 @@ impl Images {
         let host = host::make(&dir, agent)?;
         let around = host::around(&dir, agent)?;
         let index = Index::read(&dir.join(index::FILE))?;
-        let images =
-            Self { dir, host, around, state: Arc::new(Mutex::new(State { index, ..State::default() })), saving: Arc::default(), pulls: pull::Flights::default() };
+        let images = Self {
+            dir,
+            host,
+            around,
+            state: Arc::new(Mutex::new(State { index, ..State::default() })),
+            saving: Arc::default(),
+            pulls: pull::Flights::default(),
+        };
         let mut state = images.lock();
         let ready = state.index.images.values().map(|record| (record.id.clone(), images.launchable(record))).collect();
         state.ready = ready;

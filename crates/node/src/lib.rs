@@ -36,8 +36,8 @@ pub use layers::{Collected, InUse};
 pub use pins::Pin;
 pub use pool::PoolStatus;
 pub use roots::Root;
-pub use storage::OnDisk;
 pub use runtime::{Limits, Runtime, RuntimeError, RuntimeSpec, Tmpfs, VolumeMount};
+pub use storage::OnDisk;
 
 use image::{ImageError, Images};
 use launcher::{Launcher, Priority};

@@ -40,13 +40,18 @@ impl Node {
         let inner = &self.inner;
         let images = inner.images.dir();
         let (total_bytes, free_bytes) = space(images);
-        let named = |dir: &Path, of: &dyn Fn(&str) -> u64| list_names(dir).into_iter().map(|name| (of(&name), name)).map(|(bytes, name)| (name, bytes)).collect();
+        let named =
+            |dir: &Path, of: &dyn Fn(&str) -> u64| list_names(dir).into_iter().map(|name| (of(&name), name)).map(|(bytes, name)| (name, bytes)).collect();
         let (layers, downloads) = (images.join("layers"), images.join("downloads"));
         OnDisk {
             roots: inner.roots.list().into_iter().map(|id| (bytes_of(&inner.roots.upper(&id)), id)).map(|(bytes, id)| (id, bytes)).collect(),
             volumes: named(inner.volumes.dir(), &|name| bytes_of(&inner.volumes.dir().join(name))),
             image_layers: named(&layers, &|name| bytes_of(&layers.join(name))),
-            host_image_bytes: list_names(images).iter().filter(|name| ["host-", "top-", "bottom-"].iter().any(|kind| name.starts_with(kind))).map(|name| bytes_of(&images.join(name))).sum(),
+            host_image_bytes: list_names(images)
+                .iter()
+                .filter(|name| ["host-", "top-", "bottom-"].iter().any(|kind| name.starts_with(kind)))
+                .map(|name| bytes_of(&images.join(name)))
+                .sum(),
             downloads: named(&downloads, &|name| bytes_of(&downloads.join(name))),
             logs: named(&inner.runtimes_dir, &|name| bytes_of(&inner.runtimes_dir.join(name))),
             trash_bytes: bytes_of(inner.roots.trash_dir()),

@@ -145,7 +145,8 @@ fn criu() -> Result<(String, Result<(), String>), String> {
         Err(error) => return Err(format!("CRIU cannot be run: {error}")),
     };
     let text = String::from_utf8_lossy(&version.stdout).into_owned();
-    let version = text.lines().find_map(|line| line.strip_prefix("Version:")).map_or_else(|| "of unknown version".to_owned(), |version| version.trim().to_owned());
+    let version =
+        text.lines().find_map(|line| line.strip_prefix("Version:")).map_or_else(|| "of unknown version".to_owned(), |version| version.trim().to_owned());
     let checked = match run("check") {
         Ok(done) if done.status.success() => Ok(()),
         Ok(done) => {

@@ -265,7 +265,15 @@ mod tests {
     #[test]
     fn wrong_values_are_refused() {
         assert_eq!("127.0.0.1:5000, default,*".parse::<Hosts>().unwrap().0, ["127.0.0.1:5000", "default", "*"]);
-        for text in ["image_registries = ['http://a.b']", "image_registries = 'a b'", "egress_allow = '10.0.0.0/33'", "egress_allow = 'example.com'", "pool_min_idle = -1", "log = 'xml'", "listen = 'localhost'"] {
+        for text in [
+            "image_registries = ['http://a.b']",
+            "image_registries = 'a b'",
+            "egress_allow = '10.0.0.0/33'",
+            "egress_allow = 'example.com'",
+            "pool_min_idle = -1",
+            "log = 'xml'",
+            "listen = 'localhost'",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
         for text in ["public_domain = 'a..b'", "bootstrap_token = 'a b c d e f'", "log_level = 'a=b=c'", "pool_min_idle = 20000"] {

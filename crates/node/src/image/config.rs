@@ -89,7 +89,8 @@ impl NewConfig {
         if let Some(dir) = &self.working_dir {
             config["WorkingDir"] = json!(dir);
         }
-        json!({ "architecture": architecture, "os": os, "config": config, "rootfs": { "type": "layers", "diff_ids": self.diff_ids }, "history": history }).to_string()
+        json!({ "architecture": architecture, "os": os, "config": config, "rootfs": { "type": "layers", "diff_ids": self.diff_ids }, "history": history })
+            .to_string()
     }
 }
 

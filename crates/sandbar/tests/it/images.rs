@@ -415,7 +415,14 @@ fn a_template_brings_its_image_where_that_is_allowed() {
         if now["reason"] == "Present" { Ok(()) } else { Err(now.to_string()) }
     });
     is_two_layers(&Sandbox::claim_from(&api, "later", json!({})));
-    assert_eq!(api.post("/api/v1/templates", json!({ "template_id": "odd", "spec": { "mainContainer": { "image": "Odd Name", "resources": { "memory": "256Mi" } } } })).status, 400);
+    assert_eq!(
+        api.post(
+            "/api/v1/templates",
+            json!({ "template_id": "odd", "spec": { "mainContainer": { "image": "Odd Name", "resources": { "memory": "256Mi" } } } })
+        )
+        .status,
+        400
+    );
     drop(registry);
     fs::remove_dir_all(registry_dir).unwrap();
 }

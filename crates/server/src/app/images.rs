@@ -313,9 +313,8 @@ fn build_spec(request: ImageBuildRequest) -> Result<BuildSpec, ApiError> {
         violations(found.into_iter().map(at).collect())
     })?;
     let policy = match &request.network {
-        Some(network) => egress::compile_value(network).map_err(|errors| {
-            ApiError::bad_request(errors.iter().map(|error| format!("network.{error}")).collect::<Vec<_>>().join("; "))
-        })?,
+        Some(network) => egress::compile_value(network)
+            .map_err(|errors| ApiError::bad_request(errors.iter().map(|error| format!("network.{error}")).collect::<Vec<_>>().join("; ")))?,
         None => Policy::allow_all(),
     };
     let mut files = Vec::with_capacity(request.files.len());

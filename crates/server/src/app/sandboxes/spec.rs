@@ -10,8 +10,8 @@ use std::{
 use sandbar_api::template::{self as api, TemplateSpec};
 use sandbar_core::{
     egress::{self, Policy},
-    limits, quantity,
     image::HOST,
+    limits, quantity,
     sandbox::{Base, Mount, SandboxRecord},
     validate,
 };
