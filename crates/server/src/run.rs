@@ -74,6 +74,7 @@ impl Server {
         let usage = Arc::new(Usage::default());
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage));
+        let collect_soon = Arc::clone(&sandboxes.collect_soon);
         let app = Arc::new(App {
             config,
             store,
@@ -84,7 +85,7 @@ impl Server {
             usage,
             sandboxes,
             templates_changed: Notify::new(),
-            collect_soon: Notify::new(),
+            collect_soon,
         });
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");

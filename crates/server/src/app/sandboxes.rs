@@ -47,6 +47,8 @@ pub struct Registry {
     actors: Mutex<HashMap<String, Handle>>,
     /// Woken when some deadline may have come nearer.
     pub(crate) deadlines_changed: Arc<Notify>,
+    /// Woken when something was released that may have to be collected.
+    pub(crate) collect_soon: Arc<Notify>,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -312,7 +314,15 @@ impl App {
 
 impl Registry {
     pub fn new(store: Store, node: Node, usage: Arc<Usage>) -> Arc<Self> {
-        Arc::new(Self { store, node, usage, actors: Mutex::default(), deadlines_changed: Arc::new(Notify::new()), tasks: TaskTracker::new() })
+        Arc::new(Self {
+            store,
+            node,
+            usage,
+            actors: Mutex::default(),
+            deadlines_changed: Arc::default(),
+            collect_soon: Arc::default(),
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// What the owner of a sandbox last published, if it has one now.
@@ -406,6 +416,7 @@ impl Registry {
             view,
             commands,
             deadlines_changed: Arc::clone(&self.deadlines_changed),
+            collect_soon: Arc::clone(&self.collect_soon),
             events: Vec::new(),
             keep_memory: false,
             outdated: false,

@@ -116,6 +116,7 @@ pub(super) struct Actor {
     pub view: watch::Sender<View>,
     pub commands: mpsc::Receiver<Command>,
     pub deadlines_changed: Arc<Notify>,
+    pub collect_soon: Arc<Notify>,
     /// Written with the next change of the row.
     pub events: Vec<NewEvent>,
     /// The pause under way is to last in memory.
@@ -531,8 +532,14 @@ impl Actor {
         if let Err(error) = self.store.sandbox_delete(&record.id, record.version).await {
             tracing::error!(sandbox = record.id, %error, "a deleted sandbox's row is left to the next start");
         }
-        self.node.release(layers_of(record.base.as_ref()));
+        self.release(record.base.as_ref());
         self.runtime = None;
+    }
+
+    /// The sandbox names a base no more: what nobody else names of it can go.
+    fn release(&self, base: Option<&Base>) {
+        self.node.release(layers_of(base));
+        self.collect_soon.notify_one();
     }
 
     async fn update(&mut self, update: &UpdateConfig, only_services: bool) -> Result<(), ApiError> {
@@ -589,7 +596,7 @@ impl Actor {
                 let former = std::mem::replace(&mut self.record, record.clone());
                 // Only the runtime before the present one keeps its logs.
                 if former.base.is_some() && record.base.is_none() {
-                    self.node.release(layers_of(former.base.as_ref()));
+                    self.release(former.base.as_ref());
                 }
                 for stale in former.previous_runtime_id.iter().filter(|id| record.previous_runtime_id.as_ref() != Some(id)) {
                     self.node.remove_logs(stale);

@@ -6,7 +6,7 @@ use sandbar_core::{
 };
 use sandbar_node::{Pin, error_text};
 
-use super::{Actor, layers_of, spec};
+use super::{Actor, spec};
 use crate::{app::sandboxes::runtime_failure, error::ApiError};
 
 /// The files of a sandbox at one moment, kept until a row names them.
@@ -34,7 +34,7 @@ impl Actor {
                 self.write(record).await?;
             }
             // Whoever else names the former layers keeps them.
-            self.node.release(layers_of(Some(&base)));
+            self.release(Some(&base));
             (base, pin) = flattened;
         }
         Ok(Captured { base, record: self.record.clone(), pin })
@@ -104,7 +104,7 @@ impl Actor {
         if let Some(root) = former_root {
             self.node.remove_root(&root);
         }
-        self.node.release(layers_of(former_base.as_ref()));
+        self.release(former_base.as_ref());
         Ok(())
     }
 
