@@ -15,6 +15,7 @@ pub mod contexts;
 pub mod files;
 pub mod logs;
 pub mod quotas;
+pub(crate) mod room;
 pub mod sandboxes;
 pub mod snapshots;
 pub mod templates;

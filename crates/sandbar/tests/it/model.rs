@@ -76,7 +76,8 @@ impl Dice {
         let replace = |change: &str| format!("test -f '{path}' && rm -rf .new && cp -aLT '{path}' .new && {change} && mv -fT .new '{path}'");
         match self.roll(16) {
             0..=2 => format!("mkdir -p \"$(dirname '{path}')\" && rm -rf .new && yes {fill} | head -c {size} >.new && mv -fT .new '{path}'"),
-            3 => replace(&format!("echo {fill} >>.new")),
+            // To write takes these bits away, but not from who is root outside.
+            3 => replace(&format!("chmod ug-s .new && echo {fill} >>.new")),
             4 => format!("mkdir -p '{path}'"),
             // No folder is moved into itself, by whatever links: one of a lower layer is moved by copying, and only some of
             // the ways into itself are found out before that.

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    app::{App, auth::Principal, usage::Usage},
+    app::{App, auth::Principal, room::full, usage::Usage},
     error::ApiError,
 };
 
@@ -98,6 +98,7 @@ impl App {
             return Err(ApiError::bad_request("template is required: the id of a template, for example \"default\""));
         }
         self.admit_claim(who)?;
+        self.check_room()?;
         let config = validate::claim(request.config.as_ref()).map_err(violations)?;
         let template = self.template(who, request.template.trim()).await?;
         let snapshot = match request.snapshot_id.as_deref().filter(|snapshot| !snapshot.is_empty()) {
@@ -465,7 +466,7 @@ pub(crate) fn violations(found: Vec<validate::Violation>) -> ApiError {
 /// What the client is told when the machine refused something other than a launch.
 pub(crate) fn runtime_failure(operation: &str, error: &sandbar_node::RuntimeError) -> ApiError {
     if error.is_disk_full() {
-        return ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10);
+        return full();
     }
     if error.is_too_deep() {
         return ApiError::conflict(error_text(error));
@@ -474,6 +475,9 @@ pub(crate) fn runtime_failure(operation: &str, error: &sandbar_node::RuntimeErro
 }
 
 fn launch_failure(error: &sandbar_node::RuntimeError) -> ApiError {
+    if error.is_disk_full() {
+        return full();
+    }
     let text = error_text(error);
     tracing::error!(error = text, "a sandbox could not be launched");
     ApiError::new(ErrorCode::Unavailable, format!("a sandbox could not be started: {text}")).retry_after(1)

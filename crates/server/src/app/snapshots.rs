@@ -44,6 +44,7 @@ impl App {
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
+        self.check_room()?;
         // The files are kept until the row names them.
         let Captured { base, record: _, pin: _pin } = self.capture(who, sandbox_id).await?;
         let snapshot = SnapshotRecord {
@@ -107,6 +108,7 @@ impl App {
             return Err(ApiError::conflict(text));
         }
         let asked = request.config.unwrap_or_default();
+        self.check_room()?;
         // Refused before anything is copied.
         fork_config(&self.get(who, source_id).await?, &asked)?;
         let Captured { base, record: source, pin: _pin } = self.capture(who, source_id).await?;
@@ -154,6 +156,7 @@ impl App {
             }
             return self.template(who, &id).await;
         }
+        self.check_room()?;
         let started_at = rfc3339(now_ms());
         let Captured { base, record, pin: _pin } = self.capture(who, &sandbox_id).await?;
         let captured_at = rfc3339(now_ms());

@@ -53,6 +53,7 @@ impl App {
             return Err(ApiError::bad_request("template_id: must be lower-case letters, digits and inner hyphens, at most 63"));
         }
         check(&spec)?;
+        self.check_room()?;
         let now = now_ms();
         let record = TemplateRecord {
             id,
@@ -79,6 +80,7 @@ impl App {
     pub async fn update_template(&self, who: &Principal, id: &str, spec: TemplateSpec) -> Result<TemplateRecord, ApiError> {
         let mut record = self.own_template(who, id).await?;
         check(&spec)?;
+        self.check_room()?;
         // The files of a sandbox belong to the image that they were made on.
         let former = record.base.take_if(|_| record.spec.main_container.image != spec.main_container.image);
         record.spec = spec;

@@ -17,6 +17,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
+        room::full,
         sandboxes::{now_ms, runtime_failure, store_failure, violations},
         snapshots::texts,
     },
@@ -42,6 +43,7 @@ impl App {
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
+        self.check_room()?;
         let (tree_id, _pin) = match snapshot_id.as_deref().filter(|id| !id.is_empty()) {
             Some(id) => {
                 let snapshot = self.volume_snapshot_of_team(who, id).await?;
@@ -97,6 +99,7 @@ impl App {
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
+        self.check_room()?;
         let (tree_id, _, _pin) = self.copy_still(&source).await?;
         let name = request.name.or(source.name);
         self.insert_volume(who, name, access_mode, tree_id, source.size_limit_bytes, owner, Some(source.id)).await
@@ -109,6 +112,7 @@ impl App {
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
+        self.check_room()?;
         let (tree_id, size_bytes, _pin) = self.copy_still(&volume).await?;
         let snapshot = VolumeSnapshotRecord {
             id: uuid::Uuid::new_v4().to_string(),
@@ -293,7 +297,7 @@ fn check_fits(bytes: u64, limit: u64) -> Result<(), ApiError> {
 /// What the client is told when the machine refused something with a volume.
 fn failure(operation: &str, error: &VolumeError) -> ApiError {
     if error.is_disk_full() {
-        return ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10);
+        return full();
     }
     if error.is_in_the_way() {
         return ApiError::conflict(format!("{operation}: {}", error_text(error)));

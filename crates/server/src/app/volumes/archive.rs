@@ -15,7 +15,7 @@ use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use super::failure;
 use crate::{
-    app::{App, auth::Principal},
+    app::{App, auth::Principal, room::full},
     error::ApiError,
     http::extract::too_large,
 };
@@ -33,6 +33,7 @@ impl App {
             return Err(ApiError::bad_request("path: must not hold \"..\""));
         }
         let volume = self.volume(who, id).await?;
+        self.check_room()?;
         let used = self.node.volume_bytes(&volume.tree_id).await.map_err(|error| failure("measuring the volume", &error))?;
         let bytes_max = volume.size_limit_bytes.saturating_sub(used);
         let spool = self.node.volume_spool().map_err(|error| failure("keeping the archive", &error))?;
@@ -49,9 +50,7 @@ impl App {
         match self.node.volume_import(&volume.tree_id, spool, below.to_owned(), limits).await {
             Ok(unpacked) => Ok(ArchiveImportResponse { files: unpacked.files, bytes: unpacked.bytes }),
             Err(ImportError::Volume(error)) => Err(failure("unpacking the archive", &error)),
-            Err(ImportError::Archive(error)) if error.is_disk_full() => {
-                Err(ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10))
-            }
+            Err(ImportError::Archive(error)) if error.is_disk_full() => Err(full()),
             Err(ImportError::Archive(error)) if error.is_too_large() => {
                 let (left, limit) = (quantity::format_bytes(bytes_max), quantity::format_bytes(volume.size_limit_bytes));
                 let text = format!("the archive does not fit: the volume's size limit is {limit}, of which {left} is left; nothing was changed");
@@ -96,9 +95,7 @@ impl Write for Pieces {
 
 fn unwritten(error: &io::Error) -> ApiError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10)
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
         _ => ApiError::internal("keeping the archive", error),
     }
 }
