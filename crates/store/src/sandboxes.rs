@@ -152,6 +152,7 @@ impl Store {
         record.version = seen_version + 1;
         self.engine
             .write("update a sandbox", move |c| {
+                crate::quotas::check_growth(c, &record)?;
                 update(c, &record, seen_version)?;
                 crate::volumes::put_mounts(c, &record, false)?;
                 append(c, &record.id, &events)?;

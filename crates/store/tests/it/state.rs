@@ -351,6 +351,24 @@ async fn quotas_are_held_in_the_write_that_would_break_them() {
     assert_eq!((used.active_sandboxes, used.paused_sandboxes, used.memory_bytes, used.disk_bytes), (0, 1, 0, limits::DISK_DEFAULT_BYTES));
     store.sandbox_insert(&two, &[]).await.expect("there is room again");
 
+    // Nor can one that is paused run again beyond it; whatever runs can be paused, changed and shrunk.
+    let version = store.sandbox_get(None, "sb-1").await.expect("reads").expect("is there").version;
+    let awake = SandboxRecord { version, ..one.clone() };
+    assert_eq!(exceeded(store.sandbox_update(&awake, version, &[]).await.map(drop)), (Dimension::ActiveSandboxes, 1, 1, 1));
+    limit(&store, Dimension::ActiveSandboxes, 0).await;
+    let changed = SandboxRecord { reason: Some("changed".into()), ..two.clone() };
+    let seen = store.sandbox_update(&changed, two.version, &[]).await.expect("what runs goes on, however low the quota is set");
+    // Nor can it get more memory than there is left.
+    limit(&store, Dimension::MemoryBytes, limits::MEMORY_DEFAULT_BYTES + (1 << 20)).await;
+    let larger = |memory: &str| {
+        let config = serde_json::from_value(serde_json::json!({ "resources": { "memory": memory } })).expect("a config");
+        SandboxRecord { config, ..two.clone() }
+    };
+    assert_eq!(exceeded(store.sandbox_update(&larger("2Gi"), seen, &[]).await.map(drop)), (Dimension::MemoryBytes, (1 << 30) + (1 << 20), 1 << 30, 1 << 30));
+    store.sandbox_update(&larger("1025Mi"), seen, &[]).await.expect("fits");
+    limit(&store, Dimension::ActiveSandboxes, 1).await;
+    store.quota_delete("team", Dimension::MemoryBytes).await.expect("lifts");
+
     limit(&store, Dimension::Volumes, 1).await;
     store.volume_insert(&volume("vol-1", AccessMode::Rwo)).await.expect("fits");
     assert_eq!(exceeded(store.volume_insert(&volume("vol-2", AccessMode::Rwo)).await), (Dimension::Volumes, 1, 1, 1));
