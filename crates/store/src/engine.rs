@@ -107,6 +107,9 @@ impl Engine {
             tracing::warn!(%error, "the write-ahead log could not be prepared; commits wait longer for the disk");
         }
         let checkpointer = connect(path).map_err(|e| e.during("open"))?;
+        if let Err(error) = keep_slack(&checkpointer, slack_bytes) {
+            tracing::warn!(%error, "no room can be kept for when the disk is full; it will be tried again");
+        }
         spawn("store-checkpoint".into(), Box::new(move || checkpoint(&checkpointer, &wal, &woken, slack_bytes)))?;
         spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake)))?;
         let queues = Queues { writes, reads: reads.into() };
@@ -339,7 +342,6 @@ fn checkpoint(connection: &Connection, wal: &Path, woken: &std_mpsc::Receiver<()
             tracing::warn!(%error, "no room can be kept for when the disk is full; it will be tried again");
         }
     };
-    top_up();
     while woken.recv().is_ok() {
         std::thread::sleep(CHECKPOINT_DELAY);
         let bytes = fs::metadata(wal).map_or(0, |meta| meta.len());
@@ -351,7 +353,7 @@ fn checkpoint(connection: &Connection, wal: &Path, woken: &std_mpsc::Receiver<()
     }
 }
 
-/// Makes pages that no row needs. Written one by one, since only pages that reached the file are room in it.
+/// Makes pages that no row needs. They reach the file before they are given up, since only there they are room.
 fn keep_slack(connection: &Connection, bytes: u64) -> Result<(), StoreError> {
     const PIECE_BYTES: u64 = 1 << 20;
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u64>(0));
@@ -361,18 +363,18 @@ fn keep_slack(connection: &Connection, bytes: u64) -> Result<(), StoreError> {
     }
     let give_back = "DELETE FROM meta WHERE key GLOB 'slack/*'";
     connection.execute(give_back, [])?;
-    let mut filled = Ok(0);
-    for piece in 0..(bytes - free).div_ceil(PIECE_BYTES) {
-        let sql = "INSERT INTO meta (key, value) VALUES (?1, hex(zeroblob(?2)))";
-        filled = connection.execute(sql, (format!("slack/{piece}"), PIECE_BYTES / 2));
-        filled = filled.and_then(|_| connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(0)));
-        if filled.is_err() {
-            break;
+    let fill = || {
+        let transaction = connection.unchecked_transaction()?;
+        for piece in 0..(bytes - free).div_ceil(PIECE_BYTES) {
+            let sql = "INSERT INTO meta (key, value) VALUES (?1, hex(zeroblob(?2)))";
+            transaction.execute(sql, (format!("slack/{piece}"), PIECE_BYTES / 2))?;
         }
-    }
-    // What did fit stays as room.
+        transaction.commit()?;
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+    };
+    let filled = fill();
     connection.execute(give_back, [])?;
-    filled.map(drop).map_err(Into::into)
+    filled.map_err(Into::into)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub use teams::{Member, MemberRow, Team};
 pub use templates::TemplateRecord;
 pub use usage::{UsageAdd, UsageCursor, UsageRecord};
 pub use users::{Install, User};
-pub use volumes::{Holder, VolumeRecord, VolumeSnapshotRecord};
+pub use volumes::{DeletedVolume, Holder, VolumeRecord, VolumeSnapshotRecord};
 
 use engine::Engine;
 

@@ -8,7 +8,7 @@ use sandbar_core::{
     sandbox::{Base, Layer, Mount, Observed, SandboxRecord, reason},
     volume::AccessMode,
 };
-use sandbar_store::{QuotaRecord, SnapshotRecord, Store, StoreError, TemplateRecord, UsageAdd, VolumeRecord, VolumeSnapshotRecord};
+use sandbar_store::{DeletedVolume, QuotaRecord, SnapshotRecord, Store, StoreError, TemplateRecord, UsageAdd, VolumeRecord, VolumeSnapshotRecord};
 
 use crate::{Fresh, sandboxes::sandbox, team, user};
 
@@ -155,7 +155,7 @@ async fn a_volume_snapshot_goes_with_its_volume() {
     assert_eq!(store.volume_snapshot_delete("vol-2", "s1").await.expect("deletes"), None, "only by its own volume");
     assert_eq!(store.volume_snapshot_delete("vol-1", "s1").await.expect("deletes").as_deref(), Some("tree-s1"));
     assert_eq!(store.volume_snapshot_delete("vol-1", "s1").await.expect("deletes"), None, "twice is not an error");
-    let mut trees = store.volume_delete("team", "vol-1", false).await.expect("deletes");
+    let mut trees = store.volume_delete("team", "vol-1", false).await.expect("deletes").trees;
     trees.sort();
     assert_eq!(trees, ["tree-s2", "tree-vol-1"], "says which trees nobody names any more");
     assert_eq!(store.volume_snapshot_get("team", "s2").await.expect("reads"), None);
@@ -246,7 +246,8 @@ async fn force_takes_a_volume_from_those_who_have_it() {
     store.volume_insert(&volume("vol-1", AccessMode::Rwx)).await.expect("inserts");
     let record = with_mount("sb-1", "vol-1", false);
     store.sandbox_insert(&record, &[]).await.expect("inserts");
-    assert_eq!(store.volume_delete("team", "vol-1", true).await.expect("deletes"), ["tree-vol-1"]);
+    let deleted = store.volume_delete("team", "vol-1", true).await.expect("deletes");
+    assert_eq!(deleted, DeletedVolume { trees: vec!["tree-vol-1".into()], holders: vec!["sb-1".into()] });
     assert_eq!(store.volume_holders("vol-1").await.expect("reads"), []);
     // Its row still says so until its actor has heard of it; writing that row is no error.
     let version = store.sandbox_update(&record, record.version, &[]).await.expect("updates");
@@ -264,6 +265,26 @@ async fn the_files_of_a_volume_are_replaced_once() {
     assert!(matches!(two, Err(StoreError::Stale { .. })), "{two:?}");
     let stored = store.volume_get("team", "vol-1").await.expect("reads").expect("is there");
     assert_eq!((stored.tree_id.as_str(), stored.version, stored.updated_at_ms), ("tree-2", 2, 9));
+}
+
+/// Between the look at a volume and the row of who was launched on its files, the volume may have got others.
+#[tokio::test]
+async fn nobody_keeps_files_that_a_volume_does_not_have_any_more() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    store.volume_insert(&volume("vol-1", AccessMode::Rwx)).await.expect("inserts");
+    let on = |tree: &str| std::collections::HashMap::from([("vol-1".to_owned(), tree.to_owned())]);
+    let first = with_mount("sb-1", "vol-1", false);
+    store.volume_replace_tree("vol-1", 1, "tree-2", 9).await.expect("restores");
+    let refused = store.sandbox_insert_on(&first, &[], on("tree-vol-1")).await;
+    assert!(matches!(refused, Err(StoreError::Stale { what: "volume", .. })), "{refused:?}");
+    store.sandbox_insert_on(&first, &[], on("tree-2")).await.expect("inserts");
+    let cleaned = SandboxRecord { observed: Observed::Cleaned, ..first.clone() };
+    let version = store.sandbox_update(&cleaned, first.version, &[]).await.expect("updates");
+    store.volume_replace_tree("vol-1", 2, "tree-3", 9).await.expect("restores");
+    let refused = store.sandbox_update_on(&first, version, &[], on("tree-2")).await;
+    assert!(matches!(refused, Err(StoreError::Stale { what: "volume", .. })), "{refused:?}");
+    store.sandbox_update_on(&first, version, &[], on("tree-3")).await.expect("updates");
 }
 
 #[tokio::test]

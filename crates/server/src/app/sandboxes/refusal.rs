@@ -15,7 +15,7 @@ pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
     match error {
         StoreError::Full => full(),
         StoreError::TooMany { .. } => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
-        StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
+        StoreError::Stale { what, .. } => ApiError::conflict(format!("the {what} was changed by somebody else at the same time; try again")),
         StoreError::NotFound { what, id } => ApiError::not_found(what, id),
         StoreError::Quota(_) => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
         StoreError::Mounted { .. } => ApiError::conflict(error.to_string()),

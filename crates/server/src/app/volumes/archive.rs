@@ -9,7 +9,7 @@ use sandbar_api::{ErrorCode, volume::ArchiveImportResponse};
 use sandbar_core::{limits, quantity};
 use sandbar_node::{
     error_text,
-    volumes::{ArchiveFormat, ImportError},
+    volumes::{ArchiveFormat, ImportError, VolumeError},
 };
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
@@ -47,7 +47,10 @@ impl App {
         let mut spool = spool.into_std().await;
         io::Seek::rewind(&mut spool).map_err(|error| unwritten(&error))?;
         let limits = sandbar_node::volumes::ArchiveLimits { entries_max: ENTRIES_MAX, bytes_max };
-        match self.node.volume_import(&volume.tree_id, spool, below.to_owned(), limits).await {
+        let (node, tree, below) = (self.node.clone(), volume.tree_id.clone(), below.to_owned());
+        // To its end, also when the client goes away now that all of it is here.
+        let imported = self.sandboxes.tasks.spawn(async move { node.volume_import(&tree, spool, below, limits).await });
+        match imported.await.unwrap_or(Err(ImportError::Volume(VolumeError::Stopped))) {
             Ok(unpacked) => Ok(ArchiveImportResponse { files: unpacked.files, bytes: unpacked.bytes }),
             Err(ImportError::Volume(error)) => Err(failure("unpacking the archive", &error)),
             Err(ImportError::Archive(error)) if error.is_disk_full() => Err(full()),

@@ -84,12 +84,12 @@ impl Actor {
         if self.record.desired != Desired::Paused {
             return Err(ApiError::conflict("files can be restored only while the sandbox is paused; pause it first"));
         }
-        if self.record.observed.has_runtime() {
-            self.end_runtime().await?;
-            let seen = sandbar_core::lifecycle::observe(&self.record, sandbar_core::lifecycle::Observation::Hibernated, super::now_ms());
-            self.write(seen.record).await?;
-        }
+        // What may be refused comes before anything is given up.
         let fresh = self.node.create_root().await.map_err(|error| runtime_failure("making a new layer", &error))?;
+        if let Err(error) = self.give_memory_up().await {
+            self.node.remove_root(&fresh);
+            return Err(error);
+        }
         let (former_root, former_base) = (spec::root_of(&self.record), self.record.base.clone());
         let mut record = self.record.clone();
         record.base = Some(base);
@@ -106,6 +106,15 @@ impl Actor {
         }
         self.release(former_base.as_ref());
         Ok(())
+    }
+
+    async fn give_memory_up(&mut self) -> Result<(), ApiError> {
+        if !self.record.observed.has_runtime() {
+            return Ok(());
+        }
+        self.end_runtime().await?;
+        let seen = sandbar_core::lifecycle::observe(&self.record, sandbar_core::lifecycle::Observation::Hibernated, super::now_ms());
+        self.write(seen.record).await.map(drop)
     }
 
     /// Takes a volume out of the sandbox's configuration; its processes end first, as they may have files of it open.
