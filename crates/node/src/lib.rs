@@ -26,6 +26,7 @@ mod launcher;
 mod layers;
 mod pins;
 mod pool;
+pub mod room;
 pub mod roots;
 pub mod runtime;
 mod storage;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Node, roots::list_names};
+use crate::{Node, room::free_bytes, roots::list_names};
 
 /// What lies on disk, in bytes by name.
 #[derive(Debug, Default)]
@@ -33,13 +33,12 @@ impl Node {
 
     /// Free bytes of the disk that the data is on.
     pub fn free_disk_bytes(&self) -> u64 {
-        space(self.inner.images.dir()).1
+        free_bytes(self.inner.images.dir()).unwrap_or(0)
     }
 
     fn measure_disk(&self) -> OnDisk {
         let inner = &self.inner;
         let images = inner.images.dir();
-        let (total_bytes, free_bytes) = space(images);
         let named =
             |dir: &Path, of: &dyn Fn(&str) -> u64| list_names(dir).into_iter().map(|name| (of(&name), name)).map(|(bytes, name)| (name, bytes)).collect();
         let (layers, downloads) = (images.join("layers"), images.join("downloads"));
@@ -55,8 +54,8 @@ impl Node {
             downloads: named(&downloads, &|name| bytes_of(&downloads.join(name))),
             logs: named(&inner.runtimes_dir, &|name| bytes_of(&inner.runtimes_dir.join(name))),
             trash_bytes: bytes_of(inner.roots.trash_dir()),
-            total_bytes,
-            free_bytes,
+            total_bytes: rustix::fs::statvfs(images).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize)),
+            free_bytes: self.free_disk_bytes(),
         }
     }
 }
@@ -69,9 +68,4 @@ fn bytes_of(path: &Path) -> u64 {
         Ok(metadata) => metadata.blocks() * 512,
         Err(_) => 0,
     }
-}
-
-/// Total and free bytes of the filesystem that holds a folder.
-fn space(dir: &Path) -> (u64, u64) {
-    rustix::fs::statvfs(dir).map_or((0, 0), |stat| (stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
 }

@@ -134,8 +134,9 @@ impl Node {
 
     /// A copy of a tree, sharing its contents on disk where the filesystem can; with its bytes on disk.
     pub async fn volume_copy(&self, tree_id: &str) -> Result<(String, u64, Pin), VolumeError> {
+        let from = self.inner.volumes.path(tree_id)?;
         let (copy, pin) = self.volume_create(0, 0).await?;
-        let (from, to) = (self.inner.volumes.path(tree_id)?, self.inner.volumes.path(&copy)?);
+        let to = self.inner.volumes.path(&copy)?;
         let copied = tokio::task::spawn_blocking(move || {
             sandbar_tree::copy(&from, &to, &CopyOptions::default())?;
             Ok(sandbar_tree::measure(&to)?.bytes)

@@ -10,6 +10,7 @@ mod it {
     mod bombs;
     mod crash;
     mod crates;
+    mod disk;
     mod escape;
     mod harness;
     mod http;

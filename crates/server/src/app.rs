@@ -16,6 +16,7 @@ pub mod files;
 pub mod images;
 pub mod logs;
 pub mod quotas;
+pub(crate) mod room;
 pub mod sandboxes;
 pub mod snapshots;
 pub mod storage;
@@ -38,7 +39,7 @@ pub struct App {
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,
     /// Woken when something on disk may have lost its last row.
-    pub collect_soon: Notify,
+    pub collect_soon: Arc<Notify>,
 }
 
 /// How handlers and tasks hold the application.

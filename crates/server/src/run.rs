@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sandbar_node::{Node, NodeError, error_text};
+use sandbar_node::{Node, NodeError, error_text, room};
 use sandbar_store::{Store, StoreError};
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -64,6 +64,9 @@ impl Server {
         let lock = lock_data_dir(&config.data_dir)?;
         // Before the long part, so that a port that is taken is told at once.
         let listener = TcpListener::bind(config.listen).await.map_err(|source| StartError::Listen { address: config.listen, source })?;
+        if room::give_up_reserve(&config.data_dir).unwrap_or(false) {
+            tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
+        }
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
@@ -74,6 +77,7 @@ impl Server {
         let usage = Arc::new(Usage::default());
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage));
+        let collect_soon = Arc::clone(&sandboxes.collect_soon);
         let app = Arc::new(App {
             config,
             store,
@@ -85,7 +89,7 @@ impl Server {
             sandboxes,
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
-            collect_soon: Notify::new(),
+            collect_soon,
         });
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
@@ -144,7 +148,8 @@ fn lock_data_dir(dir: &Path) -> Result<fs::File, StartError> {
         }
         Err(fs::TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
     }
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed("write", &path))?;
+    // Over what is there and never shorter: on a full disk what was given back would not be had again.
+    file.rewind().and_then(|()| writeln!(file, "{:<10}", std::process::id())).map_err(failed("write", &path))?;
     Ok(file)
 }
 

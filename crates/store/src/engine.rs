@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{StoreError, schema};
@@ -36,6 +36,9 @@ const LOG_PREPARED_BYTES: u64 = 8 << 20;
 /// Bytes of the write-ahead log from which others are waited for, so that it can be cut. Readers that never pause could
 /// let it grow without end otherwise.
 const CHECKPOINT_HARD_BYTES: u64 = 64 << 20;
+/// Room for new rows that the database keeps within its own file, so that a disk that others filled keeps nobody from
+/// deleting and pausing. Topped up when less than half of it is left.
+pub const SLACK_BYTES: u64 = 8 << 20;
 /// Pause between commits and a checkpoint, so that a burst is checkpointed once.
 const CHECKPOINT_DELAY: Duration = Duration::from_millis(500);
 /// How long a connection waits for another one's lock.
@@ -69,7 +72,7 @@ struct Queues {
 
 impl Engine {
     /// Opens or makes the database, migrates it, and starts the threads.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, slack_bytes: u64) -> Result<Self, StoreError> {
         let file = |e| StoreError::File(Arc::new(e));
         fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(file)?;
         let mut writer = connect(path).map_err(|e| e.during("open"))?;
@@ -104,7 +107,10 @@ impl Engine {
             tracing::warn!(%error, "the write-ahead log could not be prepared; commits wait longer for the disk");
         }
         let checkpointer = connect(path).map_err(|e| e.during("open"))?;
-        spawn("store-checkpoint".into(), Box::new(move || checkpoint(&checkpointer, &wal, &woken)))?;
+        if let Err(error) = keep_slack(&checkpointer, slack_bytes) {
+            tracing::warn!(%error, "no room can be kept for when the disk is full; it will be tried again");
+        }
+        spawn("store-checkpoint".into(), Box::new(move || checkpoint(&checkpointer, &wal, &woken, slack_bytes)))?;
         spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake)))?;
         let queues = Queues { writes, reads: reads.into() };
         Ok(Self { path: path.to_owned(), queues: RwLock::new(Some(queues)), threads: Mutex::new(threads) })
@@ -152,13 +158,20 @@ impl Engine {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Lets what is queued finish, ends the threads and empties the log into the database. Blocks. Idempotent.
+    /// Lets what is queued finish, ends the threads and copies the log into the database, which is then whole by itself.
+    /// The log keeps its place on disk: the next start may find the disk full. Blocks. Idempotent.
     pub fn close(&self) -> Result<(), StoreError> {
         if !self.end_threads() {
             return Ok(());
         }
         let connection = connect(&self.path).map_err(|e| e.during("close"))?;
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(|e| StoreError::from(e).during("close"))?;
+        let all = connection
+            .query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?))
+            .map_err(|e| StoreError::from(e).during("close"))?;
+        drop(connection);
+        if all {
+            void_log(&self.path).map_err(|e| StoreError::File(Arc::new(e)))?;
+        }
         Ok(())
     }
 
@@ -194,6 +207,8 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // Else the last one to close gives the log back.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Checkpoints have a thread of their own.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", LOG_PREPARED_BYTES)?;
@@ -212,6 +227,21 @@ fn prepare_log(wal: &Path) -> std::io::Result<()> {
         bytes += step as u64;
     }
     file.sync_all()
+}
+
+/// Lets a log whose content is all in the database count as empty, where it is: whoever puts another database in the
+/// place of this one must not find changes of the former one beside it.
+fn void_log(path: &Path) -> std::io::Result<()> {
+    const HEADER_BYTES: usize = 32;
+    let mut wal = match fs::OpenOptions::new().write(true).open(format!("{}-wal", path.display())) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    if wal.metadata()?.len() >= HEADER_BYTES as u64 {
+        wal.write_all(&[0; HEADER_BYTES])?;
+        wal.sync_all()?;
+    }
+    Ok(())
 }
 
 fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>, wake: &std_mpsc::SyncSender<()>) {
@@ -306,7 +336,12 @@ fn fail(kept: &mut Vec<Box<dyn FnOnce(Option<StoreError>)>>, error: &StoreError)
     }
 }
 
-fn checkpoint(connection: &Connection, wal: &Path, woken: &std_mpsc::Receiver<()>) {
+fn checkpoint(connection: &Connection, wal: &Path, woken: &std_mpsc::Receiver<()>, slack_bytes: u64) {
+    let top_up = || {
+        if let Err(error) = keep_slack(connection, slack_bytes) {
+            tracing::warn!(%error, "no room can be kept for when the disk is full; it will be tried again");
+        }
+    };
     while woken.recv().is_ok() {
         std::thread::sleep(CHECKPOINT_DELAY);
         let bytes = fs::metadata(wal).map_or(0, |meta| meta.len());
@@ -314,7 +349,32 @@ fn checkpoint(connection: &Connection, wal: &Path, woken: &std_mpsc::Receiver<()
         if let Err(error) = connection.query_row(sql, [], |_| Ok(())) {
             tracing::warn!(%error, "checkpoint failed; it will be tried again");
         }
+        top_up();
     }
+}
+
+/// Makes pages that no row needs. They reach the file before they are given up, since only there they are room.
+fn keep_slack(connection: &Connection, bytes: u64) -> Result<(), StoreError> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u64>(0));
+    let free = number("PRAGMA freelist_count")? * number("PRAGMA page_size")?;
+    if free >= bytes / 2 {
+        return Ok(());
+    }
+    let give_back = "DELETE FROM meta WHERE key GLOB 'slack/*'";
+    connection.execute(give_back, [])?;
+    let fill = || {
+        let transaction = connection.unchecked_transaction()?;
+        for piece in 0..(bytes - free).div_ceil(PIECE_BYTES) {
+            let sql = "INSERT INTO meta (key, value) VALUES (?1, hex(zeroblob(?2)))";
+            transaction.execute(sql, (format!("slack/{piece}"), PIECE_BYTES / 2))?;
+        }
+        transaction.commit()?;
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+    };
+    let filled = fill();
+    connection.execute(give_back, [])?;
+    filled.map_err(Into::into)
 }
 
 #[cfg(test)]
@@ -336,7 +396,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_full_disk_refuses_the_write_and_nothing_else() {
         let dir = folder("full");
-        let engine = Arc::new(Engine::open(&dir.join("test.db")).expect("opens"));
+        let engine = Arc::new(Engine::open(&dir.join("test.db"), 0).expect("opens"));
         engine.write("fill", |c| fill(c, "before", 10)).await.expect("writes");
         engine
             .write("bound", |c| {
@@ -372,10 +432,35 @@ mod tests {
         let _ = fs::remove_dir_all(dir);
     }
 
+    /// The room is in the file and not only promised, and is found again after a start.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn room_is_kept_for_when_the_disk_is_full() {
+        let dir = folder("slack");
+        let free = |engine: Arc<Engine>| async move {
+            let pages = engine.read("count", |c| Ok(c.query_row("PRAGMA freelist_count", [], |row| row.get::<_, u64>(0))?)).await;
+            pages.expect("reads") * 4096
+        };
+        for _ in 0..2 {
+            let engine = Arc::new(Engine::open(&dir.join("test.db"), 2 << 20).expect("opens"));
+            let end = std::time::Instant::now() + Duration::from_secs(20);
+            while free(Arc::clone(&engine)).await < 2 << 20 {
+                assert!(std::time::Instant::now() < end, "{}", free(Arc::clone(&engine)).await);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            engine.write("fill", |c| fill(c, "half", 1_500_000)).await.expect("writes");
+            engine.write("empty", |c| Ok(c.execute("DELETE FROM meta WHERE key = 'half'", [])?)).await.expect("writes");
+            engine.close().expect("closes");
+            use std::os::unix::fs::MetadataExt;
+            let meta = fs::metadata(dir.join("test.db")).expect("is there");
+            assert!(meta.len() >= 2 << 20 && meta.blocks() * 512 >= 2 << 20, "{} bytes in {} blocks", meta.len(), meta.blocks());
+        }
+        let _ = fs::remove_dir_all(dir);
+    }
+
     #[tokio::test]
     async fn a_panic_is_an_error_and_undone() {
         let dir = folder("panic");
-        let engine = Engine::open(&dir.join("test.db")).expect("opens");
+        let engine = Engine::open(&dir.join("test.db"), 0).expect("opens");
         let failed = engine
             .write("panic", |c| -> Result<(), StoreError> {
                 fill(c, "half", 10)?;
@@ -394,13 +479,17 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn the_log_is_copied_while_writes_go_on() {
         let dir = folder("checkpoint");
-        let engine = Engine::open(&dir.join("test.db")).expect("opens");
+        let engine = Engine::open(&dir.join("test.db"), 0).expect("opens");
         for n in 0..700 {
             engine.write("fill", move |c| fill(c, &format!("k{n}"), 200)).await.expect("writes");
         }
         engine.close().expect("closes");
-        assert_eq!(fs::metadata(dir.join("test.db-wal")).map_or(0, |meta| meta.len()), 0, "the log is empty at the end");
-        let again = Engine::open(&dir.join("test.db")).expect("opens");
+        let log = fs::metadata(dir.join("test.db-wal")).map_or(0, |meta| meta.len());
+        assert!(log >= LOG_PREPARED_BYTES, "the log keeps its place: {log}");
+        // The database is whole without it.
+        fs::create_dir_all(dir.join("copy")).expect("a folder for the copy");
+        fs::copy(dir.join("test.db"), dir.join("copy/test.db")).expect("copies");
+        let again = Engine::open(&dir.join("copy/test.db"), 0).expect("opens");
         let count: i64 = again.read("count", |c| Ok(c.query_row("SELECT count(*) FROM meta", [], |row| row.get(0))?)).await.expect("reads");
         assert_eq!(count, 700);
         drop(again);

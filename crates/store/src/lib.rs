@@ -32,7 +32,7 @@ pub use teams::{Member, MemberRow, Team};
 pub use templates::TemplateRecord;
 pub use usage::{UsageAdd, UsageCursor, UsageRecord};
 pub use users::{Install, User};
-pub use volumes::{Holder, VolumeRecord, VolumeSnapshotRecord};
+pub use volumes::{DeletedVolume, Holder, VolumeRecord, VolumeSnapshotRecord};
 
 use engine::Engine;
 
@@ -45,7 +45,7 @@ pub struct Store {
 impl Store {
     /// Opens the database file, making or migrating it as needed. Blocks for the disk.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { engine: Arc::new(Engine::open(path)?) })
+        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?) })
     }
 
     /// Lets what was asked for finish, copies the log into the database, and ends the threads. Every verb of every clone

@@ -2,8 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension};
 use sandbar_core::{
-    lifecycle::Status,
+    lifecycle::{self, Status},
     quota::{self, Dimension},
+    sandbox::SandboxRecord,
+    validate,
 };
 
 use crate::{Store, StoreError};
@@ -122,6 +124,29 @@ pub(crate) fn check_sandbox(c: &Connection, team_id: &str, active: bool, memory_
         vec![(Dimension::PausedSandboxes, used.paused_sandboxes, 1), (Dimension::DiskBytes, used.disk_bytes, disk_bytes)]
     };
     asked.into_iter().try_for_each(|(dimension, used, asked)| check(c, team_id, dimension, used, asked))
+}
+
+/// Whether a sandbox may have what its new row says: by running again it takes up more than before, and by larger limits.
+/// What it had already is not asked about again, however far beyond a quota that is.
+pub(crate) fn check_growth(c: &Connection, record: &SandboxRecord) -> Result<(), StoreError> {
+    if !c.prepare_cached("SELECT 1 FROM team_quota WHERE team_id = ?1 LIMIT 1")?.exists([&record.team_id])? {
+        return Ok(());
+    }
+    let is_active = |status: &str| [Status::Starting.as_str(), Status::Running.as_str()].contains(&status);
+    let sql = "SELECT status, memory_bytes, cpu_millis, disk_bytes FROM sandbox WHERE id = ?1";
+    let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?, row.get::<_, u64>(2)?, row.get::<_, u64>(3)?));
+    let Some((status, memory_bytes, cpu_millis, disk_bytes)) = c.prepare_cached(sql)?.query_row([&record.id], row).optional()? else { return Ok(()) };
+    let (was, is) = (u64::from(is_active(&status)), u64::from(is_active(lifecycle::status(record).as_str())));
+    let size = validate::effective_resources(&record.template, &record.config);
+    let used = team_use(c, &record.team_id)?;
+    let asked = [
+        (Dimension::ActiveSandboxes, used.active_sandboxes, was, is),
+        (Dimension::MemoryBytes, used.memory_bytes, was * memory_bytes, is * size.memory_bytes),
+        (Dimension::CpuMillis, used.cpu_millis, was * cpu_millis, is * size.cpu_millis),
+        (Dimension::DiskBytes, used.disk_bytes, disk_bytes, size.disk_bytes),
+    ];
+    let grown = asked.into_iter().filter(|(_, _, had, has)| has > had);
+    grown.into_iter().try_for_each(|(dimension, used, had, has)| check(c, &record.team_id, dimension, used, has - had))
 }
 
 fn team_use(c: &Connection, team_id: &str) -> Result<TeamUse, StoreError> {

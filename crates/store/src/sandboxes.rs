@@ -90,6 +90,12 @@ const COLUMNS: &str = "id, team_id, template_id, desired, desired_generation, ob
 impl Store {
     /// Stores a new sandbox with its first events. A team may have a limited number.
     pub async fn sandbox_insert(&self, record: &SandboxRecord, events: &[NewEvent]) -> Result<(), StoreError> {
+        self.sandbox_insert_on(record, events, HashMap::new()).await
+    }
+
+    /// The same for one with a runtime: `trees` are those of its volumes that it was launched on. Refused as stale when a
+    /// volume has got other files since.
+    pub async fn sandbox_insert_on(&self, record: &SandboxRecord, events: &[NewEvent], trees: HashMap<String, String>) -> Result<(), StoreError> {
         let (record, events) = (record.clone(), events.to_vec());
         self.engine
             .write("insert a sandbox", move |c| {
@@ -103,7 +109,7 @@ impl Store {
                 let active = record.desired == Desired::Active;
                 crate::quotas::check_sandbox(c, &record.team_id, active, size.memory_bytes, size.cpu_millis, size.disk_bytes)?;
                 insert(c, &record)?;
-                crate::volumes::put_mounts(c, &record, true)?;
+                crate::volumes::put_mounts(c, &record, true, &trees)?;
                 append(c, &record.id, &events)
             })
             .await
@@ -148,12 +154,24 @@ impl Store {
     /// Stores the new state of a sandbox whose stored version must be `seen_version`, and appends events with it. Returns
     /// the version that the row has now, whatever `record` says of it.
     pub async fn sandbox_update(&self, record: &SandboxRecord, seen_version: i64, events: &[NewEvent]) -> Result<i64, StoreError> {
+        self.sandbox_update_on(record, seen_version, events, HashMap::new()).await
+    }
+
+    /// The same for one whose runtime was launched since: see [`Store::sandbox_insert_on`].
+    pub async fn sandbox_update_on(
+        &self,
+        record: &SandboxRecord,
+        seen_version: i64,
+        events: &[NewEvent],
+        trees: HashMap<String, String>,
+    ) -> Result<i64, StoreError> {
         let (mut record, events) = (record.clone(), events.to_vec());
         record.version = seen_version + 1;
         self.engine
             .write("update a sandbox", move |c| {
+                crate::quotas::check_growth(c, &record)?;
                 update(c, &record, seen_version)?;
-                crate::volumes::put_mounts(c, &record, false)?;
+                crate::volumes::put_mounts(c, &record, false, &trees)?;
                 append(c, &record.id, &events)?;
                 Ok(record.version)
             })

@@ -43,6 +43,15 @@ pub struct VolumeSnapshotRecord {
     pub created_at_ms: i64,
 }
 
+/// What a deleted volume leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedVolume {
+    /// Trees that its row and its snapshots named.
+    pub trees: Vec<String>,
+    /// Sandboxes that had it to the end, and have to be told.
+    pub holders: Vec<String>,
+}
+
 /// A sandbox that has a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -133,16 +142,17 @@ impl Store {
             .await
     }
 
-    /// Deletes a volume with its snapshots and returns their trees. With `force` sandboxes that have it lose it.
-    pub async fn volume_delete(&self, team_id: &str, id: &str, force: bool) -> Result<Vec<String>, StoreError> {
+    /// Deletes a volume with its snapshots. With `force` sandboxes that have it lose it.
+    pub async fn volume_delete(&self, team_id: &str, id: &str, force: bool) -> Result<DeletedVolume, StoreError> {
         let (team_id, id) = (team_id.to_owned(), id.to_owned());
         self.engine
             .write("delete a volume", move |c| {
                 let tree: Option<String> =
                     c.prepare_cached("SELECT tree_id FROM volume WHERE id = ?1 AND team_id = ?2")?.query_row((&id, team_id), |row| row.get(0)).optional()?;
                 let Some(tree) = tree else { return Err(StoreError::NotFound { what: "volume", id }) };
-                if !force && let Some(by) = holders(c, &id)?.into_iter().next() {
-                    return Err(StoreError::Mounted { volume: id, by: by.sandbox_id });
+                let holders: Vec<String> = holders(c, &id)?.into_iter().map(|holder| holder.sandbox_id).collect();
+                if let Some(by) = holders.first().filter(|_| !force) {
+                    return Err(StoreError::Mounted { volume: id, by: by.clone() });
                 }
                 let mut trees = vec![tree];
                 let mut statement = c.prepare_cached("SELECT tree_id FROM volume_snapshot WHERE volume_id = ?1")?;
@@ -151,7 +161,7 @@ impl Store {
                 }
                 c.prepare_cached("DELETE FROM volume_mount WHERE volume_id = ?1")?.execute([&id])?;
                 c.prepare_cached("DELETE FROM volume WHERE id = ?1")?.execute([&id])?;
-                Ok(trees)
+                Ok(DeletedVolume { trees, holders })
             })
             .await
     }
@@ -243,24 +253,28 @@ impl Store {
     }
 }
 
-/// Writes the mounts of a sandbox beside its row. Nothing to do for one without.
-pub(crate) fn put_mounts(c: &Connection, record: &SandboxRecord, is_new: bool) -> Result<(), StoreError> {
+/// Writes the mounts of a sandbox beside its row. Nothing to do for one without. `trees` are those that its runtime was
+/// launched on, by volume: a volume that has got other files since is refused.
+pub(crate) fn put_mounts(c: &Connection, record: &SandboxRecord, is_new: bool, trees: &HashMap<String, String>) -> Result<(), StoreError> {
     if record.mounts.is_empty() {
         return Ok(());
     }
     let holds = !matches!(record.desired, Desired::Cleaned | Desired::Deleted) && record.observed != Observed::Cleaned;
     for mount in &record.mounts {
-        let mode: Option<String> = c
-            .prepare_cached("SELECT access_mode FROM volume WHERE id = ?1 AND team_id = ?2")?
-            .query_row((&mount.volume_id, &record.team_id), |row| row.get(0))
+        let volume: Option<(String, String)> = c
+            .prepare_cached("SELECT access_mode, tree_id FROM volume WHERE id = ?1 AND team_id = ?2")?
+            .query_row((&mount.volume_id, &record.team_id), |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        let Some(mode) = mode else {
+        let Some((mode, tree)) = volume else {
             if is_new {
                 return Err(StoreError::NotFound { what: "volume", id: mount.volume_id.clone() });
             }
             // Deleted by force; its sandboxes are about to be told.
             continue;
         };
+        if trees.get(&mount.volume_id).is_some_and(|launched| *launched != tree) {
+            return Err(StoreError::Stale { what: "volume", id: mount.volume_id.clone() });
+        }
         if holds && mode == AccessMode::Rwo.as_str() {
             let sql = "SELECT sandbox_id FROM volume_mount WHERE volume_id = ?1 AND sandbox_id <> ?2 AND holds LIMIT 1";
             let other: Option<String> = c.prepare_cached(sql)?.query_row((&mount.volume_id, &record.id), |row| row.get(0)).optional()?;

@@ -42,8 +42,8 @@ pub struct Copied {
 /// Copies what is in `from` into the empty folder `to`, which takes over owner, mode, times and attributes of `from`.
 ///
 /// # Errors
-/// What could not be read or written; the copy is then worth nothing. Sockets, FIFOs and devices are left out, but for
-/// the marks of overlay filesystems.
+/// What could not be read or written; the copy is then worth nothing. Devices are left out, but for the marks of overlay
+/// filesystems.
 pub fn copy(from: &Path, to: &Path, options: &CopyOptions) -> Result<Copied, TreeError> {
     let (source, target) = (dir::open_top(from)?, dir::open_top(to)?);
     let mut work = Copy::new(*options, target.as_fd())?;
@@ -87,7 +87,33 @@ impl Copy {
                 rustix::fs::mknodat(target, name, FileType::CharacterDevice, Mode::empty(), 0).map_err(failed("make", self.trail.with(name)))?;
                 self.own(target, name, &stat)
             }
+            // Left out, they would let shine through what they cover in a layer below.
+            kind @ (FileType::Fifo | FileType::Socket) => self.node(target, name, kind, &stat),
             _ => Ok(()),
+        }
+    }
+
+    /// A name by which processes meet, without those processes.
+    fn node(&mut self, target: BorrowedFd<'_>, name: &CString, kind: FileType, stat: &Stat) -> Result<(), TreeError> {
+        if stat.st_nlink > 1 && self.again(target, name, stat.st_ino)? {
+            return Ok(());
+        }
+        rustix::fs::mknodat(target, name, kind, Mode::RUSR | Mode::WUSR, 0).map_err(failed("make", self.trail.with(name)))?;
+        self.own(target, name, stat)?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        rustix::fs::chmodat(target, name, mode, AtFlags::empty()).map_err(failed("set the mode of", self.trail.with(name)))?;
+        rustix::fs::utimensat(target, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set the time of", self.trail.with(name)))?;
+        self.made(name, stat);
+        Ok(())
+    }
+
+    /// Counts what was made, and remembers where it stands for its other names.
+    fn made(&mut self, name: &CString, stat: &Stat) {
+        self.done.files += 1;
+        if stat.st_nlink > 1 {
+            let mut path = self.trail.0.clone();
+            path.push(name.clone());
+            self.links.insert(stat.st_ino, path);
         }
     }
 
@@ -128,13 +154,8 @@ impl Copy {
             Stopped::Errno(errno) => failed("copy", self.trail.with(name))(errno),
             Stopped::TooLarge(max) => TreeError::TooLarge { max },
         })?;
-        self.done.files += 1;
         self.dress(from.as_fd(), to.as_fd())?;
-        if stat.st_nlink > 1 {
-            let mut path = self.trail.0.clone();
-            path.push(name.clone());
-            self.links.insert(stat.st_ino, path);
-        }
+        self.made(name, &stat);
         Ok(())
     }
 
@@ -167,12 +188,7 @@ impl Copy {
         rustix::fs::symlinkat(&to, target, name).map_err(failed("make", self.trail.with(name)))?;
         self.own(target, name, stat)?;
         rustix::fs::utimensat(target, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set the time of", self.trail.with(name)))?;
-        self.done.files += 1;
-        if stat.st_nlink > 1 {
-            let mut path = self.trail.0.clone();
-            path.push(name.clone());
-            self.links.insert(stat.st_ino, path);
-        }
+        self.made(name, stat);
         Ok(())
     }
 

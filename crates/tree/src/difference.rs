@@ -66,7 +66,9 @@ fn both(copy: &mut Copy, below: BorrowedFd<'_>, merged: BorrowedFd<'_>, to: Borr
     copy.trail.enter(name)?;
     let wrote = folder(copy, below.as_fd(), merged.as_fd(), made.as_fd())?;
     copy.trail.leave();
-    if wrote || !is_same {
+    // Attributes leave no trace in a folder's time.
+    let attributes = |folder: &OwnedFd| dir::xattrs(folder.as_fd()).map_err(failed("read attributes of", path.clone()));
+    if wrote || !is_same || attributes(&below)? != attributes(&merged)? {
         copy.dress(merged.as_fd(), made.as_fd())?;
         return Ok(true);
     }

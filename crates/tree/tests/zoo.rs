@@ -17,6 +17,8 @@ use sandbar_tree::{
     ArchiveError, CopyOptions, Limits, Unpacked, UnpackedLayer, copy, difference, hash, measure, merge, pack_layer, pack_tar, pack_zip, unpack, unpack_layer,
 };
 
+const LONG_AGO: rustix::fs::Timestamps =
+    rustix::fs::Timestamps { last_access: rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 }, last_modification: rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 } };
 const LIMITS: Limits = Limits { entries_max: 1000, bytes_max: 1 << 20 };
 
 /// A folder of one test, with a neighbour that must stay as it is.
@@ -197,6 +199,12 @@ fn furnish(top: &Path) {
     rustix::fs::setxattr(top.join("a/f"), c"user.k", b"v", rustix::fs::XattrFlags::empty()).unwrap();
     rustix::fs::setxattr(top.join("a"), c"trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty()).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, top.join("gone"), rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty(), 0).unwrap();
+    for (name, kind) in [("pipe", rustix::fs::FileType::Fifo), ("socket", rustix::fs::FileType::Socket)] {
+        rustix::fs::mknodat(rustix::fs::CWD, top.join(name), kind, rustix::fs::Mode::empty(), 0).unwrap();
+        fs::set_permissions(top.join(name), fs::Permissions::from_mode(0o622)).unwrap();
+        std::os::unix::fs::chown(top.join(name), Some(7), Some(8)).unwrap();
+    }
+    fs::hard_link(top.join("pipe"), top.join("a/pipe")).unwrap();
     let sparse = fs::File::create(top.join("sparse")).unwrap();
     sparse.set_len(10 << 20).unwrap();
     fs::write(top.join("n\u{e9}w \n"), b"odd name").unwrap();
@@ -228,7 +236,9 @@ fn what_was_packed_unpacks_to_the_same() {
     let room = Room::new();
     let from = room.at("from");
     furnish(&from);
-    fs::remove_file(from.join("gone")).unwrap();
+    for not_packed in ["gone", "pipe", "a/pipe", "socket"] {
+        fs::remove_file(from.join(not_packed)).unwrap();
+    }
     std::os::unix::fs::chown(from.join("a/f"), Some(1000), Some(7)).unwrap();
     fs::set_permissions(from.join("a/b"), fs::Permissions::from_mode(0o711)).unwrap();
     rustix::fs::removexattr(from.join("a/f"), c"user.k").unwrap();
@@ -267,6 +277,11 @@ fn a_difference_on_top_of_the_one_makes_the_other() {
         fs::hard_link(below.join(name), now.join(name)).unwrap();
     }
     fs::create_dir_all(now.join("d/deep")).unwrap();
+    for top in [&below, &now] {
+        fs::create_dir(top.join("named")).unwrap();
+        rustix::fs::utimensat(rustix::fs::CWD, top.join("named"), &LONG_AGO, rustix::fs::AtFlags::empty()).unwrap();
+    }
+    rustix::fs::setxattr(now.join("named"), c"user.k", b"v", rustix::fs::XattrFlags::empty()).unwrap();
     fs::remove_file(now.join("changed")).unwrap();
     fs::write(now.join("changed"), "other").unwrap();
     fs::remove_file(now.join("gone")).unwrap();
@@ -283,6 +298,7 @@ fn a_difference_on_top_of_the_one_makes_the_other() {
     assert!(fs::metadata(layer.join("to-file")).unwrap().is_file());
     let mut value = [0u8; 4];
     assert_eq!(rustix::fs::getxattr(layer.join("to-dir"), c"trusted.overlay.opaque", &mut value).unwrap(), 1);
+    assert_eq!(rustix::fs::getxattr(layer.join("named"), c"user.k", &mut value).unwrap(), 1, "a folder of which only an attribute changed");
 }
 
 #[test]

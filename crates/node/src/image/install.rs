@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::{HALF, ImageError, ImageRecord, ImageView, Images, LayerRecord, config::Config, failed};
-use crate::roots::Roots;
+use crate::{room::free_bytes, roots::Roots};
 
 /// Layers of one image; more than this and a sandbox's own would not fit the kernel's overlay.
 pub const LAYERS_MAX: usize = 128;
@@ -177,9 +177,7 @@ impl Images {
 
     /// Bytes of the disk that an image may still take.
     pub(super) fn room(&self) -> Result<u64, ImageError> {
-        let stat = rustix::fs::statvfs(&self.dir).map_err(|errno| failed("look at", &self.dir)(errno.into()))?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        match free.saturating_sub(DISK_RESERVE_BYTES) {
+        match free_bytes(&self.dir).map_err(failed("look at", &self.dir))?.saturating_sub(DISK_RESERVE_BYTES) {
             0 => Err(ImageError::NoRoom { left: 0 }),
             left => Ok(left),
         }

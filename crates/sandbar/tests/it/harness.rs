@@ -45,6 +45,11 @@ pub struct Server {
 impl Server {
     /// Starts with more environment: `SANDBAR_...`.
     pub fn start_with(env: &[(&str, &str)]) -> Self {
+        Self::start_on(env, |_| {})
+    }
+
+    /// The same with a data directory that was prepared: what is mounted there is unmounted at the end.
+    pub fn start_on(env: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         static ONCE: Once = Once::new();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         ONCE.call_once(sweep_dead_runs);
@@ -60,6 +65,7 @@ impl Server {
             dir,
             started_at: SystemTime::now(),
         };
+        prepare(&server.data_dir());
         server.up();
         server
     }
@@ -455,6 +461,12 @@ fn clean(dir: &Path, instance: &str) {
     for parent in &groups {
         let _ = fs::remove_dir(parent);
         let _ = parent.parent().map(fs::remove_dir);
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let data = dir.join("data").display().to_string();
+    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(&data)) {
+        // Whatever still has it open loses its name only.
+        let _ = Command::new("umount").args(["-l", &data]).status();
     }
     if let Err(error) = fs::remove_dir_all(dir) {
         eprintln!("{} could not be removed: {error}", dir.display());

@@ -81,6 +81,37 @@ fn a_snapshot_keeps_what_was_and_what_was_not() {
 }
 
 #[test]
+fn who_asks_and_goes_away_leaves_nothing_half_done() {
+    let server = server();
+    let sandbox = Sandbox::claim(&server.api(), json!({}));
+    sandbox.sh_ok("head -c 200M /dev/zero >/workspace/big");
+    let volume = server.api().post("/api/v1/sandboxvolumes", json!({})).ok(201)["id"].as_str().unwrap().to_owned();
+    server.api().send("POST", &format!("/api/v1/sandboxvolumes/{volume}/files?path=/big"), &vec![1; 50 << 20]).ok(200);
+    for path in [
+        sandbox.path("/snapshots"),
+        sandbox.path("/fork"),
+        format!("/api/v1/sandboxvolumes/{volume}/fork"),
+        format!("/api/v1/sandboxvolumes/{volume}/snapshots"),
+    ] {
+        let stream = server.api().open("POST", &path, &[], Some(0)).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        drop(stream);
+    }
+    eventually("all of it done", SOON, || {
+        let snapshots = sandbox.api.get(&sandbox.path("/snapshots")).ok(200)["count"] == 1;
+        let forks = sandbox.api.get(SANDBOXES).ok(200)["count"] == 2;
+        let volumes = sandbox.api.get("/api/v1/sandboxvolumes").ok(200).as_array().unwrap().len() == 2;
+        let kept = sandbox.api.get(&format!("/api/v1/sandboxvolumes/{volume}/snapshots")).ok(200).as_array().unwrap().len() == 1;
+        if snapshots && forks && volumes && kept { Ok(()) } else { Err(format!("{snapshots} {forks} {volumes} {kept}")) }
+    });
+    eventually("a machine that matches the rows", SOON, || {
+        // The keeper of the volume is no sandbox.
+        let wrong: Vec<_> = machine::violations(&server).into_iter().filter(|text| !text.contains("idle")).collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n  ")) }
+    });
+}
+
+#[test]
 fn files_are_restored_while_paused_and_only_then() {
     let server = server();
     let sandbox = Sandbox::claim(&server.api(), json!({}));

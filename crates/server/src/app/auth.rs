@@ -236,7 +236,7 @@ fn refused(operation: &str, error: &StoreError) -> ApiError {
             ApiError::conflict(error.to_string()).with_details(serde_json::json!({ "blocking_resources": resources }))
         }
         StoreError::TooMany { .. } | StoreError::Quota(_) => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
-        StoreError::Full => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
+        StoreError::Full => crate::app::room::full(),
         StoreError::Newer { .. } | StoreError::Corrupt { .. } | StoreError::Database { .. } | StoreError::File(_) | StoreError::Closed => {
             ApiError::internal(operation, &error_text(error))
         }

@@ -25,7 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    app::{App, auth::Principal, images::Absence, usage::Usage},
+    app::{App, auth::Principal, images::Absence, room::full, usage::Usage},
     error::ApiError,
 };
 
@@ -47,6 +47,8 @@ pub struct Registry {
     actors: Mutex<HashMap<String, Handle>>,
     /// Woken when some deadline may have come nearer.
     pub(crate) deadlines_changed: Arc<Notify>,
+    /// Woken when something was released that may have to be collected.
+    pub(crate) collect_soon: Arc<Notify>,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -79,14 +81,25 @@ pub struct Page {
 }
 
 impl App {
+    /// Does something to its end in a task of its own: a client that goes away must not leave half of it.
+    pub(crate) async fn whole<T, F>(
+        self: &Arc<Self>,
+        who: &Principal,
+        operation: &'static str,
+        run: impl FnOnce(Arc<Self>, Principal) -> F,
+    ) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
+        let done = self.sandboxes.tasks.spawn(run(Arc::clone(self), who.clone()));
+        done.await.unwrap_or_else(|error| Err(ApiError::internal(operation, &error)))
+    }
+
     /// Makes a sandbox and returns when it can be used.
     pub async fn claim(self: &Arc<Self>, who: &Principal, request: ClaimRequest) -> Result<SandboxRecord, ApiError> {
         let started = Instant::now();
-        let app = Arc::clone(self);
-        let who = who.clone();
-        // Not the request's own task: a client that goes away must not leave half a sandbox.
-        let claimed = self.sandboxes.tasks.spawn(async move { app.claim_now(&who, request).await });
-        let result = claimed.await.unwrap_or_else(|error| Err(ApiError::internal("claiming a sandbox", &error)));
+        let result = self.whole(who, "claiming a sandbox", |app, who| async move { app.claim_now(&who, request).await }).await;
         self.metrics.claimed(result.is_ok(), started.elapsed());
         result
     }
@@ -96,6 +109,7 @@ impl App {
             return Err(ApiError::bad_request("template is required: the id of a template, for example \"default\""));
         }
         self.admit_claim(who)?;
+        self.check_room()?;
         let config = validate::claim(request.config.as_ref()).map_err(violations)?;
         let template = self.template(who, request.template.trim()).await?;
         let snapshot = match request.snapshot_id.as_deref().filter(|snapshot| !snapshot.is_empty()) {
@@ -115,6 +129,8 @@ impl App {
         if let Some(id) = request.snapshot_id.as_deref().filter(|_| snapshot.is_some()) {
             // Deleted in between, it may have been collected before the pin.
             self.snapshot(who, id).await?;
+        } else if template.base.is_some() && self.template(who, &template.id).await?.base != template.base {
+            return Err(ApiError::conflict(format!("template {:?} was changed at the same time; try again", template.id)));
         }
         let (mounts, trees) = self.mounts(who, &template.spec, request.mounts.as_deref().unwrap_or_default()).await?;
         let claim = lifecycle::Claim {
@@ -129,8 +145,8 @@ impl App {
         };
         let now = now_ms();
         let mut record = lifecycle::claim(claim, now);
-        let pool = spec::pool_key(&spec::pool_spec(&record.template, base.clone()));
-        let runtime_spec = spec::runtime_spec(&record, base, &trees).map_err(ApiError::bad_request)?;
+        let pool = spec::pool_key(&spec::pool_spec(&self.node, &record.template, base.clone()));
+        let runtime_spec = spec::runtime_spec(&self.node, &record, base, &trees).map_err(ApiError::bad_request)?;
         spec::policy(&record).map_err(ApiError::bad_request)?;
         let (runtime, origin) = self.node.take(&pool, &runtime_spec).await.map_err(|error| launch_failure(&error))?;
         self.metrics.launched(origin == Origin::Pool);
@@ -141,7 +157,7 @@ impl App {
             return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
         }
         let ready = NewEvent::new(now, "sandbox.ready", format!("claimed from template {}", record.template_id));
-        if let Err(error) = self.store.sandbox_insert(&record, &[ready]).await {
+        if let Err(error) = self.store.sandbox_insert_on(&record, &[ready], trees).await {
             self.node.discard(runtime);
             return Err(store_failure("saving the sandbox", &error));
         }
@@ -235,20 +251,20 @@ impl App {
 
     /// Takes a volume away from a sandbox, of whatever state.
     pub(crate) async fn detach_volume(&self, sandbox_id: &str, volume_id: &str) -> Result<(), ApiError> {
-        let found = match self.sandboxes.find(sandbox_id) {
-            Some(view) => Some(view.record.as_ref().clone()),
-            None => self.store.sandbox_get(None, sandbox_id).await.map_err(|e| store_failure("reading the sandbox", &e))?,
-        };
-        let Some(record) = found.filter(|record| record.desired != Desired::Deleted) else { return Ok(()) };
+        let Some(record) = self.record_of(sandbox_id).await? else { return Ok(()) };
         self.sandboxes.ask(record, |reply| Command::Detach { volume_id: volume_id.to_owned(), reply }).await.map(drop)
     }
 
-    /// What is known of a sandbox that has processes.
-    pub(crate) fn live_record(&self, id: &str) -> Option<SandboxRecord> {
-        self.sandboxes.find(id).filter(|view| view.runtime.is_some()).map(|view| view.record.as_ref().clone())
+    /// What is known of a sandbox of whatever team, unless it is deleted.
+    pub(crate) async fn record_of(&self, id: &str) -> Result<Option<SandboxRecord>, ApiError> {
+        let found = match self.sandboxes.find(id) {
+            Some(view) => Some(view.record.as_ref().clone()),
+            None => self.store.sandbox_get(None, id).await.map_err(|e| store_failure("reading the sandbox", &e))?,
+        };
+        Ok(found.filter(|record| record.desired != Desired::Deleted))
     }
 
-    /// Does something while none of these sandboxes runs. When one of them cannot be asked, `work` is dropped undone.
+    /// Does something while none of these sandboxes runs, nor begins to. When one of them cannot be asked, `work` is dropped undone.
     pub(crate) async fn hold_still(&self, sandboxes: Vec<SandboxRecord>, work: BoxFuture<'static, ()>) {
         let mut work = work;
         for record in sandboxes.into_iter().rev() {
@@ -315,7 +331,15 @@ impl App {
 
 impl Registry {
     pub fn new(store: Store, node: Node, usage: Arc<Usage>) -> Arc<Self> {
-        Arc::new(Self { store, node, usage, actors: Mutex::default(), deadlines_changed: Arc::new(Notify::new()), tasks: TaskTracker::new() })
+        Arc::new(Self {
+            store,
+            node,
+            usage,
+            actors: Mutex::default(),
+            deadlines_changed: Arc::default(),
+            collect_soon: Arc::default(),
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// What the owner of a sandbox last published, if it has one now.
@@ -409,8 +433,10 @@ impl Registry {
             view,
             commands,
             deadlines_changed: Arc::clone(&self.deadlines_changed),
+            collect_soon: Arc::clone(&self.collect_soon),
             events: Vec::new(),
             keep_memory: false,
+            launched_on: spec::Trees::new(),
             outdated: false,
         };
         (actor, Handle { commands: sender, view: watched })
@@ -457,7 +483,7 @@ pub(crate) fn violations(found: Vec<validate::Violation>) -> ApiError {
 /// What the client is told when the machine refused something other than a launch.
 pub(crate) fn runtime_failure(operation: &str, error: &sandbar_node::RuntimeError) -> ApiError {
     if error.is_disk_full() {
-        return ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10);
+        return full();
     }
     if error.is_too_deep() {
         return ApiError::conflict(error_text(error));
@@ -466,6 +492,9 @@ pub(crate) fn runtime_failure(operation: &str, error: &sandbar_node::RuntimeErro
 }
 
 fn launch_failure(error: &sandbar_node::RuntimeError) -> ApiError {
+    if error.is_disk_full() {
+        return full();
+    }
     let text = error_text(error);
     tracing::error!(error = text, "a sandbox could not be launched");
     ApiError::new(ErrorCode::Unavailable, format!("a sandbox could not be started: {text}")).retry_after(1)

@@ -7,7 +7,7 @@ use sandbar_api::{
 };
 use sandbar_core::{
     lifecycle, limits,
-    sandbox::{Base, SandboxRecord},
+    sandbox::{Base, Mount, SandboxRecord},
     validate::{self, Violation},
     volume::AccessMode,
 };
@@ -44,6 +44,7 @@ impl App {
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
+        self.check_room()?;
         // The files are kept until the row names them.
         let Captured { base, record: _, pin: _pin } = self.capture(who, sandbox_id).await?;
         let snapshot = SnapshotRecord {
@@ -107,28 +108,21 @@ impl App {
             return Err(ApiError::conflict(text));
         }
         let asked = request.config.unwrap_or_default();
+        self.check_room()?;
         // Refused before anything is copied.
         fork_config(&self.get(who, source_id).await?, &asked)?;
         let Captured { base, record: source, pin: _pin } = self.capture(who, source_id).await?;
         let config = fork_config(&source, &asked)?;
         let mut mounts = source.mounts.clone();
         let mut made = Vec::new();
-        for mount in &mut mounts {
-            let volume = self.volume(who, &mount.volume_id).await?;
-            if volume.access_mode == AccessMode::Rwo {
-                let copy = self.fork_volume(who, &mount.volume_id, Default::default()).await?;
-                mount.volume_id.clone_from(&copy.id);
-                made.push(copy.id);
-            }
+        if let Err(error) = self.fork_mounts(who, &mut mounts, &mut made).await {
+            self.undo_fork(who, made, &base).await;
+            return Err(error);
         }
         let record = lifecycle::fork(&source, sandbar_node::random_id("sb-"), who.user_id.clone(), config, base.clone(), mounts, now_ms());
         let event = NewEvent::new(record.created_at_ms, "sandbox.forked", format!("forked from {source_id}"));
         if let Err(error) = self.store.sandbox_insert(&record, &[event]).await {
-            for volume in made {
-                let _ = self.delete_volume(who, &volume, false).await;
-            }
-            self.node.release(layers_of(Some(&base)));
-            self.collect_soon.notify_one();
+            self.undo_fork(who, made, &base).await;
             return Err(store_failure("saving the fork", &error));
         }
         if lifecycle::next_deadline(&record).is_some() {
@@ -136,6 +130,28 @@ impl App {
         }
         self.sandboxes.note(source_id, NewEvent::new(now_ms(), "sandbox.forked", format!("{} was forked from it", record.id)));
         Ok(record)
+    }
+
+    /// Puts a copy in place of each volume that only one sandbox may have; those go to `made`.
+    async fn fork_mounts(&self, who: &Principal, mounts: &mut [Mount], made: &mut Vec<String>) -> Result<(), ApiError> {
+        for mount in mounts {
+            let volume = self.volume(who, &mount.volume_id).await?;
+            if volume.access_mode == AccessMode::Rwo {
+                let copy = self.fork_volume(who, &mount.volume_id, Default::default()).await?;
+                mount.volume_id.clone_from(&copy.id);
+                made.push(copy.id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn undo_fork(&self, who: &Principal, made: Vec<String>, base: &Base) {
+        for volume in made {
+            if let Err(error) = self.delete_volume(who, &volume, false).await {
+                tracing::warn!(volume, %error, "a volume of a fork that failed is left");
+            }
+        }
+        self.release(base);
     }
 
     /// A template whose sandboxes begin with the files that a sandbox has now. With a `key` the same request can be sent
@@ -154,6 +170,7 @@ impl App {
             }
             return self.template(who, &id).await;
         }
+        self.check_room()?;
         let started_at = rfc3339(now_ms());
         let Captured { base, record, pin: _pin } = self.capture(who, &sandbox_id).await?;
         let captured_at = rfc3339(now_ms());

@@ -8,10 +8,9 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use sandbar_api::ErrorCode;
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
-use crate::error::ApiError;
+use crate::{app::room::full, error::ApiError};
 
 /// Pieces of an archive between the packer and the client.
 const PIECES_MAX: usize = 16;
@@ -62,9 +61,7 @@ impl Write for Pieces {
 
 fn unwritten(error: &io::Error) -> ApiError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10)
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
         _ => ApiError::internal("keeping the archive", error),
     }
 }

@@ -36,7 +36,7 @@ impl App {
         let pools: HashMap<String, PoolStatus> = self.node.pools().into_iter().map(|pool| (pool.key.clone(), pool)).collect();
         let state = |template: &TemplateRecord| {
             let base = spec::base_of(&self.node, &template.spec, template.base.as_ref());
-            let pool = base.as_ref().ok().and_then(|base| pools.get(&spec::pool_key(&spec::pool_spec(&template.spec, base.clone()))));
+            let pool = base.as_ref().ok().and_then(|base| pools.get(&spec::pool_key(&spec::pool_spec(&self.node, &template.spec, base.clone()))));
             TemplateStatus {
                 idle_count: pool.map_or(0, |pool| pool.idle),
                 active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
@@ -54,6 +54,7 @@ impl App {
             return Err(ApiError::bad_request("template_id: must be lower-case letters, digits and inner hyphens, at most 63"));
         }
         check(&spec)?;
+        self.check_room()?;
         let now = now_ms();
         let record = TemplateRecord {
             id,
@@ -80,6 +81,7 @@ impl App {
     pub async fn update_template(&self, who: &Principal, id: &str, spec: TemplateSpec) -> Result<TemplateRecord, ApiError> {
         let mut record = self.own_template(who, id).await?;
         check(&spec)?;
+        self.check_room()?;
         // The files of a sandbox belong to the image that they were made on.
         let former = record.base.take_if(|_| record.spec.main_container.image != spec.main_container.image);
         record.spec = spec;

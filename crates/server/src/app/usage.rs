@@ -104,6 +104,14 @@ impl Usage {
         }
     }
 
+    /// Gives back what could not be added up.
+    pub fn give_back(&self, mut former: Vec<Ended>) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        former.append(&mut ended);
+        former.truncate(ENDED_MAX);
+        *ended = former;
+    }
+
     /// Those that ended since this was asked last.
     pub fn take_ended(&self) -> Vec<Ended> {
         std::mem::take(&mut self.ended.lock().unwrap_or_else(PoisonError::into_inner))

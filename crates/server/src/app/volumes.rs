@@ -17,6 +17,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
+        room::full,
         sandboxes::{now_ms, runtime_failure, store_failure, violations},
         snapshots::texts,
     },
@@ -42,6 +43,7 @@ impl App {
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
+        self.check_room()?;
         let (tree_id, _pin) = match snapshot_id.as_deref().filter(|id| !id.is_empty()) {
             Some(id) => {
                 let snapshot = self.volume_snapshot_of_team(who, id).await?;
@@ -80,9 +82,13 @@ impl App {
                 self.detach_volume(&holder.sandbox_id, id).await?;
             }
         }
-        let trees = self.store.volume_delete(&who.team_id, id, force).await.map_err(|e| store_failure("deleting the volume", &e))?;
+        let deleted = self.store.volume_delete(&who.team_id, id, force).await.map_err(|e| store_failure("deleting the volume", &e))?;
+        // Those who came in between; nobody comes any more.
+        for holder in &deleted.holders {
+            self.detach_volume(holder, id).await.inspect_err(|error| tracing::warn!(sandbox = holder, %error, "a volume was not detached")).ok();
+        }
         self.node.volume_end_keeper(&volume.tree_id).await;
-        self.node.release(trees);
+        self.node.release(deleted.trees);
         self.collect_soon.notify_one();
         Ok(())
     }
@@ -97,6 +103,7 @@ impl App {
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
+        self.check_room()?;
         let (tree_id, _, _pin) = self.copy_still(&source).await?;
         let name = request.name.or(source.name);
         self.insert_volume(who, name, access_mode, tree_id, source.size_limit_bytes, owner, Some(source.id)).await
@@ -109,6 +116,7 @@ impl App {
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
+        self.check_room()?;
         let (tree_id, size_bytes, _pin) = self.copy_still(&volume).await?;
         let snapshot = VolumeSnapshotRecord {
             id: uuid::Uuid::new_v4().to_string(),
@@ -201,8 +209,12 @@ impl App {
             self.volume_holders(&volume.id).await?.into_iter().filter(|holder| !holder.read_only).map(|holder| holder.sandbox_id).collect();
         // Always in the same order, so that two that hold several never wait for each other.
         writers.sort();
-        let writers: Vec<SandboxRecord> = writers.iter().filter_map(|id| self.live_record(id)).collect();
-        self.hold_still(writers, work).await;
+        // Also who sleeps: it could wake, and write, in the middle of the copy.
+        let mut held: Vec<SandboxRecord> = Vec::with_capacity(writers.len());
+        for id in &writers {
+            held.extend(self.record_of(id).await?);
+        }
+        self.hold_still(held, work).await;
         let copied = answer.await.map_err(|_| ApiError::unavailable("a sandbox that has the volume is busy; try again").retry_after(1))?;
         copied.map_err(|error| failure("copying the volume", &error))
     }
@@ -293,10 +305,15 @@ fn check_fits(bytes: u64, limit: u64) -> Result<(), ApiError> {
 /// What the client is told when the machine refused something with a volume.
 fn failure(operation: &str, error: &VolumeError) -> ApiError {
     if error.is_disk_full() {
-        return ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10);
+        return full();
     }
     if error.is_in_the_way() {
         return ApiError::conflict(format!("{operation}: {}", error_text(error)));
+    }
+    if let VolumeError::Missing(_) = error {
+        // Between the look at the row and the files somebody else was faster.
+        tracing::warn!(operation, error = error_text(error), "files of a volume are gone");
+        return ApiError::conflict("the files were replaced or deleted by somebody else at the same time; try again");
     }
     ApiError::internal(operation, &error_text(error))
 }

@@ -45,7 +45,8 @@ async fn create(
     OptionalJson(request): OptionalJson<SnapshotCreateRequest>,
 ) -> Result<SnapshotResponse> {
     who.require(Permission::SandboxWrite)?;
-    reply::created(rendered(app.create_snapshot(&who, &id, request).await?))
+    let made = app.whole(&who, "taking a snapshot", |app, who| async move { app.create_snapshot(&who, &id, request).await });
+    reply::created(rendered(made.await?))
 }
 
 /// The snapshots of a sandbox, oldest first.
@@ -89,7 +90,9 @@ async fn restore(
     Json(request): Json<RestoreRequest>,
 ) -> Result<RestoreResponse> {
     who.require(Permission::SandboxWrite)?;
-    let record = app.restore_snapshot(&who, &id, &request.snapshot_id).await?;
+    let (sandbox_id, snapshot_id) = (id.clone(), request.snapshot_id.clone());
+    let restored = app.whole(&who, "restoring a snapshot", |app, who| async move { app.restore_snapshot(&who, &sandbox_id, &snapshot_id).await });
+    let record = restored.await?;
     let status = lifecycle::wire_status(&record, profile).status.to_owned();
     reply::ok(RestoreResponse { sandbox_id: id, snapshot_id: request.snapshot_id, status })
 }
@@ -108,7 +111,8 @@ async fn fork(
     who.require(Permission::SandboxWrite)?;
     who.require(Permission::SandboxCreate)?;
     app.admit_claim(&who)?;
-    let record = app.fork(&who, &id, request).await?;
+    let source = id.clone();
+    let record = app.whole(&who, "forking a sandbox", |app, who| async move { app.fork(&who, &source, request).await }).await?;
     reply::created(ForkResponse { source_sandbox_id: id, sandbox: render::full(&record, profile, &app.config) })
 }
 

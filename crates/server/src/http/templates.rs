@@ -63,7 +63,9 @@ async fn from_sandbox(
     Json(request): Template<TemplateFromSandboxRequest>,
 ) -> Result<TemplateResponse> {
     who.require(Permission::TemplateCreate)?;
-    let template = app.template_from_sandbox(&who, request, idempotency_key(&headers)?).await?;
+    let key = idempotency_key(&headers)?.map(str::to_owned);
+    let made = app.whole(&who, "making a template", |app, who| async move { app.template_from_sandbox(&who, request, key.as_deref()).await });
+    let template = made.await?;
     reply::with_status(StatusCode::ACCEPTED, render_one(&app, &who, template).await?)
 }
 

@@ -55,7 +55,7 @@ async fn list(State(app): State<SharedApp>, who: Principal) -> Result<Vec<Volume
 ))]
 async fn create(State(app): State<SharedApp>, who: Principal, OptionalJson(request): OptionalJson<VolumeCreateRequest>) -> Result<VolumeResponse> {
     who.require(Permission::VolumeWrite)?;
-    let volume = app.create_volume(&who, request).await?;
+    let volume = app.whole(&who, "making a volume", |app, who| async move { app.create_volume(&who, request).await }).await?;
     reply::created(rendered(&app, volume).await?)
 }
 
@@ -76,7 +76,8 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String
 ))]
 async fn delete(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params) -> Result<Value> {
     who.require(Permission::VolumeDelete)?;
-    app.delete_volume(&who, &id, params.boolean("force")?.unwrap_or(false)).await?;
+    let force = params.boolean("force")?.unwrap_or(false);
+    app.whole(&who, "deleting a volume", |app, who| async move { app.delete_volume(&who, &id, force).await }).await?;
     reply::ok(json!({ "deleted": true }))
 }
 
@@ -91,7 +92,7 @@ async fn fork(
     OptionalJson(request): OptionalJson<VolumeForkRequest>,
 ) -> Result<VolumeResponse> {
     who.require(Permission::VolumeWrite)?;
-    let volume = app.fork_volume(&who, &id, request).await?;
+    let volume = app.whole(&who, "forking a volume", |app, who| async move { app.fork_volume(&who, &id, request).await }).await?;
     reply::created(rendered(&app, volume).await?)
 }
 
@@ -115,7 +116,8 @@ async fn create_snapshot(
     OptionalJson(request): OptionalJson<VolumeSnapshotRequest>,
 ) -> Result<VolumeSnapshotResponse> {
     who.require(Permission::VolumeWrite)?;
-    reply::created(snapshot(app.create_volume_snapshot(&who, &id, request).await?))
+    let made = app.whole(&who, "taking a snapshot", |app, who| async move { app.create_volume_snapshot(&who, &id, request).await });
+    reply::created(snapshot(made.await?))
 }
 
 /// One snapshot of a volume.
@@ -143,7 +145,8 @@ async fn delete_snapshot(State(app): State<SharedApp>, who: Principal, Path((id,
 ))]
 async fn restore(State(app): State<SharedApp>, who: Principal, Path((id, snapshot_id)): Path<(String, String)>) -> Result<VolumeRestoreResponse> {
     who.require(Permission::VolumeWrite)?;
-    app.restore_volume(&who, &id, &snapshot_id).await?;
+    let (volume, snapshot) = (id.clone(), snapshot_id.clone());
+    app.whole(&who, "restoring a volume", |app, who| async move { app.restore_volume(&who, &volume, &snapshot).await }).await?;
     reply::ok(VolumeRestoreResponse { volume_id: id, snapshot_id, status: "restored".to_owned() })
 }
 

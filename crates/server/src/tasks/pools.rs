@@ -43,7 +43,7 @@ async fn reconcile(app: &SharedApp) -> Result<Option<Instant>, StoreError> {
             again = again.into_iter().chain(next).min();
             continue;
         };
-        let launched = spec::pool_spec(&template.spec, base);
+        let launched = spec::pool_spec(&app.node, &template.spec, base);
         let min_idle = template.spec.pool.as_ref().map_or(0, |pool| pool.min_idle);
         // Alike runtimes are interchangeable, so one pool serves all templates that want such, as large as their sum.
         let entry = wanted.entry(spec::pool_key(&launched)).or_insert_with(|| (launched, 0));

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use sandbar_core::{limits, metrics::Sample, sandbox::SandboxRecord};
 use sandbar_node::{Runtime, error_text};
+use sandbar_store::UsageAdd;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{
@@ -44,43 +45,76 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
 type Live = Vec<(Arc<SandboxRecord>, Arc<Runtime>)>;
 
 async fn look(app: &SharedApp) {
-    // First those that live: one that ends meanwhile is in the second list with a later look.
+    let mut sums = Sums::default();
+    // Before those that live, since one of them may be the next runtime of the same sandbox, whose counters begin anew.
+    let mut ended = app.usage.take_ended();
+    sums.add_ended(app, &ended).await;
     let live = app.sandboxes.live();
-    let mut before: HashMap<String, Sample> = HashMap::with_capacity(live.len());
     for (record, _) in &live {
-        if let Some(last) = last_seen(app, &record.id).await {
-            before.insert(record.id.clone(), last);
-        }
+        sums.know(app, &record.id).await;
     }
-    let known = before.clone();
+    let known = sums.last.clone();
     let looked = tokio::task::spawn_blocking(move || sample_all(live, &known)).await;
-    let Ok(seen) = looked else { return };
-    let mut adds = Vec::new();
-    let mut samples = Vec::with_capacity(seen.len());
-    for (record, now) in &seen {
-        adds.extend(additions(record, before.get(&record.id), now, record.claimed_at_ms));
-        samples.push((record.id.clone(), now.clone()));
-        before.insert(record.id.clone(), now.clone());
+    for (record, now) in looked.unwrap_or_default() {
+        sums.add(&record, &now);
     }
-    for Ended { record, sample: now } in app.usage.take_ended() {
-        let last = match before.get(&record.id) {
-            Some(last) => Some(last.clone()),
-            None => last_seen(app, &record.id).await,
-        };
-        // Older than what was seen of its next runtime: that one's sums begin where this one ends.
-        if last.as_ref().is_none_or(|last| last.at_ms < now.at_ms) {
-            adds.extend(additions(&record, last.as_ref(), &now, record.claimed_at_ms));
-            samples.push((record.id.clone(), now.clone()));
-            before.insert(record.id.clone(), now);
-        }
-    }
+    // One that ended meanwhile was looked at later.
+    let late = app.usage.take_ended();
+    sums.add_ended(app, &late).await;
+    ended.extend(late);
+    let Sums { adds, samples, last } = sums;
     if samples.is_empty() {
         return;
     }
-    match app.store.usage_add(adds, samples, now_ms()).await {
-        Ok(()) => app.usage.seen(before.into_iter()),
+    // The last room on a disk is for what frees some.
+    let stored = match app.check_room() {
+        Ok(()) => app.store.usage_add(adds, samples, now_ms()).await.map_err(|error| error_text(&error)),
+        Err(error) => Err(error.to_string()),
+    };
+    match stored {
+        Ok(()) => app.usage.seen(last.into_iter()),
         // Nothing is forgotten: the next look counts from the last one that was stored.
-        Err(error) => tracing::warn!(error = error_text(&error), "usage could not be stored; it is added up with the next look"),
+        Err(error) => {
+            tracing::warn!(error, "usage could not be stored; it is added up with the next look");
+            app.usage.give_back(ended);
+        }
+    }
+}
+
+/// What one look adds up.
+#[derive(Default)]
+struct Sums {
+    adds: Vec<UsageAdd>,
+    samples: Vec<(String, Sample)>,
+    /// What was seen last of each sandbox.
+    last: HashMap<String, Sample>,
+}
+
+impl Sums {
+    async fn know(&mut self, app: &SharedApp, id: &str) {
+        if !self.last.contains_key(id)
+            && let Some(last) = last_seen(app, id).await
+        {
+            self.last.insert(id.to_owned(), last);
+        }
+    }
+
+    async fn add_ended(&mut self, app: &SharedApp, ended: &[Ended]) {
+        for Ended { record, sample } in ended {
+            self.know(app, &record.id).await;
+            self.add(record, sample);
+        }
+    }
+
+    /// What was seen after it is left out: that was counted from an older look to a newer one already.
+    fn add(&mut self, record: &SandboxRecord, now: &Sample) {
+        let last = self.last.get(&record.id);
+        if last.is_some_and(|last| last.at_ms >= now.at_ms) {
+            return;
+        }
+        self.adds.extend(additions(record, last, now, record.claimed_at_ms));
+        self.samples.push((record.id.clone(), now.clone()));
+        self.last.insert(record.id.clone(), now.clone());
     }
 }
 

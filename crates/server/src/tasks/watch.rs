@@ -44,6 +44,11 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
             app.sandboxes.note(&id, event);
         }
         relieve_pressure(&app).await;
+        let dir = app.config.data_dir.clone();
+        let kept = tokio::task::spawn_blocking(move || sandbar_node::room::keep_reserve(&dir)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "no room can be kept for a start on a full disk");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod access;
 mod engine;
 mod sandboxes;
+mod state;
 
 use std::path::PathBuf;
 

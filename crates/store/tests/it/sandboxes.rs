@@ -18,7 +18,7 @@ pub fn sandbox(id: &str, team: &str, now_ms: i64) -> SandboxRecord {
         template_id: "default".into(),
         template: TemplateSpec::default(),
         config,
-        mounts: vec![sandbar_core::sandbox::Mount { volume_id: "v".into(), mount_point: "/v".into(), read_only: false }],
+        mounts: Vec::new(),
         base: None,
     };
     let mut record = lifecycle::claim(claim, now_ms);

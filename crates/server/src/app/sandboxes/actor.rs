@@ -116,10 +116,13 @@ pub(super) struct Actor {
     pub view: watch::Sender<View>,
     pub commands: mpsc::Receiver<Command>,
     pub deadlines_changed: Arc<Notify>,
+    pub collect_soon: Arc<Notify>,
     /// Written with the next change of the row.
     pub events: Vec<NewEvent>,
     /// The pause under way is to last in memory.
     pub keep_memory: bool,
+    /// Where the files of its volumes were at the launch that the next write tells of.
+    pub launched_on: spec::Trees,
     /// A write found the row gone or of another version than ours.
     pub outdated: bool,
 }
@@ -447,7 +450,7 @@ impl Actor {
     }
 
     /// What it is launched from; from what its template means now, when it has no files.
-    async fn runtime_spec(&self, record: &mut SandboxRecord) -> Result<RuntimeSpec, String> {
+    async fn runtime_spec(&mut self, record: &mut SandboxRecord) -> Result<RuntimeSpec, String> {
         if record.base.is_none() {
             let now = self.store.template_get(&record.team_id, &record.template_id).await.map_err(|error| error_text(&error))?;
             let files = now.as_ref().filter(|now| now.spec == record.template).and_then(|now| now.base.as_ref());
@@ -458,7 +461,14 @@ impl Actor {
             let volume = self.store.volume_get(&record.team_id, &mount.volume_id).await.map_err(|error| error_text(&error))?;
             trees.extend(volume.map(|volume| (volume.id, volume.tree_id)));
         }
-        spec::runtime_spec(record, record.base.clone().unwrap_or_default(), &trees)
+        // Only force deletes a volume that somebody has, and whoever has it is to start without.
+        let mounts = record.mounts.len();
+        record.mounts.retain(|mount| trees.contains_key(&mount.volume_id));
+        if record.mounts.len() < mounts {
+            self.note("sandbox.volume_detached", reason::VOLUME_DELETED, "a volume that it had mounted was deleted; it starts without it");
+        }
+        self.launched_on.clone_from(&trees);
+        spec::runtime_spec(&self.node, record, record.base.clone().unwrap_or_default(), &trees)
     }
 
     async fn end_runtime(&mut self) -> Result<(), ApiError> {
@@ -531,8 +541,14 @@ impl Actor {
         if let Err(error) = self.store.sandbox_delete(&record.id, record.version).await {
             tracing::error!(sandbox = record.id, %error, "a deleted sandbox's row is left to the next start");
         }
-        self.node.release(layers_of(record.base.as_ref()));
+        self.release(record.base.as_ref());
         self.runtime = None;
+    }
+
+    /// The sandbox names a base no more: what nobody else names of it can go.
+    fn release(&self, base: Option<&Base>) {
+        self.node.release(layers_of(base));
+        self.collect_soon.notify_one();
     }
 
     async fn update(&mut self, update: &UpdateConfig, only_services: bool) -> Result<(), ApiError> {
@@ -583,13 +599,13 @@ impl Actor {
     async fn write(&mut self, mut record: SandboxRecord) -> Result<SandboxRecord, ApiError> {
         let events = std::mem::take(&mut self.events);
         let seen = self.record.version;
-        match self.store.sandbox_update(&record, seen, &events).await {
+        match self.store.sandbox_update_on(&record, seen, &events, std::mem::take(&mut self.launched_on)).await {
             Ok(version) => {
                 record.version = version;
                 let former = std::mem::replace(&mut self.record, record.clone());
                 // Only the runtime before the present one keeps its logs.
                 if former.base.is_some() && record.base.is_none() {
-                    self.node.release(layers_of(former.base.as_ref()));
+                    self.release(former.base.as_ref());
                 }
                 for stale in former.previous_runtime_id.iter().filter(|id| record.previous_runtime_id.as_ref() != Some(id)) {
                     self.node.remove_logs(stale);

@@ -63,7 +63,7 @@ impl Registry {
             pid: record.pid?,
             pid_start: record.pid_start?,
             limits: spec::limits_of(record),
-            warm: spec::warm(&record.template),
+            warm: spec::warm(&self.node, &record.template, record.base.as_ref()),
             policy: spec::policy(record).ok()?,
         };
         match self.node.adopt(known).await {

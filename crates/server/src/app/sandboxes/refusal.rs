@@ -8,14 +8,14 @@ use sandbar_core::{
 use sandbar_node::error_text;
 use sandbar_store::StoreError;
 
-use crate::error::ApiError;
+use crate::{app::room::full, error::ApiError};
 
 /// What the client is told when the store refused.
 pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
     match error {
-        StoreError::Full => ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10),
+        StoreError::Full => full(),
         StoreError::TooMany { .. } => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
-        StoreError::Stale { .. } => ApiError::conflict("the sandbox was changed by somebody else at the same time; try again"),
+        StoreError::Stale { what, .. } => ApiError::conflict(format!("the {what} was changed by somebody else at the same time; try again")),
         StoreError::NotFound { what, id } => ApiError::not_found(what, id),
         StoreError::Quota(_) => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
         StoreError::Mounted { .. } => ApiError::conflict(error.to_string()),

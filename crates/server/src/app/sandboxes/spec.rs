@@ -31,13 +31,14 @@ const ASSIGN_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) type Trees = HashMap<String, String>;
 
 /// What a sandbox is launched from. `base` is its own, or what its template means now.
-pub(crate) fn runtime_spec(record: &SandboxRecord, base: Base, trees: &Trees) -> Result<RuntimeSpec, String> {
+pub(crate) fn runtime_spec(node: &Node, record: &SandboxRecord, base: Base, trees: &Trees) -> Result<RuntimeSpec, String> {
     let mount = |mount: &Mount| {
         let tree_id = trees.get(&mount.volume_id).ok_or_else(|| format!("its volume {} is gone", mount.volume_id))?;
         Ok::<_, String>(VolumeMount { tree_id: tree_id.clone(), target: inside(&mount.mount_point), read_only: mount.read_only })
     };
     let mounts = record.mounts.iter().map(mount).collect::<Result<_, _>>()?;
-    Ok(RuntimeSpec { base, limits: limits_of(record), mounts, tmpfs: tmpfs(&record.template), warm: warm(&record.template) })
+    let warm = warm(node, &record.template, Some(&base));
+    Ok(RuntimeSpec { base, limits: limits_of(record), mounts, tmpfs: tmpfs(&record.template), warm })
 }
 
 /// What a sandbox may use.
@@ -46,9 +47,10 @@ pub(crate) fn limits_of(record: &SandboxRecord) -> Limits {
 }
 
 /// What the pool of a template launches.
-pub(crate) fn pool_spec(template: &TemplateSpec, base: Base) -> RuntimeSpec {
+pub(crate) fn pool_spec(node: &Node, template: &TemplateSpec, base: Base) -> RuntimeSpec {
     let asked = validate::effective_resources(template, &sandbar_api::sandbox::SandboxConfig::default());
-    RuntimeSpec { base, limits: node_limits(&asked), mounts: Vec::new(), tmpfs: tmpfs(template), warm: warm(template) }
+    let warm = warm(node, template, Some(&base));
+    RuntimeSpec { base, limits: node_limits(&asked), mounts: Vec::new(), tmpfs: tmpfs(template), warm }
 }
 
 /// Templates whose idle runtimes are alike share a pool: what differs is assigned at claim.
@@ -72,11 +74,13 @@ fn tmpfs(template: &TemplateSpec) -> Vec<Tmpfs> {
     mounts.map(|mount| Tmpfs { target: inside(&mount.mount_path), bytes: quantity::parse_bytes(&mount.size_limit).unwrap_or(0) }).collect()
 }
 
-/// What runs in a template's sandboxes before they are claimed: with the template's environment, not with a claim's.
-pub(crate) fn warm(template: &TemplateSpec) -> Vec<WarmProcess> {
+/// What runs in a template's sandboxes before they are claimed: with the environment of image and template, not with a
+/// claim's.
+pub(crate) fn warm(node: &Node, template: &TemplateSpec, base: Option<&Base>) -> Vec<WarmProcess> {
     let processes = template.warm_processes.as_deref().unwrap_or_default();
+    let image_env = if processes.is_empty() { Vec::new() } else { image_env(node, base) };
     let one = |(index, process): (usize, &api::WarmProcess)| {
-        let mut env = base_env(template);
+        let mut env = with_image(image_env.clone(), base_env(template));
         env.extend(process.env_vars.clone().unwrap_or_default());
         let probes = process.probes.clone().unwrap_or_default();
         WarmProcess {
@@ -144,8 +148,7 @@ pub(crate) fn policy(record: &SandboxRecord) -> Result<Policy, String> {
 /// Makes a runtime the sandbox's own: environment, ids and network policy.
 pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &SandboxRecord) -> Result<(), String> {
     let policy = policy(record)?;
-    let image = record.base.as_ref().map_or(HOST, |base| &base.image);
-    let image_env = node.images().env(image);
+    let image_env = image_env(node, record.base.as_ref());
     let assign = Assign {
         sandbox_id: record.id.clone(),
         base_env: with_image(image_env, base_env(&record.template)),
@@ -160,6 +163,10 @@ pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &Sandb
         Ok(assigned) => assigned.map_err(|error| error_text(&error)),
         Err(_) => Err(format!("its agent did not answer within {} s", ASSIGN_WITHIN.as_secs())),
     }
+}
+
+fn image_env(node: &Node, base: Option<&Base>) -> Vec<(String, String)> {
+    node.images().env(base.map_or(HOST, |base| &base.image))
 }
 
 /// An image's environment with another on top.

@@ -5,7 +5,7 @@ use sandbar_api::{ErrorCode, volume::ArchiveImportResponse};
 use sandbar_core::{limits, quantity};
 use sandbar_node::{
     error_text,
-    volumes::{ArchiveFormat, ImportError},
+    volumes::{ArchiveFormat, ImportError, VolumeError},
 };
 
 use super::failure;
@@ -13,6 +13,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
+        room::full,
         streams::{keep, packed},
     },
     error::ApiError,
@@ -29,17 +30,19 @@ impl App {
             return Err(ApiError::bad_request("path: must not hold \"..\""));
         }
         let volume = self.volume(who, id).await?;
+        self.check_room()?;
         let used = self.node.volume_bytes(&volume.tree_id).await.map_err(|error| failure("measuring the volume", &error))?;
         let bytes_max = volume.size_limit_bytes.saturating_sub(used);
         let spool = self.node.volume_spool().map_err(|error| failure("keeping the archive", &error))?;
         let spool = keep(spool, body).await?;
         let limits = sandbar_node::volumes::ArchiveLimits { entries_max: ENTRIES_MAX, bytes_max };
-        match self.node.volume_import(&volume.tree_id, spool, below.to_owned(), limits).await {
+        let (node, tree, below) = (self.node.clone(), volume.tree_id.clone(), below.to_owned());
+        // To its end, also when the client goes away now that all of it is here.
+        let imported = self.sandboxes.tasks.spawn(async move { node.volume_import(&tree, spool, below, limits).await });
+        match imported.await.unwrap_or(Err(ImportError::Volume(VolumeError::Stopped))) {
             Ok(unpacked) => Ok(ArchiveImportResponse { files: unpacked.files, bytes: unpacked.bytes }),
             Err(ImportError::Volume(error)) => Err(failure("unpacking the archive", &error)),
-            Err(ImportError::Archive(error)) if error.is_disk_full() => {
-                Err(ApiError::new(ErrorCode::InsufficientStorage, "the server's disk is full; nothing was changed").retry_after(10))
-            }
+            Err(ImportError::Archive(error)) if error.is_disk_full() => Err(full()),
             Err(ImportError::Archive(error)) if error.is_too_large() => {
                 let (left, limit) = (quantity::format_bytes(bytes_max), quantity::format_bytes(volume.size_limit_bytes));
                 let text = format!("the archive does not fit: the volume's size limit is {limit}, of which {left} is left; nothing was changed");

@@ -6,7 +6,7 @@ use sandbar_core::{
 };
 use sandbar_node::{Pin, error_text};
 
-use super::{Actor, layers_of, spec};
+use super::{Actor, spec};
 use crate::{app::sandboxes::runtime_failure, error::ApiError};
 
 /// The files of a sandbox at one moment, kept until a row names them.
@@ -34,7 +34,7 @@ impl Actor {
                 self.write(record).await?;
             }
             // Whoever else names the former layers keeps them.
-            self.node.release(layers_of(Some(&base)));
+            self.release(Some(&base));
             (base, pin) = flattened;
         }
         Ok(Captured { base, record: self.record.clone(), pin })
@@ -84,12 +84,12 @@ impl Actor {
         if self.record.desired != Desired::Paused {
             return Err(ApiError::conflict("files can be restored only while the sandbox is paused; pause it first"));
         }
-        if self.record.observed.has_runtime() {
-            self.end_runtime().await?;
-            let seen = sandbar_core::lifecycle::observe(&self.record, sandbar_core::lifecycle::Observation::Hibernated, super::now_ms());
-            self.write(seen.record).await?;
-        }
+        // What may be refused comes before anything is given up.
         let fresh = self.node.create_root().await.map_err(|error| runtime_failure("making a new layer", &error))?;
+        if let Err(error) = self.give_memory_up().await {
+            self.node.remove_root(&fresh);
+            return Err(error);
+        }
         let (former_root, former_base) = (spec::root_of(&self.record), self.record.base.clone());
         let mut record = self.record.clone();
         record.base = Some(base);
@@ -104,8 +104,17 @@ impl Actor {
         if let Some(root) = former_root {
             self.node.remove_root(&root);
         }
-        self.node.release(layers_of(former_base.as_ref()));
+        self.release(former_base.as_ref());
         Ok(())
+    }
+
+    async fn give_memory_up(&mut self) -> Result<(), ApiError> {
+        if !self.record.observed.has_runtime() {
+            return Ok(());
+        }
+        self.end_runtime().await?;
+        let seen = sandbar_core::lifecycle::observe(&self.record, sandbar_core::lifecycle::Observation::Hibernated, super::now_ms());
+        self.write(seen.record).await.map(drop)
     }
 
     /// Takes a volume out of the sandbox's configuration; its processes end first, as they may have files of it open.
