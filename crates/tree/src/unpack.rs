@@ -7,6 +7,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Seek},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use rustix::{
@@ -14,10 +15,15 @@ use rustix::{
     io::Errno,
 };
 
+mod header;
+mod names;
+
 use crate::{
     TreeError, dir,
     layer::{self, Mark},
 };
+use header::{Extension, extended, small, until_zero};
+use names::{PATH_MAX_BYTES, is_a_target, named, parts, stays_inside};
 
 /// What an archive may bring.
 #[derive(Debug, Clone, Copy)]
@@ -63,14 +69,11 @@ impl ArchiveError {
     }
 }
 
-/// Bytes of one name in a path, by every Linux filesystem.
-const NAME_MAX_BYTES: usize = 255;
-const PATH_MAX_BYTES: usize = 4096;
-const DEPTH_MAX: usize = 200;
-/// Bytes of what stands before an entry: long names and attributes.
-const EXTENSION_MAX_BYTES: u64 = 1 << 20;
 /// The largest id that an entry's owner may have; what is larger becomes 0.
 const ID_MAX: u64 = 65_535;
+/// Memory for the times of folders, and what each part of a path costs of it besides its bytes.
+const FOLDER_TIMES_MAX_BYTES: usize = 64 << 20;
+const FOLDER_OVERHEAD_BYTES: usize = 32;
 /// Zeros of this length become a hole.
 const BLOCK_BYTES: usize = 4096;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -121,16 +124,12 @@ pub(crate) struct Unpack {
     manners: Manners,
     pub done: Unpacked,
     entries: u64,
-}
-
-/// An entry as far as it was said before it.
-#[derive(Default)]
-struct Extension {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    mtime: Option<(i64, u32)>,
-    xattrs: Vec<(CString, Vec<u8>)>,
+    /// The folder that was written to last: entries of one folder follow each other. A folder is never replaced.
+    last: Option<(Vec<CString>, Rc<OwnedFd>)>,
+    /// Times of folders, which change until the last entry is in.
+    times: Vec<(Vec<CString>, Timestamps)>,
+    times_bytes: usize,
+    buffer: Vec<u8>,
 }
 
 /// What is kept of an entry besides its contents.
@@ -145,7 +144,17 @@ struct Dress {
 
 impl Unpack {
     pub fn new(into: &Path, limits: &Limits, manners: Manners) -> Result<Self, ArchiveError> {
-        Ok(Self { top: dir::open_top(into)?, limits: *limits, manners, done: Unpacked::default(), entries: 0 })
+        Ok(Self {
+            top: dir::open_top(into)?,
+            limits: *limits,
+            manners,
+            done: Unpacked::default(),
+            entries: 0,
+            last: None,
+            times: Vec::new(),
+            times_bytes: 0,
+            buffer: vec![0; 64 * BLOCK_BYTES],
+        })
     }
 
     pub fn tar(&mut self, reader: impl Read) -> Result<(), ArchiveError> {
@@ -216,7 +225,7 @@ impl Unpack {
                 _ => return Err(refused(&name, "is neither file, folder nor link; devices, pipes and sockets are not unpacked")),
             }
         }
-        Ok(())
+        self.finish()
     }
 
     fn zip(&mut self, reader: impl Read + Seek) -> Result<(), ArchiveError> {
@@ -265,9 +274,15 @@ impl Unpack {
     }
 
     /// The folder that the last part is in, with missing ones made.
-    fn parent(&self, parts: &[CString], name: &[u8]) -> Result<OwnedFd, ArchiveError> {
+    fn parent(&mut self, parts: &[CString], name: &[u8]) -> Result<Rc<OwnedFd>, ArchiveError> {
+        let folders = &parts[..parts.len().saturating_sub(1)];
+        if let Some((known, folder)) = &self.last
+            && known == folders
+        {
+            return Ok(Rc::clone(folder));
+        }
         let mut folder = self.top.try_clone().map_err(|error| tree("open", name, error))?;
-        for part in &parts[..parts.len().saturating_sub(1)] {
+        for part in folders {
             folder = match dir::open_folder(folder.as_fd(), part) {
                 Ok(inner) => inner,
                 Err(Errno::NOENT) => {
@@ -278,6 +293,8 @@ impl Unpack {
                 Err(errno) => return Err(tree("open", name, errno.into())),
             };
         }
+        let folder = Rc::new(folder);
+        self.last = Some((folders.to_vec(), Rc::clone(&folder)));
         Ok(folder)
     }
 
@@ -285,7 +302,10 @@ impl Unpack {
         let Some(last) = parts.last() else {
             return match self.manners {
                 Manners::Archive => Ok(()),
-                Manners::Layer => put_on(self.top.as_fd(), dress, 0o700).map_err(|errno| tree("set the mode of", name, errno.into())),
+                Manners::Layer => {
+                    self.remember_time(parts, dress);
+                    put_on(self.top.as_fd(), dress, 0o700).map_err(|errno| tree("set the mode of", name, errno.into()))
+                }
             };
         };
         let parent = self.parent(parts, name)?;
@@ -300,6 +320,7 @@ impl Unpack {
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(refused(name, "was there already and is no folder")),
             Err(errno) => return Err(tree("open", name, errno.into())),
         };
+        self.remember_time(parts, dress);
         put_on(made.as_fd(), dress, 0o700).map_err(|errno| tree("set the mode of", name, errno.into()))
     }
 
@@ -318,7 +339,13 @@ impl Unpack {
     }
 
     fn contents(&mut self, from: &mut dyn Read, to: &OwnedFd, name: &[u8]) -> Result<(), ArchiveError> {
-        let mut buffer = vec![0u8; 64 * BLOCK_BYTES];
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let copied = self.copy(from, to, name, &mut buffer);
+        self.buffer = buffer;
+        copied
+    }
+
+    fn copy(&mut self, from: &mut dyn Read, to: &OwnedFd, name: &[u8], buffer: &mut [u8]) -> Result<(), ArchiveError> {
         let mut at = 0u64;
         loop {
             let mut filled = 0;
@@ -426,65 +453,47 @@ impl Unpack {
         .map_err(|errno| tree("mark", name, errno.into()))
     }
 
-    fn existing(&self, parts: &[CString]) -> Option<OwnedFd> {
+    fn existing(&self, parts: &[CString]) -> Option<Rc<OwnedFd>> {
+        let folders = &parts[..parts.len().saturating_sub(1)];
+        if let Some((known, folder)) = &self.last
+            && known == folders
+        {
+            return Some(Rc::clone(folder));
+        }
         let mut folder = self.top.try_clone().ok()?;
-        for part in &parts[..parts.len().saturating_sub(1)] {
+        for part in folders {
             folder = dir::open_folder(folder.as_fd(), part).ok()?;
         }
-        Some(folder)
+        Some(Rc::new(folder))
     }
-}
 
-fn is_a_target(target: &[u8]) -> Result<(), &'static str> {
-    match target.len() {
-        0 => Err("is a link to nothing"),
-        1..PATH_MAX_BYTES => Ok(()),
-        _ => Err("has a target that is too long"),
-    }
-}
-
-/// Whether a link in a folder so deep stays in the archive's top, by what it says.
-fn stays_inside(depth: usize, target: &[u8]) -> Result<(), &'static str> {
-    is_a_target(target)?;
-    if target.starts_with(b"/") {
-        return Err("is a link to an absolute path");
-    }
-    let mut depth = depth;
-    for part in target.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => depth = depth.checked_sub(1).ok_or("is a link that leads out of the archive")?,
-            _ => depth += 1,
+    /// Gives a folder its time when all is in it. Of an archive that names very many, the last ones keep the present.
+    fn remember_time(&mut self, parts: &[CString], dress: &Dress) {
+        let Some(times) = times(dress) else { return };
+        self.times_bytes += parts.iter().map(|part| part.as_bytes().len() + FOLDER_OVERHEAD_BYTES).sum::<usize>();
+        if self.times_bytes <= FOLDER_TIMES_MAX_BYTES {
+            self.times.push((parts.to_vec(), times));
         }
     }
-    Ok(())
-}
 
-/// A name, taken apart. Empty for the top itself.
-fn parts(name: &[u8]) -> Result<Vec<CString>, ArchiveError> {
-    if name.len() > PATH_MAX_BYTES {
-        return Err(refused(name, "has a path of more than 4096 bytes"));
-    }
-    if name.starts_with(b"/") {
-        return Err(refused(name, "has an absolute path"));
-    }
-    let mut parts = Vec::new();
-    for part in name.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => return Err(refused(name, "has \"..\" in its path")),
-            part if part.len() > NAME_MAX_BYTES => return Err(refused(name, "has a name of more than 255 bytes")),
-            part => parts.push(CString::new(part).map_err(|_| refused(name, "has a zero byte in its path"))?),
+    fn finish(&mut self) -> Result<(), ArchiveError> {
+        for (parts, times) in std::mem::take(&mut self.times) {
+            let folder = match (parts.last(), self.existing(&parts)) {
+                (Some(last), Some(parent)) => dir::open_folder(parent.as_fd(), last),
+                (None, _) => self.top.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+                (Some(_), None) => continue,
+            };
+            // What took the place of the folder has a time of its own.
+            if let Ok(folder) = folder {
+                rustix::fs::futimens(&folder, &times).map_err(|errno| tree("set the time of", &path_of(&parts), errno.into()))?;
+            }
         }
+        Ok(())
     }
-    if parts.len() > DEPTH_MAX {
-        return Err(refused(name, "is more than 200 folders deep"));
-    }
-    Ok(parts)
 }
 
-fn named<'a>(parts: &'a [CString], name: &[u8]) -> Result<&'a CString, ArchiveError> {
-    parts.last().ok_or_else(|| refused(name, "has no name"))
+fn path_of(parts: &[CString]) -> Vec<u8> {
+    parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>().join(&b'/')
 }
 
 fn put_on(fd: BorrowedFd<'_>, dress: &Dress, at_least: u32) -> Result<(), Errno> {
@@ -512,61 +521,6 @@ fn write_at(to: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
         at += written as u64;
     }
     Ok(())
-}
-
-/// What stands before an entry, whole.
-fn small(entry: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
-    let mut bytes = Vec::new();
-    entry.take(EXTENSION_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(damaged)?;
-    if bytes.len() as u64 > EXTENSION_MAX_BYTES {
-        return Err(ArchiveError::Damaged(format!("an extended header has more than {EXTENSION_MAX_BYTES} bytes")));
-    }
-    Ok(bytes)
-}
-
-/// Records of `LENGTH KEY=VALUE` and an end of line; values may have such in them.
-fn extended(mut bytes: &[u8], manners: Manners, extension: &mut Extension) -> Result<(), ArchiveError> {
-    while !bytes.is_empty() {
-        let (key, value, rest) = pax_record(bytes).ok_or_else(|| ArchiveError::Damaged("an extended header is malformed".to_owned()))?;
-        bytes = rest;
-        match key {
-            b"path" => extension.path = Some(value.to_vec()),
-            b"linkpath" => extension.link = Some(value.to_vec()),
-            b"mtime" => extension.mtime = seconds(value),
-            b"size" => extension.size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
-            key if key.starts_with(b"GNU.sparse.") => return Err(refused(value, "is a sparse file, which is not unpacked; pack it without --sparse")),
-            key => {
-                let name = (manners == Manners::Layer).then(|| layer::kept_xattr(key)).flatten().and_then(|name| CString::new(name).ok());
-                extension.xattrs.extend(name.map(|name| (name, value.to_vec())));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Key, value and what follows.
-fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let space = bytes.iter().position(|byte| *byte == b' ')?;
-    let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
-    let (record, rest) = bytes.split_at_checked(length)?;
-    let record = record.get(space + 1..)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    Some((&record[..equals], &record[equals + 1..], rest))
-}
-
-/// `1700000000.123` as seconds and nanoseconds.
-fn seconds(text: &[u8]) -> Option<(i64, u32)> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let digits: String = part.chars().chain(std::iter::repeat('0')).take(9).collect();
-    Some((whole.parse().ok()?, digits.parse().ok()?))
-}
-
-fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
-        bytes.truncate(end);
-    }
-    bytes
 }
 
 fn refused(name: &[u8], rule: &'static str) -> ArchiveError {

@@ -179,6 +179,7 @@ fn what_is_unpacked_and_how() {
     let setuid = fs::metadata(top.join("d/setuid")).unwrap();
     assert_eq!((setuid.mode() & 0o7777, setuid.uid(), setuid.gid(), setuid.nlink(), setuid.mtime()), (0o755, 1000, 0, 2, 1_700_000_000));
     assert_eq!(fs::metadata(top.join("d")).unwrap().mode() & 0o7777, 0o750);
+    assert_eq!(fs::metadata(top.join("d")).unwrap().mtime(), 1_700_000_000, "what came into it later does not count");
     assert_eq!(fs::read(top.join("d").join(std::ffi::OsStr::from_bytes(b"\xff\xfe"))).unwrap(), b"raw name");
     assert_eq!(fs::read_link(top.join("d/l")).unwrap(), Path::new("../hard"));
     assert_eq!(fs::read(top.join("dot/x")).unwrap(), b"dot");
