@@ -393,11 +393,12 @@ fn a_template_brings_its_image_where_that_is_allowed() {
     let allowed = registry.addr.to_string();
     let server = server(&[("SANDBAR_IMAGE_REGISTRIES", &allowed)]);
     let api = server.api();
+    let creation = |id: &str| api.get(&format!("/api/v1/templates/{id}")).ok(200)["status"]["creation"].clone();
     let condition = |id: &str| api.get(&format!("/api/v1/templates/{id}")).ok(200)["status"]["conditions"][0].clone();
     let claim = |id: &str| api.post(SANDBOXES, json!({ "template": id }));
 
     template(&api, "elsewhere", "registry.invalid/app:1");
-    assert_eq!(condition("elsewhere")["reason"], "Missing");
+    assert_eq!((condition("elsewhere")["reason"].clone(), creation("elsewhere")["state"].clone()), (json!("Missing"), json!("failed")));
     let error = claim("elsewhere").error(&[409]);
     assert_eq!(error["code"], "template_not_ready");
     assert!(error["message"].as_str().unwrap().contains("sandbar image"), "{error}");
@@ -414,6 +415,7 @@ fn a_template_brings_its_image_where_that_is_allowed() {
         let now = condition("later");
         if now["reason"] == "Present" { Ok(()) } else { Err(now.to_string()) }
     });
+    assert!(creation("later").is_null(), "ready");
     is_two_layers(&Sandbox::claim_from(&api, "later", json!({})));
     assert_eq!(
         api.post(

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sandbar_api::template::{TemplateCondition, TemplateCreateRequest, TemplateSpec, TemplateStatus};
+use sandbar_api::template::{TemplateCondition, TemplateCreateRequest, TemplateCreation, TemplateSpec, TemplateStatus};
 use sandbar_core::{sandbox::Base, validate};
 use sandbar_node::PoolStatus;
 use sandbar_store::{StoreError, TemplateRecord};
@@ -37,12 +37,13 @@ impl App {
         let state = |template: &TemplateRecord| {
             let base = spec::base_of(&self.node, &template.spec, template.base.as_ref());
             let pool = base.as_ref().ok().and_then(|base| pools.get(&spec::pool_key(&spec::pool_spec(&self.node, &template.spec, base.clone()))));
+            let absence = base.as_ref().err().map(|text| self.image_absence(spec::image_of(&template.spec), text.clone()));
             TemplateStatus {
                 idle_count: pool.map_or(0, |pool| pool.idle),
                 active_count: active.get(&template.id).map_or(0, |count| u32::try_from(*count).unwrap_or(u32::MAX)),
-                conditions: conditions(&base, |text| self.image_absence(spec::image_of(&template.spec), text), pool),
+                conditions: conditions(absence.as_ref(), pool),
                 last_update_time: Some(rfc3339(template.updated_at_ms)),
-                creation: template.creation.clone(),
+                creation: template.creation.clone().or_else(|| absence.map(|absence| creation(absence, template.updated_at_ms))),
             }
         };
         Ok(templates.iter().map(state).collect())
@@ -111,7 +112,7 @@ impl App {
 }
 
 /// What is true or false of a template now.
-fn conditions(base: &Result<Base, String>, absence: impl Fn(String) -> Absence, pool: Option<&PoolStatus>) -> Vec<TemplateCondition> {
+fn conditions(absence: Option<&Absence>, pool: Option<&PoolStatus>) -> Vec<TemplateCondition> {
     let condition = |kind: &str, good: bool, reason: &str, message: Option<String>| TemplateCondition {
         kind: kind.to_owned(),
         status: if good { "True" } else { "False" }.to_owned(),
@@ -119,13 +120,11 @@ fn conditions(base: &Result<Base, String>, absence: impl Fn(String) -> Absence, 
         message,
         last_transition_time: None,
     };
-    let mut found = vec![match base {
-        Ok(_) => condition("ImageReady", true, "Present", None),
-        Err(text) => match absence(text.clone()) {
-            Absence::Pulling => condition("ImageReady", false, "Pulling", Some("the image is being pulled".to_owned())),
-            Absence::Failed(text) => condition("ImageReady", false, "PullFailed", Some(text)),
-            Absence::Missing(text) => condition("ImageReady", false, "Missing", Some(text)),
-        },
+    let mut found = vec![match absence {
+        None => condition("ImageReady", true, "Present", None),
+        Some(Absence::Pulling) => condition("ImageReady", false, "Pulling", Some("the image is being pulled".to_owned())),
+        Some(Absence::Failed(text)) => condition("ImageReady", false, "PullFailed", Some(text.clone())),
+        Some(Absence::Missing(text)) => condition("ImageReady", false, "Missing", Some(text.clone())),
     }];
     if let Some(pool) = pool {
         found.push(match &pool.last_error {
@@ -135,6 +134,24 @@ fn conditions(base: &Result<Base, String>, absence: impl Fn(String) -> Absence, 
         });
     }
     found
+}
+
+/// How far a template is whose image is not there: clients wait by it.
+fn creation(absence: Absence, since_ms: i64) -> TemplateCreation {
+    let (state, reason, message) = match absence {
+        Absence::Pulling => ("creating", None, None),
+        Absence::Failed(text) => ("failed", Some("PullFailed"), Some(text)),
+        Absence::Missing(text) => ("failed", Some("ImageMissing"), Some(text)),
+    };
+    TemplateCreation {
+        state: state.to_owned(),
+        stage: "publishing".to_owned(),
+        started_at: rfc3339(since_ms),
+        captured_at: None,
+        completed_at: None,
+        reason: reason.map(str::to_owned),
+        message,
+    }
 }
 
 fn check(spec: &TemplateSpec) -> Result<(), ApiError> {
