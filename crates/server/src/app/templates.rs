@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use sandbar_api::template::{TemplateCondition, TemplateCreateRequest, TemplateCreation, TemplateSpec, TemplateStatus};
-use sandbar_core::{sandbox::Base, validate};
+use sandbar_core::validate;
 use sandbar_node::PoolStatus;
 use sandbar_store::{StoreError, TemplateRecord};
 
