@@ -302,7 +302,7 @@ fn by_hand(from: &OwnedFd, to: &OwnedFd, at: u64, length: usize) -> Result<usize
     Ok(read)
 }
 
-fn times(stat: &Stat) -> Timestamps {
+pub(crate) fn times(stat: &Stat) -> Timestamps {
     let time = |sec, nsec| Timespec { tv_sec: sec, tv_nsec: nsec as _ };
     Timestamps { last_access: time(stat.st_atime, stat.st_atime_nsec), last_modification: time(stat.st_mtime, stat.st_mtime_nsec) }
 }

@@ -3,6 +3,7 @@
 //! links to what the archive itself brought are made. Layers of images are archives with other manners, see `layer.rs`.
 
 use std::{
+    collections::BTreeSet,
     ffi::CString,
     io::{self, BufRead, BufReader, Read, Seek},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -15,14 +16,14 @@ use rustix::{
     io::Errno,
 };
 
-mod header;
+pub(crate) mod header;
 mod names;
 
 use crate::{
     TreeError, dir,
     layer::{self, Mark},
 };
-use header::{Extension, extended, small, until_zero};
+use header::{Extension, small_header};
 use names::{PATH_MAX_BYTES, is_a_target, named, parts, stays_inside};
 
 /// What an archive may bring.
@@ -74,6 +75,8 @@ const ID_MAX: u64 = 65_535;
 /// Memory for the times of folders, and what each part of a path costs of it besides its bytes.
 const FOLDER_TIMES_MAX_BYTES: usize = 64 << 20;
 const FOLDER_OVERHEAD_BYTES: usize = 32;
+/// Folders of a layer that are known only by what is in them.
+const IMPLICIT_MAX: usize = 100_000;
 /// Zeros of this length become a hole.
 const BLOCK_BYTES: usize = 4096;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -130,6 +133,8 @@ pub(crate) struct Unpack {
     times: Vec<(Vec<CString>, Timestamps)>,
     times_bytes: usize,
     buffer: Vec<u8>,
+    /// Folders of a layer that no entry named, only what is in them.
+    pub implicit: BTreeSet<Vec<CString>>,
 }
 
 /// What is kept of an entry besides its contents.
@@ -154,6 +159,7 @@ impl Unpack {
             times: Vec::new(),
             times_bytes: 0,
             buffer: vec![0; 64 * BLOCK_BYTES],
+            implicit: BTreeSet::new(),
         })
     }
 
@@ -164,26 +170,10 @@ impl Unpack {
         for entry in archive.entries().map_err(damaged)?.raw(true) {
             let mut entry = entry.map_err(damaged)?;
             self.count_entry()?;
-            let kind = entry.header().entry_type();
-            match kind.as_byte() {
-                b'x' => {
-                    extended(&small(&mut entry)?, self.manners, &mut extension)?;
-                    continue;
-                }
-                b'g' => {
-                    small(&mut entry)?;
-                    continue;
-                }
-                b'L' => {
-                    extension.path = Some(until_zero(small(&mut entry)?));
-                    continue;
-                }
-                b'K' => {
-                    extension.link = Some(until_zero(small(&mut entry)?));
-                    continue;
-                }
-                _ => {}
+            if small_header(&mut entry, self.manners, &mut extension)? {
+                continue;
             }
+            let kind = entry.header().entry_type();
             let said = std::mem::take(&mut extension);
             let name = said.path.unwrap_or_else(|| entry.path_bytes().into_owned());
             let link = said.link.or_else(|| entry.link_name_bytes().map(|link| link.into_owned()));
@@ -206,8 +196,13 @@ impl Unpack {
             };
             let parts = self.parts(&name)?;
             if self.manners == Manners::Layer {
-                if let Some(mark) = layer::mark(&parts) {
+                if let Some(mark) = layer::mark(&parts).map_err(|rule| refused(&name, rule))? {
                     self.mark(mark, &parts, &name)?;
+                    continue;
+                }
+                if matches!(kind, tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo) {
+                    // A sandbox has a /dev of its own.
+                    self.done.left_out += 1;
                     continue;
                 }
                 self.make_way(&parts, kind == tar::EntryType::Directory, &name)?;
@@ -219,8 +214,6 @@ impl Unpack {
                 tar::EntryType::Regular | tar::EntryType::Continuous => self.file(&parts, &mut entry, &dress, &name)?,
                 tar::EntryType::Symlink => self.symlink(&parts, &link.unwrap_or_default(), &dress, &name)?,
                 tar::EntryType::Link => self.hard_link(&parts, &link.unwrap_or_default(), &name)?,
-                // A sandbox has a /dev of its own.
-                tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo if self.manners == Manners::Layer => self.done.left_out += 1,
                 tar::EntryType::GNUSparse => return Err(refused(&name, "is a sparse file in the old form, which is not unpacked; pack it without --sparse")),
                 _ => return Err(refused(&name, "is neither file, folder nor link; devices, pipes and sockets are not unpacked")),
             }
@@ -282,12 +275,22 @@ impl Unpack {
             return Ok(Rc::clone(folder));
         }
         let mut folder = self.top.try_clone().map_err(|error| tree("open", name, error))?;
-        for part in folders {
+        for (depth, part) in folders.iter().enumerate() {
             folder = match dir::open_folder(folder.as_fd(), part) {
                 Ok(inner) => inner,
                 Err(Errno::NOENT) => {
                     rustix::fs::mkdirat(&folder, part, Mode::from_raw_mode(0o755)).map_err(|errno| tree("make", name, errno.into()))?;
+                    self.note_implicit(&folders[..=depth], name)?;
                     dir::open_folder(folder.as_fd(), part).map_err(|errno| tree("open", name, errno.into()))?
+                }
+                // Gone below, and here anew by what is in it.
+                Err(Errno::NOTDIR) if self.manners == Manners::Layer && is_gone(folder.as_fd(), part) => {
+                    rustix::fs::unlinkat(&folder, part, AtFlags::empty())
+                        .and_then(|()| rustix::fs::mkdirat(&folder, part, Mode::from_raw_mode(0o755)))
+                        .map_err(|errno| tree("make", name, errno.into()))?;
+                    let made = dir::open_folder(folder.as_fd(), part).map_err(|errno| tree("open", name, errno.into()))?;
+                    layer::hide_below(made.as_fd()).map_err(|errno| tree("mark", name, errno.into()))?;
+                    made
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => return Err(refused(name, "leads through a link or file of the archive")),
                 Err(errno) => return Err(tree("open", name, errno.into())),
@@ -304,7 +307,7 @@ impl Unpack {
                 Manners::Archive => Ok(()),
                 Manners::Layer => {
                     self.remember_time(parts, dress);
-                    put_on(self.top.as_fd(), dress, 0o700).map_err(|errno| tree("set the mode of", name, errno.into()))
+                    put_on(self.top.as_fd(), dress, 0o700, name)
                 }
             };
         };
@@ -320,8 +323,9 @@ impl Unpack {
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(refused(name, "was there already and is no folder")),
             Err(errno) => return Err(tree("open", name, errno.into())),
         };
+        self.implicit.remove(parts);
         self.remember_time(parts, dress);
-        put_on(made.as_fd(), dress, 0o700).map_err(|errno| tree("set the mode of", name, errno.into()))
+        put_on(made.as_fd(), dress, 0o700, name)
     }
 
     fn file(&mut self, parts: &[CString], contents: &mut dyn Read, dress: &Dress, name: &[u8]) -> Result<(), ArchiveError> {
@@ -335,7 +339,7 @@ impl Unpack {
         };
         self.contents(contents, &file, name)?;
         self.done.files += 1;
-        put_on(file.as_fd(), dress, 0).map_err(|errno| tree("set the mode of", name, errno.into()))
+        put_on(file.as_fd(), dress, 0, name)
     }
 
     fn contents(&mut self, from: &mut dyn Read, to: &OwnedFd, name: &[u8]) -> Result<(), ArchiveError> {
@@ -476,6 +480,16 @@ impl Unpack {
         }
     }
 
+    fn note_implicit(&mut self, parts: &[CString], name: &[u8]) -> Result<(), ArchiveError> {
+        if self.manners == Manners::Layer {
+            self.implicit.insert(parts.to_vec());
+        }
+        if self.implicit.len() > IMPLICIT_MAX {
+            return Err(refused(name, "is in one of more than 100,000 folders that no entry names; pack folders too"));
+        }
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<(), ArchiveError> {
         for (parts, times) in std::mem::take(&mut self.times) {
             let folder = match (parts.last(), self.existing(&parts)) {
@@ -496,15 +510,21 @@ fn path_of(parts: &[CString]) -> Vec<u8> {
     parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>().join(&b'/')
 }
 
-fn put_on(fd: BorrowedFd<'_>, dress: &Dress, at_least: u32) -> Result<(), Errno> {
-    rustix::fs::fchown(fd, Some(Uid::from_raw(dress.uid)), Some(Gid::from_raw(dress.gid)))?;
-    // After the owner, whose change takes some away.
-    dir::set_xattrs(fd, &dress.xattrs)?;
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(dress.mode | at_least))?;
+fn put_on(fd: BorrowedFd<'_>, dress: &Dress, at_least: u32, name: &[u8]) -> Result<(), ArchiveError> {
+    let dressed = |errno: Errno| tree("set owner, mode or time of", name, errno.into());
+    rustix::fs::fchown(fd, Some(Uid::from_raw(dress.uid)), Some(Gid::from_raw(dress.gid))).map_err(dressed)?;
+    // After the owner, whose change takes some away. Filesystems say in many ways that they cannot keep one.
+    dir::set_xattrs(fd, &dress.xattrs).map_err(|_| refused(name, "has attributes that the filesystem here does not take, such as too large ones"))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(dress.mode | at_least)).map_err(dressed)?;
     match times(dress) {
-        Some(times) => rustix::fs::futimens(fd, &times),
+        Some(times) => rustix::fs::futimens(fd, &times).map_err(dressed),
         None => Ok(()),
     }
+}
+
+/// Whether a name takes away what lies below a layer.
+fn is_gone(folder: BorrowedFd<'_>, name: &CString) -> bool {
+    dir::stat(folder, name).is_ok_and(|stat| stat.is_some_and(|stat| layer::is_whiteout(&stat)))
 }
 
 /// The times of an entry that says when it was changed.

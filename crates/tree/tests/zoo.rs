@@ -14,7 +14,8 @@ use std::{
 
 use proptest::prelude::*;
 use sandbar_tree::{
-    ArchiveError, CopyOptions, Limits, Unpacked, UnpackedLayer, copy, difference, hash, measure, merge, pack_layer, pack_tar, pack_zip, unpack, unpack_layer,
+    ArchiveError, CopyOptions, Limits, Member, MemberKind, Unpacked, UnpackedLayer, adopt_folders, copy, difference, hash, measure, members, merge, pack_layer,
+    pack_tar, pack_zip, unpack, unpack_layer,
 };
 
 const LONG_AGO: rustix::fs::Timestamps =
@@ -371,6 +372,11 @@ fn a_layer_says_what_lies_below_no_more() {
         .file("file", b"1")
         .file(".wh.file", b"")
         .file(".wh..wh.plnk", b"a note of a filesystem")
+        // Anew by what is in it alone, and a device that takes no whiteout away.
+        .file(".wh.again", b"")
+        .file("again/f", b"")
+        .file(".wh.null", b"")
+        .entry(b'3', b"null", b"", 0o666, b"")
         .done();
     let (_, top) = layer(&room, &archive).unwrap();
     let opaque = |name: &str| {
@@ -379,7 +385,8 @@ fn a_layer_says_what_lies_below_no_more() {
     };
     let gone = fs::symlink_metadata(top.join("etc/gone")).unwrap();
     assert_eq!((gone.rdev(), gone.mode() & 0o170_000), (0, 0o020_000));
-    assert!(opaque("all") && opaque("before") && opaque("after") && !opaque("etc"));
+    assert!(opaque("all") && opaque("before") && opaque("after") && opaque("again") && !opaque("etc"));
+    assert_eq!(fs::symlink_metadata(top.join("null")).unwrap().rdev(), 0);
     assert_eq!(fs::metadata(top.join("before")).unwrap().mode() & 0o7777, 0o700);
     assert_eq!(fs::read_to_string(top.join("all/own")).unwrap(), "own");
     assert_eq!(fs::read_to_string(top.join("file")).unwrap(), "1");
@@ -421,6 +428,10 @@ fn a_layer_keeps_what_an_image_needs_and_still_leads_nowhere() {
         ("through a link", Tar::default().link("out", "/tmp").file("out/.wh.x", b"").done()),
         ("outside the archive", Tar::default().entry(b'1', b"h", b"../../neighbour", 0o644, b"").done()),
         ("did not bring before", Tar::default().entry(b'1', b"h", b"nope/x", 0o644, b"").done()),
+        ("takes nothing away that has a name", Tar::default().file(".wh...", b"").done()),
+        ("takes nothing away that has a name", Tar::default().file("d/.wh...", b"").done()),
+        ("takes nothing away that has a name", Tar::default().file(".wh..", b"").done()),
+        ("takes nothing away that has a name", Tar::default().file("d/.wh.", b"").done()),
         ("takes the place of a folder", Tar::default().file("d/f", b"").file("d", b"").done()),
         ("more than the allowed 1048576 bytes", Tar::default().file("big", &vec![0; (1 << 20) + 1]).done()),
         ("cannot be read", archive[..700].to_vec()),
@@ -464,4 +475,48 @@ fn a_packed_layer_unpacks_to_the_same() {
     let mut again = Vec::new();
     pack_layer(&to, &mut again).unwrap();
     assert!(packed == again, "the same tree packs to the same bytes");
+}
+
+#[test]
+fn folders_that_no_entry_names_are_what_they_are_below() {
+    let room = Room::new();
+    let base = Tar::default().entry(b'5', b"tmp/", b"", 0o1777, b"").entry(b'5', b"a/", b"", 0o700, b"").entry(b'5', b"a/b/", b"", 0o711, b"").link("bin", "usr/bin");
+    let (_, base) = layer(&room, &base.done()).unwrap();
+    let (_, hiding) = layer(&room, &Tar::default().file("a/.wh.b", b"").done()).unwrap();
+    let upper = Tar::default().file("tmp/x", b"").file("a/b/c/y", b"").entry(b'5', b"named/", b"", 0o750, b"").file("named/z", b"").done();
+    let (done, top) = layer(&room, &upper).unwrap();
+    assert_eq!(done.implicit, ["a", "a/b", "a/b/c", "tmp"].map(PathBuf::from));
+    let mode = |top: &Path, path: &str| fs::metadata(top.join(path)).unwrap().mode() & 0o7777;
+    assert!(adopt_folders(&top, &done.implicit, &[base.clone()]).unwrap());
+    assert_eq!(["tmp", "a", "a/b", "a/b/c", "named"].map(|path| mode(&top, path)), [0o1777, 0o700, 0o711, 0o755, 0o750]);
+    assert_eq!(fs::metadata(top.join("tmp")).unwrap().uid(), 1000);
+    // What a layer between hides is not asked.
+    let (done, top) = layer(&room, &upper).unwrap();
+    adopt_folders(&top, &done.implicit, &[hiding, base.clone()]).unwrap();
+    assert_eq!(mode(&top, "a/b"), 0o755);
+    let (done, top) = layer(&room, &Tar::default().file("bin/tool", b"").done()).unwrap();
+    assert!(adopt_folders(&top, &done.implicit, &[base]).unwrap_err().to_string().contains("a link or file in a layer below"));
+}
+
+#[test]
+fn members_are_listed_without_being_read() {
+    let room = Room::new();
+    let long = "l".repeat(200);
+    let archive = Tar::default().file("a", b"12345").entry(b'L', b"././@LongLink", b"", 0o644, long.as_bytes()).link("x", "to").entry(b'1', b"h", b"a", 0, b"").done();
+    let list = |bytes: &[u8]| {
+        fs::write(room.0.join("in/archive"), bytes).unwrap();
+        let mut found = Vec::new();
+        members(&fs::File::open(room.0.join("in/archive")).unwrap(), |member| {
+            found.push(member);
+            true
+        })
+        .map(|()| found)
+    };
+    let found = list(&archive).unwrap();
+    assert_eq!(found[0], Member { path: b"a".to_vec(), kind: MemberKind::File { offset: 512, length: 5 } });
+    assert_eq!(found[1], Member { path: long.into_bytes(), kind: MemberKind::Symlink(b"to".to_vec()) });
+    assert_eq!(found[2].kind, MemberKind::HardLink(b"a".to_vec()));
+    assert!(list(&archive[..514]).unwrap_err().to_string().contains("cannot be read"));
+    let bomb = Tar::default().entry(b'L', b"././@LongLink", b"", 0o644, &vec![b'a'; 2 << 20]).file("x", b"").done();
+    assert!(list(&bomb).unwrap_err().to_string().contains("more than 1048576 bytes"));
 }

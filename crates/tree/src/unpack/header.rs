@@ -13,7 +13,7 @@ const XATTRS_MAX: usize = 100;
 
 /// An entry as far as it was said before it.
 #[derive(Default)]
-pub(super) struct Extension {
+pub(crate) struct Extension {
     pub path: Option<Vec<u8>>,
     pub link: Option<Vec<u8>>,
     pub size: Option<u64>,
@@ -21,8 +21,20 @@ pub(super) struct Extension {
     pub xattrs: Vec<(CString, Vec<u8>)>,
 }
 
+/// Reads what stands before an entry, if this is such.
+pub(crate) fn small_header(entry: &mut tar::Entry<'_, impl Read>, manners: Manners, extension: &mut Extension) -> Result<bool, ArchiveError> {
+    match entry.header().entry_type().as_byte() {
+        b'x' => extended(&small(entry)?, manners, extension)?,
+        b'g' => drop(small(entry)?),
+        b'L' => extension.path = Some(until_zero(small(entry)?)),
+        b'K' => extension.link = Some(until_zero(small(entry)?)),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
 /// What stands before an entry, whole.
-pub(super) fn small(entry: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
+fn small(entry: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
     let mut bytes = Vec::new();
     entry.take(EXTENSION_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(damaged)?;
     if bytes.len() as u64 > EXTENSION_MAX_BYTES {
@@ -32,7 +44,7 @@ pub(super) fn small(entry: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
 }
 
 /// Records of `LENGTH KEY=VALUE` and an end of line; values may have such in them.
-pub(super) fn extended(mut bytes: &[u8], manners: Manners, extension: &mut Extension) -> Result<(), ArchiveError> {
+fn extended(mut bytes: &[u8], manners: Manners, extension: &mut Extension) -> Result<(), ArchiveError> {
     while !bytes.is_empty() {
         let (key, value, rest) = pax_record(bytes).ok_or_else(|| ArchiveError::Damaged("an extended header is malformed".to_owned()))?;
         bytes = rest;
@@ -75,7 +87,7 @@ fn seconds(text: &[u8]) -> Option<(i64, u32)> {
     Some((whole.parse().ok()?, digits.parse().ok()?))
 }
 
-pub(super) fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
     if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
         bytes.truncate(end);
     }
