@@ -63,6 +63,9 @@ fn parse(text: &str) -> Result<ImageName, &'static str> {
     if text.is_empty() {
         return Err("it is empty");
     }
+    if is_digest(text) {
+        return Err("it is the id of a content");
+    }
     if text.len() > NAME_MAX_BYTES {
         return Err("it is longer than 255 bytes");
     }
@@ -169,8 +172,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name() {
-        let long = "a".repeat(256);
+        let (long, digest) = ("a".repeat(256), format!("sha256:{}", "a1".repeat(32)));
         let table = [
+            digest.as_str(),
             "",
             " ",
             "A",

@@ -205,5 +205,7 @@ pub const IMAGE_ARCHIVE_MAX_BYTES: u64 = 32 << 30;
 pub const BUILD_STEPS_MAX: usize = 100;
 /// Files of one build.
 pub const BUILD_FILES_MAX: usize = 100;
-/// Images that are pulled or built at a time.
+/// Images that are pulled, imported or built at a time.
 pub const IMAGE_JOBS_MAX: usize = 4;
+/// Images that are pulled for templates at a time.
+pub const TEMPLATE_PULLS_MAX: usize = 2;

@@ -137,6 +137,13 @@ impl Egress {
     }
 }
 
+impl Egress {
+    /// What nobody may reach, by what is known of this machine's addresses now.
+    pub(crate) fn protected(&self) -> Arc<Protected> {
+        self.inner.protected()
+    }
+}
+
 impl Inner {
     fn protected(&self) -> Arc<Protected> {
         Arc::clone(&self.protected.read().unwrap_or_else(PoisonError::into_inner))

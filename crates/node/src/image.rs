@@ -12,7 +12,7 @@
 //! worst a layer that no image names, which the next collection removes.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -31,6 +31,7 @@ mod host;
 mod index;
 mod install;
 mod pull;
+mod registry;
 
 pub use build::{BuildFile, BuildSpec};
 pub use index::{ImageRecord, LayerRecord};
@@ -61,6 +62,12 @@ pub enum ImageError {
     Index { path: PathBuf, text: String },
     #[error("the registry: {0}")]
     Registry(String),
+    #[error("the registry sends less than 64 KiB in a minute")]
+    Slow,
+    #[error("the registry has no such image ({0})")]
+    NoSuchImage(String),
+    #[error("the registry wants credentials, or other ones (--username, --password-stdin): {0}")]
+    Credentials(String),
     #[error("the image is not as it should be: {0}")]
     Malformed(String),
     #[error("layer {digest}: {error}")]
@@ -140,7 +147,7 @@ struct State {
     index: Index,
     /// What launches need, made of the index.
     ready: HashMap<String, Image>,
-    /// Layers that an image under way counts on.
+    /// Folders of layers, and downloads, that an image under way counts on.
     held: HashMap<String, usize>,
 }
 
@@ -167,10 +174,7 @@ impl Images {
             saving: Arc::default(),
             pulls: pull::Flights::default(),
         };
-        let mut state = images.lock();
-        let ready = state.index.images.values().map(|record| (record.id.clone(), images.launchable(record))).collect();
-        state.ready = ready;
-        drop(state);
+        images.make_ready(&mut images.lock());
         Ok(images)
     }
 
@@ -246,9 +250,6 @@ impl Images {
                 gone = index.images.remove(content).is_some();
             }
         })?;
-        if gone {
-            self.lock().ready.remove(content);
-        }
         Ok(gone)
     }
 
@@ -256,11 +257,10 @@ impl Images {
     pub(crate) fn sweep_layers(&self, roots: &Roots) -> usize {
         let dir = self.dir.join("layers");
         let state = self.lock();
-        let used: HashSet<&str> = state.index.images.values().flat_map(|record| record.layers.iter().map(|layer| hex_of(&layer.diff_id))).collect();
-        let held: HashSet<&str> = state.held.keys().map(|id| hex_of(id)).collect();
+        let used: HashSet<&str> = state.index.images.values().flat_map(|record| record.layers.iter().map(LayerRecord::folder)).collect();
         let mut swept = 0;
         // Under the lock: an image that is finished meanwhile waits.
-        for name in list_names(&dir).iter().filter(|name| !used.contains(name.as_str()) && !held.contains(name.as_str())) {
+        for name in list_names(&dir).iter().filter(|name| !used.contains(name.as_str()) && !state.held.contains_key(*name)) {
             roots.trash(&dir.join(name), name);
             swept += 1;
         }
@@ -270,7 +270,7 @@ impl Images {
     /// Removes downloads that nobody goes on with. Returns their bytes.
     pub(crate) fn sweep_downloads(&self) -> u64 {
         let dir = self.dir.join("downloads");
-        let held: BTreeSet<String> = self.lock().held.keys().map(|id| hex_of(id).to_owned()).collect();
+        let held: HashSet<String> = self.lock().held.keys().cloned().collect();
         let mut bytes = 0;
         for name in list_names(&dir).iter().filter(|name| !held.contains(name.as_str())) {
             let path = dir.join(name);
@@ -290,15 +290,15 @@ impl Images {
         &self.dir
     }
 
-    /// Where a layer is or will be.
-    fn layer(&self, diff_id: &str) -> PathBuf {
-        self.dir.join("layers").join(hex_of(diff_id))
+    /// Where the layer with this folder is or will be.
+    fn layer(&self, folder: &str) -> PathBuf {
+        self.dir.join("layers").join(folder)
     }
 
     fn launchable(&self, record: &ImageRecord) -> Image {
         // A layer that an image has twice lies where it is on top: no overlay takes a folder twice.
         let mut seen = HashSet::new();
-        let own: Vec<_> = record.layers.iter().rev().filter(|layer| seen.insert(&layer.diff_id)).map(|layer| self.layer(&layer.diff_id)).collect();
+        let own: Vec<_> = record.layers.iter().rev().filter(|layer| seen.insert(layer.folder())).map(|layer| self.layer(layer.folder())).collect();
         let config = config::Config::parse(&record.config).unwrap_or_default();
         if record.on_host {
             let lowers = own.into_iter().chain(self.host.lowers.iter().cloned()).collect();
@@ -310,17 +310,20 @@ impl Images {
         Image { lowers, binds: Vec::new(), env: config.env }
     }
 
-    /// Adds an image whose layers are there, or gives one that is there its name.
+    /// Adds an image whose layers are there and held, or gives one that is there its name.
     fn add(&self, record: ImageRecord, name: Option<&ImageName>) -> Result<ImageView, ImageError> {
         let id = record.id.clone();
-        let launchable = self.launchable(&record);
+        let layers = record.layers.clone();
+        if let Some(layer) = layers.iter().find(|layer| !self.layer(layer.folder()).is_dir()) {
+            return Err(ImageError::Malformed(format!("its layer {} is not here", layer.diff_id)));
+        }
         // Whatever names a layer must find it whole after a power failure.
-        let layers = self.dir.join("layers");
-        let dir = fs::File::open(&layers).map_err(failed("open", &layers))?;
-        rustix::fs::syncfs(&dir).map_err(|errno| failed("save", &layers)(errno.into()))?;
-        self.lock().ready.insert(id.clone(), launchable);
+        let dir = self.dir.join("layers");
+        let open = fs::File::open(&dir).map_err(failed("open", &dir))?;
+        rustix::fs::syncfs(&open).map_err(|errno| failed("save", &dir)(errno.into()))?;
         self.change(|index| {
-            index.images.entry(id.clone()).or_insert(record);
+            // What was recorded may name folders that are gone.
+            index.images.entry(id.clone()).or_insert(record).layers = layers;
             if let Some(name) = name {
                 index.names.insert(name.to_string(), id.clone());
             }
@@ -334,8 +337,15 @@ impl Images {
         let mut index = self.lock().index.clone();
         change(&mut index);
         index.write(&self.dir.join(index::FILE))?;
-        self.lock().index = index;
+        let mut state = self.lock();
+        state.index = index;
+        self.make_ready(&mut state);
         Ok(())
+    }
+
+    /// Keeps what launches need in step with the index.
+    fn make_ready(&self, state: &mut State) {
+        state.ready = state.index.images.values().map(|record| (record.id.clone(), self.launchable(record))).collect();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

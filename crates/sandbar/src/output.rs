@@ -1,8 +1,15 @@
 //! What commands print: aligned tables for people, JSON for programs.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+};
 
+use anyhow::Context;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 
 /// Prints JSON and a line end. A reader that has gone is no error of ours.
 pub fn json(value: &Value) {
@@ -83,6 +90,36 @@ pub fn progress(total_bytes: Option<u64>, name: &str) -> indicatif::ProgressBar 
         None => indicatif::ProgressBar::new_spinner().with_style(style("{msg} {spinner} {bytes} {binary_bytes_per_sec}")),
     };
     bar.with_message(name.to_owned())
+}
+
+/// Writes what comes to a file that appears under its name when it is whole. A device or pipe is written into.
+pub async fn write_whole(file: &Path, mut pieces: impl Stream<Item = reqwest::Result<Bytes>> + Unpin) -> anyhow::Result<()> {
+    let failed = || format!("cannot write {}", file.display());
+    if tokio::fs::metadata(file).await.is_ok_and(|metadata| !metadata.is_file()) {
+        let mut out = tokio::fs::OpenOptions::new().write(true).open(file).await.with_context(failed)?;
+        while let Some(piece) = pieces.next().await {
+            out.write_all(&piece.context("the connection broke off")?).await.with_context(failed)?;
+        }
+        return out.flush().await.with_context(failed);
+    }
+    let mut name = file.file_name().with_context(failed)?.to_owned();
+    name.push(format!(".{:08x}.part", getrandom::u32().context("no random bytes")?));
+    let half = file.with_file_name(name);
+    let written = async {
+        // Never over something, nor through a link.
+        let mut out = tokio::fs::OpenOptions::new().write(true).create_new(true).open(&half).await?;
+        while let Some(piece) = pieces.next().await {
+            out.write_all(&piece?).await?;
+        }
+        out.flush().await?;
+        tokio::fs::rename(&half, file).await?;
+        anyhow::Ok(())
+    };
+    let written = written.await;
+    if written.is_err() {
+        let _ = tokio::fs::remove_file(&half).await;
+    }
+    written.with_context(failed)
 }
 
 #[cfg(test)]

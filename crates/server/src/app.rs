@@ -40,6 +40,8 @@ pub struct App {
     pub templates_changed: Notify,
     /// Woken when something on disk may have lost its last row.
     pub collect_soon: Arc<Notify>,
+    /// One collection at a time: each decides by rows that it read itself, and by what was pinned since.
+    pub(crate) collecting: tokio::sync::Mutex<()>,
 }
 
 /// How handlers and tasks hold the application.

@@ -90,6 +90,7 @@ impl Server {
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon,
+            collecting: tokio::sync::Mutex::default(),
         });
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");

@@ -17,7 +17,10 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberKind {
     /// Where its contents stand in the archive.
-    File { offset: u64, length: u64 },
+    File {
+        offset: u64,
+        length: u64,
+    },
     Symlink(Vec<u8>),
     HardLink(Vec<u8>),
     Other,

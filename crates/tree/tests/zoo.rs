@@ -480,7 +480,8 @@ fn a_packed_layer_unpacks_to_the_same() {
 #[test]
 fn folders_that_no_entry_names_are_what_they_are_below() {
     let room = Room::new();
-    let base = Tar::default().entry(b'5', b"tmp/", b"", 0o1777, b"").entry(b'5', b"a/", b"", 0o700, b"").entry(b'5', b"a/b/", b"", 0o711, b"").link("bin", "usr/bin");
+    let base =
+        Tar::default().entry(b'5', b"tmp/", b"", 0o1777, b"").entry(b'5', b"a/", b"", 0o700, b"").entry(b'5', b"a/b/", b"", 0o711, b"").link("bin", "usr/bin");
     let (_, base) = layer(&room, &base.done()).unwrap();
     let (_, hiding) = layer(&room, &Tar::default().file("a/.wh.b", b"").done()).unwrap();
     let upper = Tar::default().file("tmp/x", b"").file("a/b/c/y", b"").entry(b'5', b"named/", b"", 0o750, b"").file("named/z", b"").done();
@@ -502,7 +503,8 @@ fn folders_that_no_entry_names_are_what_they_are_below() {
 fn members_are_listed_without_being_read() {
     let room = Room::new();
     let long = "l".repeat(200);
-    let archive = Tar::default().file("a", b"12345").entry(b'L', b"././@LongLink", b"", 0o644, long.as_bytes()).link("x", "to").entry(b'1', b"h", b"a", 0, b"").done();
+    let archive =
+        Tar::default().file("a", b"12345").entry(b'L', b"././@LongLink", b"", 0o644, long.as_bytes()).link("x", "to").entry(b'1', b"h", b"a", 0, b"").done();
     let list = |bytes: &[u8]| {
         fs::write(room.0.join("in/archive"), bytes).unwrap();
         let mut found = Vec::new();

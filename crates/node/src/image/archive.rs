@@ -7,9 +7,11 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom},
     os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
 };
 
 use sandbar_core::image::ImageName;
+use sandbar_tree::MemberKind;
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -17,7 +19,7 @@ use super::{
     ImageError, ImageView, Images,
     config::{CONFIG_MAX_BYTES, NewConfig, platform},
     failed,
-    install::{Blob, LAYERS_MAX, Parts, Progress, Report},
+    install::{Blob, LAYERS_MAX, Parts},
 };
 use crate::{Node, roots::Roots};
 
@@ -37,10 +39,14 @@ impl Node {
     }
 
     /// Makes images of an archive; `name` is for one that has no name of its own, or another than it should.
-    pub async fn image_import(&self, archive: File, name: Option<ImageName>, report: Report) -> Result<Vec<ImageView>, ImageError> {
+    pub async fn image_import(&self, archive: File, name: Option<ImageName>) -> Result<Vec<ImageView>, ImageError> {
         let (images, roots) = (self.inner.images.clone(), self.inner.roots.clone());
         let imported = tokio::task::spawn_blocking(move || {
-            let made = images.import(archive, name, &roots, &report);
+            let made = images.import(archive, name, &roots);
+            if made.is_err() {
+                // Layers of one that was refused further up.
+                images.sweep_layers(&roots);
+            }
             roots.empty_trash();
             made
         });
@@ -72,18 +78,18 @@ impl Images {
         options.open(&self.dir).map_err(failed("make a file in", &self.dir))
     }
 
-    fn import(&self, archive: File, name: Option<ImageName>, roots: &Roots, report: &Report) -> Result<Vec<ImageView>, ImageError> {
+    fn import(&self, archive: File, name: Option<ImageName>, roots: &Roots) -> Result<Vec<ImageView>, ImageError> {
         let archive = self.plain(archive)?;
         let members = Members::read(&archive)?;
         let found = match &members {
             Some(members) if members.has("manifest.json") => docker(members)?,
             Some(members) if members.has("index.json") => layout(members)?,
-            _ => return Ok(vec![self.import_root(archive, name, roots, report)?]),
+            _ => return Ok(vec![self.import_root(archive, name, roots)?]),
         };
         if found.len() > 1 && name.is_some() {
             return Err(ImageError::Refused(format!("the archive has {} images: a name can be given to one only", found.len())));
         }
-        found.into_iter().map(|found| self.import_one(&archive, found, name.as_ref(), roots, report)).collect()
+        found.into_iter().map(|found| self.import_one(&archive, found, name.as_ref(), roots)).collect()
     }
 
     /// The archive without gzip or zstd around it.
@@ -104,80 +110,83 @@ impl Images {
         if copied > left { Err(ImageError::NoRoom { left }) } else { Ok(plain) }
     }
 
-    fn import_one(&self, archive: &File, found: Found, name: Option<&ImageName>, roots: &Roots, report: &Report) -> Result<ImageView, ImageError> {
+    fn import_one(&self, archive: &File, found: Found, name: Option<&ImageName>, roots: &Roots) -> Result<ImageView, ImageError> {
         let names = match name {
             Some(name) => vec![name.clone()],
             None => found.names.iter().map(|name| name.parse()).collect::<Result<Vec<ImageName>, _>>()?,
         };
-        if names.is_empty() {
+        let Some((first, more)) = names.split_first() else {
             return Err(ImageError::Refused("an image of the archive has no name: give it one".to_owned()));
-        }
-        check_names(&names)?;
+        };
+        check_names(&names, false)?;
         let config = String::from_utf8(found.config).map_err(|_| ImageError::Malformed("its configuration is no text".to_owned()))?;
         let parts = Parts { config, source: "imported".to_owned(), manifest_digest: found.manifest_digest };
         let diff_ids = parts.diff_ids()?;
         if diff_ids.len() != found.layers.len() {
             return Err(ImageError::Malformed(format!("it has {} layers and its configuration names {}", found.layers.len(), diff_ids.len())));
         }
-        let _hold = self.hold(&diff_ids);
-        // Nobody has to read the progress.
-        let _ = report.try_send(Progress::Layers { count: diff_ids.len(), bytes: found.layers.iter().map(|layer| layer.length).sum() });
-        let mut layers = Vec::with_capacity(diff_ids.len());
+        let (mut layers, mut holds) = (Vec::new(), Vec::new());
         for (diff_id, member) in diff_ids.iter().zip(found.layers) {
-            layers.push(match self.find_layer(diff_id) {
-                Some(layer) => layer,
+            let (layer, hold) = match self.find_layer(diff_id, &layers) {
+                Some(found) => found,
                 None => {
-                    let _ = report.try_send(Progress::Unpacking { digest: diff_id.clone() });
                     let file = archive.try_clone().map_err(failed("read", &self.dir))?;
                     let blob = Blob { file, offset: member.offset, length: member.length, digest: member.digest };
-                    self.unpack_layer(blob, diff_id, roots)?
+                    self.unpack_layer(blob, diff_id, &layers, roots, |_| Ok(()))?
                 }
-            });
+            };
+            layers.push(layer);
+            holds.push(hold);
         }
-        let mut view = None;
-        for name in &names {
-            let parts = Parts { config: parts.config.clone(), source: parts.source.clone(), manifest_digest: parts.manifest_digest.clone() };
-            view = Some(self.finish(parts, layers.clone(), Some(name))?);
+        let mut view = self.finish(parts.clone(), layers.clone(), Some(first))?;
+        for name in more {
+            view = self.finish(parts.clone(), layers.clone(), Some(name))?;
         }
-        view.ok_or_else(|| ImageError::Malformed("it has no name".to_owned()))
+        Ok(view)
     }
 
     /// A root filesystem as the only layer of an image.
-    fn import_root(&self, mut archive: File, name: Option<ImageName>, roots: &Roots, report: &Report) -> Result<ImageView, ImageError> {
+    fn import_root(&self, mut archive: File, name: Option<ImageName>, roots: &Roots) -> Result<ImageView, ImageError> {
         let name = name.ok_or_else(|| ImageError::Refused("a root filesystem has no name of its own: give it one".to_owned()))?;
-        check_names(std::slice::from_ref(&name))?;
+        check_names(std::slice::from_ref(&name), false)?;
         let length = archive.seek(SeekFrom::End(0)).map_err(failed("read", &self.dir))?;
         archive.rewind().map_err(failed("read", &self.dir))?;
         let mut hash = Sha256::new();
         io::copy(&mut BufReader::with_capacity(256 << 10, &archive), &mut hash).map_err(failed("read", &self.dir))?;
         let diff_id = format!("sha256:{}", hex::encode(hash.finalize()));
-        let _hold = self.hold(std::slice::from_ref(&diff_id));
-        let _ = report.try_send(Progress::Layers { count: 1, bytes: length });
-        let layer = match self.find_layer(&diff_id) {
-            Some(layer) => layer,
-            None => {
-                let _ = report.try_send(Progress::Unpacking { digest: diff_id.clone() });
-                self.unpack_layer(Blob { file: archive, offset: 0, length, digest: None }, &diff_id, roots)?
-            }
+        let (layer, _hold) = match self.find_layer(&diff_id, &[]) {
+            Some(found) => found,
+            None => self.unpack_layer(Blob { file: archive, offset: 0, length, digest: None }, &diff_id, &[], roots, is_root)?,
         };
-        let usable = ["usr", "bin", "etc", "lib", "sbin", "opt", "app"].iter().any(|dir| self.layer(&diff_id).join(dir).symlink_metadata().is_ok());
-        if !usable {
-            return Err(ImageError::Refused(
-                "the archive is neither an OCI layout (index.json), nor what `docker save` writes (manifest.json), nor a root filesystem".to_owned(),
-            ));
-        }
         let env = vec![("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned())];
         let config = NewConfig { env, working_dir: None, history: vec!["imported root filesystem".to_owned()], diff_ids: vec![diff_id] }.render();
         self.finish(Parts { config, source: "imported root filesystem".to_owned(), manifest_digest: None }, vec![layer], Some(&name))
     }
 }
 
-/// Names that an image here may get.
-pub(super) fn check_names(names: &[ImageName]) -> Result<(), ImageError> {
-    match names.iter().find(|name| name.to_string() == super::HOST) {
-        Some(_) => Err(ImageError::Refused("the name \"host\" is that of the built-in image".to_owned())),
-        None => Ok(()),
+/// Folders of which a root has at least one.
+const OF_A_ROOT: [&str; 7] = ["usr", "bin", "etc", "lib", "sbin", "opt", "app"];
+
+/// Refuses what was unpacked and is no root.
+fn is_root(layer: &Path) -> Result<(), ImageError> {
+    if OF_A_ROOT.iter().any(|dir| layer.join(dir).symlink_metadata().is_ok()) {
+        return Ok(());
     }
+    let kinds = "an OCI layout (index.json), nor what `docker save` writes (manifest.json), nor a root filesystem (with one of /usr, /bin, /etc, /lib, /sbin, /opt, /app)";
+    Err(ImageError::Refused(format!("the archive is neither {kinds}")))
+}
+
+/// Names that an image here may get; with a digest only if that was checked.
+pub(super) fn check_names(names: &[ImageName], digest_checked: bool) -> Result<(), ImageError> {
+    for name in names {
+        if name.to_string() == super::HOST {
+            return Err(ImageError::Refused("the name \"host\" is that of the built-in image".to_owned()));
+        }
+        if name.digest.is_some() && !digest_checked {
+            return Err(ImageError::Refused(format!("{name}: a name with a digest is for what is pulled by it; leave @sha256:... out")));
+        }
+    }
+    Ok(())
 }
 
 /// What is in an archive, by path.
@@ -188,29 +197,26 @@ struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// `None` for one that has more files than archives of images do.
+    /// `None` for what is a root filesystem, by what is in it or by how much that is.
     fn read(archive: &'a File) -> Result<Option<Self>, ImageError> {
         let mut members = Self { archive, files: HashMap::new(), links: HashMap::new() };
-        let malformed = |error: io::Error| ImageError::Malformed(format!("the archive cannot be read: {error}"));
-        let mut reader = archive;
-        reader.rewind().map_err(malformed)?;
-        let mut tar = tar::Archive::new(archive);
-        for entry in tar.entries_with_seek().map_err(malformed)? {
-            let entry = entry.map_err(malformed)?;
-            if members.files.len() + members.links.len() > MEMBERS_MAX {
-                return Ok(None);
+        let mut is_root = false;
+        sandbar_tree::members(archive, |member| {
+            let path = plain_path(&String::from_utf8_lossy(&member.path));
+            let first = path.split('/').next().unwrap_or_default();
+            is_root |= OF_A_ROOT.contains(&first) || members.files.len() + members.links.len() > MEMBERS_MAX;
+            match member.kind {
+                MemberKind::File { offset, length } => drop(members.files.insert(path, Member { offset, length, digest: None })),
+                MemberKind::Symlink(to) => {
+                    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+                    members.links.insert(path, plain_path(&format!("{folder}/{}", String::from_utf8_lossy(&to))));
+                }
+                MemberKind::HardLink(to) => drop(members.links.insert(path, plain_path(&String::from_utf8_lossy(&to)))),
+                MemberKind::Other => {}
             }
-            let path = plain_path(&String::from_utf8_lossy(&entry.path_bytes()));
-            let kind = entry.header().entry_type();
-            if kind.is_file() {
-                members.files.insert(path, Member { offset: entry.raw_file_position(), length: entry.size(), digest: None });
-            } else if kind.is_symlink() || kind.is_hard_link() {
-                let to = String::from_utf8_lossy(&entry.link_name_bytes().unwrap_or_default()).into_owned();
-                let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
-                members.links.insert(path, if kind.is_symlink() { plain_path(&format!("{folder}/{to}")) } else { plain_path(&to) });
-            }
-        }
-        Ok(Some(members))
+            !is_root
+        })?;
+        Ok(Some(members).filter(|_| !is_root))
     }
 
     fn has(&self, path: &str) -> bool {

@@ -11,10 +11,10 @@ use sandbar_procd_api::{Assign, Cmd, ContextType, CreateContext, Stream};
 use serde_json::json;
 
 use super::{
-    HOST, ImageError, ImageRecord, ImageView, Images,
+    HOST, ImageError, ImageRecord, ImageView, Images, LayerRecord,
     archive::check_names,
     config::{Config, NewConfig, digest_of},
-    install::{LAYERS_MAX, Progress, Report, now_ms},
+    install::{Hold, LAYERS_MAX, Progress, Report, now_ms},
 };
 use crate::{Limits, Node, Root, Runtime, RuntimeSpec, client::AttachedFrame, error_text, layers::path_of};
 
@@ -55,7 +55,7 @@ pub struct BuildFile {
 impl Node {
     /// Builds an image. Given up when nobody reads the report any more.
     pub async fn image_build(&self, spec: BuildSpec, report: Report) -> Result<ImageView, ImageError> {
-        check_names(std::slice::from_ref(&spec.name))?;
+        check_names(std::slice::from_ref(&spec.name), false)?;
         let images = &self.inner.images;
         let content = images.resolve(&spec.base)?;
         let base = Base { image: content.clone(), layers: Vec::new() };
@@ -65,9 +65,14 @@ impl Node {
             return Err(ImageError::Refused(format!("image {:?} has {LAYERS_MAX} layers already, which is the most", spec.base)));
         }
         let recipe = recipe(&content, &spec);
-        if let Some(known) = spec.reuse.then(|| images.built_from(&recipe)).flatten() {
+        if let Some((known, hold)) = spec.reuse.then(|| images.built_from(&recipe)).flatten() {
             let (images, name) = (images.clone(), spec.name.clone());
-            return blocking(move || images.add(known, Some(&name))).await;
+            return blocking(move || {
+                let added = images.add(known, Some(&name));
+                drop(hold);
+                added
+            })
+            .await;
         }
         let root = self.create_root().await.map_err(|error| ImageError::Sandbox(error_text(&error)))?;
         let ran = self.run_in(&spec, &base, &root, &report).await;
@@ -132,8 +137,9 @@ impl Node {
                 let mut hash = Hashing::default();
                 sandbar_tree::pack_layer(&half.join("layer"), &mut hash)?;
                 let diff_id = hash.digest();
-                let _hold = images.hold(std::slice::from_ref(&diff_id));
-                let layer = images.place(&half, &diff_id)?;
+                // All folders that it has are named in it, so it is the same on whatever it lies.
+                let (layer, _hold) = images.place(&half, &diff_id, super::hex_of(&diff_id))?;
+                let _below = images.hold(below.iter().flat_map(|record| record.layers.iter().map(LayerRecord::folder)));
                 let config = config_of(below.as_ref(), &spec, &diff_id)?;
                 let record = ImageRecord {
                     id: digest_of(config.as_bytes()),
@@ -157,8 +163,12 @@ impl Node {
 }
 
 impl Images {
-    fn built_from(&self, recipe: &str) -> Option<ImageRecord> {
-        self.lock().index.images.values().find(|record| record.recipe.as_deref() == Some(recipe)).cloned()
+    /// An image of this recipe whose layers are all here, and what keeps them.
+    fn built_from(&self, recipe: &str) -> Option<(ImageRecord, Hold)> {
+        let known = self.lock().index.images.values().find(|record| record.recipe.as_deref() == Some(recipe)).cloned()?;
+        let hold = self.hold(known.layers.iter().map(LayerRecord::folder));
+        // Held before it is looked for.
+        known.layers.iter().all(|layer| self.layer(layer.folder()).is_dir()).then_some((known, hold))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{ImageError, Images, config::digest_of, failed};
+use super::{ImageError, Images, LayerRecord, config::digest_of, failed};
 use crate::Node;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -38,8 +38,7 @@ impl Node {
 impl Images {
     fn export(&self, content: &str, name: &str, out: impl Write) -> Result<(), ImageError> {
         let record = self.view(content)?.record;
-        let held: Vec<String> = record.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        let _hold = self.hold(&held);
+        let _hold = self.hold(record.layers.iter().map(LayerRecord::folder));
         let wrote = |error: io::Error| failed("write the archive of", &self.dir)(error);
         let mut tar = tar::Builder::new(out);
         member(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(wrote)?;
@@ -47,7 +46,7 @@ impl Images {
         for layer in &record.layers {
             // What comes before a member in a tar is its length, so it is packed to a file first.
             let mut packed = Spool { file: self.spool_file()?, hash: Sha256::new(), bytes: 0 };
-            sandbar_tree::pack_layer(&self.layer(&layer.diff_id), io::BufWriter::with_capacity(256 << 10, &mut packed))?;
+            sandbar_tree::pack_layer(&self.layer(layer.folder()), io::BufWriter::with_capacity(256 << 10, &mut packed))?;
             let digest = format!("sha256:{}", hex::encode(packed.hash.finalize()));
             if !digests.contains(&digest) {
                 let mut header = header(packed.bytes);

@@ -69,6 +69,9 @@ fn once(parent: &Path, name: &str, write: impl FnOnce(&Path) -> Result<(), Image
         let half = parent.join(crate::random_id(super::HALF));
         make_dir(&half, 0o755)?;
         write(&half)?;
+        // It is never made again, so it must be whole after a power failure, too.
+        let dir = fs::File::open(&half).map_err(|source| failed("open", &half, source))?;
+        rustix::fs::syncfs(&dir).map_err(|errno| failed("save", &half, errno.into()))?;
         fs::rename(&half, &layer).map_err(|source| failed("make", &layer, source))?;
     }
     Ok(layer)

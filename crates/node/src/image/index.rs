@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageError, failed};
+use super::{ImageError, failed, hex_of};
 
 pub(super) const FILE: &str = "index.json";
 
@@ -41,9 +41,20 @@ pub struct ImageRecord {
 pub struct LayerRecord {
     /// The SHA-256 of its plain tar.
     pub diff_id: String,
+    /// Its folder, when that depends on what lies below it: a layer that does not name all of its folders is unpacked anew
+    /// for each stack that it lies on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
     pub files: u64,
     /// On disk.
     pub bytes: u64,
+}
+
+impl LayerRecord {
+    /// The name of its folder.
+    pub fn folder(&self) -> &str {
+        self.folder.as_deref().unwrap_or_else(|| hex_of(&self.diff_id))
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

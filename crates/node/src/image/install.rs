@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom},
     os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use sandbar_core::image::{ImageName, is_digest};
@@ -13,14 +13,14 @@ use sandbar_tree::{Limits, UnpackedLayer};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::{HALF, ImageError, ImageRecord, ImageView, Images, LayerRecord, config::Config, failed};
+use super::{HALF, ImageError, ImageRecord, ImageView, Images, LayerRecord, config::Config, failed, hex_of};
 use crate::{room::free_bytes, roots::Roots};
 
 /// Layers of one image; more than this and a sandbox's own would not fit the kernel's overlay.
 pub const LAYERS_MAX: usize = 128;
 const ENTRIES_MAX: u64 = 4_000_000;
 /// Of one layer, unpacked.
-const LAYER_MAX_BYTES: u64 = 64 << 30;
+pub(super) const LAYER_MAX_BYTES: u64 = 64 << 30;
 /// What is left of the disk for everybody else.
 const DISK_RESERVE_BYTES: u64 = 256 << 20;
 
@@ -54,6 +54,7 @@ pub(super) struct Blob {
 }
 
 /// What an image is made of.
+#[derive(Clone)]
 pub(super) struct Parts {
     pub config: String,
     pub source: String,
@@ -76,15 +77,16 @@ impl Parts {
 }
 
 /// Keeps layers from being collected until an image names them.
+#[must_use]
 pub(super) struct Hold {
     images: Images,
-    diff_ids: Vec<String>,
+    names: Vec<String>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = self.images.lock();
-        for id in &self.diff_ids {
+        for id in &self.names {
             if let Some(count) = state.held.get_mut(id) {
                 *count -= 1;
                 if *count == 0 {
@@ -96,32 +98,49 @@ impl Drop for Hold {
 }
 
 impl Images {
-    pub(super) fn hold(&self, diff_ids: &[String]) -> Hold {
+    /// Holds folders of layers and downloads, by digest or name.
+    pub(super) fn hold<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Hold {
+        let names: Vec<String> = names.into_iter().map(|name| hex_of(name).to_owned()).collect();
         let mut state = self.lock();
-        for id in diff_ids {
-            *state.held.entry(id.clone()).or_default() += 1;
+        for name in &names {
+            *state.held.entry(name.clone()).or_default() += 1;
         }
         drop(state);
-        Hold { images: self.clone(), diff_ids: diff_ids.to_vec() }
+        Hold { images: self.clone(), names }
     }
 
-    /// The layer, if it is here already. Hold it first.
-    pub(super) fn find_layer(&self, diff_id: &str) -> Option<LayerRecord> {
-        let known = self.lock().index.images.values().flat_map(|record| &record.layers).find(|layer| layer.diff_id == diff_id).cloned();
-        // Without an image that names it: left by one that was cut off after this layer.
-        known.or_else(|| {
-            let path = self.layer(diff_id);
-            path.is_dir().then(|| measured(diff_id, &path).ok()).flatten()
-        })
-    }
-
-    /// Unpacks a layer and puts it in place.
-    pub(super) fn unpack_layer(&self, blob: Blob, diff_id: &str, roots: &Roots) -> Result<LayerRecord, ImageError> {
-        let half = self.half()?;
-        let result = self.unpack_into(blob, diff_id, &half).and_then(|()| self.place(&half, diff_id));
-        if result.is_err() {
-            roots.trash(&half, "half-layer");
+    /// The layer on top of those `below`, if it is here already, and what keeps it.
+    pub(super) fn find_layer(&self, diff_id: &str, below: &[LayerRecord]) -> Option<(LayerRecord, Hold)> {
+        for folder in [hex_of(diff_id).to_owned(), chained(diff_id, below)] {
+            let hold = self.hold([folder.as_str()]);
+            let path = self.layer(&folder);
+            // What the index says of it is of no use when it is gone.
+            if !path.is_dir() {
+                continue;
+            }
+            let known = self.lock().index.images.values().flat_map(|record| &record.layers).find(|layer| layer.folder() == folder).cloned();
+            if let Some(layer) = known.or_else(|| measured(diff_id, &folder, &path).ok()) {
+                return Some((layer, hold));
+            }
         }
+        None
+    }
+
+    /// Unpacks a layer on top of those `below`, and puts it in place if `check` lets it.
+    pub(super) fn unpack_layer(
+        &self,
+        blob: Blob,
+        diff_id: &str,
+        below: &[LayerRecord],
+        roots: &Roots,
+        check: impl FnOnce(&Path) -> Result<(), ImageError>,
+    ) -> Result<(LayerRecord, Hold), ImageError> {
+        let half = self.half()?;
+        let result = self.unpack_into(blob, diff_id, below, &half).and_then(|folder| {
+            check(&half.join("layer"))?;
+            self.place(&half, diff_id, &folder)
+        });
+        roots.trash(&half, "half-layer");
         result
     }
 
@@ -135,13 +154,14 @@ impl Images {
         Ok(half)
     }
 
-    fn unpack_into(&self, mut blob: Blob, diff_id: &str, half: &std::path::Path) -> Result<(), ImageError> {
+    /// Returns the name of the folder that it belongs into.
+    fn unpack_into(&self, mut blob: Blob, diff_id: &str, below: &[LayerRecord], half: &Path) -> Result<String, ImageError> {
         let left = self.room()?;
         let limits = Limits { entries_max: ENTRIES_MAX, bytes_max: LAYER_MAX_BYTES.min(left) };
         blob.file.seek(SeekFrom::Start(blob.offset)).map_err(failed("read", half))?;
         let mut packed = Hashed { from: blob.file.take(blob.length), hash: blob.digest.is_some().then(Sha256::new) };
         let unpacked = sandbar_tree::unpack_layer(BufReader::with_capacity(256 << 10, &mut packed), &half.join("layer"), &limits);
-        let UnpackedLayer { diff_sha256, unpacked } = match unpacked {
+        let UnpackedLayer { diff_sha256, unpacked, implicit } = match unpacked {
             Ok(done) => done,
             Err(error) if error.is_too_large() && limits.bytes_max == left => return Err(ImageError::NoRoom { left }),
             Err(error) => return Err(ImageError::Layer { digest: diff_id.to_owned(), error }),
@@ -157,22 +177,25 @@ impl Images {
         if format!("sha256:{diff_sha256}") != diff_id {
             return Err(ImageError::Malformed(format!("a layer has the digest sha256:{diff_sha256}, and its configuration says {diff_id}")));
         }
-        Ok(())
+        if implicit.is_empty() {
+            return Ok(diff_sha256);
+        }
+        let stack: Vec<PathBuf> = below.iter().rev().map(|layer| self.layer(layer.folder())).chain([self.around.bottom.clone()]).collect();
+        sandbar_tree::adopt_folders(&half.join("layer"), &implicit, &stack).map_err(|error| ImageError::Layer { digest: diff_id.to_owned(), error })?;
+        Ok(chained(diff_id, below))
     }
 
-    /// Gives a finished layer its name.
-    pub(super) fn place(&self, half: &std::path::Path, diff_id: &str) -> Result<LayerRecord, ImageError> {
-        let path = self.layer(diff_id);
+    /// Gives a finished layer its folder. What is left of `half` is the caller's.
+    pub(super) fn place(&self, half: &Path, diff_id: &str, folder: &str) -> Result<(LayerRecord, Hold), ImageError> {
+        let hold = self.hold([folder]);
+        let path = self.layer(folder);
         match fs::rename(half.join("layer"), &path) {
-            Ok(()) => {}
-            // Somebody else was first with the same.
-            Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
-                return measured(diff_id, &path);
+            // Or somebody else was first with the same.
+            Err(error) if !matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
+                return Err(failed("put in place", &path)(error));
             }
-            Err(error) => return Err(failed("put in place", &path)(error)),
+            _ => Ok((measured(diff_id, folder, &path)?, hold)),
         }
-        let _ = fs::remove_dir(half);
-        measured(diff_id, &path)
     }
 
     /// Bytes of the disk that an image may still take.
@@ -204,9 +227,16 @@ pub(super) fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn measured(diff_id: &str, path: &std::path::Path) -> Result<LayerRecord, ImageError> {
+/// The folder of a layer that is what it is only on top of others.
+fn chained(diff_id: &str, below: &[LayerRecord]) -> String {
+    let names: Vec<&str> = below.iter().map(LayerRecord::folder).chain([diff_id]).collect();
+    hex::encode(Sha256::digest(names.join("/")))
+}
+
+fn measured(diff_id: &str, folder: &str, path: &Path) -> Result<LayerRecord, ImageError> {
     let measured = sandbar_tree::measure(path)?;
-    Ok(LayerRecord { diff_id: diff_id.to_owned(), files: measured.inodes, bytes: measured.bytes })
+    let folder = (folder != hex_of(diff_id)).then(|| folder.to_owned());
+    Ok(LayerRecord { diff_id: diff_id.to_owned(), folder, files: measured.inodes, bytes: measured.bytes })
 }
 
 /// Adds up what is read, when asked to.

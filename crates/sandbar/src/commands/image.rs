@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io::{IsTerminal, Read},
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
 };
 
@@ -227,6 +227,8 @@ async fn archive(source: &Path) -> anyhow::Result<(Body, Option<u64>)> {
     let source = source.to_owned();
     tokio::task::spawn_blocking(move || {
         let mut tar = tar::Builder::new(std::io::BufWriter::with_capacity(PIECE_BYTES, Pieces(sender.clone())));
+        // What a link in a layout leads to is none of the image.
+        tar.follow_symlinks(false);
         let packed = tar.append_dir_all("", &source).and_then(|()| tar.into_inner()).and_then(|mut out| std::io::Write::flush(&mut out));
         if let Err(error) = packed {
             let _ = sender.blocking_send(Err(error));
@@ -305,22 +307,7 @@ async fn export(client: &Client, name: &str, file: &Path) -> anyhow::Result<()> 
         }
         return Ok(out.flush().await?);
     }
-    // Under another name until it is whole.
-    let half: PathBuf = file.with_extension("part");
-    let written = async {
-        let mut out = tokio::fs::File::create(&half).await?;
-        while let Some(piece) = pieces.next().await {
-            out.write_all(&piece?).await?;
-        }
-        out.flush().await?;
-        tokio::fs::rename(&half, file).await?;
-        anyhow::Ok(())
-    };
-    if let Err(error) = written.await {
-        let _ = tokio::fs::remove_file(&half).await;
-        return Err(error.context(format!("cannot write {}", file.display())));
-    }
-    Ok(())
+    output::write_whole(file, pieces).await
 }
 
 /// A build's specification from a YAML or JSON file, with the contents of the files that it names.

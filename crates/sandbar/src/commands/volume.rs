@@ -1,12 +1,10 @@
 //! `sandbar volume`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
-use futures_util::StreamExt;
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 
 use crate::{
     cli::{Global, Output, VolumeCommand},
@@ -108,23 +106,7 @@ async fn export(client: &Client, id: &str, archive: &Path) -> anyhow::Result<()>
         _ => bail!("{}: the name must end in .tar or .zip", archive.display()),
     };
     let response = client.send(client.request(Method::GET, &path(id, &format!("/files/archive?format={format}")))).await?;
-    // Under another name until it is whole.
-    let half: PathBuf = archive.with_extension(format!("{format}.part"));
-    let written = async {
-        let mut file = tokio::fs::File::create(&half).await?;
-        let mut pieces = response.bytes_stream();
-        while let Some(piece) = pieces.next().await {
-            file.write_all(&piece?).await?;
-        }
-        file.flush().await?;
-        tokio::fs::rename(&half, archive).await?;
-        anyhow::Ok(())
-    };
-    if let Err(error) = written.await {
-        let _ = tokio::fs::remove_file(&half).await;
-        return Err(error.context(format!("cannot write {}", archive.display())));
-    }
-    Ok(())
+    output::write_whole(archive, response.bytes_stream()).await
 }
 
 fn path(id: &str, rest: &str) -> String {

@@ -8,7 +8,7 @@ use super::{
     harness::{SANDBOXES, Sandbox, Server},
     http::{Api, encode, eventually},
     machine::violations,
-    registry::{BadWire, Image, Registry, Tar, digest, layout, lines, made, refused},
+    registry::{Answer, BadWire, Fake, Image, Registry, Tar, digest, layout, lines, made, refused},
 };
 
 const IMAGES: &str = "/api/v1/images";
@@ -144,7 +144,7 @@ fn what_a_registry_may_not_do() {
     let (api, dir) = (server.api(), work(&server, "registry"));
     let registry = Registry::start(&dir, None);
     let name = |rest: &str| format!("{}/{rest}", registry.addr);
-    assert!(refused(&api, "pull", json!({ "name": name("nope:1") })).contains("manifest unknown"));
+    assert!(refused(&api, "pull", json!({ "name": name("nope:1") })).contains("no such image (status 404, MANIFEST_UNKNOWN)"));
 
     // Other bytes than the manifest names: of the same length, and of another.
     let image = Image::of(vec![Tar::default().dir("usr/").file("f", &[7; 100_000]).done()]);
@@ -193,6 +193,129 @@ fn api_manifest(registry: &Registry, path: &str) -> Value {
     let url = format!("http://{}/v2/{path}", registry.addr);
     let out = Command::new("curl").args(["-sf", "-H", "Accept: application/vnd.oci.image.manifest.v1+json", &url]).output().unwrap();
     serde_json::from_slice(&out.stdout).expect("a manifest")
+}
+
+#[test]
+fn a_registry_leads_nowhere_and_its_words_go_no_further() {
+    const WORDS: &str = "the words of a server inside";
+    let server = server(&[]);
+    let api = server.api();
+    // What must not be reached: a server on an address that is protected, as all of this machine are.
+    let inside = Fake::start(|_| (404, vec![], WORDS.into()));
+    let image = two_layers();
+    let (manifest, config, at) = (image.manifest(), image.config(), inside.addr);
+    let honest = move |path: &str| -> Answer {
+        match path {
+            path if path.contains("/manifests/") => (200, vec![], manifest.clone().into_bytes()),
+            path if path.ends_with(&digest(config.as_bytes())) => (200, vec![], config.clone().into_bytes()),
+            _ => (404, vec![], b"{}".to_vec()),
+        }
+    };
+    let redirecting = Fake::start({
+        let honest = honest.clone();
+        move |path| {
+            let answer = honest(path);
+            if answer.0 == 404 { (307, vec![("Location", format!("http://{at}/secret"))], vec![]) } else { answer }
+        }
+    });
+    let realm = Fake::start(move |_| (401, vec![("WWW-Authenticate", format!("Bearer realm=\"http://{at}/token\",service=\"s\""))], vec![]));
+    for (fake, name) in [(&redirecting, "app:1"), (&realm, "app:2")] {
+        let text = refused(&api, "pull", json!({ "name": format!("{}/{name}", fake.addr), "username": "u", "password": PASSWORD }));
+        assert!(text.contains("is not asked") && !text.contains(WORDS), "{text}");
+    }
+    assert_eq!(inside.requests(), [""; 0]);
+    let talking = Fake::start(|_| (500, vec![], WORDS.into()));
+    let text = refused(&api, "pull", json!({ "name": format!("{}/app:1", talking.addr) }));
+    assert!(text.contains("status 500") && !text.contains(WORDS), "{text}");
+
+    // Whatever it says has a bound.
+    let endless = Fake::start(|_| (200, vec![], vec![b' '; 5 << 20]));
+    assert!(refused(&api, "pull", json!({ "name": format!("{}/app:1", endless.addr) })).contains("more than 4194304 bytes"));
+    let manifest = image.manifest();
+    for size in ["9223372036854775807", "18446744073709551615", "99999999999999999999"] {
+        let length = format!("\"size\":{}", image.layers[0].len());
+        let lie = manifest.replace(&length, &format!("\"size\":{size}"));
+        let lying = Fake::start(move |_| (200, vec![], lie.clone().into_bytes()));
+        let text = refused(&api, "pull", json!({ "name": format!("{}/app:1", lying.addr) }));
+        assert!(text.contains("at most") || text.contains("cannot be read"), "{text}");
+    }
+    let around = Fake::start(|path| (302, vec![("Location", format!("{path}x"))], vec![]));
+    assert!(refused(&api, "pull", json!({ "name": format!("{}/app:1", around.addr) })).contains("more than 5 times"));
+    assert_eq!(on_disk(&server), (0, 0));
+    let log = fs::read_to_string(server.data_dir().parent().unwrap().join("server.log")).unwrap();
+    assert!(!log.contains(PASSWORD) && !log.contains(WORDS));
+    settled(&server);
+}
+
+#[test]
+fn what_is_counted_on_is_there() {
+    let server = server(&[]);
+    let api = server.api();
+    let archive = two_layers().layout("app:1");
+    import(&api, None, &archive).ok(201);
+    // A folder that is lost is made again, and not taken for there.
+    let layers = server.data_dir().join("images/layers");
+    let lost = fs::read_dir(&layers).unwrap().next().unwrap().unwrap().path();
+    fs::remove_dir_all(&lost).unwrap();
+    import(&api, None, &archive).ok(201);
+    assert!(lost.is_dir());
+    template(&api, "app", "app:1");
+    is_two_layers(&Sandbox::claim_from(&api, "app", json!({})));
+    let id = api.get(IMAGES).ok(200)["images"][1]["id"].as_str().unwrap().to_owned();
+    assert_eq!(api.delete(&format!("{IMAGES}?name={id}")).status, 409, "by its id no more than by its name");
+    for name in [format!("app@{id}"), id.clone()] {
+        assert_eq!(import(&api, Some(&name), &archive).status, 400, "{name}");
+    }
+
+    // Many at once leave one, and nothing half.
+    let other = Image::of(vec![Tar::default().dir("usr/").file("f", &vec![3; 3 << 20]).done()]).layout("other:1");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| import(&api, None, &other).ok(201));
+        }
+    });
+    assert_eq!(on_disk(&server).0, 3);
+    settled(&server);
+
+    // A build that is reused, again and again while it goes.
+    let spec = json!({ "name": "tools", "base": "host", "run": ["echo x >/opt/x"] });
+    made(&api, "build", spec.clone());
+    template(&api, "tools", "tools");
+    for _ in 0..15 {
+        api.delete(&format!("{IMAGES}?name=tools&force=true")).ok(200);
+        let (collecting, building) = (api.clone(), api.clone());
+        std::thread::scope(|scope| {
+            scope.spawn(|| collecting.post("/api/v1/storage/gc", json!({})).ok(200));
+            scope.spawn(|| made(&building, "build", spec.clone()));
+        });
+        assert_eq!(Sandbox::claim_from(&api, "tools", json!({})).sh_ok("cat /opt/x"), "x\n");
+    }
+    settled(&server);
+}
+
+#[test]
+fn folders_that_a_layer_does_not_name_stay_what_they_are() {
+    let server = server(&[]);
+    let api = server.api();
+    let base = Tar::default().dir("usr/").entry(b'5', "tmp/", "", 0o1777, b"").entry(b'5', "secret/", "", 0o700, b"").done();
+    let upper = Tar::default().file("tmp/x", b"x").file("secret/y", b"y").done();
+    import(&api, None, &Image::of(vec![base, upper.clone()]).layout("one:1")).ok(201);
+    // The same layer on another one.
+    let other = Tar::default().dir("usr/").entry(b'5', "secret/", "", 0o750, b"").done();
+    import(&api, None, &Image::of(vec![other, upper]).layout("two:1")).ok(201);
+    for (id, secret) in [("one", "0700"), ("two", "0750")] {
+        template(&api, id, &format!("{id}:1"));
+        let sandbox = Sandbox::claim_from(&api, id, json!({}));
+        let mode = |path: &str| sandbox.api.get(&sandbox.path(&format!("/files/stat?path={path}"))).ok(200)["mode"].clone();
+        assert_eq!(mode("/secret"), secret, "{id}");
+        // Without a layer that names it, what every root has.
+        assert_eq!(mode("/tmp"), "1777", "{id}");
+        assert_eq!(status(&sandbox, "/secret/y"), (200, "y".into()));
+    }
+    let hiding = Image::of(vec![Tar::default().dir("usr/").entry(b'2', "bin", "usr/bin", 0o777, b"").done(), Tar::default().file("bin/tool", b"x").done()]);
+    let error = import(&api, None, &hiding.layout("three:1")).error(&[400]);
+    assert!(error["message"].as_str().unwrap().contains("a link or file in a layer below"), "{error}");
+    settled(&server);
 }
 
 #[test]
@@ -334,7 +457,6 @@ fn archives_that_are_refused_leave_nothing() {
         assert!(error["message"].as_str().unwrap().contains(rule), "want {rule:?}, got {error}");
     }
     assert_eq!(names(&api), ["host"]);
-    api.post("/api/v1/storage/gc", json!({})).ok(200);
     assert_eq!(on_disk(&server), (0, 0));
     settled(&server);
 }
@@ -406,7 +528,7 @@ fn a_template_brings_its_image_where_that_is_allowed() {
     template(&api, "later", &format!("{allowed}/app:1"));
     eventually("the failure", Duration::from_secs(20), || {
         let now = condition("later");
-        if now["reason"] == "PullFailed" && now["message"].as_str().unwrap().contains("unknown") { Ok(()) } else { Err(now.to_string()) }
+        if now["reason"] == "PullFailed" && now["message"].as_str().unwrap().contains("no such image") { Ok(()) } else { Err(now.to_string()) }
     });
     assert_eq!(claim("later").status, 409);
     registry.push(&two_layers().layout("x"), "app:1", &[]);

@@ -2,12 +2,12 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -143,12 +143,12 @@ impl Image {
         Self { layers, architecture: if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, env: vec!["FROM_IMAGE=yes"] }
     }
 
-    fn config(&self) -> String {
+    pub fn config(&self) -> String {
         let ids: Vec<_> = self.layers.iter().map(|layer| digest(layer)).collect();
         json!({ "architecture": self.architecture, "os": "linux", "config": { "Env": self.env }, "rootfs": { "type": "layers", "diff_ids": ids } }).to_string()
     }
 
-    fn manifest(&self) -> String {
+    pub fn manifest(&self) -> String {
         let config = self.config();
         let layer = |bytes: &Vec<u8>| json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(bytes), "size": bytes.len() });
         json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -241,6 +241,52 @@ fn carry(mut from: TcpStream, mut to: TcpStream, limit: u64, passed: &AtomicU64)
     }
     let _ = to.shutdown(Shutdown::Both);
     let _ = from.shutdown(Shutdown::Both);
+}
+
+/// What a made-up registry answers: status, headers, body.
+pub type Answer = (u16, Vec<(&'static str, String)>, Vec<u8>);
+
+/// A server that says what it is told to, whatever that is.
+pub struct Fake {
+    pub addr: SocketAddr,
+    /// Heads of all requests.
+    pub seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fake {
+    pub fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let fake = Self { addr: listener.local_addr().unwrap(), seen: Arc::default() };
+        let (seen, answer) = (Arc::clone(&fake.seen), Arc::new(answer));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                thread::spawn(move || serve(stream, &seen, &*answer));
+            }
+        });
+        fake
+    }
+
+    pub fn requests(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, answer: &dyn Fn(&str) -> Answer) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let (mut head, mut line) = (String::new(), String::new());
+    while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+        head.push_str(&std::mem::take(&mut line));
+    }
+    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    seen.lock().unwrap().push(head);
+    let (status, headers, body) = answer(&path);
+    let mut reply = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        reply.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut stream = stream;
+    let _ = stream.write_all(reply.as_bytes()).and_then(|()| stream.write_all(b"\r\n")).and_then(|()| stream.write_all(&body));
 }
 
 /// All lines of a pull or build.

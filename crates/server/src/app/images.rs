@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use sandbar_node::{
     image::{BuildFile, BuildSpec, Credentials, ImageError, ImageView, Progress, Pull},
 };
 use sandbar_store::TemplateRecord;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{
     app::{
@@ -43,12 +43,17 @@ use crate::{
 const PROGRESS_MAX: usize = 256;
 /// Wait before an image that could not be pulled for a template is tried again; doubled up to the second figure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+/// How often it is looked whether a template still wants what is pulled for it.
+const WANTED_EVERY: Duration = Duration::from_secs(5);
 /// Names of which it is known how their pull went.
 const ATTEMPTS_MAX: usize = 1000;
 
 /// Pulls and builds under way, and how those for templates went.
 pub struct ImageJobs {
-    places: Semaphore,
+    /// Of what the operator asks for.
+    places: Arc<Semaphore>,
+    /// Of what templates ask for, which must not hold the operator up.
+    template_places: Arc<Semaphore>,
     attempts: Mutex<HashMap<String, Attempt>>,
 }
 
@@ -80,7 +85,8 @@ pub struct Job {
 
 impl Default for ImageJobs {
     fn default() -> Self {
-        Self { places: Semaphore::new(limits::IMAGE_JOBS_MAX), attempts: Mutex::default() }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { places: places(limits::IMAGE_JOBS_MAX), template_places: places(limits::TEMPLATE_PULLS_MAX), attempts: Mutex::default() }
     }
 }
 
@@ -106,7 +112,7 @@ impl App {
     }
 
     /// Begins to pull an image.
-    pub async fn pull_image(self: &std::sync::Arc<Self>, who: &Principal, request: ImagePullRequest) -> Result<Job, ApiError> {
+    pub async fn pull_image(self: &Arc<Self>, who: &Principal, request: ImagePullRequest) -> Result<Job, ApiError> {
         self.auth.require_operator(who).await?;
         let name = image_name("name", &request.name)?;
         let local_name = request.local_name.as_deref().map(|name| image_name("local_name", name)).transpose()?;
@@ -115,12 +121,12 @@ impl App {
             (None, None) => None,
             _ => return Err(ApiError::bad_request("username and password go together")),
         };
-        let pull = Pull { name, local_name, credentials, plain_http: request.plain_http };
+        let pull = Pull { name, local_name, credentials, plain_http: request.plain_http, is_trusted: true };
         self.begin(move |app, report| async move { app.node.image_pull(pull, report).await })
     }
 
     /// Begins to build an image.
-    pub async fn build_image(self: &std::sync::Arc<Self>, who: &Principal, request: ImageBuildRequest) -> Result<Job, ApiError> {
+    pub async fn build_image(self: &Arc<Self>, who: &Principal, request: ImageBuildRequest) -> Result<Job, ApiError> {
         self.auth.require_operator(who).await?;
         let found = validate::image_build(&request);
         if !found.is_empty() {
@@ -133,15 +139,21 @@ impl App {
     }
 
     /// Makes images of an archive in a request's body.
-    pub async fn import_images(&self, who: &Principal, name: Option<&str>, body: Body) -> Result<Vec<ImageInfo>, ApiError> {
+    pub async fn import_images(self: &Arc<Self>, who: &Principal, name: Option<&str>, body: Body) -> Result<Vec<ImageInfo>, ApiError> {
         self.auth.require_operator(who).await?;
         let name = name.map(|name| image_name("name", name)).transpose()?;
-        let _place = self.image_place()?;
+        let place = self.image_place()?;
         let spool: File = self.node.image_spool().map_err(|error| failure("keeping the archive", &error))?;
         let archive = keep(spool, body).await?;
-        let (report, _) = mpsc::channel(1);
-        let imported = self.node.image_import(archive, name, report).await.map_err(|error| failure("importing the archive", &error))?;
-        self.images_changed();
+        let app = Arc::clone(self);
+        // To its end, also when the client goes away now that all of it is here.
+        let imported = self.sandboxes.tasks.spawn(async move {
+            let imported = app.node.image_import(archive, name).await;
+            app.images_changed();
+            drop(place);
+            imported
+        });
+        let imported = imported.await.unwrap_or(Err(ImageError::Stopped)).map_err(|error| failure("importing the archive", &error))?;
         Ok(imported.into_iter().map(rendered).collect())
     }
 
@@ -206,7 +218,7 @@ impl App {
     }
 
     /// Pulls an image that templates name, if that is allowed and it is time to. Returns when to look again.
-    pub(crate) fn pull_for_templates(self: &std::sync::Arc<Self>, image: &str) -> Option<Instant> {
+    pub(crate) fn pull_for_templates(self: &Arc<Self>, image: &str) -> Option<Instant> {
         if !self.may_pull(image) {
             return None;
         }
@@ -227,17 +239,35 @@ impl App {
             }
             attempt.is_under_way = true;
         }
-        let (app, image) = (std::sync::Arc::clone(self), image.to_owned());
+        let (app, image) = (Arc::clone(self), image.to_owned());
+        // The operator who names a registry means it, wherever it is.
+        let is_trusted = self.config.image_registries.iter().any(|known| Some(known) == name.registry.as_ref());
         self.sandboxes.tasks.spawn(async move {
             // Never closed.
-            let _place = app.image_jobs.places.acquire().await;
+            let _place = app.image_jobs.template_places.acquire().await;
             let (report, mut progress) = mpsc::channel(PROGRESS_MAX);
-            let pull = Pull { name, local_name: None, credentials: None, plain_http: false };
-            let drain = async { while progress.recv().await.is_some() {} };
-            let (pulled, ()) = tokio::join!(app.node.image_pull(pull, report), drain);
+            let pull = Pull { name, local_name: None, credentials: None, plain_http: false, is_trusted };
+            let (asked, named) = (Arc::clone(&app), image.clone());
+            // It has the progress, and without a reader a pull is given up.
+            let wanted = async move {
+                let mut look = tokio::time::interval(WANTED_EVERY);
+                loop {
+                    tokio::select! {
+                        line = progress.recv() => if line.is_none() { return },
+                        _ = look.tick() => if !asked.is_wanted(&named).await { return },
+                    }
+                }
+            };
+            let (pulled, ()) = tokio::join!(app.node.image_pull(pull, report), wanted);
             app.pulled(&image, pulled.err());
         });
         None
+    }
+
+    /// Whether a template still names an image.
+    async fn is_wanted(&self, image: &str) -> bool {
+        let templates = self.store.templates_all().await;
+        templates.map_or(true, |templates| templates.iter().any(|template| spec::image_of(&template.spec) == image))
     }
 
     fn pulled(&self, image: &str, error: Option<ImageError>) {
@@ -261,25 +291,25 @@ impl App {
         self.images_changed();
     }
 
-    fn begin<F, W>(self: &std::sync::Arc<Self>, work: F) -> Result<Job, ApiError>
+    fn begin<F, W>(self: &Arc<Self>, work: F) -> Result<Job, ApiError>
     where
         F: FnOnce(SharedApp, mpsc::Sender<Progress>) -> W + Send + 'static,
         W: Future<Output = Result<ImageView, ImageError>> + Send,
     {
-        drop(self.image_place()?);
+        let place = self.image_place()?;
         let (report, progress) = mpsc::channel(PROGRESS_MAX);
-        let app = std::sync::Arc::clone(self);
+        let app = Arc::clone(self);
         let outcome = self.sandboxes.tasks.spawn(async move {
-            let _place = app.image_place()?;
-            let made = work(std::sync::Arc::clone(&app), report).await;
+            let made = work(Arc::clone(&app), report).await;
             app.images_changed();
+            drop(place);
             made.map(rendered).map_err(|error| failure("making the image", &error))
         });
         Ok(Job { progress, outcome })
     }
 
-    fn image_place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ApiError> {
-        self.image_jobs.places.try_acquire().map_err(|_| {
+    fn image_place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.image_jobs.places).try_acquire_owned().map_err(|_| {
             ApiError::unavailable(format!("{} images are pulled, imported or built at this moment, which is the most; try again soon", limits::IMAGE_JOBS_MAX))
                 .retry_after(5)
         })
@@ -337,7 +367,7 @@ fn build_spec(request: ImageBuildRequest) -> Result<BuildSpec, ApiError> {
         working_dir: request.working_dir,
         files,
         run: request.run,
-        limits: Limits { memory_bytes: asked.memory_bytes, cpu_millis: 0, pids: limits::PIDS_DEFAULT, disk_bytes: 0 },
+        limits: Limits { memory_bytes: asked.memory_bytes, cpu_millis: 0, pids: limits::PIDS_DEFAULT, disk_bytes: asked.disk_bytes },
         policy,
         reuse: !request.no_cache,
     })
@@ -354,7 +384,8 @@ fn failure(operation: &str, error: &ImageError) -> ApiError {
     }
     match error {
         ImageError::Unknown(_) => ApiError::new(ErrorCode::NotFound, text),
-        ImageError::Registry(_) => ApiError::unavailable(text),
+        ImageError::NoSuchImage(_) => ApiError::new(ErrorCode::NotFound, text),
+        ImageError::Registry(_) | ImageError::Slow => ApiError::unavailable(text),
         ImageError::Stopped | ImageError::Abandoned => ApiError::unavailable(text).retry_after(1),
         error if error.is_internal() => ApiError::internal(operation, &text),
         ImageError::Sandbox(_) => ApiError::unavailable(text),

@@ -67,11 +67,13 @@ impl App {
             self.untag_unused().await?;
         }
         let collected = collect(self).await.unwrap_or_default();
+        let one_at_a_time = self.collecting.lock().await;
         // Begun before the rows are read.
         self.node.begin_collection();
         let named = self.store.named().await.map_err(|e| store_failure("reading what rows name", &e))?;
         let in_use = InUse { roots: named.roots, volumes: named.trees, images: named.images };
         let images = self.node.collect_images(in_use).await.map_err(|error| ApiError::internal("removing images", &error_text(&error)))?;
+        drop(one_at_a_time);
         Ok(GcResponse {
             images: collected.images as u64 + images.0 as u64,
             layers: collected.layers as u64,
@@ -106,9 +108,9 @@ impl App {
         let nameless: HashSet<String> = images.nameless().into_iter().filter(|id| !named.contains(id)).collect();
         let item = |kind: &str, id: &str, bytes: u64| StorageItem { kind: kind.to_owned(), id: id.to_owned(), bytes };
         for view in images.list().into_iter().filter(|view| !nameless.contains(&view.record.id)) {
-            needed.extend(view.record.layers.into_iter().map(|layer| layer.diff_id));
+            needed.extend(view.record.layers.iter().map(|layer| layer.folder().to_owned()));
         }
-        let layers = disk.image_layers.iter().filter(|(layer, _)| !needed.contains(&format!("sha256:{layer}")));
+        let layers = disk.image_layers.iter().filter(|(layer, _)| !needed.contains(layer));
         let mut found: Vec<_> = layers.map(|(layer, bytes)| item("image_layer", layer, *bytes)).collect();
         found.extend(disk.downloads.iter().map(|(digest, bytes)| item("download", digest, *bytes)));
         found

@@ -28,6 +28,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
 
 /// One collection; `None` when there was nothing to collect, or the rows could not be read.
 pub(crate) async fn collect(app: &SharedApp) -> Option<Collected> {
+    let _one_at_a_time = app.collecting.lock().await;
     if !app.node.begin_collection() {
         return None;
     }
