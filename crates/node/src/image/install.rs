@@ -190,12 +190,12 @@ impl Images {
         let hold = self.hold([folder]);
         let path = self.layer(folder);
         match fs::rename(half.join("layer"), &path) {
-            // Or somebody else was first with the same.
-            Err(error) if !matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {
-                return Err(failed("put in place", &path)(error));
-            }
-            _ => Ok((measured(diff_id, folder, &path)?, hold)),
+            Ok(()) => {}
+            // Somebody else was first with the same.
+            Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) => {}
+            Err(error) => return Err(failed("put in place", &path)(error)),
         }
+        Ok((measured(diff_id, folder, &path)?, hold))
     }
 
     /// Bytes of the disk that an image may still take.
