@@ -5,6 +5,7 @@ pub mod egress;
 pub mod lifecycle;
 pub mod limits;
 pub mod metrics;
+pub mod pacing;
 pub mod quantity;
 pub mod quota;
 pub mod roles;
