@@ -24,5 +24,6 @@ mod it {
     mod recovery;
     mod snapshots;
     mod streams;
+    mod usage;
     mod volumes;
 }
