@@ -45,6 +45,8 @@ impl App {
             return Err(violations(wrong));
         }
         self.check_room()?;
+        self.get(who, sandbox_id).await?;
+        self.store.snapshot_check(&who.team_id, sandbox_id).await.map_err(|e| store_failure("counting snapshots", &e))?;
         // The files are kept until the row names them.
         let Captured { base, record: _, pin: _pin } = self.capture(who, sandbox_id).await?;
         let snapshot = SnapshotRecord {

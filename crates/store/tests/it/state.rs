@@ -114,6 +114,9 @@ async fn snapshots_expire_and_are_bounded() {
     }
     let refused = store.snapshot_insert(&snapshot("more", "sb-1", 1)).await;
     assert!(matches!(refused, Err(StoreError::TooMany { max: limits::SNAPSHOTS_PER_SANDBOX_MAX, .. })), "{refused:?}");
+    let asked = store.snapshot_check("team", "sb-1").await;
+    assert!(matches!(asked, Err(StoreError::TooMany { max: limits::SNAPSHOTS_PER_SANDBOX_MAX, .. })), "and says so beforehand: {asked:?}");
+    store.snapshot_check("team", "sb-2").await.expect("fits");
     store.snapshot_insert(&snapshot("elsewhere", "sb-2", 1)).await.expect("the limit is one sandbox's");
 }
 

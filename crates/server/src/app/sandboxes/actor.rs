@@ -342,6 +342,7 @@ impl Actor {
 
     /// Carries out a decision to its end and writes the record.
     async fn carry_out(&mut self, transition: Transition) -> Result<(), ApiError> {
+        self.check_quotas(&transition).await?;
         let mut record = transition.record;
         let mut effects = VecDeque::from(transition.effects);
         let mut failure = None;
@@ -369,6 +370,22 @@ impl Actor {
             return Err(error);
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Who may not run again is told before anything is started; the write at the end would find the same.
+    async fn check_quotas(&mut self, transition: &Transition) -> Result<(), ApiError> {
+        let starts = |effect: &Effect| match effect {
+            Effect::Launch | Effect::Thaw => true,
+            Effect::Freeze | Effect::Hibernate | Effect::Destroy { .. } => false,
+        };
+        if !transition.effects.iter().any(starts) {
+            return Ok(());
+        }
+        let running = SandboxRecord { observed: Observed::Active, ..transition.record.clone() };
+        self.store.sandbox_check(&running).await.map_err(|error| {
+            self.events.clear();
+            store_failure("reading quotas", &error)
+        })
     }
 
     /// One effect on the machine: what was seen of it, and what the client is to be told when it failed.
