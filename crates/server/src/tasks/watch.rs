@@ -16,6 +16,10 @@ const PRESSURE_PERMILLE: u64 = 60;
 /// Sandboxes hibernated per look while there is pressure.
 const HIBERNATED_PER_LOOK: usize = 8;
 
+/// Stands for the bytes of what was over its limit a moment ago. What was written between the look and the end of the
+/// writers must not cost whoever comes next, to make room, their life.
+const JUST_ENDED: u64 = u64::MAX;
+
 /// What the last look saw of a runtime.
 #[derive(Default, Clone)]
 struct Seen {
@@ -110,6 +114,7 @@ async fn check_volumes(app: &SharedApp, busy: Live, known: &mut HashMap<String, 
         if bytes <= volume.size_limit_bytes || before.is_some_and(|before| bytes <= before) {
             continue;
         }
+        known.insert(id.clone(), JUST_ENDED);
         let (bytes, limit) = (sandbar_core::quantity::format_bytes(bytes), sandbar_core::quantity::format_bytes(volume.size_limit_bytes));
         for (record, runtime) in writers {
             runtime.kill_all_but_agent();
@@ -136,6 +141,7 @@ fn check_disk(runtime: &Runtime, seen: &mut Seen) -> Option<String> {
     seen.over_disk_limit = over;
     if over && (grew || newly_over) {
         runtime.kill_all_but_agent();
+        seen.disk_bytes = JUST_ENDED;
         if used == u64::MAX {
             return Some("its folders are nested too deeply for its files to be counted; its processes were ended, delete the folders to go on".to_owned());
         }
