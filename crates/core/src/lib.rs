@@ -6,6 +6,7 @@ pub mod image;
 pub mod lifecycle;
 pub mod limits;
 pub mod metrics;
+pub mod pacing;
 pub mod quantity;
 pub mod quota;
 pub mod roles;

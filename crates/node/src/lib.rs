@@ -362,6 +362,7 @@ impl Node {
         }
         let started = tokio::select! {
             started = warm::start(&runtime, processes) => started,
+            () = tokio::time::sleep(warm::UP_WITHIN) => Err(warm::WarmError::late(&processes[0].name)),
             () = self.inner.stop.cancelled() => Err(warm::WarmError::stopped(&processes[0].name)),
         };
         match started {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sandbar_core::pacing::{self, Machine, Pace};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
@@ -19,8 +20,11 @@ use crate::{
 const IDLE_MAX: u32 = 1000;
 /// Wait after a launch for the pool failed; doubled up to the second figure while it goes on failing.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// Runtimes with warm processes that come up at one time.
-const SLOW_MAX: usize = 4;
+/// Runtimes with warm processes that come up at one time; most of them wait for a probe.
+const SLOW_MAX: usize = 16;
+/// Of those, for one pool whose last one came up. Of one that never did, or not the last time, a single one: it may take
+/// its whole time to fail, and others wait for the places.
+const SLOW_PER_POOL_MAX: u32 = 4;
 /// How long the refill stands back while claims wait for launches.
 const YIELD: Duration = Duration::from_millis(2);
 /// The refill begins when no claim has come for this long, so that it does not take the processor from the next one of
@@ -28,8 +32,6 @@ const YIELD: Duration = Duration::from_millis(2);
 const QUIET: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 /// Idle runtimes whose agent died are looked for this often.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
-/// The refill stops below this much free memory, in bytes.
-const FREE_MEMORY_MIN_BYTES: u64 = 256 << 20;
 
 #[derive(Default)]
 pub(crate) struct Pools {
@@ -44,6 +46,8 @@ struct Pool {
     idle: VecDeque<Arc<Runtime>>,
     /// On their way into it.
     starting: u32,
+    /// Whether the last launch succeeded.
+    proven: bool,
     /// Launches that failed in a row.
     failures: u32,
     /// Not before this, after a failure.
@@ -88,6 +92,7 @@ impl Pools {
                 min_idle,
                 idle: VecDeque::new(),
                 starting: 0,
+                proven: false,
                 failures: 0,
                 next_try: None,
                 last_error: None,
@@ -95,7 +100,7 @@ impl Pools {
             if pool.spec != spec {
                 surplus.extend(pool.idle.drain(..));
                 pool.spec = spec;
-                (pool.failures, pool.next_try, pool.last_error) = (0, None, None);
+                (pool.proven, pool.failures, pool.next_try, pool.last_error) = (false, 0, None, None);
             }
             pool.min_idle = min_idle;
             while pool.idle.len() > min_idle as usize {
@@ -145,7 +150,7 @@ impl Pools {
         pools
             .iter_mut()
             .filter(|(_, pool)| (pool.idle.len() as u32) + pool.starting < pool.min_idle && pool.next_try.is_none_or(|at| at <= now))
-            .filter(|(_, pool)| slow_too || pool.spec.warm.is_empty())
+            .filter(|(_, pool)| pool.spec.warm.is_empty() || (slow_too && pool.starting < if pool.proven { SLOW_PER_POOL_MAX } else { 1 }))
             .min_by_key(|(_, pool)| (pool.idle.len() + pool.starting as usize) * 1000 / pool.min_idle.max(1) as usize)
             .map(|(key, pool)| {
                 pool.starting += 1;
@@ -167,7 +172,7 @@ impl Pools {
         let mut pool = pools.get_mut(key);
         if let Some(pool) = &mut pool {
             pool.starting = pool.starting.saturating_sub(1);
-            (pool.failures, pool.next_try) = (0, None);
+            (pool.proven, pool.failures, pool.next_try) = (true, 0, None);
         }
         match pool {
             Some(pool) if &pool.spec == spec && (pool.idle.len() as u32) < pool.min_idle => {
@@ -183,6 +188,7 @@ impl Pools {
         if let Some(pool) = self.lock().get_mut(key) {
             pool.starting = pool.starting.saturating_sub(1);
             let wait = BACKOFF.0.saturating_mul(1 << pool.failures.min(16)).min(BACKOFF.1);
+            pool.proven = false;
             pool.failures = pool.failures.saturating_add(1);
             pool.next_try = Some(Instant::now() + wait);
             pool.last_error = Some(error);
@@ -235,9 +241,12 @@ impl Node {
                 continue;
             };
             pools.quiet().await;
-            if free_memory_bytes().is_some_and(|free| free < FREE_MEMORY_MIN_BYTES) {
-                pools.note_failure(&key, "too little free memory to keep idle sandboxes".into());
-                continue;
+            match pacing::next_launch(machine(), spec.limits.memory_bytes) {
+                Pace::NoMemory => {
+                    pools.note_failure(&key, "too little free memory to keep idle sandboxes".into());
+                    continue;
+                }
+                Pace::After(wait) => tokio::time::sleep(wait).await,
             }
             if spec.warm.is_empty() {
                 self.fill(&key, &spec).await;
@@ -281,9 +290,19 @@ impl Node {
     }
 }
 
-/// `MemAvailable` of the machine.
-fn free_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+/// What the machine is busy with now.
+fn machine() -> Machine {
+    let available = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    let runnable = || {
+        let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+        let running = text.split_whitespace().nth(3)?.split('/').next()?.parse::<u64>().ok()?;
+        // This thread is one of them.
+        Some(running.saturating_sub(1))
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    Machine { free_memory_bytes: available(), runnable: runnable(), cores }
 }

@@ -64,12 +64,21 @@ pub struct WarmError {
 }
 
 impl WarmError {
+    /// It and those behind it took too long.
+    pub(crate) fn late(name: &str) -> Self {
+        let why = format!("and those after it did not come up within {} s", UP_WITHIN.as_secs());
+        Self { name: name.to_owned(), why, output: String::new() }
+    }
+
     /// The server stops before it is up.
     pub(crate) fn stopped(name: &str) -> Self {
         Self { name: name.to_owned(), why: "did not come up before the server stopped".to_owned(), output: String::new() }
     }
 }
 
+/// All of a runtime are up within this time or have failed, whatever their probes would still allow: places and claims
+/// wait for them.
+pub(crate) const UP_WITHIN: Duration = Duration::from_secs(600);
 const CWD: &str = "/workspace";
 /// A process without a probe has to live this long to count as up.
 const SETTLE: Duration = Duration::from_millis(100);

@@ -26,5 +26,6 @@ mod it {
     mod registry;
     mod snapshots;
     mod streams;
+    mod usage;
     mod volumes;
 }

@@ -90,6 +90,13 @@ impl Store {
             .await
     }
 
+    /// Whether a sandbox may have what its new row says, as the write of that row would find: asked before anything is
+    /// launched for it.
+    pub async fn sandbox_check(&self, record: &SandboxRecord) -> Result<(), StoreError> {
+        let record = record.clone();
+        self.engine.read("read what a team has", move |c| check_growth(c, &record)).await
+    }
+
     /// What a team has now.
     pub async fn team_use(&self, team_id: &str) -> Result<TeamUse, StoreError> {
         let team_id = team_id.to_owned();

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::{limits, sandbox::Base};
 
 use crate::{Store, StoreError};
@@ -42,15 +42,7 @@ impl Store {
         let snapshot = snapshot.clone();
         self.engine
             .write("insert a snapshot", move |c| {
-                let count = |sql: &str, id: &str| c.prepare_cached(sql)?.query_row([id], |row| row.get::<_, usize>(0));
-                if count("SELECT count(*) FROM snapshot WHERE sandbox_id = ?1", &snapshot.sandbox_id)? >= limits::SNAPSHOTS_PER_SANDBOX_MAX {
-                    return Err(StoreError::TooMany { what: "snapshots of this sandbox", max: limits::SNAPSHOTS_PER_SANDBOX_MAX });
-                }
-                let of_team = count("SELECT count(*) FROM snapshot WHERE team_id = ?1", &snapshot.team_id)?;
-                if of_team >= limits::SNAPSHOTS_PER_TEAM_MAX {
-                    return Err(StoreError::TooMany { what: "snapshots of this team", max: limits::SNAPSHOTS_PER_TEAM_MAX });
-                }
-                crate::quotas::check(c, &snapshot.team_id, sandbar_core::quota::Dimension::Snapshots, of_team as u64, 1)?;
+                check_one_more(c, &snapshot.team_id, &snapshot.sandbox_id)?;
                 let sql = format!("INSERT INTO snapshot ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)");
                 let base = serde_json::to_string(&snapshot.base).map_err(|e| StoreError::corrupt("snapshot", &e))?;
                 c.prepare_cached(&sql)?
@@ -69,6 +61,12 @@ impl Store {
                 Ok(())
             })
             .await
+    }
+
+    /// Whether a sandbox and its team may have one more snapshot now: asked before files are copied for it.
+    pub async fn snapshot_check(&self, team_id: &str, sandbox_id: &str) -> Result<(), StoreError> {
+        let (team_id, sandbox_id) = (team_id.to_owned(), sandbox_id.to_owned());
+        self.engine.read("count snapshots", move |c| check_one_more(c, &team_id, &sandbox_id)).await
     }
 
     /// A snapshot of the team.
@@ -157,6 +155,18 @@ impl Store {
             })
             .await
     }
+}
+
+fn check_one_more(c: &Connection, team_id: &str, sandbox_id: &str) -> Result<(), StoreError> {
+    let count = |sql: &str, id: &str| c.prepare_cached(sql)?.query_row([id], |row| row.get::<_, usize>(0));
+    if count("SELECT count(*) FROM snapshot WHERE sandbox_id = ?1", sandbox_id)? >= limits::SNAPSHOTS_PER_SANDBOX_MAX {
+        return Err(StoreError::TooMany { what: "snapshots of this sandbox", max: limits::SNAPSHOTS_PER_SANDBOX_MAX });
+    }
+    let of_team = count("SELECT count(*) FROM snapshot WHERE team_id = ?1", team_id)?;
+    if of_team >= limits::SNAPSHOTS_PER_TEAM_MAX {
+        return Err(StoreError::TooMany { what: "snapshots of this team", max: limits::SNAPSHOTS_PER_TEAM_MAX });
+    }
+    crate::quotas::check(c, team_id, sandbar_core::quota::Dimension::Snapshots, of_team as u64, 1)
 }
 
 fn record(row: &Row<'_>) -> Result<SnapshotRecord, StoreError> {

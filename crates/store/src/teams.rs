@@ -105,7 +105,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a team with its members and keys. Refused while it owns sandboxes or templates.
+    /// Deletes a team with its members, keys and quotas. Refused while it owns sandboxes, templates, snapshots or volumes.
     pub async fn team_delete(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.engine
@@ -114,6 +114,8 @@ impl Store {
                 let by: Vec<_> = [
                     ("sandboxes", count("SELECT count(*) FROM sandbox WHERE team_id = ?1")?),
                     ("templates", count("SELECT count(*) FROM template WHERE team_id = ?1")?),
+                    ("snapshots", count("SELECT count(*) FROM snapshot WHERE team_id = ?1")?),
+                    ("volumes", count("SELECT count(*) FROM volume WHERE team_id = ?1")?),
                 ]
                 .into_iter()
                 .filter(|(_, count)| *count > 0)

@@ -111,6 +111,28 @@ fn a_template_that_does_not_come_up_says_why_and_keeps_no_other_waiting() {
     }
 }
 
+/// More of them than there are places for slow starts at one time.
+#[test]
+fn templates_that_never_come_up_leave_room_for_those_that_do() {
+    let server = server();
+    let api = server.api();
+    let never = json!([{ "name": "mute", "type": "cmd", "command": ["sleep", "1000"], "probes": { "startup": { "exec": { "command": ["false"] }, "failureThreshold": 600 } } }]);
+    for n in 0..6 {
+        let mut spec = spec(4, never.clone());
+        // Each has a pool of its own.
+        spec["envVars"]["N"] = json!(n.to_string());
+        api.post("/api/v1/templates", json!({ "template_id": format!("never-{n}"), "spec": spec })).ok(201);
+    }
+    eventually("all places taken", SOON, || {
+        let names: BTreeSet<String> =
+            machine::processes(&server.instance).into_iter().filter(|p| p.command.contains("sleep 1000")).map(|p| p.runtime_id).collect();
+        if names.len() >= 4 { Ok(()) } else { Err(format!("{names:?}")) }
+    });
+    api.post("/api/v1/templates", json!({ "template_id": "works", "spec": spec(3, json!([{ "name": "s", "type": "cmd", "command": ["sleep", "1000"] }])) }))
+        .ok(201);
+    pool_is_full(&api, "works", 3);
+}
+
 #[test]
 fn no_idle_one_is_handed_out_twice_and_a_changed_template_drains_them() {
     let server = server();

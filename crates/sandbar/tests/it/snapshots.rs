@@ -78,6 +78,14 @@ fn a_snapshot_keeps_what_was_and_what_was_not() {
     }
     assert_eq!(sandbox.sh_ok("cat /workspace/f"), "three\n");
     settled(&server);
+    // Of a sandbox that is gone they can still be found.
+    let last = snapshot(&sandbox, json!({}));
+    let path = sandbox.path("/snapshots");
+    drop(sandbox);
+    assert_eq!(server.api().get(&path).ok(200)["snapshots"][0]["id"], last.as_str());
+    server.api().delete(&format!("/api/v1/sandbox-rootfs-snapshots/{last}")).ok(200);
+    assert_eq!(server.api().get(&path).status, 404);
+    settled(&server);
 }
 
 #[test]

@@ -143,6 +143,26 @@ fn access_modes_hold() {
     settled(&server);
 }
 
+/// Sandboxes write past the API, and the limit holds all the same.
+#[test]
+fn a_sandbox_does_not_grow_a_volume_beyond_its_limit() {
+    let server = server();
+    let api = server.api();
+    let volume = create(&api, json!({ "size_limit": "4Mi" }));
+    let sandbox = claim(&api, &volume, "/d");
+    sandbox.sh_ok("head -c 3M /dev/zero >/d/fits");
+    let writer = sandbox.spawn(&["sh", "-c", "while true; do head -c 64k /dev/zero >>/d/more; sleep 0.01; done"]);
+    let event = sandbox.wait_event("the limit", |event| event["kind"] == "sandbox.volume_limit" || event["type"] == "sandbox.volume_limit");
+    assert!(event["message"].as_str().unwrap().contains("size limit of 4Mi"), "{event}");
+    eventually("the end of the writer", SOON, || {
+        let context = sandbox.context(&writer["id"]);
+        if context["running"] == false { Ok(()) } else { Err(context.to_string()) }
+    });
+    // Over the limit, but no more than that: it goes on, and makes room.
+    assert_eq!(sandbox.sh_ok("sleep 2; rm /d/more; cat /d/fits | wc -c"), "3145728\n");
+    assert_eq!(api.get(&sandbox.path("")).ok(200)["status"], "running");
+}
+
 #[test]
 fn snapshots_forks_and_restores_of_a_volume() {
     let mut server = server();

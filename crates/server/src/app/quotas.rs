@@ -105,26 +105,31 @@ impl App {
         })
     }
 
-    /// The team's quotas, in the order asked for.
-    pub async fn quotas(&self, who: &Principal, dimensions: &[Dimension]) -> Result<Vec<QuotaView>, ApiError> {
-        let used: TeamUse = self.store.team_use(&who.team_id).await.map_err(|e| store_failure("reading what the team has", &e))?;
-        let view = |dimension: &Dimension| QuotaView { dimension: *dimension, set: self.quotas.get(&who.team_id, *dimension), current: used.of(*dimension) };
+    /// Whether there is such a team.
+    pub async fn check_team(&self, id: &str) -> Result<(), ApiError> {
+        let found = self.store.team_get(id).await.map_err(|e| store_failure("reading the team", &e))?;
+        found.map(drop).ok_or_else(|| ApiError::not_found("team", id))
+    }
+
+    /// A team's quotas, in the order asked for.
+    pub async fn quotas(&self, team_id: &str, dimensions: &[Dimension]) -> Result<Vec<QuotaView>, ApiError> {
+        let used: TeamUse = self.store.team_use(team_id).await.map_err(|e| store_failure("reading what the team has", &e))?;
+        let view = |dimension: &Dimension| QuotaView { dimension: *dimension, set: self.quotas.get(team_id, *dimension), current: used.of(*dimension) };
         Ok(dimensions.iter().map(view).collect())
     }
 
-    /// Sets a quota of the team. What the team already has beyond it stays.
-    pub async fn put_quota(&self, who: &Principal, quota: QuotaRecord) -> Result<QuotaView, ApiError> {
-        debug_assert_eq!(quota.team_id, who.team_id);
-        let dimension = quota.dimension;
+    /// Sets a quota. What the team already has beyond it stays.
+    pub async fn put_quota(&self, quota: QuotaRecord) -> Result<QuotaView, ApiError> {
+        let (team_id, dimension) = (quota.team_id.clone(), quota.dimension);
         self.store.quota_put(&quota, now_ms()).await.map_err(|e| store_failure("setting the quota", &e))?;
         self.quotas.put(quota);
-        Ok(self.quotas(who, &[dimension]).await?.remove(0))
+        Ok(self.quotas(&team_id, &[dimension]).await?.remove(0))
     }
 
-    /// Lifts a quota of the team.
-    pub async fn delete_quota(&self, who: &Principal, dimension: Dimension) -> Result<(), ApiError> {
-        self.store.quota_delete(&who.team_id, dimension).await.map_err(|e| store_failure("lifting the quota", &e))?;
-        self.quotas.remove(&who.team_id, dimension);
+    /// Lifts a quota of a team.
+    pub async fn delete_quota(&self, team_id: &str, dimension: Dimension) -> Result<(), ApiError> {
+        self.store.quota_delete(team_id, dimension).await.map_err(|e| store_failure("lifting the quota", &e))?;
+        self.quotas.remove(team_id, dimension);
         Ok(())
     }
 }

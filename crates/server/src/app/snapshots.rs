@@ -45,6 +45,8 @@ impl App {
             return Err(violations(wrong));
         }
         self.check_room()?;
+        self.get(who, sandbox_id).await?;
+        self.store.snapshot_check(&who.team_id, sandbox_id).await.map_err(|e| store_failure("counting snapshots", &e))?;
         // The files are kept until the row names them.
         let Captured { base, record: _, pin: _pin } = self.capture(who, sandbox_id).await?;
         let snapshot = SnapshotRecord {
@@ -70,10 +72,13 @@ impl App {
         Ok(snapshot)
     }
 
-    /// The snapshots of a sandbox, oldest first.
+    /// The snapshots of a sandbox, oldest first. They outlive it, so it may be gone when there are any.
     pub async fn snapshots(&self, who: &Principal, sandbox_id: &str) -> Result<Vec<SnapshotRecord>, ApiError> {
-        self.get(who, sandbox_id).await?;
-        self.store.snapshots_list(&who.team_id, sandbox_id).await.map_err(|e| store_failure("listing snapshots", &e))
+        let found = self.store.snapshots_list(&who.team_id, sandbox_id).await.map_err(|e| store_failure("listing snapshots", &e))?;
+        if found.is_empty() {
+            self.get(who, sandbox_id).await?;
+        }
+        Ok(found)
     }
 
     /// One snapshot of the team.

@@ -32,30 +32,40 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 }
 
 /// The team's quotas: those that every client knows, or with `all` all there are.
-#[utoipa::path(get, path = "/api/v1/quotas", tag = "quotas", params(("all" = Option<bool>, Query)), responses((status = 200, body = Envelope<Vec<TeamQuota>>)))]
+#[utoipa::path(get, path = "/api/v1/quotas", tag = "quotas", params(("all" = Option<bool>, Query), ("team_id" = Option<String>, Query, description = "another team, for the operator")), responses(
+    (status = 200, body = Envelope<Vec<TeamQuota>>), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
+))]
 async fn list(State(app): State<SharedApp>, who: Principal, params: Params) -> Result<Vec<TeamQuota>> {
     who.require(Permission::QuotaRead)?;
     let all = params.boolean("all")?.unwrap_or(false);
     let dimensions: Vec<_> = Dimension::ALL.into_iter().filter(|dimension| all || dimension.is_known_to_all()).collect();
-    let quotas = app.quotas(&who, &dimensions).await?;
-    reply::ok(quotas.into_iter().map(|quota| rendered(quota, &who.team_id)).collect())
+    let team_id = team_of(&app, &who, &params).await?;
+    let quotas = app.quotas(&team_id, &dimensions).await?;
+    reply::ok(quotas.into_iter().map(|quota| rendered(quota, &team_id)).collect())
 }
 
 /// One quota of the team.
-#[utoipa::path(get, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path), ("team_id" = Option<String>, Query)), responses(
     (status = 200, body = Envelope<TeamQuota>), (status = 400, body = ErrorEnvelope),
 ))]
-async fn get(State(app): State<SharedApp>, who: Principal, Path(dimension): Path<String>) -> Result<TeamQuota> {
+async fn get(State(app): State<SharedApp>, who: Principal, Path(dimension): Path<String>, params: Params) -> Result<TeamQuota> {
     who.require(Permission::QuotaRead)?;
-    let quota = app.quotas(&who, &[named(&dimension)?]).await?.remove(0);
-    reply::ok(rendered(quota, &who.team_id))
+    let team_id = team_of(&app, &who, &params).await?;
+    let quota = app.quotas(&team_id, &[named(&dimension)?]).await?.remove(0);
+    reply::ok(rendered(quota, &team_id))
 }
 
-/// Sets a quota of the team. Only the operator may.
-#[utoipa::path(put, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path)), request_body = QuotaPutRequest, responses(
-    (status = 200, body = Envelope<TeamQuota>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope),
+/// Sets a quota of the team, or of the one that `team_id` names. Only the operator may.
+#[utoipa::path(put, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path), ("team_id" = Option<String>, Query)), request_body = QuotaPutRequest, responses(
+    (status = 200, body = Envelope<TeamQuota>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
 ))]
-async fn put(State(app): State<SharedApp>, who: Principal, Path(dimension): Path<String>, Json(body): Json<QuotaPutRequest>) -> Result<TeamQuota> {
+async fn put(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(dimension): Path<String>,
+    params: Params,
+    Json(body): Json<QuotaPutRequest>,
+) -> Result<TeamQuota> {
     app.auth.require_operator(&who).await?;
     let dimension = named(&dimension)?;
     if !dimension.can_be_limited() {
@@ -70,19 +80,31 @@ async fn put(State(app): State<SharedApp>, who: Principal, Path(dimension): Path
     if body.limit_value > VALUE_MAX || body.burst_value.is_some_and(|burst| burst == 0 || burst > VALUE_MAX) {
         return Err(ApiError::bad_request(format!("limit_value must be from 0, burst_value from 1, to {VALUE_MAX}")));
     }
-    let quota = QuotaRecord { team_id: who.team_id.clone(), dimension, limit: body.limit_value, interval_ms: body.interval_ms, burst: body.burst_value };
-    let quota = app.put_quota(&who, quota).await?;
-    reply::ok(rendered(quota, &who.team_id))
+    let team_id = team_of(&app, &who, &params).await?;
+    let quota = QuotaRecord { team_id: team_id.clone(), dimension, limit: body.limit_value, interval_ms: body.interval_ms, burst: body.burst_value };
+    reply::ok(rendered(app.put_quota(quota).await?, &team_id))
 }
 
-/// Lifts a quota of the team. Only the operator may.
-#[utoipa::path(delete, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path)), responses(
-    (status = 200, body = Envelope<Object>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope),
+/// Lifts a quota of the team, or of the one that `team_id` names. Only the operator may.
+#[utoipa::path(delete, path = "/api/v1/quotas/{dimension}", tag = "quotas", params(("dimension" = String, Path), ("team_id" = Option<String>, Query)), responses(
+    (status = 200, body = Envelope<Object>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
 ))]
-async fn delete(State(app): State<SharedApp>, who: Principal, Path(dimension): Path<String>) -> Result<Value> {
+async fn delete(State(app): State<SharedApp>, who: Principal, Path(dimension): Path<String>, params: Params) -> Result<Value> {
     app.auth.require_operator(&who).await?;
-    app.delete_quota(&who, named(&dimension)?).await?;
+    app.delete_quota(&team_of(&app, &who, &params).await?, named(&dimension)?).await?;
     reply::ok(json!({ "deleted": true }))
+}
+
+/// The caller's team, or the one that the operator names.
+async fn team_of(app: &SharedApp, who: &Principal, params: &Params) -> std::result::Result<String, ApiError> {
+    match params.text("team_id").filter(|id| *id != who.team_id) {
+        None => Ok(who.team_id.clone()),
+        Some(id) => {
+            app.auth.require_operator(who).await?;
+            app.check_team(id).await?;
+            Ok(id.to_owned())
+        }
+    }
 }
 
 fn named(name: &str) -> std::result::Result<Dimension, ApiError> {

@@ -16,6 +16,10 @@ const PRESSURE_PERMILLE: u64 = 60;
 /// Sandboxes hibernated per look while there is pressure.
 const HIBERNATED_PER_LOOK: usize = 8;
 
+/// Stands for the bytes of what was over its limit a moment ago. What was written between the look and the end of the
+/// writers must not cost whoever comes next, to make room, their life.
+const JUST_ENDED: u64 = u64::MAX;
+
 /// What the last look saw of a runtime.
 #[derive(Default, Clone)]
 struct Seen {
@@ -27,6 +31,8 @@ struct Seen {
 
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
     let mut seen: HashMap<String, Seen> = HashMap::new();
+    // Bytes of volumes, by id.
+    let mut volumes: HashMap<String, u64> = HashMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -35,11 +41,12 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
         let live = app.sandboxes.live();
         let previous = seen;
         let looked = tokio::task::spawn_blocking(move || look_at(live, previous)).await;
-        let Ok((now_seen, events)) = looked else {
+        let Ok((now_seen, events, busy)) = looked else {
             seen = HashMap::new();
             continue;
         };
         seen = now_seen;
+        check_volumes(&app, busy, &mut volumes).await;
         for (id, event) in events {
             app.sandboxes.note(&id, event);
         }
@@ -53,8 +60,11 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
 }
 
 type Events = Vec<(String, NewEvent)>;
+type Live = Vec<(Arc<SandboxRecord>, Arc<Runtime>)>;
 
-fn look_at(live: Vec<(Arc<SandboxRecord>, Arc<Runtime>)>, mut previous: HashMap<String, Seen>) -> (HashMap<String, Seen>, Events) {
+/// What is seen now, what happened, and who used the processor since the last look.
+fn look_at(live: Live, mut previous: HashMap<String, Seen>) -> (HashMap<String, Seen>, Events, Live) {
+    let mut busy = Live::new();
     let mut seen = HashMap::with_capacity(live.len());
     let mut events = Events::new();
     for (record, runtime) in live {
@@ -67,6 +77,7 @@ fn look_at(live: Vec<(Arc<SandboxRecord>, Arc<Runtime>)>, mut previous: HashMap<
             events.push((record.id.clone(), NewEvent::new(now_ms(), "sandbox.out_of_memory", text)));
         }
         now.oom_kills = kills;
+        let before_usec = now.cpu_usec;
         let cpu_usec = runtime.usage().cpu_usec;
         // Who used no CPU since the last look has written nothing; walking its files would be for nothing.
         if first_look || cpu_usec != now.cpu_usec {
@@ -75,9 +86,42 @@ fn look_at(live: Vec<(Arc<SandboxRecord>, Arc<Runtime>)>, mut previous: HashMap<
                 events.push((record.id.clone(), NewEvent::new(now_ms(), "sandbox.disk_limit", text)));
             }
         }
+        let is_busy = first_look || now.cpu_usec != before_usec;
         seen.insert(runtime.id.clone(), now);
+        if is_busy {
+            busy.push((record, runtime));
+        }
     }
-    (seen, events)
+    (seen, events, busy)
+}
+
+/// Ends the processes of sandboxes that make a volume grow beyond its limit. One that is over it and does not grow is
+/// left alone, so that files can be deleted.
+async fn check_volumes(app: &SharedApp, busy: Live, known: &mut HashMap<String, u64>) {
+    let mut writers: HashMap<String, Live> = HashMap::new();
+    for (record, runtime) in &busy {
+        for mount in record.mounts.iter().filter(|mount| !mount.read_only) {
+            writers.entry(mount.volume_id.clone()).or_default().push((Arc::clone(record), Arc::clone(runtime)));
+        }
+    }
+    // What nobody writes now is looked at anew when somebody does.
+    known.retain(|id, _| writers.contains_key(id));
+    for (id, writers) in writers {
+        let Some((record, _)) = writers.first() else { continue };
+        let Ok(Some(volume)) = app.store.volume_get(&record.team_id, &id).await else { continue };
+        let Ok(bytes) = app.node.volume_bytes(&volume.tree_id).await else { continue };
+        let before = known.insert(id.clone(), bytes);
+        if bytes <= volume.size_limit_bytes || before.is_some_and(|before| bytes <= before) {
+            continue;
+        }
+        known.insert(id.clone(), JUST_ENDED);
+        let (bytes, limit) = (sandbar_core::quantity::format_bytes(bytes), sandbar_core::quantity::format_bytes(volume.size_limit_bytes));
+        for (record, runtime) in writers {
+            runtime.kill_all_but_agent();
+            let text = format!("volume {id} holds {bytes}, more than its size limit of {limit}; its processes were ended, delete files to go on");
+            app.sandboxes.note(&record.id, NewEvent::new(now_ms(), "sandbox.volume_limit", text));
+        }
+    }
 }
 
 /// Ends the processes of a sandbox that goes on writing beyond its limit. One that is over the limit and does not
@@ -97,6 +141,7 @@ fn check_disk(runtime: &Runtime, seen: &mut Seen) -> Option<String> {
     seen.over_disk_limit = over;
     if over && (grew || newly_over) {
         runtime.kill_all_but_agent();
+        seen.disk_bytes = JUST_ENDED;
         if used == u64::MAX {
             return Some("its folders are nested too deeply for its files to be counted; its processes were ended, delete the folders to go on".to_owned());
         }

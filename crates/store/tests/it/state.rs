@@ -114,7 +114,27 @@ async fn snapshots_expire_and_are_bounded() {
     }
     let refused = store.snapshot_insert(&snapshot("more", "sb-1", 1)).await;
     assert!(matches!(refused, Err(StoreError::TooMany { max: limits::SNAPSHOTS_PER_SANDBOX_MAX, .. })), "{refused:?}");
+    let asked = store.snapshot_check("team", "sb-1").await;
+    assert!(matches!(asked, Err(StoreError::TooMany { max: limits::SNAPSHOTS_PER_SANDBOX_MAX, .. })), "and says so beforehand: {asked:?}");
+    store.snapshot_check("team", "sb-2").await.expect("fits");
     store.snapshot_insert(&snapshot("elsewhere", "sb-2", 1)).await.expect("the limit is one sandbox's");
+}
+
+#[tokio::test]
+async fn a_team_with_snapshots_or_volumes_is_not_deleted() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    store.snapshot_insert(&snapshot("s", "sb-gone", 1)).await.expect("inserts");
+    store.volume_insert(&volume("vol-1", AccessMode::Rwo)).await.expect("inserts");
+    limit(&store, Dimension::Volumes, 5).await;
+    match store.team_delete("team").await {
+        Err(StoreError::InUse { by, .. }) => assert_eq!(by, [("snapshots", 1), ("volumes", 1)]),
+        other => panic!("{other:?}"),
+    }
+    store.snapshot_delete("team", "s").await.expect("deletes");
+    store.volume_delete("team", "vol-1", false).await.expect("deletes");
+    store.team_delete("team").await.expect("its quotas go with it");
+    assert_eq!(store.quotas_all().await.expect("reads"), []);
 }
 
 #[tokio::test]

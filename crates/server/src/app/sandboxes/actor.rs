@@ -7,17 +7,18 @@
 //! destroyed is the intent written first.
 
 mod ground;
+mod launch;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use sandbar_api::{ErrorCode, sandbox::UpdateConfig};
+use sandbar_api::sandbox::UpdateConfig;
 use sandbar_core::{
     lifecycle::{self, Effect, LifecycleError, Observation, Transition},
     sandbox::{Base, Desired, Observed, SandboxRecord, reason},
     validate,
 };
-use sandbar_node::{Node, Root, Runtime, RuntimeSpec, error_text};
+use sandbar_node::{Node, Root, Runtime, error_text};
 use sandbar_store::{NewEvent, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -342,6 +343,7 @@ impl Actor {
 
     /// Carries out a decision to its end and writes the record.
     async fn carry_out(&mut self, transition: Transition) -> Result<(), ApiError> {
+        self.check_quotas(&transition).await?;
         let mut record = transition.record;
         let mut effects = VecDeque::from(transition.effects);
         let mut failure = None;
@@ -369,6 +371,22 @@ impl Actor {
             return Err(error);
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Who may not run again is told before anything is started; the write at the end would find the same.
+    async fn check_quotas(&mut self, transition: &Transition) -> Result<(), ApiError> {
+        let starts = |effect: &Effect| match effect {
+            Effect::Launch | Effect::Thaw => true,
+            Effect::Freeze | Effect::Hibernate | Effect::Destroy { .. } => false,
+        };
+        if !transition.effects.iter().any(starts) {
+            return Ok(());
+        }
+        let running = SandboxRecord { observed: Observed::Active, ..transition.record.clone() };
+        self.store.sandbox_check(&running).await.map_err(|error| {
+            self.events.clear();
+            store_failure("reading quotas", &error)
+        })
     }
 
     /// One effect on the machine: what was seen of it, and what the client is to be told when it failed.
@@ -408,82 +426,6 @@ impl Actor {
                 Err(error) => (None, Some(error)),
             },
         }
-    }
-
-    async fn launch(&mut self, record: &mut SandboxRecord) -> (Option<Observation>, Option<ApiError>) {
-        let launched = async {
-            let spec = self.runtime_spec(record).await?;
-            let root = match spec::root_of(record) {
-                Some(root) => root,
-                None => self.node.create_root().await.map_err(|error| error_text(&error))?,
-            };
-            record.root_id = Some(root.id.clone());
-            record.uid_slot = Some(root.uid_slot);
-            let runtime = self.node.launch(&spec, root).await.map_err(|error| error_text(&error))?;
-            if let Err(error) = spec::make_own(&self.node, &runtime, record).await {
-                // Waited for: the next start is over the same root.
-                if let Err(undead) = runtime.destroy().await {
-                    tracing::error!(sandbox = record.id, error = error_text(&undead), "a runtime that did not come up is left to the next start");
-                }
-                return Err(error);
-            }
-            Ok::<_, String>(runtime)
-        };
-        match launched.await {
-            Ok(runtime) => {
-                if let Some(former) = record.runtime_id.take() {
-                    record.previous_runtime_id = Some(former);
-                }
-                spec::set_runtime(record, &runtime);
-                self.runtime = Some(runtime);
-                (Some(Observation::Started), None)
-            }
-            Err(text) => {
-                tracing::warn!(sandbox = record.id, error = text, "a sandbox could not be started");
-                // Whatever was wanted of it, this is what happened.
-                self.events.clear();
-                self.note("sandbox.failed", reason::LAUNCH_FAILED, &text);
-                let error = ApiError::new(ErrorCode::SandboxResumeFailed, format!("the sandbox could not be started: {text}")).retry_after(1);
-                (Some(Observation::LaunchFailed { code: reason::LAUNCH_FAILED, text }), Some(error))
-            }
-        }
-    }
-
-    /// What it is launched from; from what its template means now, when it has no files.
-    async fn runtime_spec(&mut self, record: &mut SandboxRecord) -> Result<RuntimeSpec, String> {
-        if record.base.is_none() {
-            let now = self.store.template_get(&record.team_id, &record.template_id).await.map_err(|error| error_text(&error))?;
-            let files = now.as_ref().filter(|now| now.spec == record.template).and_then(|now| now.base.as_ref());
-            record.base = Some(spec::base_of(&self.node, &record.template, files)?);
-        }
-        let mut trees = spec::Trees::new();
-        for mount in &record.mounts {
-            let volume = self.store.volume_get(&record.team_id, &mount.volume_id).await.map_err(|error| error_text(&error))?;
-            trees.extend(volume.map(|volume| (volume.id, volume.tree_id)));
-        }
-        // Only force deletes a volume that somebody has, and whoever has it is to start without.
-        let mounts = record.mounts.len();
-        record.mounts.retain(|mount| trees.contains_key(&mount.volume_id));
-        if record.mounts.len() < mounts {
-            self.note("sandbox.volume_detached", reason::VOLUME_DELETED, "a volume that it had mounted was deleted; it starts without it");
-        }
-        self.launched_on.clone_from(&trees);
-        spec::runtime_spec(&self.node, record, record.base.clone().unwrap_or_default(), &trees)
-    }
-
-    async fn end_runtime(&mut self) -> Result<(), ApiError> {
-        if let Some(runtime) = self.runtime.clone() {
-            self.usage.ends(&Arc::new(self.record.clone()), &runtime);
-            runtime.destroy().await.map_err(|error| ApiError::internal("ending the sandbox's processes", &error_text(&error)))?;
-            self.runtime = None;
-        }
-        Ok(())
-    }
-
-    fn drop_runtime(&mut self, record: &mut SandboxRecord) {
-        self.runtime = None;
-        record.pid = None;
-        record.pid_start = None;
     }
 
     /// Pid 1 ended by itself.
