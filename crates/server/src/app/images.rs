@@ -144,7 +144,7 @@ impl App {
         let name = name.map(|name| image_name("name", name)).transpose()?;
         let place = self.image_place()?;
         let spool: File = self.node.image_spool().map_err(|error| failure("keeping the archive", &error))?;
-        let archive = keep(spool, body).await?;
+        let archive = keep(self, spool, body).await?;
         let app = Arc::clone(self);
         // To its end, also when the client goes away now that all of it is here.
         let imported = self.sandboxes.tasks.spawn(async move {

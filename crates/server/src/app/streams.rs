@@ -10,18 +10,31 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
-use crate::{app::room::full, error::ApiError};
+use crate::{
+    app::{App, room::full},
+    error::ApiError,
+};
 
 /// Pieces of an archive between the packer and the client.
 const PIECES_MAX: usize = 16;
 const PIECE_BYTES: usize = 64 << 10;
+/// The room on the disk is looked at each time so much more came.
+const LOOK_EVERY_BYTES: usize = 4 << 20;
 
-/// Writes a request's body to a file, which is then at its beginning.
-pub(super) async fn keep(spool: File, body: Body) -> Result<File, ApiError> {
+/// Writes a request's body to a file, which is then at its beginning. The last room on the disk is not taken for it.
+pub(super) async fn keep(app: &App, spool: File, body: Body) -> Result<File, ApiError> {
     let mut spool = tokio::fs::File::from_std(spool);
     let mut body = body.into_data_stream();
+    let mut until_look = 0;
     while let Some(bytes) = body.next().await {
         let bytes = bytes.map_err(|error| ApiError::bad_request(format!("the archive broke off: {error}")))?;
+        match bytes.len().checked_sub(until_look) {
+            None => until_look -= bytes.len(),
+            Some(_) => {
+                app.check_room()?;
+                until_look = LOOK_EVERY_BYTES;
+            }
+        }
         spool.write_all(&bytes).await.map_err(|error| unwritten(&error))?;
     }
     spool.flush().await.map_err(|error| unwritten(&error))?;

@@ -34,7 +34,7 @@ impl App {
         let used = self.node.volume_bytes(&volume.tree_id).await.map_err(|error| failure("measuring the volume", &error))?;
         let bytes_max = volume.size_limit_bytes.saturating_sub(used);
         let spool = self.node.volume_spool().map_err(|error| failure("keeping the archive", &error))?;
-        let spool = keep(spool, body).await?;
+        let spool = keep(self, spool, body).await?;
         let limits = sandbar_node::volumes::ArchiveLimits { entries_max: ENTRIES_MAX, bytes_max };
         let (node, tree, below) = (self.node.clone(), volume.tree_id.clone(), below.to_owned());
         // To its end, also when the client goes away now that all of it is here.
