@@ -143,7 +143,7 @@ pub(crate) async fn keep(runtime: Arc<Runtime>, process: WarmProcess, mut id: St
         }
         let why = match runtime.client.get_context(&id).await {
             Ok(context) if context.running => match &process.liveness {
-                Some(probe) if !check(&runtime, probe).await => {
+                Some(probe) if !check(&runtime, probe, &process.env).await => {
                     failures += 1;
                     if failures < probe.failures {
                         continue;
@@ -206,7 +206,7 @@ async fn pass(runtime: &Arc<Runtime>, process: &WarmProcess, id: &str, probe: &P
     sleep(probe.initial_delay).await;
     let (mut failures, mut successes) = (0, 0);
     loop {
-        if check(runtime, probe).await {
+        if check(runtime, probe, &process.env).await {
             (failures, successes) = (0, successes + 1);
             if successes >= probe.successes {
                 return Ok(());
@@ -239,10 +239,10 @@ async fn output_of(runtime: &Arc<Runtime>, id: &str) -> String {
 }
 
 /// One question. Whatever goes wrong is a no.
-async fn check(runtime: &Arc<Runtime>, probe: &Probe) -> bool {
+async fn check(runtime: &Arc<Runtime>, probe: &Probe, env: &BTreeMap<String, String>) -> bool {
     let asked = async {
         match &probe.check {
-            Check::Exec(command) => exec(runtime, command).await,
+            Check::Exec(command) => exec(runtime, command, env).await,
             Check::Tcp(port) => runtime.connect(*port).await.is_ok(),
             Check::Http { port, path, headers } => http(runtime, *port, path, headers).await.unwrap_or(false),
         }
@@ -250,14 +250,14 @@ async fn check(runtime: &Arc<Runtime>, probe: &Probe) -> bool {
     timeout(probe.timeout, asked).await.unwrap_or(false)
 }
 
-async fn exec(runtime: &Arc<Runtime>, command: &[String]) -> bool {
+async fn exec(runtime: &Arc<Runtime>, command: &[String], env: &BTreeMap<String, String>) -> bool {
     let create = CreateContext {
         kind: ContextType::Cmd,
         repl: None,
         cmd: Some(Cmd { command: command.to_vec() }),
         wait_until_done: true,
         cwd: None,
-        env_vars: BTreeMap::new(),
+        env_vars: env.clone(),
         pty_size: None,
         idle_timeout_sec: 0,
         ttl_sec: 60,

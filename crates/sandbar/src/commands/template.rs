@@ -58,9 +58,15 @@ pub async fn run(global: &Global, command: TemplateCommand) -> anyhow::Result<u8
                         ("disk", cell(&resources["ephemeralStorage"])),
                         ("pool", cell(&spec["pool"])),
                         ("env", cell(&spec["envVars"])),
+                        ("idle", cell(&template["status"]["idleCount"])),
+                        ("active", cell(&template["status"]["activeCount"])),
                         ("created", time(&template["created_at"])),
                         ("updated", time(&template["updated_at"])),
                     ]);
+                    let said = |c: &Value| [("not ready", format!("{}: {}", cell(&c["reason"]), cell(&c["message"])))];
+                    for condition in template["status"]["conditions"].as_array().into_iter().flatten().filter(|c| c["status"] == "False") {
+                        output::record(&said(condition));
+                    }
                 }
             }
         }

@@ -38,7 +38,7 @@ fn a_claim_finds_warm_processes_up_and_they_stay_up() {
     let mut server = server();
     let api = server.api();
     let warm = json!([
-        { "name": "web", "type": "cmd", "command": ["sh", "-c", SERVE], "envVars": { "OWN": "own" }, "probes": { "readiness": { "httpGet": { "port": 8000, "path": "/" } }, "liveness": { "tcpSocket": { "port": 8000 }, "periodSeconds": 1, "failureThreshold": 1 } } },
+        { "name": "web", "type": "cmd", "command": ["sh", "-c", SERVE], "envVars": { "OWN": "own" }, "probes": { "startup": { "exec": { "command": ["sh", "-c", "test $FROM-$OWN = template-own"] }, "failureThreshold": 3 }, "readiness": { "httpGet": { "port": 8000, "path": "/" } }, "liveness": { "tcpSocket": { "port": 8000 }, "periodSeconds": 1, "failureThreshold": 1 } } },
         { "type": "repl", "alias": "python" },
     ]);
     api.post("/api/v1/templates", json!({ "template_id": "warm", "spec": spec(1, warm) })).ok(201);
