@@ -488,7 +488,7 @@ fn folders_that_no_entry_names_are_what_they_are_below() {
     let (done, top) = layer(&room, &upper).unwrap();
     assert_eq!(done.implicit, ["a", "a/b", "a/b/c", "tmp"].map(PathBuf::from));
     let mode = |top: &Path, path: &str| fs::metadata(top.join(path)).unwrap().mode() & 0o7777;
-    assert!(adopt_folders(&top, &done.implicit, &[base.clone()]).unwrap());
+    assert!(adopt_folders(&top, &done.implicit, std::slice::from_ref(&base)).unwrap());
     assert_eq!(["tmp", "a", "a/b", "a/b/c", "named"].map(|path| mode(&top, path)), [0o1777, 0o700, 0o711, 0o755, 0o750]);
     assert_eq!(fs::metadata(top.join("tmp")).unwrap().uid(), 1000);
     // What a layer between hides is not asked.
