@@ -1,6 +1,7 @@
 # Two commands are enough: `make run` and `make test`. Both install what they need and say so.
 
 CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 ACCEPT_SUITE ?= ../shared/accept
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
@@ -15,7 +16,7 @@ build: ## Build target/release/sandbar
 run: ## Start the server, show what it does, go on serving until Ctrl-C
 	@packaging/prerequisites.sh run
 	$(CARGO) build --release --locked -p sandbar
-	target/release/sandbar demo
+	$(TARGET)/release/sandbar demo
 
 test: ## Everything: format, lints, unit and integration tests, public clients end to end
 	@packaging/prerequisites.sh test
@@ -42,7 +43,7 @@ accept: ## An acceptance suite (ACCEPT_SUITE) with three releases of the public 
 	tests/accept.sh $(ACCEPT_SUITE)
 
 bench: build ## Measure against the floors of this machine
-	target/release/sandbar bench
+	$(TARGET)/release/sandbar bench
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -11,7 +11,7 @@ shift
 only="^($(grep -v '^#' "$root/tests/accept-prefixes" | paste -sd'|'))"
 releases=("$@")
 [ ${#releases[@]} -gt 0 ] || releases=(0.10.4 0.5.3 0.4.5)
-start_server "${SANDBAR_BIN:-$root/target/release/sandbar}" || exit 1
+start_server "${SANDBAR_BIN:-${CARGO_TARGET_DIR:-$root/target}/release/sandbar}" || exit 1
 failed=0
 for release in "${releases[@]}"; do
   python=$(python_client "$release") || exit 1

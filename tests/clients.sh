@@ -4,7 +4,7 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-start_server "${SANDBAR_BIN:-$root/target/debug/sandbar}" || exit 1
+start_server "${SANDBAR_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/sandbar}" || exit 1
 failed=0
 for release in 0.10.4 0.5.3 0.4.5; do
   python=$(python_client "$release") || exit 1

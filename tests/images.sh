@@ -4,5 +4,5 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-start_server "${SANDBAR_BIN:-$root/target/debug/sandbar}" || exit 1
+start_server "${SANDBAR_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/sandbar}" || exit 1
 SANDBAR_URL=$url SANDBAR_TOKEN=$token SANDBAR_BIN=$sandbar OWN_ADDRESS=$own_address WORK=$work python3 "$root/tests/python/images.py"

@@ -135,6 +135,8 @@ pub enum ImageProgress {
     },
     Error {
         code: String,
+        /// As an HTTP status.
+        status: u16,
         message: String,
     },
     /// Nothing has happened for a while.

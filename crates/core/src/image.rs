@@ -5,6 +5,9 @@ use std::{fmt, str::FromStr};
 
 /// The image that is built in.
 pub const HOST: &str = "host";
+/// What the default registry is called in names that say it, and the part of its paths that short names leave out.
+const DEFAULT_REGISTRIES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+const DEFAULT_NAMESPACE: &str = "library/";
 /// What is meant where no tag is said.
 pub const TAG_DEFAULT: &str = "latest";
 const NAME_MAX_BYTES: usize = 255;
@@ -96,6 +99,14 @@ fn parse(text: &str) -> Result<ImageName, &'static str> {
     if registry.is_none() && path == HOST && (tag.is_some() || digest.is_some()) {
         return Err("the built-in image \"host\" has no tags");
     }
+    // One content has one name here, however it was written.
+    let (registry, path) = match registry {
+        Some(known) if DEFAULT_REGISTRIES.contains(&known) => (None, path.strip_prefix(DEFAULT_NAMESPACE).filter(|rest| !rest.contains('/')).unwrap_or(path)),
+        other => (other, path),
+    };
+    if registry.is_none() && path == HOST && rest != HOST {
+        return Err("\"host\" is the built-in image, not one of a registry");
+    }
     let tag = match (tag, &digest) {
         (Some(tag), _) => Some(tag.to_owned()),
         (None, Some(_)) => None,
@@ -158,6 +169,9 @@ mod tests {
             ("127.0.0.1:5000/a/b__c:V1", Some("127.0.0.1:5000"), "a/b__c", Some("V1"), "127.0.0.1:5000/a/b__c:V1"),
             ("[::1]:5000/a", Some("[::1]:5000"), "a", Some("latest"), "[::1]:5000/a:latest"),
             ("registry.example/app", Some("registry.example"), "app", Some("latest"), "registry.example/app:latest"),
+            ("docker.io/library/python:3", None, "python", Some("3"), "python:3"),
+            ("index.docker.io/team/app", None, "team/app", Some("latest"), "team/app:latest"),
+            ("docker.io/library/a/b", None, "library/a/b", Some("latest"), "library/a/b:latest"),
             ("host", None, "host", None, "host"),
         ];
         for (text, registry, path, tag, shown) in table {

@@ -10,3 +10,30 @@ pub mod snapshot;
 pub mod storage;
 pub mod template;
 pub mod volume;
+
+use serde_json::json;
+
+use crate::{cli::Output, client::Client, output};
+
+/// Deletes each for itself: one that is not there keeps no other. The exit code says whether all went.
+async fn delete_each(client: &Client, form: Output, names: Vec<String>, path: impl Fn(&str) -> String) -> anyhow::Result<u8> {
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for name in names {
+        match client.delete(&path(&name)).await {
+            Ok(_) => {
+                if form == Output::Table {
+                    output::line(&name);
+                }
+                done.push(name);
+            }
+            Err(error) => {
+                eprintln!("sandbar: {name}: {error:#}");
+                failed.push(json!({"id": name, "error": format!("{error:#}")}));
+            }
+        }
+    }
+    if form == Output::Json {
+        output::json(&json!({"deleted": done, "failed": failed}));
+    }
+    Ok(u8::from(!failed.is_empty()))
+}

@@ -16,6 +16,9 @@ pub fn check(request: &ImageBuildRequest) -> Vec<Violation> {
         }
     }
     out.extend(env_vars(&request.env, "env").err().unwrap_or_default());
+    for name in request.env.keys().filter(|name| name.trim().is_empty() || name.contains('=')) {
+        out.push(Violation::new("env", format!("{name:?} is no name of a variable")));
+    }
     if let Some(dir) = &request.working_dir
         && !is_absolute(dir)
     {
@@ -38,6 +41,9 @@ pub fn check(request: &ImageBuildRequest) -> Vec<Violation> {
         if !is_absolute(&file.path) {
             out.push(Violation::new(format!("files[{n}].path"), "must be an absolute path without \"..\""));
         }
+        if is_ours(&file.path) {
+            out.push(Violation::new(format!("files[{n}].path"), "belongs to the sandbox and not to its image"));
+        }
         if file.text.is_some() == file.base64.is_some() {
             out.push(Violation::new(format!("files[{n}]"), "needs either text or base64"));
         }
@@ -54,6 +60,16 @@ pub fn check(request: &ImageBuildRequest) -> Vec<Violation> {
 /// A mode such as `0755`.
 pub fn mode_of(text: &str) -> Option<u32> {
     u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777 && text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// What every sandbox has of its own, whatever its image has there.
+fn is_ours(path: &str) -> bool {
+    let mut parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some("proc" | "sys" | "dev" | "procd"), _, _) => true,
+        (Some("etc"), Some("hosts" | "hostname" | "resolv.conf"), None) => true,
+        _ => false,
+    }
 }
 
 fn is_absolute(path: &str) -> bool {
@@ -80,6 +96,9 @@ mod tests {
         let odd = json!({ "name": "a", "base": "b", "working_dir": "w", "run": [" ", "a\0"],
             "files": [{ "path": "a", "text": "" }, { "path": "/a/../b" }, { "path": "/a", "text": "", "base64": "", "mode": "9" }], "network": { "mode": "odd" } });
         assert_eq!(paths(odd), ["working_dir", "run[0]", "run[1]", "files[0].path", "files[1].path", "files[1]", "files[2]", "files[2].mode", "network.mode"]);
+        let ours = |path: &str| json!({ "path": path, "text": "" });
+        let own = json!({ "name": "a", "base": "b", "env": { "A=B": "" }, "files": [ours("/etc/hosts"), ours("//procd/./x"), ours("/etc/hosts.d")] });
+        assert_eq!(paths(own), ["env", "files[0].path", "files[1].path"]);
         assert_eq!((mode_of("0644"), mode_of("+644"), mode_of("17777")), (Some(0o644), None, None));
     }
 }

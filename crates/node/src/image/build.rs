@@ -16,7 +16,12 @@ use super::{
     config::{Config, NewConfig, digest_of},
     install::{Hold, LAYERS_MAX, Progress, Report, now_ms},
 };
-use crate::{Limits, Node, Root, Runtime, RuntimeSpec, client::AttachedFrame, error_text, layers::path_of};
+use crate::{
+    Limits, Node, Root, Runtime, RuntimeSpec,
+    client::{AttachedFrame, ProcdError},
+    error_text,
+    layers::path_of,
+};
 
 /// A step that takes longer is ended.
 const STEP_MAX: Duration = Duration::from_secs(3600);
@@ -99,7 +104,7 @@ impl Node {
             for file in &spec.files {
                 let (body, mode) = (Full::new(file.contents.clone()), format!("{:04o}", file.mode & 0o7777));
                 let written = runtime.client.write_file(&file.path, Some(&mode), Some(file.contents.len() as u64), body).await;
-                written.map_err(|error| ImageError::Sandbox(format!("{} cannot be written: {}", file.path, error_text(&error))))?;
+                written.map_err(|error| refused(error, &format!("{} cannot be written", file.path)))?;
             }
             for (index, command) in spec.run.iter().enumerate() {
                 // Nobody has to read it.
@@ -186,7 +191,8 @@ async fn step(runtime: &Arc<Runtime>, command: &str, cwd: &str, (step, of): (usi
         idle_timeout_sec: 0,
         ttl_sec: STEP_MAX.as_secs(),
     };
-    let context = runtime.client.create_context(&create).await.map_err(|error| sandbox(&error))?;
+    let created = runtime.client.create_context(&create).await;
+    let context = created.map_err(|error| refused(error, &format!("step {step} of {of} cannot be started; the base needs a /bin/sh")))?;
     let (mut output, mut input) = runtime.client.attach(&context.id).await.map_err(|error| sandbox(&error))?.split();
     // Who asks questions is told that nobody answers. One that has ended by now asks none.
     let _ = input.end_input().await;
@@ -204,6 +210,14 @@ async fn step(runtime: &Arc<Runtime>, command: &str, cwd: &str, (step, of): (usi
         }
     }
     Err(ImageError::Sandbox("its agent closed the connection".to_owned()))
+}
+
+/// What the sandbox refuses is about what it was asked to do; everything else is about the sandbox.
+fn refused(error: ProcdError, what: &str) -> ImageError {
+    match error {
+        ProcdError::Api { body, .. } => ImageError::Refused(format!("{what}: {}", body.message)),
+        other => ImageError::Sandbox(format!("{what}: {}", error_text(&other))),
+    }
 }
 
 /// The base's configuration with what the build adds to it.

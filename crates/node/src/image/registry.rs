@@ -183,7 +183,8 @@ impl Registry {
             if let Some(authorization) = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| is_own) {
                 request = request.header(header::AUTHORIZATION, authorization);
             }
-            let response = request.send().await.map_err(|error| ImageError::Registry(shown(&error)))?;
+            let host = url.host_str().unwrap_or_default().to_owned();
+            let response = request.send().await.map_err(|error| ImageError::Registry(format!("{host}: {}", shown(&error))))?;
             if !response.status().is_redirection() {
                 return Ok(response);
             }

@@ -60,7 +60,7 @@ pub struct PullArgs {
     #[arg(long = "as", value_name = "NAME")]
     pub local_name: Option<String>,
     /// For the registry
-    #[arg(long)]
+    #[arg(long, requires = "password_stdin")]
     pub username: Option<String>,
     /// Read the password from standard input
     #[arg(long, requires = "username")]

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     cli::{BootstrapArgs, Global, ImageCommand, Output, PullArgs},
-    client::{Client, segment},
+    client::{Client, Refusal, segment},
     output::{self, cell, time},
 };
 
@@ -71,10 +71,8 @@ pub async fn run(global: &Global, command: ImageCommand) -> anyhow::Result<u8> {
         }
         ImageCommand::Export { name, file } => export(&client, &name, &file).await?,
         ImageCommand::Rm { names, force } => {
-            for name in names {
-                let force = if force { "&force=true" } else { "" };
-                client.delete(&format!("{IMAGES}?name={}{force}", segment(&name))).await?;
-            }
+            let force = if force { "&force=true" } else { "" };
+            return super::delete_each(&client, global.output, names, |name| format!("{IMAGES}?name={}{force}", segment(name))).await;
         }
     }
     Ok(0)
@@ -114,7 +112,8 @@ async fn follow(response: Response, form: Output) -> anyhow::Result<()> {
             }
             Some("error") => {
                 shown.bar.finish_and_clear();
-                bail!("{} ({})", cell(&line["message"]), cell(&line["code"]));
+                let status = line["status"].as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(500);
+                return Err(Refusal { status, code: cell(&line["code"]), message: cell(&line["message"]), details: None, request_id: None }.into());
             }
             _ => shown.show(&line),
         }
@@ -143,7 +142,7 @@ impl Shown {
         match line["type"].as_str() {
             Some("layers") => {
                 let bytes = line["bytes"].as_u64().unwrap_or(0);
-                say(format!("{} layers, {}", cell(&line["count"]), bytes_text(bytes)));
+                say(format!("layers: {}, packed: {}", cell(&line["count"]), bytes_text(bytes)));
                 self.bar = output::progress(Some(bytes), "downloading");
             }
             Some("downloaded") => {
@@ -154,7 +153,11 @@ impl Shown {
                 let how = if line["was_there"] == true { "is here already" } else { "is unpacked" };
                 say(format!("layer {digest} {how}"));
             }
-            Some("step") => say(format!("step {} of {}: {}", cell(&line["step"]), cell(&line["of"]), output::printable(&cell(&line["command"])))),
+            Some("step") => {
+                let command = cell(&line["command"]);
+                let (first, more) = command.split_once('\n').map_or((command.as_str(), ""), |(first, _)| (first, " ..."));
+                say(format!("step {} of {}: {}{more}", cell(&line["step"]), cell(&line["of"]), output::printable(first)));
+            }
             Some("output") => {
                 // What a build prints is its own; control characters but line ends and tabs are shown and not obeyed.
                 let data = cell(&line["data"]);

@@ -50,7 +50,7 @@ pub async fn run(global: &Global, command: SandboxCommand) -> anyhow::Result<u8>
             let body = duration.map_or_else(|| json!({}), |seconds| json!({"duration": seconds}));
             change(&client, form, &id, "/refresh", &body).await?;
         }
-        SandboxCommand::Rm { ids } => return remove(&client, form, ids).await,
+        SandboxCommand::Rm { ids } => return super::delete_each(&client, form, ids, |id| sandbox_path(id, "")).await,
     }
     Ok(0)
 }
@@ -186,28 +186,6 @@ async fn change(client: &Client, form: Output, id: &str, verb: &str, body: &Valu
 }
 
 /// Deletes all that it can and says at the end what it could not.
-async fn remove(client: &Client, form: Output, ids: Vec<String>) -> anyhow::Result<u8> {
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
-    for id in ids {
-        match client.delete(&sandbox_path(&id, "")).await {
-            Ok(_) => {
-                if form == Output::Table {
-                    output::line(&id);
-                }
-                done.push(id);
-            }
-            Err(error) => {
-                eprintln!("sandbar: {id}: {error:#}");
-                failed.push(json!({"id": id, "error": format!("{error:#}")}));
-            }
-        }
-    }
-    if form == Output::Json {
-        output::json(&json!({"deleted": done, "failed": failed}));
-    }
-    Ok(u8::from(!failed.is_empty()))
-}
-
 async fn run_code(client: &Client, form: Output, args: RunArgs) -> anyhow::Result<u8> {
     let code = match args.code.as_deref() {
         Some(code) if code != "-" => code.to_owned(),

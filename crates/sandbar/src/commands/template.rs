@@ -83,7 +83,10 @@ pub async fn run(global: &Global, command: TemplateCommand) -> anyhow::Result<u8
             named(global, &made);
         }
         TemplateCommand::Rm { id } => {
-            client.delete(&format!("/api/v1/templates/{}", segment(&id))).await?;
+            let done = client.delete(&format!("/api/v1/templates/{}", segment(&id))).await?;
+            if global.output == Output::Json {
+                output::json(&done);
+            }
         }
     }
     Ok(0)

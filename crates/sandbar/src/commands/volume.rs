@@ -55,7 +55,10 @@ pub async fn run(global: &Global, command: VolumeCommand) -> anyhow::Result<u8> 
             });
         }
         VolumeCommand::Rm { id, force } => {
-            client.delete(&path(&id, if force { "?force=true" } else { "" })).await?;
+            let done = client.delete(&path(&id, if force { "?force=true" } else { "" })).await?;
+            if global.output == Output::Json {
+                output::json(&done);
+            }
         }
         VolumeCommand::Fork { id, name } => {
             let body = name.map_or_else(|| json!({}), |name| json!({ "name": name }));

@@ -175,6 +175,9 @@ impl App {
     pub async fn delete_image(&self, who: &Principal, name: &str, force: bool) -> Result<(), ApiError> {
         self.auth.require_operator(who).await?;
         let content = self.node.images().resolve(name).map_err(|error| failure("finding the image", &error))?;
+        if content == HOST {
+            return Err(ApiError::bad_request("the image \"host\" is built in and cannot be removed"));
+        }
         if !force {
             let templates = self.store.templates_all().await.map_err(|e| store_failure("reading templates", &e))?;
             // By this very name; with the id of a content all its names go.

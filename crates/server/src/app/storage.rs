@@ -54,7 +54,9 @@ impl App {
             item("download", digest, *bytes);
         }
         item("host_image", "host", disk.host_image_bytes);
-        item("trash", "trash", disk.trash_bytes);
+        if disk.trash_bytes > 0 {
+            item("trash", "trash", disk.trash_bytes);
+        }
         let reclaimable = self.reclaimable(&disk, &named.images);
         Ok(rendered(&disk, items, reclaimable))
     }

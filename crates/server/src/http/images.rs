@@ -130,7 +130,7 @@ fn lines(job: Job) -> Response<Body> {
                 let outcome = job.outcome.await.unwrap_or_else(|error| Err(ApiError::internal("making the image", &error)));
                 let last = match outcome {
                     Ok(image) => ImageProgress::Done { image },
-                    Err(error) => ImageProgress::Error { code: error.code().to_owned(), message: error.message().to_owned() },
+                    Err(error) => ImageProgress::Error { code: error.code().to_owned(), status: error.status(), message: error.message().to_owned() },
                 };
                 return Some((Ok::<_, Infallible>(text_of(&last)), None));
             }
