@@ -65,11 +65,8 @@ pub fn mode_of(text: &str) -> Option<u32> {
 /// What every sandbox has of its own, whatever its image has there.
 fn is_ours(path: &str) -> bool {
     let mut parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some("proc" | "sys" | "dev" | "procd"), _, _) => true,
-        (Some("etc"), Some("hosts" | "hostname" | "resolv.conf"), None) => true,
-        _ => false,
-    }
+    let first = [parts.next(), parts.next(), parts.next()].map(Option::unwrap_or_default);
+    matches!(first, ["proc" | "sys" | "dev" | "procd", ..] | ["etc", "hosts" | "hostname" | "resolv.conf", ""])
 }
 
 fn is_absolute(path: &str) -> bool {
