@@ -111,7 +111,8 @@ impl Engine {
             tracing::warn!(%error, "no room can be kept for when the disk is full; it will be tried again");
         }
         spawn("store-checkpoint".into(), Box::new(move || checkpoint(&checkpointer, &wal, &woken, slack_bytes)))?;
-        spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake)))?;
+        let log = Log { index: PathBuf::from(format!("{}-shm", path.display())), dir: path.parent().unwrap_or(Path::new(".")).to_owned() };
+        spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake, &log)))?;
         let queues = Queues { writes, reads: reads.into() };
         Ok(Self { path: path.to_owned(), queues: RwLock::new(Some(queues)), threads: Mutex::new(threads) })
     }
@@ -244,11 +245,17 @@ fn void_log(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>, wake: &std_mpsc::SyncSender<()>) {
+fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>, wake: &std_mpsc::SyncSender<()>, log: &Log) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut checkpointed = 0;
     while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-        commit_batch(connection, batch.drain(..));
+        // The checkpoints beside us may be late for a log that cannot grow.
+        if log.is_tight() {
+            begin_log_anew(connection);
+        }
+        if !commit_batch(connection, batch.drain(..)) {
+            begin_log_anew(connection);
+        }
         let changes = connection.total_changes();
         if changes - checkpointed >= CHECKPOINT_CHANGES {
             checkpointed = changes;
@@ -258,10 +265,45 @@ fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>, wake: &
     }
 }
 
-/// Runs a batch in one transaction. When the database gives the whole transaction up in the middle (a full disk does
+/// Copies the log into the database, so that the next write begins it anew.
+fn begin_log_anew(connection: &Connection) {
+    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+        tracing::warn!(%error, "the log could not be copied into the database; it will be tried again");
+    }
+}
+
+/// Where it is seen how full the log is.
+struct Log {
+    /// The log's index, which all connections share.
+    index: PathBuf,
+    dir: PathBuf,
+}
+
+impl Log {
+    /// Whether the log is nearly as long as its place on disk, much of it is not in the database yet, and the disk has no
+    /// room for more of it.
+    /// Source of the offsets: SQLite, "WAL-mode File Format", 2.2 and 2.3.
+    fn is_tight(&self) -> bool {
+        const FRAME_BYTES: u64 = 4096 + 24;
+        const FRAMES_AT: u64 = 16;
+        const COPIED_AT: u64 = 96;
+        let Ok(index) = fs::File::open(&self.index) else { return false };
+        let number = |at: u64| {
+            let mut bytes = [0u8; 4];
+            std::os::unix::fs::FileExt::read_exact_at(&index, &mut bytes, at).map(|()| u64::from(u32::from_ne_bytes(bytes)))
+        };
+        let (Ok(frames), Ok(copied)) = (number(FRAMES_AT), number(COPIED_AT)) else { return false };
+        if frames * FRAME_BYTES < LOG_PREPARED_BYTES / 4 * 3 || copied >= frames {
+            return false;
+        }
+        rustix::fs::statvfs(&self.dir).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 2 * LOG_PREPARED_BYTES)
+    }
+}
+
+/// Runs a batch in one transaction; `false` when it could not be committed. When the database gives the whole transaction up in the middle (a full disk does
 /// that), what ran so far is answered with the error and the rest goes on in a new one.
-fn commit_batch(connection: &Connection, batch: impl Iterator<Item = Write>) {
-    let mut kept = Vec::new();
+fn commit_batch(connection: &Connection, batch: impl Iterator<Item = Write>) -> bool {
+    let (mut kept, mut whole) = (Vec::new(), true);
     for write in batch {
         if connection.is_autocommit()
             && let Err(error) = connection.execute_batch("BEGIN IMMEDIATE")
@@ -284,6 +326,7 @@ fn commit_batch(connection: &Connection, batch: impl Iterator<Item = Write>) {
             };
             kept.push(ran.answer);
             fail(&mut kept, &lost);
+            whole = false;
         } else if ran.keep {
             kept.push(ran.answer);
         } else {
@@ -292,14 +335,18 @@ fn commit_batch(connection: &Connection, batch: impl Iterator<Item = Write>) {
     }
     if connection.is_autocommit() {
         fail(&mut kept, &StoreError::Closed);
-        return;
+        return whole;
     }
     match connection.execute_batch("COMMIT") {
-        Ok(()) => kept.into_iter().for_each(|answer| answer(None)),
+        Ok(()) => {
+            kept.into_iter().for_each(|answer| answer(None));
+            whole
+        }
         Err(error) => {
             tracing::error!(%error, "commit failed");
             let _ = connection.execute_batch("ROLLBACK");
             fail(&mut kept, &error.into());
+            false
         }
     }
 }

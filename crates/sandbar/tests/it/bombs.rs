@@ -101,7 +101,10 @@ fn many_inodes_and_deep_folders_are_deleted_with_the_sandbox() {
     let server = shared();
     let sandbox = Sandbox::claim(&server.api(), json!({}));
     let code = "import os\nos.mkdir('/workspace/many')\nfor i in range(20000): open(f'/workspace/many/{i}', 'w').close()\nos.chdir('/workspace')\nfor i in range(2000):\n  os.mkdir('d' * 100); os.chdir('d' * 100)\nprint('made')";
-    assert_eq!(sandbox.python(code).stdout, "made\n");
+    let done = sandbox.python(code);
+    // On a busy machine it is still at it when folders that deep are seen, which are too deep to be counted.
+    let was_ended = sandbox.events().iter().any(|event| event["type"] == "sandbox.disk_limit");
+    assert!(done.stdout == "made\n" || was_ended, "{done:?}");
     recovered(&sandbox);
     // The list of a folder with that many entries is an answer, not a failure.
     let listed = sandbox.api.get(&sandbox.path("/files/list?path=/workspace/many"));
