@@ -42,6 +42,8 @@ pub use sandbar_core::image::HOST;
 use crate::roots::{Roots, list_names, make_private_dir};
 use index::Index;
 
+/// Files of fresh layers that are made durable one by one; more are by a single call for the whole disk.
+const SAVED_ONE_BY_ONE_MAX: u64 = 500;
 /// What names of unfinished folders begin with.
 const HALF: &str = "half-";
 
@@ -311,16 +313,15 @@ impl Images {
     }
 
     /// Adds an image whose layers are there and held, or gives one that is there its name.
-    fn add(&self, record: ImageRecord, name: Option<&ImageName>) -> Result<ImageView, ImageError> {
+    ///
+    /// Those that are `fresh` are made durable first: whatever names a layer must find it whole after a power failure.
+    fn add(&self, record: ImageRecord, name: Option<&ImageName>, fresh: &[LayerRecord]) -> Result<ImageView, ImageError> {
         let id = record.id.clone();
         let layers = record.layers.clone();
         if let Some(layer) = layers.iter().find(|layer| !self.layer(layer.folder()).is_dir()) {
             return Err(ImageError::Malformed(format!("its layer {} is not here", layer.diff_id)));
         }
-        // Whatever names a layer must find it whole after a power failure.
-        let dir = self.dir.join("layers");
-        let open = fs::File::open(&dir).map_err(failed("open", &dir))?;
-        rustix::fs::syncfs(&open).map_err(|errno| failed("save", &dir)(errno.into()))?;
+        self.save_layers(fresh)?;
         self.change(|index| {
             // What was recorded may name folders that are gone.
             index.images.entry(id.clone()).or_insert(record).layers = layers;
@@ -329,6 +330,22 @@ impl Images {
             }
         })?;
         self.view(&id)
+    }
+
+    fn save_layers(&self, fresh: &[LayerRecord]) -> Result<(), ImageError> {
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let dir = self.dir.join("layers");
+        let open = fs::File::open(&dir).map_err(failed("open", &dir))?;
+        if fresh.iter().map(|layer| layer.files).sum::<u64>() > SAVED_ONE_BY_ONE_MAX {
+            // This waits for what others wrote to the same disk, too.
+            return rustix::fs::syncfs(&open).map_err(|errno| failed("save", &dir)(errno.into()));
+        }
+        for layer in fresh {
+            sandbar_tree::sync(&self.layer(layer.folder()))?;
+        }
+        open.sync_all().map_err(failed("save", &dir))
     }
 
     /// Changes the index on disk and then here.

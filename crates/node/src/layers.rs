@@ -113,6 +113,11 @@ impl Node {
         self.inner.pins.begin()
     }
 
+    /// Whether what was released is still to be collected, since somebody worked with it when it was looked at.
+    pub fn has_uncollected(&self) -> bool {
+        self.inner.pins.has_released()
+    }
+
     /// Removes contents of images that have no name, unless they are in use or pinned, layers that no image has, and what is
     /// left of downloads. Begin the collection before the rows are read. Returns how many images went, and the bytes of
     /// downloads.

@@ -52,6 +52,11 @@ impl Pins {
         !state.released.is_empty()
     }
 
+    /// Whether something was released that could not be looked at yet.
+    pub fn has_released(&self) -> bool {
+        !self.lock().released.is_empty()
+    }
+
     /// Whether somebody works with it, or did since the collection under way began.
     pub fn is_held(&self, id: &str) -> bool {
         let state = self.lock();

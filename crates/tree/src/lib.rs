@@ -15,6 +15,7 @@ mod measure;
 mod members;
 mod merge;
 mod pack;
+mod sync;
 mod unpack;
 
 pub use copy::{Copied, CopyOptions, copy};
@@ -25,6 +26,7 @@ pub use measure::{Measured, measure};
 pub use members::{Member, MemberKind, members};
 pub use merge::merge;
 pub use pack::{pack_tar, pack_zip};
+pub use sync::sync;
 pub use unpack::{ArchiveError, Limits, Unpacked, plain, unpack};
 
 /// Folders in each other. What is deeper is refused, so that no tree costs more stack or descriptors than this.

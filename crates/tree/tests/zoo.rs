@@ -15,7 +15,7 @@ use std::{
 use proptest::prelude::*;
 use sandbar_tree::{
     ArchiveError, CopyOptions, Limits, Member, MemberKind, Unpacked, UnpackedLayer, adopt_folders, copy, difference, hash, measure, members, merge, pack_layer,
-    pack_tar, pack_zip, unpack, unpack_layer,
+    pack_tar, pack_zip, sync, unpack, unpack_layer,
 };
 
 const LONG_AGO: rustix::fs::Timestamps =
@@ -465,6 +465,7 @@ fn a_packed_layer_unpacks_to_the_same() {
     let to = room.at("to");
     let limits = Limits { entries_max: 100, bytes_max: 100 << 20 };
     unpack_layer(&packed[..], &to, &limits).unwrap();
+    sync(&to).unwrap();
     assert_eq!(hash(&from, 0).unwrap(), hash(&to, 0).unwrap());
     let mut value = [0u8; 64];
     let length = rustix::fs::getxattr(to.join("a/f"), c"security.capability", &mut value).unwrap();

@@ -16,7 +16,16 @@ use super::{Image, ImageError};
 /// The built-in image.
 pub(super) fn make(parent: &Path, agent: &[u8]) -> Result<Image, ImageError> {
     let files = etc_files();
-    let layer = once(parent, &format!("host-{}", fingerprint(&files, agent)), |half| write_skeleton(half, &files, agent))?;
+    let is_whole = |layer: &Path| {
+        let copy_is_whole = |path: &PathBuf| match fs::symlink_metadata(path) {
+            Ok(original) if original.is_file() => {
+                fs::symlink_metadata(layer.join(path.strip_prefix("/").unwrap_or(path))).is_ok_and(|copy| copy.len() == original.len())
+            }
+            _ => true,
+        };
+        has_agent(layer, agent) && has_files(layer, |_| true) && files.iter().all(copy_is_whole)
+    };
+    let layer = once(parent, &format!("host-{}", fingerprint(&files, agent)), is_whole, |half| write_skeleton(half, &files, agent))?;
     let binds = HOST_DIRS
         .iter()
         .map(Path::new)
@@ -36,7 +45,8 @@ pub(super) struct Around {
 
 pub(super) fn around(parent: &Path, agent: &[u8]) -> Result<Around, ImageError> {
     let name = fingerprint(&[], agent);
-    let top = once(parent, &format!("top-{name}"), |half| {
+    let top_is_whole = |layer: &Path| has_agent(layer, agent) && has_files(layer, |name| OURS.contains(&name));
+    let top = once(parent, &format!("top-{name}"), top_is_whole, |half| {
         for name in ["etc", "procd", "procd/bin"] {
             make_dir(&half.join(name), 0o755)?;
         }
@@ -45,7 +55,8 @@ pub(super) fn around(parent: &Path, agent: &[u8]) -> Result<Around, ImageError> 
         }
         write_file(&half.join(AGENT), agent, 0o755)
     })?;
-    let bottom = once(parent, &format!("bottom-{name}"), |half| {
+    let bottom_is_whole = |layer: &Path| has_files(layer, |name| !OURS.contains(&name));
+    let bottom = once(parent, &format!("bottom-{name}"), bottom_is_whole, |half| {
         for (name, mode) in DIRS {
             make_dir(&half.join(name), *mode)?;
         }
@@ -62,16 +73,26 @@ pub(super) fn agent_in(layer: &Path) -> PathBuf {
     layer.join(AGENT)
 }
 
-/// Makes a folder whole or not at all, unless it is there.
-fn once(parent: &Path, name: &str, write: impl FnOnce(&Path) -> Result<(), ImageError>) -> Result<PathBuf, ImageError> {
+fn has_agent(layer: &Path, agent: &[u8]) -> bool {
+    fs::read(agent_in(layer)).is_ok_and(|found| found == agent)
+}
+
+fn has_files(layer: &Path, wanted: impl Fn(&str) -> bool) -> bool {
+    FILES.iter().filter(|(name, _)| wanted(name)).all(|(name, text)| fs::read(layer.join(name)).is_ok_and(|found| found == text.as_bytes()))
+}
+
+/// Makes a folder whole or not at all, unless it is there. One that is not whole lost a part of itself in a power failure.
+fn once(parent: &Path, name: &str, is_whole: impl Fn(&Path) -> bool, write: impl FnOnce(&Path) -> Result<(), ImageError>) -> Result<PathBuf, ImageError> {
     let layer = parent.join(name);
+    if layer.exists() && !is_whole(&layer) {
+        tracing::warn!(layer = %layer.display(), "a part of the built-in image is damaged and is made again");
+        let away = parent.join(crate::random_id(super::HALF));
+        fs::rename(&layer, &away).map_err(|source| failed("move away", &layer, source))?;
+    }
     if !layer.exists() {
         let half = parent.join(crate::random_id(super::HALF));
         make_dir(&half, 0o755)?;
         write(&half)?;
-        // It is never made again, so it must be whole after a power failure, too.
-        let dir = fs::File::open(&half).map_err(|source| failed("open", &half, source))?;
-        rustix::fs::syncfs(&dir).map_err(|errno| failed("save", &half, errno.into()))?;
         fs::rename(&half, &layer).map_err(|source| failed("make", &layer, source))?;
     }
     Ok(layer)
@@ -296,6 +317,9 @@ mod tests {
         // The same parts make the same layer, once.
         assert_eq!(&make(&dir, b"agent").unwrap().lowers[0], layer);
         let around = around(&dir, b"agent").unwrap();
+        // What a power failure left empty is made again.
+        fs::write(agent_in(layer), b"").unwrap();
+        assert_eq!(fs::read(agent_in(&make(&dir, b"agent").unwrap().lowers[0])).unwrap(), b"agent");
         assert_eq!(fs::read(agent_in(&around.top)).unwrap(), b"agent");
         assert!(around.top.join("etc/resolv.conf").exists() && !around.bottom.join("etc/resolv.conf").exists());
         assert!(around.bottom.join("etc/passwd").exists() && !around.top.join("etc/passwd").exists());

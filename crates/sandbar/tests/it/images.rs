@@ -201,7 +201,7 @@ fn a_registry_leads_nowhere_and_its_words_go_no_further() {
     let server = server(&[]);
     let api = server.api();
     // What must not be reached: a server on an address that is protected, as all of this machine are.
-    let inside = Fake::start(|_| (404, vec![], WORDS.into()));
+    let inside = Fake::start(|_, _| (404, vec![], WORDS.into()));
     let image = two_layers();
     let (manifest, config, at) = (image.manifest(), image.config(), inside.addr);
     let honest = move |path: &str| -> Answer {
@@ -213,37 +213,58 @@ fn a_registry_leads_nowhere_and_its_words_go_no_further() {
     };
     let redirecting = Fake::start({
         let honest = honest.clone();
-        move |path| {
+        move |path, _| {
             let answer = honest(path);
             if answer.0 == 404 { (307, vec![("Location", format!("http://{at}/secret"))], vec![]) } else { answer }
         }
     });
-    let realm = Fake::start(move |_| (401, vec![("WWW-Authenticate", format!("Bearer realm=\"http://{at}/token\",service=\"s\""))], vec![]));
+    let realm = Fake::start(move |_, _| (401, vec![("WWW-Authenticate", format!("Bearer realm=\"http://{at}/token\",service=\"s\""))], vec![]));
     for (fake, name) in [(&redirecting, "app:1"), (&realm, "app:2")] {
         let text = refused(&api, "pull", json!({ "name": format!("{}/{name}", fake.addr), "username": "u", "password": PASSWORD }));
         assert!(text.contains("is not asked") && !text.contains(WORDS), "{text}");
     }
     assert_eq!(inside.requests(), [""; 0]);
-    let talking = Fake::start(|_| (500, vec![], WORDS.into()));
+    let talking = Fake::start(|_, _| (500, vec![], WORDS.into()));
     let text = refused(&api, "pull", json!({ "name": format!("{}/app:1", talking.addr) }));
     assert!(text.contains("status 500") && !text.contains(WORDS), "{text}");
 
     // Whatever it says has a bound.
-    let endless = Fake::start(|_| (200, vec![], vec![b' '; 5 << 20]));
+    let endless = Fake::start(|_, _| (200, vec![], vec![b' '; 5 << 20]));
     assert!(refused(&api, "pull", json!({ "name": format!("{}/app:1", endless.addr) })).contains("more than 4194304 bytes"));
     let manifest = image.manifest();
     for size in ["9223372036854775807", "18446744073709551615", "99999999999999999999"] {
         let length = format!("\"size\":{}", image.layers[0].len());
         let lie = manifest.replace(&length, &format!("\"size\":{size}"));
-        let lying = Fake::start(move |_| (200, vec![], lie.clone().into_bytes()));
+        let lying = Fake::start(move |_, _| (200, vec![], lie.clone().into_bytes()));
         let text = refused(&api, "pull", json!({ "name": format!("{}/app:1", lying.addr) }));
         assert!(text.contains("at most") || text.contains("cannot be read"), "{text}");
     }
-    let around = Fake::start(|path| (302, vec![("Location", format!("{path}x"))], vec![]));
+    // One that is honest, and gives a token for a password.
+    let (manifest, config, layers) = (image.manifest(), image.config(), image.layers.clone());
+    let tokens = Fake::start(move |path, head| {
+        let own = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
+        let basic = "Basic dTpmM2IxOWM3ZS1vZi10aGUtcmVnaXN0cnk=";
+        let with = |authorization: &str| head.contains(&format!("authorization: {authorization}\r\n"));
+        match path {
+            path if path.starts_with("/token?service=s&scope=repository%3Aapp%3Apull") && with(basic) => (200, vec![], br#"{"access_token":"t0k3n"}"#.to_vec()),
+            path if path.starts_with("/token") => (401, vec![], vec![]),
+            _ if !with("Bearer t0k3n") => (401, vec![("WWW-Authenticate", format!("Bearer realm=\"http://{own}/token\",service=\"s\""))], vec![]),
+            path if path.ends_with("/manifests/1") => (200, vec![], manifest.clone().into_bytes()),
+            path => {
+                let blobs = layers.iter().map(Vec::as_slice).chain([config.as_bytes()]);
+                blobs.into_iter().find(|blob| path.ends_with(&digest(blob))).map_or((404, vec![], vec![]), |blob| (200, vec![], blob.to_vec()))
+            }
+        }
+    });
+    let name = format!("{}/app:1", tokens.addr);
+    assert!(refused(&api, "pull", json!({ "name": name, "username": "u", "password": "wrong" })).contains("credentials"));
+    assert_eq!(made(&api, "pull", json!({ "name": name, "username": "u", "password": PASSWORD }))["layers"], 2);
+    api.delete(&format!("{IMAGES}?name={}", encode(&name))).ok(200);
+    let around = Fake::start(|path, _| (302, vec![("Location", format!("{path}x"))], vec![]));
     assert!(refused(&api, "pull", json!({ "name": format!("{}/app:1", around.addr) })).contains("more than 5 times"));
-    assert_eq!(on_disk(&server), (0, 0));
+    eventually("nothing of it all", Duration::from_secs(20), || if on_disk(&server) == (0, 0) { Ok(()) } else { Err(format!("{:?}", on_disk(&server))) });
     let log = fs::read_to_string(server.data_dir().parent().unwrap().join("server.log")).unwrap();
-    assert!(!log.contains(PASSWORD) && !log.contains(WORDS));
+    assert!(!log.contains(PASSWORD) && !log.contains(WORDS) && !log.contains("t0k3n"));
     settled(&server);
 }
 

@@ -254,7 +254,8 @@ pub struct Fake {
 }
 
 impl Fake {
-    pub fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+    /// `answer` gets the path and the whole head of a request.
+    pub fn start(answer: impl Fn(&str, &str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let fake = Self { addr: listener.local_addr().unwrap(), seen: Arc::default() };
         let (seen, answer) = (Arc::clone(&fake.seen), Arc::new(answer));
@@ -272,15 +273,15 @@ impl Fake {
     }
 }
 
-fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, answer: &dyn Fn(&str) -> Answer) {
+fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, answer: &dyn Fn(&str, &str) -> Answer) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let (mut head, mut line) = (String::new(), String::new());
     while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
         head.push_str(&std::mem::take(&mut line));
     }
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let (status, headers, body) = answer(&path, &head);
     seen.lock().unwrap().push(head);
-    let (status, headers, body) = answer(&path);
     let mut reply = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         reply.push_str(&format!("{name}: {value}\r\n"));

@@ -9,7 +9,9 @@ use crate::app::SharedApp;
 
 /// After something was released, so that a row of a series of deletions is one collection.
 const SETTLE: Duration = Duration::from_secs(1);
-/// In any case this often, for what was pinned when it was looked at.
+/// For what was pinned when it was looked at.
+const AGAIN: Duration = Duration::from_secs(3);
+/// In any case this often.
 const EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
@@ -20,7 +22,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
                 app.collect_soon.notified().await;
                 tokio::time::sleep(SETTLE).await;
             } => {}
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(if app.node.has_uncollected() { AGAIN } else { EVERY }) => {}
         }
         collect(&app).await;
     }

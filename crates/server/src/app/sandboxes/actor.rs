@@ -32,6 +32,8 @@ use crate::{app::usage::Usage, error::ApiError};
 
 /// Commands that wait for one sandbox; more is refused, not queued.
 pub(super) const COMMANDS_MAX: usize = 256;
+/// Times that the end of a deleted sandbox's processes is waited for.
+const DELETE_ATTEMPTS_MAX: u32 = 6;
 /// An actor without a runtime and without commands ends after this time.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -470,9 +472,15 @@ impl Actor {
 
     /// Removes what is left of a deleted sandbox, the row last. What fails is done at the next start.
     pub async fn finish_delete(&mut self, record: SandboxRecord) {
-        if let Err(error) = self.end_runtime().await {
-            tracing::error!(sandbox = record.id, %error, "a deleted sandbox is left to the next start");
-            return;
+        let mut attempts = 1;
+        // A disk that is very busy can keep processes from ending for longer than anybody else wants to wait.
+        while let Err(error) = self.end_runtime().await {
+            if attempts == DELETE_ATTEMPTS_MAX {
+                tracing::error!(sandbox = record.id, %error, "a deleted sandbox is left to the next start");
+                return;
+            }
+            tracing::warn!(sandbox = record.id, %error, attempts, "a deleted sandbox has not ended yet");
+            attempts += 1;
         }
         if let Some(root) = spec::root_of(&record) {
             self.node.remove_root(&root);
