@@ -39,6 +39,8 @@ const CHECKPOINT_HARD_BYTES: u64 = 64 << 20;
 /// Room for new rows that the database keeps within its own file, so that a disk that others filled keeps nobody from
 /// deleting and pausing. Topped up when less than half of it is left.
 pub const SLACK_BYTES: u64 = 8 << 20;
+/// Commits between two looks whether the disk has room for a longer log: far fewer than fill it.
+const TIGHT_BATCHES: u32 = 32;
 /// Pause between commits and a checkpoint, so that a burst is checkpointed once.
 const CHECKPOINT_DELAY: Duration = Duration::from_millis(500);
 /// How long a connection waits for another one's lock.
@@ -111,8 +113,8 @@ impl Engine {
             tracing::warn!(%error, "no room can be kept for when the disk is full; it will be tried again");
         }
         spawn("store-checkpoint".into(), Box::new(move || checkpoint(&checkpointer, &wal, &woken, slack_bytes)))?;
-        let log = Log { index: PathBuf::from(format!("{}-shm", path.display())), dir: path.parent().unwrap_or(Path::new(".")).to_owned() };
-        spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake, &log)))?;
+        let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
+        spawn("store-write".into(), Box::new(move || write_loop(&writer, write_queue, &wake, &dir)))?;
         let queues = Queues { writes, reads: reads.into() };
         Ok(Self { path: path.to_owned(), queues: RwLock::new(Some(queues)), threads: Mutex::new(threads) })
     }
@@ -245,16 +247,19 @@ fn void_log(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>, wake: &std_mpsc::SyncSender<()>, log: &Log) {
+fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>, wake: &std_mpsc::SyncSender<()>, dir: &Path) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
-    let mut checkpointed = 0;
+    let (mut checkpointed, mut batches) = (0, 0);
     while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+        batches += 1;
         // The checkpoints beside us may be late for a log that cannot grow.
-        if log.is_tight() {
+        if batches >= TIGHT_BATCHES && has_no_room(dir) {
             begin_log_anew(connection);
+            batches = 0;
         }
         if !commit_batch(connection, batch.drain(..)) {
             begin_log_anew(connection);
+            batches = 0;
         }
         let changes = connection.total_changes();
         if changes - checkpointed >= CHECKPOINT_CHANGES {
@@ -272,32 +277,10 @@ fn begin_log_anew(connection: &Connection) {
     }
 }
 
-/// Where it is seen how full the log is.
-struct Log {
-    /// The log's index, which all connections share.
-    index: PathBuf,
-    dir: PathBuf,
-}
-
-impl Log {
-    /// Whether the log is nearly as long as its place on disk, much of it is not in the database yet, and the disk has no
-    /// room for more of it.
-    /// Source of the offsets: SQLite, "WAL-mode File Format", 2.2 and 2.3.
-    fn is_tight(&self) -> bool {
-        const FRAME_BYTES: u64 = 4096 + 24;
-        const FRAMES_AT: u64 = 16;
-        const COPIED_AT: u64 = 96;
-        let Ok(index) = fs::File::open(&self.index) else { return false };
-        let number = |at: u64| {
-            let mut bytes = [0u8; 4];
-            std::os::unix::fs::FileExt::read_exact_at(&index, &mut bytes, at).map(|()| u64::from(u32::from_ne_bytes(bytes)))
-        };
-        let (Ok(frames), Ok(copied)) = (number(FRAMES_AT), number(COPIED_AT)) else { return false };
-        if frames * FRAME_BYTES < LOG_PREPARED_BYTES / 4 * 3 || copied >= frames {
-            return false;
-        }
-        rustix::fs::statvfs(&self.dir).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 2 * LOG_PREPARED_BYTES)
-    }
+/// Whether the log cannot grow beyond its place on disk. How full it is, is not looked at: whoever opens and closes the
+/// log's index beside SQLite takes the locks of this process on it away.
+fn has_no_room(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < 2 * LOG_PREPARED_BYTES)
 }
 
 /// Runs a batch in one transaction; `false` when it could not be committed. When the database gives the whole transaction up in the middle (a full disk does
