@@ -314,14 +314,19 @@ impl Images {
 
     /// Adds an image whose layers are there and held, or gives one that is there its name.
     ///
-    /// Those that are `fresh` are made durable first: whatever names a layer must find it whole after a power failure.
-    fn add(&self, record: ImageRecord, name: Option<&ImageName>, fresh: &[LayerRecord]) -> Result<ImageView, ImageError> {
+    /// Layers that no image names yet are made durable first: whatever names one must find it whole after a power failure.
+    fn add(&self, record: ImageRecord, name: Option<&ImageName>) -> Result<ImageView, ImageError> {
         let id = record.id.clone();
         let layers = record.layers.clone();
         if let Some(layer) = layers.iter().find(|layer| !self.layer(layer.folder()).is_dir()) {
             return Err(ImageError::Malformed(format!("its layer {} is not here", layer.diff_id)));
         }
-        self.save_layers(fresh)?;
+        let fresh: Vec<&LayerRecord> = {
+            let state = self.lock();
+            let named: HashSet<&str> = state.index.images.values().flat_map(|known| known.layers.iter().map(LayerRecord::folder)).collect();
+            layers.iter().filter(|layer| !named.contains(layer.folder())).collect()
+        };
+        self.save_layers(&fresh)?;
         self.change(|index| {
             // What was recorded may name folders that are gone.
             index.images.entry(id.clone()).or_insert(record).layers = layers;
@@ -332,7 +337,7 @@ impl Images {
         self.view(&id)
     }
 
-    fn save_layers(&self, fresh: &[LayerRecord]) -> Result<(), ImageError> {
+    fn save_layers(&self, fresh: &[&LayerRecord]) -> Result<(), ImageError> {
         if fresh.is_empty() {
             return Ok(());
         }

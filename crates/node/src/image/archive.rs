@@ -125,24 +125,22 @@ impl Images {
         if diff_ids.len() != found.layers.len() {
             return Err(ImageError::Malformed(format!("it has {} layers and its configuration names {}", found.layers.len(), diff_ids.len())));
         }
-        let (mut layers, mut fresh, mut holds) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut layers, mut holds) = (Vec::new(), Vec::new());
         for (diff_id, member) in diff_ids.iter().zip(found.layers) {
             let (layer, hold) = match self.find_layer(diff_id, &layers) {
                 Some(found) => found,
                 None => {
                     let file = archive.try_clone().map_err(failed("read", &self.dir))?;
                     let blob = Blob { file, offset: member.offset, length: member.length, digest: member.digest };
-                    let unpacked = self.unpack_layer(blob, diff_id, &layers, roots, |_| Ok(()))?;
-                    fresh.push(unpacked.0.clone());
-                    unpacked
+                    self.unpack_layer(blob, diff_id, &layers, roots, |_| Ok(()))?
                 }
             };
             layers.push(layer);
             holds.push(hold);
         }
-        let mut view = self.finish(parts.clone(), layers.clone(), &fresh, Some(first))?;
+        let mut view = self.finish(parts.clone(), layers.clone(), Some(first))?;
         for name in more {
-            view = self.finish(parts.clone(), layers.clone(), &[], Some(name))?;
+            view = self.finish(parts.clone(), layers.clone(), Some(name))?;
         }
         Ok(view)
     }
@@ -156,14 +154,13 @@ impl Images {
         let mut hash = Sha256::new();
         io::copy(&mut BufReader::with_capacity(256 << 10, &archive), &mut hash).map_err(failed("read", &self.dir))?;
         let diff_id = format!("sha256:{}", hex::encode(hash.finalize()));
-        let ((layer, _hold), is_fresh) = match self.find_layer(&diff_id, &[]) {
-            Some(found) => (found, false),
-            None => (self.unpack_layer(Blob { file: archive, offset: 0, length, digest: None }, &diff_id, &[], roots, is_root)?, true),
+        let (layer, _hold) = match self.find_layer(&diff_id, &[]) {
+            Some(found) => found,
+            None => self.unpack_layer(Blob { file: archive, offset: 0, length, digest: None }, &diff_id, &[], roots, is_root)?,
         };
-        let fresh = if is_fresh { vec![layer.clone()] } else { Vec::new() };
         let env = vec![("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned())];
         let config = NewConfig { env, working_dir: None, history: vec!["imported root filesystem".to_owned()], diff_ids: vec![diff_id] }.render();
-        self.finish(Parts { config, source: "imported root filesystem".to_owned(), manifest_digest: None }, vec![layer], &fresh, Some(&name))
+        self.finish(Parts { config, source: "imported root filesystem".to_owned(), manifest_digest: None }, vec![layer], Some(&name))
     }
 }
 

@@ -73,7 +73,7 @@ impl Node {
         if let Some((known, hold)) = spec.reuse.then(|| images.built_from(&recipe)).flatten() {
             let (images, name) = (images.clone(), spec.name.clone());
             return blocking(move || {
-                let added = images.add(known, Some(&name), &[]);
+                let added = images.add(known, Some(&name));
                 drop(hold);
                 added
             })
@@ -149,14 +149,14 @@ impl Node {
                 let record = ImageRecord {
                     id: digest_of(config.as_bytes()),
                     on_host: below.as_ref().is_none_or(|record| record.on_host),
-                    layers: below.iter().flat_map(|record| record.layers.clone()).chain([layer.clone()]).collect(),
+                    layers: below.iter().flat_map(|record| record.layers.clone()).chain([layer]).collect(),
                     config,
                     source: format!("built on {}", spec.base),
                     manifest_digest: None,
                     recipe: Some(recipe),
                     created_at_ms: now_ms(),
                 };
-                images.add(record, Some(&spec.name), &[layer])
+                images.add(record, Some(&spec.name))
             };
             let result = kept();
             roots.trash(&half, "half-layer");

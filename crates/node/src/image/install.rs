@@ -207,7 +207,7 @@ impl Images {
     }
 
     /// Records an image whose layers are in place.
-    pub(super) fn finish(&self, parts: Parts, layers: Vec<LayerRecord>, fresh: &[LayerRecord], name: Option<&ImageName>) -> Result<ImageView, ImageError> {
+    pub(super) fn finish(&self, parts: Parts, layers: Vec<LayerRecord>, name: Option<&ImageName>) -> Result<ImageView, ImageError> {
         let record = ImageRecord {
             id: super::config::digest_of(parts.config.as_bytes()),
             on_host: false,
@@ -218,7 +218,7 @@ impl Images {
             recipe: None,
             created_at_ms: now_ms(),
         };
-        self.add(record, name, fresh)
+        self.add(record, name)
     }
 }
 

@@ -121,10 +121,10 @@ impl Images {
         if bytes > left {
             return Err(ImageError::NoRoom { left });
         }
-        let (layers, fresh, holds) = self.layers(&source, &diff_ids, &manifest.layers, roots, report).await?;
+        let (layers, holds) = self.layers(&source, &diff_ids, &manifest.layers, roots, report).await?;
         let images = self.clone();
         let finished = tokio::task::spawn_blocking(move || {
-            let finished = images.finish(parts, layers, &fresh, Some(&local));
+            let finished = images.finish(parts, layers, Some(&local));
             // Here, since nobody may wait for this any more.
             drop((holds, downloads));
             finished
@@ -132,7 +132,7 @@ impl Images {
         finished.await.unwrap_or(Err(ImageError::Stopped))
     }
 
-    /// Downloads what is missing side by side, and unpacks in order. The second are the layers that were not here before.
+    /// Downloads what is missing side by side, and unpacks in order.
     async fn layers(
         &self,
         source: &Arc<Registry>,
@@ -140,13 +140,13 @@ impl Images {
         packed: &[Descriptor],
         roots: &Roots,
         report: &Report,
-    ) -> Result<(Vec<LayerRecord>, Vec<LayerRecord>, Vec<Hold>), ImageError> {
+    ) -> Result<(Vec<LayerRecord>, Vec<Hold>), ImageError> {
         let places = Arc::new(Semaphore::new(DOWNLOADS_MAX));
         // Ends all when this is dropped.
         let mut downloads = tokio::task::JoinSet::new();
         let mut arrivals = Vec::with_capacity(diff_ids.len());
         // Which folder a layer is in may depend on those below it, so only the beginning of the stack can be known by now.
-        let (mut layers, mut fresh, mut holds) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut layers, mut holds) = (Vec::new(), Vec::new());
         for (diff_id, layer) in diff_ids.iter().zip(packed) {
             if layers.len() == arrivals.len()
                 && let Some((found, hold)) = self.find(diff_id, &layers).await
@@ -182,9 +182,7 @@ impl Images {
                     tell(report, Progress::Unpacking { digest: digest.clone() });
                     let (images, roots, diff_id, below) = (self.clone(), roots.clone(), diff_id.clone(), layers.clone());
                     let unpacked = tokio::task::spawn_blocking(move || images.unpack_download(&path, &diff_id, &below, &roots));
-                    let unpacked = unpacked.await.unwrap_or(Err(ImageError::Stopped))?;
-                    fresh.push(unpacked.0.clone());
-                    unpacked
+                    unpacked.await.unwrap_or(Err(ImageError::Stopped))?
                 }
             };
             drop(flight);
@@ -192,7 +190,7 @@ impl Images {
             layers.push(record);
             holds.push(hold);
         }
-        Ok((layers, fresh, holds))
+        Ok((layers, holds))
     }
 
     async fn find(&self, diff_id: &str, below: &[LayerRecord]) -> Option<(LayerRecord, Hold)> {
