@@ -112,10 +112,10 @@ impl Functions {
                 own.taken.set(true);
                 match own.imported().await {
                     Phase::Ready { .. } => Ok((own, true)),
-                    phase => Err(not_imported(agent, &own, phase)),
+                    phase => Err(not_imported(agent, &own, phase).await),
                 }
             }
-            phase => Err(not_imported(agent, &zygote, phase)),
+            phase => Err(not_imported(agent, &zygote, phase).await),
         }
     }
 
@@ -158,13 +158,14 @@ impl Functions {
     }
 }
 
-fn not_imported(agent: &Agent, zygote: &Rc<Zygote>, phase: Phase) -> FunctionFailure {
+async fn not_imported(agent: &Agent, zygote: &Rc<Zygote>, phase: Phase) -> FunctionFailure {
     agent.functions.forget(zygote);
     match phase {
         Phase::Failed(failure) => failure,
         Phase::Importing | Phase::Ready { .. } | Phase::Gone => {
+            let ended = tokio::time::timeout(FUNCTION_END_GRACE, zygote.until(|| zygote.ended())).await.ok();
             let oom = agent.look_for_oom(None);
-            failure(FailureKind::Failed, format!("Python ended while it imported the module{}", call::how(zygote.ended(), oom)))
+            failure(FailureKind::Failed, format!("Python ended while it imported the module{}", call::how(ended, oom)))
         }
     }
 }
