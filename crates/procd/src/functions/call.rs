@@ -304,6 +304,10 @@ pub fn how(ended: Option<Ended>, oom: bool) -> String {
 
 /// Ends every process of a session, whatever group it is in.
 async fn end_session(agent: &Rc<Agent>, session: i32) {
+    // It may not have made its session yet.
+    if let Some(pid) = rustix::process::Pid::from_raw(session) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
     for _ in 0..SESSION_ROUNDS_MAX {
         let found = agent.io.run(move || Ok(members(session))).await.unwrap_or_default();
         if found.is_empty() {

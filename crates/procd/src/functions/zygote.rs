@@ -324,8 +324,12 @@ async fn listen(agent: Rc<Agent>, weak: Weak<Zygote>, control: Rc<AsyncFd<OwnedF
 }
 
 fn receive(control: &OwnedFd) -> Result<Vec<u8>, Errno> {
-    let length = rustix::io::ioctl_fionread(control).unwrap_or(0) as usize;
-    let mut message = vec![0; length.clamp(1, ZYGOTE_MESSAGE_BYTES_MAX)];
+    // With nothing there now, a message of any size may come before it is read; what did not fit would be lost.
+    let length = match rustix::io::ioctl_fionread(control).unwrap_or(0) as usize {
+        0 => ZYGOTE_MESSAGE_BYTES_MAX,
+        length => length.min(ZYGOTE_MESSAGE_BYTES_MAX),
+    };
+    let mut message = vec![0; length];
     let read = rustix::io::read(control, message.as_mut_slice())?;
     message.truncate(read);
     Ok(message)
