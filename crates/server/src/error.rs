@@ -65,6 +65,13 @@ impl ApiError {
         self
     }
 
+    /// The same with a status that its code does not say.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
     /// The same with other words.
     #[must_use]
     pub fn with_message(mut self, change: impl FnOnce(&str) -> String) -> Self {
@@ -89,6 +96,12 @@ impl ApiError {
 
     pub fn message(&self) -> &str {
         &self.message
+    }
+}
+
+impl From<&ApiError> for ErrorDetail {
+    fn from(error: &ApiError) -> Self {
+        Self { code: error.code.clone(), message: error.message.clone(), details: error.details.clone() }
     }
 }
 

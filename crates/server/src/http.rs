@@ -15,10 +15,11 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{app::SharedApp, error::ApiError};
 
 mod auth;
-mod contexts;
+pub(crate) mod contexts;
 mod events;
 pub mod extract;
 mod files;
+mod functions;
 mod health;
 mod images;
 mod keys;
@@ -77,6 +78,7 @@ fn routes() -> Routes {
         .merge(sandboxes::router())
         .merge(contexts::router())
         .merge(files::router())
+        .merge(functions::router())
         .merge(services::router())
         .merge(network::router())
         .merge(logs::router())
