@@ -1,5 +1,7 @@
 //! Functions: published services. What is durable of them, and the decisions about them.
 
+use std::sync::Arc;
+
 use sandbar_api::{sandbox::SandboxConfig, template::TemplateSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,6 +14,7 @@ pub use split::{Split, Target, check_weights};
 
 use crate::{
     sandbox::{Base, Desired, SandboxRecord},
+    service::{Ingress, Service},
     validate::Violation,
     volume::AccessMode,
 };
@@ -96,8 +99,12 @@ pub struct RevisionRecord {
     /// The files.
     pub base: Base,
     pub mounts: Vec<RevisionMount>,
-    /// The service, normalised.
-    pub service: Value,
+    /// The service, normalised, as it is stored.
+    #[serde(rename = "service")]
+    pub service_snapshot: Value,
+    /// The same, read.
+    #[serde(skip, default = "unread")]
+    pub service: Arc<Service>,
     /// What a client that published a specification sent of it and nothing here uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<Value>,
@@ -105,6 +112,19 @@ pub struct RevisionRecord {
     pub provenance: Option<Value>,
     pub created_by: Option<String>,
     pub created_at_ms: i64,
+}
+
+impl RevisionRecord {
+    /// Reads a stored revision.
+    pub fn read(text: &str) -> Result<Self, serde_json::Error> {
+        let revision: Self = serde_json::from_str(text)?;
+        Ok(Self { service: Arc::new(Service::parse(&revision.service_snapshot)?), ..revision })
+    }
+}
+
+/// A service that serves nobody: what stands in a revision until its own was read.
+fn unread() -> Arc<Service> {
+    Arc::new(Service { id: String::new(), display_name: None, port: 0, runtime: None, ingress: Ingress::default(), health_check: None })
 }
 
 /// Where a revision came from.
@@ -238,7 +258,7 @@ pub fn serves_from_source(revision: &RevisionRecord, newest_from_source: i64, so
         && source.team_id == revision.team_id
         && source.desired != Desired::Cleaned
         && revision.number >= newest_from_source
-        && service_of(source, service_id) == Some(&revision.service)
+        && service_of(source, service_id) == Some(&revision.service_snapshot)
 }
 
 /// A service of a sandbox by its id.

@@ -12,5 +12,6 @@ pub mod quantity;
 pub mod quota;
 pub mod roles;
 pub mod sandbox;
+pub mod service;
 pub mod validate;
 pub mod volume;

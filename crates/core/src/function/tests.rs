@@ -16,7 +16,8 @@ fn revision(number: i64, service: &Value) -> RevisionRecord {
         config: SandboxConfig::default(),
         base: Base::default(),
         mounts: Vec::new(),
-        service: service.clone(),
+        service_snapshot: service.clone(),
+        service: unread(),
         spec: None,
         provenance: None,
         created_by: None,
@@ -93,9 +94,14 @@ fn a_revision_is_read_as_it_was_written() {
         uid: 1,
         gid: 2,
     };
-    let whole = RevisionRecord { mounts: vec![mount], spec: Some(json!({"env_refs": []})), ..revision(3, &json!({"id": "api"})) };
+    let service = json!({"id": "api", "port": 7, "ingress": {"public": true}});
+    let whole = RevisionRecord { mounts: vec![mount], spec: Some(json!({"env_refs": []})), ..revision(3, &service) };
     let text = serde_json::to_string(&whole).expect("writes");
-    assert_eq!(serde_json::from_str::<RevisionRecord>(&text).expect("reads"), whole);
+    let read = RevisionRecord::read(&text).expect("reads");
+    assert_eq!((read.service.id.as_str(), read.service.port), ("api", 7));
+    assert_eq!(RevisionRecord { service: unread(), ..read }, whole);
+    let broken = RevisionRecord { service_snapshot: json!({"id": "api"}), ..whole };
+    assert!(RevisionRecord::read(&serde_json::to_string(&broken).expect("writes")).is_err());
     for state in ["starting", "ready", "retiring", "draining", "removing"] {
         assert_eq!(InstanceState::named(state).map(InstanceState::as_str), Some(state));
     }
