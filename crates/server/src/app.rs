@@ -18,6 +18,7 @@ pub mod logs;
 pub mod quotas;
 pub(crate) mod room;
 pub mod sandboxes;
+pub mod services;
 pub mod snapshots;
 pub mod storage;
 mod streams;
@@ -35,6 +36,7 @@ pub struct App {
     pub quotas: quotas::Quotas,
     pub usage: Arc<usage::Usage>,
     pub sandboxes: Arc<sandboxes::Registry>,
+    pub services: services::Services,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp, auth, builtin, images::ImageJobs, quotas::Quotas, sandboxes::Registry, usage::Usage},
+    app::{App, SharedApp, auth, builtin, images::ImageJobs, quotas::Quotas, sandboxes::Registry, services::Services, usage::Usage},
     config::Config,
     http, tasks,
 };
@@ -87,6 +87,7 @@ impl Server {
             quotas,
             usage,
             sandboxes,
+            services: Services::default(),
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon,
@@ -118,6 +119,7 @@ impl Server {
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
         http::serve(listener, http::router(app.clone()), stop.clone()).await;
         stop.cancel();
+        app.services.close().await;
         tracker.close();
         tracker.wait().await;
         app.node.shutdown().await;

@@ -195,15 +195,28 @@ impl App {
     }
 
     /// Changes what can be changed at runtime.
-    pub async fn update(&self, who: &Principal, id: &str, update: UpdateConfig) -> Result<SandboxRecord, ApiError> {
+    pub async fn update(self: &Arc<Self>, who: &Principal, id: &str, update: UpdateConfig) -> Result<SandboxRecord, ApiError> {
+        let replaces_services = update.services.is_some();
         let update = Box::new(update);
-        self.ask(who, id, |reply| Command::Update { update, only_services: false, reply }).await
+        let record = self.ask(who, id, |reply| Command::Update { update, only_services: false, reply }).await?;
+        if replaces_services {
+            self.end_former_services(&record);
+        }
+        Ok(record)
     }
 
     /// Replaces the services wholly; an empty list clears them.
-    pub async fn put_services(&self, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
+    pub async fn put_services(self: &Arc<Self>, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
         let update = Box::new(UpdateConfig { services: Some(services), ..UpdateConfig::default() });
-        self.ask(who, id, |reply| Command::Update { update, only_services: true, reply }).await
+        let record = self.ask(who, id, |reply| Command::Update { update, only_services: true, reply }).await?;
+        self.end_former_services(&record);
+        Ok(record)
+    }
+
+    fn end_former_services(self: &Arc<Self>, record: &SandboxRecord) {
+        if let Some(runtime) = self.sandboxes.find(&record.id).and_then(|view| view.runtime) {
+            self.services_changed(record, runtime);
+        }
     }
 
     /// Sets the deadlines anew.
@@ -294,6 +307,28 @@ impl App {
         }
         let woken = self.sandboxes.ask(view.record.as_ref().clone(), |reply| Command::Wake { reply }).await?;
         woken.runtime.ok_or_else(|| ApiError::unavailable("the sandbox is waking up").retry_after(1))
+    }
+
+    /// A sandbox as its public hosts see it: whoever's it is, with its runtime when it is awake.
+    pub(crate) async fn look(&self, id: &str) -> Result<Option<(Arc<SandboxRecord>, Option<Arc<Runtime>>)>, ApiError> {
+        let view = match self.sandboxes.find(id) {
+            Some(view) => view,
+            None => {
+                let found = self.store.sandbox_get(None, id).await.map_err(|e| store_failure("reading the sandbox", &e))?;
+                let Some(record) = found else { return Ok(None) };
+                View { record: Arc::new(record), runtime: None }
+            }
+        };
+        let awake = view.record.desired == Desired::Active && view.record.observed == Observed::Active;
+        let runtime = view.runtime.filter(|runtime| awake && !runtime.has_ended());
+        Ok((view.record.desired != Desired::Deleted).then_some((view.record, runtime)))
+    }
+
+    /// Wakes a sandbox because somebody accesses it, if it may be woken.
+    pub(crate) async fn wake(&self, record: &SandboxRecord) -> Result<(Arc<SandboxRecord>, Arc<Runtime>), ApiError> {
+        let woken = self.sandboxes.ask(record.clone(), |reply| Command::Wake { reply }).await?;
+        let runtime = woken.runtime.ok_or_else(|| ApiError::unavailable("the sandbox is waking up").retry_after(1))?;
+        Ok((woken.record, runtime))
     }
 
     /// What happened to a sandbox, oldest first.
