@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp, auth, builtin, images::ImageJobs, quotas::Quotas, sandboxes::Registry, services::Services, usage::Usage},
+    app::{App, SharedApp, auth, builtin, functions::Functions, images::ImageJobs, quotas::Quotas, sandboxes::Registry, services::Services, usage::Usage},
     config::Config,
     http, tasks,
 };
@@ -88,6 +88,7 @@ impl Server {
             usage,
             sandboxes,
             services: Services::default(),
+            functions: Functions::default(),
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon,
@@ -95,6 +96,7 @@ impl Server {
         });
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
+        app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
 
@@ -117,6 +119,7 @@ impl Server {
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::collect::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         http::serve(listener, http::router(app.clone()), stop.clone()).await;
         stop.cancel();
         app.services.close().await;

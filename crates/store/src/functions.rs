@@ -190,24 +190,30 @@ impl Store {
             .await
     }
 
-    /// Every function that was not deleted, of all teams: their ids.
-    pub async fn functions_all(&self) -> Result<Vec<String>, StoreError> {
+    /// What `production` points to, by function of a team.
+    pub async fn productions(&self, team_id: &str) -> Result<HashMap<String, Split>, StoreError> {
+        let team_id = team_id.to_owned();
         self.engine
-            .read("read all functions", |c| {
-                let mut statement = c.prepare_cached("SELECT id FROM function WHERE deleted_at_ms IS NULL ORDER BY id")?;
-                let rows = statement.query_map([], |row| row.get(0))?;
-                Ok(rows.collect::<Result<_, _>>()?)
+            .read("read production aliases", move |c| {
+                let sql = "SELECT function_id, split FROM function_alias WHERE alias = ?2 AND function_id IN (SELECT id FROM function WHERE team_id = ?1)";
+                let mut statement = c.prepare_cached(sql)?;
+                let rows = statement.query_map((team_id, PRODUCTION), |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
+                rows.map(|row| {
+                    let (id, split) = row?;
+                    Ok((id, read(&split)?))
+                })
+                .collect()
             })
             .await
     }
 
-    /// Functions with a revision that was published from a sandbox.
-    pub async fn functions_of_source(&self, sandbox_id: &str) -> Result<Vec<String>, StoreError> {
-        let sandbox_id = sandbox_id.to_owned();
+    /// The functions of all teams that want instances kept ready: their ids.
+    pub async fn functions_warm(&self) -> Result<Vec<String>, StoreError> {
         self.engine
-            .read("read a sandbox's functions", move |c| {
-                let mut statement = c.prepare_cached("SELECT DISTINCT function_id FROM function_revision WHERE source_sandbox_id = ?1")?;
-                let rows = statement.query_map([sandbox_id], |row| row.get(0))?;
+            .read("read functions with warm instances", |c| {
+                let sql = "SELECT id FROM function WHERE deleted_at_ms IS NULL AND enabled AND json_extract(autoscaling, '$.min_warm') > 0 ORDER BY id";
+                let mut statement = c.prepare_cached(sql)?;
+                let rows = statement.query_map([], |row| row.get(0))?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })
             .await
