@@ -8,6 +8,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod metrics;
 pub mod pacing;
+pub mod public_host;
 pub mod quantity;
 pub mod quota;
 pub mod roles;

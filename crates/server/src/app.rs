@@ -7,7 +7,7 @@ use sandbar_node::Node;
 use sandbar_store::Store;
 use tokio::sync::Notify;
 
-use crate::{config::Config, http::Metrics};
+use crate::{config::Config, gateway::Gateway, http::Metrics};
 
 pub mod auth;
 pub mod builtin;
@@ -39,6 +39,7 @@ pub struct App {
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
     pub functions: functions::Functions,
+    pub gateway: Gateway,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

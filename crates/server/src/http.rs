@@ -46,7 +46,7 @@ mod users;
 mod volumes;
 
 pub use metrics::Metrics;
-pub use serve::serve;
+pub(crate) use serve::serve;
 
 /// Where clients of the May generation are sent.
 pub const MAY: &str = "/compat/2026-05";
