@@ -60,8 +60,11 @@ pub fn choose(instances: &[Instance], waiting: usize, scaling: &Autoscaling) -> 
 
 /// How many are to be started so that as many are warm as are always wanted, and one for each that is to be replaced.
 pub fn missing(instances: &[Instance], serves: bool, scaling: &Autoscaling) -> usize {
-    let wanted = if serves { scaling.min_warm as usize } else { 0 };
-    let wanted = if has(instances, Stage::Retiring) { wanted.max(1) } else { wanted };
+    let wanted = match (serves, has(instances, Stage::Retiring)) {
+        (false, _) => 0,
+        (true, true) => scaling.min_warm.max(1) as usize,
+        (true, false) => scaling.min_warm as usize,
+    };
     startable(instances, wanted.saturating_sub(counted(instances)))
 }
 
@@ -167,6 +170,7 @@ mod tests {
         assert_eq!(missing(&[of(Stage::Retiring, 0)], true, &TWO), 1, "what is replaced needs another");
         assert_eq!(missing(&[of(Stage::Retiring, 0), of(Stage::Starting, 0)], true, &TWO), 0);
         assert_eq!(missing(&[], true, &TWO), 0);
+        assert_eq!(missing(&[of(Stage::Retiring, 0)], false, &TWO), 0, "where nobody comes it goes without");
     }
 
     #[test]

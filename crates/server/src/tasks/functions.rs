@@ -10,7 +10,7 @@ use crate::app::SharedApp;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Looks between two at all rows.
-const ROWS_EVERY: u32 = 15;
+const ROWS_EVERY: u32 = 5;
 
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
     let mut looks = 0;

@@ -39,8 +39,8 @@ impl App {
         self.sandboxes.tasks.spawn(async move {
             let began = Instant::now();
             let revision = Arc::clone(&pool.revision);
-            app.note_function(&revision.function_id, about(&revision, &sandbox_id, "instance.starting", "starting", "an instance is being started")).await;
-            let made = app.make_instance(&revision, &sandbox_id).await;
+            let starting = about(&revision, &sandbox_id, "instance.starting", "starting", "an instance is being started");
+            let (made, ()) = tokio::join!(app.make_instance(&revision, &sandbox_id), app.note_function(&revision.function_id, starting));
             let startup_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
             let ready = match made {
                 Ok(()) => app.store.instance_ready(&sandbox_id, now_ms(), startup_ms).await.map_err(|e| function_failure("saving the instance", &e)),

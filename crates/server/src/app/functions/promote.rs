@@ -14,7 +14,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
-        sandboxes::{now_ms, store_failure, violations},
+        sandboxes::{now_ms, violations},
     },
     error::ApiError,
 };

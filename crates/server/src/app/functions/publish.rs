@@ -79,7 +79,7 @@ impl App {
     }
 
     /// Publishes a new revision of a function, and lets `production` point to it when it is ready.
-    pub async fn create_revision(
+    pub(crate) async fn create_revision(
         self: &Arc<Self>,
         who: &Principal,
         id: &str,

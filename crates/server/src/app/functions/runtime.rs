@@ -80,6 +80,13 @@ impl App {
         Ok(RuntimeView { function, revision, from_source, instances, failure, events })
     }
 
+    /// A sandbox that serves a revision now, with the moment since when.
+    pub(crate) fn revision_instance(&self, revision_id: &str) -> Option<(String, i64)> {
+        let slots = self.functions.pools.find(revision_id)?.slots();
+        let serving = slots.into_iter().find(|slot| matches!(slot.stage, Stage::Ready | Stage::Retiring))?;
+        Some((serving.sandbox_id, serving.ready_at_ms.unwrap_or(serving.created_at_ms)))
+    }
+
     async fn is_served_from_source(&self, function: &FunctionRecord, revision: &RevisionRecord) -> Result<bool, ApiError> {
         let Some(sandbox_id) = revision.source.sandbox_id() else { return Ok(false) };
         let known = self.known_function(&function.id).await?;
