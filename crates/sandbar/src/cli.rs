@@ -86,7 +86,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Kill what a stopped server left running and delete its data folder
     Purge(PurgeArgs),
-    /// Start a server and show the main job: claim, keep state, read a file, delete
+    /// Start a server and show the main job: claim, keep state, read a file, publish a service
     #[command(hide = true)]
     Demo(DemoArgs),
     /// Print a completion script
