@@ -8,6 +8,7 @@ pub mod auth;
 pub mod context;
 pub mod error;
 pub mod file;
+pub mod function;
 pub mod image;
 pub mod log;
 pub mod metrics;

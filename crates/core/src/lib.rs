@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod egress;
+pub mod function;
 pub mod image;
 pub mod lifecycle;
 pub mod limits;

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod builtin;
 pub mod contexts;
 pub mod files;
+pub mod functions;
 pub mod images;
 pub mod logs;
 pub mod quotas;
@@ -37,6 +38,7 @@ pub struct App {
     pub usage: Arc<usage::Usage>,
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
+    pub functions: functions::Functions,
     pub gateway: Gateway,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.

@@ -19,6 +19,7 @@ mod contexts;
 mod events;
 pub mod extract;
 mod files;
+mod functions;
 mod health;
 mod images;
 mod keys;
@@ -81,6 +82,7 @@ fn routes() -> Routes {
         .merge(network::router())
         .merge(logs::router())
         .merge(events::router())
+        .merge(functions::router())
         .merge(templates::router())
         .merge(images::router())
         .merge(snapshots::router())

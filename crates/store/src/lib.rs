@@ -6,6 +6,7 @@
 
 mod engine;
 mod error;
+mod functions;
 mod keys;
 mod logins;
 mod quotas;
@@ -23,6 +24,7 @@ use std::{path::Path, sync::Arc};
 use rusqlite::OptionalExtension;
 
 pub use error::StoreError;
+pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};
 pub use quotas::{QuotaRecord, TeamUse};
