@@ -54,6 +54,8 @@ pub(super) struct Dress {
 pub(super) enum Trouble {
     /// Nobody was asked: nothing listens, or the runtime has ended. The request is whole.
     Unasked(Box<Request>),
+    /// Its processes were stopped meanwhile. The request is there when it can be asked again.
+    Paused(Option<Box<Request>>),
     /// Said to the caller.
     Said(ApiError),
 }
@@ -99,8 +101,7 @@ impl Outgoing {
         let sent = tokio::select! {
             sent = connections.send(request, target.runtime.connect(target.service.port)) => sent,
             () = target.runtime.frozen() => {
-                let error = ApiError::unavailable("the sandbox was paused during the request").retry_after(1);
-                return Err((Trouble::Said(error), upgrade));
+                return Err((Trouble::Paused(again.map(Box::new)), upgrade));
             }
             () = passed(deadline) => return Err((Trouble::Said(late(target.route)), upgrade)),
         };
@@ -132,6 +133,11 @@ pub(super) fn nobody(service: &Service) -> ApiError {
         RuntimeKind::Cmd { .. } | RuntimeKind::WarmProcess { .. } | RuntimeKind::Function { .. } => "",
     };
     ApiError::with_status(502, ErrorCode::Unavailable, format!("nothing listens on port {} of the sandbox{hint}", service.port)).retry_after(1)
+}
+
+/// The error where the processes were stopped.
+pub(super) fn paused() -> ApiError {
+    ApiError::unavailable("the sandbox was paused during the request").retry_after(1)
 }
 
 fn late(route: &Route) -> ApiError {

@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout};
 use super::{
     Client, START_WITHIN,
     admit::{self, admit},
-    forward::{Dress, Outgoing, Target, Trouble, nobody},
-    front, unknown, wait,
+    forward::{Dress, Outgoing, Target, Trouble, nobody, paused},
+    front, inline, unknown, wait,
 };
 use crate::{app::SharedApp, error::ApiError};
 
@@ -79,11 +79,13 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
             }
         }
         if let RuntimeKind::Function { .. } = service.kind() {
-            return Ok(admit::with(function(app, &awake, outgoing.into_request(), limit).await, &cors));
+            return Ok(admit::with(inline::call(app, &awake, service, route, outgoing.into_request(), limit).await, &cors));
         }
         let target = Target { runtime: &awake, service, route };
         match outgoing.send(&app.gateway, &target, &mut dress).await {
             Ok(response) => return Ok(response),
+            // Whoever paused it does not want it woken by a request that was there before.
+            Err((Trouble::Paused(_), _)) => return Ok(admit::with(paused().into_response(), &cors)),
             Err((Trouble::Said(error), _)) => return Ok(admit::with(error.into_response(), &cors)),
             Err((Trouble::Unasked(request), upgrade)) => {
                 outgoing = Outgoing::with_request(*request, upgrade);
@@ -98,10 +100,6 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
         }
     }
     Ok(admit::with(nobody(service).into_response(), &cors))
-}
-
-async fn function(_app: &SharedApp, _runtime: &Arc<Runtime>, _request: Request, _limit: Option<Duration>) -> Response {
-    ApiError::unavailable("functions").into_response()
 }
 
 /// Why a sandbox is not awake.
