@@ -12,6 +12,7 @@ mod it {
     mod crates;
     mod disk;
     mod escape;
+    mod gateway;
     mod harness;
     mod http;
     mod images;

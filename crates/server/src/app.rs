@@ -7,7 +7,7 @@ use sandbar_node::Node;
 use sandbar_store::Store;
 use tokio::sync::Notify;
 
-use crate::{config::Config, http::Metrics};
+use crate::{config::Config, gateway::Gateway, http::Metrics};
 
 pub mod auth;
 pub mod builtin;
@@ -19,7 +19,9 @@ pub mod logs;
 pub mod quotas;
 pub(crate) mod room;
 pub mod sandboxes;
+pub mod sandbox_functions;
 pub mod service_functions;
+pub mod services;
 pub mod snapshots;
 pub mod storage;
 mod streams;
@@ -37,6 +39,9 @@ pub struct App {
     pub quotas: quotas::Quotas,
     pub usage: Arc<usage::Usage>,
     pub sandboxes: Arc<sandboxes::Registry>,
+    pub services: services::Services,
+    pub functions: functions::Functions,
+    pub gateway: Gateway,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

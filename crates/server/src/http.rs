@@ -33,6 +33,7 @@ mod quotas;
 mod render;
 pub mod reply;
 mod request;
+mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
 mod serve;
@@ -47,7 +48,7 @@ mod users;
 mod volumes;
 
 pub use metrics::Metrics;
-pub use serve::serve;
+pub(crate) use serve::serve;
 
 /// Where clients of the May generation are sent.
 pub const MAY: &str = "/compat/2026-05";
@@ -78,11 +79,12 @@ fn routes() -> Routes {
         .merge(sandboxes::router())
         .merge(contexts::router())
         .merge(files::router())
-        .merge(functions::router())
+        .merge(sandbox_functions::router())
         .merge(services::router())
         .merge(network::router())
         .merge(logs::router())
         .merge(events::router())
+        .merge(functions::router())
         .merge(templates::router())
         .merge(images::router())
         .merge(snapshots::router())

@@ -6,6 +6,7 @@
 
 mod engine;
 mod error;
+mod functions;
 mod invocations;
 mod keys;
 mod logins;
@@ -24,6 +25,7 @@ use std::{path::Path, sync::Arc};
 use rusqlite::OptionalExtension;
 
 pub use error::StoreError;
+pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
 pub use invocations::{InvocationRecord, InvocationStatus};
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sandbar_api::function::FunctionInvokeRequest;
+use sandbar_api::sandbox_function::FunctionInvokeRequest;
 
 use super::Violation;
 use crate::limits;

@@ -1,380 +1,274 @@
-//! Functions of a sandbox: handlers in files below [`FOLDER`], run by the agent once for each call.
+//! Functions: published services. This file keeps their rows and what is known of them in memory; publishing, promoting,
+//! serving and the instances that serve are below it.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use axum::body::Body;
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Limited};
-use sandbar_api::{
-    ErrorCode, ErrorDetail,
-    function::{FunctionInvokeResponse, FunctionLogText},
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use sandbar_api::function::{FunctionAutoscaling, FunctionUpdateRequest};
 use sandbar_core::{
+    function::{AliasRecord, Autoscaling, FunctionRecord, RevisionRecord, Split},
     limits,
-    validate::functions::{Invoke, is_function_name},
+    validate::Violation,
 };
-use sandbar_node::{
-    Runtime,
-    client::{FunctionFrame, ProcdError},
-};
-use sandbar_procd_api::{
-    self as agent, FileInfo, FileType, PROTOCOL_FUNCTIONS,
-    function::{FailureKind, FunctionCall, FunctionCheck, FunctionEnd, FunctionFailure, FunctionLog, FunctionSource, FunctionStart},
-};
-use sandbar_store::{InvocationRecord, InvocationStatus, Store, StoreError};
-use serde_json::json;
+use sandbar_store::{FunctionEvent, FunctionWhole, Released, RevisionRow, StoreError};
+use tokio::sync::Notify;
 
 use crate::{
     app::{
         App,
         auth::Principal,
-        contexts::unless_frozen,
-        files::FileOwner,
-        sandboxes::{now_ms, store_failure},
+        sandboxes::{layers_of, now_ms, store_failure, violations},
     },
     error::ApiError,
 };
 
-/// Where functions are inside.
-pub const FOLDER: &str = "/workspace/functions";
-const SUFFIX: &str = ".py";
+mod instances;
+mod pool;
+mod promote;
+mod publish;
+mod reconcile;
+mod runtime;
+pub(crate) mod serve;
+mod source;
 
-/// A whole reply of a handler.
-#[derive(Debug, Clone)]
-pub(crate) struct Whole {
-    pub start: FunctionStart,
-    pub body: Bytes,
-    pub logs: Vec<FunctionLog>,
+pub(crate) use promote::Promotion;
+pub(crate) use runtime::{InstanceView, RuntimeView};
+
+/// What is known of functions in memory.
+#[derive(Default)]
+pub struct Functions {
+    known: Mutex<Cache>,
+    pools: pool::Pools,
+    sources: source::Sources,
+    publishing: Mutex<HashSet<String>>,
+    /// Woken when instances may have to be started or removed.
+    pub(crate) changed: Notify,
 }
 
-/// A function's file.
-#[derive(Debug, Clone)]
-pub struct FunctionFile {
-    pub name: String,
-    pub info: FileInfo,
-    pub source: Option<String>,
+/// A function with its aliases and the revisions that they name, as last read. Replaced whole when something changes.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub function: Arc<FunctionRecord>,
+    pub aliases: HashMap<String, Split>,
+    pub revisions: HashMap<String, Arc<RevisionRecord>>,
+    /// The number of the newest revision that was published from a sandbox.
+    pub newest_from_source: HashMap<String, i64>,
+}
+
+#[derive(Default)]
+struct Cache {
+    by_label: HashMap<String, Arc<Known>>,
+    labels: HashMap<String, String>,
+    /// Advances with each change: what was read before one is not kept after it.
+    generation: u64,
+}
+
+/// Who publishes a function now; others are refused.
+struct Publishing<'a> {
+    functions: &'a Functions,
+    id: String,
 }
 
 impl App {
-    /// Calls a handler and waits for what it answers.
-    pub async fn invoke_function(&self, who: &Principal, sandbox: &str, name: &str, invoke: &Invoke) -> Result<FunctionInvokeResponse, ApiError> {
-        let path = path_of(name)?;
-        BASE64.decode(&invoke.body_base64).map_err(|error| ApiError::bad_request(format!("body_base64: is not base64: {error}")))?;
-        let runtime = self.access(who, sandbox).await?;
-        let whole = call(&runtime, &call_of(name, path, invoke)).await.map_err(Refused::told)?;
-        Ok(response(whole))
+    /// The team's functions, the last changed first, each with what `production` points to.
+    pub async fn functions(&self, who: &Principal) -> Result<Vec<(FunctionRecord, Option<Split>)>, ApiError> {
+        let functions = self.store.functions_list(&who.team_id).await.map_err(|e| store_failure("listing functions", &e))?;
+        let mut productions = self.store.productions(&who.team_id).await.map_err(|e| store_failure("listing functions", &e))?;
+        Ok(functions.into_iter().map(|function| (productions.remove(&function.id), function)).map(|(split, function)| (function, split)).collect())
     }
 
-    /// What a call that is refused before it is made would have been refused for first: its sandbox, then its function.
-    pub async fn missing_function(&self, who: &Principal, sandbox: &str, name: &str) -> Option<ApiError> {
-        let path = match path_of(name) {
-            Ok(path) => path,
-            Err(error) => return Some(error),
+    /// A function of the team by id or slug.
+    pub async fn function(&self, who: &Principal, id: &str) -> Result<FunctionRecord, ApiError> {
+        let found = self.store.function_find(&who.team_id, id).await.map_err(|e| store_failure("reading the function", &e))?;
+        found.ok_or_else(|| ApiError::not_found("function", id))
+    }
+
+    /// What an alias of a function points to.
+    pub async fn function_alias(&self, function: &FunctionRecord, alias: &str) -> Result<Option<AliasRecord>, ApiError> {
+        Ok(self.function_aliases(function).await?.into_iter().find(|record| record.alias == alias))
+    }
+
+    /// The aliases of a function by name.
+    pub async fn function_aliases(&self, function: &FunctionRecord) -> Result<Vec<AliasRecord>, ApiError> {
+        self.store.aliases_list(&function.id).await.map_err(|e| store_failure("listing aliases", &e))
+    }
+
+    /// The revisions of a function, the newest first.
+    pub async fn function_revisions(&self, function: &FunctionRecord) -> Result<Vec<RevisionRow>, ApiError> {
+        self.store.revisions_list(&function.id).await.map_err(|e| store_failure("listing revisions", &e))
+    }
+
+    /// A revision by its number.
+    pub async fn function_revision(&self, function: &FunctionRecord, number: i64) -> Result<RevisionRow, ApiError> {
+        let found = self.store.revision_find(&function.id, number).await.map_err(|e| store_failure("reading the revision", &e))?;
+        found.ok_or_else(|| ApiError::not_found("revision", &number.to_string()))
+    }
+
+    /// What happened to a function, the newest first.
+    pub async fn function_events(&self, function: &FunctionRecord) -> Result<Vec<FunctionEvent>, ApiError> {
+        self.store.function_events(&function.id).await.map_err(|e| store_failure("listing events", &e))
+    }
+
+    /// Changes what can be changed of a function: never its slug nor its host. A blank name is none.
+    pub async fn update_function(&self, who: &Principal, id: &str, request: FunctionUpdateRequest) -> Result<FunctionRecord, ApiError> {
+        let function = self.function(who, id).await?;
+        let name = request.name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        check_name(name.as_deref())?;
+        let autoscaling = request.autoscaling.map(|asked| autoscaling(&asked)).transpose()?;
+        let mut what = Vec::new();
+        what.extend(name.as_ref().map(|_| "named anew"));
+        what.extend(request.enabled.map(|enabled| if enabled { "enabled" } else { "disabled" }));
+        what.extend(autoscaling.map(|_| "given other limits of instances"));
+        if what.is_empty() {
+            return Ok(function);
+        }
+        let event = event("function.updated", format!("it was {}", what.join(" and ")));
+        let updated = self.store.function_update(&function.id, name, request.enabled, autoscaling, event).await;
+        let updated = updated.map_err(|e| function_failure("changing the function", &e))?;
+        if request.enabled == Some(true) {
+            self.functions.pools.forgive(&function.id);
+        }
+        self.function_changed(&function);
+        Ok(updated)
+    }
+
+    /// Deletes a function with everything it owned. Its name and its host stay taken.
+    pub async fn delete_function(&self, who: &Principal, id: &str) -> Result<FunctionRecord, ApiError> {
+        let function = self.function(who, id).await?;
+        let deleted = self.store.function_delete(&function.id, now_ms()).await;
+        let (deleted, released) = deleted.map_err(|e| function_failure("deleting the function", &e))?;
+        self.function_changed(&function);
+        self.release_revisions(released);
+        Ok(deleted)
+    }
+
+    /// Lets what rows named of the disk go, if nobody else names it.
+    fn release_revisions(&self, released: Released) {
+        self.node.release(released.bases.iter().flat_map(|base| layers_of(Some(base))).chain(released.trees));
+        self.collect_soon.notify_one();
+    }
+
+    /// Whoever looks at a function from now on sees it as it is stored.
+    fn function_changed(&self, function: &FunctionRecord) {
+        self.functions.forget(&function.id, &function.domain_label);
+        self.functions.changed.notify_one();
+    }
+
+    /// What is known of the function that has a label.
+    async fn known_by_label(&self, label: &str) -> Result<Option<Arc<Known>>, ApiError> {
+        let generation = {
+            let cache = self.functions.lock();
+            if let Some(known) = cache.by_label.get(label) {
+                return Ok(Some(Arc::clone(known)));
+            }
+            cache.generation
         };
-        match self.stat_file(who, &FileOwner::Sandbox(sandbox.to_owned()), &path).await {
-            Ok(_) => None,
-            Err(error) if error.status() == 404 && error.code() != ErrorCode::NotFound.as_str() => Some(not_found(name)),
-            Err(error) => Some(error),
+        let whole = self.store.function_by_label(label).await.map_err(|e| store_failure("reading the function", &e))?;
+        Ok(whole.map(|whole| self.functions.keep(whole, generation)))
+    }
+
+    /// What is known of a function by its id.
+    pub(crate) async fn known_function(&self, id: &str) -> Result<Option<Arc<Known>>, ApiError> {
+        let generation = {
+            let cache = self.functions.lock();
+            if let Some(known) = cache.labels.get(id).and_then(|label| cache.by_label.get(label)) {
+                return Ok(Some(Arc::clone(known)));
+            }
+            cache.generation
+        };
+        let whole = self.store.function_whole(id).await.map_err(|e| store_failure("reading the function", &e))?;
+        Ok(whole.map(|whole| self.functions.keep(whole, generation)))
+    }
+
+    /// Remembers what happened to a function. What cannot be remembered is only not told.
+    async fn note_function(&self, function_id: &str, event: FunctionEvent) {
+        if let Err(error) = self.store.function_event(function_id, event).await {
+            tracing::warn!(function = function_id, %error, "an event was not recorded");
         }
     }
+}
 
-    /// Begins a call that nobody waits for. Its id is returned once it is sure to be known after a crash.
-    pub async fn invoke_function_later(self: &Arc<Self>, who: &Principal, sandbox: &str, name: &str, invoke: Invoke) -> Result<String, ApiError> {
-        let path = path_of(name)?;
-        BASE64.decode(&invoke.body_base64).map_err(|error| ApiError::bad_request(format!("body_base64: is not base64: {error}")))?;
-        self.stat_file(who, &FileOwner::Sandbox(sandbox.to_owned()), &path).await.map_err(|error| match error.status() {
-            404 if error.code() != ErrorCode::NotFound.as_str() => not_found(name),
-            _ => error,
-        })?;
-        let id = format!("inv-{}", uuid::Uuid::new_v4().simple());
-        self.store.invocation_insert(&id, sandbox, name, now_ms()).await.map_err(|e| store_failure("noting the call", &e))?;
-        let (app, who, told) = (Arc::clone(self), who.clone(), id.clone());
-        let (sandbox, name) = (sandbox.to_owned(), name.to_owned());
-        self.sandboxes.tasks.spawn(async move {
-            let result = app.invoke_function(&who, &sandbox, &name, &invoke).await;
-            let (status, text) = match result {
-                Ok(response) => (InvocationStatus::Succeeded, kept(&response)),
-                Err(error) => (InvocationStatus::Failed, kept(&ErrorDetail::from(&error))),
-            };
-            let (status, text) = text.map_or_else(|too_large| (InvocationStatus::Failed, too_large), |text| (status, text));
-            if let Err(error) = app.store.invocation_finish(&id, status, text, now_ms()).await {
-                tracing::error!(invocation = id, %error, "the result of a call is lost");
-            }
+impl Functions {
+    fn keep(&self, whole: FunctionWhole, generation: u64) -> Arc<Known> {
+        let FunctionWhole { function, aliases, revisions, newest_from_source } = whole;
+        let known = Arc::new(Known {
+            aliases: aliases.into_iter().map(|alias| (alias.alias, alias.split)).collect(),
+            revisions: revisions.into_iter().map(|row| (row.revision.id.clone(), Arc::new(row.revision))).collect(),
+            newest_from_source,
+            function: Arc::new(function),
         });
-        Ok(told)
-    }
-
-    /// A call that nobody waited for.
-    pub async fn invocation(&self, who: &Principal, sandbox: &str, name: &str, id: &str) -> Result<InvocationRecord, ApiError> {
-        path_of(name)?;
-        self.get(who, sandbox).await?;
-        let found = self.store.invocation_get(sandbox, name, id).await.map_err(|e| store_failure("reading the invocation", &e))?;
-        found.ok_or_else(|| ApiError::not_found("invocation", id))
-    }
-
-    /// The calls of a function that nobody waited for, newest first.
-    pub async fn invocations(&self, who: &Principal, sandbox: &str, name: &str) -> Result<Vec<InvocationRecord>, ApiError> {
-        path_of(name)?;
-        self.get(who, sandbox).await?;
-        self.store.invocations_list(sandbox, name).await.map_err(|e| store_failure("listing invocations", &e))
-    }
-
-    /// The functions of a sandbox, by name.
-    pub async fn functions(&self, who: &Principal, sandbox: &str) -> Result<Vec<FunctionFile>, ApiError> {
-        let entries = match self.list_files(who, &FileOwner::Sandbox(sandbox.to_owned()), FOLDER).await {
-            Err(error) if error.code() == agent_code(agent::ErrorCode::DirectoryNotFound) => Vec::new(),
-            other => other?,
-        };
-        let mut functions: Vec<_> = entries
-            .into_iter()
-            .filter(|info| matches!(info.kind, FileType::File | FileType::Symlink))
-            .filter_map(|info| {
-                let name = info.name.strip_suffix(SUFFIX).filter(|name| is_function_name(name))?.to_owned();
-                Some(FunctionFile { name, info, source: None })
-            })
-            .collect();
-        functions.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(functions)
-    }
-
-    /// A function with its source.
-    pub async fn function(&self, who: &Principal, sandbox: &str, name: &str) -> Result<FunctionFile, ApiError> {
-        let path = path_of(name)?;
-        let owner = FileOwner::Sandbox(sandbox.to_owned());
-        let told = |error: ApiError| if error.code() == agent_code(agent::ErrorCode::FileNotFound) { not_found(name) } else { error };
-        let info = self.stat_file(who, &owner, &path).await.map_err(told)?;
-        let body = self.read_file(who, &owner, &path, None).await.map_err(told)?.into_body();
-        let max = limits::FUNCTION_CODE_MAX_BYTES * 4;
-        let source = Limited::new(body, max).collect().await.map_err(|_| ApiError::conflict(format!("{path} cannot be shown: it has more than {max} bytes")))?;
-        Ok(FunctionFile { name: name.to_owned(), info, source: Some(String::from_utf8_lossy(&source.to_bytes()).into_owned()) })
-    }
-
-    /// Replaces a function's source, or makes the function; returns whether it was made. What Python cannot compile is
-    /// refused.
-    pub async fn put_function(&self, who: &Principal, sandbox: &str, name: &str, source: String) -> Result<(FunctionFile, bool), ApiError> {
-        let path = path_of(name)?;
-        if source.len() > limits::FUNCTION_CODE_MAX_BYTES {
-            return Err(ApiError::new(
-                ErrorCode::RequestTooLarge,
-                format!("the source has {} bytes; {} are the limit", source.len(), limits::FUNCTION_CODE_MAX_BYTES),
-            ));
-        }
-        let runtime = self.access(who, sandbox).await?;
-        know_functions(&runtime).await?;
-        let checked = unless_frozen(&runtime, runtime.client.check_function(&FunctionCheck { path: path.clone(), code: source.clone() })).await?;
-        if let Some(message) = checked.message {
-            let at = checked.line.map(|line| format!("line {line}: ")).unwrap_or_default();
-            let details = json!({ "line": checked.line, "column": checked.column, "message": message });
-            return Err(ApiError::bad_request(format!("source: {at}{message}")).with_details(details));
-        }
-        let owner = FileOwner::Sandbox(sandbox.to_owned());
-        let is_new = match self.stat_file(who, &owner, &path).await {
-            Ok(_) => false,
-            Err(error) if error.status() == 404 => true,
-            Err(error) => return Err(error),
-        };
-        self.write_file(who, &owner, &path, None, Some(source.len() as u64), Body::from(source)).await?;
-        let info = self.stat_file(who, &owner, &path).await?;
-        Ok((FunctionFile { name: name.to_owned(), info, source: None }, is_new))
-    }
-
-    /// Removes a function's file.
-    pub async fn delete_function(&self, who: &Principal, sandbox: &str, name: &str) -> Result<(), ApiError> {
-        let path = path_of(name)?;
-        let owner = FileOwner::Sandbox(sandbox.to_owned());
-        let told = |error: ApiError| if error.code() == agent_code(agent::ErrorCode::FileNotFound) { not_found(name) } else { error };
-        let info = self.stat_file(who, &owner, &path).await.map_err(told)?;
-        if info.kind == FileType::Dir {
-            return Err(ApiError::conflict(format!("{path} is a folder and no function")));
-        }
-        self.remove_file(who, &owner, &path).await.map_err(told)
-    }
-}
-
-/// Ends the calls that a server which was killed left behind.
-pub(crate) async fn interrupt(store: &Store) -> Result<(), StoreError> {
-    let error = ErrorDetail { code: ErrorCode::Unavailable.as_str().into(), message: "the call was interrupted by a restart of the server".into(), details: None };
-    let count = store.invocations_interrupt(&serde_json::to_string(&error).unwrap_or_default(), now_ms()).await?;
-    if count > 0 {
-        tracing::info!(count, "calls of functions were interrupted by the restart");
-    }
-    Ok(())
-}
-
-/// Why a call has no reply.
-#[derive(Debug)]
-pub(crate) enum Refused {
-    /// Before or beside it.
-    Api(ApiError),
-    /// By the function, or on its account.
-    Function { failure: FunctionFailure, logs: Vec<FunctionLog> },
-}
-
-impl From<ApiError> for Refused {
-    fn from(error: ApiError) -> Self {
-        Self::Api(error)
-    }
-}
-
-impl From<ProcdError> for Refused {
-    fn from(error: ProcdError) -> Self {
-        Self::Api(error.into())
-    }
-}
-
-impl Refused {
-    /// In the words of whoever owns the sandbox.
-    pub(crate) fn told(self) -> ApiError {
-        match self {
-            Self::Api(error) => error,
-            Self::Function { failure, logs } => {
-                let error = failed(&failure, &failure.message);
-                if logs.is_empty() { error } else { error.with_details(json!({ "logs": texts(logs) })) }
+        let mut cache = self.lock();
+        if cache.generation == generation {
+            if cache.by_label.len() >= limits::FUNCTIONS_CACHED_MAX {
+                cache.by_label.clear();
+                cache.labels.clear();
             }
+            cache.labels.insert(known.function.id.clone(), known.function.domain_label.clone());
+            cache.by_label.insert(known.function.domain_label.clone(), Arc::clone(&known));
         }
+        known
     }
 
-    /// In words that anybody may read.
-    pub(crate) fn told_in_public(self) -> ApiError {
-        match self {
-            Self::Api(error) => error,
-            Self::Function { failure, .. } => failed(&failure, "the function failed; the log of its sandbox says why"),
+    fn forget(&self, id: &str, label: &str) {
+        let mut cache = self.lock();
+        cache.generation += 1;
+        cache.labels.remove(id);
+        cache.by_label.remove(label);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cache> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One at a time publishes or promotes a function.
+    fn begin_publishing(&self, id: &str) -> Result<Publishing<'_>, ApiError> {
+        let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !publishing.insert(id.to_owned()) {
+            return Err(ApiError::conflict("function revision publish already in progress"));
         }
+        Ok(Publishing { functions: self, id: id.to_owned() })
     }
 }
 
-/// `words` are for a failure of the handler itself; the others are ours.
-fn failed(failure: &FunctionFailure, words: &str) -> ApiError {
-    let message = failure.message.as_str();
-    match failure.kind {
-        FailureKind::NotFound => ApiError::new(ErrorCode::NotFound, "function not found"),
-        FailureKind::NoRuntime => ApiError::unavailable(format!("function runtime unavailable: {message}")),
-        FailureKind::Unavailable => ApiError::unavailable(message).retry_after(1),
-        FailureKind::Busy => ApiError::new(ErrorCode::FunctionConcurrencyExceeded, message).retry_after(1),
-        FailureKind::TimedOut => ApiError::unavailable("function invocation timed out").with_status(504),
-        FailureKind::Failed => ApiError::new(ErrorCode::FunctionFailed, words),
-        FailureKind::TooLarge => ApiError::unavailable(message).with_status(502),
-        FailureKind::BadResponse | FailureKind::Unknown => ApiError::unavailable(words).with_status(502),
-        FailureKind::BadHandler => ApiError::bad_request(message),
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        self.functions.publishing.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
-/// Whether the agent inside knows functions at all.
-pub(crate) async fn know_functions(runtime: &Runtime) -> Result<(), ApiError> {
-    if unless_frozen(runtime, runtime.client.protocol()).await? < PROTOCOL_FUNCTIONS {
-        return Err(ApiError::unavailable("the sandbox's agent is older than functions; pause the sandbox and resume it"));
-    }
-    Ok(())
-}
-
-/// Makes a call and reads its whole reply, also of a body that comes in its own time.
-pub(crate) async fn call(runtime: &Runtime, call: &FunctionCall) -> Result<Whole, Refused> {
-    know_functions(runtime).await?;
-    unless_frozen(runtime, async {
-        let mut reply = runtime.client.call_function(call).await?;
-        let (mut start, mut body) = (None, BytesMut::new());
-        let end = loop {
-            match reply.next().await? {
-                Some(FunctionFrame::Start(told)) => start = Some(told),
-                Some(FunctionFrame::Chunk(chunk)) => body.extend_from_slice(&chunk),
-                Some(FunctionFrame::End(end)) => break end,
-                Some(FunctionFrame::Text(_) | FunctionFrame::Binary(_) | FunctionFrame::Close(_)) => {}
-                None => return Err(ProcdError::Gone(std::io::Error::other("the reply broke off"))),
-            }
-            if body.len() > limits::FUNCTION_REPLY_MAX_BYTES {
-                return Ok(Err(too_large()));
-            }
-        };
-        Ok(whole(start, body.freeze(), end))
-    })
-    .await?
-}
-
-pub(crate) fn too_large() -> Refused {
-    let message = format!("function response is too large: its body has more than {} bytes", limits::FUNCTION_REPLY_MAX_BYTES);
-    Refused::Function { failure: FunctionFailure { kind: FailureKind::TooLarge, message }, logs: Vec::new() }
-}
-
-pub(crate) fn bad_response(message: impl Into<String>) -> Refused {
-    Refused::Function { failure: FunctionFailure { kind: FailureKind::BadResponse, message: message.into() }, logs: Vec::new() }
-}
-
-/// What the frames of a call come to.
-pub(crate) fn whole(start: Option<FunctionStart>, body: Bytes, end: FunctionEnd) -> Result<Whole, Refused> {
-    let FunctionEnd { failure, logs } = end;
-    match (failure, start) {
-        (Some(failure), _) => Err(Refused::Function { failure, logs }),
-        (None, Some(start)) if (100..=599).contains(&start.status) => Ok(Whole { start, body, logs }),
-        (None, _) => Err(bad_response("the function gave no reply")),
+impl Known {
+    /// Whether requests may come to a revision.
+    pub fn serves(&self, revision_id: &str) -> bool {
+        self.function.enabled && self.aliases.values().any(|split| split.serves(revision_id))
     }
 }
 
-fn path_of(name: &str) -> Result<String, ApiError> {
-    if !is_function_name(name) {
-        let shown = crate::http::params::shown(name);
-        let max = limits::FUNCTION_NAME_MAX_CHARS;
-        return Err(ApiError::bad_request(format!("name: {shown} is not the name of a function: 1 to {max} letters, digits, \"_\" and \"-\"")));
-    }
-    Ok(format!("{FOLDER}/{name}{SUFFIX}"))
+/// An event of now.
+fn event(kind: &str, message: impl Into<String>) -> FunctionEvent {
+    FunctionEvent { at_ms: now_ms(), kind: kind.to_owned(), message: message.into(), ..FunctionEvent::default() }
 }
 
-fn not_found(name: &str) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("function not found: there is no {FOLDER}/{name}{SUFFIX}"))
-}
-
-fn agent_code(code: agent::ErrorCode) -> String {
-    serde_json::to_value(code).ok().and_then(|code| code.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-fn call_of(name: &str, path: String, invoke: &Invoke) -> FunctionCall {
-    let Invoke { method, path: asked, query, headers, body_base64, handler, timeout_ms, cold } = invoke;
-    FunctionCall {
-        source: FunctionSource::Path(path),
-        handler: handler.clone(),
-        env_vars: BTreeMap::new(),
-        cold: *cold,
-        timeout_ms: *timeout_ms,
-        stream_timeout_ms: *timeout_ms,
-        label: format!("function:{name}"),
-        limit: None,
-        request: json!({
-            "method": method, "path": asked, "query": query, "raw_query": raw_query(query), "headers": headers, "body_base64": body_base64,
-            "handler": handler, "timeout_ms": timeout_ms,
-        }),
+/// What the client is told when the store refused something with a function.
+fn function_failure(operation: &str, error: &StoreError) -> ApiError {
+    match error {
+        StoreError::Exists { what: "function name" } => ApiError::conflict("function name already exists"),
+        StoreError::InUse { what: "revision", .. } => ApiError::conflict("an alias points to the revision; let it point to another first"),
+        other => store_failure(operation, other),
     }
 }
 
-fn raw_query(query: &BTreeMap<String, Vec<String>>) -> String {
-    let mut text = form_urlencoded::Serializer::new(String::new());
-    for (name, values) in query {
-        for value in values {
-            text.append_pair(name, value);
+fn check_name(name: Option<&str>) -> Result<(), ApiError> {
+    match name {
+        Some(name) if name.chars().count() > limits::NAME_MAX_CHARS => {
+            Err(violations(vec![Violation::new("name", format!("is longer than {} characters", limits::NAME_MAX_CHARS))]))
         }
+        Some(_) | None => Ok(()),
     }
-    text.finish()
 }
 
-fn response(whole: Whole) -> FunctionInvokeResponse {
-    let Whole { start, body, logs } = whole;
-    FunctionInvokeResponse { status: start.status, headers: start.headers, body_base64: BASE64.encode(body), logs: texts(logs) }
-}
-
-fn texts(logs: Vec<FunctionLog>) -> Vec<FunctionLogText> {
-    let name = |stream| match stream {
-        agent::Stream::Stdout | agent::Stream::Pty => "stdout",
-        agent::Stream::Stderr => "stderr",
-    };
-    logs.into_iter().map(|log| FunctionLogText { stream: name(log.stream).to_owned(), text: log.text }).collect()
-}
-
-/// A result as it is stored; `Err` is the error that stands in place of one that is too large.
-fn kept<T: serde::Serialize>(result: &T) -> Result<String, String> {
-    let text = serde_json::to_string(result).unwrap_or_default();
-    if text.len() <= limits::INVOCATION_RESULT_MAX_BYTES {
-        return Ok(text);
-    }
-    let message = format!("the result has {} bytes; {} are the limit of a result that is kept", text.len(), limits::INVOCATION_RESULT_MAX_BYTES);
-    let error = ErrorDetail { code: ErrorCode::Unavailable.as_str().into(), message, details: None };
-    Err(serde_json::to_string(&error).unwrap_or_default())
+fn autoscaling(asked: &FunctionAutoscaling) -> Result<Autoscaling, ApiError> {
+    let FunctionAutoscaling { min_warm, max_active, target_concurrency, scale_down_after_seconds } = *asked;
+    Autoscaling::check(min_warm, max_active, target_concurrency, scale_down_after_seconds).map_err(violations)
 }

@@ -31,7 +31,7 @@ use crate::{
     app::{
         App,
         contexts::unless_frozen,
-        functions::{Refused, bad_response, know_functions, too_large, whole},
+        sandbox_functions::{Refused, bad_response, know_functions, too_large, whole},
     },
     error::ApiError,
     http::{

@@ -1,200 +1,99 @@
-//! Functions of a sandbox: handlers in Python, run once for each call.
+//! Functions: publish, look, change, end. Their revisions and aliases are in [`revisions`] and [`aliases`], what serves them in
+//! [`runtime`]; the gateway serves them.
 
-use axum::{
-    body::Body,
-    extract::{Path, State},
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::extract::{Path, State};
 use sandbar_api::{
-    ErrorCode,
-    context::DeletedResponse,
     error::ErrorEnvelope,
-    function::{
-        FunctionInvokeRequest, FunctionInvokeResponse, FunctionListResponse, FunctionPutRequest, FunctionResponse, InvocationListResponse, InvocationResponse,
-    },
+    function::{FunctionCreateData, FunctionCreateRequest, FunctionData, FunctionListData, FunctionUpdateRequest},
     reply::Envelope,
 };
 use sandbar_core::{
-    limits,
+    function::{FunctionRecord, PRODUCTION},
     roles::Permission,
-    validate::functions::{self, Invoke},
 };
-use sandbar_store::{InvocationRecord, InvocationStatus};
-use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    extract::{is_blank, parse, read},
+    extract::Json,
     reply::{self, Result},
-    time::{rfc3339, rfc3339_nanos},
 };
 use crate::{
-    app::{SharedApp, auth::Principal, functions::FunctionFile, sandboxes::violations},
+    app::{App, SharedApp, auth::Principal},
     error::ApiError,
 };
 
-/// Source as JSON may be longer than the source: every byte may be escaped.
-const PUT_BODY_MAX_BYTES: usize = limits::FUNCTION_CODE_MAX_BYTES * 6 + 1024;
+mod aliases;
+mod render;
+mod revisions;
+mod runtime;
 
-/// `/api/v1/sandboxes/{id}/functions`
+/// `/api/v1/functions`
 pub fn router() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(get, put, delete))
-        .routes(routes!(invoke))
-        .routes(routes!(invocations))
-        .routes(routes!(invocation))
+        .routes(routes!(list, create))
+        .routes(routes!(get, update, delete))
+        .merge(revisions::router())
+        .merge(aliases::router())
+        .merge(runtime::router())
 }
 
-/// Call a function. The call's status is 200 whatever the function's own is. With `async` (or `Prefer: respond-async`) it
-/// is answered at once, and the result is kept for a day.
-#[utoipa::path(post, path = "/api/v1/sandboxes/{id}/functions/{name}/invoke", tag = "functions", params(("id" = String, Path), ("name" = String, Path)), request_body = FunctionInvokeRequest, responses(
-    (status = 200, body = Envelope<FunctionInvokeResponse>), (status = 202, description = "begun", body = Envelope<InvocationResponse>),
-    (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 413, description = "request_too_large", body = ErrorEnvelope),
-    (status = 429, description = "too many calls at once", body = ErrorEnvelope), (status = 500, description = "function_failed: the handler raised", body = ErrorEnvelope),
-    (status = 502, description = "what the handler returned is no reply, or too large", body = ErrorEnvelope), (status = 503, body = ErrorEnvelope),
-    (status = 504, description = "timed out", body = ErrorEnvelope),
+/// The team's functions, the last changed first.
+#[utoipa::path(get, path = "/api/v1/functions", tag = "functions", operation_id = "list_functions", responses((status = 200, body = Envelope<FunctionListData>)))]
+async fn list(State(app): State<SharedApp>, who: Principal) -> Result<FunctionListData> {
+    who.require(Permission::FunctionRead)?;
+    let functions = app.functions(&who).await?;
+    let rendered = functions.iter().map(|(function, split)| render::function(function, split.as_ref(), &app.config));
+    reply::ok(FunctionListData { functions: rendered.collect() })
+}
+
+/// Publish a service of a sandbox, or a specification, as a function. Its first revision holds the service, the configuration and
+/// all files as they are now, and `production` points to it.
+#[utoipa::path(post, path = "/api/v1/functions", tag = "functions", operation_id = "create_function", request_body = FunctionCreateRequest, responses(
+    (status = 201, body = Envelope<FunctionCreateData>), (status = 400, description = "also when the service is not publishable, with details.blockers", body = ErrorEnvelope),
+    (status = 404, body = ErrorEnvelope), (status = 409, description = "the name is taken", body = ErrorEnvelope), (status = 429, body = ErrorEnvelope),
 ))]
-async fn invoke(
-    State(app): State<SharedApp>,
-    who: Principal,
-    Path((id, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> std::result::Result<Response, ApiError> {
-    who.require(Permission::SandboxWrite)?;
-    let (invoke, later) = match asked(&headers, body).await {
-        Ok(asked) => asked,
-        // A function that is not there is told before what is wrong with the call.
-        Err(error) => return Err(app.missing_function(&who, &id, &name).await.unwrap_or(error)),
-    };
-    if later {
-        let invocation_id = app.invoke_function_later(&who, &id, &name, invoke).await?;
-        let status = InvocationStatus::Running.as_str();
-        return Ok(reply::with_status(StatusCode::ACCEPTED, json!({ "invocation_id": invocation_id, "function": name, "status": status }))?.into_response());
-    }
-    Ok(reply::ok(app.invoke_function(&who, &id, &name, &invoke).await?)?.into_response())
-}
-
-async fn asked(headers: &HeaderMap, body: Body) -> std::result::Result<(Invoke, bool), ApiError> {
-    let bytes = read(body, limits::FUNCTION_REQUEST_MAX_BYTES).await.map_err(renamed)?;
-    let request = if is_blank(&bytes) { FunctionInvokeRequest::default() } else { parse::<Option<FunctionInvokeRequest>>(&bytes)?.unwrap_or_default() };
-    let prefers = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let later = request.later == Some(true) || prefers.map(str::trim).any(|preference| preference.eq_ignore_ascii_case("respond-async"));
-    Ok((functions::invoke(request).map_err(violations)?, later))
-}
-
-/// A body that is too large has a name of its own here.
-fn renamed(error: ApiError) -> ApiError {
-    if error.status() == 413 { ApiError::new(ErrorCode::RequestTooLarge, error.message()) } else { error }
-}
-
-/// The functions of a sandbox, by name.
-#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/functions", tag = "functions", params(("id" = String, Path)), responses(
-    (status = 200, body = Envelope<FunctionListResponse>), (status = 404, body = ErrorEnvelope),
-))]
-async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<FunctionListResponse> {
-    who.require(Permission::SandboxRead)?;
-    let functions: Vec<_> = app.functions(&who, &id).await?.into_iter().map(file).collect();
-    reply::ok(FunctionListResponse { count: functions.len() as u64, functions })
-}
-
-/// A function with its source.
-#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/functions/{name}", tag = "functions", params(("id" = String, Path), ("name" = String, Path)), responses(
-    (status = 200, body = Envelope<FunctionResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
-))]
-async fn get(State(app): State<SharedApp>, who: Principal, Path((id, name)): Path<(String, String)>) -> Result<FunctionResponse> {
-    who.require(Permission::SandboxRead)?;
-    reply::ok(file(app.function(&who, &id, &name).await?))
-}
-
-/// Make or replace a function: the body is its source, at most 256 KiB, or JSON with `source`. What Python cannot compile
-/// is refused. The next call has the new source.
-#[utoipa::path(put, path = "/api/v1/sandboxes/{id}/functions/{name}", tag = "functions", params(("id" = String, Path), ("name" = String, Path)), request_body(content(
-    (String = "text/x-python"), (FunctionPutRequest = "application/json"),
-)), responses(
-    (status = 200, description = "replaced", body = Envelope<FunctionResponse>), (status = 201, description = "made", body = Envelope<FunctionResponse>),
-    (status = 400, description = "not a name, or Python cannot compile it", body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
-    (status = 413, description = "request_too_large", body = ErrorEnvelope),
-))]
-async fn put(
-    State(app): State<SharedApp>,
-    who: Principal,
-    Path((id, name)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> std::result::Result<Response, ApiError> {
-    who.require(Permission::SandboxWrite)?;
-    let bytes = read(body, PUT_BODY_MAX_BYTES).await.map_err(renamed)?;
-    let is_json = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).is_some_and(|kind| kind.split(';').next() == Some("application/json"));
-    let source = if is_json {
-        parse::<FunctionPutRequest>(&bytes)?.source
-    } else {
-        String::from_utf8(bytes.to_vec()).map_err(|_| ApiError::bad_request("the source of a function must be UTF-8"))?
-    };
-    let (made, is_new) = app.put_function(&who, &id, &name, source).await?;
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(reply::with_status(status, file(made))?.into_response())
-}
-
-/// Remove a function's file.
-#[utoipa::path(delete, path = "/api/v1/sandboxes/{id}/functions/{name}", tag = "functions", params(("id" = String, Path), ("name" = String, Path)), responses(
-    (status = 200, body = Envelope<DeletedResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
-))]
-async fn delete(State(app): State<SharedApp>, who: Principal, Path((id, name)): Path<(String, String)>) -> Result<DeletedResponse> {
-    who.require(Permission::SandboxWrite)?;
-    app.delete_function(&who, &id, &name).await?;
-    reply::ok(DeletedResponse { deleted: true })
-}
-
-/// The calls of a function that nobody waited for, newest first: the last 100 of the sandbox, for a day.
-#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/functions/{name}/invocations", tag = "functions", params(("id" = String, Path), ("name" = String, Path)), responses(
-    (status = 200, body = Envelope<InvocationListResponse>), (status = 404, body = ErrorEnvelope),
-))]
-async fn invocations(State(app): State<SharedApp>, who: Principal, Path((id, name)): Path<(String, String)>) -> Result<InvocationListResponse> {
-    who.require(Permission::SandboxRead)?;
-    let invocations = app.invocations(&who, &id, &name).await?.into_iter().map(rendered).collect::<std::result::Result<Vec<_>, _>>()?;
-    reply::ok(InvocationListResponse { count: invocations.len() as u64, invocations })
-}
-
-/// A call that nobody waited for, with what came of it.
-#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/functions/{name}/invocations/{invocation_id}", tag = "functions", params(
-    ("id" = String, Path), ("name" = String, Path), ("invocation_id" = String, Path),
-), responses((status = 200, body = Envelope<InvocationResponse>), (status = 404, body = ErrorEnvelope)))]
-async fn invocation(
-    State(app): State<SharedApp>,
-    who: Principal,
-    Path((id, name, invocation)): Path<(String, String, String)>,
-) -> Result<InvocationResponse> {
-    who.require(Permission::SandboxRead)?;
-    reply::ok(rendered(app.invocation(&who, &id, &name, &invocation).await?)?)
-}
-
-fn file(file: FunctionFile) -> FunctionResponse {
-    let FunctionFile { name, info, source } = file;
-    FunctionResponse { name, path: info.path, size: info.size, modified_at: rfc3339_nanos(info.mtime_ns), source }
-}
-
-fn rendered(record: InvocationRecord) -> std::result::Result<InvocationResponse, ApiError> {
-    let InvocationRecord { id, sandbox_id: _, function, status, created_at_ms, finished_at_ms, result } = record;
-    let result: Value = match result {
-        Some(text) => serde_json::from_str(&text).map_err(|error| ApiError::internal("reading an invocation", &error))?,
-        None => Value::Null,
-    };
-    let unreadable = |error: serde_json::Error| ApiError::internal("reading an invocation", &error);
-    let (response, error) = match status {
-        InvocationStatus::Succeeded => (serde_json::from_value(result).map_err(unreadable)?, None),
-        InvocationStatus::Failed => (None, serde_json::from_value(result).map_err(unreadable)?),
-        InvocationStatus::Running => (None, None),
-    };
-    Ok(InvocationResponse {
-        invocation_id: id,
-        function,
-        status: status.as_str().to_owned(),
-        created_at: rfc3339(created_at_ms),
-        finished_at: finished_at_ms.map(rfc3339),
-        response,
-        error,
+async fn create(State(app): State<SharedApp>, who: Principal, Json(request): Json<FunctionCreateRequest>) -> Result<FunctionCreateData> {
+    who.require(Permission::FunctionCreate)?;
+    let made = app.whole(&who, "publishing a function", |app, who| async move { app.create_function(&who, request).await });
+    let (function, revision, alias) = made.await?;
+    reply::created(FunctionCreateData {
+        revision: render::revision(&revision, None, None),
+        alias: render::alias(&alias, &function, &app.config),
+        function: render::function(&function, Some(&alias.split), &app.config),
     })
+}
+
+/// A function by id or slug.
+#[utoipa::path(get, path = "/api/v1/functions/{id}", tag = "functions", operation_id = "get_function", params(("id" = String, Path, description = "id or slug")), responses(
+    (status = 200, body = Envelope<FunctionData>), (status = 404, body = ErrorEnvelope),
+))]
+async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<FunctionData> {
+    who.require(Permission::FunctionRead)?;
+    let function = app.function(&who, &id).await?;
+    reply::ok(data(&app, function).await?)
+}
+
+/// Change a function: its name, whether it is served, how many instances it may have. Slug and host stay. Absent fields are kept.
+#[utoipa::path(put, path = "/api/v1/functions/{id}", tag = "functions", operation_id = "update_function", params(("id" = String, Path, description = "id or slug")), request_body = FunctionUpdateRequest, responses(
+    (status = 200, body = Envelope<FunctionData>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
+))]
+async fn update(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, Json(request): Json<FunctionUpdateRequest>) -> Result<FunctionData> {
+    who.require(Permission::FunctionWrite)?;
+    let function = app.update_function(&who, &id, request).await?;
+    reply::ok(data(&app, function).await?)
+}
+
+/// Delete a function with its revisions, aliases and instances. Its slug and its host stay taken.
+#[utoipa::path(delete, path = "/api/v1/functions/{id}", tag = "functions", operation_id = "delete_function", params(("id" = String, Path, description = "id or slug")), responses(
+    (status = 200, body = Envelope<FunctionData>), (status = 404, body = ErrorEnvelope),
+))]
+async fn delete(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<FunctionData> {
+    who.require(Permission::FunctionDelete)?;
+    let function = app.whole(&who, "deleting a function", |app, who| async move { app.delete_function(&who, &id).await }).await?;
+    reply::ok(FunctionData { function: render::function(&function, None, &app.config), message: Some("function deleted".to_owned()) })
+}
+
+async fn data(app: &App, function: FunctionRecord) -> std::result::Result<FunctionData, ApiError> {
+    let production = app.function_alias(&function, PRODUCTION).await?;
+    Ok(FunctionData { function: render::function(&function, production.as_ref().map(|alias| &alias.split), &app.config), message: None })
 }
