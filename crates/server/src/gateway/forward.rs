@@ -29,7 +29,7 @@ use sandbar_node::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Gateway, admit::CorsHeaders, headers};
+use super::{Gateway, admit::Headers, headers};
 use crate::error::ApiError;
 
 /// Where a request goes.
@@ -43,7 +43,8 @@ pub(super) struct Target<'a> {
 pub(super) struct Dress {
     /// As the caller named it.
     pub host: String,
-    pub cors: CorsHeaders,
+    /// Put on it.
+    pub headers: Headers,
     /// When the route's timeout has passed.
     pub deadline: Option<Instant>,
     /// Dropped when the last byte is sent.
@@ -122,7 +123,7 @@ impl Outgoing {
             }
         };
         let Some(dress) = dress.take() else { return Err((Trouble::Said(ApiError::internal("answering", &"an answer was sent twice")), upgrade)) };
-        Ok(answer(gateway, response, upgrade, dress))
+        Ok(answer(gateway, response, upgrade, target.route.cors.is_some(), dress))
     }
 }
 
@@ -171,11 +172,11 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
-fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<OnUpgrade>, dress: Dress) -> Response {
+fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<OnUpgrade>, has_cors: bool, dress: Dress) -> Response {
     let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut parts, body) = response.into_parts();
     headers::response(&mut parts.headers, &dress.host, is_upgrade);
-    if !dress.cors.is_empty() {
+    if has_cors {
         // The route's word, and not the service's.
         for name in [
             header::ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -207,7 +208,7 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
         let deadline = dress.deadline.map(|deadline| Box::pin(sleep_until(deadline)));
         Response::from_parts(parts, Body::new(Answer { body, deadline, _lease: dress.lease }))
     };
-    super::admit::with(response, &dress.cors)
+    super::admit::with(response, &dress.headers)
 }
 
 async fn tunnel(client: OnUpgrade, service: OnUpgrade) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -97,7 +97,7 @@ pub(super) async fn serve(app: &SharedApp, label: &str, request: Request, client
             return Ok(admit::with(held(answer, lease), &dressing));
         }
         let target = Target { runtime: &runtime, service, route };
-        let mut dress = Some(Dress { host: host.clone(), cors: dressing.clone(), deadline: limit.map(|limit| begun + limit), lease: Some(Box::new(lease)) });
+        let mut dress = Some(Dress { host: host.clone(), headers: dressing.clone(), deadline: limit.map(|limit| begun + limit), lease: Some(Box::new(lease)) });
         match outgoing.send(&app.gateway, &target, &mut dress).await {
             Ok(response) => return Ok(response),
             Err(_) if over.load(Ordering::Relaxed) => return Ok(admit::with(too_large().into_response(), &dressing)),
@@ -124,11 +124,7 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// From 0 to 1.
 fn random() -> f64 {
-    let mut bytes = [0; 4];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX),
-        Err(_) => 0.0,
-    }
+    f64::from(getrandom::u32().unwrap_or_default()) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// An answer that counts as in flight until its last byte.

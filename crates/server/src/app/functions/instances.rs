@@ -121,7 +121,8 @@ impl App {
             }
             match revisions.get(&row.revision_id) {
                 Some(revision) => {
-                    let slot = Slot { ready_at_ms: row.ready_at_ms, startup_ms: row.startup_ms, ..Slot::new(row.sandbox_id, stage, now, row.created_at_ms) };
+                    let mut slot = Slot::new(row.sandbox_id, stage, now, row.created_at_ms);
+                    (slot.ready_at_ms, slot.startup_ms) = (row.ready_at_ms, row.startup_ms);
                     self.functions.pools.of(revision).adopt(slot);
                 }
                 None => half_made.push(row.sandbox_id),
