@@ -25,6 +25,7 @@ mod it {
     mod pools;
     mod recovery;
     mod registry;
+    mod sandbox_functions;
     mod snapshots;
     mod streams;
     mod usage;
