@@ -23,6 +23,7 @@ mod it {
     mod model;
     mod network;
     mod pools;
+    mod publish;
     mod recovery;
     mod registry;
     mod snapshots;

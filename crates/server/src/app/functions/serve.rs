@@ -126,8 +126,9 @@ impl App {
                 }
                 Place::Refused(reason, wait) => return Err(unavailable(revision, &reason, wait)),
                 Place::Full => return Err(unavailable(revision, "too many requests wait for an instance", Duration::from_secs(1))),
-                Place::Wait => {
-                    if tokio::time::timeout_at(until.into(), changed).await.is_err() {
+                Place::Wait(again_at) => {
+                    let late = tokio::time::timeout_at(again_at.unwrap_or(until).min(until).into(), changed).await.is_err();
+                    if late && Instant::now() >= until {
                         let reason = pool.failure().map_or_else(|| LATE.to_owned(), |failure| failure.reason);
                         return Err(unavailable(revision, &reason, Duration::from_secs(1)));
                     }
