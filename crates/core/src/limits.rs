@@ -73,6 +73,8 @@ pub const FUNCTION_CODE_MAX_BYTES: usize = 256 << 10;
 pub const FUNCTION_CONCURRENCY_MAX: i64 = 1024;
 /// The port of every function service; no other service may take it.
 pub const FUNCTION_SERVICE_PORT: u16 = 49_983;
+/// The body of a request to a published function.
+pub const FUNCTION_BODY_MAX_BYTES: u64 = 32 << 20;
 /// Seconds of a route's timeout.
 pub const ROUTE_TIMEOUT_MAX_S: i64 = 86_400;
 /// Requests per second and burst of a route's rate limit.

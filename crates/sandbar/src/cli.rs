@@ -89,6 +89,12 @@ pub enum Command {
     /// Start a server and show the main job: claim, keep state, read a file, publish a service
     #[command(hide = true)]
     Demo(DemoArgs),
+    /// The small server that the gateway is measured with
+    #[command(hide = true)]
+    BenchUpstream {
+        /// Where it listens
+        listen: std::net::SocketAddr,
+    },
     /// Print a completion script
     Completions {
         /// The shell

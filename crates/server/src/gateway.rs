@@ -26,6 +26,7 @@ mod forward;
 mod front;
 mod function;
 mod headers;
+mod inline;
 mod limiter;
 mod sandbox;
 mod tls;

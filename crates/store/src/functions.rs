@@ -132,7 +132,8 @@ impl Store {
         let (team_id, id) = (team_id.to_owned(), id_or_slug.to_owned());
         self.engine
             .read("read a function", move |c| {
-                let sql = format!("SELECT {COLUMNS} FROM function WHERE team_id = ?1 AND (id = ?2 OR slug = ?2) AND deleted_at_ms IS NULL ORDER BY id = ?2 DESC");
+                let sql =
+                    format!("SELECT {COLUMNS} FROM function WHERE team_id = ?1 AND (id = ?2 OR slug = ?2) AND deleted_at_ms IS NULL ORDER BY id = ?2 DESC");
                 c.prepare_cached(&sql)?.query_row((team_id, id), |row| Ok(record(row))).optional()?.transpose()
             })
             .await
@@ -236,7 +237,8 @@ impl Store {
                     "UPDATE function SET name = coalesce(?2, name), enabled = coalesce(?3, enabled), autoscaling = coalesce(?4, autoscaling), updated_at_ms = ?5
                     WHERE id = ?1 AND deleted_at_ms IS NULL RETURNING {COLUMNS}"
                 );
-                let updated = c.prepare_cached(&sql)?.query_row((&id, name, enabled, autoscaling, event.at_ms), |row| Ok(record(row))).optional()?.transpose()?;
+                let updated =
+                    c.prepare_cached(&sql)?.query_row((&id, name, enabled, autoscaling, event.at_ms), |row| Ok(record(row))).optional()?.transpose()?;
                 let updated = updated.ok_or_else(|| StoreError::NotFound { what: "function", id: id.clone() })?;
                 append(c, &id, event)?;
                 Ok(updated)
@@ -286,8 +288,7 @@ impl Store {
         let id = function_id.to_owned();
         self.engine
             .read("list revisions", move |c| {
-                let mut statement =
-                    c.prepare_cached("SELECT doc, number, proved_at_ms FROM function_revision WHERE function_id = ?1 ORDER BY number DESC")?;
+                let mut statement = c.prepare_cached("SELECT doc, number, proved_at_ms FROM function_revision WHERE function_id = ?1 ORDER BY number DESC")?;
                 let rows = statement.query_map([id], |row| Ok(revision(row)))?;
                 rows.map(|row| row?).collect()
             })
@@ -463,8 +464,12 @@ fn touch(c: &Connection, id: &str, now_ms: i64) -> Result<(), StoreError> {
 fn append(c: &Connection, function_id: &str, event: FunctionEvent) -> Result<(), StoreError> {
     let sql = "SELECT coalesce(max(seq), 0) + 1 FROM function_event WHERE function_id = ?1";
     let seq: i64 = c.prepare_cached(sql)?.query_row([function_id], |row| row.get(0))?;
-    c.prepare_cached("INSERT INTO function_event (function_id, seq, at_ms, doc) VALUES (?1, ?2, ?3, ?4)")?
-        .execute((function_id, seq, event.at_ms, json(&event)?))?;
+    c.prepare_cached("INSERT INTO function_event (function_id, seq, at_ms, doc) VALUES (?1, ?2, ?3, ?4)")?.execute((
+        function_id,
+        seq,
+        event.at_ms,
+        json(&event)?,
+    ))?;
     c.prepare_cached("DELETE FROM function_event WHERE function_id = ?1 AND seq <= ?2")?.execute((function_id, seq - limits::FUNCTION_EVENTS_MAX))?;
     Ok(())
 }

@@ -63,7 +63,8 @@ pub struct Holder {
     pub holds: bool,
 }
 
-const COLUMNS: &str = "id, team_id, user_id, name, access_mode, tree_id, size_limit_bytes, uid, gid, source_volume_id, created_at_ms, updated_at_ms, version, owner";
+const COLUMNS: &str =
+    "id, team_id, user_id, name, access_mode, tree_id, size_limit_bytes, uid, gid, source_volume_id, created_at_ms, updated_at_ms, version, owner";
 const SNAPSHOT_COLUMNS: &str = "id, volume_id, name, description, tree_id, size_bytes, created_at_ms";
 
 impl Store {
@@ -72,7 +73,8 @@ impl Store {
         let volume = volume.clone();
         self.engine
             .write("insert a volume", move |c| {
-                let count: usize = c.prepare_cached("SELECT count(*) FROM volume WHERE team_id = ?1 AND owner IS NULL")?.query_row([&volume.team_id], |row| row.get(0))?;
+                let count: usize =
+                    c.prepare_cached("SELECT count(*) FROM volume WHERE team_id = ?1 AND owner IS NULL")?.query_row([&volume.team_id], |row| row.get(0))?;
                 if count >= limits::VOLUMES_PER_TEAM_MAX {
                     return Err(StoreError::TooMany { what: "volumes of this team", max: limits::VOLUMES_PER_TEAM_MAX });
                 }

@@ -107,9 +107,9 @@ impl Pools {
     /// The pool of a revision, made when there is none.
     pub fn of(&self, revision: &Arc<RevisionRecord>) -> Arc<Pool> {
         let mut pools = self.lock();
-        let pool = pools.entry(revision.id.clone()).or_insert_with(|| {
-            Arc::new(Pool { revision: Arc::clone(revision), state: Mutex::default(), changed: Notify::new() })
-        });
+        let pool = pools
+            .entry(revision.id.clone())
+            .or_insert_with(|| Arc::new(Pool { revision: Arc::clone(revision), state: Mutex::default(), changed: Notify::new() }));
         Arc::clone(pool)
     }
 

@@ -32,13 +32,7 @@ pub(crate) enum Promotion {
 
 impl App {
     /// Lets an alias point to revisions. `production` moves when those were ready.
-    pub async fn put_alias(
-        self: &Arc<Self>,
-        who: &Principal,
-        id: &str,
-        alias: &str,
-        request: FunctionAliasUpdateRequest,
-    ) -> Result<AliasRecord, ApiError> {
+    pub async fn put_alias(self: &Arc<Self>, who: &Principal, id: &str, alias: &str, request: FunctionAliasUpdateRequest) -> Result<AliasRecord, ApiError> {
         let function = self.function(who, id).await?;
         if !names::is_alias(alias) {
             return Err(ApiError::bad_request("alias: must be 1 to 63 lower-case letters, digits and inner hyphens, no two of them together"));
@@ -78,8 +72,7 @@ impl App {
         let function = self.function(who, id).await?;
         let _one_at_a_time = self.functions.begin_publishing(&function.id)?;
         let gone = event("function.revision_deleted", format!("revision {number} was deleted"));
-        let (revision, released) =
-            self.store.revision_delete(&function.id, number, gone).await.map_err(|e| function_failure("deleting the revision", &e))?;
+        let (revision, released) = self.store.revision_delete(&function.id, number, gone).await.map_err(|e| function_failure("deleting the revision", &e))?;
         self.function_changed(&function);
         self.release_revisions(released);
         Ok(revision)
@@ -101,7 +94,14 @@ impl App {
         }
     }
 
-    async fn set_alias(&self, who: &Principal, function: &FunctionRecord, alias: &str, weights: Vec<(i64, u32)>, sticky: bool) -> Result<AliasRecord, ApiError> {
+    async fn set_alias(
+        &self,
+        who: &Principal,
+        function: &FunctionRecord,
+        alias: &str,
+        weights: Vec<(i64, u32)>,
+        sticky: bool,
+    ) -> Result<AliasRecord, ApiError> {
         let parts: Vec<String> = weights.iter().map(|(number, weight)| format!("revision {number} ({weight})")).collect();
         let text = match weights.as_slice() {
             [(number, _)] => format!("{alias} points to revision {number}"),
@@ -201,7 +201,8 @@ mod tests {
     #[test]
     fn an_alias_points_to_one_or_is_divided() {
         let ask = |number, parts: Option<&[(i64, i64)]>| {
-            let weights = parts.map(|parts| parts.iter().map(|(revision_number, weight)| FunctionWeight { revision_number: *revision_number, weight: *weight }).collect());
+            let weights = parts
+                .map(|parts| parts.iter().map(|(revision_number, weight)| FunctionWeight { revision_number: *revision_number, weight: *weight }).collect());
             weights_of(number, weights)
         };
         fn weights_of(revision_number: Option<i64>, parts: Option<Vec<FunctionWeight>>) -> Result<Vec<(i64, u32)>, ApiError> {
@@ -209,7 +210,9 @@ mod tests {
         }
         assert_eq!(ask(Some(3), None).expect("one"), [(3, 1)]);
         assert_eq!(ask(None, Some(&[(1, 90), (2, 10)])).expect("two"), [(1, 90), (2, 10)]);
-        for (number, parts) in [(None, None), (Some(0), None), (Some(-1), None), (Some(1), Some(&[(1, 1)][..])), (None, Some(&[][..])), (None, Some(&[(1, 0)][..]))] {
+        for (number, parts) in
+            [(None, None), (Some(0), None), (Some(-1), None), (Some(1), Some(&[(1, 1)][..])), (None, Some(&[][..])), (None, Some(&[(1, 0)][..]))]
+        {
             assert_eq!(ask(number, parts).expect_err("refused").status(), 400, "{number:?} {parts:?}");
         }
     }
