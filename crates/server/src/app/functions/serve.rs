@@ -7,8 +7,7 @@ use std::{
 
 use sandbar_core::{
     function::{FunctionRecord, RevisionRecord, Split, names},
-    sandbox::{Desired, SandboxRecord},
-    service::Service,
+    sandbox::Desired,
 };
 use sandbar_node::Runtime;
 
@@ -46,9 +45,6 @@ pub(crate) enum FunctionLookup {
 pub(crate) struct Lease {
     pub runtime: Arc<Runtime>,
     pub sandbox_id: String,
-    pub sandbox: Arc<SandboxRecord>,
-    /// With the routes that were published.
-    pub service: Arc<Service>,
     pub(super) _held: Held,
 }
 
@@ -151,8 +147,7 @@ impl App {
             let within = until.saturating_duration_since(Instant::now());
             self.ensure_service(&sandbox, &runtime, &revision.service, within).await.map_err(|error| error.message().to_owned())?;
         }
-        let (sandbox_id, service) = (sandbox.id.clone(), Arc::clone(&revision.service));
-        Ok(Lease { runtime, sandbox_id, sandbox, service, _held: Held::Instance(in_flight) })
+        Ok(Lease { runtime, sandbox_id: sandbox.id.clone(), _held: Held::Instance(in_flight) })
     }
 
     /// Looks whether anybody answers in an instance, once however many ask. Meanwhile it gets no requests.
