@@ -19,6 +19,8 @@ pub mod logs;
 pub mod quotas;
 pub(crate) mod room;
 pub mod sandboxes;
+pub mod sandbox_functions;
+pub mod service_functions;
 pub mod services;
 pub mod snapshots;
 pub mod storage;
