@@ -15,7 +15,10 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp, auth, builtin, functions::Functions, images::ImageJobs, quotas::Quotas, sandbox_functions, sandboxes::Registry, services::Services, usage::Usage},
+    app::{
+        App, SharedApp, auth, builtin, functions::Functions, images::ImageJobs, quotas::Quotas, sandbox_functions, sandboxes::Registry, services::Services,
+        usage::Usage,
+    },
     config::Config,
     gateway::{Front, Gateway, Side, Tls, TlsError},
     http, tasks,
