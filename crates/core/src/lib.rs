@@ -13,3 +13,4 @@ pub mod roles;
 pub mod sandbox;
 pub mod validate;
 pub mod volume;
+pub mod webhook;
