@@ -12,7 +12,7 @@ use crate::{
 
 mod pace;
 
-pub use pace::{Bucket, Burst};
+pub use pace::{Bucket, Burst, Change};
 
 /// Where the agent answers inside; clients of the May generation read it from the event.
 const HTTP_PORT: u16 = limits::FUNCTION_SERVICE_PORT;

@@ -357,7 +357,7 @@ proptest! {
 
     #[test]
     fn urls_never_panic(url in "(https?://)?[\\[\\]@:/?#a-z0-9. ]{0,24}") {
-        let _ = http_url(&url);
+        let _ = webhook::http_url(&url);
     }
 }
 

@@ -68,7 +68,7 @@ fn checked(mut webhook: Webhook, path: &str, out: &mut Vec<Violation>) -> Webhoo
 }
 
 /// Enough to refuse what can never be posted to; the sender parses it for good.
-fn http_url(url: &str) -> Result<(), String> {
+pub(super) fn http_url(url: &str) -> Result<(), String> {
     if url.len() > limits::URL_MAX_BYTES {
         return Err(format!("is longer than {} bytes", limits::URL_MAX_BYTES));
     }

@@ -31,36 +31,74 @@ impl Bucket {
     }
 }
 
+/// Names under which the agent writes what is to replace a file in one step. Nobody is told of them.
+const TEMPORARY: (&str, &str) = ("/.sandbar-", ".tmp");
+
+/// A change of a file, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Change {
+    /// create, write, remove, rename or chmod.
+    pub event: String,
+    pub path: String,
+    /// What it was called before.
+    pub old_path: Option<String>,
+}
+
 /// Changes of files that are told together: a program that writes a file in a thousand pieces changes it once.
 #[derive(Debug, Default)]
 pub struct Burst {
-    order: Vec<(String, String)>,
-    known: HashSet<(String, String)>,
+    order: Vec<Change>,
+    known: HashSet<Change>,
     lost: u64,
 }
 
 impl Burst {
-    /// Notes a change, unless the same is noted already.
-    pub fn add(&mut self, event: &str, path: &str) {
-        let key = (event.to_owned(), path.to_owned());
-        if self.known.contains(&key) {
+    /// Notes what was seen, unless the same is noted already. A file that was moved is seen twice, under its former name
+    /// and under its present one, and told once; one that replaced another in one step was written.
+    pub fn add(&mut self, event: &str, path: &str, old_path: Option<&str>) {
+        if is_temporary(path) {
+            return;
+        }
+        let mut change = Change { event: event.to_owned(), path: path.to_owned(), old_path: None };
+        match old_path {
+            Some(former) if is_temporary(former) => change.event = "write".to_owned(),
+            Some(former) => {
+                let seen = Change { event: "rename".to_owned(), path: former.to_owned(), old_path: None };
+                if self.known.remove(&seen) {
+                    self.order.retain(|other| *other != seen);
+                }
+                change.event = "rename".to_owned();
+                change.old_path = Some(former.to_owned());
+            }
+            None => {}
+        }
+        if self.known.contains(&change) {
             return;
         }
         if self.order.len() >= limits::WEBHOOK_BURST_FILES_MAX {
             self.lost += 1;
             return;
         }
-        self.known.insert(key.clone());
-        self.order.push(key);
+        self.known.insert(change.clone());
+        self.order.push(change);
+    }
+
+    /// Notes that something was missed.
+    pub fn lose(&mut self) {
+        self.lost += 1;
     }
 
     pub fn is_empty(&self) -> bool {
         self.order.is_empty() && self.lost == 0
     }
 
-    /// Event and path of each change in order, and how many more there were.
-    pub fn take(&mut self) -> (Vec<(String, String)>, u64) {
+    /// The changes in order, and how many more there were.
+    pub fn take(&mut self) -> (Vec<Change>, u64) {
         self.known.clear();
         (std::mem::take(&mut self.order), std::mem::take(&mut self.lost))
     }
+}
+
+fn is_temporary(path: &str) -> bool {
+    path.rfind('/').is_some_and(|at| path[at..].starts_with(TEMPORARY.0) && path.ends_with(TEMPORARY.1))
 }

@@ -129,21 +129,42 @@ fn ids_from_inside_cannot_be_ours() {
     }
 }
 
+fn told(burst: &mut Burst) -> Vec<String> {
+    let (changes, lost) = burst.take();
+    assert_eq!(lost, 0);
+    changes.into_iter().map(|change| format!("{} {}{}", change.event, change.path, change.old_path.map(|old| format!(" from {old}")).unwrap_or_default())).collect()
+}
+
 #[test]
 fn a_burst_tells_each_change_once() {
     let mut burst = Burst::default();
     assert!(burst.is_empty());
     for _ in 0..1000 {
-        burst.add("write", "/a");
+        burst.add("write", "/a", None);
     }
-    burst.add("chmod", "/a");
-    assert_eq!(burst.take(), (vec![("write".to_owned(), "/a".to_owned()), ("chmod".to_owned(), "/a".to_owned())], 0));
+    burst.add("chmod", "/a", None);
+    assert_eq!(told(&mut burst), ["write /a", "chmod /a"]);
     assert!(burst.is_empty());
     for n in 0..limits::WEBHOOK_BURST_FILES_MAX + 3 {
-        burst.add("create", &format!("/{n}"));
+        burst.add("create", &format!("/{n}"), None);
     }
-    let (told, lost) = burst.take();
-    assert_eq!((told.len(), lost), (limits::WEBHOOK_BURST_FILES_MAX, 3));
+    let (changes, lost) = burst.take();
+    assert_eq!((changes.len(), lost), (limits::WEBHOOK_BURST_FILES_MAX, 3));
+}
+
+#[test]
+fn a_moved_file_is_told_once() {
+    let mut burst = Burst::default();
+    burst.add("rename", "/a", None);
+    burst.add("create", "/b", Some("/a"));
+    burst.add("rename", "/gone", None);
+    assert_eq!(told(&mut burst), ["rename /b from /a", "rename /gone"]);
+    // As the agent writes a file.
+    for event in ["create", "write", "rename"] {
+        burst.add(event, "/w/.sandbar-0a1b2c3d.tmp", None);
+    }
+    burst.add("create", "/w/file", Some("/w/.sandbar-0a1b2c3d.tmp"));
+    assert_eq!(told(&mut burst), ["write /w/file"]);
 }
 
 #[test]

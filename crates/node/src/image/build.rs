@@ -99,7 +99,7 @@ impl Node {
         let steps = async {
             runtime.set_policy(spec.policy.clone()).await.map_err(|error| sandbox(&error))?;
             let cwd = spec.working_dir.clone().unwrap_or_else(|| "/".to_owned());
-            let assign = Assign { sandbox_id: "build".to_owned(), base_env: env, env: BTreeMap::new(), cwd: Some(cwd.clone()) };
+            let assign = Assign { sandbox_id: "build".to_owned(), base_env: env, env: BTreeMap::new(), cwd: Some(cwd.clone()), ..Assign::default() };
             runtime.client.assign(&assign).await.map_err(|error| sandbox(&error))?;
             for file in &spec.files {
                 let (body, mode) = (Full::new(file.contents.clone()), format!("{:04o}", file.mode & 0o7777));
