@@ -18,12 +18,14 @@ pub mod logs;
 pub mod quotas;
 pub(crate) mod room;
 pub mod sandboxes;
+pub mod seal;
 pub mod snapshots;
 pub mod storage;
 mod streams;
 pub mod templates;
 pub mod usage;
 pub mod volumes;
+pub mod webhooks;
 
 /// Everything a request needs.
 pub struct App {
@@ -34,6 +36,7 @@ pub struct App {
     pub metrics: Metrics,
     pub quotas: quotas::Quotas,
     pub usage: Arc<usage::Usage>,
+    pub webhooks: Arc<webhooks::Webhooks>,
     pub sandboxes: Arc<sandboxes::Registry>,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.

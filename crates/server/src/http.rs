@@ -44,6 +44,7 @@ pub mod time;
 mod usage;
 mod users;
 mod volumes;
+mod webhooks;
 
 pub use metrics::Metrics;
 pub use serve::serve;
@@ -81,6 +82,7 @@ fn routes() -> Routes {
         .merge(network::router())
         .merge(logs::router())
         .merge(events::router())
+        .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())
         .merge(snapshots::router())
