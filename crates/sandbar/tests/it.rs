@@ -28,4 +28,5 @@ mod it {
     mod streams;
     mod usage;
     mod volumes;
+    mod webhooks;
 }
