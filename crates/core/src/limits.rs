@@ -238,6 +238,11 @@ pub const WEBHOOK_LIFECYCLE_PENDING_MAX: usize = 10_000;
 pub const WEBHOOK_KEPT_MAX: usize = 1000;
 /// Bytes of these.
 pub const WEBHOOK_KEPT_MAX_BYTES: usize = 16 << 20;
+/// Events of one team's sandboxes in one state (waiting, delivered, failed); beyond it the oldest go, whatever they are:
+/// sandboxes come and go faster than a dead receiver comes back.
+pub const WEBHOOK_TEAM_MAX: usize = 100_000;
+/// Bytes of these.
+pub const WEBHOOK_TEAM_MAX_BYTES: usize = 1 << 30;
 /// Milliseconds that they can be read.
 pub const WEBHOOK_KEPT_MAX_MS: i64 = 7 * 86_400_000;
 /// Bytes of the id that a program gives its event.

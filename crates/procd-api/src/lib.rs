@@ -193,6 +193,9 @@ pub struct CreateContext {
     /// Seconds after its creation at which the context ends; 0 = never.
     #[serde(default)]
     pub ttl_sec: u64,
+    /// No events tell of it: it is the host's own, such as a probe.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untold: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -49,19 +49,21 @@ impl Context {
     /// Tells of the new process and watches over it.
     fn begin(&self, agent: &Rc<Agent>) {
         let run = self.run();
-        let plan = self.plan.borrow();
-        agent.events.add(EventKind::ProcessStarted {
-            context_id: self.id.clone(),
-            kind: self.spec.kind,
-            pid: run.pid as u32,
-            alias: plan.alias.clone(),
-            command: plan.command.as_deref().map(shortened),
-            cwd: Some(plan.cwd.clone()),
-            pty_size: self.spec.pty_size,
-            term: plan.term.clone(),
-        });
+        if !self.spec.untold {
+            let plan = self.plan.borrow();
+            agent.events.add(EventKind::ProcessStarted {
+                context_id: self.id.clone(),
+                kind: self.spec.kind,
+                pid: run.pid as u32,
+                alias: plan.alias.clone(),
+                command: plan.command.as_deref().map(shortened),
+                cwd: Some(plan.cwd.clone()),
+                pty_size: self.spec.pty_size,
+                term: plan.term.clone(),
+            });
+        }
         let limits = (self.spec.ttl_sec, self.spec.idle_timeout_sec);
-        tokio::task::spawn_local(supervise(agent.clone(), run, limits.0, limits.1));
+        tokio::task::spawn_local(supervise(agent.clone(), run, limits, self.spec.untold));
     }
 
     /// The record for the host; texts are added by the caller.
@@ -132,7 +134,7 @@ impl Context {
 }
 
 /// Keeps the deadlines of a process and finishes its record when it has ended.
-async fn supervise(agent: Rc<Agent>, run: Rc<Run>, ttl_s: u64, idle_s: u64) {
+async fn supervise(agent: Rc<Agent>, run: Rc<Run>, (ttl_s, idle_s): (u64, u64), untold: bool) {
     let gone = || run.exit.borrow().is_some();
     let ttl = Duration::from_secs(ttl_s);
     let idle = Duration::from_secs(idle_s);
@@ -164,7 +166,9 @@ async fn supervise(agent: Rc<Agent>, run: Rc<Run>, ttl_s: u64, idle_s: u64) {
     }
     run.flush_screen(&agent);
     // Before anybody hears of the end otherwise.
-    tell_end(&agent, &run);
+    if !untold {
+        tell_end(&agent, &run);
+    }
     run.finish();
 }
 

@@ -46,6 +46,7 @@ CREATE TABLE webhook_delivery (
 ) STRICT;
 CREATE INDEX webhook_delivery_waiting ON webhook_delivery (sandbox_id, seq, class, body_bytes) WHERE state = 'pending';
 CREATE INDEX webhook_delivery_done ON webhook_delivery (sandbox_id, seq, body_bytes) WHERE state <> 'pending';
+CREATE INDEX webhook_delivery_by_team ON webhook_delivery (team_id, state, seq, body_bytes);
 CREATE INDEX webhook_delivery_by_end ON webhook_delivery (done_at_ms) WHERE done_at_ms IS NOT NULL;
 
 -- Sandboxes that had one before. Their secrets are sealed, and come here, at the next start.

@@ -332,6 +332,17 @@ impl Store {
             .await
     }
 
+    /// Removes the oldest events of teams that have more than `rows` or `bytes` in one state, `limit` of each at most.
+    /// Returns whether there are more.
+    pub async fn webhook_prune_teams(&self, rows: usize, bytes: usize, limit: u32) -> Result<bool, StoreError> {
+        let over = self.engine.read("count deliveries of teams", move |c| teams_over(c, rows, bytes)).await?;
+        let mut more = false;
+        for (team_id, state, upto) in over {
+            more |= self.engine.write("remove deliveries of a team", move |c| remove_of_team(c, &team_id, &state, upto, limit)).await? >= limit as usize;
+        }
+        Ok(more)
+    }
+
     /// Removes what was done with before `before_ms`, and webhooks of which nothing is left.
     pub async fn webhook_prune(&self, before_ms: i64, limit: u32) -> Result<usize, StoreError> {
         self.engine
@@ -524,6 +535,32 @@ fn prune_one(c: &Connection, sandbox_id: &str) -> Result<(), StoreError> {
         WHERE place > ?2 OR bytes > ?3)";
     c.prepare_cached(sql)?.execute((sandbox_id, limits::WEBHOOK_KEPT_MAX, limits::WEBHOOK_KEPT_MAX_BYTES))?;
     Ok(())
+}
+
+/// Teams that have too much in one state, with that state, and up to which number it has to go.
+fn teams_over(c: &Connection, rows: usize, bytes: usize) -> Result<Vec<(String, String, i64)>, StoreError> {
+    let sql = "WITH much AS (SELECT team_id, state FROM webhook_delivery GROUP BY team_id, state HAVING count(*) > ?1 OR sum(body_bytes) > ?2)
+        SELECT team_id, state, max(seq) FROM (
+            SELECT d.team_id, d.state, d.seq, row_number() OVER latest AS place, sum(d.body_bytes) OVER latest AS bytes
+            FROM much JOIN webhook_delivery d ON d.team_id = much.team_id AND d.state = much.state
+            WINDOW latest AS (PARTITION BY d.team_id, d.state ORDER BY d.seq DESC))
+        WHERE place > ?1 OR bytes > ?2 GROUP BY team_id, state";
+    let mut statement = c.prepare_cached(sql)?;
+    let found = statement.query_map((rows, bytes), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+fn remove_of_team(c: &Connection, team_id: &str, state: &str, upto: i64, limit: u32) -> Result<usize, StoreError> {
+    let sql = "DELETE FROM webhook_delivery WHERE seq IN
+        (SELECT seq FROM webhook_delivery WHERE team_id = ?1 AND state = ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4) RETURNING sandbox_id";
+    let mut statement = c.prepare_cached(sql)?;
+    let removed = statement.query_map((team_id, state, upto, limit), |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+    for sandbox_id in removed.iter().filter(|_| state == DeliveryState::Pending.as_str()) {
+        let sql = "UPDATE webhook SET dropped = dropped + 1, next_at_ms = CASE WHEN EXISTS
+            (SELECT 1 FROM webhook_delivery WHERE sandbox_id = ?1 AND state = 'pending') THEN next_at_ms END WHERE sandbox_id = ?1";
+        c.prepare_cached(sql)?.execute([sandbox_id])?;
+    }
+    Ok(removed.len())
 }
 
 fn rank(class: Class) -> i64 {

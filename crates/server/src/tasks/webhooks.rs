@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often old deliveries are removed, and how many in one step.
 const PRUNE_EVERY_MS: i64 = 60_000;
-const PRUNE_MAX: u32 = 5000;
+const PRUNE_MAX: u32 = 2000;
 
 /// What is under way.
 #[derive(Default)]
@@ -154,7 +154,13 @@ async fn attempt(app: &SharedApp, due: Due) {
 }
 
 async fn prune(app: &SharedApp) {
-    if let Err(error) = app.store.webhook_prune(now_ms() - limits::WEBHOOK_KEPT_MAX_MS, PRUNE_MAX).await {
+    let pruned = async {
+        // In steps, so that others get to write in between.
+        while app.store.webhook_prune_teams(limits::WEBHOOK_TEAM_MAX, limits::WEBHOOK_TEAM_MAX_BYTES, PRUNE_MAX).await? {}
+        while app.store.webhook_prune(now_ms() - limits::WEBHOOK_KEPT_MAX_MS, PRUNE_MAX).await? >= PRUNE_MAX as usize {}
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = pruned.await {
         tracing::warn!(error = error_text(&error), "old deliveries were not removed");
     }
 }

@@ -203,6 +203,29 @@ async fn what_is_done_with_is_kept_for_a_while() {
 }
 
 #[tokio::test]
+async fn a_team_has_only_so_much() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for n in 0..6 {
+        insert(&store, &format!("sb-{n}")).await;
+    }
+    // Two are done with, four wait, of which three may.
+    for due in due(&store, NOW).await.into_iter().take(2) {
+        store.webhook_attempted(&due.sandbox_id, due.seq, &Attempt { at_ms: NOW, ..Attempt::default() }, Ended::Delivered).await.expect("is noted");
+    }
+    assert!(!store.webhook_prune_teams(4, usize::MAX >> 1, 10).await.expect("removes"));
+    assert_eq!(store.webhook_waiting().await.expect("counts"), 4);
+    assert!(store.webhook_prune_teams(3, usize::MAX >> 1, 1).await.expect("removes"), "as many as were to go");
+    assert_eq!(due_ids(&store, NOW).await, ["sb-3-ready", "sb-4-ready", "sb-5-ready"]);
+    let gone = store.webhook_get("team", "sb-2").await.expect("reads").expect("is there");
+    assert_eq!((gone.dropped, ids(&store, "sb-0", None).await.len()), (1, 1));
+    // By size.
+    assert!(!store.webhook_prune_teams(100, 2 * "{\"event_id\":\"sb-5-ready\"}".len(), 10).await.expect("removes"));
+    assert_eq!(due_ids(&store, NOW).await, ["sb-4-ready", "sb-5-ready"]);
+    assert_eq!(store.webhook_next(0).await.expect("reads"), Some(NOW));
+}
+
+#[tokio::test]
 async fn a_webhook_changes_and_goes() {
     let fresh = Fresh::new();
     let store = fresh.installed().await;
