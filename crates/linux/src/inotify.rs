@@ -115,7 +115,13 @@ impl Inotify {
                         Change::Write
                     };
                     let name = event.file_name().map(|n| PathBuf::from(std::ffi::OsStr::from_bytes(n.to_bytes())));
-                    events.push(Event { watch: event.wd(), change, name: name.unwrap_or_default(), is_dir: flags.contains(ReadFlags::ISDIR), cookie: event.cookie() });
+                    events.push(Event {
+                        watch: event.wd(),
+                        change,
+                        name: name.unwrap_or_default(),
+                        is_dir: flags.contains(ReadFlags::ISDIR),
+                        cookie: event.cookie(),
+                    });
                     // One buffer's worth at a time keeps the memory of a busy watch small.
                     if reader.is_buffer_empty() {
                         return Ok(events);

@@ -12,8 +12,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Body;
 use sandbar_procd_api::{
-    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, PtySize, Publishing, Signal, Stats,
-    Taken, WatchLine, Written,
+    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, PtySize, Publishing, Signal,
+    Stats, Taken, WatchLine, Written,
 };
 use serde::{Serialize, de::DeserializeOwned};
 

@@ -69,11 +69,9 @@ impl Events {
         ring.retain(|event| event.seq > seq || published(event).is_none());
         let left = ring.iter().filter_map(|event| match &event.kind {
             EventKind::Published { payload, .. } => Some(payload.to_string().len()),
-            EventKind::ProcessStarted { .. }
-            | EventKind::ProcessExited { .. }
-            | EventKind::OutOfMemory { .. }
-            | EventKind::Heartbeat
-            | EventKind::Unknown => None,
+            EventKind::ProcessStarted { .. } | EventKind::ProcessExited { .. } | EventKind::OutOfMemory { .. } | EventKind::Heartbeat | EventKind::Unknown => {
+                None
+            }
         });
         self.published.set(left.fold(Published::default(), |sum, bytes| Published { count: sum.count + 1, bytes: sum.bytes + bytes }));
     }

@@ -6,7 +6,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use sandbar_procd_api::{Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, PtySize, Publishing, Signal, Taken};
+use sandbar_procd_api::{
+    Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, PtySize, Publishing, Signal, Taken,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;

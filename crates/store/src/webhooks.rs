@@ -3,7 +3,6 @@
 //! A delivery is written in the transaction of the change that it tells of. Per sandbox they are posted one after the
 //! other, in the order of their numbers: `webhook.next_at_ms` is the moment of the oldest that waits.
 
-
 use rusqlite::{Connection, OptionalExtension, Row, named_params, types::Type};
 use sandbar_core::{
     limits,
@@ -249,7 +248,14 @@ impl Store {
     }
 
     /// Keeps an event that was tried apart from the others.
-    pub async fn webhook_log(&self, webhook: &WebhookRecord, delivery: &NewDelivery, created_at_ms: i64, attempt: &Attempt, ok: bool) -> Result<(), StoreError> {
+    pub async fn webhook_log(
+        &self,
+        webhook: &WebhookRecord,
+        delivery: &NewDelivery,
+        created_at_ms: i64,
+        attempt: &Attempt,
+        ok: bool,
+    ) -> Result<(), StoreError> {
         let (webhook, delivery, attempt) = (webhook.clone(), delivery.clone(), attempt.clone());
         self.engine
             .write("note a test", move |c| {
@@ -313,7 +319,8 @@ impl Store {
                 if waiting >= limits::WEBHOOK_PENDING_MAX {
                     return Err(StoreError::TooMany { what: "events that wait for this webhook", max: limits::WEBHOOK_PENDING_MAX });
                 }
-                let sql = "UPDATE webhook_delivery SET seq = (SELECT max(seq) + 1 FROM webhook_delivery), state = 'pending', done_at_ms = NULL, give_up_at_ms = ?2
+                let sql =
+                    "UPDATE webhook_delivery SET seq = (SELECT max(seq) + 1 FROM webhook_delivery), state = 'pending', done_at_ms = NULL, give_up_at_ms = ?2
                     WHERE seq = ?1";
                 c.prepare_cached(sql)?.execute((seq, now_ms + limits::WEBHOOK_WINDOW_MS))?;
                 let sql = "UPDATE webhook SET next_at_ms = coalesce(next_at_ms, ?2) WHERE sandbox_id = ?1";

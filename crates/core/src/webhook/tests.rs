@@ -32,8 +32,7 @@ fn names_are_read_as_they_are_written() {
 #[test]
 fn the_body_has_its_fields_in_order() {
     let text = body("evt_1", Kind::Ready, "2026-01-01T00:00:00Z", "sb-1", "team", &json!({ "http_port": 1 }));
-    let wanted =
-        r#"{"event_id":"evt_1","event_type":"sandbox.ready","timestamp":"2026-01-01T00:00:00Z","sandbox_id":"sb-1","team_id":"team","payload":{"http_port":1}}"#;
+    let wanted = r#"{"event_id":"evt_1","event_type":"sandbox.ready","timestamp":"2026-01-01T00:00:00Z","sandbox_id":"sb-1","team_id":"team","payload":{"http_port":1}}"#;
     assert_eq!(text, wanted);
 }
 
@@ -132,7 +131,10 @@ fn ids_from_inside_cannot_be_ours() {
 fn told(burst: &mut Burst) -> Vec<String> {
     let (changes, lost) = burst.take();
     assert_eq!(lost, 0);
-    changes.into_iter().map(|change| format!("{} {}{}", change.event, change.path, change.old_path.map(|old| format!(" from {old}")).unwrap_or_default())).collect()
+    changes
+        .into_iter()
+        .map(|change| format!("{} {}{}", change.event, change.path, change.old_path.map(|old| format!(" from {old}")).unwrap_or_default()))
+        .collect()
 }
 
 #[test]

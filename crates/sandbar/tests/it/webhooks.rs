@@ -273,7 +273,10 @@ fn what_is_not_taken_comes_again_to_the_byte() {
     assert!(got[..3].iter().all(|one| one.body == got[0].body), "each time the same");
     let attempts: Vec<_> = got[..3].iter().map(|got| got.headers["x-sandbar-delivery-attempt"].clone()).collect();
     assert_eq!(attempts, ["1", "2", "3"]);
-    assert!(got.iter().all(|got| got.path == "/h" && !got.headers.contains_key("x-sandbox0-signature")), "no redirect is followed, nothing is signed without a key");
+    assert!(
+        got.iter().all(|got| got.path == "/h" && !got.headers.contains_key("x-sandbox0-signature")),
+        "no redirect is followed, nothing is signed without a key"
+    );
     let ready = wait_delivery(&sandbox, "sandbox.ready", "delivered");
     assert_eq!((&ready["attempts"], &ready["last_status"], &ready["last_answer"]), (&json!(3), &json!(200), &json!("said")));
     let paused = wait_delivery(&sandbox, "sandbox.paused", "failed");
@@ -348,7 +351,11 @@ fn a_killed_server_loses_no_event() {
     let bodies: BTreeMap<_, _> = got.iter().map(|got| (got.event()["event_id"].to_string(), got.body.clone())).collect();
     assert!(got.iter().all(|got| bodies[&got.event()["event_id"].to_string()] == got.body), "the same before and after");
     // Nothing is taken twice from inside: each process began once.
-    let began: Vec<_> = got.iter().filter(|got| got.kind() == "process.started").map(|got| (got.event()["payload"]["process_id"].to_string(), got.event()["event_id"].to_string())).collect();
+    let began: Vec<_> = got
+        .iter()
+        .filter(|got| got.kind() == "process.started")
+        .map(|got| (got.event()["payload"]["process_id"].to_string(), got.event()["event_id"].to_string()))
+        .collect();
     let events: HashSet<_> = began.iter().collect();
     let processes: HashSet<_> = began.iter().map(|(process, _)| process).collect();
     assert_eq!(events.len(), processes.len(), "{began:?}");
@@ -363,7 +370,10 @@ fn a_webhook_is_tried_and_seen_by_its_team_alone() {
     let receiver = Receiver::start(|got| if got.kind() == "webhook.test" { Answer::Status(201) } else { Answer::Silence });
     let sandbox = claim(&server.api(), json!({ "url": receiver.url("/") }));
     let done = sandbox.api.post(&sandbox.path("/webhook/test"), json!({})).ok(200);
-    assert_eq!((&done["status"], &done["event_type"], &done["last_status"], &done["attempts"]), (&json!("delivered"), &json!("webhook.test"), &json!(201), &json!(1)));
+    assert_eq!(
+        (&done["status"], &done["event_type"], &done["last_status"], &done["attempts"]),
+        (&json!("delivered"), &json!("webhook.test"), &json!(201), &json!(1))
+    );
     assert!(receiver.got().iter().any(|got| got.event()["event_id"] == done["event_id"]), "past what waits");
     let plain = Sandbox::claim(&server.api(), json!({}));
     plain.api.post(&plain.path("/webhook/test"), json!({})).error(&[409]);
@@ -470,7 +480,12 @@ except urllib.error.HTTPError as error: print(error.code)
     sandbox.sh("true");
     busy.store(false, Ordering::Relaxed);
     let got = receiver.wait("all", |got| got.iter().filter(|got| got.kind() == "process.exited").count() >= 3);
-    let told: BTreeMap<String, Value> = got.iter().map(Got::event).filter(|event| event["event_type"] == "agent.event").map(|event| (event["event_id"].as_str().unwrap().to_owned(), event["payload"].clone())).collect();
+    let told: BTreeMap<String, Value> = got
+        .iter()
+        .map(Got::event)
+        .filter(|event| event["event_type"] == "agent.event")
+        .map(|event| (event["event_id"].as_str().unwrap().to_owned(), event["payload"].clone()))
+        .collect();
     assert_eq!(told.keys().cloned().collect::<HashSet<_>>(), HashSet::from(["job-1".to_owned(), "large".to_owned(), generated.clone()]));
     assert_eq!((&told["job-1"], &told[&generated]), (&json!({ "n": 1, "text": "ä" }), &json!([1])));
     // Done with, it can be told again.
@@ -478,7 +493,10 @@ except urllib.error.HTTPError as error: print(error.code)
     publish(&sandbox, r#"print(json.dumps(publish({"event_id": "job-1", "payload": {"n": 4}})))"#);
     receiver.wait("the second", |got| got.iter().any(|got| got.event()["payload"]["n"] == 4));
     // More than anybody needs is refused, and only then.
-    let many = publish(&sandbox, "statuses = [publish({'payload': n})[0] for n in range(600)]\nprint(json.dumps([statuses.count(202), statuses.count(429), statuses.count(503), len(statuses)]))");
+    let many = publish(
+        &sandbox,
+        "statuses = [publish({'payload': n})[0] for n in range(600)]\nprint(json.dumps([statuses.count(202), statuses.count(429), statuses.count(503), len(statuses)]))",
+    );
     let counts: Vec<_> = many[0].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
     assert!(counts[0] >= 200 && counts[0] + counts[1] + counts[2] == 600, "{counts:?}");
 }

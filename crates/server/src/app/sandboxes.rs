@@ -468,7 +468,9 @@ impl Registry {
 
     /// Begins to follow what happens in a sandbox that has a webhook and an owner.
     fn follow(&self, record: &SandboxRecord) {
-        if record.config.webhook.is_some() && let Some(handle) = self.lock().get(&record.id).filter(|handle| !handle.followed.swap(true, Ordering::Relaxed)) {
+        if record.config.webhook.is_some()
+            && let Some(handle) = self.lock().get(&record.id).filter(|handle| !handle.followed.swap(true, Ordering::Relaxed))
+        {
             let follower = follow::Follower { store: self.store.clone(), webhooks: Arc::clone(&self.webhooks) };
             self.tasks.spawn(follower.run(handle.view.clone()));
         }

@@ -89,7 +89,11 @@ impl Webhooks {
     }
 
     /// Seals the secret of a configuration, unless it is the stored one.
-    pub(crate) fn seal_secret(&self, config: &mut sandbar_api::sandbox::SandboxConfig, stored: Option<&sandbar_api::sandbox::SandboxConfig>) -> Result<(), ApiError> {
+    pub(crate) fn seal_secret(
+        &self,
+        config: &mut sandbar_api::sandbox::SandboxConfig,
+        stored: Option<&sandbar_api::sandbox::SandboxConfig>,
+    ) -> Result<(), ApiError> {
         let known = stored.and_then(|stored| stored.webhook.as_ref()).and_then(|webhook| webhook.secret.as_deref());
         let Some(secret) = config.webhook.as_mut().and_then(|webhook| webhook.secret.as_mut()) else { return Ok(()) };
         if known != Some(secret) {

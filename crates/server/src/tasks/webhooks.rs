@@ -66,7 +66,8 @@ impl Flight {
 
     /// Teams and receivers that have as many as they may.
     fn full(&self) -> Vec<String> {
-        let over = |counts: &HashMap<String, usize>, max: usize| counts.iter().filter(|(_, count)| **count >= max).map(|(key, _)| key.clone()).collect::<Vec<_>>();
+        let over =
+            |counts: &HashMap<String, usize>, max: usize| counts.iter().filter(|(_, count)| **count >= max).map(|(key, _)| key.clone()).collect::<Vec<_>>();
         let mut full = over(&self.teams, limits::WEBHOOK_TRIES_PER_TEAM_MAX);
         full.extend(over(&self.places, limits::WEBHOOK_TRIES_PER_RECEIVER_MAX));
         full

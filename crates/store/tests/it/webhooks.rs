@@ -163,7 +163,10 @@ async fn what_waits_is_bounded_and_the_lifecycle_stays() {
     let taken = store.webhook_take("sb-1", None, 0, NOW, many(0, limits::WEBHOOK_PENDING_MAX + 10)).await.expect("takes");
     assert_eq!((taken.enqueued, taken.dropped), (limits::WEBHOOK_PENDING_MAX as u64 + 10, 12));
     let waiting = ids(&store, "sb-1", Some(DeliveryState::Pending)).await;
-    assert_eq!((waiting.len(), waiting.first().map(String::as_str)), (limits::WEBHOOK_PENDING_MAX, Some(format!("p{}", limits::WEBHOOK_PENDING_MAX + 9).as_str())));
+    assert_eq!(
+        (waiting.len(), waiting.first().map(String::as_str)),
+        (limits::WEBHOOK_PENDING_MAX, Some(format!("p{}", limits::WEBHOOK_PENDING_MAX + 9).as_str()))
+    );
     assert!(waiting.contains(&"sb-1-ready".to_owned()) && waiting.contains(&"job".to_owned()) && !waiting.contains(&"p0".to_owned()));
     assert_eq!(store.webhook_get("team", "sb-1").await.expect("reads").expect("is there").dropped, 12);
     assert_eq!(store.webhook_waiting().await.expect("counts"), limits::WEBHOOK_PENDING_MAX as u64);

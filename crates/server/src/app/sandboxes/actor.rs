@@ -29,7 +29,10 @@ use super::{
     spec,
 };
 use crate::{
-    app::{usage::Usage, webhooks::{self, Webhooks}},
+    app::{
+        usage::Usage,
+        webhooks::{self, Webhooks},
+    },
     error::ApiError,
 };
 

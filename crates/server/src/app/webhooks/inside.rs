@@ -175,7 +175,9 @@ mod tests {
         };
         let told_size = |kind| told(kind).map_or(0, |(_, payload)| payload.to_string().len());
         assert!(told_size(started) < 10 * limits::WEBHOOK_FIELD_MAX_BYTES);
-        let EventKind::ProcessExited { context_id, kind, exit_code, state, pid, signal, duration_ms, .. } = exited(1, ContextState::Crashed, None) else { return };
+        let EventKind::ProcessExited { context_id, kind, exit_code, state, pid, signal, duration_ms, .. } = exited(1, ContextState::Crashed, None) else {
+            return;
+        };
         let large = EventKind::ProcessExited {
             context_id,
             kind,
