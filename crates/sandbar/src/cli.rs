@@ -1,12 +1,14 @@
 //! The command line as clap reads it.
 
 mod image;
+mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use webhook::WebhookCommand;
 
 use crate::settings::Layer;
 
@@ -61,6 +63,9 @@ pub enum Command {
     /// Keep the files of sandboxes, and put them back
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// See what is posted to a sandbox's webhook, and post it again
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Files that outlive sandboxes
     #[command(subcommand)]
     Volume(VolumeCommand),

@@ -23,6 +23,7 @@ mod it {
     mod model;
     mod network;
     mod pools;
+    mod publish;
     mod recovery;
     mod registry;
     mod sandbox_functions;
@@ -30,4 +31,5 @@ mod it {
     mod streams;
     mod usage;
     mod volumes;
+    mod webhooks;
 }

@@ -60,7 +60,8 @@ impl Store {
                         (SELECT id FROM invocation WHERE sandbox_id = ?1 ORDER BY created_at_ms DESC, id LIMIT ?2)",
                 )?
                 .execute((&sandbox_id, limits::INVOCATIONS_PER_SANDBOX_MAX - 1))?;
-                let sql = "INSERT INTO invocation (id, sandbox_id, function, status, created_at_ms) SELECT ?1, id, ?3, 'running', ?4 FROM sandbox WHERE id = ?2";
+                let sql =
+                    "INSERT INTO invocation (id, sandbox_id, function, status, created_at_ms) SELECT ?1, id, ?3, 'running', ?4 FROM sandbox WHERE id = ?2";
                 let inserted = c.prepare_cached(sql)?.execute((id, &sandbox_id, function, now_ms))?;
                 if inserted == 0 { Err(StoreError::NotFound { what: "sandbox", id: sandbox_id }) } else { Ok(()) }
             })

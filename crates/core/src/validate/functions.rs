@@ -94,8 +94,13 @@ mod tests {
     #[test]
     fn what_a_call_may_ask_for() {
         let default = invoke(FunctionInvokeRequest::default()).expect("the default");
-        assert_eq!((default.method.as_str(), default.path.as_str(), default.handler.as_str(), default.timeout_ms, default.cold), ("POST", "/", "handler", 30_000, false));
-        let wrong = |json: serde_json::Value| invoke(serde_json::from_value(json).expect("a request")).err().map(|all| all.into_iter().map(|v| v.path).collect::<Vec<_>>());
+        assert_eq!(
+            (default.method.as_str(), default.path.as_str(), default.handler.as_str(), default.timeout_ms, default.cold),
+            ("POST", "/", "handler", 30_000, false)
+        );
+        let wrong = |json: serde_json::Value| {
+            invoke(serde_json::from_value(json).expect("a request")).err().map(|all| all.into_iter().map(|v| v.path).collect::<Vec<_>>())
+        };
         for (json, paths) in [
             (serde_json::json!({ "timeout_ms": 120_000, "method": "patch", "path": "/a?b", "handler": "A.b" }), None),
             (serde_json::json!({ "timeout_ms": 120_001 }), Some(vec!["timeout_ms"])),

@@ -233,7 +233,10 @@ impl Call {
                 let start = serde_json::from_slice::<FunctionStart>(&frame).ok().filter(|start| (100..=599).contains(&start.status));
                 let Some(start) = start.filter(|_| !reply.started) else { return Err(bad("the function's reply does not begin as one")) };
                 if frame.len() > FUNCTION_START_BYTES_MAX {
-                    return Err(failure(FailureKind::TooLarge, format!("function response is too large: its headers have more than {FUNCTION_START_BYTES_MAX} bytes")));
+                    return Err(failure(
+                        FailureKind::TooLarge,
+                        format!("function response is too large: its headers have more than {FUNCTION_START_BYTES_MAX} bytes"),
+                    ));
                 }
                 (reply.started, reply.stream) = (true, start.stream);
                 if start.stream {

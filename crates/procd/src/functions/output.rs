@@ -52,7 +52,8 @@ impl Output {
         };
         let ((out, out_writer), (err, err_writer)) = (pipe()?, pipe()?);
         let side = |reader| RefCell::new(Side { reader: Some(reader), ..Side::default() });
-        let output = Rc::new(Self { label: label.to_owned(), sides: [side(out), side(err)], closed: Cell::new(false), quiet: label.is_empty(), changed: Notify::new() });
+        let output =
+            Rc::new(Self { label: label.to_owned(), sides: [side(out), side(err)], closed: Cell::new(false), quiet: label.is_empty(), changed: Notify::new() });
         for slot in 0..STREAMS.len() {
             let task = tokio::task::spawn_local(output.clone().pump(agent.clone(), slot));
             output.sides[slot].borrow_mut().task = Some(task.abort_handle());

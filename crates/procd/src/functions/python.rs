@@ -40,7 +40,8 @@ pub fn start(agent: &Agent, way: &str, task: &serde_json::Value, own_env: &BTree
         .map_err(|_| failure(FailureKind::NoRuntime, format!("the sandbox has no python3 in its PATH ({path}), which functions need")))?;
     let task = serde_json::to_vec(task).unwrap_or_default();
     let source = source_file(&task, rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| unavailable(&crate::error::describe(&e)))?;
-    let strings = |texts: &mut dyn Iterator<Item = String>| texts.map(CString::new).collect::<Result<Vec<_>, _>>().map_err(|_| unavailable("a string holds NUL"));
+    let strings =
+        |texts: &mut dyn Iterator<Item = String>| texts.map(CString::new).collect::<Result<Vec<_>, _>>().map_err(|_| unavailable("a string holds NUL"));
     let argv = strings(&mut ["python3", "-u", "-c", BOOT, "0", way].into_iter().map(str::to_owned))?;
     let env = strings(&mut env.iter().map(|(name, value)| format!("{name}={value}")))?;
     let (python, cwd) = (strings(&mut std::iter::once(python))?.remove(0), strings(&mut std::iter::once(cwd))?.remove(0));

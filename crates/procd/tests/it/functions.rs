@@ -124,9 +124,14 @@ fn what_handlers_return() {
         assert!(!done.start.unwrap().stream, "{expression}");
     }
     let headers = returns("{'headers': {'X-A': ['1', 2], 'x-a': 3, 'x-none': None, 'Content-Type': 'a/b'}, 'body': {}}");
-    assert_eq!((headers.header("X-A"), headers.header("x-none"), headers.header("Content-Type")), (vec!["1".into(), "2".into(), "3".into()], vec![], vec!["a/b".into()]));
+    assert_eq!(
+        (headers.header("X-A"), headers.header("x-none"), headers.header("Content-Type")),
+        (vec!["1".into(), "2".into(), "3".into()], vec![], vec!["a/b".into()])
+    );
     assert_eq!(returns("{'headers': [('a', 'b'), ('A', 'c')]}").header("a"), ["b", "c"]);
-    for (expression, says) in [("{'status': 600}", "100 and 599"), ("{'status': 1, 'body': 2}", "100 and 599"), ("{'body_base64': 'x'}", "base64"), ("{'headers': [1]}", "headers")] {
+    for (expression, says) in
+        [("{'status': 600}", "100 and 599"), ("{'status': 1, 'body': 2}", "100 and 599"), ("{'body_base64': 'x'}", "base64"), ("{'headers': [1]}", "headers")]
+    {
         let done = returns(expression);
         assert_eq!(done.failed().0, FailureKind::BadResponse, "{expression}");
         assert!(done.failed().1.contains(says), "{expression}: {:?}", done.failed());
@@ -178,7 +183,9 @@ fn all_that_is_printed_is_the_calls_log_and_nothing_of_it_the_reply() {
     assert_eq!(done.text(), "done");
     let log = done.log("stdout");
     assert!(log.len() < 70_000 && log.ends_with("[stdout truncated]"), "{}", log.len());
-    let done = agent.invoke(&json!({ "source": { "code": "def handler(r):\n    while True: print('y' * 1000)\n" }, "handler": "handler", "timeout_ms": 1500, "request": {} }));
+    let done = agent.invoke(
+        &json!({ "source": { "code": "def handler(r):\n    while True: print('y' * 1000)\n" }, "handler": "handler", "timeout_ms": 1500, "request": {} }),
+    );
     assert_eq!(done.failed().0, FailureKind::TimedOut);
     assert!(done.log("stdout").starts_with("yyy"));
 }
@@ -186,7 +193,10 @@ fn all_that_is_printed_is_the_calls_log_and_nothing_of_it_the_reply() {
 #[test]
 fn no_call_sees_what_another_did() {
     let agent = Agent::start();
-    let path = agent.write("count.py", "import os, random\nn = 0\nimported = os.getpid()\ndef handler(r):\n    global n\n    n += 1\n    return [n, imported, os.getpid(), random.random()]\n");
+    let path = agent.write(
+        "count.py",
+        "import os, random\nn = 0\nimported = os.getpid()\ndef handler(r):\n    global n\n    n += 1\n    return [n, imported, os.getpid(), random.random()]\n",
+    );
     std::thread::sleep(SETTLED);
     let all: Vec<Value> = std::thread::scope(|scope| {
         let calls: Vec<_> = (0..16).map(|_| scope.spawn(|| serde_json::from_str(&agent.run(&path).text()).unwrap())).collect();
@@ -244,7 +254,10 @@ fn failures_are_told_with_their_traceback() {
     let done = agent.run(&path);
     let (kind, text) = done.failed();
     assert_eq!(kind, FailureKind::Failed);
-    assert!(text.starts_with("Traceback") && text.contains("bad.py\", line 2, in helper") && text.contains("raise KeyError('deep')") && !text.contains("<sandbar>"), "{text}");
+    assert!(
+        text.starts_with("Traceback") && text.contains("bad.py\", line 2, in helper") && text.contains("raise KeyError('deep')") && !text.contains("<sandbar>"),
+        "{text}"
+    );
     assert!(done.log("stderr").contains("KeyError"));
     for (code, says) in [
         ("def handler(r)\n    pass\n", "SyntaxError"),
@@ -442,7 +455,8 @@ fn a_socket_has_messages_both_ways() {
         (Kind::from_byte(rest[0]).unwrap(), rest[1..].to_vec())
     };
     let end = |payload: &[u8]| serde_json::from_slice::<FunctionEnd>(payload).unwrap();
-    let mut stream = open("async def handler(request, ws):\n    await ws.send(request['path'])\n    async for m in ws:\n        await ws.send(m)\n    print('gone')\n");
+    let mut stream =
+        open("async def handler(request, ws):\n    await ws.send(request['path'])\n    async for m in ws:\n        await ws.send(m)\n    print('gone')\n");
     assert_eq!(next(&mut stream).0, Kind::Start);
     assert_eq!(next(&mut stream), (Kind::Text, b"/p".to_vec()));
     for (kind, message) in [(Kind::Text, "h\u{e9}".as_bytes().to_vec()), (Kind::Binary, vec![0, 255]), (Kind::Text, vec![b'x'; 1 << 20])] {

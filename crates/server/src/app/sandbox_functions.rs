@@ -146,7 +146,8 @@ impl App {
         let info = self.stat_file(who, &owner, &path).await.map_err(told)?;
         let body = self.read_file(who, &owner, &path, None).await.map_err(told)?.into_body();
         let max = limits::FUNCTION_CODE_MAX_BYTES * 4;
-        let source = Limited::new(body, max).collect().await.map_err(|_| ApiError::conflict(format!("{path} cannot be shown: it has more than {max} bytes")))?;
+        let source =
+            Limited::new(body, max).collect().await.map_err(|_| ApiError::conflict(format!("{path} cannot be shown: it has more than {max} bytes")))?;
         Ok(FunctionFile { name: name.to_owned(), info, source: Some(String::from_utf8_lossy(&source.to_bytes()).into_owned()) })
     }
 
@@ -194,7 +195,8 @@ impl App {
 
 /// Ends the calls that a server which was killed left behind.
 pub(crate) async fn interrupt(store: &Store) -> Result<(), StoreError> {
-    let error = ErrorDetail { code: ErrorCode::Unavailable.as_str().into(), message: "the call was interrupted by a restart of the server".into(), details: None };
+    let error =
+        ErrorDetail { code: ErrorCode::Unavailable.as_str().into(), message: "the call was interrupted by a restart of the server".into(), details: None };
     let count = store.invocations_interrupt(&serde_json::to_string(&error).unwrap_or_default(), now_ms()).await?;
     if count > 0 {
         tracing::info!(count, "calls of functions were interrupted by the restart");

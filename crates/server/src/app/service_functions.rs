@@ -362,7 +362,9 @@ fn closing(failure: &FunctionFailure) -> (u16, &str) {
         FailureKind::BadHandler => (BAD_REQUEST, &failure.message),
         FailureKind::TimedOut => (FAILED, "function invocation timed out"),
         FailureKind::NoRuntime => (FAILED, "function runtime unavailable"),
-        FailureKind::NotFound | FailureKind::Failed | FailureKind::BadResponse | FailureKind::TooLarge | FailureKind::Unknown => (FAILED, "the function failed"),
+        FailureKind::NotFound | FailureKind::Failed | FailureKind::BadResponse | FailureKind::TooLarge | FailureKind::Unknown => {
+            (FAILED, "the function failed")
+        }
     }
 }
 
@@ -387,7 +389,9 @@ mod tests {
     #[test]
     fn headers_of_one_hop_stay_there() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "close, x-secret"), ("x-secret", "1"), ("content-type", "a/b"), ("x-many", "1"), ("x-many", "2"), ("te", "trailers")] {
+        for (name, value) in
+            [("connection", "close, x-secret"), ("x-secret", "1"), ("content-type", "a/b"), ("x-many", "1"), ("x-many", "2"), ("te", "trailers")]
+        {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let seen = headers_of(&headers);
@@ -407,7 +411,10 @@ mod tests {
 
     #[test]
     fn queries_are_maps_of_lists() {
-        assert_eq!(query_of("a=1&b=%20&a=2&c"), BTreeMap::from([("a".into(), vec!["1".into(), "2".into()]), ("b".into(), vec![" ".into()]), ("c".into(), vec![String::new()])]));
+        assert_eq!(
+            query_of("a=1&b=%20&a=2&c"),
+            BTreeMap::from([("a".into(), vec!["1".into(), "2".into()]), ("b".into(), vec![" ".into()]), ("c".into(), vec![String::new()])])
+        );
     }
 
     #[test]

@@ -10,10 +10,11 @@ use sandbar_api::{
     ErrorCode,
     context::DeletedResponse,
     error::ErrorEnvelope,
-    sandbox_function::{
-        FunctionInvokeRequest, FunctionInvokeResponse, SandboxFunctionListResponse, SandboxFunctionPutRequest, SandboxFunctionResponse, InvocationListResponse, InvocationResponse,
-    },
     reply::Envelope,
+    sandbox_function::{
+        FunctionInvokeRequest, FunctionInvokeResponse, InvocationListResponse, InvocationResponse, SandboxFunctionListResponse, SandboxFunctionPutRequest,
+        SandboxFunctionResponse,
+    },
 };
 use sandbar_core::{
     limits,
@@ -162,11 +163,7 @@ async fn invocations(State(app): State<SharedApp>, who: Principal, Path((id, nam
 #[utoipa::path(get, path = "/api/v1/sandboxes/{id}/functions/{name}/invocations/{invocation_id}", tag = "functions", params(
     ("id" = String, Path), ("name" = String, Path), ("invocation_id" = String, Path),
 ), responses((status = 200, body = Envelope<InvocationResponse>), (status = 404, body = ErrorEnvelope)))]
-async fn invocation(
-    State(app): State<SharedApp>,
-    who: Principal,
-    Path((id, name, invocation)): Path<(String, String, String)>,
-) -> Result<InvocationResponse> {
+async fn invocation(State(app): State<SharedApp>, who: Principal, Path((id, name, invocation)): Path<(String, String, String)>) -> Result<InvocationResponse> {
     who.require(Permission::SandboxRead)?;
     reply::ok(rendered(app.invocation(&who, &id, &name, &invocation).await?)?)
 }

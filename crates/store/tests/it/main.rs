@@ -5,6 +5,7 @@ mod access;
 mod engine;
 mod sandboxes;
 mod state;
+mod webhooks;
 
 use std::path::PathBuf;
 

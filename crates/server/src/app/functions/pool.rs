@@ -20,7 +20,8 @@ use crate::{app::sandboxes::now_ms, error::ApiError};
 
 /// An instance that was ready for so long failed for a reason of its own; sooner it is the revision that fails.
 const STABLE: Duration = Duration::from_secs(10);
-/// Functions with pools are few; this many revisions are far more than a machine can run.
+/// Failures that are further apart do not add up.
+const REMEMBERED: Duration = Duration::from_secs(limits::FUNCTION_BACKOFF_MAX_S);
 const DRAIN_WITHIN: Duration = Duration::from_secs(limits::FUNCTION_DRAIN_MAX_S);
 
 /// The pools of all revisions that have or want instances.
@@ -61,11 +62,13 @@ pub(super) struct Slot {
     pub last_used_ms: Option<i64>,
 }
 
-/// Why there is no instance, and until when nobody tries again.
+/// What went wrong last, and until when no other instance is started.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     count: u32,
     until: Instant,
+    /// It could not even be started: whoever comes need not wait for the next one, which will fare no better.
+    at_start: bool,
     pub reason: String,
     pub at_ms: i64,
 }
@@ -73,7 +76,8 @@ pub(super) struct Failure {
 /// Where a request stands.
 pub(super) enum Place {
     Serve(InFlight),
-    Wait,
+    /// Something will change; at this moment at the latest.
+    Wait(Option<Instant>),
     /// There is nobody to wait for. With why, and when to ask again.
     Refused(String, Duration),
     /// As many wait as may.
@@ -133,7 +137,7 @@ impl Pools {
         let now = Instant::now();
         self.lock().retain(|_, pool| {
             let state = pool.lock();
-            let quiet = state.slots.is_empty() && state.waiting == 0 && state.failure.as_ref().is_none_or(|failure| failure.until + DRAIN_WITHIN < now);
+            let quiet = state.slots.is_empty() && state.waiting == 0 && state.failure.as_ref().is_none_or(|failure| failure.until + REMEMBERED < now);
             // Somebody else has it at hand and is about to do something with it.
             !quiet || Arc::strong_count(pool) > 1
         });
@@ -161,7 +165,9 @@ impl Pool {
             return (Place::Serve(InFlight { pool: Arc::clone(self), sandbox_id }), started);
         }
         let hopeless = !state.slots.iter().any(|slot| matches!(slot.stage, Stage::Starting | Stage::Ready | Stage::Retiring));
-        if let Some(failure) = state.failure.clone().filter(|failure| hopeless && failure.until > now) {
+        let failure = state.failure.clone().filter(|failure| hopeless && failure.until > now);
+        let again_at = failure.as_ref().map(|failure| failure.until);
+        if let Some(failure) = failure.filter(|failure| failure.at_start) {
             return (Place::Refused(failure.reason, failure.until - now), started);
         }
         if waits.is_none() {
@@ -171,7 +177,7 @@ impl Pool {
             state.waiting += 1;
             *waits = Some(Waiting(Arc::clone(self)));
         }
-        (Place::Wait, started)
+        (Place::Wait(again_at), started)
     }
 
     /// Resolves when something changed since this was called.
@@ -182,7 +188,8 @@ impl Pool {
     /// An instance is ready.
     pub fn ready(&self, sandbox_id: &str, startup_ms: i64) {
         let mut state = self.lock();
-        state.failure = None;
+        // One that ends soon after it was ready is not forgotten by the next that is.
+        state.failure.take_if(|failure| failure.at_start);
         if let Some(slot) = state.slot(sandbox_id) {
             slot.stage = Stage::Ready;
             slot.idle_since = Instant::now();
@@ -200,9 +207,13 @@ impl Pool {
         let mut state = self.lock();
         if let Some(index) = state.slots.iter().position(|slot| slot.sandbox_id == sandbox_id) {
             let slot = state.slots.remove(index);
-            if slot.ready_since.is_none_or(|since| since.elapsed() < STABLE) {
-                let count = state.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
-                state.failure = Some(Failure { count, until: now + scale::backoff(count), reason: reason.to_owned(), at_ms: now_ms() });
+            if slot.ready_at_ms.is_none() || slot.ready_since.is_some_and(|since| since.elapsed() < STABLE) {
+                let recent = state.failure.as_ref().filter(|failure| now < failure.until + REMEMBERED);
+                let count = recent.map_or(0, |failure| failure.count).saturating_add(1);
+                let at_start = slot.ready_at_ms.is_none();
+                // The first time that one ends may be an accident.
+                let wait = if at_start || count > 1 { scale::backoff(count) } else { Duration::ZERO };
+                state.failure = Some(Failure { count, until: now + wait, at_start, reason: reason.to_owned(), at_ms: now_ms() });
             }
         }
         drop(state);

@@ -7,8 +7,7 @@ use std::{
 
 use sandbar_core::{
     function::{FunctionRecord, RevisionRecord, Split, names},
-    sandbox::{Desired, SandboxRecord},
-    service::Service,
+    sandbox::Desired,
 };
 use sandbar_node::Runtime;
 
@@ -46,9 +45,6 @@ pub(crate) enum FunctionLookup {
 pub(crate) struct Lease {
     pub runtime: Arc<Runtime>,
     pub sandbox_id: String,
-    pub sandbox: Arc<SandboxRecord>,
-    /// With the routes that were published.
-    pub service: Arc<Service>,
     pub(super) _held: Held,
 }
 
@@ -126,8 +122,9 @@ impl App {
                 }
                 Place::Refused(reason, wait) => return Err(unavailable(revision, &reason, wait)),
                 Place::Full => return Err(unavailable(revision, "too many requests wait for an instance", Duration::from_secs(1))),
-                Place::Wait => {
-                    if tokio::time::timeout_at(until.into(), changed).await.is_err() {
+                Place::Wait(again_at) => {
+                    let late = tokio::time::timeout_at(again_at.unwrap_or(until).min(until).into(), changed).await.is_err();
+                    if late && Instant::now() >= until {
                         let reason = pool.failure().map_or_else(|| LATE.to_owned(), |failure| failure.reason);
                         return Err(unavailable(revision, &reason, Duration::from_secs(1)));
                     }
@@ -150,8 +147,7 @@ impl App {
             let within = until.saturating_duration_since(Instant::now());
             self.ensure_service(&sandbox, &runtime, &revision.service, within).await.map_err(|error| error.message().to_owned())?;
         }
-        let (sandbox_id, service) = (sandbox.id.clone(), Arc::clone(&revision.service));
-        Ok(Lease { runtime, sandbox_id, sandbox, service, _held: Held::Instance(in_flight) })
+        Ok(Lease { runtime, sandbox_id: sandbox.id.clone(), _held: Held::Instance(in_flight) })
     }
 
     /// Looks whether anybody answers in an instance, once however many ask. Meanwhile it gets no requests.
