@@ -1,5 +1,6 @@
 //! The command line as clap reads it.
 
+mod sandbox_function;
 mod image;
 mod webhook;
 
@@ -7,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use webhook::WebhookCommand;
 
@@ -213,6 +215,9 @@ pub enum SandboxCommand {
         #[arg(long, value_name = "SECONDS")]
         duration: Option<u32>,
     },
+    /// Keep and call functions: handlers in Python, run once for each call
+    #[command(subcommand, visible_alias = "fn")]
+    Function(SandboxFunctionCommand),
     /// Delete sandboxes and their files
     #[command(visible_aliases = ["delete", "remove"])]
     Rm {
