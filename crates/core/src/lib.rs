@@ -2,15 +2,18 @@
 #![forbid(unsafe_code)]
 
 pub mod egress;
+pub mod function;
 pub mod image;
 pub mod lifecycle;
 pub mod limits;
 pub mod metrics;
 pub mod pacing;
+pub mod public_host;
 pub mod quantity;
 pub mod quota;
 pub mod roles;
 pub mod sandbox;
+pub mod service;
 pub mod validate;
 pub mod volume;
 pub mod webhook;

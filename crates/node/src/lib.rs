@@ -20,6 +20,7 @@ use sandbar_linux::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub mod client;
+pub mod connections;
 pub mod egress;
 pub mod image;
 mod launcher;

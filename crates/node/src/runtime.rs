@@ -387,9 +387,15 @@ impl Runtime {
         self.well.store(well, Ordering::Relaxed);
     }
 
-    /// Connects to a server inside, on its loopback address.
+    /// Connects to a server inside, on its loopback address; many development servers listen on that of IPv6 alone.
     pub async fn connect(&self, port: u16) -> io::Result<tokio::net::TcpStream> {
-        self.egress.connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await
+        match self.egress.connect((std::net::Ipv4Addr::LOCALHOST, port).into()).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                // Where there is none either, the first answer is the one that people look for.
+                self.egress.connect((std::net::Ipv6Addr::LOCALHOST, port).into()).await.map_err(|_| error)
+            }
+            result => result,
+        }
     }
 
     /// Stops every process where it stands; memory is kept.

@@ -241,14 +241,19 @@ async fn output_of(runtime: &Arc<Runtime>, id: &str) -> String {
 
 /// One question. Whatever goes wrong is a no.
 async fn check(runtime: &Arc<Runtime>, probe: &Probe, env: &BTreeMap<String, String>) -> bool {
+    passes(runtime, &probe.check, probe.timeout, env).await
+}
+
+/// Whether a check passes within a time.
+pub async fn passes(runtime: &Arc<Runtime>, check: &Check, within: Duration, env: &BTreeMap<String, String>) -> bool {
     let asked = async {
-        match &probe.check {
+        match check {
             Check::Exec(command) => exec(runtime, command, env).await,
             Check::Tcp(port) => runtime.connect(*port).await.is_ok(),
             Check::Http { port, path, headers } => http(runtime, *port, path, headers).await.unwrap_or(false),
         }
     };
-    timeout(probe.timeout, asked).await.unwrap_or(false)
+    timeout(within, asked).await.unwrap_or(false)
 }
 
 async fn exec(runtime: &Arc<Runtime>, command: &[String], env: &BTreeMap<String, String>) -> bool {
@@ -285,7 +290,8 @@ async fn http(runtime: &Arc<Runtime>, port: u16, path: &str, headers: &[(String,
     Ok(status.is_some_and(|status| (200..400).contains(&status)))
 }
 
-fn last_lines(output: &str) -> String {
+/// The end of what a process printed, as a clause of an error; empty when it printed nothing.
+pub fn last_lines(output: &str) -> String {
     let lines: Vec<String> =
         output.lines().rev().filter(|line| !line.trim().is_empty()).take(LINES_SHOWN).map(|line| line.chars().take(LINE_SHOWN_CHARS).collect()).collect();
     if lines.is_empty() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sandbar_node::{NodeConfig, error_text};
-use sandbar_server::{Config, Server, StartError};
+use sandbar_server::{Config, Server, StartError, TlsConfig};
 
 use crate::settings::ServeSettings;
 
@@ -18,6 +18,9 @@ pub fn config(settings: &ServeSettings) -> Config {
         listen: settings.listen,
         bootstrap_token: settings.bootstrap_token.clone(),
         public_domain: settings.public_domain.clone(),
+        gateway_listen: settings.gateway_listen,
+        tls: settings.tls.clone().map(|(certificate, key)| TlsConfig { certificate, key }),
+        trusted_proxies: settings.trusted_proxies.clone(),
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,
         image_registries: settings.image_registries.clone(),

@@ -34,6 +34,12 @@ pub struct ServeSettings {
     pub bootstrap_token: Option<String>,
     /// Public hosts are below this name.
     pub public_domain: String,
+    /// Where public hosts are served besides, and nothing else is.
+    pub gateway_listen: Option<SocketAddr>,
+    /// Certificate and key of that listener, as PEM files.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Reverse proxies that say truly who asks.
+    pub trusted_proxies: Vec<Prefix>,
     /// Whether strangers may make an account.
     pub registration: bool,
     /// Protected ranges that sandboxes may reach all the same.
@@ -73,6 +79,18 @@ pub struct Layer {
     /// Name below which public hosts live [default: localhost]
     #[arg(long, env = "SANDBAR_PUBLIC_DOMAIN", value_name = "NAME")]
     pub public_domain: Option<String>,
+    /// Address and port of a second listener, for public hosts only [default: none, they are served with the API]
+    #[arg(long, env = "SANDBAR_GATEWAY_LISTEN", value_name = "ADDR:PORT")]
+    pub gateway_listen: Option<SocketAddr>,
+    /// Certificate chain of the gateway's listener, a PEM file; read again when it changes
+    #[arg(long, env = "SANDBAR_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, a PEM file
+    #[arg(long, env = "SANDBAR_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Reverse proxies in front of the gateway whose X-Forwarded-For is believed, as comma-separated CIDRs
+    #[arg(long, env = "SANDBAR_TRUSTED_PROXIES", value_name = "CIDRS")]
+    pub trusted_proxies: Option<Cidrs>,
     /// Let strangers make an account by /auth/register [default: false]
     #[arg(long, env = "SANDBAR_REGISTRATION", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub registration: Option<bool>,
@@ -103,6 +121,10 @@ impl Layer {
             listen: self.listen.or(below.listen),
             bootstrap_token: self.bootstrap_token.or(below.bootstrap_token),
             public_domain: self.public_domain.or(below.public_domain),
+            gateway_listen: self.gateway_listen.or(below.gateway_listen),
+            tls_cert: self.tls_cert.or(below.tls_cert),
+            tls_key: self.tls_key.or(below.tls_key),
+            trusted_proxies: self.trusted_proxies.or(below.trusted_proxies),
             registration: self.registration.or(below.registration),
             egress_allow: self.egress_allow.or(below.egress_allow),
             pool_min_idle: self.pool_min_idle.or(below.pool_min_idle),
@@ -114,11 +136,23 @@ impl Layer {
 
     /// Fills in the defaults and checks what a type cannot.
     pub fn complete(self) -> anyhow::Result<ServeSettings> {
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) => bail!("tls_cert needs its tls_key"),
+            (None, Some(_)) => bail!("tls_key needs its tls_cert"),
+        };
+        if tls.is_some() && self.gateway_listen.is_none() {
+            bail!("tls_cert and tls_key are for the gateway's own listener; give it an address with gateway_listen");
+        }
         let settings = ServeSettings {
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/sandbar")),
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8700))),
             bootstrap_token: self.bootstrap_token.filter(|token| !token.is_empty()),
             public_domain: self.public_domain.unwrap_or_else(|| "localhost".into()),
+            gateway_listen: self.gateway_listen,
+            tls,
+            trusted_proxies: self.trusted_proxies.unwrap_or_default().0,
             registration: self.registration.unwrap_or(false),
             egress_allow: self.egress_allow.unwrap_or_default().0,
             pool_min_idle: self.pool_min_idle.unwrap_or(4),

@@ -12,6 +12,7 @@ mod it {
     mod crates;
     mod disk;
     mod escape;
+    mod gateway;
     mod harness;
     mod http;
     mod images;
@@ -22,8 +23,10 @@ mod it {
     mod model;
     mod network;
     mod pools;
+    mod publish;
     mod recovery;
     mod registry;
+    mod sandbox_functions;
     mod snapshots;
     mod streams;
     mod usage;

@@ -7,18 +7,22 @@ use sandbar_node::Node;
 use sandbar_store::Store;
 use tokio::sync::Notify;
 
-use crate::{config::Config, http::Metrics};
+use crate::{config::Config, gateway::Gateway, http::Metrics};
 
 pub mod auth;
 pub mod builtin;
 pub mod contexts;
 pub mod files;
+pub mod functions;
 pub mod images;
 pub mod logs;
 pub mod quotas;
 pub(crate) mod room;
+pub mod sandbox_functions;
 pub mod sandboxes;
 pub mod seal;
+pub mod service_functions;
+pub mod services;
 pub mod snapshots;
 pub mod storage;
 mod streams;
@@ -38,6 +42,9 @@ pub struct App {
     pub usage: Arc<usage::Usage>,
     pub webhooks: Arc<webhooks::Webhooks>,
     pub sandboxes: Arc<sandboxes::Registry>,
+    pub services: services::Services,
+    pub functions: functions::Functions,
+    pub gateway: Gateway,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

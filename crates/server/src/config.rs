@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use sandbar_core::{egress::Prefix, public_host};
 use sandbar_node::NodeConfig;
 
 /// Settings of a running server.
@@ -15,6 +16,12 @@ pub struct Config {
     pub bootstrap_token: Option<String>,
     /// Public hosts are below this name.
     pub public_domain: String,
+    /// Where public hosts are served besides [`Self::listen`], and nothing else is.
+    pub gateway_listen: Option<SocketAddr>,
+    /// TLS of the gateway's own listener.
+    pub tls: Option<TlsConfig>,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Prefix>,
     /// Whether `/auth/register` makes new users.
     pub registration: bool,
     /// Idle sandboxes kept ready for the built-in template.
@@ -23,4 +30,19 @@ pub struct Config {
     pub image_registries: Vec<String>,
     /// This machine's part.
     pub node: NodeConfig,
+}
+
+/// A certificate with its key, as PEM files. They are read again when they change.
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Config {
+    /// Where a public label is reached.
+    pub fn public_url(&self, label: &str) -> String {
+        let listen = self.gateway_listen.unwrap_or(self.listen);
+        public_host::url(label, &self.public_domain, self.gateway_listen.is_some() && self.tls.is_some(), listen.port())
+    }
 }

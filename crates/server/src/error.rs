@@ -25,6 +25,11 @@ impl ApiError {
         Self { status: code.status(), code: code.as_str().into(), message: message.into(), details: None, retry_after_s: None }
     }
 
+    /// An error whose status is not that of its code: some of the wire's own pairs are older than the codes.
+    pub fn with_status(status: u16, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, ..Self::new(code, message) }
+    }
+
     /// An error of the agent inside the sandbox, which has a vocabulary of its own.
     pub fn from_agent(error: &sandbar_procd_api::ErrorBody) -> Self {
         let code = serde_json::to_value(error.code).ok().and_then(|v| v.as_str().map(str::to_owned));
@@ -89,6 +94,16 @@ impl ApiError {
 
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    pub fn details(&self) -> Option<&serde_json::Value> {
+        self.details.as_ref()
+    }
+}
+
+impl From<&ApiError> for ErrorDetail {
+    fn from(error: &ApiError) -> Self {
+        Self { code: error.code.clone(), message: error.message.clone(), details: error.details.clone() }
     }
 }
 

@@ -15,10 +15,11 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{app::SharedApp, error::ApiError};
 
 mod auth;
-mod contexts;
+pub(crate) mod contexts;
 mod events;
 pub mod extract;
 mod files;
+mod functions;
 mod health;
 mod images;
 mod keys;
@@ -32,6 +33,7 @@ mod quotas;
 mod render;
 pub mod reply;
 mod request;
+mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
 mod serve;
@@ -47,7 +49,7 @@ mod volumes;
 mod webhooks;
 
 pub use metrics::Metrics;
-pub use serve::serve;
+pub(crate) use serve::serve;
 
 /// Where clients of the May generation are sent.
 pub const MAY: &str = "/compat/2026-05";
@@ -78,10 +80,12 @@ fn routes() -> Routes {
         .merge(sandboxes::router())
         .merge(contexts::router())
         .merge(files::router())
+        .merge(sandbox_functions::router())
         .merge(services::router())
         .merge(network::router())
         .merge(logs::router())
         .merge(events::router())
+        .merge(functions::router())
         .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())

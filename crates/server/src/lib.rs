@@ -4,9 +4,10 @@
 pub mod app;
 pub mod config;
 pub mod error;
+mod gateway;
 pub mod http;
 mod run;
 mod tasks;
 
-pub use config::Config;
+pub use config::{Config, TlsConfig};
 pub use run::{Server, StartError};

@@ -18,14 +18,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{
         App, SharedApp, auth, builtin,
+        functions::Functions,
         images::ImageJobs,
         quotas::Quotas,
+        sandbox_functions,
         sandboxes::Registry,
         seal::{Seal, SealError},
+        services::Services,
         usage::Usage,
         webhooks::Webhooks,
     },
     config::Config,
+    gateway::{Front, Gateway, Side, Tls, TlsError},
     http, tasks,
 };
 
@@ -49,6 +53,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("TLS of the gateway")]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error(transparent)]
@@ -63,6 +69,9 @@ pub enum StartError {
 pub struct Server {
     pub app: SharedApp,
     listener: TcpListener,
+    /// The gateway's own.
+    public: Option<TcpListener>,
+    tls: Option<Arc<Tls>>,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// Held until the end: one server per data directory.
@@ -74,7 +83,12 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let lock = lock_data_dir(&config.data_dir)?;
         // Before the long part, so that a port that is taken is told at once.
-        let listener = TcpListener::bind(config.listen).await.map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let listener = bind(config.listen).await?;
+        let public = match config.gateway_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let tls = config.tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
         if room::give_up_reserve(&config.data_dir).unwrap_or(false) {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
@@ -85,6 +99,7 @@ impl Server {
         let mut records = store.sandboxes_all().await?;
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
+        sandbox_functions::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
         let webhooks = Webhooks::new(seal, node.outbound().clone(), config.data_dir.clone());
         seal_stored(&store, &webhooks, &mut records).await?;
@@ -102,6 +117,9 @@ impl Server {
             usage,
             webhooks,
             sandboxes,
+            services: Services::default(),
+            functions: Functions::default(),
+            gateway: Gateway::default(),
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon,
@@ -109,7 +127,8 @@ impl Server {
         });
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
-        Ok(Self { app, listener, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
+        app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
+        Ok(Self { app, listener, public, tls, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
 
     /// Where the API listens (the port is real, also when the configuration said 0).
@@ -125,15 +144,25 @@ impl Server {
     /// Serves until stopped; then requests are drained, tasks end, and idle runtimes of the pool are removed.
     /// Sandboxes go on running without a server.
     pub async fn run(self) {
-        let Self { app, listener, stop, tasks: tracker, _lock } = self;
+        let Self { app, listener, public, tls, stop, tasks: tracker, _lock } = self;
         tracker.spawn(tasks::pools::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::collect::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
-        http::serve(listener, http::router(app.clone()), stop.clone()).await;
+        let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
+        if let Some(tls) = &tls {
+            tracker.spawn(Tls::reload(Arc::clone(tls), stop.clone()));
+        }
+        if let Some(public) = public {
+            tracker.spawn(http::serve(public, front(Side::Public), tls, stop.clone()));
+        }
+        http::serve(listener, front(Side::Both), None, stop.clone()).await;
         stop.cancel();
+        app.gateway.close().await;
+        app.services.close().await;
         tracker.close();
         tracker.wait().await;
         app.node.shutdown().await;
@@ -141,6 +170,10 @@ impl Server {
             tracing::error!(error = error_text(&error), "the database did not close cleanly; it recovers at the next start");
         }
     }
+}
+
+async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 async fn open_store(path: PathBuf) -> Result<Store, StoreError> {

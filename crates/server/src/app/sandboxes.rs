@@ -79,6 +79,8 @@ pub struct ListSandboxes {
     pub statuses: Option<Vec<Status>>,
     pub template_id: Option<String>,
     pub paused: Option<bool>,
+    /// Also those that serve functions.
+    pub instances: bool,
     pub limit: u32,
     pub offset: u32,
 }
@@ -158,6 +160,11 @@ impl App {
             mounts,
             base: Some(base.clone()),
         };
+        self.make(claim, base, trees).await
+    }
+
+    /// Launches a sandbox and writes its row, with what lies below its files and where the files of its volumes are.
+    pub(crate) async fn make(&self, claim: lifecycle::Claim, base: Base, trees: spec::Trees) -> Result<SandboxRecord, ApiError> {
         let now = now_ms();
         let mut record = lifecycle::claim(claim, now);
         let pool = spec::pool_key(&spec::pool_spec(&self.node, &record.template, base.clone()));
@@ -192,7 +199,7 @@ impl App {
         let mut volumes = HashMap::new();
         for mount in asked.iter().take(limits::MOUNTS_MAX) {
             let found = self.store.volume_get(&who.team_id, &mount.sandboxvolume_id).await.map_err(|e| store_failure("reading the volume", &e))?;
-            let volume = found.ok_or_else(|| ApiError::not_found("volume", &mount.sandboxvolume_id))?;
+            let volume = found.filter(|volume| volume.owner.is_none()).ok_or_else(|| ApiError::not_found("volume", &mount.sandboxvolume_id))?;
             volumes.insert(volume.id.clone(), volume);
         }
         let mounts = sandbar_core::volume::plan(template, asked, |id| volumes.get(id).map(|volume| volume.access_mode)).map_err(violations)?;
@@ -201,9 +208,9 @@ impl App {
 
     /// A page of the team's sandboxes, newest first.
     pub async fn list(&self, who: &Principal, query: ListSandboxes) -> Result<Page, ApiError> {
-        let ListSandboxes { statuses, template_id, paused, limit, offset } = query;
+        let ListSandboxes { statuses, template_id, paused, instances, limit, offset } = query;
         let statuses = Some(statuses.unwrap_or_else(|| LISTED.to_vec()));
-        let filter = ListFilter { team_id: who.team_id.clone(), statuses, template_id, paused, limit, offset };
+        let filter = ListFilter { team_id: who.team_id.clone(), statuses, template_id, paused, instances, limit, offset };
         let (sandboxes, total) = self.store.sandbox_list(filter).await.map_err(|e| store_failure("listing sandboxes", &e))?;
         Ok(Page { sandboxes, total })
     }
@@ -214,18 +221,39 @@ impl App {
     }
 
     /// Changes what can be changed at runtime.
-    pub async fn update(&self, who: &Principal, id: &str, update: UpdateConfig) -> Result<SandboxRecord, ApiError> {
+    pub async fn update(self: &Arc<Self>, who: &Principal, id: &str, update: UpdateConfig) -> Result<SandboxRecord, ApiError> {
+        let replaces_services = update.services.is_some();
         let update = Box::new(update);
         let record = self.ask(who, id, |reply| Command::Update { update, only_services: false, reply }).await?;
+        if replaces_services {
+            self.end_former_services(&record);
+        }
         self.sandboxes.follow(&record);
         self.webhooks.changed.notify_one();
         Ok(record)
     }
 
     /// Replaces the services wholly; an empty list clears them.
-    pub async fn put_services(&self, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
+    pub async fn put_services(self: &Arc<Self>, who: &Principal, id: &str, services: serde_json::Value) -> Result<SandboxRecord, ApiError> {
         let update = Box::new(UpdateConfig { services: Some(services), ..UpdateConfig::default() });
-        self.ask(who, id, |reply| Command::Update { update, only_services: true, reply }).await
+        let record = self.ask(who, id, |reply| Command::Update { update, only_services: true, reply }).await?;
+        self.end_former_services(&record);
+        Ok(record)
+    }
+
+    /// Ends the processes of services that are not there any more. Who was served by them as a function moves away first.
+    fn end_former_services(self: &Arc<Self>, record: &SandboxRecord) {
+        let runtime_of = |app: &Self, id: &str| app.sandboxes.find(id).and_then(|view| Some((view.record, view.runtime?)));
+        let Some((_, runtime)) = runtime_of(self, &record.id) else { return };
+        let Some(linger) = self.leave_source(&record.id, Some(record)) else { return self.services_changed(record, runtime) };
+        let (app, id) = (Arc::clone(self), record.id.clone());
+        self.sandboxes.tasks.spawn(async move {
+            linger.await;
+            // As it is by now.
+            if let Some((record, runtime)) = runtime_of(&app, &id) {
+                app.services_changed(&record, runtime);
+            }
+        });
     }
 
     /// Sets the deadlines anew.
@@ -302,9 +330,24 @@ impl App {
         work.await;
     }
 
-    /// Ends it for good.
-    pub async fn delete(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
-        self.ask(who, id, |reply| Command::Delete { reply }).await.map(drop)
+    /// Ends it for good. What it serves as a function moves elsewhere first, behind the reply.
+    pub async fn delete(self: &Arc<Self>, who: &Principal, id: &str) -> Result<(), ApiError> {
+        let record = self.get(who, id).await?;
+        let linger = self.leave_source(id, None);
+        self.sandboxes.ask(record, |reply| Command::Delete { linger, reply }).await.map(drop)
+    }
+
+    /// Ends a sandbox of whatever team; one that is gone is ended.
+    pub(crate) async fn end(&self, id: &str) -> Result<(), ApiError> {
+        let Some(record) = self.record_of(id).await? else { return Ok(()) };
+        self.sandboxes.ask(record, |reply| Command::Delete { linger: None, reply }).await.map(drop)
+    }
+
+    /// A sandbox that is deleted and whose processes linger.
+    pub(crate) fn lingering(&self, id: &str) -> Option<(Arc<SandboxRecord>, Arc<Runtime>)> {
+        let view = self.sandboxes.find(id).filter(|view| view.record.desired == Desired::Deleted)?;
+        let runtime = view.runtime.filter(|runtime| !runtime.has_ended() && !runtime.is_frozen())?;
+        Some((view.record, runtime))
     }
 
     /// The live runtime of a sandbox, to do something inside: wakes it when it sleeps and may be woken.
@@ -316,6 +359,28 @@ impl App {
         }
         let woken = self.sandboxes.ask(view.record.as_ref().clone(), |reply| Command::Wake { reply }).await?;
         woken.runtime.ok_or_else(|| ApiError::unavailable("the sandbox is waking up").retry_after(1))
+    }
+
+    /// A sandbox as its public hosts see it: whoever's it is, with its runtime when it is awake.
+    pub(crate) async fn look(&self, id: &str) -> Result<Option<(Arc<SandboxRecord>, Option<Arc<Runtime>>)>, ApiError> {
+        let view = match self.sandboxes.find(id) {
+            Some(view) => view,
+            None => {
+                let found = self.store.sandbox_get(None, id).await.map_err(|e| store_failure("reading the sandbox", &e))?;
+                let Some(record) = found else { return Ok(None) };
+                View { record: Arc::new(record), runtime: None }
+            }
+        };
+        let awake = view.record.desired == Desired::Active && view.record.observed == Observed::Active;
+        let runtime = view.runtime.filter(|runtime| awake && !runtime.has_ended());
+        Ok((view.record.desired != Desired::Deleted).then_some((view.record, runtime)))
+    }
+
+    /// Wakes a sandbox because somebody accesses it, if it may be woken.
+    pub(crate) async fn wake(&self, record: &SandboxRecord) -> Result<(Arc<SandboxRecord>, Arc<Runtime>), ApiError> {
+        let woken = self.sandboxes.ask(record.clone(), |reply| Command::Wake { reply }).await?;
+        let runtime = woken.runtime.ok_or_else(|| ApiError::unavailable("the sandbox is waking up").retry_after(1))?;
+        Ok((woken.record, runtime))
     }
 
     /// What happened to a sandbox, oldest first.

@@ -6,7 +6,7 @@ use sandbar_api::sandbox::{
 };
 use sandbar_core::{
     lifecycle::{self, Profile, WireStatus},
-    quantity,
+    public_host, quantity,
     sandbox::SandboxRecord,
     validate,
 };
@@ -164,7 +164,7 @@ fn view(service: &Value, record: &SandboxRecord, config: &Config) -> Value {
     }
     let public = service.pointer("/ingress/public").and_then(Value::as_bool).unwrap_or_default();
     if public && let Some(port) = service.get("port").and_then(Value::as_u64) {
-        fields.insert("public_url".to_owned(), public_url(&record.id, port, config).into());
+        fields.insert("public_url".to_owned(), config.public_url(&public_host::sandbox_label(&record.id, port)).into());
     }
     view
 }
@@ -174,17 +174,6 @@ fn is_known(service: &Value, profile: Profile) -> bool {
     match profile {
         Profile::May => true,
         Profile::Current => service.pointer("/runtime/type").and_then(Value::as_str) != Some("warm_process"),
-    }
-}
-
-/// Where the gateway serves a port of a sandbox. A public name of one's own is behind TLS; `localhost` is us.
-fn public_url(id: &str, port: u64, config: &Config) -> String {
-    let domain = config.public_domain.trim_end_matches('.');
-    let local = domain == "localhost" || domain.ends_with(".localhost");
-    match (local, config.listen.port()) {
-        (false, _) => format!("https://{id}--p{port}.{domain}"),
-        (true, 80) => format!("http://{id}--p{port}.{domain}"),
-        (true, listen) => format!("http://{id}--p{port}.{domain}:{listen}"),
     }
 }
 

@@ -19,6 +19,9 @@ pub(super) fn check(r: &mut Checker<'_>) -> Option<String> {
         for field in ["rps", "burst"] {
             positive(limit, field);
         }
+        if limit.object.get("per_client").is_some_and(|v| !v.is_null()) {
+            limit.flag("per_client");
+        }
     });
     r.integer("timeout_seconds", 0, limits::ROUTE_TIMEOUT_MAX_S);
     id

@@ -1,0 +1,95 @@
+//! Which route a path takes, and what the service is asked for then.
+//!
+//! Paths are compared as most servers read them: percent-decoded, with runs of slashes as one. A route that asks for a
+//! credential could be gone around by `/%61dmin` or `//admin` otherwise. What is sent on is the path as it came.
+
+use super::{Route, Service};
+
+/// A route and the path that its service is to be asked for, without the query.
+#[derive(Debug, PartialEq)]
+pub struct Matched<'a> {
+    pub service: &'a Service,
+    pub route: &'a Route,
+    pub path: String,
+}
+
+/// The public route for a path on a port: the longest prefix of all services there, the first of equal ones. The method
+/// takes no part in it.
+pub fn matching<'a>(services: impl IntoIterator<Item = &'a Service>, port: u16, path: &str) -> Option<Matched<'a>> {
+    let read = Read::new(path);
+    let mut best: Option<(&Service, &Route, usize)> = None;
+    for service in services.into_iter().filter(|service| service.port == port && service.ingress.public) {
+        for route in &service.ingress.routes {
+            let prefix = Read::new(&route.path_prefix);
+            if read.is_below(&prefix) && best.is_none_or(|(_, _, length)| prefix.trimmed() > length) {
+                best = Some((service, route, prefix.trimmed()));
+            }
+        }
+    }
+    let (service, route, length) = best?;
+    let path = match &route.rewrite_prefix {
+        None => path.to_owned(),
+        Some(rewrite) => join(rewrite, &path[read.ends.get(length.wrapping_sub(1)).copied().unwrap_or(0)..]),
+    };
+    Some(Matched { service, route, path })
+}
+
+/// Whether a path has a segment `.` or `..`, in whatever spelling. Servers resolve such segments, some before and some after
+/// they decode, so that no prefix could be relied on.
+pub fn has_dot_segments(path: &str) -> bool {
+    let decoded = Read::new(path).bytes;
+    decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| matches!(segment, b"." | b".."))
+}
+
+/// A path as it is compared, and where in the text each of its bytes ends.
+struct Read {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Read {
+    fn new(path: &str) -> Self {
+        let text = path.as_bytes();
+        let mut read = Self { bytes: Vec::with_capacity(text.len()), ends: Vec::with_capacity(text.len()) };
+        let mut at = 0;
+        while at < text.len() {
+            let (byte, length) = decoded(&text[at..]).unwrap_or((text[at], 1));
+            at += length;
+            match read.ends.last_mut() {
+                Some(end) if byte == b'/' && read.bytes.last() == Some(&b'/') => *end = at,
+                _ => {
+                    read.bytes.push(byte);
+                    read.ends.push(at);
+                }
+            }
+        }
+        read
+    }
+
+    /// Its length without a slash at the end.
+    fn trimmed(&self) -> usize {
+        self.bytes.strip_suffix(b"/").unwrap_or(&self.bytes).len()
+    }
+
+    /// Whether it is `prefix` or lies below it: `/api/x` is below `/api`, `/apix` is not.
+    fn is_below(&self, prefix: &Self) -> bool {
+        let length = prefix.trimmed();
+        self.bytes.starts_with(&prefix.bytes[..length]) && matches!(self.bytes.get(length), None | Some(b'/'))
+    }
+}
+
+/// `%41` and its length.
+fn decoded(text: &[u8]) -> Option<(u8, usize)> {
+    let &[b'%', high, low, ..] = text else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok().map(|byte| (byte, 3))
+}
+
+fn join(prefix: &str, rest: &str) -> String {
+    let prefix = prefix.trim_end_matches('/');
+    if rest.is_empty() {
+        return if prefix.is_empty() { "/".to_owned() } else { prefix.to_owned() };
+    }
+    let slash = if rest.starts_with('/') { "" } else { "/" };
+    format!("{prefix}{slash}{rest}")
+}

@@ -1,0 +1,200 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::validate;
+
+fn services(mut list: Value) -> Vec<Service> {
+    // Required, and of no matter here.
+    for service in list.as_array_mut().into_iter().flatten() {
+        for route in service["ingress"].get_mut("routes").and_then(Value::as_array_mut).into_iter().flatten() {
+            let route = route.as_object_mut().expect("an object");
+            route.entry("resume").or_insert(json!(false));
+        }
+    }
+    let normalised = validate::services(&list, "services").expect("they are valid");
+    let typed = Service::list(Some(&normalised));
+    assert_eq!(typed.len(), list.as_array().map_or(0, Vec::len), "each can be read");
+    typed
+}
+
+fn service(id: &str, port: u16, routes: Value) -> Value {
+    json!({ "id": id, "port": port, "ingress": { "public": true, "routes": routes } })
+}
+
+#[test]
+fn every_kind_of_runtime_is_read() {
+    let list = services(json!([
+        { "id": "a", "port": 1, "ingress": { "public": false } },
+        { "id": "b", "port": 2, "runtime": { "type": "manual" }, "ingress": { "public": false } },
+        { "id": "c", "port": 3, "runtime": { "type": "cmd", "command": ["x"], "env_vars": { "A": "1" } }, "ingress": { "public": true }, "health_check": { "path": "up" } },
+        { "id": "d", "port": 4, "runtime": { "type": "warm_process" }, "ingress": { "public": true } },
+        { "id": "e", "runtime": { "type": "function", "function": { "runtime": "python", "source": { "type": "inline", "code": "x" } } }, "ingress": { "public": true } },
+    ]));
+    assert_eq!(list[0].kind(), &RuntimeKind::Manual);
+    assert_eq!(list[2].runtime.as_ref().map(|r| r.env_vars["A"].as_str()), Some("1"));
+    assert_eq!(list[2].health_check.as_ref().map(|h| h.path.as_str()), Some("/up"));
+    assert_eq!(list[2].ingress.routes[0].path_prefix, "/");
+    assert!(!list[2].ingress.routes[0].resume);
+    assert_eq!(list[3].kind(), &RuntimeKind::WarmProcess { warm_process_name: String::new() });
+    let RuntimeKind::Function { function } = list[4].kind() else { panic!("a function") };
+    assert_eq!((function.handler.as_str(), list[4].port), ("handler", 49_983));
+}
+
+#[test]
+fn the_longest_prefix_wins_and_segments_count() {
+    let list = services(json!([
+        service("one", 80, json!([{ "id": "root", "path_prefix": "/" }, { "id": "api", "path_prefix": "/api/" }])),
+        service("two", 80, json!([{ "id": "deep", "path_prefix": "/api/v1" }, { "id": "again", "path_prefix": "/api" }])),
+        service("other", 81, json!([{ "id": "x", "path_prefix": "/only" }])),
+    ]));
+    for (port, path, want) in [
+        (80, "/", Some(("one", "root"))),
+        (80, "/apix", Some(("one", "root"))),
+        (80, "/api", Some(("one", "api"))),
+        (80, "/api/", Some(("one", "api"))),
+        (80, "/api/v1", Some(("two", "deep"))),
+        (80, "/api/v1/x", Some(("two", "deep"))),
+        (80, "/api/v12", Some(("one", "api"))),
+        (80, "//api//v1", Some(("two", "deep"))),
+        (80, "/%61pi/%76%31/x", Some(("two", "deep"))),
+        (80, "/api%2Fv1", Some(("two", "deep"))),
+        (81, "/only/x", Some(("other", "x"))),
+        (81, "/", None),
+        (82, "/", None),
+    ] {
+        let found = matching(&list, port, path);
+        assert_eq!(found.map(|m| (m.service.id.as_str(), m.route.id.as_str())), want, "{port} {path}");
+    }
+}
+
+#[test]
+fn what_is_not_public_has_no_route() {
+    let list = services(json!([{ "id": "a", "port": 80, "ingress": { "public": false, "routes": [{ "id": "r" }] } }]));
+    assert_eq!(matching(&list, 80, "/"), None);
+}
+
+#[test]
+fn a_rewrite_replaces_the_prefix_and_keeps_the_rest_as_it_came() {
+    for (prefix, rewrite, path, want) in [
+        ("/webhook", None, "/webhook/github", "/webhook/github"),
+        ("/strip", Some("/"), "/strip/github", "/github"),
+        ("/strip", Some("/"), "/strip", "/"),
+        ("/strip", Some("/"), "/strip/", "/"),
+        ("/old", Some("/new/v2"), "/old/x", "/new/v2/x"),
+        ("/old", Some("/new/v2/"), "/old", "/new/v2"),
+        ("/", Some("/base"), "/x/y", "/base/x/y"),
+        ("/", Some("/base"), "/", "/base/"),
+        ("/", None, "/a%2Fb//c", "/a%2Fb//c"),
+        ("/old", Some("/new"), "/%6fld/a%2Fb", "/new/a%2Fb"),
+        ("/old", Some("/new"), "//old//x", "/new//x"),
+        ("/old", Some("/new"), "/old%2Fx", "/new/%2Fx"),
+    ] {
+        let list = services(json!([service("s", 80, json!([{ "id": "r", "path_prefix": prefix, "rewrite_prefix": rewrite }]))]));
+        assert_eq!(matching(&list, 80, path).map(|m| m.path).as_deref(), Some(want), "{prefix} {rewrite:?} {path}");
+    }
+}
+
+#[test]
+fn dot_segments_are_seen_in_every_spelling() {
+    for path in ["/..", "/.", "/a/../b", "/a/%2e%2E/b", "/a/..%2fb", "/a%5c..%5cb", "/a/.", "/a\\..\\b"] {
+        assert!(has_dot_segments(path), "{path}");
+    }
+    for path in ["/", "/...", "/.well-known/x", "/a..b", "/..a", "/a/%2e%2e%2e"] {
+        assert!(!has_dot_segments(path), "{path}");
+    }
+}
+
+struct Shown(&'static str, &'static [u8]);
+
+impl Credential for Shown {
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        name.eq_ignore_ascii_case(self.0).then_some(self.1)
+    }
+}
+
+#[test]
+fn credentials() {
+    // sha256 of "tok1".
+    let digest = "6e7d9f5ba3eb5ef1b0b0d1e6ba2c9b2b50e6c2a3a1bdf33d0a5b7c8a7d1f0a00";
+    let real = {
+        use sha2::Digest;
+        sha2::Sha256::digest(b"tok1").iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let with = |auth: Value| services(json!([service("s", 80, json!([{ "id": "r", "auth": auth }]))]))[0].ingress.routes[0].clone();
+    let bearer = with(json!({ "mode": "bearer", "bearer_token_sha256": real.to_uppercase() }));
+    assert_eq!(bearer.authorize(&Shown("authorization", b"Bearer tok1")), Ok(()));
+    assert_eq!(bearer.authorize(&Shown("authorization", b"bearer tok1")), Err(Denied::MissingBearer));
+    assert_eq!(bearer.authorize(&Shown("x", b"Bearer tok1")), Err(Denied::MissingBearer));
+    assert_eq!(bearer.authorize(&Shown("authorization", b"Bearer tok1 ")), Err(Denied::InvalidBearer));
+    assert_eq!(bearer.authorize(&Shown("authorization", b"Bearer ")), Err(Denied::InvalidBearer));
+    let other = with(json!({ "mode": "bearer", "bearer_token_sha256": digest }));
+    assert_eq!(other.authorize(&Shown("authorization", b"Bearer tok1")), Err(Denied::InvalidBearer));
+    let header = with(json!({ "mode": "header", "header_name": "x-key", "header_value_sha256": real }));
+    assert_eq!(header.authorize(&Shown("X-Key", b"tok1")), Ok(()));
+    assert_eq!(header.authorize(&Shown("X-Key", b"no")), Err(Denied::InvalidHeader));
+    assert_eq!(header.authorize(&Shown("Y", b"tok1")), Err(Denied::InvalidHeader));
+    assert_eq!(header.credential_header(), Some("X-Key"));
+    assert_eq!(with(json!({ "mode": "none" })).authorize(&Shown("y", b"")), Ok(()));
+}
+
+#[test]
+fn cors_answers() {
+    let with = |cors: Value| services(json!([service("s", 80, json!([{ "id": "r", "methods": ["GET", "POST"], "cors": cors }]))]))[0].ingress.routes[0].clone();
+    let route = with(
+        json!({ "allowed_origins": ["https://a.test"], "allowed_headers": ["x-a"], "expose_headers": ["x-b"], "allow_credentials": true, "max_age_seconds": 60 }),
+    );
+    let ask = |method, origin, wanted| route.cors(CorsAsked { method, origin, wanted });
+    assert_eq!(ask("GET", None, None), CorsAnswer::Pass(vec![]));
+    assert_eq!(ask("OPTIONS", None, Some("GET")), CorsAnswer::Pass(vec![]));
+    assert_eq!(ask("OPTIONS", Some("https://b.test"), Some("GET")), CorsAnswer::OriginRefused);
+    assert_eq!(ask("GET", Some("https://b.test"), None), CorsAnswer::Pass(vec![("Vary", "Origin".into())]));
+    assert_eq!(ask("OPTIONS", Some("https://a.test"), Some("DELETE")), CorsAnswer::MethodRefused);
+    let CorsAnswer::Preflight(headers) = ask("OPTIONS", Some("https://A.test"), Some("POST")) else { panic!("a preflight") };
+    for (name, value) in [
+        ("Access-Control-Allow-Origin", "https://A.test"),
+        ("Vary", "Origin"),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Allow-Methods", "GET, POST"),
+        ("Access-Control-Allow-Headers", "X-A"),
+        ("Access-Control-Max-Age", "60"),
+    ] {
+        assert!(headers.contains(&(name, value.to_owned())), "{name} in {headers:?}");
+    }
+    let CorsAnswer::Pass(headers) = ask("GET", Some("https://a.test"), None) else { panic!("passes") };
+    assert!(headers.contains(&("Access-Control-Expose-Headers", "X-B".to_owned())));
+    let any = with(json!({ "allowed_origins": ["*"], "allowed_methods": ["*"] }));
+    let CorsAnswer::Preflight(headers) = any.cors(CorsAsked { method: "OPTIONS", origin: Some("null"), wanted: Some("PATCH") }) else { panic!("a preflight") };
+    assert!(headers.contains(&("Access-Control-Allow-Origin", "*".to_owned())) && headers.contains(&("Access-Control-Allow-Methods", "PATCH".to_owned())));
+}
+
+proptest! {
+    #[test]
+    fn a_bucket_never_lets_more_through_than_it_says(rps in 0.1f64..1000.0, burst in 0.1f64..100.0, steps in proptest::collection::vec(0u64..500, 1..200)) {
+        let limit = RateLimit { rps, burst, per_client: false };
+        let mut bucket = Bucket::new(limit, Duration::ZERO);
+        let (mut now, mut through) = (Duration::ZERO, 0u32);
+        for step in steps {
+            now += Duration::from_millis(step);
+            match bucket.take(limit, now) {
+                Ok(()) => through += 1,
+                Err(wait) => {
+                    let mut later = bucket;
+                    prop_assert!(later.take(limit, now + wait + Duration::from_micros(1)).is_ok());
+                }
+            }
+            prop_assert!(f64::from(through) <= burst.max(1.0) + now.as_secs_f64() * rps + 1e-6);
+        }
+    }
+
+    #[test]
+    fn matching_never_panics_and_a_rewrite_begins_with_a_slash(path in "/[a-z/%.2fF\\PC]{0,40}", prefix in "/[a-z/]{0,8}") {
+        let list = services(json!([service("s", 80, json!([{ "id": "r", "path_prefix": prefix, "rewrite_prefix": "/n" }]))]));
+        if let Some(matched) = matching(&list, 80, &path) {
+            prop_assert!(matched.path.starts_with("/n"));
+        }
+        has_dot_segments(&path);
+    }
+}

@@ -1,0 +1,230 @@
+//! What of a head goes on, and what does not.
+
+use axum::http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{self, Entry},
+};
+
+use sandbar_core::service::Route;
+
+use super::Client;
+
+/// Of one connection only (RFC 9110, 7.6.1).
+static HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// What callers say of where they come from. Only we know.
+static CLAIMED_ORIGINS: [HeaderName; 10] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("cf-connecting-ip"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("fastly-client-ip"),
+];
+
+/// Makes the head of a request that of ours to the service.
+pub(super) fn request(headers: &mut HeaderMap, host: &str, client: Client, credential: Option<&str>) {
+    let upgrade = upgrade_of(headers);
+    let wants_trailers =
+        headers.get_all(header::TE).iter().any(|te| te.to_str().is_ok_and(|te| te.split(',').any(|te| te.trim().eq_ignore_ascii_case("trailers"))));
+    strip_hop_by_hop(headers);
+    headers.remove(header::TE);
+    // The answer to it was given when the body was asked for.
+    headers.remove(header::EXPECT);
+    headers.remove(HeaderName::from_static("http2-settings"));
+    for name in &CLAIMED_ORIGINS {
+        headers.remove(name);
+    }
+    if let Some(credential) = credential {
+        headers.remove(credential);
+    }
+    if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade);
+    }
+    if let Ok(host) = HeaderValue::from_str(host) {
+        headers.insert(HeaderName::from_static("x-forwarded-host"), host.clone());
+        headers.insert(header::HOST, host);
+    }
+    if let Ok(addr) = HeaderValue::from_str(&client.addr.to_string()) {
+        headers.insert(HeaderName::from_static("x-forwarded-for"), addr.clone());
+        headers.insert(HeaderName::from_static("x-real-ip"), addr);
+    }
+    headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static(if client.tls { "https" } else { "http" }));
+    // A client of HTTP/2 may send its cookies one by one; HTTP/1.1 knows one header of them.
+    join_cookies(headers);
+}
+
+/// Of an answer to a page of another origin.
+static CORS: [HeaderName; 5] = [
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+];
+
+/// Makes the head of a service's answer that of ours.
+pub(super) fn response(headers: &mut HeaderMap, host: &str, is_upgrade: bool, route: &Route) {
+    if route.cors.is_some() {
+        // The route's word, and not the service's.
+        for name in &CORS {
+            headers.remove(name);
+        }
+    }
+    let upgrade = upgrade_of(headers).filter(|_| is_upgrade);
+    strip_hop_by_hop(headers);
+    if let Some(upgrade) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade);
+    }
+    if let Entry::Occupied(mut cookies) = headers.entry(header::SET_COOKIE) {
+        for cookie in cookies.iter_mut() {
+            if let Some(narrowed) = cookie.to_str().ok().and_then(|text| narrowed(text, host)).and_then(|text| HeaderValue::from_str(&text).ok()) {
+                *cookie = narrowed;
+            }
+        }
+    }
+}
+
+/// The protocol that a head wants to change to.
+pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"))));
+    headers.get(header::UPGRADE).filter(|_| asked).cloned()
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| token.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// A cookie without a `Domain` that reaches beyond its own host: neighbours below the same domain are strangers.
+fn narrowed(cookie: &str, host: &str) -> Option<String> {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let too_wide = |attribute: &str| {
+        attribute
+            .split_once('=')
+            .is_some_and(|(key, value)| key.trim().eq_ignore_ascii_case("domain") && !value.trim().trim_start_matches('.').eq_ignore_ascii_case(name))
+    };
+    // The first part is the cookie itself.
+    cookie.split(';').skip(1).any(too_wide).then(|| {
+        let kept: Vec<&str> = cookie.split(';').enumerate().filter(|(at, part)| *at == 0 || !too_wide(part)).map(|(_, part)| part).collect();
+        kept.join(";")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name.parse::<HeaderName>().expect("a name"), HeaderValue::from_str(value).expect("a value"));
+        }
+        headers
+    }
+
+    #[test]
+    fn callers_do_not_say_where_they_come_from_and_keep_their_hops_to_themselves() {
+        let mut headers = map(&[
+            ("host", "spoofed"),
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("keep-alive", "5"),
+            ("te", "gzip, trailers"),
+            ("proxy-authorization", "secret"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("X-Real-IP", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("cf-connecting-ip", "1.2.3.4"),
+            ("authorization", "Bearer token"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("x-kept", "yes"),
+        ]);
+        request(&mut headers, "web.localhost:8700", Client { addr: Ipv4Addr::new(9, 9, 9, 9).into(), tls: true }, Some("authorization"));
+        let get = |name: &str| headers.get_all(name).iter().map(|v| v.to_str().expect("text")).collect::<Vec<_>>();
+        for (name, want) in [
+            ("host", vec!["web.localhost:8700"]),
+            ("x-forwarded-host", vec!["web.localhost:8700"]),
+            ("x-forwarded-for", vec!["9.9.9.9"]),
+            ("x-real-ip", vec!["9.9.9.9"]),
+            ("x-forwarded-proto", vec!["https"]),
+            ("te", vec!["trailers"]),
+            ("cookie", vec!["a=1; b=2"]),
+            ("x-kept", vec!["yes"]),
+            ("connection", vec![]),
+            ("x-mine", vec![]),
+            ("keep-alive", vec![]),
+            ("proxy-authorization", vec![]),
+            ("forwarded", vec![]),
+            ("cf-connecting-ip", vec![]),
+            ("authorization", vec![]),
+        ] {
+            assert_eq!(get(name), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_kept_and_a_lone_header_is_none() {
+        let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        request(&mut headers, "h", Client { addr: Ipv4Addr::LOCALHOST.into(), tls: false }, None);
+        assert_eq!(headers[header::UPGRADE], "websocket");
+        assert_eq!(headers[header::CONNECTION], "upgrade");
+        let mut headers = map(&[("upgrade", "h2c")]);
+        request(&mut headers, "h", Client { addr: Ipv4Addr::LOCALHOST.into(), tls: false }, None);
+        assert!(!headers.contains_key(header::UPGRADE));
+    }
+
+    #[test]
+    fn cookies_do_not_reach_beyond_their_host() {
+        let route: Route = serde_json::from_value(serde_json::json!({ "id": "r" })).expect("a route");
+        let mut headers = map(&[
+            ("set-cookie", "a=1; Path=/"),
+            ("set-cookie", "b=2; Domain=.localhost; HttpOnly"),
+            ("set-cookie", "c=3; domain=web.localhost"),
+            ("set-cookie", "domain=4"),
+        ]);
+        response(&mut headers, "web.localhost:8700", false, &route);
+        let cookies: Vec<&str> = headers.get_all(header::SET_COOKIE).iter().map(|v| v.to_str().expect("text")).collect();
+        assert_eq!(cookies, ["a=1; Path=/", "b=2; HttpOnly", "c=3; domain=web.localhost", "domain=4"]);
+    }
+}

@@ -1,0 +1,127 @@
+//! A request to a port of a sandbox.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use sandbar_api::ErrorCode;
+use sandbar_core::{
+    sandbox::SandboxRecord,
+    service::{Route, RuntimeKind, has_dot_segments, matching},
+};
+use sandbar_node::Runtime;
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Client, START_WITHIN,
+    admit::{self, admit},
+    forward::{Dress, Outgoing, Target, Trouble, nobody, paused},
+    front, inline, unknown, wait,
+};
+use crate::{app::SharedApp, error::ApiError};
+
+/// A sandbox may end and a service may be started again while a request is on its way to it.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Answers it.
+pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request, client: Client) -> Result<Response, ApiError> {
+    if has_dot_segments(request.uri().path()) {
+        return Err(ApiError::bad_request("the path has segments `.` or `..`; send the path that they lead to"));
+    }
+    let Some((mut record, mut runtime)) = app.look(id).await? else { return Err(unknown()) };
+    let services = app.gateway.services(&record);
+    let Some(matched) = matching(services.iter(), port, request.uri().path()) else { return Err(unknown()) };
+    let (service, route) = (matched.service, matched.route);
+    let host = front::host_of(&request).unwrap_or_default().to_owned();
+    let (parts, body) = request.into_parts();
+    let cors = match admit(&app.gateway, &record.id, service, route, &parts, client) {
+        Ok(cors) => cors,
+        Err(answer) => return Ok(*answer),
+    };
+    let browser = wait::is_browser(&parts);
+    let begun = Instant::now();
+    let limit = (route.timeout_seconds > 0).then(|| Duration::from_secs(route.timeout_seconds));
+    let request = Request::from_parts(parts, body);
+    let mut outgoing = Outgoing::new(request, &matched.path, &host, client, route.credential_header())?;
+    let mut dress = Some(Dress { host: host.clone(), headers: cors.clone(), deadline: limit.map(|limit| begun + limit), lease: None });
+    for attempt in 1..=ATTEMPTS_MAX {
+        let awake = match runtime.take() {
+            Some(runtime) => runtime,
+            None => match wake(app, &record, route).await {
+                Ok((now, runtime)) => {
+                    record = now;
+                    runtime
+                }
+                Err(Sleeping::Long) if browser => return Ok(wait::page()),
+                Err(Sleeping::Long) => return Err(ApiError::unavailable("sandbox is waking up").retry_after(1)),
+                Err(Sleeping::Refused(error)) => return Ok(admit::with(error.into_response(), &cors)),
+            },
+        };
+        let up = app.is_service_up(&record, &awake, service) && attempt == 1;
+        if !up {
+            let patience = limit.unwrap_or(START_WITHIN);
+            // A person is shown a page, and the start goes on behind it.
+            let (patience, within) = if browser { (patience.min(wait::PATIENCE), START_WITHIN) } else { (patience, patience) };
+            let started = timeout(patience, async {
+                if attempt == 1 {
+                    app.ensure_service(&record, &awake, service, within).await
+                } else {
+                    app.ensure_service_again(&record, &awake, service, within).await
+                }
+            });
+            match started.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Ok(admit::with(error.into_response(), &cors)),
+                Err(_) if browser => return Ok(wait::page()),
+                Err(_) => return Err(ApiError::unavailable("the service is starting").retry_after(1)),
+            }
+        }
+        if let RuntimeKind::Function { .. } = service.kind() {
+            return Ok(admit::with(inline::call(app, &awake, (service, route), outgoing.into_request(), limit, &host).await, &cors));
+        }
+        let target = Target { runtime: &awake, service, route };
+        match outgoing.send(&app.gateway, &target, &mut dress).await {
+            Ok(response) => return Ok(response),
+            // Whoever paused it does not want it woken by a request that was there before.
+            Err((Trouble::Paused(_), _)) => return Ok(admit::with(paused().into_response(), &cors)),
+            Err((Trouble::Said(error), _)) => return Ok(admit::with(error.into_response(), &cors)),
+            Err((Trouble::Unasked(request), upgrade)) => {
+                outgoing = Outgoing::with_request(*request, upgrade);
+                // What was seen of it is old: it may have ended, or sleep by now.
+                let Some((now, runtime_now)) = app.look(id).await? else { return Err(unknown()) };
+                let manual = matches!(service.kind(), RuntimeKind::Manual);
+                if manual && runtime_now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &awake)) {
+                    break;
+                }
+                (record, runtime) = (now, runtime_now);
+            }
+        }
+    }
+    Ok(admit::with(nobody(service).into_response(), &cors))
+}
+
+/// Why a sandbox is not awake.
+enum Sleeping {
+    /// It takes longer than a caller is kept waiting.
+    Long,
+    Refused(ApiError),
+}
+
+async fn wake(app: &SharedApp, record: &SandboxRecord, route: &Route) -> Result<(Arc<SandboxRecord>, Arc<Runtime>), Sleeping> {
+    if !record.auto_resume() {
+        return Err(Sleeping::Refused(ApiError::unavailable("sandbox is not running and auto_resume is disabled")));
+    }
+    if !route.resume {
+        return Err(Sleeping::Refused(ApiError::unavailable("sandbox is not running and resume is disabled for this route")));
+    }
+    match timeout(wait::PATIENCE, app.wake(record)).await {
+        Ok(Ok(woken)) => Ok(woken),
+        Ok(Err(error)) => {
+            tracing::info!(sandbox = record.id, %error, "a sandbox could not be woken for a request");
+            Err(Sleeping::Refused(ApiError::new(ErrorCode::SandboxResumeFailed, "the sandbox could not be resumed").retry_after(1)))
+        }
+        Err(_) => Err(Sleeping::Long),
+    }
+}
