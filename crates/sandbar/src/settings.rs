@@ -173,7 +173,9 @@ impl Layer {
         }
         let acme = match self.acme_directory.filter(|url| !url.is_empty()) {
             Some(directory) => Some(AcmeSettings { directory, contact: self.acme_contact.filter(|url| !url.is_empty()), ca: self.acme_ca }),
-            None if self.acme_contact.is_some() || self.acme_ca.is_some() => bail!("acme_contact and acme_ca are for an authority; name it with acme_directory"),
+            None if self.acme_contact.is_some() || self.acme_ca.is_some() => {
+                bail!("acme_contact and acme_ca are for an authority; name it with acme_directory")
+            }
             None => None,
         };
         if acme.is_some() && self.gateway_listen.is_none() {

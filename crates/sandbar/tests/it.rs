@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod it {
+    mod acme;
     mod api;
     mod bombs;
+    mod certificates;
     mod crash;
     mod crates;
     mod disk;
@@ -26,6 +28,7 @@ mod it {
     mod registry;
     mod snapshots;
     mod streams;
+    mod tls;
     mod usage;
     mod volumes;
 }

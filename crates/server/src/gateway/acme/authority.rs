@@ -21,7 +21,8 @@ use super::{AcmeError, Challenges, http::Http, kept::Kept};
 const STEP: RetryPolicy = RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_secs(60));
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 const LIMITED: &str = "urn:ietf:params:acme:error:rateLimited";
-const BROKEN: &str = "urn:ietf:params:acme:error:serverInternal";
+/// These are no word about the order: the authority is broken, or has lost count of its requests.
+const NO_ANSWER: [&str; 2] = ["urn:ietf:params:acme:error:serverInternal", "urn:ietf:params:acme:error:badNonce"];
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +56,7 @@ impl OrderError {
         match self {
             Self::Authority(Error::Api(problem)) => match problem.r#type.as_deref() {
                 Some(LIMITED) => Setback::Limited,
-                Some(BROKEN) => Setback::Away,
+                Some(kind) if NO_ANSWER.contains(&kind) => Setback::Away,
                 Some(_) | None => Setback::Refused,
             },
             Self::NoChallenge | Self::Unconfirmed(_) | Self::State(_) | Self::Unfit(_) | Self::Tls(_) | Self::Late(_) => Setback::Refused,
@@ -193,7 +194,9 @@ fn proof(host: &str, digest: &[u8]) -> Result<Arc<CertifiedKey>, OrderError> {
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let certificate = params.self_signed(&key)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    Ok(Arc::new(CertifiedKey::from_der(vec![certificate.der().clone()], key, &ring::default_provider())?))
+    // Not by the way that checks key against certificate: it refuses the extension that all this is about.
+    let key = ring::default_provider().key_provider.load_private_key(key)?;
+    Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key)))
 }
 
 /// Runs what waits for the disk where that holds up nobody.
@@ -216,6 +219,7 @@ mod tests {
         for (error, setback) in [
             (problem("rateLimited"), Setback::Limited),
             (problem("serverInternal"), Setback::Away),
+            (problem("badNonce"), Setback::Away),
             (problem("rejectedIdentifier"), Setback::Refused),
             (OrderError::Unconfirmed(String::new()), Setback::Refused),
             (OrderError::Authority(Error::Timeout(None)), Setback::Refused),

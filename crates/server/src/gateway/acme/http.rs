@@ -24,11 +24,8 @@ pub(super) struct Http(reqwest::Client);
 impl Http {
     /// Believes the usual roots, or in their place those in `ca`, a PEM file.
     pub fn new(ca: Option<&Path>) -> Result<Self, AcmeError> {
-        let mut builder = reqwest::Client::builder()
-            .https_only(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_WITHIN)
-            .timeout(REQUEST_WITHIN);
+        let mut builder =
+            reqwest::Client::builder().https_only(true).redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_WITHIN).timeout(REQUEST_WITHIN);
         if let Some(path) = ca {
             let pem = super::kept::read(path, CA_BYTES_MAX)?;
             let unfit = |source| AcmeError::Ca { path: path.to_owned(), source };
