@@ -1,12 +1,14 @@
 //! The command line as clap reads it.
 
 mod image;
+mod service;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use service::ServiceCommand;
 
 use crate::settings::Layer;
 
@@ -202,6 +204,9 @@ pub enum SandboxCommand {
         #[arg(long, value_name = "SECONDS")]
         duration: Option<u32>,
     },
+    /// Show and change what a sandbox serves by HTTP
+    #[command(subcommand, visible_alias = "services")]
+    Service(ServiceCommand),
     /// Delete sandboxes and their files
     #[command(visible_aliases = ["delete", "remove"])]
     Rm {

@@ -6,6 +6,7 @@ pub mod image;
 pub mod key;
 pub mod login;
 pub mod sandbox;
+mod service;
 pub mod snapshot;
 pub mod storage;
 pub mod template;
