@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod egress;
+pub mod function;
 pub mod image;
 pub mod lifecycle;
 pub mod limits;

@@ -73,10 +73,39 @@ pub const FUNCTION_CODE_MAX_BYTES: usize = 256 << 10;
 pub const FUNCTION_CONCURRENCY_MAX: i64 = 1024;
 /// The port of every function service; no other service may take it.
 pub const FUNCTION_SERVICE_PORT: u16 = 49_983;
+/// The body of a request to a published function.
+pub const FUNCTION_BODY_MAX_BYTES: u64 = 32 << 20;
 /// Seconds of a route's timeout.
 pub const ROUTE_TIMEOUT_MAX_S: i64 = 86_400;
 /// Requests per second and burst of a route's rate limit.
 pub const ROUTE_RATE_MAX: f64 = 1_000_000.0;
+
+// --- Functions of a sandbox -----------------------------------------------------------------------------------------
+
+/// Characters of a function's name.
+pub const FUNCTION_NAME_MAX_CHARS: usize = 128;
+/// Characters of the name of a handler.
+pub const FUNCTION_HANDLER_MAX_CHARS: usize = 256;
+/// Characters of the method that a handler is told.
+pub const FUNCTION_METHOD_MAX_CHARS: usize = 32;
+/// Bytes of the path that a handler is told.
+pub const FUNCTION_PATH_MAX_BYTES: usize = 8192;
+/// Bytes of a request for a function: of the JSON of a call, of the body of a request to a service.
+pub const FUNCTION_REQUEST_MAX_BYTES: usize = 8 << 20;
+/// Bytes of the body of a function's reply that does not come in its own time, and of one message of its WebSocket.
+pub const FUNCTION_REPLY_MAX_BYTES: usize = 4 << 20;
+/// Milliseconds that a call may take when it names no number.
+pub const FUNCTION_TIMEOUT_DEFAULT_MS: u64 = 30_000;
+/// Milliseconds that a call may take.
+pub const FUNCTION_TIMEOUT_MAX_MS: u64 = 120_000;
+/// Calls of one sandbox whose result is kept, and calls that are under way so.
+pub const INVOCATIONS_PER_SANDBOX_MAX: usize = 100;
+/// Calls of one sandbox that nobody waits for.
+pub const INVOCATIONS_RUNNING_MAX: usize = 64;
+/// Milliseconds for which a result is kept.
+pub const INVOCATION_KEPT_MS: i64 = 24 * 3_600_000;
+/// Bytes of a kept result.
+pub const INVOCATION_RESULT_MAX_BYTES: usize = 1 << 20;
 
 // --- Resources ------------------------------------------------------------------------------------------------------
 
@@ -209,3 +238,42 @@ pub const BUILD_FILES_MAX: usize = 100;
 pub const IMAGE_JOBS_MAX: usize = 4;
 /// Images that are pulled for templates at a time.
 pub const TEMPLATE_PULLS_MAX: usize = 2;
+
+// --- Functions --------------------------------------------------------------------------------------------------------
+
+/// Functions of one team, those that were deleted not counted.
+pub const FUNCTIONS_PER_TEAM_MAX: usize = 1000;
+/// Revisions of one function.
+pub const REVISIONS_PER_FUNCTION_MAX: usize = 500;
+/// Aliases of one function.
+pub const ALIASES_PER_FUNCTION_MAX: usize = 32;
+/// Revisions that one alias divides its requests among.
+pub const ALIAS_WEIGHTS_MAX: usize = 8;
+/// The largest weight of one of them.
+pub const ALIAS_WEIGHT_MAX: i64 = 1000;
+/// Requests that wait for an instance of one revision.
+pub const FUNCTION_WAITING_MAX: usize = 1000;
+/// Instances of one revision that are being started at a time.
+pub const FUNCTION_STARTS_MAX: usize = 2;
+/// Seconds within which an instance has started and is ready, or has failed.
+pub const FUNCTION_START_MAX_S: u64 = 60;
+/// Seconds within which a revision has to show that it is ready before an alias moves to it.
+pub const FUNCTION_PROOF_MAX_S: u64 = 30;
+/// Seconds for which what still runs in an instance that is to go, or in a deleted source, is waited for.
+pub const FUNCTION_DRAIN_MAX_S: u64 = 300;
+/// Seconds for which a deleted sandbox that served a function goes on until its requests have moved or ended.
+pub const FUNCTION_LINGER_MAX_S: u64 = 30;
+/// Seconds after a failed start within which nobody tries again: at first, doubling with each failure.
+pub const FUNCTION_BACKOFF_MIN_S: u64 = 1;
+/// The longest of them.
+pub const FUNCTION_BACKOFF_MAX_S: u64 = 60;
+/// Seconds that idle instances of a revision are kept that no alias names any more.
+pub const FUNCTION_INACTIVE_KEEP_S: u64 = 60;
+/// Events that are kept of one function.
+pub const FUNCTION_EVENTS_MAX: i64 = 50;
+/// Events that stand in the state of a function's runtime.
+pub const FUNCTION_EVENTS_SHOWN: usize = 20;
+/// Bytes of what a client says about where a revision came from, as JSON.
+pub const PROVENANCE_MAX_BYTES: usize = 16 << 10;
+/// Functions whose aliases and revisions are kept in memory.
+pub const FUNCTIONS_CACHED_MAX: usize = 10_000;

@@ -1,6 +1,7 @@
 //! `sandbar bench`: the operations of the product over HTTP, the floors of this machine beside them.
 
 mod floors;
+mod gateway;
 mod guests;
 mod images;
 mod rows;
@@ -13,6 +14,7 @@ use anyhow::Context;
 use serde_json::json;
 
 pub use floors::fdatasync;
+pub use gateway::upstream;
 use guests::Guests;
 use stats::{HEADER, Row};
 
@@ -106,6 +108,8 @@ async fn pooled(guests: &Guests, args: &BenchArgs, counts: &rows::Counts, report
     report.add("pause", async || rows::pause_resume(guests, floors, counts.pauses).await).await;
     report.add("hibernate", async || rows::hibernate(guests, floors, counts.hibernations).await).await;
     report.add("files", async || rows::files(guests, counts).await).await;
+    report.add("gateway", async || gateway::proxying(guests, &dir, counts.requests, counts.sustained).await).await;
+    report.add("service start", async || gateway::first_access(guests, floors, counts.pauses).await).await;
     wait_for_pool(guests).await;
     report.add("sustained", async || Ok(vec![rows::sustained(guests, counts.sustained).await?])).await;
     Ok(())

@@ -88,9 +88,15 @@ pub enum Command {
     Bench(BenchArgs),
     /// Kill what a stopped server left running and delete its data folder
     Purge(PurgeArgs),
-    /// Start a server and show the main job: claim, keep state, read a file, delete
+    /// Start a server and show the main job: claim, keep state, read a file, publish a service
     #[command(hide = true)]
     Demo(DemoArgs),
+    /// The small server that the gateway is measured with
+    #[command(hide = true)]
+    BenchUpstream {
+        /// Where it listens
+        listen: std::net::SocketAddr,
+    },
     /// Print a completion script
     Completions {
         /// The shell

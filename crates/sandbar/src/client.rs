@@ -1,6 +1,10 @@
 //! The API as the command line speaks it: a bearer token, the envelope, one error.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use reqwest::{Method, RequestBuilder, Response};
@@ -95,6 +99,29 @@ impl Client {
 
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         self.data(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.data(self.request(Method::PUT, path).json(body)).await
+    }
+
+    /// What a public host of the server answers, as text. Names below `localhost` need no resolver: they are the server's own
+    /// machine.
+    pub async fn public(&self, url: &str, path: &str) -> anyhow::Result<String> {
+        let parsed = parse_url(url)?;
+        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy();
+        if let Some(host) = parsed.host_str().filter(|host| host.ends_with(".localhost")) {
+            let server = parse_url(&self.base)?;
+            let ip = server.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            builder = builder.resolve(host, SocketAddr::new(ip, parsed.port_or_known_default().unwrap_or(80)));
+        }
+        let url = format!("{}{path}", url.trim_end_matches('/'));
+        let response = builder.build()?.get(&url).send().await.map_err(|error| unreachable(&url, error))?;
+        let (status, text) = (response.status(), response.text().await?);
+        if !status.is_success() {
+            bail!("{url} answered {status}: {text}");
+        }
+        Ok(text)
     }
 
     pub async fn delete(&self, path: &str) -> anyhow::Result<Value> {

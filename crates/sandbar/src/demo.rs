@@ -38,18 +38,34 @@ pub async fn run(form: Output, args: DemoArgs) -> anyhow::Result<u8> {
     // The port is open from the start: this is answered once the server serves.
     client.get("/readyz").await?;
     let ready_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    // The one of the last time has been looked at.
+    let remembered = settings.data_dir.join(REMEMBERED);
+    if let Ok(former) = std::fs::read_to_string(&remembered) {
+        let _ = client.delete(&sandbox_path(former.trim(), "")).await;
+    }
     let shown = show(&client, form).await;
+    if let Ok(shown) = &shown {
+        std::fs::write(&remembered, &shown.sandbox_id).with_context(|| format!("cannot write {}", remembered.display()))?;
+    }
     if shown.is_err() || args.once {
+        if let Ok(shown) = &shown {
+            client.delete(&sandbox_path(&shown.sandbox_id, "")).await?;
+        }
         stop.cancel();
         serving.await??;
-        shown?;
+        let shown = shown?;
+        if form == Output::Json {
+            output::json(&json!({"url": url, "ready_ms": ready_ms, "steps": shown.steps, "public_url": shown.public_url}));
+        }
         return Ok(0);
     }
+    let shown = shown?;
     let stored = credentials::store(&Credentials { url: url.clone(), token: token.clone() }).is_ok();
     match form {
-        Output::Json => output::json(&json!({"url": url, "token": token, "ready_ms": ready_ms, "steps": shown?})),
+        Output::Json => output::json(&json!({"url": url, "token": token, "ready_ms": ready_ms, "steps": shown.steps, "public_url": shown.public_url})),
         Output::Table => {
             line("");
+            line(&format!("Published   {}   (the sandbox pauses after an hour; an access wakes it)", shown.public_url));
             line(&format!("Serving on  {url}   (ready after {ready_ms:.0} ms; API description at {url}/docs)"));
             line(&format!("API key     {token}"));
             if stored {
@@ -62,20 +78,53 @@ pub async fn run(form: Output, args: DemoArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The job: claim, keep state, read a file back, run a command, delete.
-async fn show(client: &Client, form: Output) -> anyhow::Result<Vec<Value>> {
+/// Names the sandbox that was shown last, in the data directory.
+const REMEMBERED: &str = "demo-sandbox";
+
+/// What was shown.
+struct Shown {
+    sandbox_id: String,
+    public_url: String,
+    steps: Vec<Value>,
+}
+
+/// The job: claim, keep state, read a file back, run a command, publish a service and call it.
+async fn show(client: &Client, form: Output) -> anyhow::Result<Shown> {
     let mut steps = Steps { form, done: Vec::new() };
-    let made = steps
-        .time("claim a sandbox from the template \"default\"", client.post("/api/v1/sandboxes", &json!({"template": "default"})), |made| {
-            output::cell(&made["sandbox_id"])
-        })
-        .await?;
-    let id = made["sandbox_id"].as_str().context("the claim's reply has no sandbox_id")?;
-    let job = job(client, &mut steps, id).await;
-    let delete = steps.time("delete the sandbox", client.delete(&sandbox_path(id, "")), |_| "gone".into()).await;
-    job?;
-    delete?;
-    Ok(steps.done)
+    let claim = json!({"template": "default", "config": {"ttl": 3600}});
+    let made =
+        steps.time("claim a sandbox from the template \"default\"", client.post("/api/v1/sandboxes", &claim), |made| output::cell(&made["sandbox_id"])).await?;
+    let id = made["sandbox_id"].as_str().context("the claim's reply has no sandbox_id")?.to_owned();
+    let done = async {
+        job(client, &mut steps, &id).await?;
+        publish(client, &mut steps, &id).await
+    };
+    match done.await {
+        Ok(public_url) => Ok(Shown { sandbox_id: id, public_url, steps: steps.done }),
+        Err(error) => {
+            let _ = client.delete(&sandbox_path(&id, "")).await;
+            Err(error)
+        }
+    }
+}
+
+/// Serves the sandbox's folder at a public URL, and asks there for the file.
+async fn publish(client: &Client, steps: &mut Steps, id: &str) -> anyhow::Result<String> {
+    let service = json!({
+        "id": "files",
+        "port": 8000,
+        "runtime": {"type": "cmd", "command": ["python3", "-m", "http.server", "8000", "--bind", "127.0.0.1", "--directory", "/workspace"]},
+        "ingress": {"public": true, "routes": [{"id": "files", "path_prefix": "/", "resume": true}]},
+    });
+    let (path, services) = (sandbox_path(id, "/services"), json!({"services": [service]}));
+    let services = steps.time("publish a service of it", client.put(&path, &services), |services| output::cell(&services["services"][0]["public_url"])).await?;
+    let url = services["services"][0]["public_url"].as_str().context("the service has no public_url")?.to_owned();
+    let call = async || Ok(Value::from(client.public(&url, "/hello.txt").await?));
+    let body = |body: &Value| output::cell(body).trim().to_owned();
+    let first = steps.time("GET /hello.txt there (starts the service)", call(), body).await?;
+    ensure!(first == "x is 20\n", "the service answered {first}");
+    steps.time("the same again", call(), body).await?;
+    Ok(url)
 }
 
 async fn job(client: &Client, steps: &mut Steps, id: &str) -> anyhow::Result<()> {

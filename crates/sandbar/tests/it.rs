@@ -14,6 +14,7 @@ mod it {
     mod crates;
     mod disk;
     mod escape;
+    mod gateway;
     mod harness;
     mod http;
     mod images;
@@ -24,6 +25,7 @@ mod it {
     mod model;
     mod network;
     mod pools;
+    mod publish;
     mod recovery;
     mod registry;
     mod snapshots;

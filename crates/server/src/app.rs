@@ -13,11 +13,14 @@ pub mod auth;
 pub mod builtin;
 pub mod contexts;
 pub mod files;
+pub mod functions;
 pub mod images;
 pub mod logs;
 pub mod quotas;
 pub(crate) mod room;
+pub mod sandbox_functions;
 pub mod sandboxes;
+pub mod service_functions;
 pub mod services;
 pub mod snapshots;
 pub mod storage;
@@ -37,6 +40,7 @@ pub struct App {
     pub usage: Arc<usage::Usage>,
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
+    pub functions: functions::Functions,
     pub gateway: Gateway,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.

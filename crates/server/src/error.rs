@@ -95,6 +95,16 @@ impl ApiError {
     pub fn message(&self) -> &str {
         &self.message
     }
+
+    pub fn details(&self) -> Option<&serde_json::Value> {
+        self.details.as_ref()
+    }
+}
+
+impl From<&ApiError> for ErrorDetail {
+    fn from(error: &ApiError) -> Self {
+        Self { code: error.code.clone(), message: error.message.clone(), details: error.details.clone() }
+    }
 }
 
 impl From<ProcdError> for ApiError {

@@ -28,7 +28,9 @@ mod acme;
 mod admit;
 mod forward;
 mod front;
+mod function;
 mod headers;
+mod inline;
 mod limiter;
 mod sandbox;
 mod tls;
@@ -99,7 +101,8 @@ impl Gateway {
 pub(crate) async fn serve(app: &SharedApp, host: PublicHost<'_>, request: Request, client: Client) -> Response {
     let answer = match host {
         PublicHost::Sandbox { id, port } => sandbox::serve(app, id, port, request, client).await,
-        PublicHost::Function { .. } | PublicHost::Unknown | PublicHost::Api => Err(unknown()),
+        PublicHost::Function { label } => function::serve(app, label, request, client).await,
+        PublicHost::Unknown | PublicHost::Api => Err(unknown()),
     };
     answer.unwrap_or_else(IntoResponse::into_response)
 }

@@ -15,10 +15,11 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{app::SharedApp, error::ApiError};
 
 mod auth;
-mod contexts;
+pub(crate) mod contexts;
 mod events;
 pub mod extract;
 mod files;
+mod functions;
 mod health;
 mod images;
 mod keys;
@@ -32,6 +33,7 @@ mod quotas;
 mod render;
 pub mod reply;
 mod request;
+mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
 mod serve;
@@ -77,10 +79,12 @@ fn routes() -> Routes {
         .merge(sandboxes::router())
         .merge(contexts::router())
         .merge(files::router())
+        .merge(sandbox_functions::router())
         .merge(services::router())
         .merge(network::router())
         .merge(logs::router())
         .merge(events::router())
+        .merge(functions::router())
         .merge(templates::router())
         .merge(images::router())
         .merge(snapshots::router())

@@ -15,7 +15,10 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp, auth, builtin, images::ImageJobs, quotas::Quotas, sandboxes::Registry, services::Services, usage::Usage},
+    app::{
+        App, SharedApp, auth, builtin, functions::Functions, images::ImageJobs, quotas::Quotas, sandbox_functions, sandboxes::Registry, services::Services,
+        usage::Usage,
+    },
     config::Config,
     gateway::{Front, Gateway, Side, Tls, TlsError},
     http, tasks,
@@ -84,6 +87,7 @@ impl Server {
         let records = store.sandboxes_all().await?;
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
+        sandbox_functions::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
         let usage = Arc::new(Usage::default());
         let quotas = Quotas::start(&store).await?;
@@ -99,6 +103,7 @@ impl Server {
             usage,
             sandboxes,
             services: Services::default(),
+            functions: Functions::default(),
             gateway: Gateway::default(),
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
@@ -107,6 +112,7 @@ impl Server {
         });
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
+        app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
 
@@ -129,6 +135,7 @@ impl Server {
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::collect::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
             tls.spawn_tasks(&app, &tracker, &stop);

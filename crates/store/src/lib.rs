@@ -6,6 +6,8 @@
 
 mod engine;
 mod error;
+mod functions;
+mod invocations;
 mod keys;
 mod logins;
 mod quotas;
@@ -23,6 +25,8 @@ use std::{path::Path, sync::Arc};
 use rusqlite::OptionalExtension;
 
 pub use error::StoreError;
+pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
+pub use invocations::{InvocationRecord, InvocationStatus};
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};
 pub use quotas::{QuotaRecord, TeamUse};

@@ -159,7 +159,7 @@ pub(crate) fn check_growth(c: &Connection, record: &SandboxRecord) -> Result<(),
 fn team_use(c: &Connection, team_id: &str) -> Result<TeamUse, StoreError> {
     let sql = "SELECT count(*) FILTER (WHERE status IN (?2, ?3)), count(*) FILTER (WHERE paused),
             coalesce(sum(memory_bytes) FILTER (WHERE status IN (?2, ?3)), 0), coalesce(sum(cpu_millis) FILTER (WHERE status IN (?2, ?3)), 0), coalesce(sum(disk_bytes), 0),
-            (SELECT count(*) FROM volume WHERE team_id = ?1), (SELECT count(*) FROM snapshot WHERE team_id = ?1)
+            (SELECT count(*) FROM volume WHERE team_id = ?1 AND owner IS NULL), (SELECT count(*) FROM snapshot WHERE team_id = ?1)
         FROM sandbox WHERE team_id = ?1";
     let used = c.prepare_cached(sql)?.query_row((team_id, Status::Starting.as_str(), Status::Running.as_str()), |row| {
         Ok(TeamUse {

@@ -23,6 +23,8 @@ pub struct ListFilter {
     pub statuses: Option<Vec<Status>>,
     pub template_id: Option<String>,
     pub paused: Option<bool>,
+    /// Also those that serve functions.
+    pub instances: bool,
     pub limit: u32,
     pub offset: u32,
 }
@@ -131,18 +133,18 @@ impl Store {
     pub async fn sandbox_list(&self, filter: ListFilter) -> Result<(Vec<SandboxRecord>, u64), StoreError> {
         self.engine
             .read("list sandboxes", move |c| {
-                const WHERE: &str = "team_id = :team AND (:status IS NULL OR status IN (SELECT value FROM json_each(:status))) AND (:template IS NULL OR template_id = :template) AND (:paused IS NULL OR paused = :paused)";
+                const WHERE: &str = "team_id = :team AND (:status IS NULL OR status IN (SELECT value FROM json_each(:status))) AND (:template IS NULL OR template_id = :template) AND (:paused IS NULL OR paused = :paused) AND (:instances OR NOT EXISTS (SELECT 1 FROM function_instance WHERE sandbox_id = sandbox.id))";
                 let status = filter.statuses.as_ref().map(|list| serde_json::json!(list.iter().map(|s| s.as_str()).collect::<Vec<_>>()).to_string());
                 // One snapshot for the page and the count.
                 let transaction = c.unchecked_transaction()?;
                 let total: u64 = transaction.prepare_cached(&format!("SELECT count(*) FROM sandbox WHERE {WHERE}"))?.query_row(
-                    named_params! {":team": filter.team_id, ":status": status, ":template": filter.template_id, ":paused": filter.paused},
+                    named_params! {":team": filter.team_id, ":status": status, ":template": filter.template_id, ":paused": filter.paused, ":instances": filter.instances},
                     |row| row.get(0),
                 )?;
                 let sql = format!("SELECT {COLUMNS} FROM sandbox WHERE {WHERE} ORDER BY created_at_ms DESC, id LIMIT :limit OFFSET :offset");
                 let mut statement = transaction.prepare_cached(&sql)?;
                 let rows = statement.query_map(
-                    named_params! {":team": filter.team_id, ":status": status, ":template": filter.template_id, ":paused": filter.paused, ":limit": filter.limit, ":offset": filter.offset},
+                    named_params! {":team": filter.team_id, ":status": status, ":template": filter.template_id, ":paused": filter.paused, ":instances": filter.instances, ":limit": filter.limit, ":offset": filter.offset},
                     |row| Ok(record(row)),
                 )?;
                 let page = rows.map(|row| row?).collect::<Result<Vec<_>, _>>()?;

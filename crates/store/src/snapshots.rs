@@ -140,9 +140,13 @@ impl Store {
                     Ok(rows.collect::<Result<_, _>>()?)
                 };
                 named.roots.extend(texts("SELECT root_id FROM sandbox WHERE root_id IS NOT NULL")?);
-                named.trees.extend(texts("SELECT tree_id FROM volume UNION ALL SELECT tree_id FROM volume_snapshot")?);
+                named.trees.extend(texts(
+                    "SELECT tree_id FROM volume UNION ALL SELECT tree_id FROM volume_snapshot
+                    UNION ALL SELECT json_extract(mount.value, '$.tree_id') FROM function_revision, json_each(function_revision.doc, '$.mounts') AS mount",
+                )?);
                 let bases = "SELECT json_extract(doc, '$.base') FROM sandbox WHERE json_extract(doc, '$.base') IS NOT NULL
-                    UNION ALL SELECT base FROM snapshot UNION ALL SELECT base FROM template WHERE base IS NOT NULL";
+                    UNION ALL SELECT base FROM snapshot UNION ALL SELECT base FROM template WHERE base IS NOT NULL
+                    UNION ALL SELECT json_extract(doc, '$.base') FROM function_revision";
                 for text in texts(bases)? {
                     let base: Base = serde_json::from_str(&text).map_err(|e| StoreError::corrupt("base", &e))?;
                     named.images.insert(base.image);

@@ -116,6 +116,7 @@ impl Store {
                     ("templates", count("SELECT count(*) FROM template WHERE team_id = ?1")?),
                     ("snapshots", count("SELECT count(*) FROM snapshot WHERE team_id = ?1")?),
                     ("volumes", count("SELECT count(*) FROM volume WHERE team_id = ?1")?),
+                    ("functions", count("SELECT count(*) FROM function WHERE team_id = ?1 AND deleted_at_ms IS NULL")?),
                 ]
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
@@ -123,6 +124,8 @@ impl Store {
                 if !by.is_empty() {
                     return Err(StoreError::InUse { what: "team", by });
                 }
+                // Labels hold the team's digest, so nobody gets those of its deleted functions.
+                c.prepare_cached("DELETE FROM function WHERE team_id = ?1")?.execute([&id])?;
                 let changed = c.prepare_cached("DELETE FROM team WHERE id = ?1")?.execute([&id])?;
                 if changed == 0 { Err(StoreError::NotFound { what: "team", id }) } else { Ok(()) }
             })

@@ -26,6 +26,8 @@ pub struct VolumeRecord {
     pub uid: u32,
     pub gid: u32,
     pub source_volume_id: Option<String>,
+    /// The sandbox that alone has it, and with which it goes; none for a volume of the team.
+    pub owner: Option<String>,
     pub created_at_ms: i64,
     pub updated_at_ms: i64,
     pub version: i64,
@@ -61,7 +63,8 @@ pub struct Holder {
     pub holds: bool,
 }
 
-const COLUMNS: &str = "id, team_id, user_id, name, access_mode, tree_id, size_limit_bytes, uid, gid, source_volume_id, created_at_ms, updated_at_ms, version";
+const COLUMNS: &str =
+    "id, team_id, user_id, name, access_mode, tree_id, size_limit_bytes, uid, gid, source_volume_id, created_at_ms, updated_at_ms, version, owner";
 const SNAPSHOT_COLUMNS: &str = "id, volume_id, name, description, tree_id, size_bytes, created_at_ms";
 
 impl Store {
@@ -70,30 +73,13 @@ impl Store {
         let volume = volume.clone();
         self.engine
             .write("insert a volume", move |c| {
-                let count: usize = c.prepare_cached("SELECT count(*) FROM volume WHERE team_id = ?1")?.query_row([&volume.team_id], |row| row.get(0))?;
+                let count: usize =
+                    c.prepare_cached("SELECT count(*) FROM volume WHERE team_id = ?1 AND owner IS NULL")?.query_row([&volume.team_id], |row| row.get(0))?;
                 if count >= limits::VOLUMES_PER_TEAM_MAX {
                     return Err(StoreError::TooMany { what: "volumes of this team", max: limits::VOLUMES_PER_TEAM_MAX });
                 }
                 crate::quotas::check(c, &volume.team_id, Dimension::Volumes, count as u64, 1)?;
-                let sql = format!("INSERT INTO volume ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)");
-                c.prepare_cached(&sql)?
-                    .execute((
-                        &volume.id,
-                        &volume.team_id,
-                        &volume.user_id,
-                        &volume.name,
-                        volume.access_mode.as_str(),
-                        &volume.tree_id,
-                        volume.size_limit_bytes,
-                        volume.uid,
-                        volume.gid,
-                        &volume.source_volume_id,
-                        volume.created_at_ms,
-                        volume.updated_at_ms,
-                        volume.version,
-                    ))
-                    .map_err(crate::error::taken("volume"))?;
-                Ok(())
+                insert(c, &volume)
             })
             .await
     }
@@ -109,12 +95,12 @@ impl Store {
             .await
     }
 
-    /// The team's volumes, oldest first.
+    /// The team's volumes, oldest first; not those that a sandbox alone has.
     pub async fn volumes_list(&self, team_id: &str) -> Result<Vec<VolumeRecord>, StoreError> {
         let team_id = team_id.to_owned();
         self.engine
             .read("list volumes", move |c| {
-                let sql = format!("SELECT {COLUMNS} FROM volume WHERE team_id = ?1 ORDER BY created_at_ms, id");
+                let sql = format!("SELECT {COLUMNS} FROM volume WHERE team_id = ?1 AND owner IS NULL ORDER BY created_at_ms, id");
                 let mut statement = c.prepare_cached(&sql)?;
                 let rows = statement.query_map([team_id], |row| Ok(record(row)))?;
                 rows.map(|row| row?).collect()
@@ -242,7 +228,8 @@ impl Store {
 impl Store {
     /// Whose each tree is: the id of a volume, or (with `true`) of a volume's snapshot.
     pub async fn volume_snapshot_trees(&self) -> Result<HashMap<String, (String, bool)>, StoreError> {
-        let sql = "SELECT tree_id, id, 0 FROM volume UNION ALL SELECT tree_id, id, 1 FROM volume_snapshot";
+        let sql = "SELECT tree_id, id, 0 FROM volume UNION ALL SELECT tree_id, id, 1 FROM volume_snapshot
+            UNION ALL SELECT json_extract(mount.value, '$.tree_id'), json_extract(mount.value, '$.volume_id'), 0 FROM function_revision, json_each(function_revision.doc, '$.mounts') AS mount";
         self.engine
             .read("read whose trees are", move |c| {
                 let mut statement = c.prepare_cached(sql)?;
@@ -251,6 +238,30 @@ impl Store {
             })
             .await
     }
+}
+
+/// Writes the row of a new volume.
+pub(crate) fn insert(c: &Connection, volume: &VolumeRecord) -> Result<(), StoreError> {
+    let sql = format!("INSERT INTO volume ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)");
+    c.prepare_cached(&sql)?
+        .execute((
+            &volume.id,
+            &volume.team_id,
+            &volume.user_id,
+            &volume.name,
+            volume.access_mode.as_str(),
+            &volume.tree_id,
+            volume.size_limit_bytes,
+            volume.uid,
+            volume.gid,
+            &volume.source_volume_id,
+            volume.created_at_ms,
+            volume.updated_at_ms,
+            volume.version,
+            &volume.owner,
+        ))
+        .map_err(crate::error::taken("volume"))?;
+    Ok(())
 }
 
 /// Writes the mounts of a sandbox beside its row. Nothing to do for one without. `trees` are those that its runtime was
@@ -314,6 +325,7 @@ fn record(row: &Row<'_>) -> Result<VolumeRecord, StoreError> {
         created_at_ms: row.get(10)?,
         updated_at_ms: row.get(11)?,
         version: row.get(12)?,
+        owner: row.get(13)?,
     })
 }
 

@@ -339,7 +339,7 @@ impl Drop for Sandbox {
 /// Deletes what the key can see.
 pub fn delete_all(api: &Api) {
     for _ in 0..10 {
-        let Ok(reply) = api.try_send("GET", &format!("{SANDBOXES}?limit=200"), &[], b"") else { return };
+        let Ok(reply) = api.try_send("GET", &format!("{SANDBOXES}?limit=200&instances=true"), &[], b"") else { return };
         let rows = reply.value()["data"]["sandboxes"].as_array().cloned().unwrap_or_default();
         if rows.is_empty() {
             return;

@@ -19,6 +19,8 @@ pub struct Api {
     addr: SocketAddr,
     token: Option<String>,
     prefix: String,
+    /// Of a public host, where it is not the address.
+    host: Option<String>,
 }
 
 /// An answer, read whole.
@@ -46,7 +48,7 @@ enum Framing {
 
 impl Api {
     pub fn new(addr: SocketAddr, token: &str) -> Self {
-        Self { addr, token: Some(token.to_owned()), prefix: String::new() }
+        Self { addr, token: Some(token.to_owned()), prefix: String::new(), host: None }
     }
 
     /// The same as somebody else.
@@ -62,6 +64,23 @@ impl Api {
     /// The same in the May profile.
     pub fn may(&self) -> Self {
         Self { prefix: "/compat/2026-05".into(), ..self.clone() }
+    }
+
+    /// Asks a public host, as nobody.
+    pub fn at(&self, host: &str) -> Self {
+        Self { token: None, host: Some(host.to_owned()), ..self.clone() }
+    }
+
+    /// The same, of a public URL.
+    pub fn at_url(&self, url: &Value) -> Self {
+        let url = url.as_str().expect("a public URL");
+        let rest = url.split_once("://").expect("a scheme").1;
+        self.at(rest.split('/').next().unwrap())
+    }
+
+    /// The same at another address.
+    pub fn via(&self, addr: SocketAddr) -> Self {
+        Self { addr, ..self.clone() }
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -114,7 +133,7 @@ impl Api {
         stream.set_read_timeout(Some(IO_TIMEOUT))?;
         stream.set_write_timeout(Some(IO_TIMEOUT))?;
         stream.set_nodelay(true)?;
-        let mut head = format!("{method} {}{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.prefix, self.addr);
+        let mut head = format!("{method} {}{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.prefix, self.host());
         if let Some(token) = &self.token {
             head.push_str(&format!("authorization: Bearer {token}\r\n"));
         }
@@ -129,6 +148,10 @@ impl Api {
         Ok(stream)
     }
 
+    fn host(&self) -> String {
+        self.host.clone().unwrap_or_else(|| self.addr.to_string())
+    }
+
     /// Sends a request without a body; the answer's body is left to the caller.
     pub fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Incoming {
         let stream = self.open("GET", path, headers, None).unwrap_or_else(|error| panic!("GET {path}: {error}"));
@@ -141,6 +164,7 @@ impl Api {
         if let Some(token) = &self.token {
             request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         }
+        request.headers_mut().insert("host", self.host().parse().unwrap());
         let stream = TcpStream::connect(self.addr).expect("the server listens");
         stream.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         stream.set_write_timeout(Some(IO_TIMEOUT)).unwrap();

@@ -65,6 +65,8 @@ pub struct ListSandboxes {
     pub statuses: Option<Vec<Status>>,
     pub template_id: Option<String>,
     pub paused: Option<bool>,
+    /// Also those that serve functions.
+    pub instances: bool,
     pub limit: u32,
     pub offset: u32,
 }
@@ -143,6 +145,11 @@ impl App {
             mounts,
             base: Some(base.clone()),
         };
+        self.make(claim, base, trees).await
+    }
+
+    /// Launches a sandbox and writes its row, with what lies below its files and where the files of its volumes are.
+    pub(crate) async fn make(&self, claim: lifecycle::Claim, base: Base, trees: spec::Trees) -> Result<SandboxRecord, ApiError> {
         let now = now_ms();
         let mut record = lifecycle::claim(claim, now);
         let pool = spec::pool_key(&spec::pool_spec(&self.node, &record.template, base.clone()));
@@ -173,7 +180,7 @@ impl App {
         let mut volumes = HashMap::new();
         for mount in asked.iter().take(limits::MOUNTS_MAX) {
             let found = self.store.volume_get(&who.team_id, &mount.sandboxvolume_id).await.map_err(|e| store_failure("reading the volume", &e))?;
-            let volume = found.ok_or_else(|| ApiError::not_found("volume", &mount.sandboxvolume_id))?;
+            let volume = found.filter(|volume| volume.owner.is_none()).ok_or_else(|| ApiError::not_found("volume", &mount.sandboxvolume_id))?;
             volumes.insert(volume.id.clone(), volume);
         }
         let mounts = sandbar_core::volume::plan(template, asked, |id| volumes.get(id).map(|volume| volume.access_mode)).map_err(violations)?;
@@ -182,9 +189,9 @@ impl App {
 
     /// A page of the team's sandboxes, newest first.
     pub async fn list(&self, who: &Principal, query: ListSandboxes) -> Result<Page, ApiError> {
-        let ListSandboxes { statuses, template_id, paused, limit, offset } = query;
+        let ListSandboxes { statuses, template_id, paused, instances, limit, offset } = query;
         let statuses = Some(statuses.unwrap_or_else(|| LISTED.to_vec()));
-        let filter = ListFilter { team_id: who.team_id.clone(), statuses, template_id, paused, limit, offset };
+        let filter = ListFilter { team_id: who.team_id.clone(), statuses, template_id, paused, instances, limit, offset };
         let (sandboxes, total) = self.store.sandbox_list(filter).await.map_err(|e| store_failure("listing sandboxes", &e))?;
         Ok(Page { sandboxes, total })
     }
@@ -213,10 +220,19 @@ impl App {
         Ok(record)
     }
 
+    /// Ends the processes of services that are not there any more. Who was served by them as a function moves away first.
     fn end_former_services(self: &Arc<Self>, record: &SandboxRecord) {
-        if let Some(runtime) = self.sandboxes.find(&record.id).and_then(|view| view.runtime) {
-            self.services_changed(record, runtime);
-        }
+        let runtime_of = |app: &Self, id: &str| app.sandboxes.find(id).and_then(|view| Some((view.record, view.runtime?)));
+        let Some((_, runtime)) = runtime_of(self, &record.id) else { return };
+        let Some(linger) = self.leave_source(&record.id, Some(record)) else { return self.services_changed(record, runtime) };
+        let (app, id) = (Arc::clone(self), record.id.clone());
+        self.sandboxes.tasks.spawn(async move {
+            linger.await;
+            // As it is by now.
+            if let Some((record, runtime)) = runtime_of(&app, &id) {
+                app.services_changed(&record, runtime);
+            }
+        });
     }
 
     /// Sets the deadlines anew.
@@ -293,9 +309,24 @@ impl App {
         work.await;
     }
 
-    /// Ends it for good.
-    pub async fn delete(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
-        self.ask(who, id, |reply| Command::Delete { reply }).await.map(drop)
+    /// Ends it for good. What it serves as a function moves elsewhere first, behind the reply.
+    pub async fn delete(self: &Arc<Self>, who: &Principal, id: &str) -> Result<(), ApiError> {
+        let record = self.get(who, id).await?;
+        let linger = self.leave_source(id, None);
+        self.sandboxes.ask(record, |reply| Command::Delete { linger, reply }).await.map(drop)
+    }
+
+    /// Ends a sandbox of whatever team; one that is gone is ended.
+    pub(crate) async fn end(&self, id: &str) -> Result<(), ApiError> {
+        let Some(record) = self.record_of(id).await? else { return Ok(()) };
+        self.sandboxes.ask(record, |reply| Command::Delete { linger: None, reply }).await.map(drop)
+    }
+
+    /// A sandbox that is deleted and whose processes linger.
+    pub(crate) fn lingering(&self, id: &str) -> Option<(Arc<SandboxRecord>, Arc<Runtime>)> {
+        let view = self.sandboxes.find(id).filter(|view| view.record.desired == Desired::Deleted)?;
+        let runtime = view.runtime.filter(|runtime| !runtime.has_ended() && !runtime.is_frozen())?;
+        Some((view.record, runtime))
     }
 
     /// The live runtime of a sandbox, to do something inside: wakes it when it sleeps and may be woken.

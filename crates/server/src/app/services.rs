@@ -35,7 +35,7 @@ use keeper::{Keeper, Phase, State};
 /// A server inside that is asked whether it is up answers within this time.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 /// Pauses between two questions while a service starts: the first, doubled up to the second.
-const PROBE_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+const PROBE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
 /// Env vars that tell a process which service it is.
 const ID: &str = "SANDBOX0_SERVICE_ID";
 const PORT: &str = "SANDBOX0_SERVICE_PORT";

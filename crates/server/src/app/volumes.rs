@@ -65,7 +65,7 @@ impl App {
     /// One volume of the team.
     pub async fn volume(&self, who: &Principal, id: &str) -> Result<VolumeRecord, ApiError> {
         let found = self.store.volume_get(&who.team_id, id).await.map_err(|e| store_failure("reading the volume", &e))?;
-        found.ok_or_else(|| ApiError::not_found("volume", id))
+        found.filter(|volume| volume.owner.is_none()).ok_or_else(|| ApiError::not_found("volume", id))
     }
 
     /// Sandboxes that have a volume or will when they start.
@@ -198,7 +198,7 @@ impl App {
     }
 
     /// A copy of a volume's files while no sandbox writes to them.
-    async fn copy_still(&self, volume: &VolumeRecord) -> Result<(String, u64, sandbar_node::Pin), ApiError> {
+    pub(crate) async fn copy_still(&self, volume: &VolumeRecord) -> Result<(String, u64, sandbar_node::Pin), ApiError> {
         let _source = self.node.pin(&volume.tree_id);
         let (reply, answer) = oneshot::channel();
         let (node, tree) = (self.node.clone(), volume.tree_id.clone());
@@ -242,6 +242,7 @@ impl App {
             uid,
             gid,
             source_volume_id,
+            owner: None,
             created_at_ms: now,
             updated_at_ms: now,
             version: 1,
@@ -253,12 +254,12 @@ impl App {
         Ok(volume)
     }
 
-    async fn volume_snapshot_of_team(&self, who: &Principal, id: &str) -> Result<VolumeSnapshotRecord, ApiError> {
+    pub(crate) async fn volume_snapshot_of_team(&self, who: &Principal, id: &str) -> Result<VolumeSnapshotRecord, ApiError> {
         let found = self.store.volume_snapshot_get(&who.team_id, id).await.map_err(|e| store_failure("reading the snapshot", &e))?;
         found.ok_or_else(|| ApiError::not_found("snapshot", id))
     }
 
-    fn release_tree(&self, tree: String) {
+    pub(crate) fn release_tree(&self, tree: String) {
         self.node.release([tree]);
         self.collect_soon.notify_one();
     }
@@ -303,7 +304,7 @@ fn check_fits(bytes: u64, limit: u64) -> Result<(), ApiError> {
 }
 
 /// What the client is told when the machine refused something with a volume.
-fn failure(operation: &str, error: &VolumeError) -> ApiError {
+pub(crate) fn failure(operation: &str, error: &VolumeError) -> ApiError {
     if error.is_disk_full() {
         return full();
     }

@@ -15,10 +15,10 @@ use super::{
 use crate::error::ApiError;
 
 /// Headers for the answer to a request that was let in.
-pub(super) type CorsHeaders = Vec<(&'static str, String)>;
+pub(super) type Headers = Vec<(&'static str, String)>;
 
 /// Lets a request in or answers it. `scope` is the sandbox or function whose requests count together.
-pub(super) fn admit(gateway: &Gateway, scope: &str, service: &Service, route: &Route, parts: &Parts, client: Client) -> Result<CorsHeaders, Box<Response>> {
+pub(super) fn admit(gateway: &Gateway, scope: &str, service: &Service, route: &Route, parts: &Parts, client: Client) -> Result<Headers, Box<Response>> {
     let text = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let asked = CorsAsked { method: parts.method.as_str(), origin: text(header::ORIGIN), wanted: text(header::ACCESS_CONTROL_REQUEST_METHOD) };
     let cors = match route.cors(asked) {
@@ -57,11 +57,12 @@ pub(super) fn admit(gateway: &Gateway, scope: &str, service: &Service, route: &R
     Ok(cors)
 }
 
-/// Puts headers on an answer, in place of those that the service may have set itself.
+/// Puts headers on an answer, in place of those that the service may have set itself, or beside them where there can be
+/// several.
 pub(super) fn with(mut response: Response, headers: &[(&'static str, String)]) -> Response {
     for (name, value) in headers {
         let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::from_str(value)) else { continue };
-        if name == header::VARY {
+        if name == header::VARY || name == header::SET_COOKIE {
             response.headers_mut().append(name, value);
         } else {
             response.headers_mut().insert(name, value);

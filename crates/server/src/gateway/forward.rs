@@ -29,7 +29,7 @@ use sandbar_node::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Gateway, admit::CorsHeaders, headers};
+use super::{Gateway, admit::Headers, headers};
 use crate::error::ApiError;
 
 /// Where a request goes.
@@ -43,7 +43,8 @@ pub(super) struct Target<'a> {
 pub(super) struct Dress {
     /// As the caller named it.
     pub host: String,
-    pub cors: CorsHeaders,
+    /// Put on it.
+    pub headers: Headers,
     /// When the route's timeout has passed.
     pub deadline: Option<Instant>,
     /// Dropped when the last byte is sent.
@@ -54,6 +55,8 @@ pub(super) struct Dress {
 pub(super) enum Trouble {
     /// Nobody was asked: nothing listens, or the runtime has ended. The request is whole.
     Unasked(Box<Request>),
+    /// Its processes were stopped meanwhile. The request is there when it can be asked again.
+    Paused(Option<Box<Request>>),
     /// Said to the caller.
     Said(ApiError),
 }
@@ -99,8 +102,7 @@ impl Outgoing {
         let sent = tokio::select! {
             sent = connections.send(request, target.runtime.connect(target.service.port)) => sent,
             () = target.runtime.frozen() => {
-                let error = ApiError::unavailable("the sandbox was paused during the request").retry_after(1);
-                return Err((Trouble::Said(error), upgrade));
+                return Err((Trouble::Paused(again.map(Box::new)), upgrade));
             }
             () = passed(deadline) => return Err((Trouble::Said(late(target.route)), upgrade)),
         };
@@ -121,7 +123,7 @@ impl Outgoing {
             }
         };
         let Some(dress) = dress.take() else { return Err((Trouble::Said(ApiError::internal("answering", &"an answer was sent twice")), upgrade)) };
-        Ok(answer(gateway, response, upgrade, dress))
+        Ok(answer(gateway, response, upgrade, target.route, dress))
     }
 }
 
@@ -132,6 +134,11 @@ pub(super) fn nobody(service: &Service) -> ApiError {
         RuntimeKind::Cmd { .. } | RuntimeKind::WarmProcess { .. } | RuntimeKind::Function { .. } => "",
     };
     ApiError::with_status(502, ErrorCode::Unavailable, format!("nothing listens on port {} of the sandbox{hint}", service.port)).retry_after(1)
+}
+
+/// The error where the processes were stopped.
+pub(super) fn paused() -> ApiError {
+    ApiError::unavailable("the sandbox was paused during the request").retry_after(1)
 }
 
 fn late(route: &Route) -> ApiError {
@@ -165,22 +172,10 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
-fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<OnUpgrade>, dress: Dress) -> Response {
+fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<OnUpgrade>, route: &Route, dress: Dress) -> Response {
     let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut parts, body) = response.into_parts();
-    headers::response(&mut parts.headers, &dress.host, is_upgrade);
-    if !dress.cors.is_empty() {
-        // The route's word, and not the service's.
-        for name in [
-            header::ACCESS_CONTROL_ALLOW_ORIGIN,
-            header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-            header::ACCESS_CONTROL_ALLOW_METHODS,
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        ] {
-            parts.headers.remove(name);
-        }
-    }
+    headers::response(&mut parts.headers, &dress.host, is_upgrade, route);
     let response = if is_upgrade {
         let Some(client) = client else {
             return ApiError::with_status(502, ErrorCode::Unavailable, "the service changed the protocol without being asked to").into_response();
@@ -201,7 +196,7 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
         let deadline = dress.deadline.map(|deadline| Box::pin(sleep_until(deadline)));
         Response::from_parts(parts, Body::new(Answer { body, deadline, _lease: dress.lease }))
     };
-    super::admit::with(response, &dress.cors)
+    super::admit::with(response, &dress.headers)
 }
 
 async fn tunnel(client: OnUpgrade, service: OnUpgrade) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

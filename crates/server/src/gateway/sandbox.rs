@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout};
 use super::{
     Client, START_WITHIN,
     admit::{self, admit},
-    forward::{Dress, Outgoing, Target, Trouble, nobody},
-    front, unknown, wait,
+    forward::{Dress, Outgoing, Target, Trouble, nobody, paused},
+    front, inline, unknown, wait,
 };
 use crate::{app::SharedApp, error::ApiError};
 
@@ -45,7 +45,7 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
     let limit = (route.timeout_seconds > 0).then(|| Duration::from_secs(route.timeout_seconds));
     let request = Request::from_parts(parts, body);
     let mut outgoing = Outgoing::new(request, &matched.path, &host, client, route.credential_header())?;
-    let mut dress = Some(Dress { host, cors: cors.clone(), deadline: limit.map(|limit| begun + limit), lease: None });
+    let mut dress = Some(Dress { host: host.clone(), headers: cors.clone(), deadline: limit.map(|limit| begun + limit), lease: None });
     for attempt in 1..=ATTEMPTS_MAX {
         let awake = match runtime.take() {
             Some(runtime) => runtime,
@@ -61,8 +61,9 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
         };
         let up = app.is_service_up(&record, &awake, service) && attempt == 1;
         if !up {
-            let within = limit.unwrap_or(START_WITHIN);
-            let patience = if browser { within.min(wait::PATIENCE) } else { within };
+            let patience = limit.unwrap_or(START_WITHIN);
+            // A person is shown a page, and the start goes on behind it.
+            let (patience, within) = if browser { (patience.min(wait::PATIENCE), START_WITHIN) } else { (patience, patience) };
             let started = timeout(patience, async {
                 if attempt == 1 {
                     app.ensure_service(&record, &awake, service, within).await
@@ -78,11 +79,13 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
             }
         }
         if let RuntimeKind::Function { .. } = service.kind() {
-            return Ok(admit::with(function(app, &awake, outgoing.into_request(), limit).await, &cors));
+            return Ok(admit::with(inline::call(app, &awake, (service, route), outgoing.into_request(), limit, &host).await, &cors));
         }
         let target = Target { runtime: &awake, service, route };
         match outgoing.send(&app.gateway, &target, &mut dress).await {
             Ok(response) => return Ok(response),
+            // Whoever paused it does not want it woken by a request that was there before.
+            Err((Trouble::Paused(_), _)) => return Ok(admit::with(paused().into_response(), &cors)),
             Err((Trouble::Said(error), _)) => return Ok(admit::with(error.into_response(), &cors)),
             Err((Trouble::Unasked(request), upgrade)) => {
                 outgoing = Outgoing::with_request(*request, upgrade);
@@ -97,10 +100,6 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
         }
     }
     Ok(admit::with(nobody(service).into_response(), &cors))
-}
-
-async fn function(_app: &SharedApp, _runtime: &Arc<Runtime>, _request: Request, _limit: Option<Duration>) -> Response {
-    ApiError::unavailable("functions").into_response()
 }
 
 /// Why a sandbox is not awake.

@@ -65,6 +65,7 @@ async fn claim(
     ("status" = Option<String>, Query, description = "starting, running, paused, cleaned, failed, terminating or completed"),
     ("template_id" = Option<String>, Query, description = "only those claimed from this template"),
     ("paused" = Option<bool>, Query, description = "only paused ones, or only others"),
+    ("instances" = Option<bool>, Query, description = "also those that serve functions"),
     ("limit" = Option<u32>, Query, description = "1 to 200, default 50"),
     ("offset" = Option<u32>, Query, description = "rows to skip"),
 ), responses((status = 200, body = Envelope<SandboxListResponse>), (status = 400, body = ErrorEnvelope)))]
@@ -200,6 +201,7 @@ fn list_query(params: &Params, profile: Profile) -> std::result::Result<ListSand
         statuses,
         template_id: params.text("template_id").map(str::to_owned),
         paused: params.boolean("paused")?,
+        instances: params.boolean("instances")?.unwrap_or(false),
         limit: params.integer("limit", limits::LIST_LIMIT_MIN..=limits::LIST_LIMIT_MAX)?.unwrap_or(limits::LIST_LIMIT_DEFAULT),
         offset: params.integer("offset", 0..=limits::LIST_OFFSET_MAX)?.unwrap_or_default(),
     })

@@ -42,6 +42,7 @@ fn volume(id: &str, mode: AccessMode) -> VolumeRecord {
         uid: 1000,
         gid: 100,
         source_volume_id: None,
+        owner: None,
         created_at_ms: 5,
         updated_at_ms: 5,
         version: 1,

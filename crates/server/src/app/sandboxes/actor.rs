@@ -78,6 +78,8 @@ pub(super) enum Command {
         reply: Reply,
     },
     Delete {
+        /// What its processes go on for, behind the reply.
+        linger: Option<BoxFuture<'static, ()>>,
         reply: Reply,
     },
     /// Something may be due.
@@ -300,7 +302,7 @@ impl Actor {
                 };
                 let _ = reply.send(held.map(|()| self.view()));
             }
-            Command::Delete { reply } => return self.delete(reply).await,
+            Command::Delete { linger, reply } => return self.delete(linger, reply).await,
             Command::Due { reply } => {
                 if let Some(transition) = lifecycle::on_deadline(&self.record, now_ms()) {
                     let (kind, code) = match transition.effects.first() {
@@ -448,7 +450,7 @@ impl Actor {
         }
     }
 
-    async fn delete(&mut self, reply: Reply) -> bool {
+    async fn delete(&mut self, linger: Option<BoxFuture<'static, ()>>, reply: Reply) -> bool {
         let transition = match lifecycle::delete(&self.record, now_ms()) {
             Ok(transition) => transition,
             Err(error) => {
@@ -464,6 +466,9 @@ impl Actor {
             // Gone for everybody from here on; what is left of it goes behind the answer.
             Ok(record) => {
                 let _ = reply.send(Ok(self.view()));
+                if let Some(linger) = linger {
+                    linger.await;
+                }
                 self.finish_delete(record).await;
             }
         }
