@@ -20,7 +20,7 @@ use sandbar_core::{public_host::PublicHost, sandbox::SandboxRecord, service::Ser
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp},
+    app::{App, SharedApp, functions::serve::FunctionLookup},
     error::ApiError,
 };
 
@@ -118,7 +118,11 @@ impl App {
                 let is_public = |service: &Service| service.port == port && service.ingress.public && !service.ingress.routes.is_empty();
                 Ok(services.iter().any(is_public).then(|| record.team_id.clone()))
             }
-            PublicHost::Function { .. } | PublicHost::Unknown | PublicHost::Api => Ok(None),
+            PublicHost::Function { label } => match self.function_by_label(label).await? {
+                FunctionLookup::Found(host) => Ok(Some(host.function.team_id.clone())),
+                FunctionLookup::NotFound | FunctionLookup::Disabled | FunctionLookup::NoRevision => Ok(None),
+            },
+            PublicHost::Unknown | PublicHost::Api => Ok(None),
         }
     }
 }

@@ -187,21 +187,28 @@ fn hosts_that_something_is_served_on_get_certificates_and_others_get_none() {
     }
     assert_eq!(authority.orders(), 2, "{}", authority.log());
 
+    // A function has one by its own name, and by no other.
+    let body = json!({ "name": "shop", "source": { "sandbox_id": id, "service_id": "web" } });
+    let function = sandbox.api.post("/api/v1/functions", body).ok(201)["function"]["host"].as_str().unwrap().to_owned();
+    let published = eventually("a certificate of a function", WITHIN, || Secure::connect(gateway, &function, &root).map(|mut f| f.get("/hostname").0));
+    assert_eq!((published, authority.orders()), (200, 3));
+    assert!(Secure::connect(gateway, &format!("no-alias--{function}"), &root).is_err());
+
     // Kept over a restart and a crash, for nobody else to read, and used without asking the authority.
     use std::os::unix::fs::PermissionsExt;
     let files = kept(&server);
-    assert_eq!(files.len(), 2, "{files:?}");
+    assert_eq!(files.len(), 3, "{files:?}");
     for file in files {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
     }
     server.kill();
     server.up();
     assert_eq!(Secure::connect(gateway, &host, &root).unwrap().certificate, first);
-    assert_eq!(authority.orders(), 2);
+    assert_eq!(authority.orders(), 3);
     // The account is kept as well: another host is ordered with it.
     let (_second, other) = service(&server);
     eventually("a certificate of another host", WITHIN, || Secure::connect(gateway, &other, &root));
-    assert_eq!((authority.orders(), authority.log().matches("accounts in memory").count()), (3, 1));
+    assert_eq!((authority.orders(), authority.log().matches("accounts in memory").count()), (4, 1));
     assert!(!server.log_tail().contains("PRIVATE KEY"));
 }
 
