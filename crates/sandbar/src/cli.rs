@@ -1,15 +1,17 @@
 //! The command line as clap reads it.
 
-mod sandbox_function;
 mod image;
+mod sandbox_function;
+mod service;
 mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
+pub use service::ServiceCommand;
 pub use webhook::WebhookCommand;
 
 use crate::settings::Layer;
@@ -218,6 +220,9 @@ pub enum SandboxCommand {
     /// Keep and call functions: handlers in Python, run once for each call
     #[command(subcommand, visible_alias = "fn")]
     Function(SandboxFunctionCommand),
+    /// Show and change what a sandbox serves by HTTP
+    #[command(subcommand, visible_alias = "services")]
+    Service(ServiceCommand),
     /// Delete sandboxes and their files
     #[command(visible_aliases = ["delete", "remove"])]
     Rm {

@@ -2,11 +2,12 @@
 
 pub mod copy;
 pub mod exec;
-pub mod sandbox_function;
 pub mod image;
 pub mod key;
 pub mod login;
 pub mod sandbox;
+pub mod sandbox_function;
+mod service;
 pub mod snapshot;
 pub mod storage;
 pub mod template;
