@@ -87,7 +87,7 @@ impl App {
             self.ensure_service(&record, &runtime, &revision.service, within).await
         };
         match up {
-            Ok(()) => Some(lease(record, runtime, revision, held)),
+            Ok(()) => Some(lease(&record, runtime, held)),
             Err(error) => {
                 tracing::info!(sandbox = sandbox_id, %error, "the service of a function's source is down; the revision serves itself");
                 None
@@ -103,7 +103,7 @@ impl App {
             return None;
         }
         let held = self.functions.sources.hold(sandbox_id, revision);
-        Some(lease(record, runtime, revision, held))
+        Some(lease(&record, runtime, held))
     }
 
     /// What has to be waited for before the processes of a sandbox are ended: its functions get instances of their own, and what
@@ -195,6 +195,6 @@ impl Drop for SourceInFlight {
     }
 }
 
-fn lease(sandbox: Arc<SandboxRecord>, runtime: Arc<Runtime>, revision: &Arc<RevisionRecord>, held: SourceInFlight) -> Lease {
-    Lease { runtime, sandbox_id: sandbox.id.clone(), sandbox, service: Arc::clone(&revision.service), _held: Held::Source(held) }
+fn lease(sandbox: &SandboxRecord, runtime: Arc<Runtime>, held: SourceInFlight) -> Lease {
+    Lease { runtime, sandbox_id: sandbox.id.clone(), _held: Held::Source(held) }
 }
