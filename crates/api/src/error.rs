@@ -17,11 +17,16 @@ pub enum ErrorCode {
     Gone,
     RequestTimeout,
     PayloadTooLarge,
+    /// [`ErrorCode::PayloadTooLarge`] as functions call it.
+    RequestTooLarge,
     QuotaExceeded,
     ClaimStartThrottled,
+    FunctionConcurrencyExceeded,
     Unavailable,
     SandboxResumeFailed,
     InternalError,
+    /// A handler raised, or its process ended.
+    FunctionFailed,
     InsufficientStorage,
 }
 
@@ -37,9 +42,9 @@ impl ErrorCode {
             Self::RequestTimeout => 408,
             Self::Conflict | Self::TemplateNotReady => 409,
             Self::Gone => 410,
-            Self::PayloadTooLarge => 413,
-            Self::QuotaExceeded | Self::ClaimStartThrottled => 429,
-            Self::InternalError => 500,
+            Self::PayloadTooLarge | Self::RequestTooLarge => 413,
+            Self::QuotaExceeded | Self::ClaimStartThrottled | Self::FunctionConcurrencyExceeded => 429,
+            Self::InternalError | Self::FunctionFailed => 500,
             Self::Unavailable | Self::SandboxResumeFailed => 503,
             Self::InsufficientStorage => 507,
         }
@@ -58,11 +63,14 @@ impl ErrorCode {
             Self::Gone => "gone",
             Self::RequestTimeout => "request_timeout",
             Self::PayloadTooLarge => "payload_too_large",
+            Self::RequestTooLarge => "request_too_large",
             Self::QuotaExceeded => "quota_exceeded",
             Self::ClaimStartThrottled => "claim_start_throttled",
+            Self::FunctionConcurrencyExceeded => "function_concurrency_exceeded",
             Self::Unavailable => "unavailable",
             Self::SandboxResumeFailed => "sandbox_resume_failed",
             Self::InternalError => "internal_error",
+            Self::FunctionFailed => "function_failed",
             Self::InsufficientStorage => "insufficient_storage",
         }
     }

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod quota;
 pub mod reply;
 pub mod sandbox;
+pub mod sandbox_function;
 pub mod snapshot;
 pub mod team;
 pub mod template;

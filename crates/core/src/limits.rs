@@ -80,6 +80,33 @@ pub const ROUTE_TIMEOUT_MAX_S: i64 = 86_400;
 /// Requests per second and burst of a route's rate limit.
 pub const ROUTE_RATE_MAX: f64 = 1_000_000.0;
 
+// --- Functions of a sandbox -----------------------------------------------------------------------------------------
+
+/// Characters of a function's name.
+pub const FUNCTION_NAME_MAX_CHARS: usize = 128;
+/// Characters of the name of a handler.
+pub const FUNCTION_HANDLER_MAX_CHARS: usize = 256;
+/// Characters of the method that a handler is told.
+pub const FUNCTION_METHOD_MAX_CHARS: usize = 32;
+/// Bytes of the path that a handler is told.
+pub const FUNCTION_PATH_MAX_BYTES: usize = 8192;
+/// Bytes of a request for a function: of the JSON of a call, of the body of a request to a service.
+pub const FUNCTION_REQUEST_MAX_BYTES: usize = 8 << 20;
+/// Bytes of the body of a function's reply that does not come in its own time, and of one message of its WebSocket.
+pub const FUNCTION_REPLY_MAX_BYTES: usize = 4 << 20;
+/// Milliseconds that a call may take when it names no number.
+pub const FUNCTION_TIMEOUT_DEFAULT_MS: u64 = 30_000;
+/// Milliseconds that a call may take.
+pub const FUNCTION_TIMEOUT_MAX_MS: u64 = 120_000;
+/// Calls of one sandbox whose result is kept, and calls that are under way so.
+pub const INVOCATIONS_PER_SANDBOX_MAX: usize = 100;
+/// Calls of one sandbox that nobody waits for.
+pub const INVOCATIONS_RUNNING_MAX: usize = 64;
+/// Milliseconds for which a result is kept.
+pub const INVOCATION_KEPT_MS: i64 = 24 * 3_600_000;
+/// Bytes of a kept result.
+pub const INVOCATION_RESULT_MAX_BYTES: usize = 1 << 20;
+
 // --- Resources ------------------------------------------------------------------------------------------------------
 
 /// Bytes of memory of a sandbox whose template names none.

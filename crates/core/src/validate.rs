@@ -4,6 +4,7 @@
 //! `config.services[0].ingress.routes[1].id`).
 
 mod build;
+pub mod functions;
 mod services;
 mod warm;
 

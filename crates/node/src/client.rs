@@ -5,7 +5,14 @@
 //! days; callers that need one (probes, readiness) put a timeout around the call. Dropping a call's future closes
 //! its connection, which the agent takes as "nobody waits any more"; the process inside goes on.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -14,14 +21,17 @@ use hyper::body::Body;
 use sandbar_procd_api::{
     Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, PtySize, Signal, Stats,
     WatchLine, Written,
+    function::{FunctionCall, FunctionCheck, FunctionChecked},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 mod attach;
+mod function;
 mod lines;
 mod pool;
 
 pub use attach::{AttachReader, AttachWriter, Attached, AttachedFrame};
+pub use function::{FunctionFrame, FunctionReader, FunctionReply, FunctionSocket, FunctionWriter};
 pub use lines::Lines;
 pub use pool::AgentBody;
 
@@ -60,6 +70,8 @@ impl ProcdError {
 #[derive(Clone)]
 pub struct ProcdClient {
     pool: Arc<Pool>,
+    /// The agent's protocol; 0 = not asked yet.
+    protocol: Arc<AtomicU32>,
 }
 
 impl std::fmt::Debug for ProcdClient {
@@ -71,7 +83,46 @@ impl std::fmt::Debug for ProcdClient {
 impl ProcdClient {
     /// A client for the agent that listens on `socket`. Nothing is connected yet.
     pub fn new(socket: PathBuf) -> Self {
-        Self { pool: Arc::new(Pool::new(socket)) }
+        Self { pool: Arc::new(Pool::new(socket)), protocol: Arc::default() }
+    }
+
+    /// The protocol that the agent speaks; it is asked once.
+    pub async fn protocol(&self) -> Result<u32, ProcdError> {
+        let known = self.protocol.load(Ordering::Relaxed);
+        if known != 0 {
+            return Ok(known);
+        }
+        let told = self.info().await?.protocol;
+        self.protocol.store(told, Ordering::Relaxed);
+        Ok(told)
+    }
+
+    /// Calls a handler. For agents that speak [`sandbar_procd_api::PROTOCOL_FUNCTIONS`]. Dropping what is returned ends the
+    /// call and its processes.
+    pub async fn call_function(&self, call: &FunctionCall) -> Result<FunctionReply, ProcdError> {
+        let body = serde_json::to_vec(call).map_err(|e| ProcdError::Protocol(format!("request: {e}")))?;
+        let request = build(Method::POST, "/v1/functions/call").header(header::CONTENT_TYPE, "application/json").body(full(body)).map_err(malformed)?;
+        let response = self.pool.send(request).await?;
+        if response.status().is_success() { Ok(FunctionReply::new(response.into_body())) } else { Err(refusal(response).await) }
+    }
+
+    /// Calls a handler with a WebSocket. As [`ProcdClient::call_function`].
+    pub async fn function_socket(&self, call: &FunctionCall) -> Result<FunctionSocket, ProcdError> {
+        let request = build(Method::GET, "/v1/functions/socket")
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, sandbar_procd_api::function::UPGRADE)
+            .body(empty())
+            .map_err(malformed)?;
+        let response = self.pool.send(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refusal_or_surprise(response).await);
+        }
+        FunctionSocket::upgrade(response, call).await
+    }
+
+    /// Whether Python would compile a text. As [`ProcdClient::call_function`].
+    pub async fn check_function(&self, check: &FunctionCheck) -> Result<FunctionChecked, ProcdError> {
+        self.post("/v1/functions/check", check).await
     }
 
     /// Who the agent is, and which protocol it speaks.

@@ -30,6 +30,11 @@
 //! GET    /v1/files/watch?path=&recursive=          -> ndjson of WatchLine; the first is Subscribed
 //! GET    /v1/stats                                 -> Stats of all processes
 //! POST   /v1/connections/reset                     -> {}          close idle keep-alive state before a freeze
+//!
+//! since protocol 2:
+//! POST   /v1/functions/call    FunctionCall        -> frames, the last one End (see `function`)
+//! GET    /v1/functions/socket  Upgrade: sandbar-function -> 101, then frames both ways; the host's first is the call
+//! POST   /v1/functions/check   FunctionCheck       -> FunctionChecked
 //! ```
 //!
 //! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
@@ -40,9 +45,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub mod frame;
+pub mod function;
 
 /// The protocol this crate describes.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+/// The first protocol that knows functions.
+pub const PROTOCOL_FUNCTIONS: u32 = 2;
 /// The oldest protocol the host still speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::context::Context;
 use crate::error::Failure;
 use crate::events::Events;
+use crate::functions::Functions;
 use crate::io::IoPool;
 use crate::journal::Journal;
 use crate::limits::*;
@@ -42,6 +43,7 @@ pub struct Agent {
     pub scratch: RefCell<Vec<u8>>,
     pub journal: Rc<Journal>,
     pub io: IoPool,
+    pub functions: Functions,
     /// Connections that idle are to close.
     pub reset: Notify,
     /// CPU use of everything when last asked.
@@ -64,6 +66,7 @@ impl Agent {
             scratch: RefCell::default(),
             journal: Journal::new(log_a, log_b, io.clone()),
             io,
+            functions: Functions::default(),
             reset: Notify::new(),
             sampled: Cell::new(None),
             contexts: RefCell::default(),
@@ -92,6 +95,8 @@ impl Agent {
     pub async fn assign(&self, assign: Assign) {
         let cwd = assign.cwd.clone();
         *self.assign.borrow_mut() = assign;
+        // What was imported saw the environment of before.
+        self.functions.forget_all();
         // It is there in the usual image: nobody waits for a thread then.
         if let Some(cwd) = cwd.filter(|cwd| !std::path::Path::new(cwd).is_dir()) {
             // A directory that cannot be made shows when a process is started in it.
@@ -202,7 +207,10 @@ impl Agent {
     pub fn reap(&self) {
         while let Some((pid, ended)) = sandbar_linux::process::reap() {
             let run = self.pids.borrow_mut().remove(&pid);
-            let Some(run) = run else { continue };
+            let Some(run) = run else {
+                self.functions.reaped(pid, ended);
+                continue;
+            };
             let oom = self.look_for_oom(Some(&run.context_id));
             run.exited(ended, oom);
             if let Some(end) = run.end() {
@@ -221,7 +229,7 @@ impl Agent {
     }
 
     /// True when the kernel has killed for memory just now.
-    fn look_for_oom(&self, context: Option<&str>) -> bool {
+    pub fn look_for_oom(&self, context: Option<&str>) -> bool {
         let Some(kills) = self.read_oom() else { return false };
         let before = self.oom.kills.replace(kills);
         if kills > before {

@@ -17,9 +17,9 @@ use crate::context::{Context, shows_streams};
 use crate::error::Failure;
 use crate::limits::{HEARTBEAT, JSON_BYTES_MAX};
 use crate::log::Position;
-use crate::{attach, files, json, signals, stats, watch};
+use crate::{attach, files, functions, json, signals, stats, watch};
 
-type Answer = Result<Response<Body>, Failure>;
+pub type Answer = Result<Response<Body>, Failure>;
 
 /// Answers one request.
 pub async fn serve(agent: Rc<Agent>, request: Request<Incoming>) -> Response<Body> {
@@ -109,6 +109,9 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
         (&Method::GET, ["files", "stat"]) => files::stat(&agent, request).await,
         (&Method::GET, ["files", "list"]) => files::list(&agent, request).await,
         (&Method::GET, ["files", "watch"]) => watch::start(&agent, &request),
+        (&Method::POST, ["functions", "call"]) => functions::call(&agent, body(request).await?),
+        (&Method::POST, ["functions", "check"]) => json(&functions::check(&agent, body(request).await?).await?),
+        (&Method::GET, ["functions", "socket"]) => functions::socket::upgrade(&agent, request),
         (&Method::GET, ["stats"]) => json(&stats::of_all(&agent).await),
         (&Method::POST, ["connections", "reset"]) => {
             agent.reset.notify_waiters();
@@ -120,6 +123,7 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
             | ["contexts", _]
             | ["contexts", _, "restart" | "exec" | "input" | "resize" | "signal" | "stats" | "attach"]
             | ["files", "move" | "stat" | "list" | "watch"]
+            | ["functions", "call" | "check" | "socket"]
             | ["connections", "reset"],
         ) => Err(Failure::new(ErrorCode::MethodNotAllowed, format!("{method} is not for {path}"))),
         _ => Err(Failure::new(ErrorCode::NotFound, format!("there is no {path}"))),

@@ -63,3 +63,20 @@ pub const IO_STACK_BYTES: usize = 1 << 20;
 pub const COPY_DEPTH_MAX: usize = 200;
 /// Nesting that a removal keeps open at once; deeper directories are lifted up first.
 pub const REMOVE_DEPTH_MAX: usize = 32;
+/// Calls of functions at once.
+pub const FUNCTION_CALLS_MAX: usize = 64;
+/// Processes that keep an imported module for the next call, and how long without one.
+pub const ZYGOTES_MAX: usize = 8;
+pub const ZYGOTE_IDLE: Duration = Duration::from_secs(60);
+/// Starts of one call's module: its files may change just then.
+pub const FUNCTION_ATTEMPTS_MAX: usize = 4;
+/// Streams that processes which outlive their call still print to.
+pub const FUNCTION_LOOSE_MAX: usize = 64;
+/// One message of a process that keeps a module.
+pub const ZYGOTE_MESSAGE_BYTES_MAX: usize = 512 << 10;
+/// A reply's status and headers.
+pub const FUNCTION_START_BYTES_MAX: usize = 256 << 10;
+/// How long the end of a call's process is waited for when its socket has ended without a reply, and the other way round.
+pub const FUNCTION_END_GRACE: Duration = Duration::from_millis(200);
+/// How long Python may take to look at a text.
+pub const FUNCTION_CHECK_MAX: Duration = Duration::from_secs(20);

@@ -25,6 +25,7 @@ mod error;
 mod events;
 mod fd;
 mod files;
+mod functions;
 mod http;
 mod io;
 mod journal;
@@ -40,6 +41,10 @@ mod watch;
 use agent::Agent;
 
 fn main() -> ExitCode {
+    // The same file under another name; see `functions::hand`.
+    if functions::hand::is_asked_for() {
+        return functions::hand::run();
+    }
     // Before anything is opened that could take these numbers.
     let listen = sandbar_linux::process::inherited(fds::LISTEN);
     let log_a = sandbar_linux::process::inherited(fds::LOG_A).filter(is_file);

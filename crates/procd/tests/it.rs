@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 use sandbar_procd_api::frame::{self, Decoded, Kind};
 use serde_json::{Value, json};
 
+mod it {
+    mod functions;
+}
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 struct Agent {

@@ -101,6 +101,12 @@ impl ApiError {
     }
 }
 
+impl From<&ApiError> for ErrorDetail {
+    fn from(error: &ApiError) -> Self {
+        Self { code: error.code.clone(), message: error.message.clone(), details: error.details.clone() }
+    }
+}
+
 impl From<ProcdError> for ApiError {
     fn from(error: ProcdError) -> Self {
         let cause = match &error {

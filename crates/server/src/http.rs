@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{app::SharedApp, error::ApiError};
 
 mod auth;
-mod contexts;
+pub(crate) mod contexts;
 mod events;
 pub mod extract;
 mod files;
@@ -33,6 +33,7 @@ mod quotas;
 mod render;
 pub mod reply;
 mod request;
+mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
 mod serve;
@@ -78,6 +79,7 @@ fn routes() -> Routes {
         .merge(sandboxes::router())
         .merge(contexts::router())
         .merge(files::router())
+        .merge(sandbox_functions::router())
         .merge(services::router())
         .merge(network::router())
         .merge(logs::router())

@@ -15,7 +15,10 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::{App, SharedApp, auth, builtin, functions::Functions, images::ImageJobs, quotas::Quotas, sandboxes::Registry, services::Services, usage::Usage},
+    app::{
+        App, SharedApp, auth, builtin, functions::Functions, images::ImageJobs, quotas::Quotas, sandbox_functions, sandboxes::Registry, services::Services,
+        usage::Usage,
+    },
     config::Config,
     gateway::{Front, Gateway, Side, Tls, TlsError},
     http, tasks,
@@ -84,6 +87,7 @@ impl Server {
         let records = store.sandboxes_all().await?;
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
+        sandbox_functions::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
         let usage = Arc::new(Usage::default());
         let quotas = Quotas::start(&store).await?;

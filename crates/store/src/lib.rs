@@ -7,6 +7,7 @@
 mod engine;
 mod error;
 mod functions;
+mod invocations;
 mod keys;
 mod logins;
 mod quotas;
@@ -25,6 +26,7 @@ use rusqlite::OptionalExtension;
 
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
+pub use invocations::{InvocationRecord, InvocationStatus};
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};
 pub use quotas::{QuotaRecord, TeamUse};

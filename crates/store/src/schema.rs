@@ -5,8 +5,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::StoreError;
 
 /// In order; the number of a migration is its position, from 1, and equals that of its file.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_state.sql"), include_str!("../migrations/0004_functions.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("../migrations/0001_first.sql"),
+    include_str!("../migrations/0002_state.sql"),
+    include_str!("../migrations/0004_functions.sql"),
+    include_str!("../migrations/0005_invocations.sql"),
+];
 
 /// Brings the database to the newest schema. A database of a newer program is left alone and refused.
 pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

@@ -47,13 +47,13 @@ pub(super) fn around(parent: &Path, agent: &[u8]) -> Result<Around, ImageError> 
     let name = fingerprint(&[], agent);
     let top_is_whole = |layer: &Path| has_agent(layer, agent) && has_files(layer, |name| OURS.contains(&name));
     let top = once(parent, &format!("top-{name}"), top_is_whole, |half| {
-        for name in ["etc", "procd", "procd/bin"] {
+        for name in ["etc", "procd", "procd/bin", "procd/runtimes"] {
             make_dir(&half.join(name), 0o755)?;
         }
         for (name, text) in FILES.iter().filter(|(name, _)| OURS.contains(name)) {
             write_file(&half.join(name), text.as_bytes(), 0o644)?;
         }
-        write_file(&half.join(AGENT), agent, 0o755)
+        write_agent(half, agent)
     })?;
     let bottom_is_whole = |layer: &Path| has_files(layer, |name| !OURS.contains(&name));
     let bottom = once(parent, &format!("bottom-{name}"), bottom_is_whole, |half| {
@@ -74,7 +74,13 @@ pub(super) fn agent_in(layer: &Path) -> PathBuf {
 }
 
 fn has_agent(layer: &Path, agent: &[u8]) -> bool {
-    fs::read(agent_in(layer)).is_ok_and(|found| found == agent)
+    fs::read(agent_in(layer)).is_ok_and(|found| found == agent) && fs::read_link(layer.join(RUNNER)).is_ok_and(|to| to == Path::new(RUNNER_TO))
+}
+
+fn write_agent(layer: &Path, agent: &[u8]) -> Result<(), ImageError> {
+    write_file(&layer.join(AGENT), agent, 0o755)?;
+    let runner = layer.join(RUNNER);
+    symlink(RUNNER_TO, &runner).map_err(|source| failed("make", &runner, source))
 }
 
 fn has_files(layer: &Path, wanted: impl Fn(&str) -> bool) -> bool {
@@ -101,6 +107,9 @@ fn once(parent: &Path, name: &str, is_whole: impl Fn(&Path) -> bool, write: impl
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where the agent stands inside, as published.
 const AGENT: &str = "procd/bin/procd";
+/// What runs the handlers of functions, as published: the agent under another name.
+const RUNNER: &str = "procd/runtimes/python-runner";
+const RUNNER_TO: &str = "../bin/procd";
 /// Programs and libraries. Where one is a link (`/bin -> usr/bin`), the skeleton has the same link.
 const HOST_DIRS: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// Folders that the skeleton has, with their modes.
@@ -115,6 +124,7 @@ const DIRS: &[(&str, u32)] = &[
     ("proc", 0o555),
     ("procd", 0o755),
     ("procd/bin", 0o755),
+    ("procd/runtimes", 0o755),
     ("root", 0o700),
     ("run", 0o755),
     ("run/lock", 0o1777),
@@ -262,7 +272,7 @@ fn write_skeleton(top: &Path, files: &[PathBuf], agent: &[u8]) -> Result<(), Ima
         let path = top.join(name);
         write_file(&path, text.as_bytes(), if *name == "etc/shadow" { 0o640 } else { 0o644 })?;
     }
-    write_file(&top.join(AGENT), agent, 0o755)?;
+    write_agent(top, agent)?;
     symlink("/proc/self/mounts", top.join("etc/mtab")).map_err(|source| failed("make", top, source))?;
     symlink("/run", top.join("var/run")).map_err(|source| failed("make", top, source))?;
     Ok(())
@@ -321,6 +331,8 @@ mod tests {
         fs::write(agent_in(layer), b"").unwrap();
         assert_eq!(fs::read(agent_in(&make(&dir, b"agent").unwrap().lowers[0])).unwrap(), b"agent");
         assert_eq!(fs::read(agent_in(&around.top)).unwrap(), b"agent");
+        assert_eq!(fs::read(layer.join(RUNNER)).unwrap(), b"agent");
+        assert_eq!(fs::read(around.top.join(RUNNER)).unwrap(), b"agent");
         assert!(around.top.join("etc/resolv.conf").exists() && !around.bottom.join("etc/resolv.conf").exists());
         assert!(around.bottom.join("etc/passwd").exists() && !around.top.join("etc/passwd").exists());
         fs::remove_dir_all(&dir).unwrap();

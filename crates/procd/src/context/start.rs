@@ -16,9 +16,9 @@ use crate::error::Failure;
 use crate::repl::{self, Candidate, HIDDEN_PTY, Mode};
 use crate::run::{Pipes, Run};
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Contexts are the kernel's first choice when memory is short, the agent its last.
-const OOM_SCORE_ADJ: i16 = 500;
+pub const OOM_SCORE_ADJ: i16 = 500;
 
 /// What is started, as the host is told.
 #[derive(Debug)]
@@ -86,24 +86,28 @@ fn overlay(under: &mut BTreeMap<String, String>, over: &BTreeMap<String, String>
     }
 }
 
-/// Starts the process of a context.
-///
-/// # Errors
-/// `invalid_request`, `create_failed`.
-pub fn start(agent: &Rc<Agent>, id: &str, spec: &CreateContext) -> Result<(Plan, Rc<Run>), Failure> {
+/// The environment of a process that is given `own` variables: first what the host is told of it, then all of it.
+pub fn environment(agent: &Agent, own: &BTreeMap<String, String>) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let assign = agent.assign.borrow();
-    let mut shown_env = BTreeMap::new();
-    overlay(&mut shown_env, &assign.env);
-    overlay(&mut shown_env, &spec.env_vars);
+    let mut shown = BTreeMap::new();
+    overlay(&mut shown, &assign.env);
+    overlay(&mut shown, own);
     let mut env =
         BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned()), ("HOME".to_owned(), "/root".to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())]);
     if !assign.sandbox_id.is_empty() {
         env.insert("SANDBAR_SANDBOX_ID".to_owned(), assign.sandbox_id.clone());
     }
     overlay(&mut env, &assign.base_env);
-    overlay(&mut env, &shown_env);
-    drop(assign);
+    overlay(&mut env, &shown);
+    (shown, env)
+}
 
+/// Starts the process of a context.
+///
+/// # Errors
+/// `invalid_request`, `create_failed`.
+pub fn start(agent: &Rc<Agent>, id: &str, spec: &CreateContext) -> Result<(Plan, Rc<Run>), Failure> {
+    let (shown_env, mut env) = environment(agent, &spec.env_vars);
     let cwd = working_directory(agent, spec.cwd.as_deref())?;
     let user_term = env.get("TERM").cloned();
     let (alias, command, candidate) = match spec.kind {
@@ -159,7 +163,11 @@ fn working_directory(agent: &Agent, asked: Option<&str>) -> Result<String, Failu
     }
 }
 
-fn find_executable(program: &str, path: &str, cwd: &str) -> Result<String, Failure> {
+/// The file of a program, which is a path or is looked for in `path`.
+///
+/// # Errors
+/// `create_failed`.
+pub fn find_executable(program: &str, path: &str, cwd: &str) -> Result<String, Failure> {
     let full = |name: &str| if name.starts_with('/') { name.to_owned() } else { format!("{}/{name}", cwd.trim_end_matches('/')) };
     let runs = |file: &str| std::fs::metadata(file).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     if program.contains('/') {

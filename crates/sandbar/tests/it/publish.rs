@@ -196,7 +196,10 @@ fn a_function_is_published_served_and_deleted() {
     let sandbox = app(&server.api(), "v1");
     let function = Function::publish(&sandbox);
     let (made, api) = (&function.made, &function.api);
-    assert_eq!((&made["revision"]["revision_number"], &made["alias"]["alias"], &made["alias"]["revision_number"]), (&json!(1), &json!("production"), &json!(1)));
+    assert_eq!(
+        (&made["revision"]["revision_number"], &made["alias"]["alias"], &made["alias"]["revision_number"]),
+        (&json!(1), &json!("production"), &json!(1))
+    );
     assert_eq!(made["function"]["active_revision_id"], made["revision"]["id"]);
     assert_eq!(made["revision"]["revision_spec"]["runtime_service"]["id"], "api");
     assert_eq!(made["revision"]["service_snapshot"], made["revision"]["revision_spec"]["runtime_service"]);
@@ -242,9 +245,12 @@ fn what_cannot_be_published_is_told() {
         service("v1"),
     ]);
     sandbox.api.may().put(&sandbox.path("/services"), json!({ "services": services })).ok(200);
-    for (id, blockers) in
-        [("hidden", json!(["not_public"])), ("none", json!(["missing_runtime"])), ("manual", json!(["manual_runtime"])), ("nameless", json!(["missing_warm_process_name"]))]
-    {
+    for (id, blockers) in [
+        ("hidden", json!(["not_public"])),
+        ("none", json!(["missing_runtime"])),
+        ("manual", json!(["manual_runtime"])),
+        ("nameless", json!(["missing_warm_process_name"])),
+    ] {
         for (path, name) in [(FUNCTIONS.to_owned(), name()), (function.path("/revisions"), String::new())] {
             let reply = api.post(&path, json!({ "name": name, "source": { "sandbox_id": sandbox.id, "service_id": id } }));
             assert_eq!(reply.error(&[400])["code"], "bad_request");
@@ -354,7 +360,12 @@ fn a_revision_never_changes_and_no_instance_sees_another() {
 
     api.delete(&function.path("")).ok(200);
     eventually("nothing that is left of it", SOON, || {
-        let left = [count(&server, "function_instance"), count(&server, "function_revision"), count(&server, "volume WHERE owner IS NOT NULL"), count(&server, "sandbox")];
+        let left = [
+            count(&server, "function_instance"),
+            count(&server, "function_revision"),
+            count(&server, "volume WHERE owner IS NOT NULL"),
+            count(&server, "sandbox"),
+        ];
         if left == [0; 4] { Ok(()) } else { Err(format!("{left:?}")) }
     });
     settled(&server);
@@ -374,7 +385,8 @@ fn a_specification_is_published_without_a_sandbox() {
         "template_id": "default", "runtime_service": with_command("spec", command), "env_refs": [{ "name": "A" }],
         "mounts": [{ "mount_point": "/data", "mode": "read_only", "source": { "type": "volume_snapshot", "snapshot_id": snapshot } }],
     });
-    let made = api.post(FUNCTIONS, json!({ "name": name(), "source": { "type": "revision_spec", "revision_spec": spec, "provenance": { "commit": "abc" } } })).ok(201);
+    let made =
+        api.post(FUNCTIONS, json!({ "name": name(), "source": { "type": "revision_spec", "revision_spec": spec, "provenance": { "commit": "abc" } } })).ok(201);
     let function = Function { api: api.clone(), id: made["function"]["id"].as_str().unwrap().to_owned(), made };
     let revision = &function.made["revision"];
     assert_eq!((&revision["source_type"], &revision["provenance"]), (&json!("revision_spec"), &json!({ "commit": "abc" })));
@@ -503,7 +515,10 @@ fn requests_are_divided_by_weight_and_clients_stay() {
     }
     function.set("production", json!({ "weights": [{ "revision_number": 1, "weight": 0 }, { "revision_number": 2, "weight": 5 }] }));
     assert_eq!(tag(&host), "v2");
-    assert_eq!(function.api.get(&function.path("")).ok(200)["function"]["active_revision_id"], function.api.get(&function.path("/revisions/2")).ok(200)["revision"]["id"]);
+    assert_eq!(
+        function.api.get(&function.path("")).ok(200)["function"]["active_revision_id"],
+        function.api.get(&function.path("/revisions/2")).ok(200)["revision"]["id"]
+    );
 }
 
 #[test]

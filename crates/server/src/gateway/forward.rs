@@ -123,7 +123,7 @@ impl Outgoing {
             }
         };
         let Some(dress) = dress.take() else { return Err((Trouble::Said(ApiError::internal("answering", &"an answer was sent twice")), upgrade)) };
-        Ok(answer(gateway, response, upgrade, target.route.cors.is_some(), dress))
+        Ok(answer(gateway, response, upgrade, target.route, dress))
     }
 }
 
@@ -172,22 +172,10 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
-fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<OnUpgrade>, has_cors: bool, dress: Dress) -> Response {
+fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<OnUpgrade>, route: &Route, dress: Dress) -> Response {
     let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut parts, body) = response.into_parts();
-    headers::response(&mut parts.headers, &dress.host, is_upgrade);
-    if has_cors {
-        // The route's word, and not the service's.
-        for name in [
-            header::ACCESS_CONTROL_ALLOW_ORIGIN,
-            header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-            header::ACCESS_CONTROL_ALLOW_METHODS,
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        ] {
-            parts.headers.remove(name);
-        }
-    }
+    headers::response(&mut parts.headers, &dress.host, is_upgrade, route);
     let response = if is_upgrade {
         let Some(client) = client else {
             return ApiError::with_status(502, ErrorCode::Unavailable, "the service changed the protocol without being asked to").into_response();

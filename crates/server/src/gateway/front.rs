@@ -51,8 +51,8 @@ impl Front {
         let public = public_host::read(&host, &self.app.config.public_domain);
         let by_name = host.split('.').next() == Some("api");
         match (public, self.side) {
-            (PublicHost::Api, Side::Both) => self.to_api(request).await,
-            (PublicHost::Api, Side::Public) if by_name => self.to_api(request).await,
+            (PublicHost::Api, Side::Both) => self.ask_api(request).await,
+            (PublicHost::Api, Side::Public) if by_name => self.ask_api(request).await,
             (PublicHost::Api, Side::Public) => ApiError::new(ErrorCode::NotFound, "not found").into_response(),
             (host, _) => {
                 let addr = client_addr(request.headers(), peer, &self.app.config.trusted_proxies);
@@ -61,7 +61,7 @@ impl Front {
         }
     }
 
-    async fn to_api(&mut self, request: Request) -> Response {
+    async fn ask_api(&mut self, request: Request) -> Response {
         match self.router.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},

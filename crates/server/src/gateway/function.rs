@@ -93,7 +93,7 @@ pub(super) async fn serve(app: &SharedApp, label: &str, request: Request, client
         };
         let (runtime, sandbox_id) = (Arc::clone(&lease.runtime), lease.sandbox_id.clone());
         if let RuntimeKind::Function { .. } = service.kind() {
-            let answer = inline::call(app, &runtime, service, route, outgoing.into_request(), limit).await;
+            let answer = inline::call(app, &runtime, (service, route), outgoing.into_request(), limit, &host).await;
             return Ok(admit::with(held(answer, lease), &dressing));
         }
         let target = Target { runtime: &runtime, service, route };

@@ -5,6 +5,8 @@ use axum::http::{
     header::{self, Entry},
 };
 
+use sandbar_core::service::Route;
+
 use super::Client;
 
 /// Of one connection only (RFC 9110, 7.6.1).
@@ -68,8 +70,23 @@ pub(super) fn request(headers: &mut HeaderMap, host: &str, client: Client, crede
     join_cookies(headers);
 }
 
+/// Of an answer to a page of another origin.
+static CORS: [HeaderName; 5] = [
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+];
+
 /// Makes the head of a service's answer that of ours.
-pub(super) fn response(headers: &mut HeaderMap, host: &str, is_upgrade: bool) {
+pub(super) fn response(headers: &mut HeaderMap, host: &str, is_upgrade: bool, route: &Route) {
+    if route.cors.is_some() {
+        // The route's word, and not the service's.
+        for name in &CORS {
+            headers.remove(name);
+        }
+    }
     let upgrade = upgrade_of(headers).filter(|_| is_upgrade);
     strip_hop_by_hop(headers);
     if let Some(upgrade) = upgrade {
@@ -199,13 +216,14 @@ mod tests {
 
     #[test]
     fn cookies_do_not_reach_beyond_their_host() {
+        let route: Route = serde_json::from_value(serde_json::json!({ "id": "r" })).expect("a route");
         let mut headers = map(&[
             ("set-cookie", "a=1; Path=/"),
             ("set-cookie", "b=2; Domain=.localhost; HttpOnly"),
             ("set-cookie", "c=3; domain=web.localhost"),
             ("set-cookie", "domain=4"),
         ]);
-        response(&mut headers, "web.localhost:8700", false);
+        response(&mut headers, "web.localhost:8700", false, &route);
         let cookies: Vec<&str> = headers.get_all(header::SET_COOKIE).iter().map(|v| v.to_str().expect("text")).collect();
         assert_eq!(cookies, ["a=1; Path=/", "b=2; HttpOnly", "c=3; domain=web.localhost", "domain=4"]);
     }

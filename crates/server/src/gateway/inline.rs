@@ -2,23 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    extract::Request,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::Request, http::StatusCode, response::Response};
 use sandbar_core::service::{Route, Service};
 use sandbar_node::Runtime;
 
-use crate::{app::SharedApp, error::ApiError};
+use super::headers;
+use crate::app::SharedApp;
 
-/// Calls the handler. `limit` is the route's timeout.
+/// Calls the handler. `limit` is the route's timeout, `host` what the caller asked for.
 pub(super) async fn call(
-    _app: &SharedApp,
-    _runtime: &Arc<Runtime>,
-    _service: &Service,
-    _route: &Route,
-    _request: Request,
-    _limit: Option<Duration>,
+    app: &SharedApp,
+    runtime: &Arc<Runtime>,
+    (service, route): (&Service, &Route),
+    request: Request,
+    limit: Option<Duration>,
+    host: &str,
 ) -> Response {
-    ApiError::unavailable("functions").into_response()
+    let mut response = app.call_service_function(runtime, service, route, request, limit).await;
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    headers::response(response.headers_mut(), host, is_upgrade, route);
+    response
 }

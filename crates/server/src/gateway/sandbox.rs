@@ -45,7 +45,7 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
     let limit = (route.timeout_seconds > 0).then(|| Duration::from_secs(route.timeout_seconds));
     let request = Request::from_parts(parts, body);
     let mut outgoing = Outgoing::new(request, &matched.path, &host, client, route.credential_header())?;
-    let mut dress = Some(Dress { host, headers: cors.clone(), deadline: limit.map(|limit| begun + limit), lease: None });
+    let mut dress = Some(Dress { host: host.clone(), headers: cors.clone(), deadline: limit.map(|limit| begun + limit), lease: None });
     for attempt in 1..=ATTEMPTS_MAX {
         let awake = match runtime.take() {
             Some(runtime) => runtime,
@@ -79,7 +79,7 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
             }
         }
         if let RuntimeKind::Function { .. } = service.kind() {
-            return Ok(admit::with(inline::call(app, &awake, service, route, outgoing.into_request(), limit).await, &cors));
+            return Ok(admit::with(inline::call(app, &awake, (service, route), outgoing.into_request(), limit, &host).await, &cors));
         }
         let target = Target { runtime: &awake, service, route };
         match outgoing.send(&app.gateway, &target, &mut dress).await {

@@ -17,7 +17,10 @@ const SERVERS_MAX: usize = 4096;
 
 /// By runtime and port: a new runtime of a sandbox never gets a connection of the former one.
 #[derive(Default)]
-pub(super) struct Upstreams(Mutex<HashMap<(String, u16), Arc<Connections<Body>>>>);
+pub(super) struct Upstreams(Mutex<HashMap<Server, Arc<Connections<Body>>>>);
+
+/// A runtime's id and a port.
+type Server = (String, u16);
 
 impl Upstreams {
     pub fn to(&self, runtime: &Runtime, port: u16) -> Arc<Connections<Body>> {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 mod convert;
-pub(super) mod ws;
+pub(crate) mod ws;
 
 /// `/api/v1/sandboxes/{id}/contexts`
 pub fn router() -> OpenApiRouter<SharedApp> {

@@ -86,7 +86,8 @@ fn refusal(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     ApiError::bad_request(format!("{field}: {message}")).with_details(serde_json::json!({ "violations": [{ "field": field, "message": message }] }))
 }
 
-fn is_blank(bytes: &[u8]) -> bool {
+/// Whether a body says nothing.
+pub fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(u8::is_ascii_whitespace)
 }
 
@@ -94,7 +95,8 @@ fn is_blank(bytes: &[u8]) -> bool {
 /// instead of a broken connection.
 const DISCARD_MAX_BYTES: usize = 32 << 20;
 
-async fn read(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
+/// Reads a body of at most `max` bytes.
+pub async fn read(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
     let announced = body.size_hint().lower();
     let mut bytes = BytesMut::new();
     let mut seen = 0;

@@ -61,7 +61,12 @@ fn kills_leave_nothing_half_published() {
     drop(function);
     gone(sandbox);
     eventually("nothing that is left", SOON, || {
-        let left = [count(&server, "function_instance"), count(&server, "function_revision"), count(&server, "volume WHERE owner IS NOT NULL"), count(&server, "sandbox")];
+        let left = [
+            count(&server, "function_instance"),
+            count(&server, "function_revision"),
+            count(&server, "volume WHERE owner IS NOT NULL"),
+            count(&server, "sandbox"),
+        ];
         if left == [0; 4] { Ok(()) } else { Err(format!("{left:?}")) }
     });
     settled(&server);

@@ -13,7 +13,7 @@ use sandbar_core::{
     limits,
     sandbox::SandboxRecord,
 };
-use sandbar_node::{Runtime, error_text};
+use sandbar_node::error_text;
 use tokio::sync::Notify;
 
 use super::serve::{FunctionHost, Held, Lease};
@@ -87,7 +87,7 @@ impl App {
             self.ensure_service(&record, &runtime, &revision.service, within).await
         };
         match up {
-            Ok(()) => Some(lease(&record, runtime, held)),
+            Ok(()) => Some(Lease { runtime, sandbox_id: record.id.clone(), _held: Held::Source(held) }),
             Err(error) => {
                 tracing::info!(sandbox = sandbox_id, %error, "the service of a function's source is down; the revision serves itself");
                 None
@@ -103,7 +103,7 @@ impl App {
             return None;
         }
         let held = self.functions.sources.hold(sandbox_id, revision);
-        Some(lease(&record, runtime, held))
+        Some(Lease { runtime, sandbox_id: record.id.clone(), _held: Held::Source(held) })
     }
 
     /// What has to be waited for before the processes of a sandbox are ended: its functions get instances of their own, and what
@@ -193,8 +193,4 @@ impl Drop for SourceInFlight {
             self.ended.notify_waiters();
         }
     }
-}
-
-fn lease(sandbox: &SandboxRecord, runtime: Arc<Runtime>, held: SourceInFlight) -> Lease {
-    Lease { runtime, sandbox_id: sandbox.id.clone(), _held: Held::Source(held) }
 }
