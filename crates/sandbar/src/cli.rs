@@ -1,11 +1,13 @@
 //! The command line as clap reads it.
 
+mod function;
 mod image;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 
 use crate::settings::Layer;
@@ -55,6 +57,9 @@ pub enum Command {
     /// Make and use sandboxes
     #[command(subcommand, visible_alias = "sb")]
     Sandbox(SandboxCommand),
+    /// Publish services of sandboxes under addresses that stay
+    #[command(subcommand, visible_alias = "fn")]
+    Function(FunctionCommand),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
