@@ -2,6 +2,7 @@
 
 mod function;
 mod image;
+mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use webhook::WebhookCommand;
 
 use crate::settings::Layer;
 
@@ -66,6 +68,9 @@ pub enum Command {
     /// Keep the files of sandboxes, and put them back
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// See what is posted to a sandbox's webhook, and post it again
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Files that outlive sandboxes
     #[command(subcommand)]
     Volume(VolumeCommand),

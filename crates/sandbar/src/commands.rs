@@ -11,6 +11,7 @@ pub mod snapshot;
 pub mod storage;
 pub mod template;
 pub mod volume;
+pub mod webhook;
 
 use serde_json::json;
 

@@ -30,4 +30,5 @@ mod it {
     mod streams;
     mod usage;
     mod volumes;
+    mod webhooks;
 }

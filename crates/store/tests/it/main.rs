@@ -6,6 +6,7 @@ mod engine;
 mod functions;
 mod sandboxes;
 mod state;
+mod webhooks;
 
 use std::path::PathBuf;
 
