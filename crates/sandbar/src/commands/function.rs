@@ -196,7 +196,14 @@ async fn runtime(client: &Client, form: Output, function: &str, restart: bool) -
         ("error at", time(&runtime["last_error_at"])),
     ]);
     let row = |i: &Value| {
-        vec![cell(&i["sandbox_id"]), cell(&i["revision_number"]), cell(&i["state"]), cell(&i["in_flight"]), cell(&i["startup_duration_ms"]), time(&i["last_used_at"])]
+        vec![
+            cell(&i["sandbox_id"]),
+            cell(&i["revision_number"]),
+            cell(&i["state"]),
+            cell(&i["in_flight"]),
+            cell(&i["startup_duration_ms"]),
+            time(&i["last_used_at"]),
+        ]
     };
     let rows: Vec<_> = runtime["instances"].as_array().into_iter().flatten().map(row).collect();
     if !rows.is_empty() {

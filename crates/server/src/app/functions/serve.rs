@@ -152,9 +152,7 @@ impl App {
         let (sandbox, runtime) = match looked {
             Some((record, Some(runtime))) => (record, runtime),
             // Somebody paused it; what ended by itself is replaced.
-            Some((record, None)) if record.desired == Desired::Paused => {
-                self.wake(&record).await.map_err(|error| Closed::Gone(error.message().to_owned()))?
-            }
+            Some((record, None)) if record.desired == Desired::Paused => self.wake(&record).await.map_err(|error| Closed::Gone(error.message().to_owned()))?,
             Some((record, None)) => {
                 return Err(Closed::Gone(format!("its processes ended: {}", record.reason.as_deref().unwrap_or("the reason is not known"))));
             }
