@@ -1,5 +1,6 @@
 //! The command line as clap reads it.
 
+mod function;
 mod image;
 mod sandbox_function;
 mod service;
@@ -9,6 +10,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use service::ServiceCommand;
@@ -61,6 +63,9 @@ pub enum Command {
     /// Make and use sandboxes
     #[command(subcommand, visible_alias = "sb")]
     Sandbox(SandboxCommand),
+    /// Publish services of sandboxes under addresses that stay
+    #[command(subcommand, visible_alias = "fn")]
+    Function(FunctionCommand),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),

@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod exec;
+pub mod function;
 pub mod image;
 pub mod key;
 pub mod login;

@@ -247,7 +247,7 @@ async fn run_code(client: &Client, form: Output, args: RunArgs) -> anyhow::Resul
     Ok(result["exit_code"].as_i64().map_or(0, exec::exit_byte))
 }
 
-async fn logs(client: &Client, form: Output, args: &LogsArgs) -> anyhow::Result<()> {
+pub(super) async fn logs(client: &Client, form: Output, args: &LogsArgs) -> anyhow::Result<()> {
     let mut query: Vec<(&str, String)> = Vec::new();
     query.extend(args.tail.map(|n| ("tail_lines", n.to_string())));
     query.extend(args.since.map(|n| ("since_seconds", n.to_string())));
