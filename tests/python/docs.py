@@ -33,7 +33,7 @@ def main(page):
     if not any(script):
         sys.exit(f"{page}: there is nothing to run")
     # A page begins with its title, so the first line is free.
-    script[0] = "set -euo pipefail"
+    script[0] = "set -eEuo pipefail; trap 'echo \"line $LINENO failed\"' ERR"
     work = pathlib.Path(os.environ["WORK"]) / page.stem
     work.mkdir()
     path = work / page.name
