@@ -21,5 +21,6 @@ pub mod team;
 pub mod template;
 pub mod usage;
 pub mod volume;
+pub mod webhook;
 
 pub use error::{ErrorCode, ErrorDetail, ErrorEnvelope};

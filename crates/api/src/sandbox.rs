@@ -84,12 +84,23 @@ pub struct Webhook {
     /// Empty only where the whole webhook is, which is none.
     #[serde(default)]
     pub url: String,
-    /// Key of the HMAC signature; never returned.
+    /// Key of the HMAC signature; never returned, and kept sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
     /// Folder whose changes are reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch_dir: Option<String>,
+}
+
+/// A webhook as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = SandboxWebhook)]
+pub struct WebhookView {
+    pub url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch_dir: Option<String>,
+    /// Whether what is posted is signed.
+    pub has_secret: bool,
 }
 
 /// `PUT /api/v1/sandboxes/{id}`.
@@ -118,9 +129,15 @@ pub struct UpdateConfig {
     pub resources: Option<Resources>,
     #[serde(default)]
     pub env_vars: Option<Value>,
-    #[serde(default)]
-    #[schema(value_type = Option<Object>)]
+    /// What is absent in it stays. `null` removes the webhook, when nothing else is sent.
+    #[serde(default, deserialize_with = "null_as_sent")]
+    #[schema(value_type = Option<Webhook>)]
     pub webhook: Option<Value>,
+}
+
+/// Tells a `null` that was sent from nothing.
+fn null_as_sent<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 /// `POST /api/v1/sandboxes/{id}/refresh`; an empty body is the default.
@@ -207,6 +224,8 @@ pub struct SandboxResponse {
     pub services: Vec<Value>,
     #[schema(value_type = Vec<Object>)]
     pub mounts: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookView>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Configured seconds; 0 = off.

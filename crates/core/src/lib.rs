@@ -17,3 +17,4 @@ pub mod sandbox;
 pub mod service;
 pub mod validate;
 pub mod volume;
+pub mod webhook;

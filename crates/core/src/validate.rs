@@ -7,11 +7,12 @@ mod build;
 pub mod functions;
 mod services;
 mod warm;
+mod webhook;
 
 use std::{collections::BTreeMap, fmt};
 
 use sandbar_api::{
-    sandbox::{Resources, SandboxConfig, UpdateConfig, Webhook},
+    sandbox::{Resources, SandboxConfig, UpdateConfig},
     template::TemplateSpec,
 };
 use serde_json::{Map, Value};
@@ -65,10 +66,7 @@ pub fn claim(config: Option<&SandboxConfig>) -> Result<SandboxConfig, Vec<Violat
         config.env_vars = Some(keep(env_vars(&vars, "config.env_vars"), &mut out));
     }
     if let Some(webhook) = config.webhook.take() {
-        // An SDK sends empty fields, or none, for one that was not set.
-        let Webhook { url, secret, watch_dir } = &webhook;
-        let is_set = !url.trim().is_empty() || [secret, watch_dir].into_iter().flatten().any(|text| !text.is_empty());
-        config.webhook = is_set.then(|| check_webhook(webhook, "config.webhook", &mut out));
+        config.webhook = webhook::claimed(webhook, "config.webhook", &mut out);
     }
     config.network = config.network.take().filter(|network| !network.is_null());
     if let Some(network) = &config.network {
@@ -88,6 +86,7 @@ pub fn claim(config: Option<&SandboxConfig>) -> Result<SandboxConfig, Vec<Violat
 /// Checks an update against the stored configuration and returns the one that results. Absent fields are kept.
 ///
 /// `services: []` beside other fields is what some SDKs add to every update, so it counts as absent then; alone it clears.
+/// The same holds for an empty `webhook` or `null`.
 pub fn update(current: &SandboxConfig, update: &UpdateConfig) -> Result<SandboxConfig, Vec<Violation>> {
     let mut out = Vec::new();
     let mut config = current.clone();
@@ -123,10 +122,13 @@ pub fn update(current: &SandboxConfig, update: &UpdateConfig) -> Result<SandboxC
             config.services = Some(keep(services(sent, "config.services"), &mut out));
         }
     }
-    for (name, value) in [("env_vars", &update.env_vars), ("webhook", &update.webhook)] {
-        if value.as_ref().is_some_and(|value| !is_blank(value)) {
-            out.push(Violation::new(format!("config.{name}"), "cannot be changed at runtime; claim a new sandbox to use another"));
-        }
+    if update.env_vars.as_ref().is_some_and(|value| !is_blank(value)) {
+        out.push(Violation::new("config.env_vars", "cannot be changed at runtime; claim a new sandbox to use another"));
+    }
+    match &update.webhook {
+        Some(sent) if !is_blank(sent) => config.webhook = webhook::updated(config.webhook.take(), sent, "config.webhook", &mut out),
+        Some(_) if !other_fields && update.services.is_none() && update.env_vars.is_none() => config.webhook = None,
+        Some(_) | None => {}
     }
     resume_needs_auto_resume(&config, &mut out);
     finish(config, out)
@@ -353,53 +355,6 @@ fn ttl_pair(ttl: Option<i32>, hard_ttl: Option<i32>, path: &str, out: &mut Vec<V
 fn resume_needs_auto_resume(config: &SandboxConfig, out: &mut Vec<Violation>) {
     if config.auto_resume == Some(false) && wants_resume(config.services.as_ref()) {
         out.push(Violation::new("config.auto_resume", RESUME_WITHOUT_AUTO_RESUME));
-    }
-}
-
-fn check_webhook(mut webhook: Webhook, path: &str, out: &mut Vec<Violation>) -> Webhook {
-    webhook.url = webhook.url.trim().to_owned();
-    if let Err(message) = http_url(&webhook.url) {
-        out.push(Violation::new(format!("{path}.url"), message));
-    }
-    webhook.secret = webhook.secret.filter(|secret| !secret.is_empty());
-    if webhook.secret.as_ref().is_some_and(|secret| secret.len() > limits::WEBHOOK_SECRET_MAX_BYTES) {
-        out.push(Violation::new(format!("{path}.secret"), format!("is longer than {} bytes", limits::WEBHOOK_SECRET_MAX_BYTES)));
-    }
-    webhook.watch_dir = webhook.watch_dir.filter(|dir| !dir.is_empty());
-    if let Some(dir) = &webhook.watch_dir
-        && (!dir.starts_with('/') || dir.contains('\0') || dir.len() > limits::PATH_MAX_BYTES)
-    {
-        out.push(Violation::new(format!("{path}.watch_dir"), format!("must be an absolute path of at most {} bytes", limits::PATH_MAX_BYTES)));
-    }
-    webhook
-}
-
-/// Enough to refuse what can never be posted to; the sender parses it for good.
-fn http_url(url: &str) -> Result<(), String> {
-    if url.len() > limits::URL_MAX_BYTES {
-        return Err(format!("is longer than {} bytes", limits::URL_MAX_BYTES));
-    }
-    if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err("must not hold spaces or control characters".into());
-    }
-    let lower = url.to_ascii_lowercase();
-    let rest = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://")).ok_or("must be an http or https URL")?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let (host, port) = match host_port.strip_prefix('[') {
-        Some(v6) => {
-            let (inner, after) = v6.split_once(']').ok_or("has a host that cannot be read")?;
-            inner.parse::<std::net::Ipv6Addr>().map_err(|_| "has a host that cannot be read")?;
-            (inner, after.strip_prefix(':').or(if after.is_empty() { None } else { Some("x") }))
-        }
-        None => host_port.split_once(':').map_or((host_port, None), |(host, port)| (host, Some(port))),
-    };
-    if host.is_empty() {
-        return Err("must name a host".into());
-    }
-    match port {
-        Some(port) if port.parse::<u16>().is_err() => Err("has a port that cannot be read".into()),
-        Some(_) | None => Ok(()),
     }
 }
 

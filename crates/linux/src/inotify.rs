@@ -32,6 +32,8 @@ pub struct Event {
     /// Name within the watched directory; empty for the directory itself.
     pub name: PathBuf,
     pub is_dir: bool,
+    /// The same for both halves of a move, 0 for all else.
+    pub cookie: u32,
 }
 
 /// An inotify instance, nonblocking and closed on exec.
@@ -113,7 +115,13 @@ impl Inotify {
                         Change::Write
                     };
                     let name = event.file_name().map(|n| PathBuf::from(std::ffi::OsStr::from_bytes(n.to_bytes())));
-                    events.push(Event { watch: event.wd(), change, name: name.unwrap_or_default(), is_dir: flags.contains(ReadFlags::ISDIR) });
+                    events.push(Event {
+                        watch: event.wd(),
+                        change,
+                        name: name.unwrap_or_default(),
+                        is_dir: flags.contains(ReadFlags::ISDIR),
+                        cookie: event.cookie(),
+                    });
                     // One buffer's worth at a time keeps the memory of a busy watch small.
                     if reader.is_buffer_empty() {
                         return Ok(events);

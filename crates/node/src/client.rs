@@ -19,8 +19,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Body;
 use sandbar_procd_api::{
-    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, PtySize, Signal, Stats,
-    WatchLine, Written,
+    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, PtySize, Publishing, Signal,
+    Stats, Taken, WatchLine, Written,
     function::{FunctionCall, FunctionCheck, FunctionChecked},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -261,6 +261,17 @@ impl ProcdClient {
         self.lines(&format!("/v1/events?after={after}")).await
     }
 
+    /// Published events up to this number are kept here now. An agent that knows nothing of them needs not be told.
+    pub async fn events_taken(&self, seq: u64) -> Result<(), ProcdError> {
+        unless_unknown(self.post("/v1/events/taken", &Taken { seq }).await.map(Ack::done))
+    }
+
+    /// Lets programs inside publish events, or not. An agent that knows nothing of it lets none.
+    pub async fn set_publishing(&self, enabled: bool) -> Result<(), ProcdError> {
+        let body = serde_json::to_vec(&Publishing { enabled }).map_err(|e| ProcdError::Protocol(format!("request: {e}")))?;
+        unless_unknown(self.unary(Method::PUT, "/v1/publishing", Some(body)).await.map(Ack::done))
+    }
+
     /// Closes what is idle on both sides, so that a freeze leaves no half-used connection behind.
     pub async fn reset_connections(&self) -> Result<(), ProcdError> {
         self.unary(Method::POST, "/v1/connections/reset", None).await.map(Ack::done)?;
@@ -304,6 +315,14 @@ struct Ack {}
 
 impl Ack {
     fn done(self) {}
+}
+
+/// The done thing, or the news that an older agent does not know how.
+fn unless_unknown(result: Result<(), ProcdError>) -> Result<(), ProcdError> {
+    match result {
+        Err(error) if error.is_code(ErrorCode::NotFound) => Ok(()),
+        other => other,
+    }
 }
 
 fn build(method: Method, path: &str) -> http::request::Builder {

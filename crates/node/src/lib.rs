@@ -25,6 +25,7 @@ pub mod egress;
 pub mod image;
 mod launcher;
 mod layers;
+pub mod outbound;
 mod pins;
 mod pool;
 pub mod room;
@@ -73,6 +74,8 @@ pub enum NodeError {
     Volumes(#[from] volumes::VolumeError),
     #[error(transparent)]
     Egress(#[from] egress::EgressError),
+    #[error("an HTTP client cannot be made")]
+    Client(#[source] reqwest::Error),
     #[error("cannot use {path}")]
     Io {
         path: PathBuf,
@@ -125,6 +128,7 @@ struct Inner {
     hierarchy: Arc<Hierarchy>,
     launcher: Launcher,
     egress: egress::Egress,
+    outbound: outbound::Outbound,
     pools: Pools,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -146,6 +150,7 @@ impl Node {
         let images = Images::open(data_dir, config.agent, &roots)?;
         let agent_path = images.agent_path();
         let agent = File::open(&agent_path).map_err(io(&agent_path))?;
+        let egress = egress::Egress::new(config.egress_allow)?;
         let inner = Inner {
             runtimes_dir,
             images,
@@ -156,7 +161,8 @@ impl Node {
             pins: pins::Pins::default(),
             hierarchy,
             launcher: Launcher::start().map_err(io(data_dir))?,
-            egress: egress::Egress::new(config.egress_allow)?,
+            outbound: outbound::Outbound::new(egress.clone()).map_err(NodeError::Client)?,
+            egress,
             pools: Pools::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -187,6 +193,11 @@ impl Node {
                 Err(error)
             }
         }
+    }
+
+    /// Requests to addresses that users chose.
+    pub fn outbound(&self) -> &outbound::Outbound {
+        &self.inner.outbound
     }
 
     /// The images of this machine.

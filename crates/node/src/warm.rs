@@ -193,6 +193,7 @@ impl WarmProcess {
             pty_size: None,
             idle_timeout_sec: 0,
             ttl_sec: 0,
+            untold: false,
         }
     }
 
@@ -266,6 +267,7 @@ async fn exec(runtime: &Arc<Runtime>, command: &[String], env: &BTreeMap<String,
         pty_size: None,
         idle_timeout_sec: 0,
         ttl_sec: 60,
+        untold: true,
     };
     let Ok(context) = runtime.client.create_context(&create).await else { return false };
     // Nobody wants to read it.

@@ -9,6 +9,8 @@
 //! GET    /v1/info                                  -> Info
 //! POST   /v1/assign            Assign              -> {}         env vars and ids, set at claim
 //! GET    /v1/events?after=SEQ                      -> ndjson of Event, open until either side ends
+//! POST   /v1/events/taken      Taken               -> {}          published events up to there are kept elsewhere
+//! PUT    /v1/publishing        Publishing          -> {}          whether programs inside may publish events
 //! GET    /v1/contexts                              -> ContextList
 //! POST   /v1/contexts          CreateContext       -> 201 Context (with output when wait_until_done)
 //! GET    /v1/contexts/{id}                         -> Context
@@ -125,6 +127,28 @@ pub struct Assign {
     /// Default working directory of contexts; made when absent.
     #[serde(default)]
     pub cwd: Option<String>,
+    /// Programs inside may publish events (see [`PUBLISH_PORT`]).
+    #[serde(default)]
+    pub publishing: bool,
+}
+
+/// Where programs inside publish events, on the sandbox's own loopback:
+/// `POST http://127.0.0.1:49983/api/v1/webhook/publish {event_id?, payload}` -> 202 `{event_id}`.
+pub const PUBLISH_PORT: u16 = 49_983;
+/// Bytes of a published payload, as JSON.
+pub const PUBLISH_PAYLOAD_BYTES_MAX: usize = 256 << 10;
+/// Bytes of the id that a program gives its event: visible ASCII.
+pub const PUBLISH_ID_BYTES_MAX: usize = 128;
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Publishing {
+    pub enabled: bool,
+}
+
+/// Published events up to this number need not be kept any more.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Taken {
+    pub seq: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +201,9 @@ pub struct CreateContext {
     /// Seconds after its creation at which the context ends; 0 = never.
     #[serde(default)]
     pub ttl_sec: u64,
+    /// No events tell of it: it is the host's own, such as a probe.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untold: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -352,7 +379,15 @@ pub enum EventKind {
         pid: u32,
         alias: Option<String>,
         command: Option<Vec<String>>,
+        #[serde(default)]
+        cwd: Option<String>,
+        #[serde(default)]
+        pty_size: Option<PtySize>,
+        /// What `TERM` is, for one with a terminal.
+        #[serde(default)]
+        term: Option<String>,
     },
+    /// Told when its output is read to the end.
     ProcessExited {
         context_id: String,
         #[serde(rename = "type")]
@@ -360,7 +395,21 @@ pub enum EventKind {
         exit_code: i32,
         state: ContextState,
         reason: Option<String>,
+        #[serde(default)]
+        pid: Option<u32>,
+        /// The signal that ended it, when one did.
+        #[serde(default)]
+        signal: Option<i32>,
+        #[serde(default)]
+        duration_ms: Option<u64>,
+        /// The end of what it printed.
+        #[serde(default)]
+        stdout_preview: String,
+        #[serde(default)]
+        stderr_preview: String,
     },
+    /// A program inside published something.
+    Published { event_id: String, payload: serde_json::Value },
     /// The memory limit was reached and the kernel killed this many processes since the last such event.
     OutOfMemory { kills: u64, context_id: Option<String> },
     /// Keeps the stream alive and proves that the agent answers.
@@ -421,6 +470,9 @@ pub enum WatchLine {
     Event {
         event: String,
         path: String,
+        /// What a file that was moved here was called before, within what is watched.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old_path: Option<String>,
     },
     Error {
         code: ErrorCode,

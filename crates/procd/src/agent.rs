@@ -18,6 +18,7 @@ use crate::io::IoPool;
 use crate::journal::Journal;
 use crate::limits::*;
 use crate::log::{Budget, STREAMS};
+use crate::publish::{self, Publisher};
 use crate::run::Run;
 
 /// Unix time in milliseconds.
@@ -39,6 +40,7 @@ pub struct Agent {
     pub started_ms: u64,
     pub assign: RefCell<Assign>,
     pub events: Events,
+    pub publisher: Publisher,
     pub budget: Rc<Budget>,
     pub scratch: RefCell<Vec<u8>>,
     pub journal: Rc<Journal>,
@@ -62,6 +64,7 @@ impl Agent {
             started_ms: now_ms(),
             assign: RefCell::default(),
             events: Events::default(),
+            publisher: Publisher::default(),
             budget: Rc::default(),
             scratch: RefCell::default(),
             journal: Journal::new(log_a, log_b, io.clone()),
@@ -92,8 +95,9 @@ impl Agent {
     }
 
     /// Takes over owner, environment and working directory.
-    pub async fn assign(&self, assign: Assign) {
+    pub async fn assign(self: &Rc<Self>, assign: Assign) {
         let cwd = assign.cwd.clone();
+        publish::set(self, assign.publishing);
         *self.assign.borrow_mut() = assign;
         // What was imported saw the environment of before.
         self.functions.forget_all();
@@ -213,15 +217,6 @@ impl Agent {
             };
             let oom = self.look_for_oom(Some(&run.context_id));
             run.exited(ended, oom);
-            if let Some(end) = run.end() {
-                self.events.add(EventKind::ProcessExited {
-                    context_id: run.context_id.clone(),
-                    kind: run.kind,
-                    exit_code: end.exit_code,
-                    state: end.state,
-                    reason: end.reason,
-                });
-            }
             if self.pids.borrow().is_empty() {
                 *self.scratch.borrow_mut() = Vec::new();
             }

@@ -7,7 +7,7 @@ use sandbar_procd_api::{Context as Wire, ContextState, ContextType, CreateContex
 
 use crate::agent::{Agent, now_ms};
 use crate::error::Failure;
-use crate::limits::EOF_GRACE;
+use crate::limits::{EOF_GRACE, EVENT_COMMAND_BYTES_MAX, PREVIEW_BYTES_MAX};
 use crate::repl::Mode;
 use crate::run::Run;
 
@@ -49,16 +49,21 @@ impl Context {
     /// Tells of the new process and watches over it.
     fn begin(&self, agent: &Rc<Agent>) {
         let run = self.run();
-        let plan = self.plan.borrow();
-        agent.events.add(EventKind::ProcessStarted {
-            context_id: self.id.clone(),
-            kind: self.spec.kind,
-            pid: run.pid as u32,
-            alias: plan.alias.clone(),
-            command: plan.command.clone(),
-        });
+        if !self.spec.untold {
+            let plan = self.plan.borrow();
+            agent.events.add(EventKind::ProcessStarted {
+                context_id: self.id.clone(),
+                kind: self.spec.kind,
+                pid: run.pid as u32,
+                alias: plan.alias.clone(),
+                command: plan.command.as_deref().map(shortened),
+                cwd: Some(plan.cwd.clone()),
+                pty_size: self.spec.pty_size,
+                term: plan.term.clone(),
+            });
+        }
         let limits = (self.spec.ttl_sec, self.spec.idle_timeout_sec);
-        tokio::task::spawn_local(supervise(agent.clone(), run, limits.0, limits.1));
+        tokio::task::spawn_local(supervise(agent.clone(), run, limits, self.spec.untold));
     }
 
     /// The record for the host; texts are added by the caller.
@@ -129,7 +134,7 @@ impl Context {
 }
 
 /// Keeps the deadlines of a process and finishes its record when it has ended.
-async fn supervise(agent: Rc<Agent>, run: Rc<Run>, ttl_s: u64, idle_s: u64) {
+async fn supervise(agent: Rc<Agent>, run: Rc<Run>, (ttl_s, idle_s): (u64, u64), untold: bool) {
     let gone = || run.exit.borrow().is_some();
     let ttl = Duration::from_secs(ttl_s);
     let idle = Duration::from_secs(idle_s);
@@ -160,7 +165,47 @@ async fn supervise(agent: Rc<Agent>, run: Rc<Run>, ttl_s: u64, idle_s: u64) {
         run.drain(&agent);
     }
     run.flush_screen(&agent);
+    // Before anybody hears of the end otherwise.
+    if !untold {
+        tell_end(&agent, &run);
+    }
     run.finish();
+}
+
+fn tell_end(agent: &Agent, run: &Run) {
+    let Some(end) = run.end() else { return };
+    let log = run.log.borrow();
+    agent.events.add(EventKind::ProcessExited {
+        context_id: run.context_id.clone(),
+        kind: run.kind,
+        exit_code: end.exit_code,
+        state: end.state,
+        reason: end.reason,
+        pid: Some(run.pid as u32),
+        signal: end.signal,
+        duration_ms: Some(u64::try_from(end.after.as_millis()).unwrap_or(u64::MAX)),
+        stdout_preview: log.tail(0, PREVIEW_BYTES_MAX),
+        stderr_preview: log.tail(1, PREVIEW_BYTES_MAX),
+    });
+}
+
+/// A command for an event: its first arguments, as far as they go.
+fn shortened(command: &[String]) -> Vec<String> {
+    let mut left = EVENT_COMMAND_BYTES_MAX;
+    let mut shown = Vec::new();
+    for argument in command {
+        let mut end = argument.len().min(left);
+        while !argument.is_char_boundary(end) {
+            end -= 1;
+        }
+        if end < argument.len() {
+            shown.push(format!("{}...", &argument[..end]));
+            break;
+        }
+        shown.push(argument.clone());
+        left -= end;
+    }
+    shown
 }
 
 /// What a context's kind and mode say about the shape of its answers.

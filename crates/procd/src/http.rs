@@ -6,7 +6,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use sandbar_procd_api::{Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, PtySize, Signal};
+use sandbar_procd_api::{
+    Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, PtySize, Publishing, Signal, Taken,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -17,7 +19,7 @@ use crate::context::{Context, shows_streams};
 use crate::error::Failure;
 use crate::limits::{HEARTBEAT, JSON_BYTES_MAX};
 use crate::log::Position;
-use crate::{attach, files, functions, json, signals, stats, watch};
+use crate::{attach, files, functions, json, publish, signals, stats, watch};
 
 pub type Answer = Result<Response<Body>, Failure>;
 
@@ -45,6 +47,16 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
             done()
         }
         (&Method::GET, ["events"]) => events(agent, &request),
+        (&Method::POST, ["events", "taken"]) => {
+            let taken: Taken = body(request).await?;
+            agent.events.taken(taken.seq);
+            done()
+        }
+        (&Method::PUT, ["publishing"]) => {
+            let publishing: Publishing = body(request).await?;
+            publish::set(&agent, publishing.enabled);
+            done()
+        }
         (&Method::GET, ["contexts"]) => {
             let contexts = agent.contexts().iter().map(|c| c.wire(Default::default())).collect();
             json(&ContextList { contexts })
@@ -119,7 +131,8 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
         }
         (
             _,
-            ["info" | "assign" | "events" | "contexts" | "files" | "stats"]
+            ["info" | "assign" | "events" | "contexts" | "files" | "stats" | "publishing"]
+            | ["events", "taken"]
             | ["contexts", _]
             | ["contexts", _, "restart" | "exec" | "input" | "resize" | "signal" | "stats" | "attach"]
             | ["files", "move" | "stat" | "list" | "watch"]

@@ -42,6 +42,23 @@ pub const READERS_MAX: usize = 64;
 pub const READIES_MAX: usize = 1024;
 /// Events that are kept.
 pub const EVENTS_MAX: usize = 1000;
+/// Bytes of events that are sent in one piece, or one event.
+pub const EVENT_LINES_BYTES: usize = 256 << 10;
+/// Published events that nobody has taken yet, and their bytes.
+pub const PUBLISHED_MAX: usize = 256;
+pub const PUBLISHED_BYTES_MAX: usize = 4 << 20;
+/// Events that programs may publish in a row, and from there on each second.
+pub const PUBLISH_BURST: f64 = 256.0;
+pub const PUBLISH_PER_SECOND: f64 = 50.0;
+/// Programs that publish at once, and how long one may take.
+pub const PUBLISH_CONNECTIONS_MAX: usize = 32;
+pub const PUBLISH_WITHIN: Duration = Duration::from_secs(30);
+/// How often a port is tried again that a program has.
+pub const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
+/// Bytes of what a process printed that its last event shows, of each stream.
+pub const PREVIEW_BYTES_MAX: usize = 1024;
+/// Bytes of a command that its event shows.
+pub const EVENT_COMMAND_BYTES_MAX: usize = 4096;
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between looks at the out-of-memory counter, while processes run.
 pub const OOM_POLL: Duration = Duration::from_secs(1);

@@ -207,6 +207,23 @@ impl Log {
         Some(Piece::Text(slot, &text[..split_at_char(text, limit)]))
     }
 
+    /// The last text of a stream, at most `limit` bytes of it.
+    pub fn tail(&self, slot: usize, limit: usize) -> String {
+        let (mut pieces, mut left) = (Vec::new(), limit);
+        for chunk in self.lanes[slot].chunks.iter().rev() {
+            let mut from = chunk.text.len().saturating_sub(left);
+            while !chunk.text.is_char_boundary(from) {
+                from += 1;
+            }
+            pieces.push(&chunk.text[from..]);
+            left -= chunk.text.len() - from;
+            if from > 0 {
+                break;
+            }
+        }
+        pieces.into_iter().rev().collect()
+    }
+
     /// Moves a reader over a piece.
     pub fn advance(at: &mut Position, slot: usize, bytes: u64) {
         at.0[slot] += bytes;
@@ -323,6 +340,19 @@ mod tests {
         assert_eq!(all(&log, None), "abcde");
         assert_eq!(all(&log, Some(0)), "acd");
         assert_eq!(all(&log, Some(1)), "be");
+    }
+
+    #[test]
+    fn the_last_text_of_a_stream() {
+        let mut log = Log::new(false, Rc::default());
+        assert_eq!(log.tail(0, 10), "");
+        for (slot, text) in [(0, "aé"), (1, "b"), (0, "cd"), (1, "e")] {
+            log.push(slot, text);
+        }
+        for (limit, wanted) in [(0, ""), (1, "d"), (2, "cd"), (3, "cd"), (4, "écd"), (5, "aécd"), (99, "aécd")] {
+            assert_eq!(log.tail(0, limit), wanted, "{limit}");
+        }
+        assert_eq!(log.tail(1, 9), "be");
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use sandbar_linux::process::Ended;
@@ -25,6 +25,10 @@ pub struct End {
     pub exit_code: i32,
     pub state: ContextState,
     pub reason: Option<String>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// How long it ran.
+    pub after: Duration,
 }
 
 /// Somebody who follows the output.
@@ -184,7 +188,7 @@ impl Run {
         {
             reason = Some(format!("signal: {}", crate::signals::name(signal)));
         }
-        *self.exit.borrow_mut() = Some(End { exit_code, state, reason });
+        *self.exit.borrow_mut() = Some(End { exit_code, state, reason, signal, after: self.started.elapsed() });
         self.state.notify_waiters();
         self.changed.notify_waiters();
     }

@@ -109,6 +109,8 @@ async fn follow(send: &Lines, path: &str, recursive: bool) -> Result<(), Failure
     if !tell(send, &WatchLine::Subscribed { path: root.to_string_lossy().into_owned() }).await {
         return Ok(());
     }
+    // The first half of a move, which comes just before the second.
+    let mut moved: Option<(u32, PathBuf)> = None;
     loop {
         let events = tokio::select! {
             ready = watches.inotify.readable() => {
@@ -121,10 +123,10 @@ async fn follow(send: &Lines, path: &str, recursive: bool) -> Result<(), Failure
             }
             () = send.closed() => return Ok(()),
         };
-        let mut lines: Vec<(&str, PathBuf)> = Vec::new();
+        let mut lines: Vec<(&str, PathBuf, Option<PathBuf>)> = Vec::new();
         for event in events {
             if event.change == Change::Overflow {
-                lines.push(("invalidate", root.clone()));
+                lines.push(("invalidate", root.clone(), None));
                 if recursive {
                     watches.add_below(&root);
                 }
@@ -137,7 +139,7 @@ async fn follow(send: &Lines, path: &str, recursive: bool) -> Result<(), Failure
                 if gone && directory == root {
                     let what = if event.change == Change::Gone { "remove" } else { "rename" };
                     let path = root.to_string_lossy().into_owned();
-                    tell(send, &WatchLine::Event { event: what.to_owned(), path }).await;
+                    tell(send, &WatchLine::Event { event: what.to_owned(), path, old_path: None }).await;
                     return Ok(());
                 }
                 if event.change == Change::Gone {
@@ -154,13 +156,21 @@ async fn follow(send: &Lines, path: &str, recursive: bool) -> Result<(), Failure
                 Change::Attributes => "chmod",
                 Change::Overflow => "invalidate",
             };
-            lines.push((what, path.clone()));
+            let former = match event.change {
+                Change::MovedTo => moved.take().filter(|(cookie, _)| *cookie == event.cookie).map(|(_, path)| path),
+                Change::MovedFrom => {
+                    moved = Some((event.cookie, path.clone()));
+                    None
+                }
+                Change::Create | Change::Write | Change::Remove | Change::Gone | Change::Attributes | Change::Overflow => None,
+            };
+            lines.push((what, path.clone(), former));
             if recursive && event.is_dir {
                 match event.change {
                     Change::Create | Change::MovedTo => {
                         if watches.add(&path).is_ok() {
                             // What was made before the watch stood.
-                            lines.extend(watches.add_below(&path).into_iter().map(|p| ("create", p)));
+                            lines.extend(watches.add_below(&path).into_iter().map(|p| ("create", p, None)));
                         }
                     }
                     Change::MovedFrom => watches.forget_below(&path),
@@ -169,9 +179,10 @@ async fn follow(send: &Lines, path: &str, recursive: bool) -> Result<(), Failure
             }
         }
         lines.dedup();
-        for (event, path) in lines {
+        for (event, path, former) in lines {
             let path = path.to_string_lossy().into_owned();
-            if !tell(send, &WatchLine::Event { event: event.to_owned(), path }).await {
+            let old_path = former.map(|former| former.to_string_lossy().into_owned());
+            if !tell(send, &WatchLine::Event { event: event.to_owned(), path, old_path }).await {
                 return Ok(());
             }
         }

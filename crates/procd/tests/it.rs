@@ -531,3 +531,31 @@ fn watching_and_events() {
     }
     assert!(seen.contains("process_started"));
 }
+
+#[test]
+fn ends_are_told_with_what_was_printed() {
+    let agent = Agent::start();
+    let run = |script: &str, untold: bool| {
+        let command = ["sh", "-c", script];
+        agent.call("POST", "/v1/contexts", json!({"type": "cmd", "cmd": {"command": command}, "wait_until_done": true, "untold": untold})).1
+    };
+    run("echo nobody hears this; exit 5", true);
+    let shown = run("i=0; while [ $i -lt 500 ]; do echo line$i; i=$((i+1)); done; echo wrong >&2; kill -TERM $$", false);
+    let mut stream = agent.connect();
+    write!(stream, "GET /v1/events?after=0 HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut seen = String::new();
+    while !seen.contains("process_exited") || !seen.ends_with("\n\r\n") {
+        let mut more = [0; 64 << 10];
+        let n = stream.read(&mut more).unwrap();
+        assert!(n > 0);
+        seen.push_str(&String::from_utf8_lossy(&more[..n]));
+    }
+    let events: Vec<Value> = seen.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert_eq!((&events[0]["event"], &events[0]["context_id"], &events[0]["cwd"]), (&json!("process_started"), &shown["id"], &json!(agent.path("ws"))));
+    let end = &events[1];
+    assert_eq!((&end["pid"], &end["exit_code"], &end["signal"], &end["state"]), (&events[0]["pid"], &json!(143), &json!(15), &json!("crashed")));
+    let preview = end["stdout_preview"].as_str().unwrap();
+    assert!(preview.len() <= 1024 && preview.ends_with("line499\n") && end["stderr_preview"] == "wrong\n", "{end}");
+    assert!(end["duration_ms"].is_u64());
+}

@@ -28,9 +28,11 @@ mod it {
     mod publish;
     mod recovery;
     mod registry;
+    mod sandbox_functions;
     mod snapshots;
     mod streams;
     mod tls;
     mod usage;
     mod volumes;
+    mod webhooks;
 }

@@ -20,6 +20,7 @@ pub mod quotas;
 pub(crate) mod room;
 pub mod sandbox_functions;
 pub mod sandboxes;
+pub mod seal;
 pub mod service_functions;
 pub mod services;
 pub mod snapshots;
@@ -28,6 +29,7 @@ mod streams;
 pub mod templates;
 pub mod usage;
 pub mod volumes;
+pub mod webhooks;
 
 /// Everything a request needs.
 pub struct App {
@@ -38,6 +40,7 @@ pub struct App {
     pub metrics: Metrics,
     pub quotas: quotas::Quotas,
     pub usage: Arc<usage::Usage>,
+    pub webhooks: Arc<webhooks::Webhooks>,
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
     pub functions: functions::Functions,

@@ -46,6 +46,7 @@ pub mod time;
 mod usage;
 mod users;
 mod volumes;
+mod webhooks;
 
 pub use metrics::Metrics;
 pub(crate) use serve::serve;
@@ -85,6 +86,7 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(functions::router())
+        .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())
         .merge(snapshots::router())

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sandbar_core::sandbox::SandboxRecord;
 use sandbar_node::{Node, NodeError, error_text, room};
 use sandbar_store::{Store, StoreError};
 use tokio::{net::TcpListener, sync::Notify};
@@ -16,8 +17,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::{
-        App, SharedApp, auth, builtin, functions::Functions, images::ImageJobs, quotas::Quotas, sandbox_functions, sandboxes::Registry, services::Services,
+        App, SharedApp, auth, builtin,
+        functions::Functions,
+        images::ImageJobs,
+        quotas::Quotas,
+        sandbox_functions,
+        sandboxes::Registry,
+        seal::{Seal, SealError},
+        services::Services,
         usage::Usage,
+        webhooks::Webhooks,
     },
     config::Config,
     gateway::{Front, Gateway, Side, Tls, TlsError},
@@ -46,6 +55,8 @@ pub enum StartError {
     },
     #[error("TLS of the gateway")]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -81,17 +92,20 @@ impl Server {
         if room::give_up_reserve(&config.data_dir).unwrap_or(false) {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
+        let seal = Seal::open(&config.data_dir)?;
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
-        let records = store.sandboxes_all().await?;
+        let mut records = store.sandboxes_all().await?;
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
         sandbox_functions::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
+        let webhooks = Webhooks::new(seal, node.outbound().clone(), config.data_dir.clone());
+        seal_stored(&store, &webhooks, &mut records).await?;
         let usage = Arc::new(Usage::default());
         let quotas = Quotas::start(&store).await?;
-        let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage));
+        let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
         let app = Arc::new(App {
             config,
@@ -101,6 +115,7 @@ impl Server {
             metrics: http::Metrics::new(),
             quotas,
             usage,
+            webhooks,
             sandboxes,
             services: Services::default(),
             functions: Functions::default(),
@@ -136,6 +151,7 @@ impl Server {
         tracker.spawn(tasks::collect::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
             tls.spawn_tasks(&app, &tracker, &stop);
@@ -162,6 +178,16 @@ async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, StartError> 
 
 async fn open_store(path: PathBuf) -> Result<Store, StoreError> {
     tokio::task::spawn_blocking(move || Store::open(&path)).await.unwrap_or(Err(StoreError::Closed))
+}
+
+/// Seals secrets that the first versions kept plainly.
+async fn seal_stored(store: &Store, webhooks: &Webhooks, records: &mut [SandboxRecord]) -> Result<(), StartError> {
+    for record in records {
+        if webhooks.seal_stored(record)? {
+            record.version = store.sandbox_update(record, record.version, &[]).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the data directory and claims it for this process.

@@ -1,4 +1,4 @@
-//! What happens without a request: deadlines and the watch over live sandboxes. A task takes no input but the rows, can
+//! What happens without a request: deadlines, webhooks and the watch over live sandboxes. A task takes no input but the rows, can
 //! be repeated at any time, and ends when the server stops.
 
 pub(crate) mod collect;
@@ -7,3 +7,4 @@ pub(crate) mod functions;
 pub(crate) mod pools;
 pub(crate) mod usage;
 pub(crate) mod watch;
+pub(crate) mod webhooks;

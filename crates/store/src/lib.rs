@@ -19,6 +19,7 @@ mod templates;
 mod usage;
 mod users;
 mod volumes;
+mod webhooks;
 
 use std::{path::Path, sync::Arc};
 
@@ -37,6 +38,7 @@ pub use templates::TemplateRecord;
 pub use usage::{UsageAdd, UsageCursor, UsageRecord};
 pub use users::{Install, User};
 pub use volumes::{DeletedVolume, Holder, VolumeRecord, VolumeSnapshotRecord};
+pub use webhooks::{Attempt, DeliveryRecord, DeliveryState, Due, Ended, NewDelivery, Taken, WebhookRecord};
 
 use engine::Engine;
 

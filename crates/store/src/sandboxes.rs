@@ -13,7 +13,7 @@ use sandbar_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Store, StoreError, error::taken};
+use crate::{NewDelivery, Store, StoreError, error::taken, webhooks};
 
 /// Which sandboxes to list. `None` = any.
 #[derive(Debug, Clone, Default)]
@@ -49,11 +49,13 @@ pub struct NewEvent {
     pub message: String,
     /// Null when there is nothing to add.
     pub data: Value,
+    /// What of it is posted to the sandbox's webhook, if it has one.
+    pub deliveries: Vec<NewDelivery>,
 }
 
 impl NewEvent {
     pub fn new(at_ms: i64, kind: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { at_ms, kind: kind.into(), message: message.into(), data: Value::Null }
+        Self { at_ms, kind: kind.into(), message: message.into(), data: Value::Null, deliveries: Vec::new() }
     }
 }
 
@@ -112,6 +114,9 @@ impl Store {
                 crate::quotas::check_sandbox(c, &record.team_id, active, size.memory_bytes, size.cpu_millis, size.disk_bytes)?;
                 insert(c, &record)?;
                 crate::volumes::put_mounts(c, &record, true, &trees)?;
+                if record.config.webhook.is_some() {
+                    webhooks::put(c, &record)?;
+                }
                 append(c, &record.id, &events)
             })
             .await
@@ -174,6 +179,7 @@ impl Store {
                 crate::quotas::check_growth(c, &record)?;
                 update(c, &record, seen_version)?;
                 crate::volumes::put_mounts(c, &record, false, &trees)?;
+                webhooks::put(c, &record)?;
                 append(c, &record.id, &events)?;
                 Ok(record.version)
             })
@@ -401,6 +407,7 @@ fn append(c: &Connection, sandbox_id: &str, events: &[NewEvent]) -> Result<(), S
     for event in events {
         seq += 1;
         statement.execute((sandbox_id, seq, event.at_ms, &event.kind, &event.message, event.data.to_string()))?;
+        webhooks::enqueue(c, sandbox_id, event.at_ms, &event.deliveries)?;
     }
     c.prepare_cached("DELETE FROM sandbox_event WHERE sandbox_id = ?1 AND seq <= ?2")?.execute((sandbox_id, seq - limits::EVENTS_PER_SANDBOX_MAX))?;
     Ok(())

@@ -47,6 +47,8 @@ const RANGES: &[(Prefix, &str)] = &[
 pub struct Protected {
     pub(super) ranges: Vec<(Prefix, &'static str)>,
     pub(super) allow: Vec<Prefix>,
+    /// The operator allows an address of this machine.
+    opens_machine: bool,
 }
 
 impl Protected {
@@ -54,6 +56,7 @@ impl Protected {
     /// refusing it at once makes programs try IPv4.
     pub fn new(allow: Vec<Prefix>, hosts: &[IpAddr], ipv6: bool) -> Self {
         let mut ranges = RANGES.to_vec();
+        let opens_machine = hosts.iter().any(|host| allow.iter().any(|allow| allow.covers(&Prefix::host(host.to_canonical()))));
         for host in hosts {
             let host = Prefix::host(host.to_canonical());
             if !RANGES.iter().any(|(range, _)| range.covers(&host)) {
@@ -63,12 +66,22 @@ impl Protected {
         if !ipv6 {
             ranges.push((v6(0, 0, 0, 0), "this machine has no IPv6 route"));
         }
-        Self { ranges, allow }
+        Self { ranges, allow, opens_machine }
     }
 
     /// Why the address is refused to everybody; None when it is not.
     pub fn reason(&self, addr: IpAddr) -> Option<&'static str> {
         self.reason_range(&Prefix::host(addr.to_canonical()))
+    }
+
+    /// Why the server itself does not connect to the address on behalf of a user, as for a webhook. Who allows one of the
+    /// machine's own addresses has opened the services of this machine: for the server these are on loopback, too. What
+    /// runs in a sandbox has a loopback of its own and reaches the machine's in no case.
+    pub fn reason_for_server(&self, addr: IpAddr) -> Option<&'static str> {
+        if self.opens_machine && addr.to_canonical().is_loopback() {
+            return None;
+        }
+        self.reason(addr)
     }
 
     /// The same for a range that lies in every protected or allowed range wholly or not at all.

@@ -279,3 +279,30 @@ proptest! {
             {"action": "allow", "cidrs": [text], "domains": [text], "ports": [{"port": port, "endPort": port}]}]}}));
     }
 }
+
+#[test]
+fn the_server_reaches_loopback_when_the_machine_is_open() {
+    let own: IpAddr = "198.19.0.7".parse().expect("an address");
+    let allow = |text: &str| vec![text.parse::<Prefix>().expect("a prefix")];
+    let table = [
+        // Nothing allowed, something else allowed, the machine allowed.
+        (Vec::new(), false),
+        (allow("10.0.0.0/8"), false),
+        (allow("198.19.0.7/32"), true),
+        (allow("198.18.0.0/15"), true),
+    ];
+    for (allow, opens) in table {
+        let protected = Protected::new(allow.clone(), &[own], true);
+        for addr in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            let addr: IpAddr = addr.parse().expect("an address");
+            assert_eq!(protected.reason_for_server(addr).is_none(), opens, "{addr} with {allow:?}");
+            assert!(protected.reason(addr).is_some(), "{addr} from inside");
+        }
+        for addr in ["169.254.169.254", "192.168.1.1", "0.0.0.0", "::", "fd00::1", "64:ff9b::7f00:1"] {
+            assert!(protected.reason_for_server(addr.parse().expect("an address")).is_some(), "{addr} with {allow:?}");
+        }
+        assert!(protected.reason_for_server("1.1.1.1".parse().expect("an address")).is_none());
+    }
+    let explicit = Protected::new(allow("127.0.0.1/32"), &[own], true);
+    assert!(explicit.reason_for_server("127.0.0.1".parse().expect("an address")).is_none());
+}

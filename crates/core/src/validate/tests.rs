@@ -39,7 +39,7 @@ fn claims_that_are_good() {
         json!({"ttl": 300, "hard_ttl": 300}),
         json!({"ttl": 400, "hard_ttl": 0}),
         json!({"ttl": i32::MAX}),
-        json!({"webhook": {"url": "https://user@[::1]:8080/x?y#z", "secret": "s", "watch_dir": "/workspace"}}),
+        json!({"webhook": {"url": "https://[::1]:8080/x?y#z", "secret": "s", "watch_dir": "/workspace"}}),
         json!({"resources": {"memory": "32Mi", "cpu": "500m", "ephemeralStorage": "1Gi"}}),
         json!({"network": {"mode": "block-all"}, "services": []}),
         json!({"auto_resume": false, "services": [service(&[("/ingress/routes/0/resume", json!(false))])]}),
@@ -66,6 +66,9 @@ fn claims_that_are_refused_name_the_field() {
         (json!({"webhook": {"url": "http://:80"}}), "config.webhook.url"),
         (json!({"webhook": {"url": "http://x:port"}}), "config.webhook.url"),
         (json!({"webhook": {"url": "http://a b"}}), "config.webhook.url"),
+        (json!({"webhook": {"url": "http://user:password@x"}}), "config.webhook.url"),
+        (json!({"webhook": {"url": format!("http://x/{}", "x".repeat(limits::URL_MAX_BYTES))}}), "config.webhook.url"),
+        (json!({"webhook": {"url": "http://x", "secret": "x".repeat(limits::WEBHOOK_SECRET_MAX_BYTES + 1)}}), "config.webhook.secret"),
         (json!({"webhook": {"url": "http://x", "watch_dir": "rel"}}), "config.webhook.watch_dir"),
         (json!({"resources": {"memory": "1Mi"}}), "config.resources.memory"),
         (json!({"resources": {"memory": "257Gi"}}), "config.resources.memory"),
@@ -93,6 +96,33 @@ fn environment_is_trimmed_and_bounded() {
 }
 
 #[test]
+fn a_webhook_can_be_changed() {
+    let stored = claimed(json!({"webhook": {"url": "http://x/", "secret": "s", "watch_dir": "/w"}})).expect("good");
+    let apply = |value: Value| update(&stored, &serde_json::from_value::<UpdateConfig>(value).expect("parses"));
+    let webhook = |value: Value| apply(json!({ "webhook": value })).expect("good").webhook;
+    let of = |url: &str, secret: Option<&str>, watch_dir: Option<&str>| {
+        Some(sandbar_api::sandbox::Webhook { url: url.into(), secret: secret.map(str::to_owned), watch_dir: watch_dir.map(str::to_owned) })
+    };
+    assert_eq!(apply(json!({"ttl": 1})).expect("good").webhook, stored.webhook, "absent");
+    assert_eq!(webhook(json!({"url": "https://y/"})), of("https://y/", Some("s"), Some("/w")), "the rest stays");
+    assert_eq!(webhook(json!({"secret": "t"})), of("http://x/", Some("t"), Some("/w")));
+    assert_eq!(webhook(json!({"secret": null, "watch_dir": "", "url": "http://x/"})), of("http://x/", None, None));
+    for alone in [json!({"webhook": null}), json!({"webhook": {}}), json!({"webhook": {"url": ""}})] {
+        assert_eq!(apply(alone.clone()).expect("good").webhook, None, "{alone}");
+    }
+    assert_eq!(apply(json!({"webhook": null, "ttl": 5})).expect("good").webhook, stored.webhook, "beside others it is an SDK's");
+    for (value, path) in [
+        (json!("http://x"), "config.webhook"),
+        (json!({"url": 5}), "config.webhook.url"),
+        (json!({"url": "ftp://x"}), "config.webhook.url"),
+        (json!({"watch_dir": "rel"}), "config.webhook.watch_dir"),
+        (json!({"secret": "x".repeat(limits::WEBHOOK_SECRET_MAX_BYTES + 1)}), "config.webhook.secret"),
+    ] {
+        assert_eq!(paths(apply(json!({ "webhook": value }))), [path]);
+    }
+}
+
+#[test]
 fn updates() {
     let stored = claimed(json!({"ttl": 300, "hard_ttl": 3600, "services": [service(&[])]})).expect("good");
     let apply = |value: Value| update(&stored, &serde_json::from_value::<UpdateConfig>(value).expect("parses"));
@@ -105,7 +135,6 @@ fn updates() {
     assert_eq!(apply(json!({"hard_ttl": 0, "ttl": 9999})).expect("good").hard_ttl, Some(0));
     assert_eq!(paths(apply(json!({"auto_resume": false}))), ["config.auto_resume"]);
     assert_eq!(paths(apply(json!({"env_vars": {"A": "1"}}))), ["config.env_vars"]);
-    assert_eq!(paths(apply(json!({"webhook": {"url": "http://x"}}))), ["config.webhook"]);
     let sized = apply(json!({"resources": {"memory": "64Mi"}})).expect("good");
     let sized = update(&sized, &UpdateConfig { resources: Some(Resources { cpu: Some("1".into()), ..Resources::default() }), ..UpdateConfig::default() })
         .expect("good");
@@ -328,7 +357,7 @@ proptest! {
 
     #[test]
     fn urls_never_panic(url in "(https?://)?[\\[\\]@:/?#a-z0-9. ]{0,24}") {
-        let _ = http_url(&url);
+        let _ = webhook::http_url(&url);
     }
 }
 

@@ -99,7 +99,7 @@ impl Node {
         let steps = async {
             runtime.set_policy(spec.policy.clone()).await.map_err(|error| sandbox(&error))?;
             let cwd = spec.working_dir.clone().unwrap_or_else(|| "/".to_owned());
-            let assign = Assign { sandbox_id: "build".to_owned(), base_env: env, env: BTreeMap::new(), cwd: Some(cwd.clone()) };
+            let assign = Assign { sandbox_id: "build".to_owned(), base_env: env, env: BTreeMap::new(), cwd: Some(cwd.clone()), ..Assign::default() };
             runtime.client.assign(&assign).await.map_err(|error| sandbox(&error))?;
             for file in &spec.files {
                 let (body, mode) = (Full::new(file.contents.clone()), format!("{:04o}", file.mode & 0o7777));
@@ -190,6 +190,7 @@ async fn step(runtime: &Arc<Runtime>, command: &str, cwd: &str, (step, of): (usi
         pty_size: None,
         idle_timeout_sec: 0,
         ttl_sec: STEP_MAX.as_secs(),
+        untold: false,
     };
     let created = runtime.client.create_context(&create).await;
     let context = created.map_err(|error| refused(error, &format!("step {step} of {of} cannot be started; the base needs a /bin/sh")))?;

@@ -26,6 +26,8 @@ pub struct Plan {
     pub alias: Option<String>,
     pub command: Option<Vec<String>>,
     pub cwd: String,
+    /// What `TERM` is, with a terminal.
+    pub term: Option<String>,
     pub shown_env: BTreeMap<String, String>,
 }
 
@@ -134,13 +136,14 @@ pub fn start(agent: &Rc<Agent>, id: &str, spec: &CreateContext) -> Result<(Plan,
             (Some(language.name), None, found.clone())
         }
     };
+    let term = env.get("TERM").filter(|_| spec.pty_size.is_some()).cloned();
     let path = env.get("PATH").cloned().unwrap_or_default();
     let file = find_executable(&candidate.program, &path, &cwd)?;
     let argv = std::iter::once(&candidate.program).chain(&candidate.args).map(|a| c_string(a)).collect::<Result<Vec<_>, _>>()?;
     let env = env.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
     let program = Program { file: c_string(&file)?, argv, env, cwd: c_string(&cwd)?, name: candidate.program.clone() };
     let run = launch(agent, id, spec, candidate.mode, &program)?;
-    Ok((Plan { alias, command, cwd, shown_env }, run))
+    Ok((Plan { alias, command, cwd, term, shown_env }, run))
 }
 
 fn c_string(text: &str) -> Result<CString, Failure> {

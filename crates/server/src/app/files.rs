@@ -97,7 +97,9 @@ impl FileWatch {
     pub async fn next(&mut self) -> Result<Option<WatchLine>, ProcdError> {
         Ok(self.lines.next().await?.map(|line| match line {
             WatchLine::Subscribed { path } => WatchLine::Subscribed { path: self.files.outside(path) },
-            WatchLine::Event { event, path } => WatchLine::Event { event, path: self.files.outside(path) },
+            WatchLine::Event { event, path, old_path } => {
+                WatchLine::Event { event, path: self.files.outside(path), old_path: old_path.map(|path| self.files.outside(path)) }
+            }
             error @ WatchLine::Error { .. } => error,
         }))
     }

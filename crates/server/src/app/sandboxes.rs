@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -25,11 +28,19 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    app::{App, auth::Principal, images::Absence, room::full, usage::Usage},
+    app::{
+        App,
+        auth::Principal,
+        images::Absence,
+        room::full,
+        usage::Usage,
+        webhooks::{self, Webhooks},
+    },
     error::ApiError,
 };
 
 mod actor;
+mod follow;
 mod recovery;
 mod refusal;
 pub(crate) mod spec;
@@ -44,6 +55,7 @@ pub struct Registry {
     store: Store,
     node: Node,
     usage: Arc<Usage>,
+    webhooks: Arc<Webhooks>,
     actors: Mutex<HashMap<String, Handle>>,
     /// Woken when some deadline may have come nearer.
     pub(crate) deadlines_changed: Arc<Notify>,
@@ -56,6 +68,8 @@ pub struct Registry {
 struct Handle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
+    /// What happens inside is followed for a webhook.
+    followed: Arc<AtomicBool>,
 }
 
 /// What a client wants to see of its team's sandboxes.
@@ -112,7 +126,8 @@ impl App {
         }
         self.admit_claim(who)?;
         self.check_room()?;
-        let config = validate::claim(request.config.as_ref()).map_err(violations)?;
+        let mut config = validate::claim(request.config.as_ref()).map_err(violations)?;
+        self.webhooks.seal_secret(&mut config, None)?;
         let template = self.template(who, request.template.trim()).await?;
         let snapshot = match request.snapshot_id.as_deref().filter(|snapshot| !snapshot.is_empty()) {
             Some(id) => Some(self.snapshot(who, id).await?.base),
@@ -163,12 +178,16 @@ impl App {
             self.node.discard(runtime);
             return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
         }
-        let ready = NewEvent::new(now, "sandbox.ready", format!("claimed from template {}", record.template_id));
-        if let Err(error) = self.store.sandbox_insert_on(&record, &[ready], trees).await {
+        let mut ready = [NewEvent::new(now, "sandbox.ready", format!("claimed from template {}", record.template_id))];
+        let told = webhooks::attach(None, &record, None, &mut ready);
+        if let Err(error) = self.store.sandbox_insert_on(&record, &ready, trees).await {
             self.node.discard(runtime);
             return Err(store_failure("saving the sandbox", &error));
         }
         self.sandboxes.own(record.clone(), Some(runtime));
+        if told {
+            self.webhooks.changed.notify_one();
+        }
         if lifecycle::next_deadline(&record).is_some() {
             self.sandboxes.deadlines_changed.notify_one();
         }
@@ -209,6 +228,8 @@ impl App {
         if replaces_services {
             self.end_former_services(&record);
         }
+        self.sandboxes.follow(&record);
+        self.webhooks.changed.notify_one();
         Ok(record)
     }
 
@@ -396,11 +417,12 @@ impl App {
 }
 
 impl Registry {
-    pub fn new(store: Store, node: Node, usage: Arc<Usage>) -> Arc<Self> {
+    pub fn new(store: Store, node: Node, usage: Arc<Usage>, webhooks: Arc<Webhooks>) -> Arc<Self> {
         Arc::new(Self {
             store,
             node,
             usage,
+            webhooks,
             actors: Mutex::default(),
             deadlines_changed: Arc::default(),
             collect_soon: Arc::default(),
@@ -494,6 +516,7 @@ impl Registry {
             store: self.store.clone(),
             node: self.node.clone(),
             usage: Arc::clone(&self.usage),
+            webhooks: Arc::clone(&self.webhooks),
             record,
             runtime,
             view,
@@ -505,7 +528,17 @@ impl Registry {
             launched_on: spec::Trees::new(),
             outdated: false,
         };
-        (actor, Handle { commands: sender, view: watched })
+        (actor, Handle { commands: sender, view: watched, followed: Arc::default() })
+    }
+
+    /// Begins to follow what happens in a sandbox that has a webhook and an owner.
+    fn follow(&self, record: &SandboxRecord) {
+        if record.config.webhook.is_some()
+            && let Some(handle) = self.lock().get(&record.id).filter(|handle| !handle.followed.swap(true, Ordering::Relaxed))
+        {
+            let follower = follow::Follower { store: self.store.clone(), webhooks: Arc::clone(&self.webhooks) };
+            self.tasks.spawn(follower.run(handle.view.clone()));
+        }
     }
 
     /// Starts the owner of a sandbox, unless it has one.
@@ -514,10 +547,11 @@ impl Registry {
         if let Some(handle) = actors.get(&record.id).filter(|handle| !handle.commands.is_closed()) {
             return handle.clone();
         }
-        let id = record.id.clone();
+        let (id, known) = (record.id.clone(), record.clone());
         let (mut actor, handle) = self.hire(record, runtime);
         actors.insert(id.clone(), handle.clone());
         drop(actors);
+        self.follow(&known);
         let registry = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {

@@ -40,6 +40,8 @@ pub struct Metrics {
     claims: Family<OutcomeLabels, Counter>,
     claim_latency: Histogram,
     runtimes: Family<OriginLabels, Counter>,
+    webhook_tries: Family<OutcomeLabels, Counter>,
+    webhook_waiting: Gauge,
     sandboxes: Family<StateLabels, Gauge>,
     pool_idle: Family<PoolLabels, Gauge>,
     pool_wanted: Family<PoolLabels, Gauge>,
@@ -74,7 +76,7 @@ struct OriginLabels {
     origin: &'static str,
 }
 
-/// `ok` or `failed`.
+/// `ok` or `failed`; of webhooks `delivered`, `retried` or `failed`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     outcome: &'static str,
@@ -100,6 +102,8 @@ impl Metrics {
             claims: Family::default(),
             claim_latency: Histogram::new(LATENCY_BUCKETS_S),
             runtimes: Family::default(),
+            webhook_tries: Family::default(),
+            webhook_waiting: Gauge::default(),
             sandboxes: Family::default(),
             pool_idle: Family::default(),
             pool_wanted: Family::default(),
@@ -111,6 +115,8 @@ impl Metrics {
         registry.register("claims", "Claims answered", metrics.claims.clone());
         registry.register_with_unit("claim_duration", "Time from a claim to a usable sandbox", Unit::Seconds, metrics.claim_latency.clone());
         registry.register("runtimes_taken", "Runtimes given to sandboxes, by where they came from", metrics.runtimes.clone());
+        registry.register("webhook_tries", "Attempts to post to webhooks, by what came of them", metrics.webhook_tries.clone());
+        registry.register("webhook_waiting", "Events that wait to be posted to webhooks", metrics.webhook_waiting.clone());
         registry.register("agent_errors", "Calls to agents that failed in transport", AGENT_ERRORS.clone());
         registry.register("sandboxes", "Sandboxes by state", metrics.sandboxes.clone());
         registry.register("pool_idle", "Idle runtimes that wait for a claim", metrics.pool_idle.clone());
@@ -133,6 +139,11 @@ impl Metrics {
         }
     }
 
+    /// An event was posted to a webhook: `delivered`, `retried` or `failed`.
+    pub fn webhook_tried(&self, outcome: &'static str) {
+        self.webhook_tries.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
     /// A sandbox was given a runtime, from the pool or launched for it.
     pub fn launched(&self, from_pool: bool) {
         self.runtimes.get_or_create(&OriginLabels { origin: if from_pool { "pool" } else { "cold" } }).inc();
@@ -147,6 +158,8 @@ async fn read(State(app): State<SharedApp>) -> Result<Response, ApiError> {
     for (state, count) in app.store.sandbox_counts().await.map_err(|error| ApiError::internal("counting sandboxes", &error))? {
         metrics.sandboxes.get_or_create(&StateLabels { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
+    let waiting = app.store.webhook_waiting().await.map_err(|error| ApiError::internal("counting deliveries", &error))?;
+    metrics.webhook_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     metrics.pool_idle.clear();
     metrics.pool_wanted.clear();
     for pool in app.node.pools() {

@@ -1,7 +1,9 @@
 //! A sandbox's row as clients read it: the union of the fields that the generations of clients want. A profile only
 //! changes values.
 
-use sandbar_api::sandbox::{ClaimResponse, PauseResponse, RefreshResponse, Resources, ResumeResponse, SandboxResponse, SandboxStatusResponse, SandboxSummary};
+use sandbar_api::sandbox::{
+    ClaimResponse, PauseResponse, RefreshResponse, Resources, ResumeResponse, SandboxResponse, SandboxStatusResponse, SandboxSummary, WebhookView,
+};
 use sandbar_core::{
     lifecycle::{self, Profile, WireStatus},
     public_host, quantity,
@@ -60,6 +62,11 @@ pub fn full(record: &SandboxRecord, profile: Profile, config: &Config) -> Sandbo
             .iter()
             .map(|m| serde_json::json!({ "sandboxvolume_id": m.volume_id, "mount_point": m.mount_point, "read_only": m.read_only }))
             .collect(),
+        webhook: record.config.webhook.as_ref().map(|webhook| WebhookView {
+            url: webhook.url.clone(),
+            watch_dir: webhook.watch_dir.clone(),
+            has_secret: webhook.secret.is_some(),
+        }),
         resources: Some(resources(record)),
         ttl: record.ttl_s,
         hard_ttl: record.hard_ttl_s,

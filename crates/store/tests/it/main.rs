@@ -3,8 +3,10 @@
 
 mod access;
 mod engine;
+mod functions;
 mod sandboxes;
 mod state;
+mod webhooks;
 
 use std::path::PathBuf;
 

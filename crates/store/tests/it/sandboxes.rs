@@ -166,7 +166,10 @@ async fn events_are_kept_to_a_number() {
     let fresh = Fresh::new();
     let store = fresh.installed().await;
     let record = sandbox("sb-1", "team", 1000);
-    store.sandbox_insert(&record, &[NewEvent { at_ms: 5, kind: "a".into(), message: "m".into(), data: json!({"k": 1}) }]).await.expect("inserts");
+    store
+        .sandbox_insert(&record, &[NewEvent { at_ms: 5, kind: "a".into(), message: "m".into(), data: json!({"k": 1}), deliveries: Vec::new() }])
+        .await
+        .expect("inserts");
     let many: Vec<_> = (0..limits::EVENTS_PER_SANDBOX_MAX + 5).map(|n| NewEvent::new(n, "b", "")).collect();
     store.sandbox_update(&record, 1, &many).await.expect("updates");
     store.event_append("sb-1", &[NewEvent::new(9, "c", "last")]).await.expect("appends");

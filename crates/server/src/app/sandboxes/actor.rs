@@ -28,7 +28,13 @@ use super::{
     refusal::{asleep, refusal, store_failure},
     spec,
 };
-use crate::{app::usage::Usage, error::ApiError};
+use crate::{
+    app::{
+        usage::Usage,
+        webhooks::{self, Webhooks},
+    },
+    error::ApiError,
+};
 
 /// Commands that wait for one sandbox; more is refused, not queued.
 pub(super) const COMMANDS_MAX: usize = 256;
@@ -116,6 +122,7 @@ pub(super) struct Actor {
     pub store: Store,
     pub node: Node,
     pub usage: Arc<Usage>,
+    pub webhooks: Arc<Webhooks>,
     pub record: SandboxRecord,
     pub runtime: Option<Arc<Runtime>>,
     pub view: watch::Sender<View>,
@@ -458,6 +465,7 @@ impl Actor {
                 return true;
             }
         };
+        self.note("sandbox.deleted", reason::USER_REQUEST, "a client asked for it");
         match self.write(transition.record).await {
             Err(error) => {
                 let _ = reply.send(Err(error));
@@ -507,12 +515,13 @@ impl Actor {
     }
 
     async fn update(&mut self, update: &UpdateConfig, only_services: bool) -> Result<(), ApiError> {
-        let config = if only_services {
+        let mut config = if only_services {
             validate::replace_services(&self.record.config, &serde_json::json!({ "services": update.services }))
         } else {
             validate::update(&self.record.config, update)
         }
         .map_err(super::violations)?;
+        self.webhooks.seal_secret(&mut config, Some(&self.record.config))?;
         let transition =
             lifecycle::reconfigure(&self.record, config, update.ttl, update.hard_ttl, now_ms()).map_err(|error| refusal(&error, &self.record.id))?;
         if !transition.changed {
@@ -552,7 +561,8 @@ impl Actor {
 
     /// Writes the record with the events that belong to it, and publishes it.
     async fn write(&mut self, mut record: SandboxRecord) -> Result<SandboxRecord, ApiError> {
-        let events = std::mem::take(&mut self.events);
+        let mut events = std::mem::take(&mut self.events);
+        let told = webhooks::attach(Some(&self.record), &record, self.runtime.as_deref(), &mut events);
         let seen = self.record.version;
         match self.store.sandbox_update_on(&record, seen, &events, std::mem::take(&mut self.launched_on)).await {
             Ok(version) => {
@@ -567,6 +577,9 @@ impl Actor {
                 }
                 self.view.send_replace(self.view());
                 self.deadlines_changed.notify_one();
+                if told {
+                    self.webhooks.changed.notify_one();
+                }
                 Ok(record)
             }
             Err(error) => {

@@ -154,6 +154,7 @@ pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &Sandb
         base_env: with_image(image_env, base_env(&record.template)),
         env: record.config.env_vars.clone().unwrap_or_default(),
         cwd: Some(CWD.to_owned()),
+        publishing: record.config.webhook.is_some(),
     };
     // Pooled runtimes start with the default policy, so the usual claim has nothing to change.
     if policy != Policy::allow_all() {

@@ -189,6 +189,7 @@ impl Process {
             pty_size: None,
             idle_timeout_sec: 0,
             ttl_sec: 0,
+            untold: false,
         }
     }
 }

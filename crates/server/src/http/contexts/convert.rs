@@ -43,6 +43,7 @@ pub fn create(request: CreateContextRequest) -> Result<agent::CreateContext, Api
         pty_size: request.pty_size.and_then(pty_size),
         idle_timeout_sec: request.idle_timeout_sec.unwrap_or_default().into(),
         ttl_sec: request.ttl_sec.unwrap_or_default().into(),
+        untold: false,
     })
 }
 

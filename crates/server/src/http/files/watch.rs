@@ -181,7 +181,7 @@ async fn run(app: SharedApp, who: Principal, owner: FileOwner, watch_id: String,
     }
     loop {
         let frame = match lines.next().await {
-            Ok(Some(WatchLine::Event { event, path })) => Frame::Event { watch_id: watch_id.clone(), event, path },
+            Ok(Some(WatchLine::Event { event, path, old_path: _ })) => Frame::Event { watch_id: watch_id.clone(), event, path },
             Ok(Some(WatchLine::Subscribed { path: _ })) => continue,
             Ok(Some(WatchLine::Error { code: _, message })) => error_frame(message, Some(watch_id.clone())),
             Ok(None) => {
