@@ -1,15 +1,15 @@
 //! The command line as clap reads it.
 
-mod sandbox_function;
 mod image;
+mod sandbox_function;
 mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use webhook::WebhookCommand;
 
 use crate::settings::Layer;

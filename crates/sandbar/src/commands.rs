@@ -2,11 +2,11 @@
 
 pub mod copy;
 pub mod exec;
-pub mod sandbox_function;
 pub mod image;
 pub mod key;
 pub mod login;
 pub mod sandbox;
+pub mod sandbox_function;
 pub mod snapshot;
 pub mod storage;
 pub mod template;

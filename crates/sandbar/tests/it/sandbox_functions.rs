@@ -55,7 +55,11 @@ fn a_handler_is_told_the_request_and_its_answer_comes_back() {
         let reply = sandbox.api.send("POST", &sandbox.path("/functions/main/invoke"), b"").ok(200);
         assert_eq!(decoded(&reply), r#"{"message":"hello world"}"#);
     }
-    keep(&sandbox, "echo", "import os\ndef handler(request):\n    print('seen')\n    return {'status': 404, 'headers': {'x': ['a', 'b']}, 'body': [request, os.getcwd(), os.environ['WHO']]}\nclass A:\n    async def b(r): return r['method']\n");
+    keep(
+        &sandbox,
+        "echo",
+        "import os\ndef handler(request):\n    print('seen')\n    return {'status': 404, 'headers': {'x': ['a', 'b']}, 'body': [request, os.getcwd(), os.environ['WHO']]}\nclass A:\n    async def b(r): return r['method']\n",
+    );
     let request = json!({ "method": "put", "path": "/p", "query": { "q": ["1", "ä"], "one": "2" }, "headers": { "X-A": ["b"] }, "timeout_ms": 5000 });
     let data = invoke(&sandbox, "echo", request).ok(200);
     assert_eq!((&data["status"], &data["headers"]["x"]), (&json!(404), &json!(["a", "b"])));
@@ -85,7 +89,11 @@ fn a_handler_is_told_the_request_and_its_answer_comes_back() {
 fn what_is_wrong_with_a_call_is_told_in_order() {
     let server = shared();
     let sandbox = Sandbox::claim(&server.api(), json!({}));
-    keep(&sandbox, "f", "import time\ndef handler(r): return 'x'\ndef slow(r): time.sleep(100)\ndef bad(r):\n    print('said', flush=True)\n    raise ValueError('why')\ndef wrong(r): return {'status': 700}\ndef large(r): return 'x' * (5 << 20)\n");
+    keep(
+        &sandbox,
+        "f",
+        "import time\ndef handler(r): return 'x'\ndef slow(r): time.sleep(100)\ndef bad(r):\n    print('said', flush=True)\n    raise ValueError('why')\ndef wrong(r): return {'status': 700}\ndef large(r): return 'x' * (5 << 20)\n",
+    );
     let code = |reply: &Reply, status: u16| {
         assert_eq!(reply.status, status, "{}", reply.text());
         reply.value()["error"]["code"].as_str().unwrap().to_owned()
@@ -171,14 +179,19 @@ fn functions_are_kept_listed_and_removed() {
 fn results_of_calls_that_nobody_waits_for_are_kept() {
     let mut server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
     let sandbox = Sandbox::claim(&server.api(), json!({}));
-    keep(&sandbox, "f", "import os, time\ndef handler(r):\n    while not os.path.exists('/workspace/gate'): time.sleep(0.02)\n    return r['path']\ndef bad(r): raise ValueError('why')\ndef long(r): time.sleep(100)\ndef big(r): return 'x' * (2 << 20)\n");
+    keep(
+        &sandbox,
+        "f",
+        "import os, time\ndef handler(r):\n    while not os.path.exists('/workspace/gate'): time.sleep(0.02)\n    return r['path']\ndef bad(r): raise ValueError('why')\ndef long(r): time.sleep(100)\ndef big(r): return 'x' * (2 << 20)\n",
+    );
     let begin = |request: Value| {
         let data = invoke(&sandbox, "f", request).ok(202);
         assert_eq!(data["status"], "running");
         data["invocation_id"].as_str().unwrap().to_owned()
     };
     let look = |id: &str| sandbox.api.get(&sandbox.path(&format!("/functions/f/invocations/{id}"))).ok(200);
-    let ended = |id: &str| eventually("the end of a call", SOON, || Some(look(id)).filter(|seen| seen["status"] != "running").ok_or_else(|| look(id).to_string()));
+    let ended =
+        |id: &str| eventually("the end of a call", SOON, || Some(look(id)).filter(|seen| seen["status"] != "running").ok_or_else(|| look(id).to_string()));
     let waiting = begin(json!({ "async": true, "path": "/a" }));
     assert_eq!(look(&waiting)["status"], "running");
     let path = sandbox.path("/functions/f/invoke");
@@ -212,7 +225,11 @@ fn results_of_calls_that_nobody_waits_for_are_kept() {
 fn calls_and_pauses() {
     let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
     let sandbox = Sandbox::claim(&server.api(), json!({}));
-    keep(&sandbox, "f", "import os, time\ndef handler(r): return str(os.getppid())\ndef slow(r):\n    open('/workspace/begun', 'w').close()\n    time.sleep(100)\n");
+    keep(
+        &sandbox,
+        "f",
+        "import os, time\ndef handler(r): return str(os.getppid())\ndef slow(r):\n    open('/workspace/begun', 'w').close()\n    time.sleep(100)\n",
+    );
     // Old enough to be kept in memory.
     std::thread::sleep(Duration::from_millis(200));
     let first = body(&sandbox, "f", json!({}));
@@ -264,7 +281,12 @@ fn a_service_may_be_a_function() {
     let public = publish(
         &sandbox,
         json!([
-            function("echo", echo, json!({ "env_vars": { "A": "service" } }), json!({ "path_prefix": "/echo", "rewrite_prefix": "/in", "methods": ["POST"], "timeout_seconds": 3600 })),
+            function(
+                "echo",
+                echo,
+                json!({ "env_vars": { "A": "service" } }),
+                json!({ "path_prefix": "/echo", "rewrite_prefix": "/in", "methods": ["POST"], "timeout_seconds": 3600 })
+            ),
             function("bad", bad, json!({}), json!({})),
             function("odd", "def handler(r): return {'headers': {'a b': 'c'}}\n", json!({}), json!({})),
             function("none", "def handler(r): return None\n", json!({}), json!({})),
@@ -367,7 +389,12 @@ fn a_web_socket_is_the_handlers() {
             function("one", "def handler(request): return 'x'\n", json!({}), json!({})),
             function("bad", "async def handler(request, ws):\n    await ws.receive()\n    raise ValueError\n", json!({}), json!({})),
             function("code", "async def handler(request, ws):\n    await ws.close(4321, 'because')\n", json!({}), json!({})),
-            function("single", "async def handler(request, ws):\n    await ws.send('in')\n    await ws.receive()\n", json!({ "max_concurrency": 1 }), json!({})),
+            function(
+                "single",
+                "async def handler(request, ws):\n    await ws.send('in')\n    await ws.receive()\n",
+                json!({ "max_concurrency": 1 }),
+                json!({})
+            ),
         ]),
     );
     let closed = |socket: &mut tungstenite::WebSocket<std::net::TcpStream>| loop {
@@ -420,7 +447,10 @@ fn a_service_has_as_many_calls_at_once_as_it_says() {
     let server = shared();
     let sandbox = Sandbox::claim(&server.api(), json!({}));
     let code = "import os, time\ndef handler(r):\n    open(f'/workspace/in-{os.getpid()}', 'w').close()\n    while not os.path.exists('/workspace/gate'): time.sleep(0.02)\n    return 'through'\n";
-    let public = publish(&sandbox, json!([function("two", code, json!({ "max_concurrency": 2 }), json!({})), function("other", "def handler(r): return 'free'\n", json!({}), json!({}))]));
+    let public = publish(
+        &sandbox,
+        json!([function("two", code, json!({ "max_concurrency": 2 }), json!({})), function("other", "def handler(r): return 'free'\n", json!({}), json!({}))]),
+    );
     std::thread::scope(|scope| {
         let held: Vec<_> = (0..2).map(|_| scope.spawn(|| public.get("/two").text())).collect();
         eventually("both calls", SOON, || {

@@ -8,7 +8,9 @@ use sandbar_core::{
     sandbox::{Base, Layer, Mount, Observed, SandboxRecord, reason},
     volume::AccessMode,
 };
-use sandbar_store::{DeletedVolume, InvocationStatus, QuotaRecord, SnapshotRecord, Store, StoreError, TemplateRecord, UsageAdd, VolumeRecord, VolumeSnapshotRecord};
+use sandbar_store::{
+    DeletedVolume, InvocationStatus, QuotaRecord, SnapshotRecord, Store, StoreError, TemplateRecord, UsageAdd, VolumeRecord, VolumeSnapshotRecord,
+};
 
 use crate::{Fresh, sandboxes::sandbox, team, user};
 
