@@ -14,4 +14,5 @@ npm=$(npm_client) || exit 1
 SANDBOX0_BASE_URL=$url SANDBOX0_TOKEN=$token node "$npm/check.mjs" || failed=1
 SANDBAR_URL=$url SANDBAR_TOKEN=$token SANDBAR_BIN=$sandbar python3 "$root/tests/python/cli.py" || failed=1
 SANDBAR_URL=$url SANDBAR_TOKEN=$token SANDBAR_BIN=$sandbar python3 "$root/tests/python/webhooks.py" || failed=1
+SANDBAR_URL=$url SANDBAR_TOKEN=$token SANDBAR_BIN=$sandbar python3 "$root/tests/python/functions.py" || failed=1
 exit $failed

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
 /// `POST /api/v1/sandboxes/{id}/functions/{name}/invoke`; an empty body is the default.
@@ -41,6 +41,8 @@ pub struct FunctionInvokeRequest {
 pub struct FunctionInvokeResponse {
     /// The function's own; the call's is 200 whatever it is.
     pub status: u16,
+    /// A value is one text, or a list where the handler gave several.
+    #[serde(serialize_with = "one_or_many", deserialize_with = "lists")]
     pub headers: BTreeMap<String, Vec<String>>,
     pub body_base64: String,
     /// What it printed.
@@ -106,6 +108,20 @@ pub struct SandboxFunctionPutRequest {
 }
 
 /// Clients write one value as it is, or as a list of one.
+/// Clients read a single value as a text; several are a list.
+fn one_or_many<S: Serializer>(map: &BTreeMap<String, Vec<String>>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Values<'a> {
+        One(&'a str),
+        Many(&'a [String]),
+    }
+    serializer.collect_map(map.iter().map(|(name, list)| match list.as_slice() {
+        [one] => (name, Values::One(one)),
+        many => (name, Values::Many(many)),
+    }))
+}
+
 fn lists<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<String>>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "must be a text or a list of texts")]

@@ -33,7 +33,7 @@ const REASON_MAX_CHARS: usize = 200;
 pub struct Answer {
     pub status: u16,
     pub retry_after: Option<String>,
-    /// Its beginning.
+    /// Its beginning; nothing of what sandboxes could not reach.
     pub body: Vec<u8>,
 }
 
@@ -82,7 +82,9 @@ impl Outbound {
         let mut response = tokio::time::timeout_at(until, sent).await.map_err(late)?.map_err(|error| failure(&error))?;
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut answer = Answer { status: response.status().as_u16(), retry_after, body: Vec::new() };
-        while answer.body.len() < limits::WEBHOOK_ANSWER_MAX_BYTES {
+        // What is open to the server alone is not for users to read.
+        let is_open = response.remote_addr().is_some_and(|from| self.egress.protected().reason(from.ip()).is_none());
+        while is_open && answer.body.len() < limits::WEBHOOK_ANSWER_MAX_BYTES {
             let Ok(Ok(Some(piece))) = tokio::time::timeout_at(until, response.chunk()).await else { break };
             let room = limits::WEBHOOK_ANSWER_MAX_BYTES - answer.body.len();
             answer.body.extend_from_slice(&piece[..piece.len().min(room)]);

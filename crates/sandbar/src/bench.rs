@@ -1,6 +1,7 @@
 //! `sandbar bench`: the operations of the product over HTTP, the floors of this machine beside them.
 
 mod floors;
+mod functions;
 mod gateway;
 mod guests;
 mod images;
@@ -104,6 +105,7 @@ async fn pooled(guests: &Guests, args: &BenchArgs, counts: &rows::Counts, report
     report.add("tti burst", async || Ok(vec![rows::tti_burst(guests, counts.burst).await?])).await;
     wait_for_pool(guests).await;
     report.add("exec", async || Ok(vec![rows::exec(guests, floors, counts.execs).await?])).await;
+    report.add("sandbox function", async || functions::invoke(guests, counts.execs).await).await;
     report.add("repl", async || Ok(vec![rows::repl(guests, floors, counts.execs).await?])).await;
     report.add("pause", async || rows::pause_resume(guests, floors, counts.pauses).await).await;
     report.add("hibernate", async || rows::hibernate(guests, floors, counts.hibernations).await).await;

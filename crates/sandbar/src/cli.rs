@@ -2,6 +2,8 @@
 
 mod function;
 mod image;
+mod sandbox_function;
+mod service;
 mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -10,6 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
+pub use service::ServiceCommand;
 pub use webhook::WebhookCommand;
 
 use crate::settings::Layer;
@@ -218,6 +222,12 @@ pub enum SandboxCommand {
         #[arg(long, value_name = "SECONDS")]
         duration: Option<u32>,
     },
+    /// Keep and call functions: handlers in Python, run once for each call
+    #[command(subcommand, visible_alias = "fn")]
+    Function(SandboxFunctionCommand),
+    /// Show and change what a sandbox serves by HTTP
+    #[command(subcommand, visible_alias = "services")]
+    Service(ServiceCommand),
     /// Delete sandboxes and their files
     #[command(visible_aliases = ["delete", "remove"])]
     Rm {

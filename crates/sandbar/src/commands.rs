@@ -7,6 +7,8 @@ pub mod image;
 pub mod key;
 pub mod login;
 pub mod sandbox;
+pub mod sandbox_function;
+mod service;
 pub mod snapshot;
 pub mod storage;
 pub mod template;

@@ -114,7 +114,9 @@ impl Store {
                 crate::quotas::check_sandbox(c, &record.team_id, active, size.memory_bytes, size.cpu_millis, size.disk_bytes)?;
                 insert(c, &record)?;
                 crate::volumes::put_mounts(c, &record, true, &trees)?;
-                webhooks::put(c, &record)?;
+                if record.config.webhook.is_some() {
+                    webhooks::put(c, &record)?;
+                }
                 append(c, &record.id, &events)
             })
             .await

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{copy, exec};
+use super::{copy, exec, sandbox_function, service};
 use crate::{
     cli::{CreateArgs, EventsArgs, Global, ListArgs, LogsArgs, Output, RunArgs, SandboxCommand},
     client::{Client, sandbox_path, segment},
@@ -50,6 +50,8 @@ pub async fn run(global: &Global, command: SandboxCommand) -> anyhow::Result<u8>
             let body = duration.map_or_else(|| json!({}), |seconds| json!({"duration": seconds}));
             change(&client, form, &id, "/refresh", &body).await?;
         }
+        SandboxCommand::Function(command) => return sandbox_function::run(&client, form, command).await,
+        SandboxCommand::Service(command) => service::run(&client, form, command).await?,
         SandboxCommand::Rm { ids } => return super::delete_each(&client, form, ids, |id| sandbox_path(id, "")).await,
     }
     Ok(0)

@@ -247,8 +247,15 @@ fn a_life_is_told_in_order_and_signed() {
     assert!(!server.log_tail().contains("s3cret"));
     let listed = api.get(&format!("{SANDBOXES}/{id}/webhook/deliveries")).ok(200);
     assert_eq!((listed["deliveries"].as_array().unwrap().len(), &listed["deliveries"][0]["event_type"]), (9, &json!("sandbox.deleted")));
+    let again = format!("{SANDBOXES}/{id}/webhook/deliveries/evt_sandbox_deleted_{id}/redeliver");
+    api.post(&again, json!({})).ok(202);
+    receiver.wait("the last once more", |got| got.len() == 10 && got[9].body == got[8].body);
+    eventually("it is noted", WITHIN, || {
+        let waiting = api.get(&format!("{SANDBOXES}/{id}/webhook/deliveries?status=pending")).ok(200);
+        if waiting["deliveries"] == json!([]) { Ok(()) } else { Err(waiting.to_string()) }
+    });
     let metrics = api.get("/metrics").text();
-    assert!(metrics.contains("sandbar_webhook_tries_total{outcome=\"delivered\"} 9") && metrics.contains("sandbar_webhook_waiting 0"), "{metrics}");
+    assert!(metrics.contains("sandbar_webhook_tries_total{outcome=\"delivered\"} 10") && metrics.contains("sandbar_webhook_waiting 0"), "{metrics}");
 }
 
 #[test]
@@ -359,9 +366,36 @@ fn a_killed_server_loses_no_event() {
     let events: HashSet<_> = began.iter().collect();
     let processes: HashSet<_> = began.iter().map(|(process, _)| process).collect();
     assert_eq!(events.len(), processes.len(), "{began:?}");
-    // The processes did not outlive the machine: another way to end.
-    let pid = sandbox.get();
-    assert_eq!(pid["status"], "running");
+}
+
+fn stored_secret(server: &Server, sandbox: &Sandbox) -> String {
+    let database = rusqlite::Connection::open(server.data_dir().join("sandbar.db")).unwrap();
+    let sql = "SELECT json_extract(doc, '$.config.webhook.secret') FROM sandbox WHERE id = ?1";
+    database.query_row(sql, [&sandbox.id], |row| row.get(0)).unwrap()
+}
+
+/// The first versions kept secrets as they were sent.
+#[test]
+fn secrets_of_before_are_sealed_at_the_start() {
+    let mut server = Server::start_with(&[LOOPBACK]);
+    let receiver = Receiver::ok();
+    let sandbox = claim(&server.api(), json!({ "url": receiver.url("/"), "secret": "plain-as-before" }));
+    receiver.wait_kind("sandbox.ready");
+    assert!(server.terminate().success());
+    let sealed = stored_secret(&server, &sandbox);
+    assert!(sealed.starts_with("sealed:1:") && !sealed.contains("plain"), "{sealed}");
+    let database = rusqlite::Connection::open(server.data_dir().join("sandbar.db")).unwrap();
+    database.execute("UPDATE sandbox SET doc = json_set(doc, '$.config.webhook.secret', 'plain-as-before') WHERE id = ?1", [&sandbox.id]).unwrap();
+    database.execute_batch("DROP TABLE webhook; DROP TABLE webhook_delivery; PRAGMA user_version = 2;").unwrap();
+    drop(database);
+    server.up();
+    sandbox.api.post(&sandbox.path("/pause"), json!({})).ok(200);
+    let got = receiver.wait("what came after", |got| got.iter().any(|got| got.kind() == "sandbox.paused"));
+    assert!(got.iter().all(|got| got.headers.get("x-sandbox0-signature") == Some(&hmac_sha256(b"plain-as-before", &got.body))));
+    assert!(server.terminate().success());
+    let again = stored_secret(&server, &sandbox);
+    assert!(again.starts_with("sealed:1:") && again != sealed);
+    server.up();
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use sandbar_core::{
     limits,
     sandbox::{Desired, SandboxRecord},
@@ -19,9 +20,8 @@ use tokio::{sync::watch, time::Instant};
 use super::actor::{View, now_ms};
 use crate::app::webhooks::{Webhooks, inside};
 
-/// Events that are taken in one step, and how long one waits for others.
+/// Events that are taken in one step.
 const BATCH_MAX: usize = 128;
-const BATCH_WAIT: Duration = Duration::from_millis(20);
 /// Changes of files within this time are told together.
 const BURST: Duration = Duration::from_millis(200);
 /// Between attempts to reach the agent, or a folder that is not there yet.
@@ -120,7 +120,7 @@ impl Follower {
     async fn one_stream(&self, target: &Target, pace: &mut Pace) -> Result<(), ProcdError> {
         let client = &target.runtime.client;
         client.set_publishing(true).await?;
-        let (mut after, since_ms) = match self.store.webhook_cursor(&target.record.id, &target.runtime.id).await {
+        let (mut after, mut since_ms) = match self.store.webhook_cursor(&target.record.id, &target.runtime.id).await {
             Ok(Some(cursor)) => cursor,
             Ok(None) => return Ok(()),
             Err(error) => {
@@ -128,21 +128,25 @@ impl Follower {
                 return Ok(());
             }
         };
+        if after > 0 {
+            since_ms = i64::MIN;
+        }
         let mut lines = client.events(after).await?;
         while let Some(first) = lines.next().await? {
+            // Whatever is there already; while this is written, more gathers.
             let mut events = vec![first];
             let mut broken = None;
             while events.len() < BATCH_MAX {
-                match tokio::time::timeout(BATCH_WAIT, lines.next()).await {
-                    Ok(Ok(Some(event))) => events.push(event),
-                    Ok(Ok(None)) | Err(_) => break,
-                    Ok(Err(error)) => {
+                match lines.next().now_or_never() {
+                    Some(Ok(Some(event))) => events.push(event),
+                    Some(Ok(None)) | None => break,
+                    Some(Err(error)) => {
                         broken = Some(error);
                         break;
                     }
                 }
             }
-            after = self.take(target, events, after, since_ms, pace).await;
+            after = self.take(target, events, after, &mut since_ms, pace).await;
             if let Some(error) = broken {
                 return Err(error);
             }
@@ -150,8 +154,9 @@ impl Follower {
         Ok(())
     }
 
-    /// Puts a batch in the queue, however long it takes, and returns up to which number all is taken.
-    async fn take(&self, target: &Target, events: Vec<Event>, after: u64, since_ms: i64, pace: &mut Pace) -> u64 {
+    /// Puts a batch in the queue, however long it takes, and returns up to which number all is taken. What was before
+    /// `since_ms` is passed over; from the first that was not, all is told, whatever becomes of the clock.
+    async fn take(&self, target: &Target, events: Vec<Event>, after: u64, since_ms: &mut i64, pace: &mut Pace) -> u64 {
         let (mut upto, mut lost, mut published) = (after, 0, false);
         let mut deliveries = Vec::new();
         for event in events {
@@ -165,9 +170,11 @@ impl Follower {
             lost += if upto > 0 { event.seq - upto - 1 } else { 0 };
             upto = event.seq;
             published |= matches!(event.kind, EventKind::Published { .. });
-            if i64::try_from(event.at_ms).is_ok_and(|at_ms| at_ms >= since_ms)
-                && let Some(delivery) = inside::of_event(&target.record, event)
-            {
+            if i64::try_from(event.at_ms).is_ok_and(|at_ms| at_ms < *since_ms) {
+                continue;
+            }
+            *since_ms = i64::MIN;
+            if let Some(delivery) = inside::of_event(&target.record, event) {
                 lost += pace.admit(&mut deliveries, delivery);
             }
         }
