@@ -1,7 +1,9 @@
 """The public Python client, unmodified, against a running server. Works with every release that the server serves."""
 
+import json
 import os
 import secrets
+import urllib.request
 
 from sandbox0 import APIError, Client
 from sandbox0.sandbox import CmdOptions
@@ -65,3 +67,56 @@ except APIError as error:
 else:
     raise AssertionError("the sandbox is still there after its deletion")
 step("delete")
+
+
+def publish_and_look() -> None:
+    """Every call of `client.functions`, and whether the client can read its reply."""
+    from sandbox0.apispec.models.function_autoscaling import FunctionAutoscaling
+    from sandbox0.apispec.models.function_revision_spec import FunctionRevisionSpec
+    from sandbox0.apispec.models.function_update_request import FunctionUpdateRequest
+
+    service = {
+        "id": "web",
+        "port": 8000,
+        "runtime": {"type": "cmd", "command": ["python3", "-m", "http.server", "8000"]},
+        "ingress": {"public": True, "routes": [{"id": "all", "path_prefix": "/", "resume": True}]},
+    }
+    source = client.sandboxes.claim("default")
+    functions = client.functions
+    request = urllib.request.Request(
+        f"{os.environ['SANDBOX0_BASE_URL']}/api/v1/sandboxes/{source.id}/services",
+        json.dumps({"services": [service]}).encode(),
+        {"Authorization": f"Bearer {os.environ['SANDBOX0_TOKEN']}"},
+        method="PUT",
+    )
+    urllib.request.urlopen(request).close()
+    made = functions.create_from_sandbox(source.id, "web", name=f"client-{secrets.token_hex(4)}")
+    id = made.function.id
+    try:
+        equal((made.revision.revision_number, made.alias.alias, made.function.active_revision_id), (1, "production", made.revision.id))
+        assert id in [function.id for function in functions.list()]
+        equal(functions.get(made.function.slug).host, made.function.host)
+        equal(functions.create_revision_from_sandbox(id, source.id, "web", promote=True).promoted, True)
+        spec = FunctionRevisionSpec.from_dict({"template_id": "default", "runtime_service": service, "mounts": []})
+        equal(functions.create_revision_from_spec(id, spec, promote=False).revision.revision_number, 3)
+        equal([revision.revision_number for revision in functions.list_revisions(id)], [3, 2, 1])
+        equal(functions.get_revision(id, 3).source_type.value, "revision_spec")
+        equal(functions.set_alias(id, "staging", 3).revision_number, 3)
+        equal([alias.alias for alias in functions.list_aliases(id)], ["production", "staging"])
+        equal(functions.get_alias(id, "production").revision_number, 2)
+        runtime = functions.get_runtime(id)
+        equal((runtime.revision_number, runtime.state.value, runtime.phase.value), (2, "active", "ready"))
+        assert runtime.instances and runtime.recent_events
+        assert functions.restart_runtime(id).runtime_sandbox_id != runtime.runtime_sandbox_id
+        functions.recycle_runtime(id)
+        changed = functions.update(id, FunctionUpdateRequest(enabled=False, autoscaling=FunctionAutoscaling(min_warm=1, max_active=2, target_concurrency=3, scale_down_after_seconds=30)))
+        equal((changed.enabled, changed.autoscaling.min_warm), (False, 1))
+        equal(functions.get_runtime(id).state.value, "disabled")
+    finally:
+        functions.delete(id)
+        client.sandboxes.delete(source.id)
+    step("functions")
+
+
+if hasattr(client, "functions"):
+    publish_and_look()

@@ -523,6 +523,65 @@ fn requests_are_divided_by_weight_and_clients_stay() {
 }
 
 #[test]
+fn warm_processes_and_handlers_are_published_too() {
+    let server = shared();
+    let api = server.api();
+    let id = name();
+    let spec = json!({
+        "mainContainer": { "image": "host", "resources": { "memory": "256Mi" } },
+        "warmProcesses": [
+            { "name": "web", "type": "cmd", "command": ["python3", "-c", APP.replace("int(sys.argv[1])", &PORT.to_string())], "envVars": { "TAG": "warm" },
+              "probes": { "startup": { "tcpSocket": { "port": PORT }, "periodSeconds": 1, "failureThreshold": 60 } } },
+            { "alias": "python", "type": "repl" },
+        ],
+    });
+    api.post("/api/v1/templates", json!({ "template_id": id, "spec": spec })).ok(201);
+    let sandbox = Sandbox::claim_from(&api, &id, json!({}));
+    let warm = |name: &str| {
+        let mut service = service("-");
+        service["runtime"] = json!({ "type": "warm_process", "warm_process_name": name });
+        sandbox.api.may().put(&sandbox.path("/services"), json!({ "services": [service] })).ok(200);
+    };
+    warm("python");
+    let refused = api.post(FUNCTIONS, json!({ "name": name(), "source": source(&sandbox) }));
+    assert!(refused.status == 400 && refused.text().contains("is a REPL"), "{}", refused.text());
+    warm("web");
+    let function = Function::publish(&sandbox);
+    assert_eq!(tag(&function.host()), "warm");
+    let code = "def handler(request):\n    return {'status': 201, 'body': 'called ' + request['path']}\n";
+    let inline = json!({ "type": "function", "function": { "runtime": "python", "handler": "handler", "source": { "type": "inline", "code": code } } });
+    let mut service = service("-");
+    (service["runtime"], service["port"]) = (inline, json!(0));
+    put(&sandbox, service);
+    let handler = Function::publish(&sandbox);
+    gone(sandbox);
+    assert_eq!(tag(&function.host()), "warm");
+    let reply = handler.host().get("/here");
+    assert_eq!((reply.status, reply.text().as_str()), (201, "called /here"));
+    drop(function);
+    api.delete(&format!("/api/v1/templates/{id}")).ok(200);
+}
+
+#[test]
+fn one_at_a_time_publishes() {
+    let server = shared();
+    let sandbox = app(&server.api(), "v1");
+    let function = Function::publish(&sandbox);
+    let replies: Vec<_> = std::thread::scope(|scope| {
+        let publish = || function.api.post(&function.path("/revisions"), json!({ "source": source(&sandbox) }));
+        let calls: Vec<_> = (0..4).map(|_| scope.spawn(publish)).collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    let made = replies.iter().filter(|reply| reply.status == 201).count();
+    assert!(made >= 1);
+    for refused in replies.iter().filter(|reply| reply.status != 201) {
+        assert!(refused.status == 409 && refused.text().contains("already in progress"), "{}", refused.text());
+    }
+    let numbers = function.api.get(&function.path("/revisions")).ok(200)["revisions"].as_array().unwrap().len();
+    assert_eq!(numbers, made + 1);
+}
+
+#[test]
 fn as_many_instances_as_are_wanted_and_no_more() {
     let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
     let sandbox = app(&server.api(), "v1");

@@ -162,7 +162,7 @@ impl App {
     /// what is not up by then is waited for by its requests.
     pub(super) async fn warm_before_publish(self: &Arc<Self>, function: &FunctionRecord, next: &RevisionRecord) {
         let Some(sandbox_id) = next.source.sandbox_id() else { return };
-        for revision in self.functions.sources.serving(sandbox_id).into_iter().filter(|revision| revision.function_id == function.id) {
+        for revision in self.functions.sources.serving(sandbox_id).0.into_iter().filter(|revision| revision.function_id == function.id) {
             if let Err(error) = self.acquire_own(function, &revision, &[], PROOF_WITHIN).await {
                 tracing::warn!(function = function.id, revision = revision.number, %error, "a revision has no instance of its own yet");
             }
