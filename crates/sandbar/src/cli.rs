@@ -1,29 +1,19 @@
 //! The command line as clap reads it.
 
-<<<<<<< HEAD
-mod image;
-mod sandbox_function;
-=======
 mod function;
 mod image;
 mod sandbox_function;
 mod service;
->>>>>>> main
 mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-<<<<<<< HEAD
-pub use image::{BootstrapArgs, ImageCommand, PullArgs};
-pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
-=======
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use service::ServiceCommand;
->>>>>>> main
 pub use webhook::WebhookCommand;
 
 use crate::settings::Layer;

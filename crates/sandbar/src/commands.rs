@@ -2,19 +2,13 @@
 
 pub mod copy;
 pub mod exec;
-<<<<<<< HEAD
-=======
 pub mod function;
->>>>>>> main
 pub mod image;
 pub mod key;
 pub mod login;
 pub mod sandbox;
 pub mod sandbox_function;
-<<<<<<< HEAD
-=======
 mod service;
->>>>>>> main
 pub mod snapshot;
 pub mod storage;
 pub mod template;
