@@ -34,6 +34,8 @@ if [ "$purpose" = test ]; then
   want skopeo skopeo
   want mmdebstrap mmdebstrap
   want dpkg-deb dpkg
+  # Certificates: an authority for tests, with its name server.
+  want pebble pebble
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then

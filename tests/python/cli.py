@@ -183,6 +183,36 @@ class CommandLine(unittest.TestCase):
             self.assertIn(b"sandbar", out)
 
 
+    def test_services_are_shown_replaced_and_removed_one_by_one(self):
+        def rows(*args, **options):
+            code, out, err = run("sandbox", "service", *args, **options)
+            self.assertEqual((code, err), (0, b""), out)
+            return [line.split() for line in out.decode().splitlines()]
+
+        header = ["ID", "PORT", "RUNTIME", "PUBLIC", "URL", "PUBLISHABLE"]
+        self.assertEqual(rows("get", self.id), [header])
+        file = pathlib.Path(self.here.name) / "services.yaml"
+        file.write_text("- {id: web, port: 8000, runtime: {type: cmd, command: [python3, -m, http.server]}, ingress: {public: true}}\n- {id: db, port: 5432, runtime: {type: manual}, ingress: {public: false}}\n")
+        shown = rows("update", self.id, "--services-file", str(file))
+        host = f"{self.id}--p8000."
+        self.assertEqual([row[:3] for row in shown[1:]], [["web", "8000", "cmd"], ["db", "5432", "manual"]])
+        self.assertIn(host, shown[1][3])
+        self.assertEqual((shown[1][4], shown[2][-1]), ("yes", "not_public,manual_runtime"))
+        self.assertEqual(rows("get", self.id), shown)
+
+        # What is printed as JSON is taken again.
+        code, out, _ = run("-o", "json", "sandbox", "service", "get", self.id)
+        self.assertEqual([service["id"] for service in json.loads(out)["services"]], ["web", "db"])
+        self.assertEqual(rows("update", self.id, "--services-file", "-", data=out), shown)
+        self.assertEqual(rows("delete", self.id, "web")[1:], shown[2:])
+
+        for args, data, named in [(("delete", self.id, "web"), b"", b"db"), (("update", self.id, "-f", "-"), b"{", b"YAML or JSON"), (("update", self.id, "-f", "-"), b"[{\"id\": \"x\"}]", b"port")]:
+            code, out, err = run("sandbox", "service", *args, data=data)
+            self.assertEqual((code, out), (1, b""), args)
+            self.assertIn(named, err)
+        self.assertEqual(rows("clear", self.id), [header])
+
+
 if __name__ == "__main__":
     result = unittest.main(exit=False, verbosity=1).result
     sys.exit(not result.wasSuccessful())

@@ -1,15 +1,19 @@
 //! The command line as clap reads it.
 
+mod function;
 mod image;
 mod sandbox_function;
+mod service;
 mod webhook;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
+pub use service::ServiceCommand;
 pub use webhook::WebhookCommand;
 
 use crate::settings::Layer;
@@ -59,6 +63,9 @@ pub enum Command {
     /// Make and use sandboxes
     #[command(subcommand, visible_alias = "sb")]
     Sandbox(SandboxCommand),
+    /// Publish services of sandboxes under addresses that stay
+    #[command(subcommand, visible_alias = "fn")]
+    Function(FunctionCommand),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -218,6 +225,9 @@ pub enum SandboxCommand {
     /// Keep and call functions: handlers in Python, run once for each call
     #[command(subcommand, visible_alias = "fn")]
     Function(SandboxFunctionCommand),
+    /// Show and change what a sandbox serves by HTTP
+    #[command(subcommand, visible_alias = "services")]
+    Service(ServiceCommand),
     /// Delete sandboxes and their files
     #[command(visible_aliases = ["delete", "remove"])]
     Rm {

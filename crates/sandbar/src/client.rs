@@ -105,9 +105,23 @@ impl Client {
         self.data(self.request(Method::PUT, path).json(body)).await
     }
 
-    /// What a public host of the server answers, as text. Names below `localhost` need no resolver: they are the server's own
-    /// machine.
+    /// What a public host of the server answers, as text.
     pub async fn public(&self, url: &str, path: &str) -> anyhow::Result<String> {
+        let response = self.ask_public(url, path).await?;
+        let (status, text) = (response.status(), response.text().await?);
+        if !status.is_success() {
+            bail!("{url}{path} answered {status}: {text}");
+        }
+        Ok(text)
+    }
+
+    /// The status with which a public host of the server answers.
+    pub async fn public_status(&self, url: &str, path: &str) -> anyhow::Result<u16> {
+        Ok(self.ask_public(url, path).await?.status().as_u16())
+    }
+
+    /// Names below `localhost` need no resolver: they are the server's own machine.
+    async fn ask_public(&self, url: &str, path: &str) -> anyhow::Result<Response> {
         let parsed = parse_url(url)?;
         let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy();
         if let Some(host) = parsed.host_str().filter(|host| host.ends_with(".localhost")) {
@@ -116,12 +130,7 @@ impl Client {
             builder = builder.resolve(host, SocketAddr::new(ip, parsed.port_or_known_default().unwrap_or(80)));
         }
         let url = format!("{}{path}", url.trim_end_matches('/'));
-        let response = builder.build()?.get(&url).send().await.map_err(|error| unreachable(&url, error))?;
-        let (status, text) = (response.status(), response.text().await?);
-        if !status.is_success() {
-            bail!("{url} answered {status}: {text}");
-        }
-        Ok(text)
+        builder.build()?.get(&url).send().await.map_err(|error| unreachable(&url, error))
     }
 
     pub async fn delete(&self, path: &str) -> anyhow::Result<Value> {

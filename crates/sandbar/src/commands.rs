@@ -2,11 +2,13 @@
 
 pub mod copy;
 pub mod exec;
+pub mod function;
 pub mod image;
 pub mod key;
 pub mod login;
 pub mod sandbox;
 pub mod sandbox_function;
+mod service;
 pub mod snapshot;
 pub mod storage;
 pub mod template;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sandbar_node::{NodeConfig, error_text};
-use sandbar_server::{Config, Server, StartError, TlsConfig};
+use sandbar_server::{AcmeConfig, Config, Server, StartError, TlsConfig};
 
 use crate::settings::ServeSettings;
 
@@ -20,6 +20,7 @@ pub fn config(settings: &ServeSettings) -> Config {
         public_domain: settings.public_domain.clone(),
         gateway_listen: settings.gateway_listen,
         tls: settings.tls.clone().map(|(certificate, key)| TlsConfig { certificate, key }),
+        acme: settings.acme.clone().map(|acme| AcmeConfig { directory: acme.directory, contact: acme.contact, ca: acme.ca }),
         trusted_proxies: settings.trusted_proxies.clone(),
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,

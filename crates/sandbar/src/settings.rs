@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use sandbar_core::{
     egress::{Prefix, PrefixError},
     image::ImageName,
-    limits::POOL_MAX_IDLE,
+    limits::{POOL_MAX_IDLE, URL_MAX_BYTES},
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -38,6 +38,8 @@ pub struct ServeSettings {
     pub gateway_listen: Option<SocketAddr>,
     /// Certificate and key of that listener, as PEM files.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// The authority that issues certificates for that listener.
+    pub acme: Option<AcmeSettings>,
     /// Reverse proxies that say truly who asks.
     pub trusted_proxies: Vec<Prefix>,
     /// Whether strangers may make an account.
@@ -52,6 +54,17 @@ pub struct ServeSettings {
     pub log: LogFormat,
     /// A tracing filter: a level, or directives as in `info,sandbar_node=debug`.
     pub log_level: String,
+}
+
+/// An authority that issues certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeSettings {
+    /// URL of its directory.
+    pub directory: String,
+    /// A `mailto:` URL.
+    pub contact: Option<String>,
+    /// Roots to believe when it is asked, a PEM file.
+    pub ca: Option<PathBuf>,
 }
 
 /// Form of the server's log.
@@ -88,6 +101,16 @@ pub struct Layer {
     /// Private key of that certificate, a PEM file
     #[arg(long, env = "SANDBAR_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// Directory of an authority that issues the certificates of public hosts (ACME), for example
+    /// https://acme-v02.api.letsencrypt.org/directory; setting it agrees to its terms [default: none]
+    #[arg(long, env = "SANDBAR_ACME_DIRECTORY", value_name = "URL")]
+    pub acme_directory: Option<String>,
+    /// Whom that authority may write to, as mailto:NAME@HOST
+    #[arg(long, env = "SANDBAR_ACME_CONTACT", value_name = "URL")]
+    pub acme_contact: Option<String>,
+    /// Roots to believe when that authority is asked, a PEM file [default: the usual ones]
+    #[arg(long, env = "SANDBAR_ACME_CA", value_name = "FILE")]
+    pub acme_ca: Option<PathBuf>,
     /// Reverse proxies in front of the gateway whose X-Forwarded-For is believed, as comma-separated CIDRs
     #[arg(long, env = "SANDBAR_TRUSTED_PROXIES", value_name = "CIDRS")]
     pub trusted_proxies: Option<Cidrs>,
@@ -124,6 +147,9 @@ impl Layer {
             gateway_listen: self.gateway_listen.or(below.gateway_listen),
             tls_cert: self.tls_cert.or(below.tls_cert),
             tls_key: self.tls_key.or(below.tls_key),
+            acme_directory: self.acme_directory.or(below.acme_directory),
+            acme_contact: self.acme_contact.or(below.acme_contact),
+            acme_ca: self.acme_ca.or(below.acme_ca),
             trusted_proxies: self.trusted_proxies.or(below.trusted_proxies),
             registration: self.registration.or(below.registration),
             egress_allow: self.egress_allow.or(below.egress_allow),
@@ -145,6 +171,16 @@ impl Layer {
         if tls.is_some() && self.gateway_listen.is_none() {
             bail!("tls_cert and tls_key are for the gateway's own listener; give it an address with gateway_listen");
         }
+        let acme = match self.acme_directory.filter(|url| !url.is_empty()) {
+            Some(directory) => Some(AcmeSettings { directory, contact: self.acme_contact.filter(|url| !url.is_empty()), ca: self.acme_ca }),
+            None if self.acme_contact.is_some() || self.acme_ca.is_some() => {
+                bail!("acme_contact and acme_ca are for an authority; name it with acme_directory")
+            }
+            None => None,
+        };
+        if acme.is_some() && self.gateway_listen.is_none() {
+            bail!("acme_directory is for the gateway's own listener; give it an address with gateway_listen");
+        }
         let settings = ServeSettings {
             data_dir: self.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/sandbar")),
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8700))),
@@ -152,6 +188,7 @@ impl Layer {
             public_domain: self.public_domain.unwrap_or_else(|| "localhost".into()),
             gateway_listen: self.gateway_listen,
             tls,
+            acme,
             trusted_proxies: self.trusted_proxies.unwrap_or_default().0,
             registration: self.registration.unwrap_or(false),
             egress_allow: self.egress_allow.unwrap_or_default().0,
@@ -171,6 +208,9 @@ impl Layer {
         if !is_domain(&settings.public_domain) {
             bail!("public_domain {:?} is no host name", settings.public_domain);
         }
+        if let Some(acme) = &settings.acme {
+            acme.check(&settings.public_domain)?;
+        }
         if settings.pool_min_idle > POOL_MAX_IDLE {
             bail!("pool_min_idle {} is above {POOL_MAX_IDLE}", settings.pool_min_idle);
         }
@@ -178,6 +218,25 @@ impl Layer {
             bail!("log_level {:?} is no tracing filter: {error}", settings.log_level);
         }
         Ok(settings)
+    }
+}
+
+impl AcmeSettings {
+    fn check(&self, domain: &str) -> anyhow::Result<()> {
+        let is_url = |host: &str| !host.is_empty() && host.len() <= URL_MAX_BYTES && host.bytes().all(|b| b.is_ascii_graphic());
+        if !self.directory.strip_prefix("https://").is_some_and(is_url) {
+            bail!("acme_directory {:?} is no https URL", self.directory);
+        }
+        if let Some(contact) = &self.contact
+            && !contact.strip_prefix("mailto:").is_some_and(|address| is_url(address) && address.contains('@'))
+        {
+            bail!("acme_contact {contact:?} is not of the form mailto:NAME@HOST");
+        }
+        let local = domain.rsplit('.').next().is_some_and(|last| last.eq_ignore_ascii_case("localhost") || last.bytes().all(|b| b.is_ascii_digit()));
+        if local || !domain.contains('.') {
+            bail!("acme_directory needs a public_domain that the world can look up, and {domain:?} is none");
+        }
+        Ok(())
     }
 }
 
@@ -288,6 +347,25 @@ mod tests {
         assert_eq!(settings.pool_min_idle, 2);
         assert_eq!(settings.public_domain, "localhost");
         assert_eq!(settings.egress_allow.iter().map(Prefix::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    }
+
+    #[test]
+    fn an_authority_needs_a_listener_and_a_real_domain() {
+        let rest = "gateway_listen = '0.0.0.0:443'\npublic_domain = 'example.com'\n";
+        let complete = |text: &str| parse(text).unwrap().complete();
+        let acme = complete(&format!("{rest}acme_directory = 'https://ca.example/dir'\nacme_contact = 'mailto:a@example.com'")).unwrap().acme.unwrap();
+        assert_eq!((acme.directory.as_str(), acme.contact.as_deref(), acme.ca), ("https://ca.example/dir", Some("mailto:a@example.com"), None));
+        for (text, named) in [
+            ("public_domain = 'example.com'\nacme_directory = 'https://ca.example/dir'", "gateway_listen"),
+            ("gateway_listen = '0.0.0.0:443'\nacme_directory = 'https://ca.example/dir'", "public_domain"),
+            ("gateway_listen = '0.0.0.0:443'\npublic_domain = '10.0.0.1'\nacme_directory = 'https://ca.example/dir'", "public_domain"),
+            ("gateway_listen = '0.0.0.0:443'\npublic_domain = 'example.com'\nacme_directory = 'http://ca.example/dir'", "https"),
+            ("gateway_listen = '0.0.0.0:443'\npublic_domain = 'example.com'\nacme_contact = 'mailto:a@example.com'", "acme_directory"),
+            ("gateway_listen = '0.0.0.0:443'\npublic_domain = 'example.com'\nacme_directory = 'https://ca.example/dir'\nacme_contact = 'a@b'", "mailto"),
+        ] {
+            let error = complete(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
     }
 
     #[test]

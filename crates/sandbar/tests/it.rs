@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod it {
+    mod acme;
     mod api;
     mod bombs;
+    mod certificates;
     mod crash;
     mod crates;
     mod disk;
@@ -29,6 +31,7 @@ mod it {
     mod sandbox_functions;
     mod snapshots;
     mod streams;
+    mod tls;
     mod usage;
     mod volumes;
     mod webhooks;

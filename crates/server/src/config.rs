@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use sandbar_core::{egress::Prefix, public_host};
 use sandbar_node::NodeConfig;
 
+const HTTPS_PORT: u16 = 443;
+
 /// Settings of a running server.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -18,8 +20,10 @@ pub struct Config {
     pub public_domain: String,
     /// Where public hosts are served besides [`Self::listen`], and nothing else is.
     pub gateway_listen: Option<SocketAddr>,
-    /// TLS of the gateway's own listener.
+    /// TLS of the gateway's own listener by files.
     pub tls: Option<TlsConfig>,
+    /// TLS of that listener by certificates that are ordered.
+    pub acme: Option<AcmeConfig>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Prefix>,
     /// Whether `/auth/register` makes new users.
@@ -39,10 +43,24 @@ pub struct TlsConfig {
     pub key: PathBuf,
 }
 
+/// An authority that issues certificates by ACME.
+#[derive(Debug, Clone)]
+pub struct AcmeConfig {
+    /// The URL of its directory.
+    pub directory: String,
+    /// Whom it may write to: a `mailto:` URL.
+    pub contact: Option<String>,
+    /// Roots to believe when it is asked, a PEM file, in place of the usual ones.
+    pub ca: Option<PathBuf>,
+}
+
 impl Config {
     /// Where a public label is reached.
     pub fn public_url(&self, label: &str) -> String {
         let listen = self.gateway_listen.unwrap_or(self.listen);
-        public_host::url(label, &self.public_domain, self.gateway_listen.is_some() && self.tls.is_some(), listen.port())
+        let tls = self.gateway_listen.is_some() && (self.tls.is_some() || self.acme.is_some());
+        // Authorities come to this port, so whatever ours is, it is reached by that one.
+        let port = if self.acme.is_some() { HTTPS_PORT } else { listen.port() };
+        public_host::url(label, &self.public_domain, tls, port)
     }
 }

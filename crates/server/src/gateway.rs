@@ -19,8 +19,12 @@ use sandbar_api::ErrorCode;
 use sandbar_core::{public_host::PublicHost, sandbox::SandboxRecord, service::Service};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{app::SharedApp, error::ApiError};
+use crate::{
+    app::{App, SharedApp, functions::serve::FunctionLookup},
+    error::ApiError,
+};
 
+mod acme;
 mod admit;
 mod forward;
 mod front;
@@ -101,6 +105,26 @@ pub(crate) async fn serve(app: &SharedApp, host: PublicHost<'_>, request: Reques
         PublicHost::Unknown | PublicHost::Api => Err(unknown()),
     };
     answer.unwrap_or_else(IntoResponse::into_response)
+}
+
+impl App {
+    /// The team whose is what is served on a public host, awake or asleep; `None` when nothing is. Only such hosts get
+    /// certificates.
+    pub(crate) async fn team_served_at(&self, host: PublicHost<'_>) -> Result<Option<String>, ApiError> {
+        match host {
+            PublicHost::Sandbox { id, port } => {
+                let Some((record, _)) = self.look(id).await? else { return Ok(None) };
+                let services = self.gateway.services(&record);
+                let is_public = |service: &Service| service.port == port && service.ingress.public && !service.ingress.routes.is_empty();
+                Ok(services.iter().any(is_public).then(|| record.team_id.clone()))
+            }
+            PublicHost::Function { label } => match self.function_by_label(label).await? {
+                FunctionLookup::Found(host) => Ok(Some(host.function.team_id.clone())),
+                FunctionLookup::NotFound | FunctionLookup::Disabled | FunctionLookup::NoRevision => Ok(None),
+            },
+            PublicHost::Unknown | PublicHost::Api => Ok(None),
+        }
+    }
 }
 
 /// What is said of every host and path that nothing is served on: the same for those that exist and those that do not.

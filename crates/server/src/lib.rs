@@ -9,5 +9,5 @@ pub mod http;
 mod run;
 mod tasks;
 
-pub use config::{Config, TlsConfig};
+pub use config::{AcmeConfig, Config, TlsConfig};
 pub use run::{Server, StartError};

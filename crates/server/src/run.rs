@@ -88,7 +88,7 @@ impl Server {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        let tls = config.tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
+        let tls = Tls::open(&config)?.map(Arc::new);
         if room::give_up_reserve(&config.data_dir).unwrap_or(false) {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
@@ -154,7 +154,7 @@ impl Server {
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
-            tracker.spawn(Tls::reload(Arc::clone(tls), stop.clone()));
+            tls.spawn_tasks(&app, &tracker, &stop);
         }
         if let Some(public) = public {
             tracker.spawn(http::serve(public, front(Side::Public), tls, stop.clone()));

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{copy, exec, sandbox_function};
+use super::{copy, exec, sandbox_function, service};
 use crate::{
     cli::{CreateArgs, EventsArgs, Global, ListArgs, LogsArgs, Output, RunArgs, SandboxCommand},
     client::{Client, sandbox_path, segment},
@@ -51,6 +51,7 @@ pub async fn run(global: &Global, command: SandboxCommand) -> anyhow::Result<u8>
             change(&client, form, &id, "/refresh", &body).await?;
         }
         SandboxCommand::Function(command) => return sandbox_function::run(&client, form, command).await,
+        SandboxCommand::Service(command) => service::run(&client, form, command).await?,
         SandboxCommand::Rm { ids } => return super::delete_each(&client, form, ids, |id| sandbox_path(id, "")).await,
     }
     Ok(0)
@@ -246,7 +247,7 @@ async fn run_code(client: &Client, form: Output, args: RunArgs) -> anyhow::Resul
     Ok(result["exit_code"].as_i64().map_or(0, exec::exit_byte))
 }
 
-async fn logs(client: &Client, form: Output, args: &LogsArgs) -> anyhow::Result<()> {
+pub(super) async fn logs(client: &Client, form: Output, args: &LogsArgs) -> anyhow::Result<()> {
     let mut query: Vec<(&str, String)> = Vec::new();
     query.extend(args.tail.map(|n| ("tail_lines", n.to_string())));
     query.extend(args.since.map(|n| ("since_seconds", n.to_string())));

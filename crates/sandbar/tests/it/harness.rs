@@ -145,9 +145,13 @@ impl Server {
         (status.expect("a second server on the same data does not go on"), fs::read_to_string(path).unwrap())
     }
 
+    /// All of the log since the first start.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.dir.join("server.log")).unwrap_or_default()).into_owned()
+    }
+
     pub fn log_tail(&self) -> String {
-        let text = fs::read(self.dir.join("server.log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.log();
         let lines: Vec<_> = text.lines().collect();
         format!("--- the server's log, {} ---\n{}", self.dir.display(), lines[lines.len().saturating_sub(60)..].join("\n"))
     }

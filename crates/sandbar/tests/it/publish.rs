@@ -18,6 +18,7 @@ use super::{
     machine,
 };
 
+mod docs;
 mod kills;
 
 const SOON: Duration = Duration::from_secs(60);

@@ -92,13 +92,14 @@ async fn connection(stream: TcpStream, peer: IpAddr, front: Front, tls: Option<A
     };
     let handshake = tokio::select! {
         () = stop.cancelled() => return,
-        handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)) => handshake,
+        handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(&front.app, stream)) => handshake,
     };
     match handshake {
-        Ok(Ok(stream)) => {
+        Ok(Ok(Some(stream))) => {
             let version = if stream.get_ref().1.alpn_protocol() == Some(b"h2") { Version::Http2 } else { Version::Http1 };
             answer(stream, version, peer, true, front, stop).await;
         }
+        Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
         Err(_) => tracing::debug!("a handshake took too long"),
     }

@@ -3,6 +3,7 @@
 
 mod access;
 mod engine;
+mod functions;
 mod sandboxes;
 mod state;
 mod webhooks;

@@ -32,7 +32,7 @@ fn snapshot(id: &str, sandbox_id: &str, at_ms: i64) -> SnapshotRecord {
     }
 }
 
-fn volume(id: &str, mode: AccessMode) -> VolumeRecord {
+pub fn volume(id: &str, mode: AccessMode) -> VolumeRecord {
     VolumeRecord {
         id: id.into(),
         team_id: "team".into(),

@@ -381,3 +381,6 @@ pub(super) fn unavailable(revision: &RevisionRecord, reason: &str, retry_after: 
         }))
         .retry_after(seconds)
 }
+
+#[cfg(test)]
+mod tests;

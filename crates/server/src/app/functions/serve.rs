@@ -48,6 +48,14 @@ pub(crate) struct Lease {
     pub(super) _held: Held,
 }
 
+/// Why an instance does not serve a request.
+enum Closed {
+    /// It never will.
+    Gone(String),
+    /// Not within the request's time.
+    Late(String),
+}
+
 /// Where a request counts.
 #[expect(dead_code, reason = "held for what happens when it is dropped")]
 pub(super) enum Held {
@@ -114,7 +122,12 @@ impl App {
                     let sandbox_id = in_flight.sandbox_id.clone();
                     match self.enter(in_flight, revision, until).await {
                         Ok(lease) => return Ok(lease),
-                        Err(reason) => self.lose_instance(&pool, &sandbox_id, &reason),
+                        Err(Closed::Gone(reason)) => self.lose_instance(&pool, &sandbox_id, &reason),
+                        Err(Closed::Late(reason)) => {
+                            // The time of one request is no measure for an instance.
+                            self.look_again(&pool, &sandbox_id);
+                            return Err(unavailable(revision, &reason, Duration::from_secs(1)));
+                        }
                     }
                     if Instant::now() >= until {
                         return Err(unavailable(revision, LATE, Duration::from_secs(1)));
@@ -133,19 +146,24 @@ impl App {
         }
     }
 
-    /// Makes sure that somebody answers in an instance; else says why not.
-    async fn enter(self: &Arc<Self>, in_flight: InFlight, revision: &RevisionRecord, until: Instant) -> Result<Lease, String> {
-        let looked = self.look(&in_flight.sandbox_id).await.map_err(|error| error.message().to_owned())?;
+    /// Makes sure that somebody answers in an instance.
+    async fn enter(self: &Arc<Self>, in_flight: InFlight, revision: &RevisionRecord, until: Instant) -> Result<Lease, Closed> {
+        let looked = self.look(&in_flight.sandbox_id).await.map_err(|error| Closed::Late(error.message().to_owned()))?;
         let (sandbox, runtime) = match looked {
             Some((record, Some(runtime))) => (record, runtime),
             // Somebody paused it; what ended by itself is replaced.
-            Some((record, None)) if record.desired == Desired::Paused => self.wake(&record).await.map_err(|error| error.message().to_owned())?,
-            Some((record, None)) => return Err(format!("its processes ended: {}", record.reason.as_deref().unwrap_or("the reason is not known"))),
-            None => return Err("it was deleted".to_owned()),
+            Some((record, None)) if record.desired == Desired::Paused => self.wake(&record).await.map_err(|error| Closed::Gone(error.message().to_owned()))?,
+            Some((record, None)) => {
+                return Err(Closed::Gone(format!("its processes ended: {}", record.reason.as_deref().unwrap_or("the reason is not known"))));
+            }
+            None => return Err(Closed::Gone("it was deleted".to_owned())),
         };
         if !self.is_service_up(&sandbox, &runtime, &revision.service) {
             let within = until.saturating_duration_since(Instant::now());
-            self.ensure_service(&sandbox, &runtime, &revision.service, within).await.map_err(|error| error.message().to_owned())?;
+            if let Err(error) = self.ensure_service(&sandbox, &runtime, &revision.service, within).await {
+                let reason = error.message().to_owned();
+                return Err(if Instant::now() >= until { Closed::Late(reason) } else { Closed::Gone(reason) });
+            }
         }
         Ok(Lease { runtime, sandbox_id: sandbox.id.clone(), _held: Held::Instance(in_flight) })
     }
