@@ -83,8 +83,9 @@ impl App {
     /// A sandbox that serves a revision now, with the moment since when.
     pub(crate) fn revision_instance(&self, revision_id: &str) -> Option<(String, i64)> {
         let slots = self.functions.pools.find(revision_id)?.slots();
-        let serving = slots.into_iter().find(|slot| matches!(slot.stage, Stage::Ready | Stage::Retiring))?;
-        Some((serving.sandbox_id, serving.ready_at_ms.unwrap_or(serving.created_at_ms)))
+        let of_stage = |stage: Stage| slots.iter().find(|slot| slot.stage == stage);
+        let serving = of_stage(Stage::Ready).or_else(|| of_stage(Stage::Retiring))?;
+        Some((serving.sandbox_id.clone(), serving.ready_at_ms.unwrap_or(serving.created_at_ms)))
     }
 
     async fn is_served_from_source(&self, function: &FunctionRecord, revision: &RevisionRecord) -> Result<bool, ApiError> {

@@ -112,7 +112,8 @@ pub fn runtime(view: &RuntimeView) -> FunctionRuntimeResponse {
     let RuntimeView { function, revision, from_source, instances, failure, events } = view;
     let revision_id = revision.as_ref().map(|revision| revision.id.clone()).unwrap_or_default();
     let own: Vec<&InstanceView> = instances.iter().filter(|instance| instance.revision_id == revision_id).collect();
-    let serving = own.iter().find(|instance| matches!(instance.stage, Stage::Ready | Stage::Retiring));
+    let of_stage = |stage: Stage| own.iter().find(|instance| instance.stage == stage);
+    let serving = of_stage(Stage::Ready).or_else(|| of_stage(Stage::Retiring));
     let has = |stage: Stage| own.iter().any(|instance| instance.stage == stage);
     let (state, phase, readiness) = if !function.enabled {
         ("disabled", "disabled", "unknown")
