@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ACCEPT_SUITE ?= ../shared/accept
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build run test check unit clients images accept bench clean help
+.PHONY: build run test check unit clients images docs accept bench clean help
 
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -20,7 +20,7 @@ run: ## Start the server, show what it does, go on serving until Ctrl-C
 
 test: ## Everything: format, lints, unit and integration tests, public clients end to end
 	@packaging/prerequisites.sh test
-	$(MAKE) check unit clients images
+	$(MAKE) check unit clients images docs
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -36,6 +36,10 @@ clients: ## Public Python and npm clients and the command line against a server 
 images: ## Images of Debian packages, and pip, npm and apt-get inside them
 	$(CARGO) build --locked -p sandbar
 	tests/images.sh
+
+docs: ## The examples of the documentation
+	$(CARGO) build --locked -p sandbar
+	tests/docs.sh
 
 accept: ## An acceptance suite (ACCEPT_SUITE) with three releases of the public client
 	@packaging/prerequisites.sh test

@@ -107,7 +107,6 @@ pub struct SandboxFunctionPutRequest {
     pub source: String,
 }
 
-/// Clients write one value as it is, or as a list of one.
 /// Clients read a single value as a text; several are a list.
 fn one_or_many<S: Serializer>(map: &BTreeMap<String, Vec<String>>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
@@ -122,6 +121,7 @@ fn one_or_many<S: Serializer>(map: &BTreeMap<String, Vec<String>>, serializer: S
     }))
 }
 
+/// Clients write one value as it is, or as a list of one.
 fn lists<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<String>>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "must be a text or a list of texts")]

@@ -94,6 +94,8 @@ pub const FUNCTION_PATH_MAX_BYTES: usize = 8192;
 pub const FUNCTION_REQUEST_MAX_BYTES: usize = 8 << 20;
 /// Bytes of the body of a function's reply that does not come in its own time, and of one message of its WebSocket.
 pub const FUNCTION_REPLY_MAX_BYTES: usize = 4 << 20;
+/// Values of all headers of a function's reply to a request from outside.
+pub const FUNCTION_HEADERS_MAX: usize = 1000;
 /// Milliseconds that a call may take when it names no number.
 pub const FUNCTION_TIMEOUT_DEFAULT_MS: u64 = 30_000;
 /// Milliseconds that a call may take.

@@ -39,6 +39,13 @@ pub fn read<'a>(host: &'a str, domain: &str) -> PublicHost<'a> {
     }
 }
 
+/// Whether a host is the API's own name below a public domain. Lower-cased by the caller.
+pub fn is_api_name(host: &str, domain: &str) -> bool {
+    let name = without_port(host);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.strip_suffix(domain.trim_end_matches('.')).and_then(|rest| rest.strip_suffix('.')) == Some(API_LABEL)
+}
+
 /// The alias and the function's own label.
 pub fn split_alias(label: &str) -> (Option<&str>, &str) {
     match label.split_once(SEPARATOR) {
@@ -106,6 +113,18 @@ mod tests {
             ("sb-abc--p3000.example.com", "localhost", Api),
         ] {
             assert_eq!(read(host, domain), want, "{host}");
+        }
+        for (host, want) in [
+            ("api.example.com", true),
+            ("api.example.com:443", true),
+            ("api.example.com.", true),
+            ("example.com", false),
+            ("api.localhost", false),
+            ("api.other.com", false),
+            ("api.x.example.com", false),
+            ("apiexample.com", false),
+        ] {
+            assert_eq!(is_api_name(host, "example.com"), want, "{host}");
         }
         assert_eq!(split_alias("staging--web-1"), (Some("staging"), "web-1"));
         assert_eq!(split_alias("web-1"), (None, "web-1"));

@@ -5,6 +5,7 @@ mod functions;
 mod gateway;
 mod guests;
 mod images;
+mod published;
 mod rows;
 mod state;
 mod stats;
@@ -112,6 +113,8 @@ async fn pooled(guests: &Guests, args: &BenchArgs, counts: &rows::Counts, report
     report.add("files", async || rows::files(guests, counts).await).await;
     report.add("gateway", async || gateway::proxying(guests, &dir, counts.requests, counts.sustained).await).await;
     report.add("service start", async || gateway::first_access(guests, floors, counts.pauses).await).await;
+    wait_for_pool(guests).await;
+    report.add("function", async || published::functions(guests, floors, counts.hibernations, counts.requests).await).await;
     wait_for_pool(guests).await;
     report.add("sustained", async || Ok(vec![rows::sustained(guests, counts.sustained).await?])).await;
     Ok(())

@@ -26,6 +26,7 @@ mod it {
     mod network;
     mod pools;
     mod publish;
+    mod receiver;
     mod recovery;
     mod registry;
     mod sandbox_functions;

@@ -26,6 +26,12 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     let text = |status: u16, text: &'static str| Response::builder().status(status).body(Full::new(Bytes::from(text))).expect("response");
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
     Ok(match path.as_str() {
+        "/v1/info" => text(200, r#"{"protocol":1,"version":"0","pid":1,"started_ms":1,"contexts":0}"#),
+        "/v1/functions/call" => {
+            use sandbar_procd_api::function::{Kind, encode};
+            let frames = [(Kind::Start, &br#"{"status":201}"#[..]), (Kind::Chunk, b"body"), (Kind::End, b"{}")];
+            Response::new(Full::new(frames.iter().flat_map(|(kind, payload)| encode(*kind, payload)).collect()))
+        }
         "/v1/contexts" => text(200, r#"{"contexts":[]}"#),
         "/v1/files/list?path=%2Fa%20b" => text(404, r#"{"code":"directory_not_found","message":"no /a b"}"#),
         "/v1/files/stat?path=new" => text(409, r#"{"code":"code_of_the_future","message":"later"}"#),
@@ -63,6 +69,14 @@ async fn speaks_to_an_agent_behind_a_long_path() {
         ProcdError::Api { status: 409, body } => assert_eq!(body.message, "later"),
         other => panic!("{other}"),
     }
+    // An agent of before functions says so, and is asked once.
+    assert_eq!([client.protocol().await.expect("told"), client.clone().protocol().await.expect("known")], [1, 1]);
+    let source = sandbar_procd_api::function::FunctionSource::Code(String::new());
+    let call = serde_json::from_value(serde_json::json!({ "source": source, "handler": "h", "request": {} })).expect("a call");
+    let mut reply = client.call_function(&call).await.expect("reply");
+    assert!(matches!(reply.next().await, Ok(Some(FunctionFrame::Start(start))) if start.status == 201 && !start.stream));
+    assert!(matches!(reply.next().await, Ok(Some(FunctionFrame::Chunk(chunk))) if &chunk[..] == b"body"));
+    assert!(matches!(reply.next().await, Ok(Some(FunctionFrame::End(end))) if end.failure.is_none()));
     assert_eq!(CONNECTIONS.load(Ordering::SeqCst), 1, "connections are used again");
 
     let mut events = client.events(3).await.expect("events");

@@ -307,6 +307,9 @@ async fn listen(agent: Rc<Agent>, weak: Weak<Zygote>, control: Rc<AsyncFd<OwnedF
                         zygote.kill();
                         break;
                     }
+                    drop((guard, zygote));
+                    // Who talks without a pause holds up nobody else.
+                    tokio::task::yield_now().await;
                 }
                 Ok(_) | Err(_) => break,
             },

@@ -81,9 +81,8 @@ pub async fn proxying(guests: &Guests, dir: &Path, n: usize, for_time: Duration)
 async fn measure(guests: &Guests, direct: SocketAddr, nginx: Option<SocketAddr>, n: usize, for_time: Duration) -> anyhow::Result<Vec<Row>> {
     let id = guests.claim().await?;
     upload(guests, &id).await?;
-    let (gateway, host) = publish(guests, &id).await?;
+    let at_gateway = serve(guests, &id).await?;
     let at_direct = Asked { address: direct, host: "localhost".into() };
-    let at_gateway = Asked { address: gateway, host };
     at_direct.up().await?;
     at_gateway.up().await?;
     let floor = at_direct.times(n).await?;
@@ -118,8 +117,7 @@ pub async fn first_access(guests: &Guests, floors: &Floors, n: usize) -> anyhow:
     let id = guests.claim().await?;
     upload(guests, &id).await?;
     for _ in 0..n {
-        let (address, host) = publish(guests, &id).await?;
-        let asked = Asked { address, host };
+        let asked = serve(guests, &id).await?;
         let begun = Instant::now();
         asked.times(1).await?;
         samples.push(begun.elapsed());
@@ -131,15 +129,16 @@ pub async fn first_access(guests: &Guests, floors: &Floors, n: usize) -> anyhow:
     Ok(vec![Row::times("service: first access starts it", &samples, Some((floors.spawn_ms, "spawn")), Target::None)])
 }
 
-async fn upload(guests: &Guests, id: &str) -> anyhow::Result<()> {
+/// Puts this program into a sandbox.
+pub(super) async fn upload(guests: &Guests, id: &str) -> anyhow::Result<()> {
     let program = tokio::fs::read(std::env::current_exe()?).await?;
     let request = guests.client.request(Method::POST, &sandbox_path(id, "/files")).query(&[("path", PROGRAM), ("mode", "0755")]);
     guests.client.send(request.body(program)).await?;
     Ok(())
 }
 
-/// Where the gateway listens, and the host to ask for.
-async fn publish(guests: &Guests, id: &str) -> anyhow::Result<(SocketAddr, String)> {
+/// Serves the upstream in a sandbox, and tells whom to ask for it.
+pub(super) async fn serve(guests: &Guests, id: &str) -> anyhow::Result<Asked> {
     let service = json!({
         "id": "bench",
         "port": PORT,
@@ -147,13 +146,7 @@ async fn publish(guests: &Guests, id: &str) -> anyhow::Result<(SocketAddr, Strin
         "ingress": {"public": true, "routes": [{"id": "bench", "path_prefix": "/", "resume": true}]},
     });
     let services = guests.client.put(&sandbox_path(id, "/services"), &json!({"services": [service]})).await?;
-    let url = services["services"][0]["public_url"].as_str().context("the service has no public_url")?;
-    let url = reqwest::Url::parse(url)?;
-    ensure!(url.scheme() == "http", "{url} is not served by this machine");
-    let (host, port) = (url.host_str().context("no host")?.to_owned(), url.port_or_known_default().unwrap_or(80));
-    let server = reqwest::Url::parse(guests.client.base())?;
-    let ip = server.host_str().and_then(|host| host.parse().ok()).unwrap_or(Ipv4Addr::LOCALHOST.into());
-    Ok((SocketAddr::new(ip, port), format!("{host}:{port}")))
+    Asked::of(guests, services["services"][0]["public_url"].as_str().context("the service has no public_url")?)
 }
 
 /// nginx as a reverse proxy with kept connections, where there is one.
@@ -182,13 +175,23 @@ fn nginx(dir: &Path, upstream: SocketAddr) -> anyhow::Result<Option<(Child, Sock
 }
 
 /// Somebody who is asked for `/`.
-struct Asked {
-    address: SocketAddr,
-    host: String,
+pub(super) struct Asked {
+    pub address: SocketAddr,
+    pub host: String,
 }
 
 impl Asked {
-    async fn up(&self) -> anyhow::Result<()> {
+    /// Whoever serves a public URL, at the address of the server that is measured.
+    pub fn of(guests: &Guests, url: &str) -> anyhow::Result<Self> {
+        let url = reqwest::Url::parse(url)?;
+        ensure!(url.scheme() == "http", "{url} is not served by this machine");
+        let (host, port) = (url.host_str().context("no host")?, url.port_or_known_default().unwrap_or(80));
+        let server = reqwest::Url::parse(guests.client.base())?;
+        let ip = server.host_str().and_then(|host| host.parse().ok()).unwrap_or(Ipv4Addr::LOCALHOST.into());
+        Ok(Self { address: SocketAddr::new(ip, port), host: format!("{host}:{port}") })
+    }
+
+    pub async fn up(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
             match self.times(1).await {
@@ -200,7 +203,7 @@ impl Asked {
     }
 
     /// One request after the other on one connection.
-    async fn times(&self, n: usize) -> anyhow::Result<Samples> {
+    pub async fn times(&self, n: usize) -> anyhow::Result<Samples> {
         let mut connection = self.connect().await?;
         let mut samples = Samples::default();
         for _ in 0..n {

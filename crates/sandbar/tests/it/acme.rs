@@ -254,8 +254,17 @@ fn without_its_authority_the_server_lives_and_orders_when_it_is_back() {
     assert_eq!(sandbox.sh_ok("echo alive"), "alive\n");
     authority.up();
     let root = authority.root();
-    eventually("a certificate", WITHIN, || Secure::connect(gateway, &host, &root));
+    let first = eventually("a certificate", WITHIN, || Secure::connect(gateway, &host, &root)).certificate;
     assert_eq!(authority.orders(), 1);
+    // While it is away again, what is there is shown.
+    authority.down();
+    assert_eq!(Secure::connect(gateway, &host, &root).unwrap().certificate, first);
+    // It comes back, and has forgotten us.
+    authority.up();
+    let (_second, other) = service(&server);
+    let root = authority.root();
+    eventually("a certificate by another account", WITHIN, || Secure::connect(gateway, &other, &root));
+    assert!(server.log().contains("does not know our account"), "{}", server.log());
 }
 
 #[test]

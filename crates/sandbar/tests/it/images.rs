@@ -498,6 +498,7 @@ fn a_build_keeps_what_its_commands_leave() {
     assert!(again.len() == 1 && again[0]["image"]["id"] == id, "{again:?}");
     template(&api, "tools", "tools:1");
     let sandbox = Sandbox::claim_from(&api, "tools", json!({}));
+    assert_eq!(sandbox.sh("/procd/runtimes/python-runner 2>/dev/null").code, 64, "what runs functions is in every image");
     let seen = sandbox.sh_ok("/app/hello.sh; cat /opt/data; stat -c %u /opt/data; ls /etc/motd 2>&1 | wc -l; od -An -tx1 /app/raw; python3 -c 'print(6*7)'");
     assert_eq!(seen, "hi from /workspace\ndata\n1000\n1\n 00 ff\n42\n");
 

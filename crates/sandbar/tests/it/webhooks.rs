@@ -3,10 +3,9 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::UdpSocket,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
     thread,
@@ -19,144 +18,11 @@ use sha2::{Digest, Sha256};
 use super::{
     harness::{SANDBOXES, Sandbox, Server, TOKEN},
     http::{Api, eventually},
+    receiver::{Answer, Got, Receiver},
 };
 
 const WITHIN: Duration = Duration::from_secs(60);
 const LOOPBACK: (&str, &str) = ("SANDBAR_EGRESS_ALLOW", "127.0.0.1/32");
-
-/// A request as it came.
-#[derive(Debug, Clone)]
-struct Got {
-    path: String,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Got {
-    fn event(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("a JSON body")
-    }
-
-    fn kind(&self) -> String {
-        self.event()["event_type"].as_str().expect("a type").to_owned()
-    }
-}
-
-/// What it answers.
-#[derive(Debug, Clone, Copy)]
-enum Answer {
-    Status(u16),
-    /// A status and another header.
-    With(u16, &'static str),
-    /// Nothing, until the receiver ends.
-    Silence,
-}
-
-/// An HTTP server that keeps what it got.
-struct Receiver {
-    addr: SocketAddr,
-    got: Arc<Mutex<Vec<Got>>>,
-    open: Arc<AtomicUsize>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Receiver {
-    fn start(answer: impl Fn(&Got) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let receiver = Self { addr: listener.local_addr().unwrap(), got: Arc::default(), open: Arc::default(), stop: Arc::default() };
-        let (got, open, stop, answer) = (Arc::clone(&receiver.got), Arc::clone(&receiver.open), Arc::clone(&receiver.stop), Arc::new(answer));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (got, open, stop, answer) = (Arc::clone(&got), Arc::clone(&open), Arc::clone(&stop), Arc::clone(&answer));
-                thread::spawn(move || {
-                    open.fetch_add(1, Ordering::Relaxed);
-                    let _ = serve(stream, &got, &stop, answer.as_ref());
-                    open.fetch_sub(1, Ordering::Relaxed);
-                });
-            }
-        });
-        receiver
-    }
-
-    fn ok() -> Self {
-        Self::start(|_| Answer::Status(204))
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.addr)
-    }
-
-    fn got(&self) -> Vec<Got> {
-        self.got.lock().unwrap().clone()
-    }
-
-    fn kinds(&self) -> Vec<String> {
-        self.got().iter().map(Got::kind).collect()
-    }
-
-    /// Waits for requests of which `wanted` is true, and returns them all.
-    #[track_caller]
-    fn wait(&self, what: &str, wanted: impl Fn(&[Got]) -> bool) -> Vec<Got> {
-        eventually(what, WITHIN, || {
-            let got = self.got();
-            if wanted(&got) { Ok(got) } else { Err(format!("{:?}", got.iter().map(|got| String::from_utf8_lossy(&got.body).into_owned()).collect::<Vec<_>>())) }
-        })
-    }
-
-    #[track_caller]
-    fn wait_kind(&self, kind: &str) -> Value {
-        let got = self.wait(kind, |got| got.iter().any(|got| got.kind() == kind));
-        got.iter().find(|got| got.kind() == kind).unwrap().event()
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.addr);
-    }
-}
-
-fn serve(stream: TcpStream, got: &Mutex<Vec<Got>>, stop: &AtomicBool, answer: &dyn Fn(&Got) -> Answer) -> std::io::Result<()> {
-    let mut out = stream.try_clone()?;
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut first = String::new();
-        if reader.read_line(&mut first)? == 0 {
-            return Ok(());
-        }
-        let mut headers = BTreeMap::new();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            match line.trim_end().split_once(": ") {
-                Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_owned()),
-                None => break,
-            };
-        }
-        let mut body = vec![0; headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
-        reader.read_exact(&mut body)?;
-        assert!(first.starts_with("POST "), "{first}");
-        let one = Got { path: first.split(' ').nth(1).unwrap_or_default().to_owned(), headers, body };
-        let said = answer(&one);
-        got.lock().unwrap().push(one);
-        let (status, header) = match said {
-            Answer::Status(status) => (status, String::new()),
-            Answer::With(status, header) => (status, format!("{header}\r\n")),
-            Answer::Silence => {
-                while !stop.load(Ordering::Relaxed) {
-                    thread::sleep(Duration::from_millis(20));
-                }
-                return Ok(());
-            }
-        };
-        let body = if status == 204 { "" } else { "said" };
-        write!(out, "HTTP/1.1 {status} x\r\n{header}content-length: {}\r\n\r\n{body}", body.len())?;
-    }
-}
 
 fn hmac_sha256(key: &[u8], text: &[u8]) -> String {
     assert!(key.len() <= 64);
@@ -386,7 +252,7 @@ fn secrets_of_before_are_sealed_at_the_start() {
     assert!(sealed.starts_with("sealed:1:") && !sealed.contains("plain"), "{sealed}");
     let database = rusqlite::Connection::open(server.data_dir().join("sandbar.db")).unwrap();
     database.execute("UPDATE sandbox SET doc = json_set(doc, '$.config.webhook.secret', 'plain-as-before') WHERE id = ?1", [&sandbox.id]).unwrap();
-    database.execute_batch("DROP TABLE webhook; DROP TABLE webhook_delivery; PRAGMA user_version = 2;").unwrap();
+    database.execute("UPDATE webhook SET secret = NULL", []).unwrap();
     drop(database);
     server.up();
     sandbox.api.post(&sandbox.path("/pause"), json!({})).ok(200);

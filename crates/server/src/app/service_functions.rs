@@ -145,11 +145,24 @@ fn call_of(service: &Service, route: &Route, function: &Function, parts: &Parts,
         label: format!("service:{}", service.id),
         limit: (function.max_concurrency > 0).then(|| FunctionLimit { key: format!("service:{}", service.id), max: function.max_concurrency }),
         request: json!({
-            "service_id": service.id, "route_id": route.id, "method": parts.method.as_str(), "path": parts.uri.path(), "raw_query": query,
-            "query": query_of(query), "headers": headers_of(&parts.headers), "body_base64": BASE64.encode(body), "handler": function.handler,
+            "service_id": service.id, "route_id": route.id, "method": parts.method.as_str(), "path": unescaped(parts.uri.path()), "raw_path": parts.uri.path(),
+            "raw_query": query, "query": query_of(query), "headers": headers_of(&parts.headers), "body_base64": BASE64.encode(body), "handler": function.handler,
             "timeout_ms": timeout_ms,
         }),
     }
+}
+
+/// A path without percent-encoding, which is how handlers know it; what is no UTF-8 then is replaced.
+fn unescaped(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let escaped = after.first_chunk::<2>().filter(|_| byte == b'%').and_then(|[high, low]| u8::try_from(digit(*high)? * 16 + digit(*low)?).ok());
+        bytes.push(escaped.unwrap_or(byte));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn query_of(query: &str) -> BTreeMap<String, Vec<String>> {
@@ -199,6 +212,9 @@ fn head(start: &FunctionStart) -> Result<Response, Refused> {
     // A handler's reply is the last one to its request.
     let status = StatusCode::from_u16(start.status).ok().filter(|status| !status.is_informational());
     let status = status.ok_or_else(|| bad_response(format!("the function's status {} cannot be sent", start.status)))?;
+    if start.headers.values().map(Vec::len).sum::<usize>() > limits::FUNCTION_HEADERS_MAX {
+        return Err(bad_response(format!("the function's reply has more than {} headers", limits::FUNCTION_HEADERS_MAX)));
+    }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     for (name, values) in &start.headers {
@@ -404,8 +420,20 @@ mod tests {
         };
         let response = head(&start(201, &[("Transfer-Encoding", "chunked"), ("Content-Length", "9"), ("X-A", "b")])).expect("a head");
         assert_eq!((response.status().as_u16(), response.headers().len(), response.headers()["x-a"].to_str().ok()), (201, 1, Some("b")));
+        let mut many = start(200, &[]);
+        many.headers.insert("x".into(), vec![String::new(); 100_000]);
+        assert!(head(&many).is_err());
         for wrong in [start(101, &[]), start(99, &[]), start(200, &[("a b", "c")]), start(200, &[("a", "b\r\nc: d")])] {
             assert!(head(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn paths_are_unescaped_once() {
+        for (path, seen) in
+            [("/a%20b", "/a b"), ("/%C3%A9", "/é"), ("/%2525", "/%25"), ("/%zz%2", "/%zz%2"), ("/%ff", "/\u{fffd}"), ("/%+1", "/%+1"), ("/", "/")]
+        {
+            assert_eq!(unescaped(path), seen, "{path}");
         }
     }
 

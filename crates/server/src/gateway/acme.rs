@@ -68,6 +68,9 @@ const ORDER_WITHIN: Duration = Duration::from_secs(180);
 /// Bounds of the pause between two looks at what is to be renewed.
 const LOOK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
+/// After this time for what could not be looked at, or found no room.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// What is wrong with the settings or the disk.
 #[derive(Debug, thiserror::Error)]
 pub enum AcmeError {
@@ -251,10 +254,16 @@ impl Acme {
                     next = next.min(until(validity.not_after_ms));
                     continue;
                 }
-                Err(_) => continue,
+                Err(_) => {
+                    next = next.min(AGAIN);
+                    continue;
+                }
             }
-            if let Ok(mut done) = self.start(&host, Payer::Nobody) {
-                let _closed = done.changed().await;
+            match self.start(&host, Payer::Nobody) {
+                Ok(mut done) => {
+                    let _closed = done.changed().await;
+                }
+                Err(_) => next = next.min(AGAIN),
             }
             if let Some(failure) = self.failure(&host) {
                 next = next.min(failure.retry_at.saturating_duration_since(Instant::now()));
@@ -265,7 +274,7 @@ impl Acme {
 
     /// Who counts for a certificate of a host; nobody is asked for one of a host that nothing is served on.
     async fn payer(&self, app: &SharedApp, host: &str) -> Result<Option<Payer>, NoCertificate> {
-        if host.strip_suffix(&self.domain) == Some("api.") {
+        if public_host::is_api_name(host, &self.domain) {
             return Ok(Some(Payer::Nobody));
         }
         match app.team_served_at(public_host::read(host, &self.domain)).await {

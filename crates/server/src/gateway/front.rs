@@ -49,7 +49,7 @@ impl Front {
             return ApiError::bad_request("a request names its host once").into_response();
         };
         let public = public_host::read(&host, &self.app.config.public_domain);
-        let by_name = host.split('.').next() == Some("api");
+        let by_name = public_host::is_api_name(&host, &self.app.config.public_domain);
         match (public, self.side) {
             (PublicHost::Api, Side::Both) => self.ask_api(request).await,
             (PublicHost::Api, Side::Public) if by_name => self.ask_api(request).await,

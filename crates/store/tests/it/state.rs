@@ -8,7 +8,9 @@ use sandbar_core::{
     sandbox::{Base, Layer, Mount, Observed, SandboxRecord, reason},
     volume::AccessMode,
 };
-use sandbar_store::{DeletedVolume, QuotaRecord, SnapshotRecord, Store, StoreError, TemplateRecord, UsageAdd, VolumeRecord, VolumeSnapshotRecord};
+use sandbar_store::{
+    DeletedVolume, InvocationStatus, QuotaRecord, SnapshotRecord, Store, StoreError, TemplateRecord, UsageAdd, VolumeRecord, VolumeSnapshotRecord,
+};
 
 use crate::{Fresh, sandboxes::sandbox, team, user};
 
@@ -508,4 +510,55 @@ async fn samples_belong_to_sandboxes_that_exist_and_thin_out() {
     assert_eq!(left, [day, day + 100, 2 * day]);
     store.sandbox_delete("sb-1", record.version).await.expect("deletes");
     assert_eq!(store.newest_sample("sb-1").await.expect("reads"), None, "samples go with their sandbox");
+}
+
+#[tokio::test]
+async fn calls_that_nobody_waits_for_are_few_and_end_with_their_sandbox() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for id in ["sb-1", "sb-2"] {
+        store.sandbox_insert(&sandbox(id, "team", 1), &[]).await.expect("inserts");
+    }
+    let begin = async |id: &str, at_ms: i64| store.invocation_insert(id, "sb-1", "f", at_ms).await;
+    let finish = async |id: &str, status, at_ms: i64| store.invocation_finish(id, status, format!("{{\"of\":\"{id}\"}}"), at_ms).await.expect("finishes");
+    begin("a", 10).await.expect("begins");
+    assert!(matches!(store.invocation_insert("b", "sb-none", "f", 10).await, Err(StoreError::NotFound { .. })));
+    let running = store.invocation_get("sb-1", "f", "a").await.expect("reads").expect("is there");
+    assert_eq!((running.status, running.finished_at_ms, running.result), (InvocationStatus::Running, None, None));
+    finish("a", InvocationStatus::Succeeded, 20).await;
+    // What ended once stays as it is.
+    finish("a", InvocationStatus::Failed, 30).await;
+    let done = store.invocation_get("sb-1", "f", "a").await.expect("reads").expect("is there");
+    assert_eq!((done.status, done.finished_at_ms, done.result.as_deref()), (InvocationStatus::Succeeded, Some(20), Some("{\"of\":\"a\"}")));
+    for (sandbox_id, function) in [("sb-2", "f"), ("sb-1", "g")] {
+        assert_eq!(store.invocation_get(sandbox_id, function, "a").await.expect("reads"), None, "{sandbox_id} {function}");
+    }
+    // The newest are kept, and those that run whatever their age.
+    begin("long", 11).await.expect("begins");
+    for n in 0..limits::INVOCATIONS_PER_SANDBOX_MAX as i64 + 5 {
+        let id = format!("n{n:03}");
+        begin(&id, 100 + n).await.expect("begins");
+        finish(&id, InvocationStatus::Failed, 100 + n).await;
+    }
+    let listed = store.invocations_list("sb-1", "f").await.expect("lists");
+    assert!(listed.len() <= limits::INVOCATIONS_PER_SANDBOX_MAX + 1, "{}", listed.len());
+    assert_eq!((listed[0].id.as_str(), listed.last().map(|last| last.id.as_str()), &listed[0].result), ("n104", Some("long"), &None));
+    // A day later the rest goes.
+    begin("later", limits::INVOCATION_KEPT_MS + 1000).await.expect("begins");
+    let kept: Vec<String> = store.invocations_list("sb-1", "f").await.expect("lists").into_iter().map(|call| call.id).collect();
+    assert_eq!(kept, ["later", "long"]);
+    for n in 2..limits::INVOCATIONS_RUNNING_MAX {
+        begin(&format!("r{n}"), 2000).await.expect("begins");
+    }
+    assert!(matches!(begin("one-more", 2000).await, Err(StoreError::TooMany { .. })));
+    store.invocation_insert("other", "sb-2", "f", 5).await.expect("another sandbox has its own limit");
+    // What a server that was killed left behind.
+    drop(store);
+    let store = fresh.open();
+    assert_eq!(store.invocations_interrupt("{}", 3000).await.expect("interrupts"), limits::INVOCATIONS_RUNNING_MAX + 1);
+    let other = store.invocation_get("sb-2", "f", "other").await.expect("reads").expect("is there");
+    assert_eq!((other.status, other.finished_at_ms), (InvocationStatus::Failed, Some(3000)));
+    let record = store.sandbox_get(None, "sb-1").await.expect("reads").expect("is there");
+    store.sandbox_delete("sb-1", record.version).await.expect("deletes");
+    assert_eq!(store.invocations_list("sb-1", "f").await.expect("lists"), []);
 }

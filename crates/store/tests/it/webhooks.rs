@@ -260,10 +260,20 @@ async fn a_database_of_before_gets_its_webhooks() {
     let record = insert(&store, "sb-1").await;
     store.sandbox_insert(&sandbox("sb-2", "team", NOW), &[]).await.expect("inserts");
     store.close().await.expect("closes");
-    let before = rusqlite::Connection::open(fresh.path()).expect("opens");
-    before.execute_batch("DROP TABLE webhook; DROP TABLE webhook_delivery; PRAGMA user_version = 2;").expect("goes back");
+    // The same rows in a database of the version before.
+    let old = Fresh::new();
+    let before = rusqlite::Connection::open(old.path()).expect("opens");
+    before.execute_batch(include_str!("../../migrations/0001_first.sql")).expect("is made");
+    before.execute_batch(include_str!("../../migrations/0002_state.sql")).expect("is made");
+    before.execute("ATTACH ?1 AS newer", [fresh.path().to_str().expect("text")]).expect("opens both");
+    for table in ["user", "team", "sandbox"] {
+        let sql = "SELECT group_concat(name) FROM pragma_table_info(?1)";
+        let columns: String = before.query_row(sql, [table], |row| row.get(0)).expect("reads");
+        before.execute_batch(&format!("INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newer.{table}")).expect("copies");
+    }
+    before.execute_batch("DETACH newer; PRAGMA user_version = 2;").expect("is of before");
     drop(before);
-    let store = fresh.open();
+    let store = old.open();
     let webhook = store.webhook_get("team", "sb-1").await.expect("reads").expect("is there");
     assert_eq!((webhook.url.as_str(), &webhook.secret), ("http://sb-1.test/", &None));
     assert_eq!(store.webhook_get("team", "sb-2").await.expect("reads"), None);

@@ -39,8 +39,6 @@ use crate::{
 
 /// Commands that wait for one sandbox; more is refused, not queued.
 pub(super) const COMMANDS_MAX: usize = 256;
-/// Times that the end of a deleted sandbox's processes is waited for.
-const DELETE_ATTEMPTS_MAX: u32 = 6;
 /// An actor without a runtime and without commands ends after this time.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -204,20 +202,6 @@ impl Actor {
             && let Err(error) = self.carry_out(transition).await
         {
             tracing::error!(sandbox = self.record.id, %error, "a sandbox could not be recovered");
-        }
-    }
-
-    /// A row that promises processes where there are none: the end of a runtime could not be written when it came, or a
-    /// recovery could not. Else the sandbox would count as running and never be started again.
-    async fn notice_loss(&mut self) {
-        if self.runtime.is_some() || self.record.desired == Desired::Deleted || !self.record.observed.has_runtime() {
-            return;
-        }
-        let text = "its processes had ended; its files are kept";
-        self.note("sandbox.runtime_lost", reason::RUNTIME_EXITED, text);
-        let seen = lifecycle::observe(&self.record, lost(text), now_ms());
-        if let Err(error) = self.carry_out(seen).await {
-            tracing::error!(sandbox = self.record.id, %error, "the loss of a runtime was not recorded");
         }
     }
 
@@ -437,24 +421,6 @@ impl Actor {
                 }
                 Err(error) => (None, Some(error)),
             },
-        }
-    }
-
-    /// Pid 1 ended by itself.
-    async fn lost(&mut self) {
-        let Some(runtime) = self.runtime.take() else { return };
-        let (code, text) = if runtime.oom_kills() > 0 {
-            (reason::OUT_OF_MEMORY, "it ran out of memory and its first process was killed; its files are kept")
-        } else {
-            (reason::RUNTIME_EXITED, "its first process ended; its files are kept")
-        };
-        if let Err(error) = runtime.destroy().await {
-            tracing::warn!(sandbox = self.record.id, error = error_text(&error), "remains of a runtime are left to the sweep");
-        }
-        self.note("sandbox.runtime_lost", code, text);
-        let seen = lifecycle::observe(&self.record, Observation::RuntimeLost { code, text: text.into() }, now_ms());
-        if let Err(error) = self.carry_out(seen).await {
-            tracing::error!(sandbox = self.record.id, %error, "the loss of a runtime was not recorded");
         }
     }
 

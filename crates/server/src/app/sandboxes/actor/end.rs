@@ -1,16 +1,51 @@
-//! The end of a sandbox for good.
+//! How a sandbox loses its processes, and how it goes.
 
 use futures_util::future::BoxFuture;
 use sandbar_core::{
-    lifecycle,
-    sandbox::{SandboxRecord, reason},
+    lifecycle::{self, Observation},
+    sandbox::{Desired, SandboxRecord, reason},
 };
+use sandbar_node::error_text;
 
-use super::{Actor, DELETE_ATTEMPTS_MAX, Reply, now_ms, spec};
-use crate::app::sandboxes::refusal::refusal;
+use super::{super::refusal::refusal, Actor, Reply, lost, now_ms, spec};
+
+/// Times that the end of a deleted sandbox's processes is waited for.
+const DELETE_ATTEMPTS_MAX: u32 = 6;
 
 impl Actor {
-    /// Says that it is gone and ends it; true when it is.
+    /// A row that promises processes where there are none: the end of a runtime could not be written when it came, or a
+    /// recovery could not. Else the sandbox would count as running and never be started again.
+    pub(super) async fn notice_loss(&mut self) {
+        if self.runtime.is_some() || self.record.desired == Desired::Deleted || !self.record.observed.has_runtime() {
+            return;
+        }
+        let text = "its processes had ended; its files are kept";
+        self.note("sandbox.runtime_lost", reason::RUNTIME_EXITED, text);
+        let seen = lifecycle::observe(&self.record, lost(text), now_ms());
+        if let Err(error) = self.carry_out(seen).await {
+            tracing::error!(sandbox = self.record.id, %error, "the loss of a runtime was not recorded");
+        }
+    }
+
+    /// Pid 1 ended by itself.
+    pub(super) async fn lost(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        let (code, text) = if runtime.oom_kills() > 0 {
+            (reason::OUT_OF_MEMORY, "it ran out of memory and its first process was killed; its files are kept")
+        } else {
+            (reason::RUNTIME_EXITED, "its first process ended; its files are kept")
+        };
+        if let Err(error) = runtime.destroy().await {
+            tracing::warn!(sandbox = self.record.id, error = error_text(&error), "remains of a runtime are left to the sweep");
+        }
+        self.note("sandbox.runtime_lost", code, text);
+        let seen = lifecycle::observe(&self.record, Observation::RuntimeLost { code, text: text.into() }, now_ms());
+        if let Err(error) = self.carry_out(seen).await {
+            tracing::error!(sandbox = self.record.id, %error, "the loss of a runtime was not recorded");
+        }
+    }
+
+    /// Ends it for good; true when it is gone.
     pub(super) async fn delete(&mut self, linger: Option<BoxFuture<'static, ()>>, reply: Reply) -> bool {
         let transition = match lifecycle::delete(&self.record, now_ms()) {
             Ok(transition) => transition,

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Runs the examples of pages (default: all that have any that can be run) against a server of their own: every block that
+# begins with ```sh, in order, as one script for each page that ends with the first command that fails. What stands behind
+# `#=>` must be in the output, in that order. Blocks that are not to be run are called ```console.
+#   tests/docs.sh [PAGE...]
+# SANDBAR_BIN is the program (default: the debug build).
+set -uo pipefail
+. "$(dirname "$0")/lib.sh"
+
+pages=("$@")
+[ ${#pages[@]} -gt 0 ] || pages=("$root/docs/services.md")
+start_server "${SANDBAR_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/sandbar}" || exit 1
+failed=0
+for page in "${pages[@]}"; do
+  SANDBAR_URL=$url SANDBAR_TOKEN=$token SANDBAR_BIN=$sandbar WORK=$work python3 "$root/tests/python/docs.py" "$page" || failed=1
+done
+exit $failed
