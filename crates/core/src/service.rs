@@ -165,6 +165,19 @@ impl Service {
         services.and_then(Value::as_array).into_iter().flatten().filter_map(|service| Self::parse(service).ok()).collect()
     }
 
+    /// About how many bytes it takes in memory.
+    pub fn size(&self) -> usize {
+        let code = match self.kind() {
+            RuntimeKind::Function { function } => match &function.source {
+                Source::Inline { code } => code.len(),
+            },
+            RuntimeKind::Cmd { command, .. } => command.iter().map(String::len).sum(),
+            RuntimeKind::Manual | RuntimeKind::WarmProcess { .. } => 0,
+        };
+        let env: usize = self.runtime.iter().flat_map(|runtime| &runtime.env_vars).map(|(name, value)| name.len() + value.len()).sum();
+        1024 + code + env + self.ingress.routes.len() * 512
+    }
+
     /// What runs for it, with `manual` for nothing.
     pub fn kind(&self) -> &RuntimeKind {
         self.runtime.as_ref().map_or(&RuntimeKind::Manual, |runtime| &runtime.kind)

@@ -6,8 +6,8 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -33,36 +33,62 @@ mod headers;
 mod inline;
 mod limiter;
 mod sandbox;
+mod shares;
 mod tls;
 mod upstream;
 mod wait;
+mod waking;
 
 pub(crate) use front::{Front, Side};
+pub(crate) use shares::Shares;
 pub(crate) use tls::{Tls, TlsError};
 
 use limiter::Limiter;
 use upstream::Upstreams;
+use waking::Waking;
 
-/// Parsed services kept by sandbox.
+/// Parsed services kept, and about so many bytes of them.
 const SITES_MAX: usize = 8192;
+const SITES_MAX_BYTES: usize = 64 << 20;
+/// Tunnels of all sandboxes and functions together, and of one.
+const TUNNELS_MAX: usize = 8192;
+const TUNNELS_EACH_MAX: usize = 1024;
 /// A service that is started has so long to be up, where its route names no timeout.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the gateway keeps between requests.
-#[derive(Default)]
 pub struct Gateway {
     upstreams: Upstreams,
     limiter: Limiter,
-    sites: Mutex<HashMap<String, Site>>,
+    waking: Waking,
+    sites: Mutex<Sites>,
     /// Connections that have become tunnels.
     tunnels: TaskTracker,
+    /// By runtime.
+    tunnel_places: Arc<Shares<String>>,
     stop: CancellationToken,
 }
 
-/// The services of a sandbox, as long as its record is the same.
-struct Site {
-    record: Weak<SandboxRecord>,
-    services: Arc<Vec<Service>>,
+/// The services of sandboxes, as long as their records are the same.
+#[derive(Default)]
+struct Sites {
+    /// With the version of the record.
+    by_sandbox: HashMap<String, (i64, Arc<Vec<Service>>)>,
+    bytes: usize,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            upstreams: Upstreams::default(),
+            limiter: Limiter::default(),
+            waking: Waking::default(),
+            sites: Mutex::default(),
+            tunnels: TaskTracker::new(),
+            tunnel_places: Shares::new(TUNNELS_MAX, TUNNELS_EACH_MAX),
+            stop: CancellationToken::new(),
+        }
+    }
 }
 
 /// Who sent a request, and how.
@@ -70,6 +96,21 @@ struct Site {
 pub(crate) struct Client {
     pub addr: IpAddr,
     pub tls: bool,
+}
+
+impl Client {
+    /// Its address, or what of it is not its own to choose.
+    fn network(self) -> IpAddr {
+        network(self.addr)
+    }
+}
+
+/// An address of IPv4, or the /64 of one of IPv6.
+pub(crate) fn network(addr: IpAddr) -> IpAddr {
+    match addr.to_canonical() {
+        IpAddr::V4(addr) => addr.into(),
+        IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() & (u128::MAX << 64)).into(),
+    }
 }
 
 impl Gateway {
@@ -80,19 +121,18 @@ impl Gateway {
         self.tunnels.wait().await;
     }
 
-    fn services(&self, record: &Arc<SandboxRecord>) -> Arc<Vec<Service>> {
+    fn services(&self, record: &SandboxRecord) -> Arc<Vec<Service>> {
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(site) = sites.get(&record.id).filter(|site| std::ptr::eq(site.record.as_ptr(), Arc::as_ptr(record)) && site.record.strong_count() > 0) {
-            return Arc::clone(&site.services);
-        }
-        if sites.len() >= SITES_MAX {
-            sites.retain(|_, site| site.record.strong_count() > 0);
-        }
-        if sites.len() >= SITES_MAX {
-            sites.clear();
+        if let Some((_, services)) = sites.by_sandbox.get(&record.id).filter(|(version, _)| *version == record.version) {
+            return Arc::clone(services);
         }
         let services = Arc::new(Service::list(record.config.services.as_ref()));
-        sites.insert(record.id.clone(), Site { record: Arc::downgrade(record), services: Arc::clone(&services) });
+        let bytes = services.iter().map(Service::size).sum::<usize>();
+        if sites.by_sandbox.len() >= SITES_MAX || sites.bytes + bytes > SITES_MAX_BYTES {
+            *sites = Sites::default();
+        }
+        sites.bytes += bytes;
+        sites.by_sandbox.insert(record.id.clone(), (record.version, Arc::clone(&services)));
         services
     }
 }

@@ -1,6 +1,6 @@
 //! Which route a path takes, and what the service is asked for then.
 //!
-//! Paths are compared as most servers read them: percent-decoded, with runs of slashes as one. A route that asks for a
+//! Paths are compared as most servers read them: percent-decoded, without parameters, with runs of slashes as one. A route that asks for a
 //! credential could be gone around by `/%61dmin` or `//admin` otherwise. What is sent on is the path as it came.
 
 use super::{Route, Service};
@@ -53,6 +53,14 @@ impl Read {
         let mut read = Self { bytes: Vec::with_capacity(text.len()), ends: Vec::with_capacity(text.len()) };
         let mut at = 0;
         while at < text.len() {
+            if text[at] == b';' {
+                // Parameters of a segment (RFC 3986, 3.3): some servers look only at what stands before them.
+                at += text[at..].iter().position(|byte| *byte == b'/').unwrap_or(text.len() - at);
+                if let Some(end) = read.ends.last_mut() {
+                    *end = at;
+                }
+                continue;
+            }
             let (byte, length) = decoded(&text[at..]).unwrap_or((text[at], 1));
             at += length;
             match read.ends.last_mut() {

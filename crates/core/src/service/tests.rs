@@ -61,6 +61,8 @@ fn the_longest_prefix_wins_and_segments_count() {
         (80, "//api//v1", Some(("two", "deep"))),
         (80, "/%61pi/%76%31/x", Some(("two", "deep"))),
         (80, "/api%2Fv1", Some(("two", "deep"))),
+        (80, "/api;a=b/v1;x", Some(("two", "deep"))),
+        (80, "/;/api", Some(("one", "api"))),
         (81, "/only/x", Some(("other", "x"))),
         (81, "/", None),
         (82, "/", None),
@@ -91,6 +93,7 @@ fn a_rewrite_replaces_the_prefix_and_keeps_the_rest_as_it_came() {
         ("/old", Some("/new"), "/%6fld/a%2Fb", "/new/a%2Fb"),
         ("/old", Some("/new"), "//old//x", "/new//x"),
         ("/old", Some("/new"), "/old%2Fx", "/new/%2Fx"),
+        ("/old", Some("/new"), "/old;a/x;b", "/new/x;b"),
     ] {
         let list = services(json!([service("s", 80, json!([{ "id": "r", "path_prefix": prefix, "rewrite_prefix": rewrite }]))]));
         assert_eq!(matching(&list, 80, path).map(|m| m.path).as_deref(), Some(want), "{prefix} {rewrite:?} {path}");
@@ -99,7 +102,7 @@ fn a_rewrite_replaces_the_prefix_and_keeps_the_rest_as_it_came() {
 
 #[test]
 fn dot_segments_are_seen_in_every_spelling() {
-    for path in ["/..", "/.", "/a/../b", "/a/%2e%2E/b", "/a/..%2fb", "/a%5c..%5cb", "/a/.", "/a\\..\\b"] {
+    for path in ["/..", "/.", "/a/../b", "/a/%2e%2E/b", "/a/..%2fb", "/a/..;/b", "/a/.;x", "/a%5c..%5cb", "/a/.", "/a\\..\\b"] {
         assert!(has_dot_segments(path), "{path}");
     }
     for path in ["/", "/...", "/.well-known/x", "/a..b", "/..a", "/a/%2e%2e%2e"] {

@@ -42,9 +42,9 @@ pub(super) fn admit(gateway: &Gateway, scope: &str, service: &Service, route: &R
         return Err(Box::new(refused));
     }
     if let Some(limit) = route.rate_limit {
-        let client = limit.per_client.then_some(client.addr);
-        let key = Key { scope: scope.to_owned(), service_id: service.id.clone(), route_id: route.id.clone(), client };
-        match gateway.limiter.take(key, limit) {
+        let client = limit.per_client.then(|| client.network());
+        let key = Key { service_id: service.id.clone(), route_id: route.id.clone(), client };
+        match gateway.limiter.take(scope, key, limit) {
             Ok(()) => {}
             Err(Limited::For(wait)) => {
                 let seconds = wait.as_secs_f64().ceil().clamp(1.0, 86_400.0) as u32;

@@ -55,6 +55,8 @@ pub(super) struct Dress {
 pub(super) enum Trouble {
     /// Nobody was asked: nothing listens, or the runtime has ended. The request is whole.
     Unasked(Box<Request>),
+    /// The connection broke before an answer came. The request changes nothing and may be sent once more.
+    Broke(Box<Request>),
     /// Its processes were stopped meanwhile. The request is there when it can be asked again.
     Paused(Option<Box<Request>>),
     /// Said to the caller.
@@ -114,16 +116,16 @@ impl Outgoing {
             }
             Err(SendError::Broken(error)) => {
                 tracing::debug!(%error, "a service broke off");
-                // Asked or not, it may be asked again: it changes nothing.
                 let trouble = match again {
-                    Some(request) => Trouble::Unasked(Box::new(request)),
-                    None => Trouble::Said(broken(&error)),
+                    Some(request) => Trouble::Broke(Box::new(request)),
+                    None if error.is_user() || error.is_body_write_aborted() => Trouble::Said(ApiError::bad_request("the body of the request broke off")),
+                    None => Trouble::Said(broken()),
                 };
                 return Err((trouble, upgrade));
             }
         };
         let Some(dress) = dress.take() else { return Err((Trouble::Said(ApiError::internal("answering", &"an answer was sent twice")), upgrade)) };
-        Ok(answer(gateway, response, upgrade, target.route, dress))
+        Ok(answer(gateway, response, upgrade, target, dress))
     }
 }
 
@@ -145,10 +147,8 @@ fn late(route: &Route) -> ApiError {
     ApiError::with_status(504, ErrorCode::Unavailable, format!("the service did not answer within the route's {} s", route.timeout_seconds))
 }
 
-fn broken(error: &hyper::Error) -> ApiError {
-    if error.is_user() || error.is_body_write_aborted() {
-        return ApiError::bad_request("the body of the request broke off");
-    }
+/// The error where a service ends the connection instead of answering.
+pub(super) fn broken() -> ApiError {
     ApiError::with_status(502, ErrorCode::Unavailable, "the service broke off before it answered").retry_after(1)
 }
 
@@ -172,24 +172,28 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
-fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<OnUpgrade>, route: &Route, dress: Dress) -> Response {
+fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<OnUpgrade>, target: &Target<'_>, dress: Dress) -> Response {
     let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut parts, body) = response.into_parts();
-    headers::response(&mut parts.headers, &dress.host, is_upgrade, route);
+    headers::response(&mut parts.headers, &dress.host, is_upgrade, target.route);
     let response = if is_upgrade {
         let Some(client) = client else {
             return ApiError::with_status(502, ErrorCode::Unavailable, "the service changed the protocol without being asked to").into_response();
         };
+        let Some(place) = gateway.tunnel_places.take(Some(target.runtime.id.clone())) else {
+            return ApiError::unavailable("too many connections are open here").retry_after(1).into_response();
+        };
         let service = hyper::upgrade::on(Response::from_parts(parts.clone(), body.into_incoming()));
-        let (stop, lease) = (gateway.stop.clone(), dress.lease);
+        let (stop, lease, deadline) = (gateway.stop.clone(), dress.lease, dress.deadline);
         gateway.tunnels.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = passed(deadline) => {}
                 done = tunnel(client, service) => if let Err(error) = done {
                     tracing::debug!(%error, "a tunnel broke off");
                 },
             }
-            drop(lease);
+            drop((lease, place));
         });
         Response::from_parts(parts, Body::empty())
     } else {

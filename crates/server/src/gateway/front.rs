@@ -55,10 +55,17 @@ impl Front {
             (PublicHost::Api, Side::Public) if by_name => self.ask_api(request).await,
             (PublicHost::Api, Side::Public) => ApiError::new(ErrorCode::NotFound, "not found").into_response(),
             (host, _) => {
-                let addr = client_addr(request.headers(), peer, &self.app.config.trusted_proxies);
+                let trusted = &self.app.config.trusted_proxies;
+                let addr = client_addr(request.headers(), peer, trusted);
+                let tls = tls || (is_trusted(peer, trusted) && request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https"));
                 super::serve(&self.app, host, request, Client { addr, tls }).await
             }
         }
+    }
+
+    /// Whether an address stands for more than one client.
+    pub fn speaks_for_many(&self, peer: IpAddr) -> bool {
+        peer.to_canonical().is_loopback() || is_trusted(peer, &self.app.config.trusted_proxies)
     }
 
     async fn ask_api(&mut self, request: Request) -> Response {
@@ -94,13 +101,16 @@ fn unsound(headers: &HeaderMap) -> Option<ApiError> {
     None
 }
 
+fn is_trusted(addr: IpAddr, trusted: &[Prefix]) -> bool {
+    trusted.iter().any(|prefix| prefix.contains(addr))
+}
+
 /// The address of who asks: the peer's, or what a proxy that is trusted says, up to the first that is not.
 fn client_addr(headers: &HeaderMap, peer: IpAddr, trusted: &[Prefix]) -> IpAddr {
-    let is_trusted = |addr: IpAddr| trusted.iter().any(|prefix| prefix.contains(addr));
     let mut client = peer.to_canonical();
     let named = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).collect::<Vec<_>>();
     for hop in named.iter().rev() {
-        if !is_trusted(client) {
+        if !is_trusted(client, trusted) {
             break;
         }
         let Ok(addr) = hop.trim().parse::<IpAddr>() else { break };

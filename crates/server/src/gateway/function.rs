@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Client,
     admit::{self, admit},
-    forward::{Dress, Outgoing, Target, Trouble, nobody, paused},
+    forward::{Dress, Outgoing, Target, Trouble, broken, nobody, paused},
     front, inline, unknown, wait,
 };
 use crate::{
@@ -82,6 +82,7 @@ pub(super) async fn serve(app: &SharedApp, label: &str, request: Request, client
     let limit = (route.timeout_seconds > 0).then(|| Duration::from_secs(route.timeout_seconds));
     let mut outgoing = Outgoing::new(Request::from_parts(parts, body), &matched.path, &host, client, route.credential_header())?;
     let mut avoid = Vec::new();
+    let mut broke = false;
     for _ in 0..ATTEMPTS_MAX {
         let within = limit.unwrap_or(PLACE_WITHIN).saturating_sub(begun.elapsed());
         let patience = if browser { within.min(wait::PATIENCE) } else { within };
@@ -102,6 +103,11 @@ pub(super) async fn serve(app: &SharedApp, label: &str, request: Request, client
             Ok(response) => return Ok(response),
             Err(_) if over.load(Ordering::Relaxed) => return Ok(admit::with(too_large().into_response(), &dressing)),
             Err((Trouble::Said(error), _)) => return Ok(admit::with(error.into_response(), &dressing)),
+            Err((Trouble::Broke(request), upgrade)) if !broke => {
+                broke = true;
+                outgoing = Outgoing::with_request(*request, upgrade);
+            }
+            Err((Trouble::Broke(_), _)) => return Ok(admit::with(broken().into_response(), &dressing)),
             Err((Trouble::Paused(None), _)) => return Ok(admit::with(paused().into_response(), &dressing)),
             Err((Trouble::Unasked(request) | Trouble::Paused(Some(request)), upgrade)) => {
                 outgoing = Outgoing::with_request(*request, upgrade);

@@ -20,19 +20,27 @@ static HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
-/// What callers say of where they come from. Only we know.
-static CLAIMED_ORIGINS: [HeaderName; 10] = [
-    header::FORWARDED,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-client-ip"),
-    HeaderName::from_static("x-cluster-client-ip"),
-    HeaderName::from_static("cf-connecting-ip"),
-    HeaderName::from_static("true-client-ip"),
-    HeaderName::from_static("fastly-client-ip"),
+/// What callers say of where they come from or really ask for. Only we know; beside these, all that begins with
+/// `x-forwarded-`.
+const CLAIMS: [&str; 12] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+    "true-client-ip",
+    "fastly-client-ip",
+    "x-original-url",
+    "x-original-host",
+    "x-rewrite-url",
+    "x-scheme",
+    "front-end-https",
 ];
+
+/// A claim, or a name that gateways to programs (CGI, WSGI) cannot tell from another: both signs become one there.
+fn is_claim(name: &str) -> bool {
+    CLAIMS.contains(&name) || name.starts_with("x-forwarded-") || name.contains('_')
+}
 
 /// Makes the head of a request that of ours to the service.
 pub(super) fn request(headers: &mut HeaderMap, host: &str, client: Client, credential: Option<&str>) {
@@ -44,7 +52,8 @@ pub(super) fn request(headers: &mut HeaderMap, host: &str, client: Client, crede
     // The answer to it was given when the body was asked for.
     headers.remove(header::EXPECT);
     headers.remove(HeaderName::from_static("http2-settings"));
-    for name in &CLAIMED_ORIGINS {
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
+    for name in &claims {
         headers.remove(name);
     }
     if let Some(credential) = credential {
@@ -95,8 +104,8 @@ pub(super) fn response(headers: &mut HeaderMap, host: &str, is_upgrade: bool, ro
     }
     if let Entry::Occupied(mut cookies) = headers.entry(header::SET_COOKIE) {
         for cookie in cookies.iter_mut() {
-            if let Some(narrowed) = cookie.to_str().ok().and_then(|text| narrowed(text, host)).and_then(|text| HeaderValue::from_str(&text).ok()) {
-                *cookie = narrowed;
+            if let Some(narrowed) = narrowed(cookie.as_bytes(), host) {
+                *cookie = HeaderValue::from_bytes(&narrowed).unwrap_or(HeaderValue::from_static(""));
             }
         }
     }
@@ -134,17 +143,18 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// A cookie without a `Domain` that reaches beyond its own host: neighbours below the same domain are strangers.
-fn narrowed(cookie: &str, host: &str) -> Option<String> {
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let too_wide = |attribute: &str| {
-        attribute
-            .split_once('=')
-            .is_some_and(|(key, value)| key.trim().eq_ignore_ascii_case("domain") && !value.trim().trim_start_matches('.').eq_ignore_ascii_case(name))
+fn narrowed(cookie: &[u8], host: &str) -> Option<Vec<u8>> {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).as_bytes();
+    let too_wide = |attribute: &[u8]| {
+        let Some(at) = attribute.iter().position(|byte| *byte == b'=') else { return false };
+        let value = attribute[at + 1..].trim_ascii();
+        attribute[..at].trim_ascii().eq_ignore_ascii_case(b"domain") && !value.strip_prefix(b".").unwrap_or(value).eq_ignore_ascii_case(name)
     };
     // The first part is the cookie itself.
-    cookie.split(';').skip(1).any(too_wide).then(|| {
-        let kept: Vec<&str> = cookie.split(';').enumerate().filter(|(at, part)| *at == 0 || !too_wide(part)).map(|(_, part)| part).collect();
-        kept.join(";")
+    let parts: Vec<&[u8]> = cookie.split(|byte| *byte == b';').collect();
+    parts.iter().skip(1).any(|part| too_wide(part)).then(|| {
+        let kept: Vec<&[u8]> = parts.iter().enumerate().filter(|(at, part)| *at == 0 || !too_wide(part)).map(|(_, part)| *part).collect();
+        kept.join(&b';')
     })
 }
 
@@ -175,6 +185,9 @@ mod tests {
             ("X-Real-IP", "1.2.3.4"),
             ("forwarded", "for=1.2.3.4"),
             ("cf-connecting-ip", "1.2.3.4"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-forwarded-prefix", "/x"),
+            ("x-original-url", "/admin"),
             ("authorization", "Bearer token"),
             ("cookie", "a=1"),
             ("cookie", "b=2"),
@@ -197,6 +210,9 @@ mod tests {
             ("proxy-authorization", vec![]),
             ("forwarded", vec![]),
             ("cf-connecting-ip", vec![]),
+            ("x_forwarded_for", vec![]),
+            ("x-forwarded-prefix", vec![]),
+            ("x-original-url", vec![]),
             ("authorization", vec![]),
         ] {
             assert_eq!(get(name), want, "{name}");
@@ -223,8 +239,9 @@ mod tests {
             ("set-cookie", "c=3; domain=web.localhost"),
             ("set-cookie", "domain=4"),
         ]);
+        headers.append(header::SET_COOKIE, HeaderValue::from_bytes(b"e=\xc3\xa9; DOMAIN = .localhost").expect("a value"));
         response(&mut headers, "web.localhost:8700", false, &route);
-        let cookies: Vec<&str> = headers.get_all(header::SET_COOKIE).iter().map(|v| v.to_str().expect("text")).collect();
-        assert_eq!(cookies, ["a=1; Path=/", "b=2; HttpOnly", "c=3; domain=web.localhost", "domain=4"]);
+        let cookies: Vec<String> = headers.get_all(header::SET_COOKIE).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).collect();
+        assert_eq!(cookies, ["a=1; Path=/", "b=2; HttpOnly", "c=3; domain=web.localhost", "domain=4", "e=\u{e9}"]);
     }
 }

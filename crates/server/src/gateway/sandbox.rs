@@ -6,7 +6,6 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use sandbar_api::ErrorCode;
 use sandbar_core::{
     sandbox::SandboxRecord,
     service::{Route, RuntimeKind, has_dot_segments, matching},
@@ -17,8 +16,9 @@ use tokio::time::{Instant, timeout};
 use super::{
     Client, START_WITHIN,
     admit::{self, admit},
-    forward::{Dress, Outgoing, Target, Trouble, nobody, paused},
+    forward::{Dress, Outgoing, Target, Trouble, broken, nobody, paused},
     front, inline, unknown, wait,
+    waking::Sleeping,
 };
 use crate::{app::SharedApp, error::ApiError};
 
@@ -46,6 +46,7 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
     let request = Request::from_parts(parts, body);
     let mut outgoing = Outgoing::new(request, &matched.path, &host, client, route.credential_header())?;
     let mut dress = Some(Dress { host: host.clone(), headers: cors.clone(), deadline: limit.map(|limit| begun + limit), lease: None });
+    let mut broke = false;
     for attempt in 1..=ATTEMPTS_MAX {
         let awake = match runtime.take() {
             Some(runtime) => runtime,
@@ -55,7 +56,7 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
                     runtime
                 }
                 Err(Sleeping::Long) if browser => return Ok(wait::page()),
-                Err(Sleeping::Long) => return Err(ApiError::unavailable("sandbox is waking up").retry_after(1)),
+                Err(Sleeping::Long) => return Ok(admit::with(ApiError::unavailable("sandbox is waking up").retry_after(1).into_response(), &cors)),
                 Err(Sleeping::Refused(error)) => return Ok(admit::with(error.into_response(), &cors)),
             },
         };
@@ -75,7 +76,7 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Ok(admit::with(error.into_response(), &cors)),
                 Err(_) if browser => return Ok(wait::page()),
-                Err(_) => return Err(ApiError::unavailable("the service is starting").retry_after(1)),
+                Err(_) => return Ok(admit::with(ApiError::unavailable("the service is starting").retry_after(1).into_response(), &cors)),
             }
         }
         if let RuntimeKind::Function { .. } = service.kind() {
@@ -87,6 +88,13 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
             // Whoever paused it does not want it woken by a request that was there before.
             Err((Trouble::Paused(_), _)) => return Ok(admit::with(paused().into_response(), &cors)),
             Err((Trouble::Said(error), _)) => return Ok(admit::with(error.into_response(), &cors)),
+            Err((Trouble::Broke(request), upgrade)) if !broke => {
+                broke = true;
+                outgoing = Outgoing::with_request(*request, upgrade);
+                let Some((now, runtime_now)) = app.look(id).await? else { return Err(unknown()) };
+                (record, runtime) = (now, runtime_now);
+            }
+            Err((Trouble::Broke(_), _)) => return Ok(admit::with(broken().into_response(), &cors)),
             Err((Trouble::Unasked(request), upgrade)) => {
                 outgoing = Outgoing::with_request(*request, upgrade);
                 // What was seen of it is old: it may have ended, or sleep by now.
@@ -102,13 +110,6 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
     Ok(admit::with(nobody(service).into_response(), &cors))
 }
 
-/// Why a sandbox is not awake.
-enum Sleeping {
-    /// It takes longer than a caller is kept waiting.
-    Long,
-    Refused(ApiError),
-}
-
 async fn wake(app: &SharedApp, record: &SandboxRecord, route: &Route) -> Result<(Arc<SandboxRecord>, Arc<Runtime>), Sleeping> {
     if !record.auto_resume() {
         return Err(Sleeping::Refused(ApiError::unavailable("sandbox is not running and auto_resume is disabled")));
@@ -116,12 +117,5 @@ async fn wake(app: &SharedApp, record: &SandboxRecord, route: &Route) -> Result<
     if !route.resume {
         return Err(Sleeping::Refused(ApiError::unavailable("sandbox is not running and resume is disabled for this route")));
     }
-    match timeout(wait::PATIENCE, app.wake(record)).await {
-        Ok(Ok(woken)) => Ok(woken),
-        Ok(Err(error)) => {
-            tracing::info!(sandbox = record.id, %error, "a sandbox could not be woken for a request");
-            Err(Sleeping::Refused(ApiError::new(ErrorCode::SandboxResumeFailed, "the sandbox could not be resumed").retry_after(1)))
-        }
-        Err(_) => Err(Sleeping::Long),
-    }
+    app.gateway.waking.wake(app, record).await
 }

@@ -8,17 +8,28 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::gateway::{Front, Tls};
+use crate::gateway::{Front, Shares, Tls, network};
 
-/// Connections at once, of all listeners; more wait in the kernel's queue.
-pub const CONNECTIONS_MAX: usize = 16_384;
+/// Connections of a listener at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 16_384;
+/// Connections of one address (of one network of IPv6) at once; more are closed. This machine and proxies that are trusted
+/// speak for many.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
+/// A peer that has gone without a word is noticed: after a silence of so long,
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// asked so often,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+/// or when what was sent stays unacknowledged for so long.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
 /// Within this time a client must have sent the head of a request, and the next one on a kept connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Within this time a client must have finished the handshake of TLS.
@@ -35,8 +46,8 @@ const HEAD_BYTES_MAX: usize = 128 << 10;
 const STREAMS_MAX: u32 = 256;
 /// With these bytes a connection of HTTP/2 begins that was not negotiated.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Between two looks at the first bytes of a connection.
-const PEEK_PAUSE: Duration = Duration::from_millis(10);
+/// Between two looks at the first bytes of a connection, doubled up to the second.
+const PEEK_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
@@ -46,19 +57,24 @@ enum Version {
 
 /// Serves `front` on `listener` until `stop`, then lets requests in flight end for a few seconds.
 pub(crate) async fn serve(listener: TcpListener, front: Front, tls: Option<Arc<Tls>>, stop: CancellationToken) {
-    static PLACES: Semaphore = Semaphore::const_new(CONNECTIONS_MAX);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let shares = Shares::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX);
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &PLACES) => accepted,
+            accepted = accept(&listener, &places) => accepted,
         };
         match accepted {
             Ok((stream, peer, place)) => {
+                let Some(share) = shares.take((!front.speaks_for_many(peer)).then(|| network(peer))) else {
+                    tracing::debug!(%peer, "too many connections of one address");
+                    continue;
+                };
                 let (front, tls, stop) = (front.clone(), tls.clone(), stop.clone());
                 connections.spawn(async move {
                     connection(stream, peer, front, tls, stop).await;
-                    drop(place);
+                    drop((place, share));
                 });
             }
             Err(error) => {
@@ -72,11 +88,21 @@ pub(crate) async fn serve(listener: TcpListener, front: Front, tls: Option<Arc<T
     connections.wait().await;
 }
 
-async fn accept<'a>(listener: &TcpListener, places: &'a Semaphore) -> io::Result<(TcpStream, IpAddr, SemaphorePermit<'a>)> {
-    let place = places.acquire().await.map_err(io::Error::other)?;
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    prepare(&stream);
     Ok((stream, peer.ip(), place))
+}
+
+/// Best effort: the connection works without.
+fn prepare(stream: &TcpStream) {
+    stream.set_nodelay(true).ok();
+    sockopt::set_socket_keepalive(stream, true).ok();
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE).ok();
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL).ok();
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES).ok();
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MAX.as_millis() as u32).ok();
 }
 
 async fn connection(stream: TcpStream, peer: IpAddr, front: Front, tls: Option<Arc<Tls>>, stop: CancellationToken) {
@@ -108,6 +134,7 @@ async fn connection(stream: TcpStream, peer: IpAddr, front: Front, tls: Option<A
 /// What a client speaks, by its first bytes, which stay unread; `None` when it sends none.
 async fn version_of(stream: &TcpStream) -> io::Result<Option<Version>> {
     let mut bytes = [0u8; PREFACE.len()];
+    let mut pause = PEEK_PAUSE.0;
     loop {
         let read = stream.peek(&mut bytes).await?;
         if read == 0 {
@@ -119,7 +146,8 @@ async fn version_of(stream: &TcpStream) -> io::Result<Option<Version>> {
         if read == PREFACE.len() {
             return Ok(Some(Version::Http2));
         }
-        tokio::time::sleep(PEEK_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PEEK_PAUSE.1);
     }
 }
 

@@ -256,6 +256,8 @@ impl Actor {
                 let decided = lifecycle::resume(&self.record, now_ms());
                 self.answer(decided, "sandbox.resumed", reason::USER_REQUEST, "a client asked for it", reply).await;
             }
+            // Nobody waits for it any more, and whoever comes asks anew.
+            Command::Wake { reply } if reply.is_closed() => {}
             Command::Wake { reply } => {
                 if !self.is_awake() && !self.record.auto_resume() {
                     let _ = reply.send(Err(asleep(&self.record)));
