@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -139,12 +139,17 @@ impl Gateway {
 
 /// Answers a request to a public host.
 pub(crate) async fn serve(app: &SharedApp, host: PublicHost<'_>, request: Request, client: Client) -> Response {
-    let answer = match host {
-        PublicHost::Sandbox { id, port } => sandbox::serve(app, id, port, request, client).await,
-        PublicHost::Function { label } => function::serve(app, label, request, client).await,
-        PublicHost::Unknown | PublicHost::Api => Err(unknown()),
+    let begun = Instant::now();
+    let (kind, answer) = match host {
+        PublicHost::Sandbox { id, port } => ("sandbox", sandbox::serve(app, id, port, request, client).await),
+        PublicHost::Function { label } => ("function", function::serve(app, label, request, client).await),
+        PublicHost::Unknown | PublicHost::Api => ("unknown", Err(unknown())),
     };
-    answer.unwrap_or_else(IntoResponse::into_response)
+    let response = answer.unwrap_or_else(IntoResponse::into_response);
+    // A status that a service makes up would be a series more.
+    let status = response.status().as_u16();
+    app.metrics.served(kind, if status < 600 { status } else { 599 }, begun.elapsed());
+    response
 }
 
 impl App {

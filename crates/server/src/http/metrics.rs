@@ -37,6 +37,8 @@ pub struct Metrics {
     latency: Family<RouteLabels, Histogram>,
     /// Requests that are being answered.
     pub in_flight: Gauge,
+    served: Family<ServedLabels, Counter>,
+    serving: Family<KindLabels, Histogram>,
     claims: Family<OutcomeLabels, Counter>,
     claim_latency: Histogram,
     runtimes: Family<OriginLabels, Counter>,
@@ -58,6 +60,18 @@ struct RequestLabels {
 struct RouteLabels {
     method: &'static str,
     route: String,
+}
+
+/// `sandbox`, `function` or `unknown`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServedLabels {
+    kind: &'static str,
+    status: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,6 +106,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// A request to a public host was answered after so long.
+    pub fn served(&self, kind: &'static str, status: u16, took: Duration) {
+        self.served.get_or_create(&ServedLabels { kind, status }).inc();
+        self.serving.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
+    }
+
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("sandbar");
         let latency = Family::new_with_constructor((|| Histogram::new(LATENCY_BUCKETS_S)) as fn() -> Histogram);
@@ -99,6 +119,8 @@ impl Metrics {
             requests: Family::default(),
             latency,
             in_flight: Gauge::default(),
+            served: Family::default(),
+            serving: Family::new_with_constructor((|| Histogram::new(LATENCY_BUCKETS_S)) as fn() -> Histogram),
             claims: Family::default(),
             claim_latency: Histogram::new(LATENCY_BUCKETS_S),
             runtimes: Family::default(),
@@ -112,6 +134,8 @@ impl Metrics {
         registry.register("http_requests", "Requests answered", metrics.requests.clone());
         registry.register_with_unit("http_request_duration", "Time to the head of the reply", Unit::Seconds, metrics.latency.clone());
         registry.register("http_requests_in_flight", "Requests being answered", metrics.in_flight.clone());
+        registry.register("gateway_requests", "Requests to public hosts answered", metrics.served.clone());
+        registry.register_with_unit("gateway_request_duration", "Time to the head of the reply", Unit::Seconds, metrics.serving.clone());
         registry.register("claims", "Claims answered", metrics.claims.clone());
         registry.register_with_unit("claim_duration", "Time from a claim to a usable sandbox", Unit::Seconds, metrics.claim_latency.clone());
         registry.register("runtimes_taken", "Runtimes given to sandboxes, by where they came from", metrics.runtimes.clone());
