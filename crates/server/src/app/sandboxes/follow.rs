@@ -130,6 +130,8 @@ impl Follower {
         };
         if after > 0 {
             since_ms = i64::MIN;
+            // Whoever took them may not have come to say so: then they would count as waiting for ever.
+            client.events_taken(after).await?;
         }
         let mut lines = client.events(after).await?;
         while let Some(first) = lines.next().await? {
@@ -146,7 +148,7 @@ impl Follower {
                     }
                 }
             }
-            after = self.take(target, events, after, &mut since_ms, pace).await;
+            after = self.take(target, events, after, &mut since_ms, pace).await?;
             if let Some(error) = broken {
                 return Err(error);
             }
@@ -154,9 +156,10 @@ impl Follower {
         Ok(())
     }
 
-    /// Puts a batch in the queue, however long it takes, and returns up to which number all is taken. What was before
+    /// Puts a batch in the queue, however long it takes, and returns up to which number all is taken. An error is that the
+    /// agent could not be told; then it is told before the next batch. What was before
     /// `since_ms` is passed over; from the first that was not, all is told, whatever becomes of the clock.
-    async fn take(&self, target: &Target, events: Vec<Event>, after: u64, since_ms: &mut i64, pace: &mut Pace) -> u64 {
+    async fn take(&self, target: &Target, events: Vec<Event>, after: u64, since_ms: &mut i64, pace: &mut Pace) -> Result<u64, ProcdError> {
         let (mut upto, mut lost, mut published) = (after, 0, false);
         let mut deliveries = Vec::new();
         for event in events {
@@ -178,13 +181,13 @@ impl Follower {
                 lost += pace.admit(&mut deliveries, delivery);
             }
         }
-        if !deliveries.is_empty() || lost > 0 {
+        if !deliveries.is_empty() || lost > 0 || published {
             self.enqueue(target, Some((&target.runtime.id, upto)), lost, deliveries, pace).await;
         }
-        if published && let Err(error) = target.runtime.client.events_taken(upto).await {
-            tracing::debug!(sandbox = target.record.id, error = error_text(&error), "an agent was not told what was taken");
+        if published {
+            target.runtime.client.events_taken(upto).await?;
         }
-        upto
+        Ok(upto)
     }
 
     /// Follows changes below the folder that is to be watched, when there is one, until the runtime has ended.
