@@ -147,7 +147,7 @@ async fn start(app: &SharedApp, flight: &mut Flight, tries: &mut JoinSet<String>
 /// Posts once and writes down what came of it.
 async fn attempt(app: &SharedApp, due: Due) {
     let number = due.attempts.saturating_add(1);
-    let Posted { outcome, attempt } = app.webhooks.post(&due.url, due.secret.as_deref(), &due.event_id, number, &due.body).await;
+    let Posted { outcome, attempt } = app.webhooks.post(&due.team_id, &due.url, due.secret.as_deref(), &due.event_id, number, &due.body).await;
     let (ended, word) = match webhook::next(outcome, number, jitter(), due.give_up_at_ms, attempt.at_ms) {
         Next::Delivered => (Ended::Delivered, "delivered"),
         Next::Retry { at_ms } => (Ended::Retry { at_ms }, "retried"),
