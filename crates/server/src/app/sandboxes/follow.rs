@@ -4,7 +4,14 @@
 //! step that takes them, so a server that is killed loses none and takes none twice. Changes of files have no number; some
 //! may be missed while no server runs.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use sandbar_core::{
@@ -38,6 +45,36 @@ const NOTE_EVERY_MS: i64 = 60_000;
 pub(super) struct Follower {
     pub store: Store,
     pub webhooks: Arc<Webhooks>,
+    pub heard: Arc<Heard>,
+}
+
+/// Whether a sandbox is followed, and how far that is.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    followed: AtomicBool,
+    /// Of this runtime all is written, or passed over, up to the event of this number.
+    upto: watch::Sender<(String, u64)>,
+}
+
+impl Heard {
+    /// True for the first who asks: that one is to follow.
+    pub fn begin(&self) -> bool {
+        !self.followed.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// Returns when all of a runtime's events up to a number were heard; for 0, when they are listened to.
+    pub async fn until(&self, runtime_id: &str, seq: u64) {
+        // An error would be that there is no sender, and that is ours.
+        let _ = self.upto.subscribe().wait_for(|(of, upto)| of == runtime_id && *upto >= seq).await;
+    }
+
+    fn reached(&self, runtime_id: &str, seq: u64) {
+        self.upto.send_replace((runtime_id.to_owned(), seq));
+    }
 }
 
 /// Whom to follow, and how.
@@ -134,6 +171,7 @@ impl Follower {
             client.events_taken(after).await?;
         }
         let mut lines = client.events(after).await?;
+        self.heard.reached(&target.runtime.id, after);
         while let Some(first) = lines.next().await? {
             // Whatever is there already; while this is written, more gathers.
             let mut events = vec![first];
@@ -149,6 +187,7 @@ impl Follower {
                 }
             }
             after = self.take(target, events, after, &mut since_ms, pace).await?;
+            self.heard.reached(&target.runtime.id, after);
             if let Some(error) = broken {
                 return Err(error);
             }
