@@ -19,8 +19,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Body;
 use sandbar_procd_api::{
-    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, PtySize, Publishing, Signal,
-    Stats, Taken, WatchLine, Written,
+    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, Newest, PtySize, Publishing,
+    Signal, Stats, Taken, WatchLine, Written,
     function::{FunctionCall, FunctionCheck, FunctionChecked},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -266,10 +266,11 @@ impl ProcdClient {
         unless_unknown(self.post("/v1/events/taken", &Taken { seq }).await.map(Ack::done))
     }
 
-    /// Lets programs inside publish events, or not. An agent that knows nothing of it lets none.
-    pub async fn set_publishing(&self, enabled: bool) -> Result<(), ProcdError> {
+    /// Lets programs inside publish events, or not, and returns the number of the newest event. An agent that knows nothing
+    /// of it lets none.
+    pub async fn set_publishing(&self, enabled: bool) -> Result<u64, ProcdError> {
         let body = serde_json::to_vec(&Publishing { enabled }).map_err(|e| ProcdError::Protocol(format!("request: {e}")))?;
-        unless_unknown(self.unary(Method::PUT, "/v1/publishing", Some(body)).await.map(Ack::done))
+        unless_unknown(self.unary(Method::PUT, "/v1/publishing", Some(body)).await.map(|newest: Newest| newest.seq))
     }
 
     /// Closes what is idle on both sides, so that a freeze leaves no half-used connection behind.
@@ -318,9 +319,9 @@ impl Ack {
 }
 
 /// The done thing, or the news that an older agent does not know how.
-fn unless_unknown(result: Result<(), ProcdError>) -> Result<(), ProcdError> {
+fn unless_unknown<T: Default>(result: Result<T, ProcdError>) -> Result<T, ProcdError> {
     match result {
-        Err(error) if error.is_code(ErrorCode::NotFound) => Ok(()),
+        Err(error) if error.is_code(ErrorCode::NotFound) => Ok(T::default()),
         other => other,
     }
 }

@@ -31,6 +31,7 @@ mod pool;
 pub mod room;
 pub mod roots;
 pub mod runtime;
+pub mod shares;
 mod storage;
 pub mod volumes;
 pub mod warm;

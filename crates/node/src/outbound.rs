@@ -3,9 +3,10 @@
 //! to is what was looked at.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
+    io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -16,14 +17,19 @@ use reqwest::{
     header::{HeaderMap, RETRY_AFTER},
 };
 use sandbar_core::limits;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::Instant,
+};
 
-use crate::egress::Egress;
+use crate::{egress::Egress, shares::Shares};
 
 /// Names that are looked up at once: each takes a thread, for as long as its name servers are silent.
 const LOOKUPS_MAX: usize = 64;
+/// And for one team.
+const LOOKUPS_PER_TEAM_MAX: usize = 8;
 /// Connections that are kept for the next request to the same receiver.
-const IDLE_MAX: usize = 1;
+const IDLE_MAX: usize = 4;
 const IDLE_FOR: Duration = Duration::from_secs(15);
 /// Characters of a reason for the user.
 const REASON_MAX_CHARS: usize = 200;
@@ -57,7 +63,7 @@ pub struct Outbound {
 
 impl Outbound {
     pub(crate) fn new(egress: Egress) -> Result<Self, reqwest::Error> {
-        let guard = Guard(Arc::new(Lookups { egress: egress.clone(), places: Arc::new(Semaphore::new(LOOKUPS_MAX)), under_way: Mutex::default() }));
+        let guard = Guard(Arc::new(Lookups::new(egress.clone())));
         let client = Client::builder()
             // A proxy would look names up itself, and reach what it likes.
             .no_proxy()
@@ -69,15 +75,15 @@ impl Outbound {
         Ok(Self { client, egress })
     }
 
-    /// Posts once. The answer's head has to come within `within`; of its body is taken what comes by then.
-    pub async fn post(&self, url: &str, headers: HeaderMap, body: Bytes, within: Duration) -> Result<Answer, OutboundError> {
+    /// Posts once for a team. The answer's head has to come within `within`; of its body is taken what comes by then.
+    pub async fn post(&self, team: &str, url: &str, headers: HeaderMap, body: Bytes, within: Duration) -> Result<Answer, OutboundError> {
         let url = Url::parse(url).map_err(|_| OutboundError::Refused("the URL cannot be read".to_owned()))?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         if let Some(reason) = host.parse().ok().and_then(|addr: IpAddr| self.egress.protected().reason_for_server(addr)) {
             return Err(OutboundError::Refused(format!("{host} is not reached: {reason} (the operator can allow it by --egress-allow)")));
         }
         let until = Instant::now() + within;
-        let sent = self.client.post(url).headers(headers).body(body).send();
+        let sent = TEAM.scope(team.to_owned(), self.client.post(url).headers(headers).body(body).send());
         let late = |_| OutboundError::Failed(format!("no answer within {} s", within.as_secs_f32()));
         let mut response = tokio::time::timeout_at(until, sent).await.map_err(late)?.map_err(|error| failure(&error))?;
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -93,14 +99,37 @@ impl Outbound {
     }
 }
 
+tokio::task_local! {
+    /// For whom the request is whose name is looked up.
+    static TEAM: String;
+}
+
 /// Finds no protected address.
 struct Guard(Arc<Lookups>);
 
 struct Lookups {
     egress: Egress,
     places: Arc<Semaphore>,
-    /// Names that are being looked up: one that nobody answers for takes one thread, however often it is asked for.
-    under_way: Mutex<HashSet<String>>,
+    teams: Shares,
+    /// Names that are being looked up, each for all who ask: one that nobody answers for takes one thread, however often it
+    /// is asked for.
+    under_way: Mutex<HashMap<String, watch::Receiver<Option<Found>>>>,
+}
+
+/// Addresses of a name, or why there are none.
+type Found = Result<Arc<[SocketAddr]>, Arc<str>>;
+
+/// A lookup that is under way; its end, however it comes, makes room.
+struct UnderWay {
+    lookups: Arc<Lookups>,
+    name: String,
+    _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.lookups.names().remove(&self.name);
+    }
 }
 
 /// The name leads to protected addresses alone.
@@ -114,13 +143,16 @@ struct AllProtected {
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let lookups = Arc::clone(&self.0);
+        // Asked here: the future may be polled by another task.
+        let team = TEAM.try_with(Clone::clone).unwrap_or_default();
         Box::pin(async move {
             let name = name.as_str().to_owned();
-            let found = lookups.look_up(&name).await?;
+            let found = lookups.look_up(&team, &name).await?;
             let protected = lookups.egress.protected();
             let mut reason = None;
             let open: Vec<SocketAddr> = found
-                .into_iter()
+                .iter()
+                .copied()
                 .filter(|address| {
                     let refused = protected.reason_for_server(address.ip());
                     reason = reason.or(refused);
@@ -137,22 +169,54 @@ impl Resolve for Guard {
 }
 
 impl Lookups {
-    async fn look_up(self: &Arc<Self>, name: &str) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
-        let place = Arc::clone(&self.places).acquire_owned().await?;
-        if !self.names().insert(name.to_owned()) {
-            return Err(format!("{name} is still being looked up").into());
-        }
-        let (lookups, asked) = (Arc::clone(self), name.to_owned());
-        let found = tokio::task::spawn_blocking(move || {
-            let found = (asked.as_str(), 0).to_socket_addrs().map(Iterator::collect);
-            lookups.names().remove(&asked);
-            drop(place);
-            found
-        });
-        Ok(found.await??)
+    fn new(egress: Egress) -> Self {
+        Self { egress, places: Arc::new(Semaphore::new(LOOKUPS_MAX)), teams: Shares::new(LOOKUPS_PER_TEAM_MAX), under_way: Mutex::default() }
     }
 
-    fn names(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    async fn look_up(self: &Arc<Self>, team: &str, name: &str) -> Result<Arc<[SocketAddr]>, Box<dyn std::error::Error + Send + Sync>> {
+        let joined = self.names().get(name).cloned();
+        let mut found = match joined {
+            Some(found) => found,
+            None => {
+                // The team's first: who waits for it takes nothing of what is for all.
+                let of_team = self.teams.of(team).acquire_owned().await?;
+                let of_all = Arc::clone(&self.places).acquire_owned().await?;
+                self.begin(name, (of_team, of_all), |name| (name, 0).to_socket_addrs().map(Iterator::collect))
+            }
+        };
+        let found = found.wait_for(Option::is_some).await.map_err(|_| format!("{name} was not looked up to the end"))?.clone();
+        match found {
+            Some(Ok(addresses)) => Ok(addresses),
+            Some(Err(text)) => Err(text.to_string().into()),
+            None => Err(format!("{name} was not looked up").into()),
+        }
+    }
+
+    /// Begins to look a name up, or joins who began meanwhile.
+    fn begin(
+        self: &Arc<Self>,
+        name: &str,
+        places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        ask: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
+    ) -> watch::Receiver<Option<Found>> {
+        let mut names = self.names();
+        if let Some(found) = names.get(name) {
+            return found.clone();
+        }
+        let (sender, found) = watch::channel(None);
+        names.insert(name.to_owned(), found.clone());
+        drop(names);
+        let under_way = UnderWay { lookups: Arc::clone(self), name: name.to_owned(), _places: places };
+        tokio::task::spawn_blocking(move || {
+            let found = ask(&under_way.name).map(Arc::from).map_err(|error| Arc::from(error.to_string()));
+            // Whoever asks from here on begins anew.
+            drop(under_way);
+            sender.send_replace(Some(found));
+        });
+        found
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<String, watch::Receiver<Option<Found>>>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,4 +233,63 @@ fn failure(error: &reqwest::Error) -> OutboundError {
         cause = next.source();
     }
     OutboundError::Failed(text.chars().filter(|c| !c.is_control()).take(REASON_MAX_CHARS).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_for_a_name_that_is_looked_up_waits_for_the_same_answer() {
+        let lookups = Arc::new(Lookups::new(Egress::with_nameservers(Vec::new(), Vec::new()).expect("starts")));
+        let places = || {
+            let of_team = lookups.teams.of("a").try_acquire_owned().expect("a place of the team");
+            (of_team, Arc::clone(&lookups.places).try_acquire_owned().expect("a place"))
+        };
+        let (answer, asked) = mpsc::channel::<()>();
+        let address = SocketAddr::from(([192, 0, 2, 1], 0));
+        let first = lookups.begin("slow.test", places(), move |_| asked.recv().map(|()| vec![address]).map_err(io::Error::other));
+        let second = lookups.begin("slow.test", places(), |_| Err(io::Error::other("it was asked for twice")));
+        assert!(first.borrow().is_none() && second.borrow().is_none());
+        assert_eq!(lookups.places.available_permits(), LOOKUPS_MAX - 1, "it takes one thread");
+        let others: Vec<_> = (1..LOOKUPS_PER_TEAM_MAX).map(|_| places()).collect();
+        assert!(lookups.teams.of("a").try_acquire_owned().is_err() && lookups.teams.of("b").try_acquire_owned().is_ok());
+        // Who joins needs no place of its own.
+        let third = tokio::spawn({
+            let lookups = Arc::clone(&lookups);
+            async move { lookups.look_up("a", "slow.test").await.map_err(|error| error.to_string()) }
+        });
+        tokio::task::yield_now().await;
+        answer.send(()).expect("it waits");
+        assert_eq!(third.await.expect("ends").expect("is found")[..], [address]);
+        for mut found in [first, second] {
+            assert_eq!(found.wait_for(Option::is_some).await.expect("is told").as_ref(), Some(&Ok(Arc::from([address]))));
+        }
+        drop(others);
+        assert!(lookups.names().is_empty(), "whoever asks next asks anew");
+        assert_eq!(lookups.places.available_permits(), LOOKUPS_MAX);
+    }
+
+    /// Notes for whom it is asked, and finds nothing.
+    #[derive(Default)]
+    struct Asks(Mutex<Vec<Option<String>>>);
+
+    impl Resolve for Asks {
+        fn resolve(&self, _: Name) -> Resolving {
+            self.0.lock().expect("a lock").push(TEAM.try_with(Clone::clone).ok());
+            Box::pin(async { Err("nothing".into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_known_for_whom_a_name_is_looked_up() {
+        let asks = Arc::new(Asks::default());
+        let client = Client::builder().no_proxy().dns_resolver(Arc::clone(&asks)).build().expect("a client");
+        for team in ["a", "b"] {
+            assert!(TEAM.scope(team.to_owned(), client.post("http://somewhere.test/").send()).await.is_err());
+        }
+        assert_eq!(*asks.0.lock().expect("a lock"), [Some("a".to_owned()), Some("b".to_owned())]);
+    }
 }

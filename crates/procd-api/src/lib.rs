@@ -10,7 +10,7 @@
 //! POST   /v1/assign            Assign              -> {}         env vars and ids, set at claim
 //! GET    /v1/events?after=SEQ                      -> ndjson of Event, open until either side ends
 //! POST   /v1/events/taken      Taken               -> {}          published events up to there are kept elsewhere
-//! PUT    /v1/publishing        Publishing          -> {}          whether programs inside may publish events
+//! PUT    /v1/publishing        Publishing          -> Newest      whether programs inside may publish events
 //! GET    /v1/contexts                              -> ContextList
 //! POST   /v1/contexts          CreateContext       -> 201 Context (with output when wait_until_done)
 //! GET    /v1/contexts/{id}                         -> Context
@@ -143,6 +143,13 @@ pub const PUBLISH_ID_BYTES_MAX: usize = 128;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Publishing {
     pub enabled: bool,
+}
+
+/// The number of the newest event; 0 when there is none, or of an agent that does not tell.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Newest {
+    #[serde(default)]
+    pub seq: u64,
 }
 
 /// Published events up to this number need not be kept any more.

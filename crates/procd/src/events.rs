@@ -76,6 +76,11 @@ impl Events {
         self.published.set(left.fold(Published::default(), |sum, bytes| Published { count: sum.count + 1, bytes: sum.bytes + bytes }));
     }
 
+    /// The number of the newest event.
+    pub fn newest(&self) -> u64 {
+        self.seq.get()
+    }
+
     /// Events after a number, as lines of JSON, and the number to go on from. Not all at once, when they are large.
     pub fn lines_after(&self, after: u64) -> (Vec<u8>, u64) {
         let mut lines = Vec::new();
@@ -150,6 +155,6 @@ mod tests {
             (after, pieces) = (next, pieces + 1);
         }
         assert!(pieces >= 2);
-        assert_eq!(events.lines_after(4), (Vec::new(), 4));
+        assert_eq!((events.lines_after(4), events.newest()), ((Vec::new(), 4), 4));
     }
 }

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use sandbar_procd_api::{
-    Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, PtySize, Publishing, Signal, Taken,
+    Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, Newest, PtySize, Publishing, Signal, Taken,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,7 +55,7 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
         (&Method::PUT, ["publishing"]) => {
             let publishing: Publishing = body(request).await?;
             publish::set(&agent, publishing.enabled);
-            done()
+            json(&Newest { seq: agent.events.newest() })
         }
         (&Method::GET, ["contexts"]) => {
             let contexts = agent.contexts().iter().map(|c| c.wire(Default::default())).collect();

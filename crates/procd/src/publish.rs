@@ -121,9 +121,6 @@ async fn answer(agent: &Agent, request: Request<Incoming>) -> Response<Full<Byte
     if request.method() != Method::POST {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "forbidden", "events are published by POST");
     }
-    if !agent.publisher.enabled.get() {
-        return refused(StatusCode::SERVICE_UNAVAILABLE, "webhook_unavailable", "the sandbox has no webhook");
-    }
     let body = match read(request).await {
         Ok(body) => body,
         Err(refusal) => return *refusal,
@@ -145,6 +142,10 @@ async fn answer(agent: &Agent, request: Request<Incoming>) -> Response<Full<Byte
             return refused(StatusCode::BAD_REQUEST, "invalid_request", &text);
         }
     };
+    // Only now: while a body came it may have been told that nobody takes any more.
+    if !agent.publisher.enabled.get() {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "webhook_unavailable", "the sandbox has no webhook, or is about to stop");
+    }
     if !agent.publisher.may_pass() {
         return refused(StatusCode::TOO_MANY_REQUESTS, "webhook_enqueue_failed", &format!("more than {PUBLISH_PER_SECOND} events a second; try again"));
     }

@@ -20,7 +20,12 @@ pub fn config(settings: &ServeSettings) -> Config {
         public_domain: settings.public_domain.clone(),
         gateway_listen: settings.gateway_listen,
         tls: settings.tls.clone().map(|(certificate, key)| TlsConfig { certificate, key }),
-        acme: settings.acme.clone().map(|acme| AcmeConfig { directory: acme.directory, contact: acme.contact, ca: acme.ca }),
+        acme: settings.acme.clone().map(|acme| AcmeConfig {
+            directory: acme.directory,
+            contact: acme.contact,
+            orders_per_week: acme.orders_per_week,
+            ca: acme.ca,
+        }),
         trusted_proxies: settings.trusted_proxies.clone(),
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,

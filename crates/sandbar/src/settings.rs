@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use sandbar_core::{
+    certificates::{ORDERS_PER_WEEK, ORDERS_PER_WEEK_MAX},
     egress::{Prefix, PrefixError},
     image::ImageName,
     limits::{POOL_MAX_IDLE, URL_MAX_BYTES},
@@ -63,6 +64,8 @@ pub struct AcmeSettings {
     pub directory: String,
     /// A `mailto:` URL.
     pub contact: Option<String>,
+    /// Certificates for new hosts within a week.
+    pub orders_per_week: u32,
     /// Roots to believe when it is asked, a PEM file.
     pub ca: Option<PathBuf>,
 }
@@ -108,6 +111,9 @@ pub struct Layer {
     /// Whom that authority may write to, as mailto:NAME@HOST
     #[arg(long, env = "SANDBAR_ACME_CONTACT", value_name = "URL")]
     pub acme_contact: Option<String>,
+    /// Certificates for new hosts that are ordered within a week, of one team a quarter [default: 40]
+    #[arg(long, env = "SANDBAR_ACME_ORDERS_PER_WEEK", value_name = "N")]
+    pub acme_orders_per_week: Option<u32>,
     /// Roots to believe when that authority is asked, a PEM file [default: the usual ones]
     #[arg(long, env = "SANDBAR_ACME_CA", value_name = "FILE")]
     pub acme_ca: Option<PathBuf>,
@@ -149,6 +155,7 @@ impl Layer {
             tls_key: self.tls_key.or(below.tls_key),
             acme_directory: self.acme_directory.or(below.acme_directory),
             acme_contact: self.acme_contact.or(below.acme_contact),
+            acme_orders_per_week: self.acme_orders_per_week.or(below.acme_orders_per_week),
             acme_ca: self.acme_ca.or(below.acme_ca),
             trusted_proxies: self.trusted_proxies.or(below.trusted_proxies),
             registration: self.registration.or(below.registration),
@@ -172,9 +179,14 @@ impl Layer {
             bail!("tls_cert and tls_key are for the gateway's own listener; give it an address with gateway_listen");
         }
         let acme = match self.acme_directory.filter(|url| !url.is_empty()) {
-            Some(directory) => Some(AcmeSettings { directory, contact: self.acme_contact.filter(|url| !url.is_empty()), ca: self.acme_ca }),
-            None if self.acme_contact.is_some() || self.acme_ca.is_some() => {
-                bail!("acme_contact and acme_ca are for an authority; name it with acme_directory")
+            Some(directory) => Some(AcmeSettings {
+                directory,
+                contact: self.acme_contact.filter(|url| !url.is_empty()),
+                orders_per_week: self.acme_orders_per_week.unwrap_or(ORDERS_PER_WEEK),
+                ca: self.acme_ca,
+            }),
+            None if self.acme_contact.is_some() || self.acme_orders_per_week.is_some() || self.acme_ca.is_some() => {
+                bail!("acme_contact, acme_orders_per_week and acme_ca are for an authority; name it with acme_directory")
             }
             None => None,
         };
@@ -223,6 +235,9 @@ impl Layer {
 
 impl AcmeSettings {
     fn check(&self, domain: &str) -> anyhow::Result<()> {
+        if !(1..=ORDERS_PER_WEEK_MAX).contains(&self.orders_per_week) {
+            bail!("acme_orders_per_week {} is not from 1 to {ORDERS_PER_WEEK_MAX}", self.orders_per_week);
+        }
         let is_url = |host: &str| !host.is_empty() && host.len() <= URL_MAX_BYTES && host.bytes().all(|b| b.is_ascii_graphic());
         if !self.directory.strip_prefix("https://").is_some_and(is_url) {
             bail!("acme_directory {:?} is no https URL", self.directory);

@@ -50,6 +50,8 @@ pub struct AcmeConfig {
     pub directory: String,
     /// Whom it may write to: a `mailto:` URL.
     pub contact: Option<String>,
+    /// Certificates for new hosts within a week.
+    pub orders_per_week: u32,
     /// Roots to believe when it is asked, a PEM file, in place of the usual ones.
     pub ca: Option<PathBuf>,
 }

@@ -170,7 +170,7 @@ impl Store {
                     return Ok(Taken::default());
                 }
                 if let Some((runtime, seq)) = &upto {
-                    c.prepare_cached("UPDATE webhook SET runtime_id = ?2, event_seq = ?3 WHERE sandbox_id = ?1")?.execute((&id, runtime, seq))?;
+                    c.prepare_cached("UPDATE webhook SET runtime_id = ?2, event_seq = ?3 WHERE sandbox_id = ?1 AND url <> ''")?.execute((&id, runtime, seq))?;
                 }
                 if lost > 0 {
                     c.prepare_cached("UPDATE webhook SET dropped = dropped + ?2 WHERE sandbox_id = ?1")?.execute((&id, lost))?;
@@ -308,20 +308,23 @@ impl Store {
         let (team_id, id, event_id) = (team_id.to_owned(), sandbox_id.to_owned(), event_id.to_owned());
         self.engine
             .write("post an event again", move |c| {
-                let sql = "SELECT seq, state FROM webhook_delivery WHERE sandbox_id = ?1 AND team_id = ?2 AND event_id = ?3";
-                let found: Option<(i64, String)> =
-                    c.prepare_cached(sql)?.query_row((&id, &team_id, &event_id), |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-                let Some((seq, state)) = found else { return Err(StoreError::NotFound { what: "event", id: event_id }) };
+                let sql = "SELECT seq, state, body_bytes FROM webhook_delivery WHERE sandbox_id = ?1 AND team_id = ?2 AND event_id = ?3";
+                let found: Option<(i64, String, usize)> =
+                    c.prepare_cached(sql)?.query_row((&id, &team_id, &event_id), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+                let Some((seq, state, body_bytes)) = found else { return Err(StoreError::NotFound { what: "event", id: event_id }) };
                 if state == DeliveryState::Pending.as_str() {
                     return Ok(());
                 }
-                let (waiting, _) = waiting(c, &id)?;
+                let (waiting, bytes) = waiting(c, &id)?;
                 if waiting >= limits::WEBHOOK_PENDING_MAX {
                     return Err(StoreError::TooMany { what: "events that wait for this webhook", max: limits::WEBHOOK_PENDING_MAX });
                 }
-                let sql =
-                    "UPDATE webhook_delivery SET seq = (SELECT max(seq) + 1 FROM webhook_delivery), state = 'pending', done_at_ms = NULL, give_up_at_ms = ?2
-                    WHERE seq = ?1";
+                if bytes + body_bytes > limits::WEBHOOK_PENDING_MAX_BYTES {
+                    return Err(StoreError::TooMany { what: "bytes of events that wait for this webhook", max: limits::WEBHOOK_PENDING_MAX_BYTES });
+                }
+                // Its waits begin anew, too.
+                let sql = "UPDATE webhook_delivery SET seq = (SELECT max(seq) + 1 FROM webhook_delivery), state = 'pending', attempts = 0, done_at_ms = NULL,
+                    give_up_at_ms = ?2 WHERE seq = ?1";
                 c.prepare_cached(sql)?.execute((seq, now_ms + limits::WEBHOOK_WINDOW_MS))?;
                 let sql = "UPDATE webhook SET next_at_ms = coalesce(next_at_ms, ?2) WHERE sandbox_id = ?1";
                 c.prepare_cached(sql)?.execute((&id, now_ms))?;
@@ -418,7 +421,9 @@ pub(crate) fn put(c: &Connection, record: &SandboxRecord) -> Result<(), StoreErr
 }
 
 fn take_away(c: &Connection, record: &SandboxRecord) -> Result<(), StoreError> {
-    let sql = "UPDATE webhook SET url = '', receiver = '', secret = NULL, next_at_ms = NULL WHERE sandbox_id = ?1 AND url <> ''";
+    // How far events were taken is forgotten, too: one that is set again begins with what happens from then on.
+    let sql = "UPDATE webhook SET url = '', receiver = '', secret = NULL, next_at_ms = NULL, runtime_id = NULL, event_seq = 0
+        WHERE sandbox_id = ?1 AND url <> ''";
     if c.prepare_cached(sql)?.execute([&record.id])? > 0 {
         let sql = "UPDATE webhook_delivery SET state = 'failed', last_error = 'the webhook was removed', done_at_ms = ?2
             WHERE sandbox_id = ?1 AND state = 'pending'";

@@ -29,6 +29,11 @@ impl Bucket {
         Err(Duration::try_from_secs_f64((1.0 - self.tokens) / limit.rps).unwrap_or(Duration::MAX))
     }
 
+    /// Like [`Self::take`], and takes nothing.
+    pub fn look(&self, limit: RateLimit, now: Duration) -> Result<(), Duration> {
+        Self { ..*self }.take(limit, now)
+    }
+
     /// Whether it is as good as a new one, so that it need not be remembered.
     pub fn is_full(&self, limit: RateLimit, now: Duration) -> bool {
         self.tokens + now.saturating_sub(self.at).as_secs_f64() * limit.rps >= size(limit)

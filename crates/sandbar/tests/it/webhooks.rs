@@ -402,6 +402,44 @@ except urllib.error.HTTPError as error: print(error.code)
 }
 
 #[test]
+fn what_was_accepted_is_told_though_the_sandbox_stops() {
+    let server = Server::start_with(&[LOOPBACK]);
+    let receiver = Receiver::ok();
+    let sandbox = claim(&server.api(), json!({ "url": receiver.url("/") }));
+    // It notes what was accepted, and goes on.
+    let code = r#"
+import time
+with open("/workspace/accepted", "w") as accepted:
+    for n in range(100000):
+        if publish({"event_id": f"n-{n}", "payload": n})[0] == 202: print(f"n-{n}", file=accepted, flush=True)
+        else: time.sleep(0.01)
+"#;
+    sandbox.spawn(&["python3", "-c", &format!("{PUBLISH}\n{code}")]);
+    let accepted = || String::from_utf8(sandbox.read("/workspace/accepted")).expect("text").lines().map(str::to_owned).collect::<Vec<_>>();
+    let more_than = |count: usize| {
+        eventually("it publishes", WITHIN, || {
+            let done = sandbox.sh("wc -l < /workspace/accepted");
+            let now = done.stdout.trim().parse().unwrap_or(0);
+            if now > count { Ok(now) } else { Err(format!("{done:?}")) }
+        })
+    };
+    let before = more_than(20);
+    sandbox.post("/pause", json!({}));
+    sandbox.post("/resume", json!({}));
+    // Also after a pause, and in the midst of it the memory goes.
+    more_than(before + 100);
+    sandbox.post("/pause", json!({}));
+    sandbox.post("/hibernate", json!({}));
+    sandbox.post("/resume", json!({}));
+    let accepted = accepted();
+    let told = |got: &[Got]| got.iter().map(|got| got.event()["event_id"].as_str().unwrap().to_owned()).collect::<HashSet<_>>();
+    receiver.wait("all that was accepted", |got| {
+        let told = told(got);
+        accepted.iter().all(|id| told.contains(id))
+    });
+}
+
+#[test]
 fn without_a_webhook_the_port_is_the_sandboxs_own() {
     let server = Server::start_with(&[LOOPBACK]);
     let sandbox = Sandbox::claim(&server.api(), json!({}));

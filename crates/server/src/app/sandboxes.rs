@@ -3,10 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -68,8 +65,8 @@ pub struct Registry {
 struct Handle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
-    /// What happens inside is followed for a webhook.
-    followed: Arc<AtomicBool>,
+    /// How far what happens inside is followed for a webhook.
+    heard: Arc<follow::Heard>,
 }
 
 /// What a client wants to see of its team's sandboxes.
@@ -512,6 +509,7 @@ impl Registry {
     fn hire(&self, record: SandboxRecord, runtime: Option<Arc<Runtime>>) -> (Actor, Handle) {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (view, watched) = watch::channel(View { record: Arc::new(record.clone()), runtime: runtime.clone() });
+        let heard = Arc::<follow::Heard>::default();
         let actor = Actor {
             store: self.store.clone(),
             node: self.node.clone(),
@@ -527,16 +525,17 @@ impl Registry {
             keep_memory: false,
             launched_on: spec::Trees::new(),
             outdated: false,
+            heard: Arc::clone(&heard),
         };
-        (actor, Handle { commands: sender, view: watched, followed: Arc::default() })
+        (actor, Handle { commands: sender, view: watched, heard })
     }
 
     /// Begins to follow what happens in a sandbox that has a webhook and an owner.
     fn follow(&self, record: &SandboxRecord) {
         if record.config.webhook.is_some()
-            && let Some(handle) = self.lock().get(&record.id).filter(|handle| !handle.followed.swap(true, Ordering::Relaxed))
+            && let Some(handle) = self.lock().get(&record.id).filter(|handle| handle.heard.begin())
         {
-            let follower = follow::Follower { store: self.store.clone(), webhooks: Arc::clone(&self.webhooks) };
+            let follower = follow::Follower { store: self.store.clone(), webhooks: Arc::clone(&self.webhooks), heard: Arc::clone(&handle.heard) };
             self.tasks.spawn(follower.run(handle.view.clone()));
         }
     }

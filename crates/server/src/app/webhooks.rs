@@ -7,7 +7,7 @@ use sandbar_core::{
     sandbox::SandboxRecord,
     webhook::{self, Kind},
 };
-use sandbar_node::{Runtime, outbound::Outbound};
+use sandbar_node::{Runtime, outbound::Outbound, shares::Shares};
 use sandbar_store::{DeliveryRecord, DeliveryState, NewDelivery, NewEvent, WebhookRecord};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
@@ -30,6 +30,8 @@ pub(crate) use post::Posted;
 
 /// Tests that are posted at once.
 const TESTS_MAX: usize = 16;
+/// And for one team.
+const TESTS_PER_TEAM_MAX: usize = 2;
 
 /// What posting needs, shared by whoever does it.
 pub struct Webhooks {
@@ -40,6 +42,7 @@ pub struct Webhooks {
     /// Where the room on the disk is looked at.
     pub(crate) data_dir: PathBuf,
     tests: Semaphore,
+    team_tests: Shares,
 }
 
 /// One page of what was posted.
@@ -85,7 +88,7 @@ pub(crate) fn attach(former: Option<&SandboxRecord>, record: &SandboxRecord, run
 
 impl Webhooks {
     pub(crate) fn new(seal: Seal, outbound: Outbound, data_dir: PathBuf) -> Arc<Self> {
-        Arc::new(Self { seal, outbound, changed: Notify::new(), data_dir, tests: Semaphore::new(TESTS_MAX) })
+        Arc::new(Self { seal, outbound, changed: Notify::new(), data_dir, tests: Semaphore::new(TESTS_MAX), team_tests: Shares::new(TESTS_PER_TEAM_MAX) })
     }
 
     /// Seals the secret of a configuration, unless it is the stored one.
@@ -147,10 +150,12 @@ impl App {
     /// Posts an event now, past all that waits, and says what came of it.
     pub async fn webhook_test(&self, who: &Principal, sandbox_id: &str) -> Result<DeliveryRecord, ApiError> {
         let webhook = self.present_webhook(who, sandbox_id).await?;
+        let of_team = self.webhooks.team_tests.of(&who.team_id).try_acquire_owned();
+        let _of_team = of_team.map_err(|_| ApiError::unavailable(format!("the team is testing {TESTS_PER_TEAM_MAX} webhooks already")).retry_after(1))?;
         let _place = self.webhooks.tests.try_acquire().map_err(|_| ApiError::unavailable("too many webhooks are being tested").retry_after(1))?;
         let now = now_ms();
         let test = event(None, Kind::Test, now, sandbox_id, &who.team_id, &json!({ "message": "somebody asked for this to see whether it arrives" }));
-        let Posted { outcome, attempt } = self.webhooks.post(&webhook.url, webhook.secret.as_deref(), &test.event_id, 1, &test.body).await;
+        let Posted { outcome, attempt } = self.webhooks.post(&who.team_id, &webhook.url, webhook.secret.as_deref(), &test.event_id, 1, &test.body).await;
         let ok = webhook::next(outcome, 1, 0.0, now.saturating_add(limits::WEBHOOK_WINDOW_MS), now) == webhook::Next::Delivered;
         self.metrics.webhook_tried(if ok { "delivered" } else { "failed" });
         self.store.webhook_log(&webhook, &test, now, &attempt, ok).await.map_err(|e| store_failure("noting the test", &e))?;

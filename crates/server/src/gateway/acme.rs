@@ -27,7 +27,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use sandbar_core::{
-    certificates::{Budget, Validity, pause_after},
+    certificates::{Budget, Validity, WEEK, pause_after},
     public_host,
 };
 use sandbar_node::error_text;
@@ -104,6 +104,8 @@ pub(super) enum NoCertificate {
     Unknown,
     #[error("{text}; it is not tried again within {pause:?}")]
     Failed { text: String, pause: Duration },
+    #[error("the orders for new hosts are used up for {0:?}")]
+    Spent(Duration),
     #[error("it takes longer than a handshake waits")]
     Late,
     #[error("too many are ordered or kept")]
@@ -163,6 +165,7 @@ impl Acme {
         let folder = hex::encode(&Sha256::digest(config.directory.as_bytes())[..8]);
         let kept = Kept::open(data_dir.join(FOLDER).join(folder))?;
         let certificates = load(&kept)?;
+        let budget = Budget::new(config.orders_per_week, WEEK, issued(&certificates));
         tracing::info!(directory = config.directory, certificates = certificates.len(), "certificates are ordered when they are needed");
         Ok(Arc::new(Self {
             domain: domain.trim_end_matches('.').to_ascii_lowercase(),
@@ -175,7 +178,7 @@ impl Acme {
             },
             certificates: RwLock::new(certificates),
             challenges: Arc::default(),
-            orders: Mutex::new(Orders { under_way: HashMap::new(), failures: HashMap::new(), budget: Budget::new(Duration::ZERO) }),
+            orders: Mutex::new(Orders { under_way: HashMap::new(), failures: HashMap::new(), budget }),
             places: Semaphore::new(ORDERS_MAX),
             begun: Instant::now(),
             changed: Notify::new(),
@@ -300,6 +303,10 @@ impl Acme {
         if let Some(failure) = orders.failures.get(host).filter(|failure| failure.retry_at > now) {
             return Err(failure.clone().into());
         }
+        // Of many hosts that wait for the same, none is remembered.
+        if let Payer::Team(team) = &payer {
+            orders.budget.look(team, self.clock()).map_err(NoCertificate::Spent)?;
+        }
         if orders.failures.len() >= FAILURES_MAX {
             orders.failures.retain(|_, failure| failure.retry_at > now);
         }
@@ -334,7 +341,7 @@ impl Acme {
         // Only now, so that an authority that is away costs nobody a later order.
         match payer {
             Payer::Nobody => {}
-            Payer::Team(team) => self.orders().budget.take(&team, self.begun.elapsed()).map_err(OrderError::Spent)?,
+            Payer::Team(team) => self.orders().budget.take(&team, self.clock()).map_err(OrderError::Spent)?,
         }
         let pem = self.authority.order(&account, host, &self.challenges).await?;
         let certificate = Certificate::read(host, pem.as_bytes())?;
@@ -349,12 +356,13 @@ impl Acme {
     }
 
     fn failed(&self, host: &str, error: &OrderError) {
+        if let OrderError::Spent(wait) = error {
+            tracing::warn!(host, ?wait, "no certificate was ordered: the orders for new hosts are used up");
+            return;
+        }
         let mut orders = self.orders();
         let in_a_row = orders.failures.get(host).map_or(0, |failure| failure.in_a_row).saturating_add(1);
-        let pause = match error {
-            OrderError::Spent(wait) => *wait,
-            error => pause_after(error.setback(), in_a_row),
-        };
+        let pause = pause_after(error.setback(), in_a_row);
         let text = error_text(error);
         tracing::warn!(host, error = text, again_after = ?pause, "no certificate was issued");
         orders.failures.insert(host.to_owned(), Failure { in_a_row, text, retry_at: Instant::now() + pause });
@@ -372,6 +380,11 @@ impl Acme {
             Ok(()) => tracing::info!(host, "the certificate of a host that is gone was removed"),
             Err(error) => tracing::warn!(host, error = error_text(&error), "the certificate of a host that is gone was not removed"),
         }
+    }
+
+    /// The budget's time: it began a week before the server did.
+    fn clock(&self) -> Duration {
+        WEEK + self.begun.elapsed()
     }
 
     fn orders(&self) -> MutexGuard<'_, Orders> {
@@ -437,6 +450,12 @@ fn load(kept: &Kept) -> Result<HashMap<String, Arc<Certificate>>, AcmeError> {
         }
     }
     Ok(certificates)
+}
+
+/// When the certificates of the last week began, in the budget's time. It is not known which of them were renewals.
+fn issued(certificates: &HashMap<String, Arc<Certificate>>) -> Vec<Duration> {
+    let age = |c: &Certificate| Duration::from_millis(u64::try_from(now_ms().saturating_sub(c.validity.not_before_ms)).unwrap_or(0));
+    certificates.values().filter_map(|certificate| WEEK.checked_sub(age(certificate))).collect()
 }
 
 impl Challenges {

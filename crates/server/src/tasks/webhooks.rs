@@ -4,8 +4,9 @@
 //! When something is due stands in rows. One server has the data directory, so what is under way is known here and needs no
 //! lease; what a killed server was about to post is posted again.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt;
 use sandbar_core::{
     limits,
     webhook::{self, Next},
@@ -23,6 +24,8 @@ const PAGE: u32 = 64;
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// After a failure of the store the next look is no sooner.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// And after a fault of our own, which may come again.
+const AFTER_PANIC: Duration = Duration::from_secs(30);
 /// How often old deliveries are removed, and how many in one step.
 const PRUNE_EVERY_MS: i64 = 60_000;
 const PRUNE_MAX: u32 = 2000;
@@ -107,8 +110,8 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
 fn end(flight: &mut Flight, done: Result<String, tokio::task::JoinError>) {
     match done {
         Ok(sandbox_id) => flight.end(&sandbox_id),
-        // Its sandbox stays busy until the next start.
-        Err(error) => tracing::error!(%error, "posting to a webhook failed inside the server"),
+        // Panics are caught in the task and nobody cancels one.
+        Err(error) => tracing::error!(%error, "a task that posts to a webhook was lost"),
     }
 }
 
@@ -125,7 +128,11 @@ async fn start(app: &SharedApp, flight: &mut Flight, tries: &mut JoinSet<String>
                 let app = app.clone();
                 tries.spawn(async move {
                     let sandbox_id = due.sandbox_id.clone();
-                    attempt(&app, due).await;
+                    // Whatever happens, the sandbox does not stay busy.
+                    if AssertUnwindSafe(attempt(&app, due)).catch_unwind().await.is_err() {
+                        tracing::error!(sandbox = sandbox_id, "posting to a webhook failed inside the server; it is tried again");
+                        tokio::time::sleep(AFTER_PANIC).await;
+                    }
                     sandbox_id
                 });
             }
@@ -140,7 +147,7 @@ async fn start(app: &SharedApp, flight: &mut Flight, tries: &mut JoinSet<String>
 /// Posts once and writes down what came of it.
 async fn attempt(app: &SharedApp, due: Due) {
     let number = due.attempts.saturating_add(1);
-    let Posted { outcome, attempt } = app.webhooks.post(&due.url, due.secret.as_deref(), &due.event_id, number, &due.body).await;
+    let Posted { outcome, attempt } = app.webhooks.post(&due.team_id, &due.url, due.secret.as_deref(), &due.event_id, number, &due.body).await;
     let (ended, word) = match webhook::next(outcome, number, jitter(), due.give_up_at_ms, attempt.at_ms) {
         Next::Delivered => (Ended::Delivered, "delivered"),
         Next::Retry { at_ms } => (Ended::Retry { at_ms }, "retried"),

@@ -119,7 +119,13 @@ async fn an_event_is_posted_again_when_that_is_asked_for() {
         finish(&store, Ended::Delivered, NOW + 10).await;
     }
     let one = store.webhook_delivery("team", "sb-1", "sb-1-ready").await.expect("reads").expect("is there");
-    assert_eq!((one.state, one.attempts, one.body.as_deref()), (DeliveryState::Delivered, 2, Some("{\"event_id\":\"sb-1-ready\"}")));
+    assert_eq!((one.state, one.attempts, one.body.as_deref()), (DeliveryState::Delivered, 1, Some("{\"event_id\":\"sb-1-ready\"}")));
+    // Also what is posted again has to fit.
+    let large = |n: usize| NewDelivery { event_id: format!("l{n}"), kind: Kind::Agent, body: "x".repeat(limits::WEBHOOK_PENDING_MAX_BYTES / 2) };
+    store.webhook_take("sb-1", None, 0, NOW, vec![large(0)]).await.expect("takes");
+    finish(&store, Ended::Delivered, NOW + 11).await;
+    assert_eq!(store.webhook_take("sb-1", None, 0, NOW, vec![large(1), event("small", Kind::Paused)]).await.expect("takes").dropped, 0);
+    assert!(matches!(store.webhook_redeliver("team", "sb-1", "l0", NOW).await, Err(StoreError::TooMany { .. })));
     assert!(matches!(store.webhook_redeliver("team", "sb-1", "none", NOW).await, Err(StoreError::NotFound { .. })));
     assert!(matches!(store.webhook_redeliver("other", "sb-1", "second", NOW).await, Err(StoreError::NotFound { .. })), "another team's does not exist");
 }
@@ -241,12 +247,15 @@ async fn a_webhook_changes_and_goes() {
     let again = due(&store, NOW + 1).await;
     assert_eq!((again.len(), again[0].url.as_str(), again[0].receiver.as_str(), &again[0].secret), (1, "https://new.test/", "new.test:443", &None), "at once");
     assert_eq!(store.webhook_cursor("sb-1", "rt").await.expect("reads"), Some((0, NOW)), "it is the same webhook");
+    store.webhook_take("sb-1", Some(("rt", 7)), 0, NOW, Vec::new()).await.expect("takes");
     record.config.webhook = None;
     record.version = store.sandbox_update(&record, record.version, &[noted(vec![event("untold", Kind::Paused)])]).await.expect("updates");
     assert_eq!(due(&store, i64::MAX).await, []);
     let gone = store.webhook_deliveries("team", "sb-1", None, None, 10).await.expect("lists");
     assert_eq!((gone.len(), gone[0].state, gone[0].last_error.as_deref()), (1, DeliveryState::Failed, Some("the webhook was removed")));
     assert_eq!(store.webhook_get("team", "sb-1").await.expect("reads").expect("is there").url, "");
+    // Whoever still takes events of before does not bring it back how far that was.
+    store.webhook_take("sb-1", Some(("rt", 8)), 0, NOW, vec![event("late", Kind::Agent)]).await.expect("takes");
     record.config.webhook = Some(Webhook { url: "https://third.test/".into(), secret: None, watch_dir: None });
     record.updated_at_ms = NOW + 50;
     store.sandbox_update(&record, record.version, &[]).await.expect("updates");

@@ -8,6 +8,7 @@
 
 mod end;
 mod ground;
+mod hear;
 mod launch;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub(crate) use ground::Captured;
 
 use super::{
+    follow::Heard,
     refusal::{asleep, refusal, store_failure},
     spec,
 };
@@ -136,6 +138,8 @@ pub(super) struct Actor {
     pub launched_on: spec::Trees,
     /// A write found the row gone or of another version than ours.
     pub outdated: bool,
+    /// How far what happens inside was taken for its webhook.
+    pub heard: Arc<Heard>,
 }
 
 /// How an actor ended.
@@ -342,6 +346,16 @@ impl Actor {
     /// Carries out a decision to its end and writes the record.
     async fn carry_out(&mut self, transition: Transition) -> Result<(), ApiError> {
         self.check_quotas(&transition).await?;
+        if !transition.effects.iter().any(hear::silences) {
+            return self.act(transition).await;
+        }
+        self.hear_out().await;
+        let done = self.act(transition).await;
+        self.listen().await;
+        done
+    }
+
+    async fn act(&mut self, transition: Transition) -> Result<(), ApiError> {
         let mut record = transition.record;
         let mut effects = VecDeque::from(transition.effects);
         let mut failure = None;

@@ -4,7 +4,14 @@
 //! step that takes them, so a server that is killed loses none and takes none twice. Changes of files have no number; some
 //! may be missed while no server runs.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use sandbar_core::{
@@ -38,6 +45,36 @@ const NOTE_EVERY_MS: i64 = 60_000;
 pub(super) struct Follower {
     pub store: Store,
     pub webhooks: Arc<Webhooks>,
+    pub heard: Arc<Heard>,
+}
+
+/// Whether a sandbox is followed, and how far that is.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    followed: AtomicBool,
+    /// Of this runtime all is written, or passed over, up to the event of this number.
+    upto: watch::Sender<(String, u64)>,
+}
+
+impl Heard {
+    /// True for the first who asks: that one is to follow.
+    pub fn begin(&self) -> bool {
+        !self.followed.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// Returns when all of a runtime's events up to a number were heard; for 0, when they are listened to.
+    pub async fn until(&self, runtime_id: &str, seq: u64) {
+        // An error would be that there is no sender, and that is ours.
+        let _ = self.upto.subscribe().wait_for(|(of, upto)| of == runtime_id && *upto >= seq).await;
+    }
+
+    fn reached(&self, runtime_id: &str, seq: u64) {
+        self.upto.send_replace((runtime_id.to_owned(), seq));
+    }
 }
 
 /// Whom to follow, and how.
@@ -130,8 +167,11 @@ impl Follower {
         };
         if after > 0 {
             since_ms = i64::MIN;
+            // Whoever took them may not have come to say so: then they would count as waiting for ever.
+            client.events_taken(after).await?;
         }
         let mut lines = client.events(after).await?;
+        self.heard.reached(&target.runtime.id, after);
         while let Some(first) = lines.next().await? {
             // Whatever is there already; while this is written, more gathers.
             let mut events = vec![first];
@@ -146,7 +186,8 @@ impl Follower {
                     }
                 }
             }
-            after = self.take(target, events, after, &mut since_ms, pace).await;
+            after = self.take(target, events, after, &mut since_ms, pace).await?;
+            self.heard.reached(&target.runtime.id, after);
             if let Some(error) = broken {
                 return Err(error);
             }
@@ -154,9 +195,10 @@ impl Follower {
         Ok(())
     }
 
-    /// Puts a batch in the queue, however long it takes, and returns up to which number all is taken. What was before
+    /// Puts a batch in the queue, however long it takes, and returns up to which number all is taken. An error is that the
+    /// agent could not be told; then it is told before the next batch. What was before
     /// `since_ms` is passed over; from the first that was not, all is told, whatever becomes of the clock.
-    async fn take(&self, target: &Target, events: Vec<Event>, after: u64, since_ms: &mut i64, pace: &mut Pace) -> u64 {
+    async fn take(&self, target: &Target, events: Vec<Event>, after: u64, since_ms: &mut i64, pace: &mut Pace) -> Result<u64, ProcdError> {
         let (mut upto, mut lost, mut published) = (after, 0, false);
         let mut deliveries = Vec::new();
         for event in events {
@@ -178,13 +220,13 @@ impl Follower {
                 lost += pace.admit(&mut deliveries, delivery);
             }
         }
-        if !deliveries.is_empty() || lost > 0 {
+        if !deliveries.is_empty() || lost > 0 || published {
             self.enqueue(target, Some((&target.runtime.id, upto)), lost, deliveries, pace).await;
         }
-        if published && let Err(error) = target.runtime.client.events_taken(upto).await {
-            tracing::debug!(sandbox = target.record.id, error = error_text(&error), "an agent was not told what was taken");
+        if published {
+            target.runtime.client.events_taken(upto).await?;
         }
-        upto
+        Ok(upto)
     }
 
     /// Follows changes below the folder that is to be watched, when there is one, until the runtime has ended.

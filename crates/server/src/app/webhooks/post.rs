@@ -33,8 +33,8 @@ pub(crate) struct Posted {
 }
 
 impl Webhooks {
-    /// Posts once. `secret` is sealed.
-    pub(crate) async fn post(&self, url: &str, secret: Option<&str>, event_id: &str, number: u32, body: &str) -> Posted {
+    /// Posts once for a team. `secret` is sealed.
+    pub(crate) async fn post(&self, team: &str, url: &str, secret: Option<&str>, event_id: &str, number: u32, body: &str) -> Posted {
         let at_ms = now_ms();
         let secret = match secret.map(|sealed| self.seal.unseal(Purpose::WebhookSecret, sealed)).transpose() {
             Ok(secret) => secret,
@@ -47,7 +47,7 @@ impl Webhooks {
         };
         let headers = headers(secret.as_deref(), event_id, number, at_ms / 1000, body);
         let within = Duration::from_millis(limits::WEBHOOK_TRY_MAX_MS);
-        let answer = self.outbound.post(url, headers, Bytes::copy_from_slice(body.as_bytes()), within).await;
+        let answer = self.outbound.post(team, url, headers, Bytes::copy_from_slice(body.as_bytes()), within).await;
         // The moment at which it is over: waits count from here.
         seen(answer, now_ms())
     }

@@ -54,9 +54,12 @@ impl Actor {
                 return true;
             }
         };
+        // Before the last event of its life.
+        self.hear_out().await;
         self.note("sandbox.deleted", reason::USER_REQUEST, "a client asked for it");
         match self.write(transition.record).await {
             Err(error) => {
+                self.listen().await;
                 let _ = reply.send(Err(error));
                 return false;
             }

@@ -76,6 +76,7 @@ impl Actor {
 
     pub(super) async fn end_runtime(&mut self) -> Result<(), ApiError> {
         if let Some(runtime) = self.runtime.clone() {
+            self.hear_out().await;
             self.usage.ends(&Arc::new(self.record.clone()), &runtime);
             runtime.destroy().await.map_err(|error| ApiError::internal("ending the sandbox's processes", &error_text(&error)))?;
             self.runtime = None;
