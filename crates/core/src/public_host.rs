@@ -2,6 +2,7 @@
 
 /// Below the public domain; never a label of a sandbox or a function, which have a `--` or end with a hash.
 const API_LABEL: &str = "api";
+
 /// The host of a request, read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublicHost<'a> {

@@ -43,6 +43,10 @@ pub struct Functions {
     pools: pool::Pools,
     sources: source::Sources,
     publishing: Mutex<HashSet<String>>,
+    /// Instances that are being made, whether anybody waits for them or not.
+    making: Ids,
+    /// Instances that are being ended.
+    removing: Ids,
     /// Woken when instances may have to be started or removed.
     pub(crate) changed: Notify,
 }
@@ -63,6 +67,16 @@ struct Cache {
     labels: HashMap<String, String>,
     /// Advances with each change: what was read before one is not kept after it.
     generation: u64,
+}
+
+/// With whom something is being done.
+#[derive(Default)]
+struct Ids(Arc<Mutex<HashSet<String>>>);
+
+/// One of them; until it is dropped.
+struct Busy {
+    all: Arc<Mutex<HashSet<String>>>,
+    id: String,
 }
 
 /// Who publishes a function now; others are refused.
@@ -229,6 +243,24 @@ impl Functions {
             return Err(ApiError::conflict("function revision publish already in progress"));
         }
         Ok(Publishing { functions: self, id: id.to_owned() })
+    }
+}
+
+impl Ids {
+    /// None when it is one of them already.
+    fn begin(&self, id: &str) -> Option<Busy> {
+        let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        is_new.then(|| Busy { all: Arc::clone(&self.0), id: id.to_owned() })
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 

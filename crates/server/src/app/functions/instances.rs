@@ -29,18 +29,42 @@ use crate::{
     error::ApiError,
 };
 
-/// An instance that was launched is ready within this time or has failed.
+/// An instance that was begun is ready within this time or has failed.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(limits::FUNCTION_START_MAX_S);
+/// Its service tells better why it is late than the clock does.
+const GRACE: Duration = Duration::from_secs(1);
+const REMOVED_WITHIN: Duration = Duration::from_secs(limits::FUNCTION_REMOVE_MAX_S);
 
 impl App {
     /// Starts an instance whose id was given by its pool, behind the caller.
     pub(super) fn start_instance(self: &Arc<Self>, pool: &Arc<Pool>, sandbox_id: String) {
         let (app, pool) = (Arc::clone(self), Arc::clone(pool));
+        let making = self.functions.making.begin(&sandbox_id);
         self.sandboxes.tasks.spawn(async move {
             let began = Instant::now();
             let revision = Arc::clone(&pool.revision);
             let starting = about(&revision, &sandbox_id, "instance.starting", "starting", "an instance is being started");
-            let (made, ()) = tokio::join!(app.make_instance(&revision, &sandbox_id), app.note_function(&revision.function_id, starting));
+            let make = async {
+                let made = app.make_instance(&revision, &sandbox_id, began + READY_WITHIN);
+                tokio::join!(made, app.note_function(&revision.function_id, starting)).0
+            };
+            tokio::pin!(make);
+            let made = match tokio::time::timeout_at((began + READY_WITHIN + GRACE).into(), &mut make).await {
+                Ok(made) => made,
+                Err(_) => {
+                    // Its place is somebody else's from now on; half of it is not left, so it is made first and then removed.
+                    let reason = format!("it was not made within {} s", READY_WITHIN.as_secs());
+                    pool.lost(&sandbox_id, &reason);
+                    app.note_function(&revision.function_id, about(&revision, &sandbox_id, "instance.failed", "failed", &reason)).await;
+                    app.functions.changed.notify_one();
+                    if let Err(error) = make.await {
+                        tracing::info!(sandbox = sandbox_id, %error, "an instance that was late was not made");
+                    }
+                    drop(making);
+                    return app.remove_instances(vec![sandbox_id.clone()]).await;
+                }
+            };
+            drop(making);
             let startup_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
             let ready = match made {
                 Ok(()) => app.store.instance_ready(&sandbox_id, now_ms(), startup_ms).await.map_err(|e| function_failure("saving the instance", &e)),
@@ -74,18 +98,31 @@ impl App {
         });
     }
 
-    /// Ends instances: their rows say so first, and go when the sandboxes are gone.
-    pub(crate) async fn remove_instances(&self, ids: Vec<String>) {
+    /// Ends instances behind the caller: their rows say so first, and go when the sandboxes are gone. What fails is found again by
+    /// the next look at all rows, since nobody has these instances any more.
+    pub(crate) async fn remove_instances(self: &Arc<Self>, ids: Vec<String>) {
         if let Err(error) = self.store.instances_set(ids.clone(), InstanceState::Removing).await {
             tracing::error!(%error, "instances cannot be removed; it will be tried again");
             return;
         }
         for id in ids {
-            if let Err(error) = self.end(&id).await {
-                tracing::warn!(sandbox = id, %error, "an instance did not end; it will be tried again");
-            }
+            self.end_instance(id);
         }
-        self.functions.changed.notify_one();
+    }
+
+    /// Ends the sandbox of an instance whose row says so, once however many ask. One that does not end keeps nobody else waiting.
+    pub(super) fn end_instance(self: &Arc<Self>, id: String) {
+        let Some(removing) = self.functions.removing.begin(&id) else { return };
+        let app = Arc::clone(self);
+        self.sandboxes.tasks.spawn(async move {
+            let ended = tokio::time::timeout(REMOVED_WITHIN, app.end(&id)).await;
+            drop(removing);
+            match ended {
+                Ok(Ok(())) => app.functions.changed.notify_one(),
+                Ok(Err(error)) => tracing::warn!(sandbox = id, %error, "an instance did not end; it will be tried again"),
+                Err(_) => tracing::warn!(sandbox = id, "an instance has not ended yet; it will be tried again"),
+            }
+        });
     }
 
     /// Removes the rows of instances that are gone, with their volumes.
@@ -116,8 +153,11 @@ impl App {
                 InstanceState::Draining => Stage::Draining,
             };
             if !revisions.contains_key(&row.revision_id) {
-                let all = self.store.revisions_list(&row.function_id).await.map_err(|e| store_failure("reading revisions", &e))?;
-                revisions.extend(all.into_iter().map(|found| (found.revision.id.clone(), Arc::new(found.revision))));
+                match self.store.revision_get(&row.revision_id).await {
+                    Ok(found) => revisions.extend(found.map(|found| (found.revision.id.clone(), Arc::new(found.revision)))),
+                    // What cannot be read serves nobody; it must not keep others from being served.
+                    Err(error) => tracing::error!(revision = row.revision_id, sandbox = row.sandbox_id, %error, "an instance is given up"),
+                }
             }
             match revisions.get(&row.revision_id) {
                 Some(revision) => {
@@ -129,10 +169,13 @@ impl App {
             }
         }
         // Their sandboxes are ended by the reconciler, which the server does not wait for.
-        self.store.instances_set(half_made, InstanceState::Removing).await.map_err(|e| store_failure("removing instances", &e))
+        if let Err(error) = self.store.instances_set(half_made, InstanceState::Removing).await {
+            tracing::error!(%error, "instances cannot be removed; it will be tried again");
+        }
+        Ok(())
     }
 
-    async fn make_instance(self: &Arc<Self>, revision: &RevisionRecord, sandbox_id: &str) -> Result<(), ApiError> {
+    async fn make_instance(self: &Arc<Self>, revision: &RevisionRecord, sandbox_id: &str, until: Instant) -> Result<(), ApiError> {
         self.check_room()?;
         let _base = self.node.pin_base(&revision.base);
         let _sources: Vec<Pin> = revision.mounts.iter().map(|mount| self.node.pin(&mount.tree_id)).collect();
@@ -178,7 +221,7 @@ impl App {
         let Some((record, Some(runtime))) = self.look(&record.id).await? else {
             return Err(ApiError::unavailable("its processes ended before its service was ready"));
         };
-        self.ensure_service(&record, &runtime, &revision.service, READY_WITHIN).await
+        self.ensure_service(&record, &runtime, &revision.service, until.saturating_duration_since(Instant::now())).await
     }
 
     /// A copy of each volume of a revision for one instance alone.

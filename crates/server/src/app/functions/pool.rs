@@ -90,8 +90,8 @@ pub(super) struct InFlight {
     pub sandbox_id: String,
 }
 
-/// A request that waits; until it is dropped.
-pub(super) struct Waiting(Arc<Pool>);
+/// A request that waits; until it is dropped. Without a pool it has been served.
+pub(super) struct Waiting(Option<Arc<Pool>>);
 
 /// What is to be done about a pool.
 #[derive(Default)]
@@ -155,13 +155,21 @@ impl Pool {
         let now = Instant::now();
         let mut state = self.lock();
         let others = state.waiting - usize::from(waits.is_some());
-        let choice = scale::choose(&state.instances(now), others, scaling);
+        let instances = state.instances(now);
+        let choice = scale::choose(&instances, others, scaling);
         let start = if state.is_backing_off(now) { 0 } else { choice.start };
         let started = state.begin(start, now);
-        if let Some(slot) = choice.instance.and_then(|index| state.slots.get_mut(index)) {
+        // What is free was told to those who wait; who comes now takes only what they leave.
+        let has_turn = waits.is_some() || others == 0 || scale::free(&instances, scaling) > others;
+        if let Some(slot) = choice.instance.filter(|_| has_turn).and_then(|index| state.slots.get_mut(index)) {
             slot.in_flight += 1;
             slot.last_used_ms = Some(now_ms());
             let sandbox_id = slot.sandbox_id.clone();
+            if let Some(mut waited) = waits.take() {
+                // From now on it counts as what is served.
+                waited.0 = None;
+                state.waiting = state.waiting.saturating_sub(1);
+            }
             return (Place::Serve(InFlight { pool: Arc::clone(self), sandbox_id }), started);
         }
         let hopeless = !state.slots.iter().any(|slot| matches!(slot.stage, Stage::Starting | Stage::Ready | Stage::Retiring));
@@ -175,7 +183,7 @@ impl Pool {
                 return (Place::Full, started);
             }
             state.waiting += 1;
-            *waits = Some(Waiting(Arc::clone(self)));
+            *waits = Some(Waiting(Some(Arc::clone(self))));
         }
         (Place::Wait(again_at), started)
     }
@@ -362,8 +370,12 @@ impl Drop for InFlight {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let Some(pool) = self.0.take() else { return };
+        let mut state = pool.lock();
         state.waiting = state.waiting.saturating_sub(1);
+        drop(state);
+        // It may have been its turn.
+        pool.changed.notify_one();
     }
 }
 

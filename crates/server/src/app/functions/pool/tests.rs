@@ -62,6 +62,39 @@ fn one_starts_all_wait_and_one_after_the_other_is_served() {
 }
 
 #[test]
+fn who_waits_has_its_turn_before_who_comes() {
+    let pool = pool();
+    let (mut first, mut second) = (None, None);
+    let id = begun(&pool, &mut first);
+    pool.ready(&id, 5);
+    let in_flight = served(&pool, &mut first);
+    assert!(first.is_none(), "what is served does not wait");
+    assert!(waits(&pool, &mut second));
+    drop(in_flight);
+    let mut late = None;
+    assert!(waits(&pool, &mut late), "the place is the second's");
+    drop(served(&pool, &mut second));
+    drop(served(&pool, &mut late));
+    assert_eq!(pool.lock().waiting, 0);
+}
+
+#[tokio::test]
+async fn a_turn_that_nobody_takes_goes_on() {
+    let pool = pool();
+    let (mut first, mut late) = (None, None);
+    let id = begun(&pool, &mut None);
+    assert!(waits(&pool, &mut first));
+    pool.ready(&id, 5);
+    let changed = pool.changed();
+    tokio::pin!(changed);
+    changed.as_mut().enable();
+    assert!(waits(&pool, &mut late));
+    drop(first);
+    tokio::time::timeout(Duration::from_secs(60), changed).await.expect("it is woken");
+    drop(served(&pool, &mut late));
+}
+
+#[test]
 fn as_many_wait_as_may() {
     let pool = pool();
     let mut all: Vec<Option<Waiting>> = (0..limits::FUNCTION_WAITING_MAX).map(|_| None).collect();
