@@ -290,6 +290,9 @@ async fn http(runtime: &Arc<Runtime>, port: u16, path: &str, headers: &[(String,
     Ok(status.is_some_and(|status| (200..400).contains(&status)))
 }
 
+/// Stands before what a process printed, wherever it is told.
+pub const PRINTED: &str = "; it printed last: ";
+
 /// The end of what a process printed, as a clause of an error; empty when it printed nothing.
 pub fn last_lines(output: &str) -> String {
     let lines: Vec<String> =
@@ -297,5 +300,5 @@ pub fn last_lines(output: &str) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    format!("; it printed last: {}", lines.into_iter().rev().collect::<Vec<_>>().join(" | "))
+    format!("{PRINTED}{}", lines.into_iter().rev().collect::<Vec<_>>().join(" | "))
 }

@@ -18,7 +18,7 @@ use sandbar_store::{FunctionEvent, VolumeRecord};
 
 use super::{
     event, function_failure,
-    pool::{Pool, Slot},
+    pool::{Pool, Slot, Why},
 };
 use crate::{
     app::{
@@ -54,11 +54,11 @@ impl App {
                 Err(_) => {
                     // Its place is somebody else's from now on; half of it is not left, so it is made first and then removed.
                     let reason = format!("it was not made within {} s", READY_WITHIN.as_secs());
-                    pool.lost(&sandbox_id, &reason);
+                    pool.lost(&sandbox_id, reason.as_str());
                     app.note_function(&revision.function_id, about(&revision, &sandbox_id, "instance.failed", "failed", &reason)).await;
                     app.functions.changed.notify_one();
-                    if let Err(error) = make.await {
-                        tracing::info!(sandbox = sandbox_id, %error, "an instance that was late was not made");
+                    if let Err(why) = make.await {
+                        tracing::info!(sandbox = sandbox_id, reason = why.full, "an instance that was late was not made");
                     }
                     drop(making);
                     return app.remove_instances(vec![sandbox_id.clone()]).await;
@@ -67,8 +67,8 @@ impl App {
             drop(making);
             let startup_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
             let ready = match made {
-                Ok(()) => app.store.instance_ready(&sandbox_id, now_ms(), startup_ms).await.map_err(|e| function_failure("saving the instance", &e)),
-                Err(error) => Err(error),
+                Ok(()) => app.store.instance_ready(&sandbox_id, now_ms(), startup_ms).await.map_err(|e| function_failure("saving the instance", &e).into()),
+                Err(why) => Err(why),
             };
             match ready {
                 Ok(()) => {
@@ -80,18 +80,19 @@ impl App {
                     let ready = FunctionEvent { startup_ms: Some(startup_ms), ..about(&revision, &sandbox_id, "instance.ready", "ready", &text) };
                     app.note_function(&revision.function_id, ready).await;
                 }
-                Err(error) => app.lose_instance(&pool, &sandbox_id, error.message()),
+                Err(why) => app.lose_instance(&pool, &sandbox_id, why),
             }
             app.functions.changed.notify_one();
         });
     }
 
     /// Takes an instance that failed out of its pool, and removes it behind the caller.
-    pub(super) fn lose_instance(self: &Arc<Self>, pool: &Arc<Pool>, sandbox_id: &str, reason: &str) {
-        tracing::info!(sandbox = sandbox_id, revision = pool.revision.id, reason, "an instance is lost");
-        pool.lost(sandbox_id, reason);
+    pub(super) fn lose_instance(self: &Arc<Self>, pool: &Arc<Pool>, sandbox_id: &str, why: impl Into<Why>) {
+        let why = why.into();
+        tracing::info!(sandbox = sandbox_id, revision = pool.revision.id, reason = why.full, "an instance is lost");
+        pool.lost(sandbox_id, why.clone());
         let (app, revision, id) = (Arc::clone(self), Arc::clone(&pool.revision), sandbox_id.to_owned());
-        let failed = about(&revision, sandbox_id, "instance.failed", "failed", reason);
+        let failed = about(&revision, sandbox_id, "instance.failed", "failed", &why.full);
         self.sandboxes.tasks.spawn(async move {
             app.note_function(&revision.function_id, failed).await;
             app.remove_instances(vec![id]).await;
@@ -175,7 +176,7 @@ impl App {
         Ok(())
     }
 
-    async fn make_instance(self: &Arc<Self>, revision: &RevisionRecord, sandbox_id: &str, until: Instant) -> Result<(), ApiError> {
+    async fn make_instance(self: &Arc<Self>, revision: &RevisionRecord, sandbox_id: &str, until: Instant) -> Result<(), Why> {
         self.check_room()?;
         let _base = self.node.pin_base(&revision.base);
         let _sources: Vec<Pin> = revision.mounts.iter().map(|mount| self.node.pin(&mount.tree_id)).collect();
@@ -201,7 +202,7 @@ impl App {
         // With the row of the revision, which is there after the pins, its files are too.
         if let Err(error) = self.store.instance_insert(&row, volumes).await {
             trees.into_values().for_each(|tree| self.release_tree(tree));
-            return Err(function_failure("saving the instance", &error));
+            return Err(function_failure("saving the instance", &error).into());
         }
         let claim = lifecycle::Claim {
             id: sandbox_id.to_owned(),
@@ -219,9 +220,10 @@ impl App {
         };
         let record = self.make(claim, revision.base.clone(), trees).await?;
         let Some((record, Some(runtime))) = self.look(&record.id).await? else {
-            return Err(ApiError::unavailable("its processes ended before its service was ready"));
+            return Err(Why::from("its processes ended before its service was ready"));
         };
-        self.ensure_service(&record, &runtime, &revision.service, until.saturating_duration_since(Instant::now())).await
+        let within = until.saturating_duration_since(Instant::now());
+        self.ensure_service(&record, &runtime, &revision.service, within).await.map_err(|error| Why::of_service(&error))
     }
 
     /// A copy of each volume of a revision for one instance alone.

@@ -129,7 +129,7 @@ impl App {
                 Some(_) => None,
             };
             if let Some(reason) = gone {
-                self.lose_instance(pool, &slot.sandbox_id, &reason);
+                self.lose_instance(pool, &slot.sandbox_id, reason.as_str());
             }
         }
         Ok(())

@@ -16,7 +16,10 @@ use sandbar_core::{
 use sandbar_node::{Runtime, error_text};
 use tokio::sync::Notify;
 
-use super::serve::{FunctionHost, Held, Lease};
+use super::{
+    pool::Audience,
+    serve::{FunctionHost, Held, Lease},
+};
 use crate::{app::App, error::ApiError};
 
 /// A source that does not serve a revision is not asked again for so long: each time may be a read of the database.
@@ -266,7 +269,7 @@ impl App {
         let known = self.known_function(&revision.function_id).await.ok().flatten();
         // Nobody is sent there any more.
         let Some(known) = known.filter(|known| known.serves(&revision.id)) else { return };
-        if let Err(error) = self.acquire_own(&known.function, revision, &[], LINGER_WITHIN).await {
+        if let Err(error) = self.acquire_own((&known.function, revision), &[], Audience::Owner, LINGER_WITHIN).await {
             tracing::warn!(function = known.function.id, revision = revision.number, %error, "a revision cannot take over from its source");
         }
     }

@@ -112,7 +112,7 @@ fn a_failed_start_is_told_to_all_until_its_time_has_passed() {
     let id = begun(&pool, &mut None);
     pool.lost(&id, "it broke");
     let (Place::Refused(reason, wait), start) = pool.place(&mut None, &ONE) else { panic!("it is not refused") };
-    assert!(reason == "it broke" && wait <= scale::backoff(1) && start.is_empty());
+    assert!(reason == Why::from("it broke") && wait <= scale::backoff(1) && start.is_empty());
     assert_eq!(pool.plan(true, false, &Autoscaling { min_warm: 1, ..ONE }).start.len(), 0, "nobody else tries either");
     pool.lock().failure.as_mut().expect("a failure").until = Instant::now();
     let id = begun(&pool, &mut None);
@@ -122,6 +122,19 @@ fn a_failed_start_is_told_to_all_until_its_time_has_passed() {
     let id = begun(&pool, &mut None);
     pool.ready(&id, 1);
     assert!(pool.failure().is_none(), "who is ready ends it");
+}
+
+#[test]
+fn strangers_are_told_less() {
+    let printed = format!("service \"api\" ended with exit code 3{PRINTED}a secret | of its owner");
+    for (why, told) in [
+        (Why::from("it was deleted"), "it was deleted"),
+        (Why::of_service(&ApiError::unavailable(printed.clone())), "service \"api\" ended with exit code 3"),
+        (Why::from(ApiError::unavailable("cannot open /var/lib/sandbar/x")), "an instance could not be started"),
+    ] {
+        assert_eq!((why.told(Audience::Stranger), why.told(Audience::Owner)), (told, why.full.as_str()));
+    }
+    assert_eq!(Why::of_service(&ApiError::unavailable(printed.clone())).full, printed);
 }
 
 #[test]
