@@ -141,6 +141,26 @@ impl App {
         self.services.keeper(self, sandbox, runtime, process).up(service, until.saturating_duration_since(Instant::now()), again).await
     }
 
+    /// Ends the process of a service that is started here, and returns when another is up in its place.
+    pub(crate) async fn restart_service(
+        self: &Arc<Self>,
+        sandbox: &SandboxRecord,
+        runtime: &Arc<Runtime>,
+        service: &Service,
+        within: Duration,
+    ) -> Result<(), ApiError> {
+        let RuntimeKind::Cmd { .. } = service.kind() else { return Ok(()) };
+        // A new keeper starts it at once; the old one would wait for a while as after a failure.
+        self.services.lock().remove(&Key { runtime_id: runtime.id.clone(), service_id: service.id.clone() });
+        let contexts = runtime.client.list_contexts().await.map_err(|error| unavailable(&format!("service {:?} was not ended: {error}", service.id)))?;
+        for context in contexts.iter().filter(|context| context.running && keeper::service_of(context) == Some(&service.id)) {
+            if let Err(error) = runtime.client.delete_context(&context.id).await {
+                tracing::debug!(runtime = runtime.id, %error, "the process of a service had ended");
+            }
+        }
+        self.ensure_service(sandbox, runtime, service, within).await
+    }
+
     /// Whether a service is known to be up, so that nothing has to be waited for.
     pub(crate) fn is_service_up(&self, sandbox: &SandboxRecord, runtime: &Runtime, service: &Service) -> bool {
         match service.kind() {
@@ -283,7 +303,7 @@ impl Process {
 /// What a service has to pass to count as up: its health check, or that it listens.
 fn readiness(port: u16, health_check: Option<&HealthCheck>) -> Check {
     match health_check {
-        Some(health) => Check::Http { port, path: health.path.clone(), headers: Vec::new() },
+        Some(health) => Check::Http { port, path: health.path.clone(), headers: Vec::new(), passing: warm::PASSING },
         None => Check::Tcp(port),
     }
 }

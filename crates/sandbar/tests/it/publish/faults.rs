@@ -57,3 +57,22 @@ fn what_could_not_be_written_down_is_removed_later() {
     });
     settled(&server);
 }
+
+#[test]
+fn a_restart_starts_the_source_anew_and_nobody_notices() {
+    let server = shared();
+    let sandbox = app(&server.api(), "v1");
+    let function = Function::publish(&sandbox);
+    // Only the source has it.
+    sandbox.write("/workspace/mark", b"source");
+    let from_source = || {
+        let said = says(&function.host(), "/?read=/workspace/mark");
+        (said["files"]["/workspace/mark"] == "source").then(|| said["pid"].clone())
+    };
+    let before = from_source().expect("the source serves");
+    let (restarted, tags) = under_load(&function.host(), || function.api.post(&function.path("/runtime/restart"), json!({})));
+    restarted.ok(200);
+    assert_eq!(tags, BTreeSet::from(["v1".to_owned()]));
+    let after = eventually("the source to serve again", SOON, || from_source().ok_or_else(|| function.runtime().to_string()));
+    assert_ne!(before, after, "it is another process");
+}

@@ -2,7 +2,7 @@
 //! between leaves nothing that nobody owns.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,8 +12,12 @@ use sandbar_core::{
     function::{self, InstanceRecord, InstanceState, RevisionRecord, scale::Stage},
     lifecycle, limits,
     sandbox::Mount,
+    service::RuntimeKind,
 };
-use sandbar_node::Pin;
+use sandbar_node::{
+    Pin,
+    warm::{self, Check},
+};
 use sandbar_store::{FunctionEvent, VolumeRecord};
 
 use super::{
@@ -33,6 +37,8 @@ use crate::{
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(limits::FUNCTION_START_MAX_S);
 /// Its service tells better why it is late than the clock does.
 const GRACE: Duration = Duration::from_secs(1);
+/// A service that is up answers within this time.
+const PROVED_WITHIN: Duration = Duration::from_secs(10);
 const REMOVED_WITHIN: Duration = Duration::from_secs(limits::FUNCTION_REMOVE_MAX_S);
 
 impl App {
@@ -223,7 +229,21 @@ impl App {
             return Err(Why::from("its processes ended before its service was ready"));
         };
         let within = until.saturating_duration_since(Instant::now());
-        self.ensure_service(&record, &runtime, &revision.service, within).await.map_err(|error| Why::of_service(&error))
+        self.ensure_service(&record, &runtime, &revision.service, within).await.map_err(|error| Why::of_service(&error))?;
+        match (revision.service.kind(), &revision.service.health_check) {
+            (RuntimeKind::Cmd { .. } | RuntimeKind::WarmProcess { .. }, Some(health)) => {
+                // It is up as services are; a function's answers with success, and not with where else to go.
+                let check = Check::Http { port: revision.service.port, path: health.path.clone(), headers: Vec::new(), passing: 200..300 };
+                match warm::passes(&runtime, &check, PROVED_WITHIN, &BTreeMap::new()).await {
+                    true => Ok(()),
+                    false => {
+                        let text = format!("service {:?} does not answer its health check {} with 2xx, as a function has to", revision.service.id, health.path);
+                        Err(Why::from(text.as_str()))
+                    }
+                }
+            }
+            (RuntimeKind::Cmd { .. } | RuntimeKind::WarmProcess { .. } | RuntimeKind::Manual | RuntimeKind::Function { .. }, _) => Ok(()),
+        }
     }
 
     /// A copy of each volume of a revision for one instance alone.

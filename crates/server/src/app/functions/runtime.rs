@@ -96,7 +96,7 @@ impl App {
     }
 
     /// Replaces the instances of a function: others are started, and those that serve now go when these are ready and what they
-    /// serve has ended. A failure that was remembered is forgotten. Without instances there is nothing to replace.
+    /// serve has ended. A failure that was remembered is forgotten. Where the source serves, its service is started anew.
     pub(crate) async fn restart_function(self: &Arc<Self>, who: &Principal, id: &str) -> Result<RuntimeView, ApiError> {
         let function = self.function(who, id).await?;
         self.functions.pools.forgive(&function.id);
@@ -117,6 +117,12 @@ impl App {
         self.functions.changed.notify_one();
         for pool in replacing {
             self.replaced(&pool, until).await?;
+        }
+        if let Some(revision) = self.production_revision(&function).await?
+            && function.enabled
+            && self.is_served_from_source(&function, &revision).await?
+        {
+            self.restart_source(&function, &revision).await?;
         }
         self.functions.changed.notify_one();
         self.function_runtime(who, id).await

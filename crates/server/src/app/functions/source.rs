@@ -9,14 +9,16 @@ use std::{
 
 use futures_util::future::{BoxFuture, join_all};
 use sandbar_core::{
-    function::{PRODUCTION, RevisionRecord, serves_from_source},
+    function::{FunctionRecord, PRODUCTION, RevisionRecord, serves_from_source},
     limits,
     sandbox::SandboxRecord,
+    service::RuntimeKind,
 };
 use sandbar_node::{Runtime, error_text};
 use tokio::sync::Notify;
 
 use super::{
+    instances::READY_WITHIN,
     pool::Audience,
     serve::{FunctionHost, Held, Lease},
 };
@@ -262,6 +264,25 @@ impl App {
             }
             drop((lingering, leaving_it));
         }))
+    }
+
+    /// Starts the service of a revision's source anew, where that runs and serves it: an instance serves meanwhile, so that nobody
+    /// who calls notices.
+    pub(super) async fn restart_source(self: &Arc<Self>, function: &FunctionRecord, revision: &Arc<RevisionRecord>) -> Result<(), ApiError> {
+        let Some(sandbox_id) = revision.source.sandbox_id() else { return Ok(()) };
+        let Some((record, Some(runtime))) = self.look(sandbox_id).await? else { return Ok(()) };
+        let RuntimeKind::Cmd { .. } = revision.service.kind() else { return Ok(()) };
+        drop(self.acquire_own((function, revision), &[], Audience::Owner, READY_WITHIN).await?);
+        let sources = &self.functions.sources;
+        sources.decline(&revision.id, Declined::Down(Instant::now() + LINGER_WITHIN + READY_WITHIN));
+        // What is late is ended.
+        let _ = tokio::time::timeout(LINGER_WITHIN, sources.idle(sandbox_id)).await;
+        let restarted = self.restart_service(&record, &runtime, &revision.service, READY_WITHIN).await;
+        match restarted {
+            Ok(()) => sources.is_up(&revision.id),
+            Err(_) => sources.decline(&revision.id, Declined::Down(Instant::now() + DOWN)),
+        }
+        restarted
     }
 
     /// Returns when a revision serves itself, or cannot.
