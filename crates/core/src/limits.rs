@@ -259,8 +259,12 @@ pub const FUNCTION_WAITING_MAX: usize = 1000;
 pub const FUNCTION_STARTS_MAX: usize = 2;
 /// Seconds within which an instance has started and is ready, or has failed.
 pub const FUNCTION_START_MAX_S: u64 = 60;
-/// Seconds within which a revision has to show that it is ready before an alias moves to it.
-pub const FUNCTION_PROOF_MAX_S: u64 = 30;
+/// Seconds within which a revision has to show that it is ready before an alias moves to it: longer than a start takes at most.
+pub const FUNCTION_PROOF_MAX_S: u64 = FUNCTION_START_MAX_S + 5;
+/// Seconds within which the sandbox that a revision was published from serves it, or the revision serves itself.
+pub const FUNCTION_SOURCE_UP_MAX_S: u64 = 15;
+/// Seconds for which the end of an instance is waited for before it is tried again.
+pub const FUNCTION_REMOVE_MAX_S: u64 = 60;
 /// Seconds for which what still runs in an instance that is to go, or in a deleted source, is waited for.
 pub const FUNCTION_DRAIN_MAX_S: u64 = 300;
 /// Seconds for which a deleted sandbox that served a function goes on until its requests have moved or ended.
@@ -279,6 +283,8 @@ pub const FUNCTION_EVENTS_SHOWN: usize = 20;
 pub const PROVENANCE_MAX_BYTES: usize = 16 << 10;
 /// Functions whose aliases and revisions are kept in memory.
 pub const FUNCTIONS_CACHED_MAX: usize = 10_000;
+/// Bytes of their documents, about.
+pub const FUNCTIONS_CACHED_MAX_BYTES: usize = 128 << 20;
 
 // --- Webhooks ---------------------------------------------------------------------------------------------------------
 

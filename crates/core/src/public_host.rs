@@ -2,8 +2,6 @@
 
 /// Below the public domain; never a label of a sandbox or a function, which have a `--` or end with a hash.
 const API_LABEL: &str = "api";
-/// Between a sandbox's id and the port, and between a function's alias and its label.
-const SEPARATOR: &str = "--";
 
 /// The host of a request, read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +42,6 @@ pub fn is_api_name(host: &str, domain: &str) -> bool {
     let name = without_port(host);
     let name = name.strip_suffix('.').unwrap_or(name);
     name.strip_suffix(domain.trim_end_matches('.')).and_then(|rest| rest.strip_suffix('.')) == Some(API_LABEL)
-}
-
-/// The alias and the function's own label.
-pub fn split_alias(label: &str) -> (Option<&str>, &str) {
-    match label.split_once(SEPARATOR) {
-        Some((alias, label)) => (Some(alias), label),
-        None => (None, label),
-    }
 }
 
 /// Where a label is reached: `port` of this machine with TLS or without, when the public domain is one of this machine;
@@ -126,8 +116,6 @@ mod tests {
         ] {
             assert_eq!(is_api_name(host, "example.com"), want, "{host}");
         }
-        assert_eq!(split_alias("staging--web-1"), (Some("staging"), "web-1"));
-        assert_eq!(split_alias("web-1"), (None, "web-1"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Warm processes: started with the runtime, up before anybody gets it, kept up as long as it lives.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use sandbar_procd_api::{Cmd, Context, ContextType, CreateContext, Repl};
 use tokio::{
@@ -48,11 +48,14 @@ pub struct Probe {
 pub enum Check {
     /// Passes when it exits with 0.
     Exec(Vec<String>),
-    /// Passes with a status of 200 to 399.
-    Http { port: u16, path: String, headers: Vec<(String, String)> },
+    /// Passes with one of these statuses.
+    Http { port: u16, path: String, headers: Vec<(String, String)>, passing: Range<u16> },
     /// Passes when it accepts.
     Tcp(u16),
 }
+
+/// A probe passes with these: success, and redirects.
+pub const PASSING: Range<u16> = 200..400;
 
 /// Why a process did not come up, with the last it printed.
 #[derive(Debug, thiserror::Error)]
@@ -250,7 +253,10 @@ pub async fn passes(runtime: &Arc<Runtime>, check: &Check, within: Duration, env
         match check {
             Check::Exec(command) => exec(runtime, command, env).await,
             Check::Tcp(port) => runtime.connect(*port).await.is_ok(),
-            Check::Http { port, path, headers } => http(runtime, *port, path, headers).await.unwrap_or(false),
+            Check::Http { port, path, headers, passing } => {
+                let status = http(runtime, *port, path, headers).await.ok().flatten();
+                status.is_some_and(|status| passing.contains(&status))
+            }
         }
     };
     timeout(within, asked).await.unwrap_or(false)
@@ -275,7 +281,7 @@ async fn exec(runtime: &Arc<Runtime>, command: &[String], env: &BTreeMap<String,
     context.output.exit_code == Some(0)
 }
 
-async fn http(runtime: &Arc<Runtime>, port: u16, path: &str, headers: &[(String, String)]) -> std::io::Result<bool> {
+async fn http(runtime: &Arc<Runtime>, port: u16, path: &str, headers: &[(String, String)]) -> std::io::Result<Option<u16>> {
     let mut stream = runtime.connect(port).await?;
     let mut request = format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: sandbar-probe\r\nConnection: close\r\n");
     for (name, value) in headers {
@@ -286,9 +292,11 @@ async fn http(runtime: &Arc<Runtime>, port: u16, path: &str, headers: &[(String,
     // "HTTP/1.1 200"
     let mut line = [0u8; 12];
     stream.read_exact(&mut line).await?;
-    let status = line.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(&rest[2..]).ok()).and_then(|text| text.parse::<u16>().ok());
-    Ok(status.is_some_and(|status| (200..400).contains(&status)))
+    Ok(line.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(&rest[2..]).ok()).and_then(|text| text.parse::<u16>().ok()))
 }
+
+/// Stands before what a process printed, wherever it is told.
+pub const PRINTED: &str = "; it printed last: ";
 
 /// The end of what a process printed, as a clause of an error; empty when it printed nothing.
 pub fn last_lines(output: &str) -> String {
@@ -297,5 +305,5 @@ pub fn last_lines(output: &str) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    format!("; it printed last: {}", lines.into_iter().rev().collect::<Vec<_>>().join(" | "))
+    format!("{PRINTED}{}", lines.into_iter().rev().collect::<Vec<_>>().join(" | "))
 }

@@ -306,6 +306,17 @@ impl Store {
             .await
     }
 
+    /// A revision of whatever function by its id.
+    pub async fn revision_get(&self, id: &str) -> Result<Option<RevisionRow>, StoreError> {
+        let id = id.to_owned();
+        self.engine
+            .read("read a revision", move |c| {
+                let sql = "SELECT doc, number, proved_at_ms FROM function_revision WHERE id = ?1";
+                c.prepare_cached(sql)?.query_row([id], |row| Ok(revision(row))).optional()?.transpose()
+            })
+            .await
+    }
+
     /// Remembers that a revision was ready; the first time counts.
     pub async fn revision_proved(&self, id: &str, now_ms: i64) -> Result<(), StoreError> {
         let id = id.to_owned();

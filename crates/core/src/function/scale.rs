@@ -58,6 +58,12 @@ pub fn choose(instances: &[Instance], waiting: usize, scaling: &Autoscaling) -> 
     Choice { instance, start }
 }
 
+/// How many more requests are served before every instance has its fill.
+pub fn free(instances: &[Instance], scaling: &Autoscaling) -> usize {
+    let serving = instances.iter().filter(|instance| matches!(instance.stage, Stage::Ready | Stage::Retiring) && !instance.avoided);
+    serving.map(|instance| (scaling.target_concurrency as usize).saturating_sub(instance.in_flight)).sum()
+}
+
 /// How many are to be started so that as many are warm as are always wanted, and one for each that is to be replaced.
 pub fn missing(instances: &[Instance], serves: bool, scaling: &Autoscaling) -> usize {
     let wanted = match (serves, has(instances, Stage::Retiring)) {
@@ -136,6 +142,17 @@ mod tests {
 
     fn idle(stage: Stage, seconds: u64) -> Instance {
         Instance { idle: Duration::from_secs(seconds), ..of(stage, 0) }
+    }
+
+    #[test]
+    fn what_is_free_is_below_the_target() {
+        use Stage::{Draining, Ready, Retiring, Starting};
+        let doubted = Instance { avoided: true, ..of(Ready, 0) };
+        for (instances, free_places) in
+            [(vec![], 0), (vec![of(Ready, 0), of(Retiring, 1)], 3), (vec![of(Ready, 2), of(Ready, 5)], 0), (vec![of(Starting, 0), of(Draining, 0), doubted], 0)]
+        {
+            assert_eq!(free(&instances, &TWO), free_places, "{instances:?}");
+        }
     }
 
     #[test]

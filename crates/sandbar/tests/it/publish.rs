@@ -19,6 +19,7 @@ use super::{
 };
 
 mod docs;
+mod faults;
 mod kills;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -426,7 +427,8 @@ fn what_is_broken_is_not_promoted_and_nobody_notices() {
     for _ in 0..3 {
         let reply = preview.get("/");
         assert_eq!(reply.error(&[503])["code"], "unavailable");
-        assert!(reply.text().contains("it is broken on purpose"), "{}", reply.text());
+        // What it printed is its owner's.
+        assert!(reply.text().contains("exit code 7") && !reply.text().contains("it is broken on purpose"), "{}", reply.text());
         assert_eq!(reply.value()["error"]["details"]["revision_number"], 2);
         assert!(reply.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok_and(|seconds| seconds >= 1)));
     }
@@ -434,6 +436,7 @@ fn what_is_broken_is_not_promoted_and_nobody_notices() {
     let failures = events.iter().filter(|event| event["kind"] == "instance.failed" && event["revision_number"] == 2).count();
     assert!((1..6).contains(&failures), "{failures} attempts: not one for each request");
     assert!(events.iter().any(|event| event["kind"] == "alias.refused"));
+    assert!(events.iter().any(|event| event["kind"] == "instance.failed" && event.to_string().contains("it is broken on purpose")));
     assert_eq!(tag(&function.host()), "good");
 
     // What does not listen where it says is not ready either.

@@ -43,6 +43,10 @@ pub struct Functions {
     pools: pool::Pools,
     sources: source::Sources,
     publishing: Mutex<HashSet<String>>,
+    /// Instances that are being made, whether anybody waits for them or not.
+    making: Ids,
+    /// Instances that are being ended.
+    removing: Ids,
     /// Woken when instances may have to be started or removed.
     pub(crate) changed: Notify,
 }
@@ -59,10 +63,22 @@ pub(crate) struct Known {
 
 #[derive(Default)]
 struct Cache {
-    by_label: HashMap<String, Arc<Known>>,
+    /// With about how many bytes each has.
+    by_label: HashMap<String, (Arc<Known>, usize)>,
     labels: HashMap<String, String>,
+    bytes: usize,
     /// Advances with each change: what was read before one is not kept after it.
     generation: u64,
+}
+
+/// With whom something is being done.
+#[derive(Default)]
+struct Ids(Arc<Mutex<HashSet<String>>>);
+
+/// One of them; until it is dropped.
+struct Busy {
+    all: Arc<Mutex<HashSet<String>>>,
+    id: String,
 }
 
 /// Who publishes a function now; others are refused.
@@ -160,7 +176,7 @@ impl App {
     async fn known_by_label(&self, label: &str) -> Result<Option<Arc<Known>>, ApiError> {
         let generation = {
             let cache = self.functions.lock();
-            if let Some(known) = cache.by_label.get(label) {
+            if let Some((known, _)) = cache.by_label.get(label) {
                 return Ok(Some(Arc::clone(known)));
             }
             cache.generation
@@ -173,7 +189,7 @@ impl App {
     pub(crate) async fn known_function(&self, id: &str) -> Result<Option<Arc<Known>>, ApiError> {
         let generation = {
             let cache = self.functions.lock();
-            if let Some(known) = cache.labels.get(id).and_then(|label| cache.by_label.get(label)) {
+            if let Some((known, _)) = cache.labels.get(id).and_then(|label| cache.by_label.get(label)) {
                 return Ok(Some(Arc::clone(known)));
             }
             cache.generation
@@ -199,14 +215,10 @@ impl Functions {
             newest_from_source,
             function: Arc::new(function),
         });
+        let bytes = known.bytes();
         let mut cache = self.lock();
         if cache.generation == generation {
-            if cache.by_label.len() >= limits::FUNCTIONS_CACHED_MAX {
-                cache.by_label.clear();
-                cache.labels.clear();
-            }
-            cache.labels.insert(known.function.id.clone(), known.function.domain_label.clone());
-            cache.by_label.insert(known.function.domain_label.clone(), Arc::clone(&known));
+            cache.keep(&known, bytes, limits::FUNCTIONS_CACHED_MAX_BYTES);
         }
         known
     }
@@ -214,8 +226,7 @@ impl Functions {
     fn forget(&self, id: &str, label: &str) {
         let mut cache = self.lock();
         cache.generation += 1;
-        cache.labels.remove(id);
-        cache.by_label.remove(label);
+        cache.remove(id, label);
     }
 
     fn lock(&self) -> MutexGuard<'_, Cache> {
@@ -232,16 +243,85 @@ impl Functions {
     }
 }
 
+impl Ids {
+    /// None when it is one of them already.
+    fn begin(&self, id: &str) -> Option<Busy> {
+        let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        is_new.then(|| Busy { all: Arc::clone(&self.0), id: id.to_owned() })
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
 impl Drop for Publishing<'_> {
     fn drop(&mut self) {
         self.functions.publishing.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
+impl Cache {
+    fn keep(&mut self, known: &Arc<Known>, bytes: usize, bytes_max: usize) {
+        let (id, label) = (&known.function.id, &known.function.domain_label);
+        self.remove(id, label);
+        if bytes > bytes_max {
+            return;
+        }
+        while self.by_label.len() >= limits::FUNCTIONS_CACHED_MAX || self.bytes + bytes > bytes_max {
+            // Whichever: it is only read again.
+            let Some((other, _)) = self.by_label.values().next().cloned() else { return };
+            self.remove(&other.function.id, &other.function.domain_label);
+        }
+        self.bytes += bytes;
+        self.labels.insert(id.clone(), label.clone());
+        self.by_label.insert(label.clone(), (Arc::clone(known), bytes));
+    }
+
+    fn remove(&mut self, id: &str, label: &str) {
+        self.labels.remove(id);
+        if let Some((_, bytes)) = self.by_label.remove(label) {
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+    }
+}
+
 impl Known {
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize {
+        let mut counted = Counted(0);
+        for revision in self.revisions.values() {
+            // What cannot be written as JSON came from JSON, so it can.
+            let _ = serde_json::to_writer(&mut counted, revision.as_ref());
+            // It is kept read too.
+            let _ = serde_json::to_writer(&mut counted, &revision.service_snapshot);
+        }
+        counted.0 + 1024
+    }
+
     /// Whether requests may come to a revision.
     pub fn serves(&self, revision_id: &str) -> bool {
         self.function.enabled && self.aliases.values().any(|split| split.serves(revision_id))
+    }
+}
+
+/// Counts what is written.
+struct Counted(usize);
+
+impl std::io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -271,4 +351,42 @@ fn check_name(name: Option<&str>) -> Result<(), ApiError> {
 fn autoscaling(asked: &FunctionAutoscaling) -> Result<Autoscaling, ApiError> {
     let FunctionAutoscaling { min_warm, max_active, target_concurrency, scale_down_after_seconds } = *asked;
     Autoscaling::check(min_warm, max_active, target_concurrency, scale_down_after_seconds).map_err(violations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(id: &str) -> Arc<Known> {
+        let function = FunctionRecord {
+            id: id.to_owned(),
+            team_id: "t".to_owned(),
+            domain_label: format!("{id}-label"),
+            name: id.to_owned(),
+            slug: id.to_owned(),
+            enabled: true,
+            autoscaling: Autoscaling::default(),
+            created_by: None,
+            created_at_ms: 0,
+            updated_at_ms: 0,
+            deleted_at_ms: None,
+        };
+        Arc::new(Known { function: Arc::new(function), aliases: HashMap::new(), revisions: HashMap::new(), newest_from_source: HashMap::new() })
+    }
+
+    #[test]
+    fn what_is_known_has_a_bound_in_bytes() {
+        let mut cache = Cache::default();
+        for id in ["a", "b", "c", "c"] {
+            cache.keep(&known(id), 40, 100);
+        }
+        assert_eq!((cache.by_label.len(), cache.labels.len(), cache.bytes), (2, 2, 80));
+        assert!(cache.by_label.contains_key("c-label"), "the newest stays");
+        cache.keep(&known("d"), 101, 100);
+        assert_eq!((cache.by_label.len(), cache.bytes), (2, 80), "what is too large is read each time");
+        cache.keep(&known("e"), 100, 100);
+        assert_eq!((cache.by_label.len(), cache.bytes), (1, 100));
+        cache.remove("e", "e-label");
+        assert_eq!((cache.by_label.len(), cache.labels.len(), cache.bytes), (0, 0, 0));
+    }
 }

@@ -96,8 +96,7 @@ impl App {
         match service.kind() {
             RuntimeKind::Manual | RuntimeKind::Function { .. } => Ok(()),
             RuntimeKind::Cmd { command, cwd } => {
-                let process = Process::new(sandbox, service, command, cwd.as_deref());
-                self.services.keeper(self, sandbox, runtime, process).up(service, within, false).await
+                self.up(sandbox, runtime, service, Process::new(sandbox, service, command, cwd.as_deref()), within, false).await
             }
             RuntimeKind::WarmProcess { warm_process_name } => {
                 if !is_warm_process(sandbox, runtime, warm_process_name).await {
@@ -118,13 +117,48 @@ impl App {
     ) -> Result<(), ApiError> {
         match service.kind() {
             RuntimeKind::Cmd { command, cwd } => {
-                let process = Process::new(sandbox, service, command, cwd.as_deref());
-                self.services.keeper(self, sandbox, runtime, process).up(service, within, true).await
+                self.up(sandbox, runtime, service, Process::new(sandbox, service, command, cwd.as_deref()), within, true).await
             }
             RuntimeKind::Manual | RuntimeKind::Function { .. } | RuntimeKind::WarmProcess { .. } => {
                 self.ensure_service(sandbox, runtime, service, within).await
             }
         }
+    }
+
+    async fn up(
+        self: &Arc<Self>,
+        sandbox: &SandboxRecord,
+        runtime: &Arc<Runtime>,
+        service: &Service,
+        process: Process,
+        within: Duration,
+        again: bool,
+    ) -> Result<(), ApiError> {
+        let until = Instant::now() + within;
+        if !self.services.keeps(runtime, &process) {
+            self.source_left(&sandbox.id, within).await;
+        }
+        self.services.keeper(self, sandbox, runtime, process).up(service, until.saturating_duration_since(Instant::now()), again).await
+    }
+
+    /// Ends the process of a service that is started here, and returns when another is up in its place.
+    pub(crate) async fn restart_service(
+        self: &Arc<Self>,
+        sandbox: &SandboxRecord,
+        runtime: &Arc<Runtime>,
+        service: &Service,
+        within: Duration,
+    ) -> Result<(), ApiError> {
+        let RuntimeKind::Cmd { .. } = service.kind() else { return Ok(()) };
+        // A new keeper starts it at once; the old one would wait for a while as after a failure.
+        self.services.lock().remove(&Key { runtime_id: runtime.id.clone(), service_id: service.id.clone() });
+        let contexts = runtime.client.list_contexts().await.map_err(|error| unavailable(&format!("service {:?} was not ended: {error}", service.id)))?;
+        for context in contexts.iter().filter(|context| context.running && keeper::service_of(context) == Some(&service.id)) {
+            if let Err(error) = runtime.client.delete_context(&context.id).await {
+                tracing::debug!(runtime = runtime.id, %error, "the process of a service had ended");
+            }
+        }
+        self.ensure_service(sandbox, runtime, service, within).await
     }
 
     /// Whether a service is known to be up, so that nothing has to be waited for.
@@ -178,6 +212,12 @@ impl Services {
         self.lock().clear();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Whether a process has a keeper as it is.
+    fn keeps(&self, runtime: &Runtime, process: &Process) -> bool {
+        let key = Key { runtime_id: runtime.id.clone(), service_id: process.service_id.clone() };
+        self.lock().get(&key).is_some_and(|kept| *kept.process == *process && kept.state.has_changed().is_ok())
     }
 
     /// The keeper of a process, started when there is none or one of a former configuration.
@@ -263,7 +303,7 @@ impl Process {
 /// What a service has to pass to count as up: its health check, or that it listens.
 fn readiness(port: u16, health_check: Option<&HealthCheck>) -> Check {
     match health_check {
-        Some(health) => Check::Http { port, path: health.path.clone(), headers: Vec::new() },
+        Some(health) => Check::Http { port, path: health.path.clone(), headers: Vec::new(), passing: warm::PASSING },
         None => Check::Tcp(port),
     }
 }

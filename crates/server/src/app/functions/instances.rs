@@ -2,7 +2,7 @@
 //! between leaves nothing that nobody owns.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,13 +12,17 @@ use sandbar_core::{
     function::{self, InstanceRecord, InstanceState, RevisionRecord, scale::Stage},
     lifecycle, limits,
     sandbox::Mount,
+    service::RuntimeKind,
 };
-use sandbar_node::Pin;
+use sandbar_node::{
+    Pin,
+    warm::{self, Check},
+};
 use sandbar_store::{FunctionEvent, VolumeRecord};
 
 use super::{
     event, function_failure,
-    pool::{Pool, Slot},
+    pool::{Pool, Slot, Why},
 };
 use crate::{
     app::{
@@ -29,22 +33,48 @@ use crate::{
     error::ApiError,
 };
 
-/// An instance that was launched is ready within this time or has failed.
+/// An instance that was begun is ready within this time or has failed.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(limits::FUNCTION_START_MAX_S);
+/// Its service tells better why it is late than the clock does.
+const GRACE: Duration = Duration::from_secs(1);
+/// A service that is up answers within this time.
+const PROVED_WITHIN: Duration = Duration::from_secs(10);
+const REMOVED_WITHIN: Duration = Duration::from_secs(limits::FUNCTION_REMOVE_MAX_S);
 
 impl App {
     /// Starts an instance whose id was given by its pool, behind the caller.
     pub(super) fn start_instance(self: &Arc<Self>, pool: &Arc<Pool>, sandbox_id: String) {
         let (app, pool) = (Arc::clone(self), Arc::clone(pool));
+        let making = self.functions.making.begin(&sandbox_id);
         self.sandboxes.tasks.spawn(async move {
             let began = Instant::now();
             let revision = Arc::clone(&pool.revision);
             let starting = about(&revision, &sandbox_id, "instance.starting", "starting", "an instance is being started");
-            let (made, ()) = tokio::join!(app.make_instance(&revision, &sandbox_id), app.note_function(&revision.function_id, starting));
+            let make = async {
+                let made = app.make_instance(&revision, &sandbox_id, began + READY_WITHIN);
+                tokio::join!(made, app.note_function(&revision.function_id, starting)).0
+            };
+            tokio::pin!(make);
+            let made = match tokio::time::timeout_at((began + READY_WITHIN + GRACE).into(), &mut make).await {
+                Ok(made) => made,
+                Err(_) => {
+                    // Its place is somebody else's from now on; half of it is not left, so it is made first and then removed.
+                    let reason = format!("it was not made within {} s", READY_WITHIN.as_secs());
+                    pool.lost(&sandbox_id, reason.as_str());
+                    app.note_function(&revision.function_id, about(&revision, &sandbox_id, "instance.failed", "failed", &reason)).await;
+                    app.functions.changed.notify_one();
+                    if let Err(why) = make.await {
+                        tracing::info!(sandbox = sandbox_id, reason = why.full, "an instance that was late was not made");
+                    }
+                    drop(making);
+                    return app.remove_instances(vec![sandbox_id.clone()]).await;
+                }
+            };
+            drop(making);
             let startup_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
             let ready = match made {
-                Ok(()) => app.store.instance_ready(&sandbox_id, now_ms(), startup_ms).await.map_err(|e| function_failure("saving the instance", &e)),
-                Err(error) => Err(error),
+                Ok(()) => app.store.instance_ready(&sandbox_id, now_ms(), startup_ms).await.map_err(|e| function_failure("saving the instance", &e).into()),
+                Err(why) => Err(why),
             };
             match ready {
                 Ok(()) => {
@@ -56,36 +86,50 @@ impl App {
                     let ready = FunctionEvent { startup_ms: Some(startup_ms), ..about(&revision, &sandbox_id, "instance.ready", "ready", &text) };
                     app.note_function(&revision.function_id, ready).await;
                 }
-                Err(error) => app.lose_instance(&pool, &sandbox_id, error.message()),
+                Err(why) => app.lose_instance(&pool, &sandbox_id, why),
             }
             app.functions.changed.notify_one();
         });
     }
 
     /// Takes an instance that failed out of its pool, and removes it behind the caller.
-    pub(super) fn lose_instance(self: &Arc<Self>, pool: &Arc<Pool>, sandbox_id: &str, reason: &str) {
-        tracing::info!(sandbox = sandbox_id, revision = pool.revision.id, reason, "an instance is lost");
-        pool.lost(sandbox_id, reason);
+    pub(super) fn lose_instance(self: &Arc<Self>, pool: &Arc<Pool>, sandbox_id: &str, why: impl Into<Why>) {
+        let why = why.into();
+        tracing::info!(sandbox = sandbox_id, revision = pool.revision.id, reason = why.full, "an instance is lost");
+        pool.lost(sandbox_id, why.clone());
         let (app, revision, id) = (Arc::clone(self), Arc::clone(&pool.revision), sandbox_id.to_owned());
-        let failed = about(&revision, sandbox_id, "instance.failed", "failed", reason);
+        let failed = about(&revision, sandbox_id, "instance.failed", "failed", &why.full);
         self.sandboxes.tasks.spawn(async move {
             app.note_function(&revision.function_id, failed).await;
             app.remove_instances(vec![id]).await;
         });
     }
 
-    /// Ends instances: their rows say so first, and go when the sandboxes are gone.
-    pub(crate) async fn remove_instances(&self, ids: Vec<String>) {
+    /// Ends instances behind the caller: their rows say so first, and go when the sandboxes are gone. What fails is found again by
+    /// the next look at all rows, since nobody has these instances any more.
+    pub(crate) async fn remove_instances(self: &Arc<Self>, ids: Vec<String>) {
         if let Err(error) = self.store.instances_set(ids.clone(), InstanceState::Removing).await {
             tracing::error!(%error, "instances cannot be removed; it will be tried again");
             return;
         }
         for id in ids {
-            if let Err(error) = self.end(&id).await {
-                tracing::warn!(sandbox = id, %error, "an instance did not end; it will be tried again");
-            }
+            self.end_instance(id);
         }
-        self.functions.changed.notify_one();
+    }
+
+    /// Ends the sandbox of an instance whose row says so, once however many ask. One that does not end keeps nobody else waiting.
+    pub(super) fn end_instance(self: &Arc<Self>, id: String) {
+        let Some(removing) = self.functions.removing.begin(&id) else { return };
+        let app = Arc::clone(self);
+        self.sandboxes.tasks.spawn(async move {
+            let ended = tokio::time::timeout(REMOVED_WITHIN, app.end(&id)).await;
+            drop(removing);
+            match ended {
+                Ok(Ok(())) => app.functions.changed.notify_one(),
+                Ok(Err(error)) => tracing::warn!(sandbox = id, %error, "an instance did not end; it will be tried again"),
+                Err(_) => tracing::warn!(sandbox = id, "an instance has not ended yet; it will be tried again"),
+            }
+        });
     }
 
     /// Removes the rows of instances that are gone, with their volumes.
@@ -116,8 +160,11 @@ impl App {
                 InstanceState::Draining => Stage::Draining,
             };
             if !revisions.contains_key(&row.revision_id) {
-                let all = self.store.revisions_list(&row.function_id).await.map_err(|e| store_failure("reading revisions", &e))?;
-                revisions.extend(all.into_iter().map(|found| (found.revision.id.clone(), Arc::new(found.revision))));
+                match self.store.revision_get(&row.revision_id).await {
+                    Ok(found) => revisions.extend(found.map(|found| (found.revision.id.clone(), Arc::new(found.revision)))),
+                    // What cannot be read serves nobody; it must not keep others from being served.
+                    Err(error) => tracing::error!(revision = row.revision_id, sandbox = row.sandbox_id, %error, "an instance is given up"),
+                }
             }
             match revisions.get(&row.revision_id) {
                 Some(revision) => {
@@ -129,10 +176,13 @@ impl App {
             }
         }
         // Their sandboxes are ended by the reconciler, which the server does not wait for.
-        self.store.instances_set(half_made, InstanceState::Removing).await.map_err(|e| store_failure("removing instances", &e))
+        if let Err(error) = self.store.instances_set(half_made, InstanceState::Removing).await {
+            tracing::error!(%error, "instances cannot be removed; it will be tried again");
+        }
+        Ok(())
     }
 
-    async fn make_instance(self: &Arc<Self>, revision: &RevisionRecord, sandbox_id: &str) -> Result<(), ApiError> {
+    async fn make_instance(self: &Arc<Self>, revision: &RevisionRecord, sandbox_id: &str, until: Instant) -> Result<(), Why> {
         self.check_room()?;
         let _base = self.node.pin_base(&revision.base);
         let _sources: Vec<Pin> = revision.mounts.iter().map(|mount| self.node.pin(&mount.tree_id)).collect();
@@ -158,7 +208,7 @@ impl App {
         // With the row of the revision, which is there after the pins, its files are too.
         if let Err(error) = self.store.instance_insert(&row, volumes).await {
             trees.into_values().for_each(|tree| self.release_tree(tree));
-            return Err(function_failure("saving the instance", &error));
+            return Err(function_failure("saving the instance", &error).into());
         }
         let claim = lifecycle::Claim {
             id: sandbox_id.to_owned(),
@@ -176,9 +226,24 @@ impl App {
         };
         let record = self.make(claim, revision.base.clone(), trees).await?;
         let Some((record, Some(runtime))) = self.look(&record.id).await? else {
-            return Err(ApiError::unavailable("its processes ended before its service was ready"));
+            return Err(Why::from("its processes ended before its service was ready"));
         };
-        self.ensure_service(&record, &runtime, &revision.service, READY_WITHIN).await
+        let within = until.saturating_duration_since(Instant::now());
+        self.ensure_service(&record, &runtime, &revision.service, within).await.map_err(|error| Why::of_service(&error))?;
+        match (revision.service.kind(), &revision.service.health_check) {
+            (RuntimeKind::Cmd { .. } | RuntimeKind::WarmProcess { .. }, Some(health)) => {
+                // It is up as services are; a function's answers with success, and not with where else to go.
+                let check = Check::Http { port: revision.service.port, path: health.path.clone(), headers: Vec::new(), passing: 200..300 };
+                match warm::passes(&runtime, &check, PROVED_WITHIN, &BTreeMap::new()).await {
+                    true => Ok(()),
+                    false => {
+                        let text = format!("service {:?} does not answer its health check {} with 2xx, as a function has to", revision.service.id, health.path);
+                        Err(Why::from(text.as_str()))
+                    }
+                }
+            }
+            (RuntimeKind::Cmd { .. } | RuntimeKind::WarmProcess { .. } | RuntimeKind::Manual | RuntimeKind::Function { .. }, _) => Ok(()),
+        }
     }
 
     /// A copy of each volume of a revision for one instance alone.

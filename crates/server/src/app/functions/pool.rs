@@ -14,6 +14,7 @@ use sandbar_core::{
     },
     limits,
 };
+use sandbar_node::warm::PRINTED;
 use tokio::sync::{Notify, futures::Notified};
 
 use crate::{app::sandboxes::now_ms, error::ApiError};
@@ -69,8 +70,24 @@ pub(super) struct Failure {
     until: Instant,
     /// It could not even be started: whoever comes need not wait for the next one, which will fare no better.
     at_start: bool,
-    pub reason: String,
+    pub why: Why,
     pub at_ms: i64,
+}
+
+/// Why nobody serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Why {
+    /// As the function's owner is told.
+    pub full: String,
+    /// As strangers are: nothing of this machine, and nothing that the service printed.
+    pub told: String,
+}
+
+/// Who is told why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    Owner,
+    Stranger,
 }
 
 /// Where a request stands.
@@ -79,7 +96,7 @@ pub(super) enum Place {
     /// Something will change; at this moment at the latest.
     Wait(Option<Instant>),
     /// There is nobody to wait for. With why, and when to ask again.
-    Refused(String, Duration),
+    Refused(Why, Duration),
     /// As many wait as may.
     Full,
 }
@@ -90,8 +107,8 @@ pub(super) struct InFlight {
     pub sandbox_id: String,
 }
 
-/// A request that waits; until it is dropped.
-pub(super) struct Waiting(Arc<Pool>);
+/// A request that waits; until it is dropped. Without a pool it has been served.
+pub(super) struct Waiting(Option<Arc<Pool>>);
 
 /// What is to be done about a pool.
 #[derive(Default)]
@@ -155,27 +172,35 @@ impl Pool {
         let now = Instant::now();
         let mut state = self.lock();
         let others = state.waiting - usize::from(waits.is_some());
-        let choice = scale::choose(&state.instances(now), others, scaling);
+        let instances = state.instances(now);
+        let choice = scale::choose(&instances, others, scaling);
         let start = if state.is_backing_off(now) { 0 } else { choice.start };
         let started = state.begin(start, now);
-        if let Some(slot) = choice.instance.and_then(|index| state.slots.get_mut(index)) {
+        // What is free was told to those who wait; who comes now takes only what they leave.
+        let has_turn = waits.is_some() || others == 0 || scale::free(&instances, scaling) > others;
+        if let Some(slot) = choice.instance.filter(|_| has_turn).and_then(|index| state.slots.get_mut(index)) {
             slot.in_flight += 1;
             slot.last_used_ms = Some(now_ms());
             let sandbox_id = slot.sandbox_id.clone();
+            if let Some(mut waited) = waits.take() {
+                // From now on it counts as what is served.
+                waited.0 = None;
+                state.waiting = state.waiting.saturating_sub(1);
+            }
             return (Place::Serve(InFlight { pool: Arc::clone(self), sandbox_id }), started);
         }
         let hopeless = !state.slots.iter().any(|slot| matches!(slot.stage, Stage::Starting | Stage::Ready | Stage::Retiring));
         let failure = state.failure.clone().filter(|failure| hopeless && failure.until > now);
         let again_at = failure.as_ref().map(|failure| failure.until);
         if let Some(failure) = failure.filter(|failure| failure.at_start) {
-            return (Place::Refused(failure.reason, failure.until - now), started);
+            return (Place::Refused(failure.why, failure.until - now), started);
         }
         if waits.is_none() {
             if state.waiting >= limits::FUNCTION_WAITING_MAX {
                 return (Place::Full, started);
             }
             state.waiting += 1;
-            *waits = Some(Waiting(Arc::clone(self)));
+            *waits = Some(Waiting(Some(Arc::clone(self))));
         }
         (Place::Wait(again_at), started)
     }
@@ -202,7 +227,7 @@ impl Pool {
     }
 
     /// An instance could not be started, or is there no more. One that was ready for a while says nothing about the next.
-    pub fn lost(&self, sandbox_id: &str, reason: &str) {
+    pub fn lost(&self, sandbox_id: &str, why: impl Into<Why>) {
         let now = Instant::now();
         let mut state = self.lock();
         if let Some(index) = state.slots.iter().position(|slot| slot.sandbox_id == sandbox_id) {
@@ -213,7 +238,7 @@ impl Pool {
                 let at_start = slot.ready_at_ms.is_none();
                 // The first time that one ends may be an accident.
                 let wait = if at_start || count > 1 { scale::backoff(count) } else { Duration::ZERO };
-                state.failure = Some(Failure { count, until: now + wait, at_start, reason: reason.to_owned(), at_ms: now_ms() });
+                state.failure = Some(Failure { count, until: now + wait, at_start, why: why.into(), at_ms: now_ms() });
             }
         }
         drop(state);
@@ -362,8 +387,40 @@ impl Drop for InFlight {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let Some(pool) = self.0.take() else { return };
+        let mut state = pool.lock();
         state.waiting = state.waiting.saturating_sub(1);
+        drop(state);
+        // It may have been its turn.
+        pool.changed.notify_one();
+    }
+}
+
+impl Why {
+    /// A service is not up: what it printed is its owner's.
+    pub fn of_service(error: &ApiError) -> Self {
+        let full = error.message().to_owned();
+        Self { told: full.split_once(PRINTED).map_or(full.as_str(), |(before, _)| before).to_owned(), full }
+    }
+
+    pub fn told(&self, to: Audience) -> &str {
+        match to {
+            Audience::Owner => &self.full,
+            Audience::Stranger => &self.told,
+        }
+    }
+}
+
+impl From<&str> for Why {
+    fn from(text: &str) -> Self {
+        Self { full: text.to_owned(), told: text.to_owned() }
+    }
+}
+
+/// What this machine could not do.
+impl From<ApiError> for Why {
+    fn from(error: ApiError) -> Self {
+        Self { full: error.message().to_owned(), told: "an instance could not be started".to_owned() }
     }
 }
 

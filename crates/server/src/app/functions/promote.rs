@@ -9,7 +9,7 @@ use sandbar_core::{
     limits,
 };
 
-use super::{event, function_failure};
+use super::{event, function_failure, pool::Audience};
 use crate::{
     app::{
         App,
@@ -122,7 +122,7 @@ impl App {
             // Nobody is served now, so nobody meets it; who enables it again finds out.
             return Ok(());
         }
-        match self.acquire_own(function, revision, &[], PROOF_WITHIN).await {
+        match self.acquire_own((function, revision), &[], Audience::Owner, PROOF_WITHIN).await {
             Ok(_) => Ok(()),
             Err(error) if proved => {
                 tracing::warn!(function = function.id, revision = revision.number, %error, "a revision that was ready before is not warm");
@@ -163,7 +163,7 @@ impl App {
     pub(super) async fn warm_before_publish(self: &Arc<Self>, function: &FunctionRecord, next: &RevisionRecord) {
         let Some(sandbox_id) = next.source.sandbox_id() else { return };
         for revision in self.functions.sources.serving(sandbox_id).0.into_iter().filter(|revision| revision.function_id == function.id) {
-            if let Err(error) = self.acquire_own(function, &revision, &[], PROOF_WITHIN).await {
+            if let Err(error) = self.acquire_own((function, &revision), &[], Audience::Owner, PROOF_WITHIN).await {
                 tracing::warn!(function = function.id, revision = revision.number, %error, "a revision has no instance of its own yet");
             }
         }

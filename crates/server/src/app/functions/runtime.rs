@@ -71,7 +71,7 @@ impl App {
         }
         instances.sort_by(|a, b| a.created_at_ms.cmp(&b.created_at_ms).then_with(|| a.sandbox_id.cmp(&b.sandbox_id)));
         let pool = revision.as_ref().and_then(|revision| self.functions.pools.find(&revision.id));
-        let failure = pool.and_then(|pool| pool.failure()).map(|failure| (failure.reason, failure.at_ms));
+        let failure = pool.and_then(|pool| pool.failure()).map(|failure| (failure.why.full, failure.at_ms));
         let from_source = match &revision {
             Some(revision) => self.is_served_from_source(&function, revision).await?,
             None => false,
@@ -96,7 +96,7 @@ impl App {
     }
 
     /// Replaces the instances of a function: others are started, and those that serve now go when these are ready and what they
-    /// serve has ended. A failure that was remembered is forgotten. Without instances there is nothing to replace.
+    /// serve has ended. A failure that was remembered is forgotten. Where the source serves, its service is started anew.
     pub(crate) async fn restart_function(self: &Arc<Self>, who: &Principal, id: &str) -> Result<RuntimeView, ApiError> {
         let function = self.function(who, id).await?;
         self.functions.pools.forgive(&function.id);
@@ -118,6 +118,12 @@ impl App {
         for pool in replacing {
             self.replaced(&pool, until).await?;
         }
+        if let Some(revision) = self.production_revision(&function).await?
+            && function.enabled
+            && self.is_served_from_source(&function, &revision).await?
+        {
+            self.restart_source(&function, &revision).await?;
+        }
         self.functions.changed.notify_one();
         self.function_runtime(who, id).await
     }
@@ -131,7 +137,7 @@ impl App {
             if pool.has_ready() {
                 return Ok(());
             }
-            let failed = pool.failure().map(|failure| failure.reason);
+            let failed = pool.failure().map(|failure| failure.why.full);
             if failed.is_some() || tokio::time::timeout_at(until.into(), changed).await.is_err() {
                 let reason = failed.unwrap_or_else(|| "it is not ready in time".to_owned());
                 let text = format!("no new instance of revision {} took over, so the former ones go on: {reason}", pool.revision.number);

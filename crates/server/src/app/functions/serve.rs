@@ -13,7 +13,7 @@ use sandbar_node::Runtime;
 
 use super::{
     Known,
-    pool::{InFlight, Place, Pool, unavailable},
+    pool::{Audience, InFlight, Place, Pool, Why, unavailable},
     source::SourceInFlight,
 };
 use crate::{app::App, error::ApiError};
@@ -51,9 +51,9 @@ pub(crate) struct Lease {
 /// Why an instance does not serve a request.
 enum Closed {
     /// It never will.
-    Gone(String),
+    Gone(Why),
     /// Not within the request's time.
-    Late(String),
+    Late(Why),
 }
 
 /// Where a request counts.
@@ -91,15 +91,18 @@ impl App {
         if let Some(lease) = self.acquire_source(host, revision, avoid, within / 2).await {
             return Ok(lease);
         }
-        self.acquire_own(&host.function, revision, avoid, until.saturating_duration_since(Instant::now())).await
+        // What is behind a credential is told to who has it, whoever else asks.
+        let routes = &revision.service.ingress.routes;
+        let to = if routes.iter().all(|route| route.credential_header().is_some()) { Audience::Owner } else { Audience::Stranger };
+        self.acquire_own((&host.function, revision), avoid, to, until.saturating_duration_since(Instant::now())).await
     }
 
     /// A place in an instance of the revision.
     pub(super) async fn acquire_own(
         self: &Arc<Self>,
-        function: &FunctionRecord,
-        revision: &Arc<RevisionRecord>,
+        (function, revision): (&FunctionRecord, &Arc<RevisionRecord>),
         avoid: &[String],
+        to: Audience,
         within: Duration,
     ) -> Result<Lease, ApiError> {
         let until = Instant::now() + within;
@@ -122,24 +125,25 @@ impl App {
                     let sandbox_id = in_flight.sandbox_id.clone();
                     match self.enter(in_flight, revision, until).await {
                         Ok(lease) => return Ok(lease),
-                        Err(Closed::Gone(reason)) => self.lose_instance(&pool, &sandbox_id, &reason),
-                        Err(Closed::Late(reason)) => {
+                        Err(Closed::Gone(why)) => self.lose_instance(&pool, &sandbox_id, why),
+                        Err(Closed::Late(why)) => {
                             // The time of one request is no measure for an instance.
                             self.look_again(&pool, &sandbox_id);
-                            return Err(unavailable(revision, &reason, Duration::from_secs(1)));
+                            return Err(unavailable(revision, why.told(to), Duration::from_secs(1)));
                         }
                     }
                     if Instant::now() >= until {
                         return Err(unavailable(revision, LATE, Duration::from_secs(1)));
                     }
                 }
-                Place::Refused(reason, wait) => return Err(unavailable(revision, &reason, wait)),
+                Place::Refused(why, wait) => return Err(unavailable(revision, why.told(to), wait)),
                 Place::Full => return Err(unavailable(revision, "too many requests wait for an instance", Duration::from_secs(1))),
                 Place::Wait(again_at) => {
                     let late = tokio::time::timeout_at(again_at.unwrap_or(until).min(until).into(), changed).await.is_err();
                     if late && Instant::now() >= until {
-                        let reason = pool.failure().map_or_else(|| LATE.to_owned(), |failure| failure.reason);
-                        return Err(unavailable(revision, &reason, Duration::from_secs(1)));
+                        let failure = pool.failure();
+                        let reason = failure.as_ref().map_or(LATE, |failure| failure.why.told(to));
+                        return Err(unavailable(revision, reason, Duration::from_secs(1)));
                     }
                 }
             }
@@ -148,21 +152,22 @@ impl App {
 
     /// Makes sure that somebody answers in an instance.
     async fn enter(self: &Arc<Self>, in_flight: InFlight, revision: &RevisionRecord, until: Instant) -> Result<Lease, Closed> {
-        let looked = self.look(&in_flight.sandbox_id).await.map_err(|error| Closed::Late(error.message().to_owned()))?;
+        let looked = self.look(&in_flight.sandbox_id).await.map_err(|error| Closed::Late(error.into()))?;
         let (sandbox, runtime) = match looked {
             Some((record, Some(runtime))) => (record, runtime),
             // Somebody paused it; what ended by itself is replaced.
-            Some((record, None)) if record.desired == Desired::Paused => self.wake(&record).await.map_err(|error| Closed::Gone(error.message().to_owned()))?,
+            Some((record, None)) if record.desired == Desired::Paused => self.wake(&record).await.map_err(|error| Closed::Gone(error.into()))?,
             Some((record, None)) => {
-                return Err(Closed::Gone(format!("its processes ended: {}", record.reason.as_deref().unwrap_or("the reason is not known"))));
+                let full = format!("its processes ended: {}", record.reason.as_deref().unwrap_or("the reason is not known"));
+                return Err(Closed::Gone(Why { full, ..Why::from("its processes ended") }));
             }
-            None => return Err(Closed::Gone("it was deleted".to_owned())),
+            None => return Err(Closed::Gone(Why::from("it was deleted"))),
         };
         if !self.is_service_up(&sandbox, &runtime, &revision.service) {
             let within = until.saturating_duration_since(Instant::now());
             if let Err(error) = self.ensure_service(&sandbox, &runtime, &revision.service, within).await {
-                let reason = error.message().to_owned();
-                return Err(if Instant::now() >= until { Closed::Late(reason) } else { Closed::Gone(reason) });
+                let why = Why::of_service(&error);
+                return Err(if Instant::now() >= until { Closed::Late(why) } else { Closed::Gone(why) });
             }
         }
         Ok(Lease { runtime, sandbox_id: sandbox.id.clone(), _held: Held::Instance(in_flight) })
@@ -176,12 +181,13 @@ impl App {
         let (app, pool, id) = (Arc::clone(self), Arc::clone(pool), sandbox_id.to_owned());
         self.sandboxes.tasks.spawn(async move {
             let answers = async {
-                let Some((record, Some(runtime))) = app.look(&id).await? else { return Err(ApiError::unavailable("its processes ended")) };
-                app.ensure_service_again(&record, &runtime, &pool.revision.service, super::instances::READY_WITHIN).await
+                let Some((record, Some(runtime))) = app.look(&id).await? else { return Err(Why::from("its processes ended")) };
+                let up = app.ensure_service_again(&record, &runtime, &pool.revision.service, super::instances::READY_WITHIN).await;
+                up.map_err(|error| Why::of_service(&error))
             };
             match answers.await {
                 Ok(()) => pool.trust(&id),
-                Err(error) => app.lose_instance(&pool, &id, error.message()),
+                Err(why) => app.lose_instance(&pool, &id, why),
             }
         });
     }

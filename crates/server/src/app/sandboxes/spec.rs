@@ -17,7 +17,7 @@ use sandbar_core::{
 };
 use sandbar_node::{
     Limits, Node, Root, Runtime, RuntimeSpec, Tmpfs, VolumeMount, error_text,
-    warm::{Check, Probe, Start, WarmProcess},
+    warm::{Check, PASSING, Probe, Start, WarmProcess},
 };
 use sandbar_procd_api::Assign;
 use serde_json::Value;
@@ -105,7 +105,7 @@ fn timed(probe: &api::Probe, period_s: u32, failures: u32) -> Probe {
         (Some(exec), _, _) => Check::Exec(exec.command.clone()),
         (_, Some(http), _) => {
             let headers = http.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect();
-            Check::Http { port: http.port, path: http.path.clone().unwrap_or_else(|| "/".to_owned()), headers }
+            Check::Http { port: http.port, path: http.path.clone().unwrap_or_else(|| "/".to_owned()), headers, passing: PASSING }
         }
         (_, _, tcp) => Check::Tcp(tcp.as_ref().map_or(0, |tcp| tcp.port)),
     };

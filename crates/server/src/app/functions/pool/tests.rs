@@ -62,6 +62,39 @@ fn one_starts_all_wait_and_one_after_the_other_is_served() {
 }
 
 #[test]
+fn who_waits_has_its_turn_before_who_comes() {
+    let pool = pool();
+    let (mut first, mut second) = (None, None);
+    let id = begun(&pool, &mut first);
+    pool.ready(&id, 5);
+    let in_flight = served(&pool, &mut first);
+    assert!(first.is_none(), "what is served does not wait");
+    assert!(waits(&pool, &mut second));
+    drop(in_flight);
+    let mut late = None;
+    assert!(waits(&pool, &mut late), "the place is the second's");
+    drop(served(&pool, &mut second));
+    drop(served(&pool, &mut late));
+    assert_eq!(pool.lock().waiting, 0);
+}
+
+#[tokio::test]
+async fn a_turn_that_nobody_takes_goes_on() {
+    let pool = pool();
+    let (mut first, mut late) = (None, None);
+    let id = begun(&pool, &mut None);
+    assert!(waits(&pool, &mut first));
+    pool.ready(&id, 5);
+    let changed = pool.changed();
+    tokio::pin!(changed);
+    changed.as_mut().enable();
+    assert!(waits(&pool, &mut late));
+    drop(first);
+    tokio::time::timeout(Duration::from_secs(60), changed).await.expect("it is woken");
+    drop(served(&pool, &mut late));
+}
+
+#[test]
 fn as_many_wait_as_may() {
     let pool = pool();
     let mut all: Vec<Option<Waiting>> = (0..limits::FUNCTION_WAITING_MAX).map(|_| None).collect();
@@ -79,7 +112,7 @@ fn a_failed_start_is_told_to_all_until_its_time_has_passed() {
     let id = begun(&pool, &mut None);
     pool.lost(&id, "it broke");
     let (Place::Refused(reason, wait), start) = pool.place(&mut None, &ONE) else { panic!("it is not refused") };
-    assert!(reason == "it broke" && wait <= scale::backoff(1) && start.is_empty());
+    assert!(reason == Why::from("it broke") && wait <= scale::backoff(1) && start.is_empty());
     assert_eq!(pool.plan(true, false, &Autoscaling { min_warm: 1, ..ONE }).start.len(), 0, "nobody else tries either");
     pool.lock().failure.as_mut().expect("a failure").until = Instant::now();
     let id = begun(&pool, &mut None);
@@ -89,6 +122,19 @@ fn a_failed_start_is_told_to_all_until_its_time_has_passed() {
     let id = begun(&pool, &mut None);
     pool.ready(&id, 1);
     assert!(pool.failure().is_none(), "who is ready ends it");
+}
+
+#[test]
+fn strangers_are_told_less() {
+    let printed = format!("service \"api\" ended with exit code 3{PRINTED}a secret | of its owner");
+    for (why, told) in [
+        (Why::from("it was deleted"), "it was deleted"),
+        (Why::of_service(&ApiError::unavailable(printed.clone())), "service \"api\" ended with exit code 3"),
+        (Why::from(ApiError::unavailable("cannot open /var/lib/sandbar/x")), "an instance could not be started"),
+    ] {
+        assert_eq!((why.told(Audience::Stranger), why.told(Audience::Owner)), (told, why.full.as_str()));
+    }
+    assert_eq!(Why::of_service(&ApiError::unavailable(printed.clone())).full, printed);
 }
 
 #[test]
