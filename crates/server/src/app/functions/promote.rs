@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use sandbar_api::function::FunctionAliasUpdateRequest;
 use sandbar_core::{
-    function::{AliasRecord, FunctionRecord, PRODUCTION, RevisionRecord, Source, check_weights, names, serves_from_source},
+    function::{AliasRecord, FunctionRecord, PRODUCTION, RevisionRecord, Source, check_weights, names, scale::Stage, serves_from_source},
     limits,
 };
 
@@ -129,12 +129,22 @@ impl App {
                 Ok(())
             }
             Err(error) => {
-                let text = format!("revision {} is not ready, so {PRODUCTION} stays where it is: {}", revision.number, error.message());
+                let starting = self.starting(revision).await.map_or_else(String::new, |lack| format!(": {lack}"));
+                let reason = format!("{}{starting}", error.message());
+                let text = format!("revision {} is not ready, so {PRODUCTION} stays where it is: {reason}", revision.number);
                 Err(ApiError::conflict(text).with_details(serde_json::json!({
-                    "revision_id": revision.id, "revision_number": revision.number, "reason": error.message(),
+                    "revision_id": revision.id, "revision_number": revision.number, "reason": reason,
                 })))
             }
         }
+    }
+
+    /// What the instance of a revision lacks that is still being started, where none has failed.
+    async fn starting(&self, revision: &RevisionRecord) -> Option<String> {
+        let pool = self.functions.pools.find(&revision.id).filter(|pool| pool.failure().is_none())?;
+        let slot = pool.slots().into_iter().find(|slot| slot.stage == Stage::Starting)?;
+        let runtime = self.look(&slot.sandbox_id).await.ok()??.1?;
+        Some(self.why_not_up(&runtime, &revision.service).await)
     }
 
     /// Lets the service of a function's first revision come up where it is served from.
