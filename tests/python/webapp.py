@@ -139,8 +139,8 @@ class Site:
     def socket(self, path):
         # By hand to the address: not every resolver knows names below localhost.
         line = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        origin = self.url
-        return connect(f"ws://{self.host}{path}", sock=line, origin=origin, additional_headers={"Authorization": f"token {PASSWORD}"}, max_size=None)
+        credential = {"Authorization": f"token {PASSWORD}"}
+        return connect(f"ws://{self.host}{path}", sock=line, origin=self.url, additional_headers=credential, max_size=None)
 
     def terminal(self):
         """A shell of the application, by a WebSocket."""
@@ -233,7 +233,8 @@ def main():
 
     def install():
         volume = call("POST", "/api/v1/sandboxvolumes", {"access_mode": "RWO"})["id"]
-        box = Box(call("POST", "/api/v1/sandboxes", {"template": "default", "config": {"ttl": 1800}, "mounts": [{"sandboxvolume_id": volume, "mount_point": "/workspace/notes"}]})["sandbox_id"])
+        mounts = [{"sandboxvolume_id": volume, "mount_point": "/workspace/notes"}]
+        box = Box(call("POST", "/api/v1/sandboxes", {"template": "default", "config": {"ttl": 1800}, "mounts": mounts})["sandbox_id"])
         with open(APPLICATION, "rb") as tar:
             call("POST", f"{box.path}/files?path=/opt/lab.tar", raw=tar.read())
         box.sh("mkdir /opt/lab; tar -xf /opt/lab.tar -C /opt/lab; rm /opt/lab.tar; echo first >/workspace/notes/revision.txt")
@@ -270,9 +271,9 @@ def main():
         with Load(site, 15, ["200 first"]) as load:
             call("DELETE", box.path)
             eventually("the source is gone", lambda: call("GET", box.path, expect=(200, 404)).get("code") == "not_found")
-        state = runtime()
+        state = eventually("it serves itself", lambda: (state := runtime())["serving"] == "revision" and state)
         ready = [instance for instance in state["instances"] if instance["state"] == "ready"]
-        assert state["serving"] == "revision" and ready and all(one["sandbox_id"] != box.id for one in ready), state
+        assert ready and all(one["sandbox_id"] != box.id for one in ready), state
         # What was uploaded through the function's host went to the sandbox that served it then, and the revision never had it.
         site.curl("/files/upload.bin")
         site.curl("/files/upload-2.bin", expect=404)

@@ -461,6 +461,23 @@ fn what_is_broken_is_not_promoted_and_nobody_notices() {
 }
 
 #[test]
+fn a_source_is_up_before_production_moves_to_it() {
+    let server = shared();
+    let sandbox = app(&server.api(), "v1");
+    let function = Function::publish(&sandbox);
+    let host = function.host();
+    assert_eq!(tag(&host), "v1");
+    put(&sandbox, service("v2"));
+    // Nobody asks the sandbox in between.
+    assert_eq!(function.revise(&sandbox, json!({}))["promoted"], true);
+    let contexts = sandbox.api.get(&sandbox.path("/contexts")).ok(200)["contexts"].clone();
+    let up = contexts.as_array().unwrap().iter().any(|context| context["running"] == true && context["env_vars"]["TAG"] == "v2");
+    assert!(up, "{contexts}");
+    assert_eq!(tag(&host), "v2");
+    gone(sandbox);
+}
+
+#[test]
 fn the_source_is_deleted_and_revisions_come_and_go_under_load() {
     let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
     let sandbox = app(&server.api(), "v1");
