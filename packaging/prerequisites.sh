@@ -36,6 +36,9 @@ if [ "$purpose" = test ]; then
   want dpkg-deb dpkg
   # Certificates: an authority for tests, with its name server.
   want pebble pebble
+  # A web application under load, and in a browser.
+  want wrk wrk
+  want chromium chromium
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then

@@ -76,6 +76,21 @@ npm_client() {
   cp "$root/tests/npm/check.mjs" "$dir/" && echo "$dir"
 }
 
+# web_application: prints the path of a tar with JupyterLab and all it needs, for the Python that sandboxes find.
+web_application() {
+  local release=4.6.6 dir=$root/target/clients/jupyterlab
+  local tar=$dir-$release.tar
+  if [ ! -e "$tar" ]; then
+    rm -rf "$dir" "$dir-venv"
+    # Python's own folders first, as in a sandbox: another Python that comes first here would bring modules for itself.
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin python3 -m venv "$dir-venv" >&2 &&
+      "$dir-venv/bin/pip" install --quiet --disable-pip-version-check --target "$dir" "jupyterlab==$release" >&2 &&
+      tar -C "$dir" --owner=0 --group=0 -cf "$tar.part" . && mv "$tar.part" "$tar" || return 1
+    rm -rf "$dir" "$dir-venv"
+  fi
+  echo "$tar"
+}
+
 # base_url_for VERSION: the base URL for a release of the Python client.
 base_url_for() {
   case $1 in

@@ -440,21 +440,44 @@ fn what_is_broken_is_not_promoted_and_nobody_notices() {
     assert_eq!(tag(&function.host()), "good");
 
     // What does not listen where it says is not ready either.
-    put(&sandbox, with_command("deaf", json!(["sleep", "1000"])));
+    put(&sandbox, with_command("deaf", json!(["sh", "-c", "echo it listens to nobody; exec sleep 1000"])));
+    let deaf = function.revise(&sandbox, json!({ "promote": true }));
+    let why = deaf["promotion_error"]["message"].as_str().unwrap_or_default();
+    assert!(why.contains(&format!("does not listen on port {PORT}")) && why.contains("it listens to nobody"), "{deaf}");
+    assert_eq!((&deaf["promoted"], tag(&function.host()).as_str()), (&json!(false), "good"));
     function.api.delete(&function.path("/aliases/preview")).ok(200);
     assert_eq!(preview.get("/").status, 404);
-    function.api.delete(&function.path("/revisions/2")).ok(200);
-    assert_eq!(function.api.get(&function.path("/revisions/2")).status, 404);
+    for number in [2, 3] {
+        function.api.delete(&function.path(&format!("/revisions/{number}"))).ok(200);
+        assert_eq!(function.api.get(&function.path(&format!("/revisions/{number}"))).status, 404);
+    }
     put(&sandbox, service("next"));
-    let third = function.revise(&sandbox, json!({ "promote": true }));
-    assert_eq!((&third["promoted"], &third["revision"]["revision_number"]), (&json!(true), &json!(3)), "numbers are not given twice: {third}");
+    let fourth = function.revise(&sandbox, json!({ "promote": true }));
+    assert_eq!((&fourth["promoted"], &fourth["revision"]["revision_number"]), (&json!(true), &json!(4)), "numbers are not given twice: {fourth}");
     assert_eq!(tag(&function.host()), "next");
-    let kept = function.api.delete(&function.path("/revisions/3"));
+    let kept = function.api.delete(&function.path("/revisions/4"));
     assert_eq!(kept.error(&[409])["code"], "conflict", "production points to it");
     assert_eq!(function.api.delete(&function.path("/aliases/production")).error(&[409])["code"], "conflict");
     drop(function);
     gone(sandbox);
     settled(&server);
+}
+
+#[test]
+fn a_source_is_up_before_production_moves_to_it() {
+    let server = shared();
+    let sandbox = app(&server.api(), "v1");
+    let function = Function::publish(&sandbox);
+    let host = function.host();
+    assert_eq!(tag(&host), "v1");
+    put(&sandbox, service("v2"));
+    // Nobody asks the sandbox in between.
+    assert_eq!(function.revise(&sandbox, json!({}))["promoted"], true);
+    let contexts = sandbox.api.get(&sandbox.path("/contexts")).ok(200)["contexts"].clone();
+    let up = contexts.as_array().unwrap().iter().any(|context| context["running"] == true && context["env_vars"]["TAG"] == "v2");
+    assert!(up, "{contexts}");
+    assert_eq!(tag(&host), "v2");
+    gone(sandbox);
 }
 
 #[test]

@@ -175,6 +175,17 @@ impl App {
         }
     }
 
+    /// What a service lacks that is started and not up yet, and the last lines that its process printed.
+    pub(crate) async fn why_not_up(&self, runtime: &Runtime, service: &Service) -> String {
+        let printed = async {
+            let contexts = runtime.client.list_contexts().await.ok()?;
+            let started = contexts.into_iter().find(|context| context.running && keeper::service_of(context) == Some(&service.id))?;
+            let context = runtime.client.get_context(&started.id).await.ok()?;
+            Some(warm::last_lines(&context.output.output_raw.unwrap_or_default()))
+        };
+        format!("service {:?} {}{}", service.id, lack(service), printed.await.unwrap_or_default())
+    }
+
     /// Ends the processes of services that are not there any more, or not as they were. Behind the reply of the change.
     pub(crate) fn services_changed(self: &Arc<Self>, sandbox: &SandboxRecord, runtime: Arc<Runtime>) {
         let wanted: HashMap<String, Arc<Process>> = Service::list(sandbox.config.services.as_ref())
@@ -336,11 +347,15 @@ fn is_of_template(sandbox: &SandboxRecord, name: &str) -> bool {
 }
 
 fn late(service: &Service, within: Duration) -> ApiError {
-    let what = match &service.health_check {
+    unavailable(&format!("service {:?} {} after {:.1} s", service.id, lack(service), within.as_secs_f64())).retry_after(1)
+}
+
+/// What keeps a service whose process runs from being up.
+fn lack(service: &Service) -> String {
+    match &service.health_check {
         Some(health) => format!("does not pass its health check {} on port {}", health.path, service.port),
         None => format!("does not listen on port {}", service.port),
-    };
-    unavailable(&format!("service {:?} {what} after {:.1} s", service.id, within.as_secs_f64())).retry_after(1)
+    }
 }
 
 fn unavailable(text: &str) -> ApiError {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use sandbar_api::function::FunctionAliasUpdateRequest;
 use sandbar_core::{
-    function::{AliasRecord, FunctionRecord, PRODUCTION, RevisionRecord, Source, check_weights, names, serves_from_source},
+    function::{AliasRecord, FunctionRecord, PRODUCTION, RevisionRecord, check_weights, names, scale::Stage, serves_from_source},
     limits,
 };
 
@@ -123,39 +123,58 @@ impl App {
             return Ok(());
         }
         match self.acquire_own((function, revision), &[], Audience::Owner, PROOF_WITHIN).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.warm_source(revision).await;
+                Ok(())
+            }
             Err(error) if proved => {
                 tracing::warn!(function = function.id, revision = revision.number, %error, "a revision that was ready before is not warm");
                 Ok(())
             }
             Err(error) => {
-                let text = format!("revision {} is not ready, so {PRODUCTION} stays where it is: {}", revision.number, error.message());
+                let starting = self.starting(revision).await.map_or_else(String::new, |lack| format!(": {lack}"));
+                let reason = format!("{}{starting}", error.message());
+                let text = format!("revision {} is not ready, so {PRODUCTION} stays where it is: {reason}", revision.number);
                 Err(ApiError::conflict(text).with_details(serde_json::json!({
-                    "revision_id": revision.id, "revision_number": revision.number, "reason": error.message(),
+                    "revision_id": revision.id, "revision_number": revision.number, "reason": reason,
                 })))
             }
         }
     }
 
+    /// What the instance of a revision lacks that is still being started, where none has failed.
+    async fn starting(&self, revision: &RevisionRecord) -> Option<String> {
+        let pool = self.functions.pools.find(&revision.id).filter(|pool| pool.failure().is_none())?;
+        let slot = pool.slots().into_iter().find(|slot| slot.stage == Stage::Starting)?;
+        let runtime = self.look(&slot.sandbox_id).await.ok()??.1?;
+        Some(self.why_not_up(&runtime, &revision.service).await)
+    }
+
     /// Lets the service of a function's first revision come up where it is served from.
     pub(super) async fn warm_up(self: Arc<Self>, revision: &Arc<RevisionRecord>) {
-        let Source::SandboxService { sandbox_id, .. } = &revision.source else { return };
-        // Only where it runs anyway: nobody asked for it yet.
-        let Ok(Some((record, Some(runtime)))) = self.look(sandbox_id).await else { return };
-        if !serves_from_source(revision, revision.number, &record) {
-            return;
-        }
-        match self.ensure_service(&record, &runtime, &revision.service, PROOF_WITHIN).await {
-            Ok(()) => {
+        match self.warm_source(revision).await {
+            Some(Ok(())) => {
                 if let Err(error) = self.store.revision_proved(&revision.id, now_ms()).await {
                     tracing::warn!(revision = revision.id, %error, "that a revision was ready is not remembered");
                 }
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 let failed = event("function.not_ready", format!("revision {} is not ready: {}", revision.number, error.message()));
                 self.note_function(&revision.function_id, failed).await;
             }
+            None => {}
         }
+    }
+
+    /// Lets the service of a revision come up in the sandbox that it was published from, so that no request has to wait for that
+    /// when production has moved. None = that sandbox does not serve it, or sleeps: nobody asked for it yet.
+    async fn warm_source(self: &Arc<Self>, revision: &Arc<RevisionRecord>) -> Option<Result<(), ApiError>> {
+        let sandbox_id = revision.source.sandbox_id()?;
+        let known = self.known_function(&revision.function_id).await.ok()??;
+        let newest = known.newest_from_source.get(sandbox_id).copied().unwrap_or_default();
+        let (record, runtime) = self.look(sandbox_id).await.ok()??;
+        let runtime = runtime.filter(|_| serves_from_source(revision, newest, &record))?;
+        Some(self.ensure_service(&record, &runtime, &revision.service, PROOF_WITHIN).await)
     }
 
     /// Before a new revision is published from a sandbox that serves an older one: that one gets an instance of its own. Bounded;
