@@ -537,6 +537,20 @@ fn a_socket_has_messages_both_ways() {
         assert_eq!((kind, end(&payload).failure.map(|failure| failure.kind)), (Kind::End, tail.contains("raise").then_some(FailureKind::Failed)));
     }
 
+    // A host that goes is noticed, also while what it said before is not read.
+    let marker = agent.path("reads_nothing");
+    let mut stream = open(&format!("import os, time\ndef handler(request, ws):\n    open('{marker}', 'w').write(str(os.getpid()))\n    time.sleep(1000)\n"));
+    stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let message = encode(Kind::Binary, &vec![0; 1 << 20]);
+    assert!((0..64).any(|_| stream.write_all(&message).is_err()), "all of it was taken");
+    let pid = std::fs::read_to_string(&marker).unwrap();
+    drop(stream);
+    let soon = Instant::now() + Duration::from_secs(90);
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < soon, "the handler goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
     for (code, kind) in [
         ("def handler(request): return 1\n", FailureKind::BadHandler),
         ("async def handler(request, ws):\n    await ws.send('x')\n    raise ValueError('no')\n", FailureKind::Failed),
