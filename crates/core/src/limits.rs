@@ -108,6 +108,18 @@ pub const INVOCATIONS_RUNNING_MAX: usize = 64;
 pub const INVOCATION_KEPT_MS: i64 = 24 * 3_600_000;
 /// Bytes of a kept result.
 pub const INVOCATION_RESULT_MAX_BYTES: usize = 1 << 20;
+/// Bytes of all kept results of a team; the oldest go first.
+pub const INVOCATION_RESULTS_PER_TEAM_BYTES_MAX: usize = 256 << 20;
+/// Calls of one function in a sandbox that names no number itself, from the first byte of a request on.
+pub const FUNCTION_CALLS_MAX: usize = 64;
+/// Bytes of requests to handlers that the server holds at once, in all and for one sandbox.
+pub const FUNCTION_REQUESTS_BYTES_MAX: usize = 256 << 20;
+/// See [`FUNCTION_REQUESTS_BYTES_MAX`].
+pub const FUNCTION_REQUESTS_PER_SANDBOX_BYTES_MAX: usize = 64 << 20;
+/// WebSockets of handlers at once, in all and of one sandbox.
+pub const FUNCTION_SOCKETS_MAX: usize = 4096;
+/// See [`FUNCTION_SOCKETS_MAX`].
+pub const FUNCTION_SOCKETS_PER_SANDBOX_MAX: usize = 128;
 
 // --- Resources ------------------------------------------------------------------------------------------------------
 

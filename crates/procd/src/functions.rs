@@ -39,6 +39,8 @@ pub struct Functions {
     /// By pid, to be told of their end.
     processes: RefCell<HashMap<i32, Weak<Zygote>>>,
     running: Cell<usize>,
+    /// Bytes of requests that no handler has taken yet.
+    waiting: Cell<usize>,
     counted: RefCell<HashMap<String, u32>>,
     /// Streams of processes that outlived their call.
     pub loose: Cell<usize>,
@@ -66,7 +68,34 @@ impl Drop for Place {
     }
 }
 
+/// The bytes of a request that waits for its handler.
+pub struct Weight {
+    agent: Rc<Agent>,
+    bytes: usize,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        let waiting = &self.agent.functions.waiting;
+        waiting.set(waiting.get().saturating_sub(self.bytes));
+    }
+}
+
 impl Functions {
+    /// Counts the bytes of a request.
+    ///
+    /// # Errors
+    /// `busy`.
+    pub fn weigh(agent: &Rc<Agent>, bytes: usize) -> Result<Weight, FunctionFailure> {
+        let waiting = &agent.functions.waiting;
+        if waiting.get() + bytes > FUNCTION_REQUESTS_BYTES_MAX {
+            let max = FUNCTION_REQUESTS_BYTES_MAX >> 20;
+            return Err(failure(FailureKind::Busy, format!("the requests that wait for their handlers have {max} MiB, the limit of one sandbox")));
+        }
+        waiting.set(waiting.get() + bytes);
+        Ok(Weight { agent: agent.clone(), bytes })
+    }
+
     /// Takes a place for one more call.
     ///
     /// # Errors
@@ -88,8 +117,15 @@ impl Functions {
         Ok(Place { agent: agent.clone(), key: limit.map(|limit| limit.key.clone()) })
     }
 
-    /// A process that has imported the module, and whether it is for this call alone.
-    async fn obtain(agent: &Rc<Agent>, key: &Key, label: &str, cold: bool) -> Result<(Rc<Zygote>, bool), FunctionFailure> {
+    /// A process that has imported the module, and whether it is for this call alone. The one that is waited for is noted
+    /// in `waited`.
+    async fn obtain(
+        agent: &Rc<Agent>,
+        key: &Key,
+        label: &str,
+        cold: bool,
+        waited: &RefCell<Option<Rc<Zygote>>>,
+    ) -> Result<(Rc<Zygote>, bool), FunctionFailure> {
         let kept = agent.functions.kept.borrow().iter().find(|zygote| !cold && zygote.key == *key).cloned();
         let zygote = match kept {
             Some(zygote) => zygote,
@@ -101,6 +137,7 @@ impl Functions {
                 zygote
             }
         };
+        waited.replace(Some(zygote.clone()));
         match zygote.imported().await {
             Phase::Ready { once: false } if !cold => Ok((zygote, false)),
             Phase::Ready { .. } => {
@@ -110,6 +147,7 @@ impl Functions {
                 }
                 let own = Zygote::start(agent, key.clone(), label)?;
                 own.taken.set(true);
+                waited.replace(Some(own.clone()));
                 match own.imported().await {
                     Phase::Ready { .. } => Ok((own, true)),
                     phase => Err(not_imported(agent, &own, phase).await),
@@ -199,12 +237,26 @@ pub async fn check(agent: &Rc<Agent>, asked: FunctionCheck) -> Result<FunctionCh
         Err(failure) if failure.kind == FailureKind::NoRuntime => return Ok(FunctionChecked::default()),
         Err(failure) => return Err(cannot(failure)),
     };
+    let checking = Checking { agent, pid, output: &output };
     let ended = tokio::time::timeout(FUNCTION_CHECK_MAX, output.ended()).await;
-    let _ = sandbar_linux::process::signal_group_only(pid, 9);
     let answer = output.text(0);
-    output.close(agent);
+    drop(checking);
     if ended.is_err() {
         return Err(Failure::new(ErrorCode::OperationFailed, "Python did not look at the source in time"));
     }
     serde_json::from_str(&answer).map_err(|_| Failure::new(ErrorCode::OperationFailed, "Python gave no answer about the source"))
+}
+
+/// A look at a source, which ends when nobody waits for it any more.
+struct Checking<'a> {
+    agent: &'a Agent,
+    pid: i32,
+    output: &'a Output,
+}
+
+impl Drop for Checking<'_> {
+    fn drop(&mut self) {
+        let _ = sandbar_linux::process::signal_group_only(self.pid, 9);
+        self.output.close(self.agent);
+    }
 }

@@ -85,6 +85,10 @@ pub const FUNCTION_CALLS_MAX: usize = 64;
 /// Processes that keep an imported module for the next call, and how long without one.
 pub const ZYGOTES_MAX: usize = 8;
 pub const ZYGOTE_IDLE: Duration = Duration::from_secs(60);
+/// An import that a call has given up is waited for by new calls until it is so old.
+pub const ZYGOTE_IMPORT_PATIENCE: Duration = Duration::from_secs(20);
+/// Requests of calls that no handler has taken yet.
+pub const FUNCTION_REQUESTS_BYTES_MAX: usize = 64 << 20;
 /// Starts of one call's module: its files may change just then.
 pub const FUNCTION_ATTEMPTS_MAX: usize = 4;
 /// Streams that processes which outlive their call still print to.

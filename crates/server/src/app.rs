@@ -13,6 +13,7 @@ pub mod auth;
 pub mod builtin;
 pub mod contexts;
 pub mod files;
+pub mod function_load;
 pub mod functions;
 pub mod images;
 pub mod logs;
@@ -44,6 +45,7 @@ pub struct App {
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
     pub functions: functions::Functions,
+    pub function_load: Arc<function_load::FunctionLoad>,
     pub gateway: Gateway,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.

@@ -119,6 +119,7 @@ impl Server {
             sandboxes,
             services: Services::default(),
             functions: Functions::default(),
+            function_load: Arc::default(),
             gateway: Gateway::default(),
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),

@@ -5,6 +5,9 @@ use sandbar_core::limits;
 
 use crate::{Store, StoreError};
 
+/// A result up to which the others of its team are not counted when it is kept.
+const SMALL_BYTES: usize = 16 << 10;
+
 /// A call's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvocationRecord {
@@ -68,18 +71,51 @@ impl Store {
             .await
     }
 
-    /// Keeps what came of a call; nothing when its sandbox is gone.
+    /// Keeps what came of a call; nothing when its sandbox is gone. The oldest results of its team make room for a large one.
     pub async fn invocation_finish(&self, id: &str, status: InvocationStatus, result: String, now_ms: i64) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.engine
             .write("finish an invocation", move |c| {
                 c.prepare_cached("UPDATE invocation SET status = ?2, result = ?3, finished_at_ms = ?4 WHERE id = ?1 AND status = 'running'")?.execute((
-                    id,
+                    &id,
                     status.as_str(),
-                    result,
+                    &result,
                     now_ms,
                 ))?;
+                // Counting has its price, and the small ones are counted by the next prune.
+                if result.len() > SMALL_BYTES {
+                    let sql = format!(
+                        "DELETE FROM invocation WHERE id IN ({})",
+                        over("s.team_id = (SELECT o.team_id FROM invocation i JOIN sandbox o ON o.id = i.sandbox_id WHERE i.id = ?3)")
+                    );
+                    c.prepare_cached(&sql)?.execute((limits::INVOCATION_RESULTS_PER_TEAM_BYTES_MAX, i64::MAX, id))?;
+                }
                 Ok(())
+            })
+            .await
+    }
+
+    /// Removes results from before `before_ms`, and the oldest of teams whose results have more than `bytes`; at most
+    /// `limit` of each. Returns how many there were.
+    pub async fn invocations_prune(&self, before_ms: i64, bytes: usize, limit: u32) -> Result<usize, StoreError> {
+        let over: Vec<String> = self
+            .engine
+            .read("count the results of invocations", move |c| {
+                let mut statement = c.prepare_cached(&over("true"))?;
+                let rows = statement.query_map((bytes, limit), |row| row.get(0))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await?;
+        self.engine
+            .write("remove old invocations", move |c| {
+                let sql = "DELETE FROM invocation WHERE id IN
+                    (SELECT id FROM invocation WHERE created_at_ms < ?1 AND status <> 'running' ORDER BY created_at_ms LIMIT ?2)";
+                let mut removed = c.prepare_cached(sql)?.execute((before_ms, limit))?;
+                let mut remove = c.prepare_cached("DELETE FROM invocation WHERE id = ?1")?;
+                for id in over {
+                    removed += remove.execute([id])?;
+                }
+                Ok(removed)
             })
             .await
     }
@@ -119,6 +155,14 @@ impl Store {
             })
             .await
     }
+}
+
+/// Selects at most ?2 results that lie beyond the newest ?1 bytes of their team.
+fn over(which: &str) -> String {
+    format!(
+        "SELECT id FROM (SELECT i.id AS id, sum(octet_length(i.result)) OVER (PARTITION BY s.team_id ORDER BY i.created_at_ms DESC, i.id) AS total
+            FROM invocation i JOIN sandbox s ON s.id = i.sandbox_id WHERE i.result IS NOT NULL AND {which}) WHERE total > ?1 LIMIT ?2"
+    )
 }
 
 fn record(row: &Row<'_>) -> Result<InvocationRecord, StoreError> {

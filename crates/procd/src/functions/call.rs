@@ -10,7 +10,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sandbar_linux::process::{self, Ended};
 use sandbar_procd_api::function::{
-    Decoded, FailureKind, FunctionCall, FunctionEnd, FunctionFailure, FunctionStart, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX, REPLY_BYTES_MAX, decode, encode,
+    Decoded, FailureKind, FunctionCall, FunctionEnd, FunctionFailure, FunctionStart, HEADER_BYTES, Kind, LOG_BYTES_MAX, PAYLOAD_BYTES_MAX, REPLY_BYTES_MAX,
+    STDERR_TRUNCATED, decode, encode,
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,13 +22,15 @@ use tokio::time::Instant;
 use super::output::Output;
 use super::python::{failure, unavailable};
 use super::zygote::{CallState, Key, Phase, Zygote};
-use super::{Functions, Place};
+use super::{Functions, Place, Weight};
 use crate::agent::Agent;
 use crate::limits::{FUNCTION_ATTEMPTS_MAX, FUNCTION_END_GRACE, FUNCTION_START_BYTES_MAX};
 
 /// Where the frames go.
 pub type Frames = mpsc::Sender<io::Result<Bytes>>;
 
+/// The length field of a frame.
+const LENGTH_BYTES: usize = 4;
 /// Rounds of looking for what is left in a session.
 const SESSION_ROUNDS_MAX: usize = 8;
 /// Processes that are looked at in a round.
@@ -36,6 +39,8 @@ const PROCESSES_MAX: usize = 16_384;
 struct Call {
     agent: Rc<Agent>,
     asked: FunctionCall,
+    /// The frame with the request, until a handler takes it.
+    request: RefCell<Option<(Vec<u8>, Weight)>>,
     frames: Frames,
     /// When it is given up; `None` = never.
     due: Cell<Option<Instant>>,
@@ -46,14 +51,23 @@ struct Call {
 }
 
 /// Runs a call to its end. `inbox` has the frames of a client's WebSocket.
-pub async fn run(agent: Rc<Agent>, asked: FunctionCall, frames: Frames, inbox: Option<mpsc::Receiver<Bytes>>) {
+pub async fn run(agent: Rc<Agent>, mut asked: FunctionCall, frames: Frames, inbox: Option<mpsc::Receiver<Bytes>>) {
     let place = Functions::enter(&agent, asked.limit.as_ref());
     let due = Cell::new(after(asked.timeout_ms));
-    let call = Call { agent, asked, frames, due, session: Cell::new(None), zygote: RefCell::default(), output: RefCell::default() };
+    let request = place.and_then(|place| {
+        // One copy of it is kept, and not for longer than until its handler has it.
+        let request = frame_of(&asked.handler, asked.request.take(), inbox.is_some());
+        let weight = Functions::weigh(&agent, request.len())?;
+        Ok((place, (request, weight)))
+    });
+    let session = Cell::new(None);
+    let (place, request) = request.map_or_else(|failure| (Err(failure), None), |(place, request)| (Ok(place), Some(request)));
+    let call = Call { agent, asked, request: RefCell::new(request), frames, due, session, zygote: RefCell::default(), output: RefCell::default() };
     let ended = match place {
         Ok(place) => call.until_over(inbox, place).await,
         Err(failure) => Some(Err(failure)),
     };
+    call.request.take();
     // Nobody is there to be told.
     let Some(ended) = ended else { return };
     let logs = match (call.output.take(), call.zygote.take()) {
@@ -61,8 +75,28 @@ pub async fn run(agent: Rc<Agent>, asked: FunctionCall, frames: Frames, inbox: O
         (None, Some(zygote)) => zygote.import.logs(None),
         (None, None) => Vec::new(),
     };
-    let end = FunctionEnd { failure: ended.err(), logs };
+    let end = FunctionEnd { failure: ended.err().map(cut), logs };
     let _ = call.frames.send(Ok(encode(Kind::End, &serde_json::to_vec(&end).unwrap_or_default()).into())).await;
+}
+
+/// The frame of a request, as its handler's process reads it.
+fn frame_of(handler: &str, request: serde_json::Value, is_socket: bool) -> Vec<u8> {
+    let mut frame = encode(Kind::Request, &[]);
+    let asked = json!({ "handler": handler, "socket": is_socket, "request": request });
+    // Writing into memory does not fail, and a value has no keys that are not text.
+    let _ = serde_json::to_writer(&mut frame, &asked);
+    let length = u32::try_from(frame.len() - LENGTH_BYTES).unwrap_or(u32::MAX);
+    frame[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+/// A failure whose words fit into the last frame, whatever the handler's process said.
+fn cut(mut failure: FunctionFailure) -> FunctionFailure {
+    if failure.message.len() > LOG_BYTES_MAX {
+        failure.message.truncate(failure.message.floor_char_boundary(LOG_BYTES_MAX));
+        failure.message.push_str(&format!("\n{STDERR_TRUNCATED}\n"));
+    }
+    failure
 }
 
 fn after(ms: u64) -> Option<Instant> {
@@ -97,6 +131,7 @@ impl Call {
                 tokio::select! {
                     ended = work.as_mut() => break Some(ended),
                     () = wait => if self.due.get().is_some_and(|due| due <= Instant::now()) {
+                        self.give_up();
                         break Some(Err(failure(FailureKind::TimedOut, "function invocation timed out")));
                     },
                     () = self.frames.closed() => break None,
@@ -115,12 +150,18 @@ impl Call {
         ended
     }
 
+    /// Out of time: a process that did not even begin the call is not to hold up others.
+    fn give_up(&self) {
+        if let Some(zygote) = self.zygote.borrow().as_ref().filter(|zygote| self.session.get().is_none() && zygote.is_stuck()) {
+            self.agent.functions.forget(zygote);
+        }
+    }
+
     async fn work(&self, mut inbox: Option<mpsc::Receiver<Bytes>>) -> Result<(), FunctionFailure> {
         let key = Key { source: self.asked.source.clone(), env: self.asked.env_vars.clone() };
         let label = if self.asked.label.is_empty() { "function" } else { self.asked.label.as_str() };
         for _ in 0..FUNCTION_ATTEMPTS_MAX {
-            let (zygote, once) = Functions::obtain(&self.agent, &key, label, self.asked.cold).await?;
-            *self.zygote.borrow_mut() = Some(zygote.clone());
+            let (zygote, once) = Functions::obtain(&self.agent, &key, label, self.asked.cold, &self.zygote).await?;
             match self.attempt(&zygote, once, label, &mut inbox).await? {
                 Attempt::Done => return Ok(()),
                 Attempt::Again => self.agent.functions.forget(&zygote),
@@ -175,11 +216,13 @@ impl Call {
     ) -> Result<(), FunctionFailure> {
         let (mut from, mut to) = channel.into_split();
         let is_socket = inbox.is_some();
-        let request = json!({ "handler": self.asked.handler, "request": self.asked.request, "socket": is_socket });
-        let request = encode(Kind::Request, &serde_json::to_vec(&request).unwrap_or_default());
+        let request = self.request.take();
         let feed = async {
             // Who does not read is noticed by what it says, or does not say.
-            let mut open = to.write_all(&request).await.is_ok();
+            let mut open = match &request {
+                Some((request, _)) => to.write_all(request).await.is_ok(),
+                None => false,
+            };
             drop(request);
             while let Some(inbox) = inbox.as_mut().filter(|_| open) {
                 let frame = inbox.recv().await.unwrap_or_else(|| encode(Kind::Close, b"{\"code\":1006}").into());

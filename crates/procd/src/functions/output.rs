@@ -32,6 +32,8 @@ pub struct Output {
     label: String,
     sides: [RefCell<Side>; 2],
     /// Nothing more is kept for the caller.
+    full: Cell<bool>,
+    /// Its call, or its process, is over.
     closed: Cell<bool>,
     /// Nothing goes to the log.
     quiet: bool,
@@ -52,8 +54,14 @@ impl Output {
         };
         let ((out, out_writer), (err, err_writer)) = (pipe()?, pipe()?);
         let side = |reader| RefCell::new(Side { reader: Some(reader), ..Side::default() });
-        let output =
-            Rc::new(Self { label: label.to_owned(), sides: [side(out), side(err)], closed: Cell::new(false), quiet: label.is_empty(), changed: Notify::new() });
+        let output = Rc::new(Self {
+            label: label.to_owned(),
+            sides: [side(out), side(err)],
+            full: Cell::new(false),
+            closed: Cell::new(false),
+            quiet: label.is_empty(),
+            changed: Notify::new(),
+        });
         for slot in 0..STREAMS.len() {
             let task = tokio::task::spawn_local(output.clone().pump(agent.clone(), slot));
             output.sides[slot].borrow_mut().task = Some(task.abort_handle());
@@ -97,9 +105,9 @@ impl Output {
             }
         };
         let Side { decoder, kept, cut, line, .. } = &mut *self.sides[slot].borrow_mut();
-        let closed = self.closed.get();
+        let full = self.full.get() || self.closed.get();
         decoder.push(&scratch[..read], |text| {
-            if !closed {
+            if !full {
                 keep(kept, cut, text);
             }
             if self.quiet {
@@ -137,6 +145,12 @@ impl Output {
                 }
             }
         }
+    }
+
+    /// Keeps what was printed up to now; what follows goes to the log alone.
+    pub fn stop_keeping(&self, agent: &Agent) {
+        self.drain(agent);
+        self.full.set(true);
     }
 
     /// The call is over. Who still prints is followed for the log, unless there are too many.

@@ -301,6 +301,42 @@ def settle():
     flush()
 
 
+def own_exit():
+    """In a forked process: what the import registered for the end belongs to the process that imported (a folder that it
+    made is there for all calls); only what the call itself registers is run at the call's end."""
+    import atexit
+
+    atexit._clear()
+    weakref = sys.modules.get("weakref")
+    if weakref is not None:
+        for finalizer in list(weakref.finalize._registry):
+            finalizer.atexit = False
+        # The next one registers itself again.
+        weakref.finalize._registered_with_atexit = False
+    # These know of forks, and what a call leaves to them would be lost.
+    for name, function in (("logging", "shutdown"), ("multiprocessing.util", "_exit_function")):
+        if name in sys.modules:
+            atexit.register(getattr(sys.modules[name], function))
+
+
+def is_shared(fd):
+    """Whether two forked processes would get in each other's way with a descriptor that both have."""
+    try:
+        what = os.readlink(f"/proc/self/fd/{fd}")
+        if what in ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"):
+            return False
+        with open(f"/proc/self/fdinfo/{fd}") as file:
+            flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
+        # A log that is only appended to has no place that could be shared.
+        is_log = flags & os.O_APPEND and flags & os.O_ACCMODE == os.O_WRONLY
+        return not (is_log and what.startswith("/"))
+    except FileNotFoundError:
+        # The one that listed the others.
+        return False
+    except BaseException:
+        return True
+
+
 def flush():
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -419,11 +455,19 @@ class WebSocket:
     """The client's end of a WebSocket: `async for message in ws`, `await ws.receive()`, `send()` and `close()`."""
 
     def __init__(self, reader, writer):
+        import asyncio
+
         self._reader = reader
         self._writer = writer
         self._ended = False
         self._told = False
+        self._drains = asyncio.Lock()
         self.closed = False
+
+    async def _drain(self):
+        # Older versions of Python let one at a time wait.
+        async with self._drains:
+            await self._writer.drain()
 
     @classmethod
     async def _serve(cls, handler, request, fd):
@@ -431,15 +475,24 @@ class WebSocket:
         import socket
 
         reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=os.dup(fd)))
+        # What is drained is sent then: nothing may follow half a frame.
+        writer.transport.set_write_buffer_limits(0)
         ws = cls(reader, writer)
         writer.write(start(101, {}, True))
-        result = handler(request, ws)
-        if hasattr(result, "__await__"):
-            await result
-        if not ws.closed:
-            await ws.close()
-        await writer.drain()
-        os.set_blocking(fd, True)
+        try:
+            result = handler(request, ws)
+            if hasattr(result, "__await__"):
+                await result
+            if not ws.closed:
+                await ws.close()
+        finally:
+            # Tasks that go on say nothing more.
+            ws.closed = True
+            try:
+                await ws._drain()
+            except OSError:
+                pass
+            os.set_blocking(fd, True)
 
     async def receive(self):
         """The next message, str or bytes; None once the client has closed."""
@@ -483,14 +536,14 @@ class WebSocket:
         else:
             raise TypeError(f"send() takes str or bytes, not {type(message).__name__}")
         self._writer.write(data)
-        await self._writer.drain()
+        await self._drain()
 
     async def close(self, code=1000, reason=""):
         if self.closed:
             return
         self.closed = True
         self._writer.write(frame(CLOSE, to_json({"code": code, "reason": str(reason)[:120]})))
-        await self._writer.drain()
+        await self._drain()
 
 
 # ---------------------------------------------------------------- the three ways
@@ -514,7 +567,11 @@ def agent(config):
         # Loaded once for all calls instead of by each.
         if getattr(getattr(value, "__code__", None), "co_flags", 0) & 0x280:
             import asyncio
-    once = len(os.listdir("/proc/self/task")) > 1 or (watched is not None and not watched.trusted)
+    once = (
+        len(os.listdir("/proc/self/task")) > 1
+        or (watched is not None and not watched.trusted)
+        or any(is_shared(fd) for fd in map(int, os.listdir("/proc/self/fd")) if fd > 3)
+    )
     flush()
     if not once:
         import gc
@@ -525,8 +582,18 @@ def agent(config):
     poll = select.poll()
     poll.register(control.fileno(), select.POLLIN)
     running = {}
+    # Where there are no descriptors of processes, they are asked for.
+    unwatched = {}
     while True:
-        for fd, _ in poll.poll():
+        for pid, call in list(unwatched.items()):
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+            except OSError:
+                ended, status = pid, None
+            if ended:
+                del unwatched[pid]
+                say(exited=call, status=status)
+        for fd, _ in poll.poll(50 if unwatched else None):
             if fd in running:
                 call, pid = running.pop(fd)
                 poll.unregister(fd)
@@ -549,7 +616,7 @@ def agent(config):
                 take_over(module, fds)
             if watched is not None and watched.changed():
                 say(call=call, stale=True)
-                os._exit(0) if not running else None
+                os._exit(0) if not running and not unwatched else None
                 for fd in fds:
                     os.close(fd)
                 continue
@@ -563,6 +630,7 @@ def agent(config):
                 for other in running:
                     os.close(other)
                 os.setsid()
+                own_exit()
                 take_over(module, fds)
             for fd in fds:
                 os.close(fd)
@@ -573,7 +641,7 @@ def agent(config):
                     running[watch] = (call, pid)
                     poll.register(watch, select.POLLIN)
                 except (AttributeError, OSError):
-                    pass
+                    unwatched[pid] = call
 
 
 def take_over(module, fds):

@@ -7,7 +7,7 @@ use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use sandbar_procd_api::ErrorCode;
-use sandbar_procd_api::function::{self, Decoded, FunctionCall, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX, decode};
+use sandbar_procd_api::function::{self, Decoded, FunctionCall, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX, decode, encode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -16,7 +16,7 @@ use crate::agent::Agent;
 use crate::body::Body;
 use crate::error::Failure;
 use crate::http::Answer;
-use crate::limits::JSON_BYTES_MAX;
+use crate::limits::{HEARTBEAT, JSON_BYTES_MAX};
 
 /// Answers 101; the host's first frame is the call.
 ///
@@ -50,7 +50,17 @@ async fn serve(agent: Rc<Agent>, io: TokioIo<hyper::upgrade::Upgraded>) {
     let (inbox, messages) = mpsc::channel(2);
     tokio::task::spawn_local(call::run(agent, asked, frames, Some(messages)));
     let tell = async {
-        while let Some(Ok(frame)) = told.recv().await {
+        // A host that has gone is noticed by writing alone while the handler reads nothing. The host passes over pieces of a
+        // body.
+        let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+        loop {
+            let frame = tokio::select! {
+                frame = told.recv() => match frame {
+                    Some(Ok(frame)) => frame,
+                    Some(Err(_)) | None => return,
+                },
+                _ = beat.tick() => encode(Kind::Chunk, &[]).into(),
+            };
             if to_host.write_all(&frame).await.is_err() || to_host.flush().await.is_err() {
                 return;
             }

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::output::Output;
 use super::python::{failure, start, unavailable};
 use crate::agent::Agent;
-use crate::limits::{ZYGOTE_IDLE, ZYGOTE_MESSAGE_BYTES_MAX};
+use crate::limits::{ZYGOTE_IDLE, ZYGOTE_IMPORT_PATIENCE, ZYGOTE_MESSAGE_BYTES_MAX};
 
 /// What is imported, and in which environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub struct Zygote {
     next: Cell<u64>,
     waiting: Cell<usize>,
     ended: Cell<Option<Ended>>,
+    began: Instant,
+    agent: Weak<Agent>,
     listener: RefCell<Option<tokio::task::AbortHandle>>,
 }
 
@@ -129,6 +131,8 @@ impl Zygote {
             next: Cell::new(0),
             waiting: Cell::new(0),
             ended: Cell::new(None),
+            began: Instant::now(),
+            agent: Rc::downgrade(agent),
             listener: RefCell::new(None),
         });
         agent.functions.add_process(&zygote);
@@ -214,6 +218,12 @@ impl Zygote {
         self.waiting.get() > 0 || !self.calls.borrow().is_empty()
     }
 
+    /// Whether one whose call got no process in time is not to be waited for by others: an import may take long, but a
+    /// process that has imported answers at once.
+    pub fn is_stuck(&self) -> bool {
+        !matches!(self.phase(), Phase::Importing) || self.began.elapsed() > ZYGOTE_IMPORT_PATIENCE
+    }
+
     /// How the process itself ended.
     pub fn ended(&self) -> Option<Ended> {
         self.ended.get()
@@ -246,7 +256,7 @@ impl Zygote {
             if !matches!(self.phase(), Phase::Importing) {
                 return false;
             }
-            self.import.drain(agent);
+            self.import.stop_keeping(agent);
             self.enter(Phase::Ready { once: said.once });
             return true;
         }
@@ -274,6 +284,9 @@ impl Drop for Zygote {
         self.kill();
         if let Some(listener) = self.listener.take() {
             listener.abort();
+        }
+        if let Some(agent) = self.agent.upgrade() {
+            self.import.close(&agent);
         }
     }
 }

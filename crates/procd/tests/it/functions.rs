@@ -421,6 +421,56 @@ fn calls_at_once_have_limits() {
 }
 
 #[test]
+fn what_an_import_opened_and_left_for_the_end_is_no_calls_to_share_or_to_remove() {
+    let agent = Agent::start();
+    let is_own = |name: &str, import: &str| {
+        let path = agent.write(name, &format!("import os\n{import}\nhome = os.getpid()\ndef handler(r):\n    return home == os.getpid()\n"));
+        std::thread::sleep(SETTLED);
+        [0, 1].map(|_| agent.run(&path).text())
+    };
+    for (name, import) in [
+        ("socket.py", "import socket\npair = socket.socketpair()"),
+        ("loop.py", "import asyncio\nloop = asyncio.new_event_loop()"),
+        ("pipe.py", "pipe = os.pipe()"),
+        ("file.py", "file = open(__file__)"),
+    ] {
+        assert_eq!(is_own(&format!("opens_{name}"), import), ["true", "true"], "{import}");
+    }
+    for (name, import) in [
+        ("none.py", "with open(__file__) as file: pass"),
+        ("log.py", "log = open('/tmp/' + str(os.getpid()), 'a')\nos.unlink(log.name)\nnull = open('/dev/null')"),
+    ] {
+        assert_eq!(is_own(&format!("opens_{name}"), import), ["false", "false"], "{import}");
+    }
+    let path = agent.write(
+        "folder.py",
+        "import atexit, os, tempfile\nfolder = tempfile.TemporaryDirectory()\natexit.register(print, 'of the import')\ndef handler(r):\n    global own\n    own = tempfile.TemporaryDirectory()\n    atexit.register(print, 'of the call')\n    return os.path.isdir(folder.name), own.name\n",
+    );
+    std::thread::sleep(SETTLED);
+    for _ in 0..2 {
+        let done = agent.run(&path);
+        let (there, own): (bool, String) = serde_json::from_str(&done.text()).unwrap();
+        assert!(there, "an earlier call removed the import's folder");
+        assert!(!std::path::Path::new(&own).exists(), "what the call itself made stays");
+        assert_eq!(done.log("stdout"), "of the call\n");
+    }
+}
+
+#[test]
+fn a_process_that_does_not_answer_is_given_up() {
+    let agent = Agent::start();
+    let path = agent
+        .write("stops.py", "import os, signal\nhome = os.getpid()\ndef handler(r):\n    if r.get('stop'): os.kill(home, signal.SIGSTOP)\n    return home\n");
+    std::thread::sleep(SETTLED);
+    let call = |stop: bool, timeout: u64| {
+        agent.invoke(&json!({ "source": { "path": path }, "handler": "handler", "timeout_ms": timeout, "request": { "stop": stop } }))
+    };
+    let first = call(true, 60_000).text();
+    assert_eq!(call(false, 1500).failed().0, FailureKind::TimedOut);
+    assert_ne!(call(false, 60_000).text(), first);
+}
+
+#[test]
 fn large_requests_and_replies() {
     let agent = Agent::start();
     let body = "x".repeat(11 << 20);
@@ -473,6 +523,39 @@ fn a_socket_has_messages_both_ways() {
     stream.write_all(&encode(Kind::Text, b"you")).unwrap();
     assert_eq!(next(&mut stream), (Kind::Close, b"{\"code\":4001,\"reason\":\"bye you\"}".to_vec()));
     assert_eq!(next(&mut stream).0, Kind::End);
+
+    // What is said last is said whole, however slowly it is read and whatever follows.
+    for (tail, count, bytes) in [
+        ("for _ in range(60): await ws.send(b'x' * (40 << 10))", 60, 40 << 10),
+        ("asyncio.ensure_future(ws.send(b'x' * (3 << 20)))\n    await asyncio.sleep(0)\n    raise ValueError", 1, 3 << 20),
+    ] {
+        let mut stream = open(&format!("import asyncio\nasync def handler(request, ws):\n    {tail}\n"));
+        assert_eq!(next(&mut stream).0, Kind::Start);
+        for _ in 0..count {
+            std::thread::sleep(Duration::from_millis(10));
+            let (kind, message) = next(&mut stream);
+            assert_eq!((kind, message.len()), (Kind::Binary, bytes));
+        }
+        let (kind, payload) = match next(&mut stream) {
+            (Kind::Close, _) => next(&mut stream),
+            other => other,
+        };
+        assert_eq!((kind, end(&payload).failure.map(|failure| failure.kind)), (Kind::End, tail.contains("raise").then_some(FailureKind::Failed)));
+    }
+
+    // A host that goes is noticed, also while what it said before is not read.
+    let marker = agent.path("reads_nothing");
+    let mut stream = open(&format!("import os, time\ndef handler(request, ws):\n    open('{marker}', 'w').write(str(os.getpid()))\n    time.sleep(1000)\n"));
+    stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let message = encode(Kind::Binary, &vec![0; 1 << 20]);
+    assert!((0..64).any(|_| stream.write_all(&message).is_err()), "all of it was taken");
+    let pid = std::fs::read_to_string(&marker).unwrap();
+    drop(stream);
+    let soon = Instant::now() + Duration::from_secs(90);
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < soon, "the handler goes on");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 
     for (code, kind) in [
         ("def handler(request): return 1\n", FailureKind::BadHandler),

@@ -1,6 +1,6 @@
 //! Functions of a sandbox: handlers in files below [`FOLDER`], run by the agent once for each call.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -31,6 +31,7 @@ use crate::{
         auth::Principal,
         contexts::unless_frozen,
         files::FileOwner,
+        function_load::Calling,
         sandboxes::{now_ms, store_failure},
     },
     error::ApiError,
@@ -39,6 +40,10 @@ use crate::{
 /// Where functions are inside.
 pub const FOLDER: &str = "/workspace/functions";
 const SUFFIX: &str = ".py";
+/// A result that is kept also on a disk that is full.
+const RESULT_WITHOUT_ROOM_BYTES: usize = 1024;
+/// Waits before a result that could not be kept is tried again.
+const FINISH_AGAIN: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
 
 /// A whole reply of a handler.
 #[derive(Debug, Clone)]
@@ -58,11 +63,17 @@ pub struct FunctionFile {
 
 impl App {
     /// Calls a handler and waits for what it answers.
-    pub async fn invoke_function(&self, who: &Principal, sandbox: &str, name: &str, invoke: &Invoke) -> Result<FunctionInvokeResponse, ApiError> {
+    pub(crate) async fn invoke_function(
+        &self,
+        who: &Principal,
+        sandbox: &str,
+        name: &str,
+        (invoke, calling): (Invoke, Calling),
+    ) -> Result<FunctionInvokeResponse, ApiError> {
         let path = path_of(name)?;
         BASE64.decode(&invoke.body_base64).map_err(|error| ApiError::bad_request(format!("body_base64: is not base64: {error}")))?;
         let runtime = self.access(who, sandbox).await?;
-        let whole = call(&runtime, &call_of(name, path, invoke)).await.map_err(Refused::told)?;
+        let whole = call(&runtime, call_of(name, path, invoke), calling).await.map_err(Refused::told)?;
         Ok(response(whole))
     }
 
@@ -80,29 +91,66 @@ impl App {
     }
 
     /// Begins a call that nobody waits for. Its id is returned once it is sure to be known after a crash.
-    pub async fn invoke_function_later(self: &Arc<Self>, who: &Principal, sandbox: &str, name: &str, invoke: Invoke) -> Result<String, ApiError> {
-        let path = path_of(name)?;
+    pub(crate) async fn invoke_function_later(
+        self: &Arc<Self>,
+        who: &Principal,
+        sandbox: &str,
+        name: &str,
+        asked: (Invoke, Calling),
+    ) -> Result<String, ApiError> {
+        let (sandbox, name) = (sandbox.to_owned(), name.to_owned());
+        // A caller that goes away must not leave a call that is noted and never made.
+        self.whole(who, "beginning a call", |app, who| async move { app.begin_function(who, sandbox, name, asked).await }).await
+    }
+
+    async fn begin_function(
+        self: Arc<Self>,
+        who: Principal,
+        sandbox: String,
+        name: String,
+        (invoke, mut calling): (Invoke, Calling),
+    ) -> Result<String, ApiError> {
+        let path = path_of(&name)?;
         BASE64.decode(&invoke.body_base64).map_err(|error| ApiError::bad_request(format!("body_base64: is not base64: {error}")))?;
-        self.stat_file(who, &FileOwner::Sandbox(sandbox.to_owned()), &path).await.map_err(|error| match error.status() {
-            404 if error.code() != ErrorCode::NotFound.as_str() => not_found(name),
+        self.check_room()?;
+        self.stat_file(&who, &FileOwner::Sandbox(sandbox.clone()), &path).await.map_err(|error| match error.status() {
+            404 if error.code() != ErrorCode::NotFound.as_str() => not_found(&name),
             _ => error,
         })?;
         let id = format!("inv-{}", uuid::Uuid::new_v4().simple());
-        self.store.invocation_insert(&id, sandbox, name, now_ms()).await.map_err(|e| store_failure("noting the call", &e))?;
-        let (app, who, told) = (Arc::clone(self), who.clone(), id.clone());
-        let (sandbox, name) = (sandbox.to_owned(), name.to_owned());
+        self.store.invocation_insert(&id, &sandbox, &name, now_ms()).await.map_err(|e| store_failure("noting the call", &e))?;
+        // It is counted as one that nobody waits for from here on.
+        calling.leave();
+        let (app, told) = (Arc::clone(&self), id.clone());
         self.sandboxes.tasks.spawn(async move {
-            let result = app.invoke_function(&who, &sandbox, &name, &invoke).await;
+            let result = app.invoke_function(&who, &sandbox, &name, (invoke, calling)).await;
             let (status, text) = match result {
                 Ok(response) => (InvocationStatus::Succeeded, kept(&response)),
                 Err(error) => (InvocationStatus::Failed, kept(&ErrorDetail::from(&error))),
             };
             let (status, text) = text.map_or_else(|too_large| (InvocationStatus::Failed, too_large), |text| (status, text));
-            if let Err(error) = app.store.invocation_finish(&id, status, text, now_ms()).await {
-                tracing::error!(invocation = id, %error, "the result of a call is lost");
-            }
+            app.keep_result(&id, status, text).await;
         });
         Ok(told)
+    }
+
+    /// Keeps what came of a call, or in its place why it is not kept.
+    async fn keep_result(&self, id: &str, mut status: InvocationStatus, mut text: String) {
+        if text.len() > RESULT_WITHOUT_ROOM_BYTES
+            && let Err(error) = self.check_room()
+        {
+            (status, text) = (InvocationStatus::Failed, serde_json::to_string(&ErrorDetail::from(&error)).unwrap_or_default());
+        }
+        for wait in FINISH_AGAIN.map(Some).into_iter().chain([None]) {
+            let Err(error) = self.store.invocation_finish(id, status, text.clone(), now_ms()).await else { return };
+            match wait {
+                Some(wait) => {
+                    tracing::warn!(invocation = id, %error, "the result of a call is not kept yet");
+                    tokio::time::sleep(wait).await;
+                }
+                None => tracing::error!(invocation = id, %error, "the result of a call is lost"),
+            }
+        }
     }
 
     /// A call that nobody waited for.
@@ -241,7 +289,18 @@ impl Refused {
     pub(crate) fn told_in_public(self) -> ApiError {
         match self {
             Self::Api(error) => error,
-            Self::Function { failure, .. } => failed(&failure, "the function failed; the log of its sandbox says why"),
+            Self::Function { failure, .. } => match failure.kind {
+                FailureKind::NoRuntime => ApiError::unavailable("function runtime unavailable"),
+                FailureKind::Unavailable => ApiError::unavailable("the function cannot be started now").retry_after(1),
+                FailureKind::NotFound
+                | FailureKind::Busy
+                | FailureKind::TimedOut
+                | FailureKind::Failed
+                | FailureKind::TooLarge
+                | FailureKind::BadResponse
+                | FailureKind::BadHandler
+                | FailureKind::Unknown => failed(&failure, "the function failed; the log of its sandbox says why"),
+            },
         }
     }
 }
@@ -271,10 +330,12 @@ pub(crate) async fn know_functions(runtime: &Runtime) -> Result<(), ApiError> {
 }
 
 /// Makes a call and reads its whole reply, also of a body that comes in its own time.
-pub(crate) async fn call(runtime: &Runtime, call: &FunctionCall) -> Result<Whole, Refused> {
+async fn call(runtime: &Runtime, call: FunctionCall, mut calling: Calling) -> Result<Whole, Refused> {
     know_functions(runtime).await?;
     unless_frozen(runtime, async {
-        let mut reply = runtime.client.call_function(call).await?;
+        let mut reply = runtime.client.call_function(&call).await?;
+        drop(call);
+        calling.sent();
         let (mut start, mut body) = (None, BytesMut::new());
         let end = loop {
             match reply.next().await? {
@@ -329,19 +390,19 @@ fn agent_code(code: agent::ErrorCode) -> String {
     serde_json::to_value(code).ok().and_then(|code| code.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-fn call_of(name: &str, path: String, invoke: &Invoke) -> FunctionCall {
+fn call_of(name: &str, path: String, invoke: Invoke) -> FunctionCall {
     let Invoke { method, path: asked, query, headers, body_base64, handler, timeout_ms, cold } = invoke;
     FunctionCall {
         source: FunctionSource::Path(path),
         handler: handler.clone(),
         env_vars: BTreeMap::new(),
-        cold: *cold,
-        timeout_ms: *timeout_ms,
-        stream_timeout_ms: *timeout_ms,
+        cold,
+        timeout_ms,
+        stream_timeout_ms: timeout_ms,
         label: format!("function:{name}"),
         limit: None,
         request: json!({
-            "method": method, "path": asked, "query": query, "raw_query": raw_query(query), "headers": headers, "body_base64": body_base64,
+            "method": method, "path": asked, "query": query, "raw_query": raw_query(&query), "headers": headers, "body_base64": body_base64,
             "handler": handler, "timeout_ms": timeout_ms,
         }),
     }

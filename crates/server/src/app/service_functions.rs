@@ -1,7 +1,7 @@
 //! Services whose runtime is a function: one request is one call of an inline handler. The reply is sent whole, or as it
 //! comes when the handler gives its body in its own time; a WebSocket is the handler's as long as it runs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -31,12 +31,13 @@ use crate::{
     app::{
         App,
         contexts::unless_frozen,
+        function_load::{FunctionLoad, Socket},
         sandbox_functions::{Refused, bad_response, know_functions, too_large, whole},
     },
     error::ApiError,
     http::{
-        contexts::ws::{CLOSE_TIMEOUT, PING_EVERY, checked, drain},
-        extract::read,
+        contexts::ws::{CLOSE_TIMEOUT, PING_EVERY, drain, refused},
+        extract::read_counted,
     },
 };
 
@@ -49,9 +50,13 @@ const BAD_REQUEST: u16 = 1008;
 const FAILED: u16 = 1011;
 const TRY_LATER: u16 = 1013;
 
+/// What somebody wants kept until an answer is over.
+pub type Lease = Box<dyn Any + Send + Sync>;
+
 impl App {
     /// Answers a request to a service whose runtime is a function. Its path is rewritten already; `timeout` is the
-    /// route's own.
+    /// route's own. `lease` is kept for as long as the answer takes: to the end of a WebSocket or of a body that comes in its
+    /// own time, and else until all of it is out of the sandbox.
     pub async fn call_service_function(
         &self,
         runtime: &Arc<Runtime>,
@@ -59,8 +64,9 @@ impl App {
         route: &Route,
         request: Request,
         timeout: Option<Duration>,
+        lease: Option<Lease>,
     ) -> Response {
-        match answer(runtime, service, route, request, timeout).await {
+        match answer(&self.function_load, runtime, (service, route), request, timeout, lease).await {
             Ok(response) => response,
             Err(refused) => {
                 if let Refused::Function { failure, .. } = &refused {
@@ -72,18 +78,29 @@ impl App {
     }
 }
 
-async fn answer(runtime: &Arc<Runtime>, service: &Service, route: &Route, request: Request, timeout: Option<Duration>) -> Result<Response, Refused> {
+async fn answer(
+    load: &Arc<FunctionLoad>,
+    runtime: &Arc<Runtime>,
+    (service, route): (&Service, &Route),
+    request: Request,
+    timeout: Option<Duration>,
+    lease: Option<Lease>,
+) -> Result<Response, Refused> {
     let RuntimeKind::Function { function } = service.kind() else {
         return Err(ApiError::internal("calling a function", &"the service has another runtime").into());
     };
     know_functions(runtime).await?;
     let (mut parts, body) = request.into_parts();
     if is_websocket(&parts) {
-        let upgrade = checked(WebSocketUpgrade::from_request_parts(&mut parts, &()).await)?;
+        let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await.map_err(|rejection| refused(&rejection))?;
+        let place = load.open(&runtime.id)?;
         let call = call_of(service, route, function, &parts, &[], timeout);
-        return Ok(websocket(Arc::clone(runtime), call, upgrade));
+        return Ok(websocket(Arc::clone(runtime), call, upgrade, (place, lease)));
     }
-    let body = read(body, limits::FUNCTION_REQUEST_MAX_BYTES).await.map_err(|error| match error.status() {
+    // Until its reply begins; what comes in its own time is counted inside.
+    let max = usize::try_from(function.max_concurrency).ok().filter(|max| *max > 0).unwrap_or(limits::FUNCTION_CALLS_MAX);
+    let mut calling = load.enter(&runtime.id, &service.id, max)?;
+    let body = read_counted(body, limits::FUNCTION_REQUEST_MAX_BYTES, |bytes| calling.grow(bytes)).await.map_err(|error| match error.status() {
         413 => ApiError::new(ErrorCode::RequestTooLarge, error.message()),
         _ => error,
     })?;
@@ -91,6 +108,7 @@ async fn answer(runtime: &Arc<Runtime>, service: &Service, route: &Route, reques
     drop(body);
     let mut reply = unless_frozen(runtime, runtime.client.call_function(&call)).await?;
     drop(call);
+    calling.sent();
     let start = match unless_frozen(runtime, reply.next()).await? {
         Some(FunctionFrame::Start(start)) => start,
         Some(FunctionFrame::End(end)) => {
@@ -107,7 +125,7 @@ async fn answer(runtime: &Arc<Runtime>, service: &Service, route: &Route, reques
         if is_sse(&parts.headers) && !response.headers().contains_key(header::CONTENT_TYPE) {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         }
-        *response.body_mut() = stream(Arc::clone(runtime), reply);
+        *response.body_mut() = stream(Arc::clone(runtime), reply, lease);
         return Ok(response);
     }
     if start.stream {
@@ -173,10 +191,11 @@ fn query_of(query: &str) -> BTreeMap<String, Vec<String>> {
     map
 }
 
-/// Headers as handlers know them: `Content-Type`, each with all its values.
+/// Headers as handlers know them: `Content-Type`, each with all its values. The gateway has taken out what was of one hop;
+/// what it says itself to whoever serves the request is not for handlers.
 fn headers_of(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
     let mut map: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, value) in headers.iter().filter(|(name, _)| !is_hop_by_hop(name) && !is_named_in_connection(headers, name)) {
+    for (name, value) in headers.iter().filter(|(name, _)| ![header::CONNECTION, header::UPGRADE, header::TE].contains(name)) {
         let spelled = name.as_str().split('-').map(capitalised).collect::<Vec<_>>().join("-");
         map.entry(spelled).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
     }
@@ -186,16 +205,6 @@ fn headers_of(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
 fn capitalised(word: &str) -> String {
     let (first, rest) = word.split_at(word.len().min(1));
     first.to_ascii_uppercase() + rest
-}
-
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    let known = ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
-    known.contains(&name.as_str())
-}
-
-fn is_named_in_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
-    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|named| named.trim().eq_ignore_ascii_case(name.as_str()))
 }
 
 fn is_sse(headers: &HeaderMap) -> bool {
@@ -220,7 +229,8 @@ fn head(start: &FunctionStart) -> Result<Response, Refused> {
     for (name, values) in &start.headers {
         let shown = crate::http::params::shown(name);
         let name = HeaderName::try_from(name.as_str()).map_err(|_| bad_response(format!("the function's header {shown} is no header")))?;
-        if is_hop_by_hop(&name) || name == header::CONTENT_LENGTH {
+        // What is of one hop is taken out by the gateway.
+        if name == header::CONTENT_LENGTH {
             continue;
         }
         for value in values {
@@ -256,15 +266,15 @@ async fn rest(runtime: &Runtime, reply: &mut FunctionReply) -> Result<Bytes, Ref
 }
 
 /// A body as the handler gives it. When the client goes away the call is dropped, and with it ended.
-fn stream(runtime: Arc<Runtime>, reply: FunctionReply) -> Body {
-    let pieces = futures_util::stream::unfold((runtime, reply), |(runtime, mut reply)| async move {
+fn stream(runtime: Arc<Runtime>, reply: FunctionReply, lease: Option<Lease>) -> Body {
+    let pieces = futures_util::stream::unfold((runtime, reply, lease), |(runtime, mut reply, lease)| async move {
         loop {
             let frame = tokio::select! {
                 frame = reply.next() => frame,
                 () = runtime.frozen() => return None,
             };
             match frame {
-                Ok(Some(FunctionFrame::Chunk(chunk))) => return Some((Ok::<_, std::convert::Infallible>(chunk), (runtime, reply))),
+                Ok(Some(FunctionFrame::Chunk(chunk))) => return Some((Ok::<_, std::convert::Infallible>(chunk), (runtime, reply, lease))),
                 // What went wrong after the first byte can only be seen as an end.
                 Ok(Some(FunctionFrame::End(_)) | None) | Err(_) => return None,
                 Ok(Some(FunctionFrame::Start(_) | FunctionFrame::Text(_) | FunctionFrame::Binary(_) | FunctionFrame::Close(_))) => {}
@@ -276,13 +286,11 @@ fn stream(runtime: Arc<Runtime>, reply: FunctionReply) -> Body {
 
 // --- WebSockets -------------------------------------------------------------------------------------------------------
 
-type Upgrade = (WebSocketUpgrade, tokio::sync::SemaphorePermit<'static>);
-
-fn websocket(runtime: Arc<Runtime>, call: FunctionCall, (upgrade, place): Upgrade) -> Response {
+fn websocket(runtime: Arc<Runtime>, call: FunctionCall, upgrade: WebSocketUpgrade, held: (Socket, Option<Lease>)) -> Response {
     let max = limits::FUNCTION_REPLY_MAX_BYTES;
     upgrade.max_message_size(max).max_frame_size(max).on_upgrade(move |socket| async move {
         converse(&runtime, &call, socket).await;
-        drop(place);
+        drop(held);
     })
 }
 
@@ -403,10 +411,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_of_one_hop_stay_there() {
+    fn headers_have_all_their_values_and_none_of_the_gateways() {
         let mut headers = HeaderMap::new();
         for (name, value) in
-            [("connection", "close, x-secret"), ("x-secret", "1"), ("content-type", "a/b"), ("x-many", "1"), ("x-many", "2"), ("te", "trailers")]
+            [("connection", "upgrade"), ("upgrade", "websocket"), ("content-type", "a/b"), ("x-many", "1"), ("x-many", "2"), ("te", "trailers")]
         {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
@@ -418,7 +426,7 @@ mod tests {
             headers: headers.iter().map(|(name, value)| ((*name).to_owned(), vec![(*value).to_owned()])).collect(),
             stream: false,
         };
-        let response = head(&start(201, &[("Transfer-Encoding", "chunked"), ("Content-Length", "9"), ("X-A", "b")])).expect("a head");
+        let response = head(&start(201, &[("Content-Length", "9"), ("X-A", "b")])).expect("a head");
         assert_eq!((response.status().as_u16(), response.headers().len(), response.headers()["x-a"].to_str().ok()), (201, 1, Some("b")));
         let mut many = start(200, &[]);
         many.headers.insert("x".into(), vec![String::new(); 100_000]);

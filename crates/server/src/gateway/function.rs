@@ -32,10 +32,7 @@ use super::{
     front, inline, unknown, wait,
 };
 use crate::{
-    app::{
-        SharedApp,
-        functions::serve::{FunctionLookup, Lease},
-    },
+    app::{SharedApp, functions::serve::FunctionLookup},
     error::ApiError,
 };
 
@@ -94,8 +91,8 @@ pub(super) async fn serve(app: &SharedApp, label: &str, request: Request, client
         };
         let (runtime, sandbox_id) = (Arc::clone(&lease.runtime), lease.sandbox_id.clone());
         if let RuntimeKind::Function { .. } = service.kind() {
-            let answer = inline::call(app, &runtime, (service, route), outgoing.into_request(), limit, &host).await;
-            return Ok(admit::with(held(answer, lease), &dressing));
+            let answer = inline::call(app, &runtime, (service, route), outgoing.into_request(), limit, &host, Some(Box::new(lease))).await;
+            return Ok(admit::with(answer, &dressing));
         }
         let target = Target { runtime: &runtime, service, route };
         let mut dress = Some(Dress { host: host.clone(), headers: dressing.clone(), deadline: limit.map(|limit| begun + limit), lease: Some(Box::new(lease)) });
@@ -131,33 +128,6 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 /// From 0 to 1.
 fn random() -> f64 {
     f64::from(getrandom::u32().unwrap_or_default()) / (f64::from(u32::MAX) + 1.0)
-}
-
-/// An answer that counts as in flight until its last byte.
-fn held(response: Response, lease: Lease) -> Response {
-    response.map(|body| Body::new(Held { body, _lease: lease }))
-}
-
-struct Held {
-    body: Body,
-    _lease: Lease,
-}
-
-impl HttpBody for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// The body of a request, cut with an error where it goes on too long.

@@ -7,9 +7,10 @@ use sandbar_core::service::{Route, Service};
 use sandbar_node::Runtime;
 
 use super::headers;
-use crate::app::SharedApp;
+use crate::app::{SharedApp, service_functions::Lease};
 
-/// Calls the handler. `limit` is the route's timeout, `host` what the caller asked for.
+/// Calls the handler. `limit` is the route's timeout, `host` what the caller asked for, `lease` what is kept
+/// until the answer is over.
 pub(super) async fn call(
     app: &SharedApp,
     runtime: &Arc<Runtime>,
@@ -17,8 +18,9 @@ pub(super) async fn call(
     request: Request,
     limit: Option<Duration>,
     host: &str,
+    lease: Option<Lease>,
 ) -> Response {
-    let mut response = app.call_service_function(runtime, service, route, request, limit).await;
+    let mut response = app.call_service_function(runtime, service, route, request, limit, lease).await;
     let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::response(response.headers_mut(), host, is_upgrade, route);
     response

@@ -80,7 +80,7 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
             }
         }
         if let RuntimeKind::Function { .. } = service.kind() {
-            return Ok(admit::with(inline::call(app, &awake, (service, route), outgoing.into_request(), limit, &host).await, &cors));
+            return Ok(admit::with(inline::call(app, &awake, (service, route), outgoing.into_request(), limit, &host, None).await, &cors));
         }
         let target = Target { runtime: &awake, service, route };
         match outgoing.send(&app.gateway, &target, &mut dress).await {

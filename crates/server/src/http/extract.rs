@@ -96,7 +96,12 @@ pub fn is_blank(bytes: &[u8]) -> bool {
 const DISCARD_MAX_BYTES: usize = 32 << 20;
 
 /// Reads a body of at most `max` bytes.
-pub async fn read(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
+pub async fn read(body: Body, max: usize) -> Result<Bytes, ApiError> {
+    read_counted(body, max, |_| Ok(())).await
+}
+
+/// As [`read`]; `count` is told of each piece before it is kept, and may refuse it.
+pub async fn read_counted(mut body: Body, max: usize, mut count: impl FnMut(usize) -> Result<(), ApiError>) -> Result<Bytes, ApiError> {
     let announced = body.size_hint().lower();
     let mut bytes = BytesMut::new();
     let mut seen = 0;
@@ -114,6 +119,7 @@ pub async fn read(mut body: Body, max: usize) -> Result<Bytes, ApiError> {
         let Ok(data) = frame.into_data() else { continue };
         seen += data.len();
         if seen <= max {
+            count(data.len())?;
             bytes.extend_from_slice(&data);
         } else if seen > max + DISCARD_MAX_BYTES || announced > (max + DISCARD_MAX_BYTES) as u64 {
             break;

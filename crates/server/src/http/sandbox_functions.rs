@@ -26,12 +26,12 @@ use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    extract::{is_blank, parse, read},
+    extract::{is_blank, parse, read, read_counted},
     reply::{self, Result},
     time::{rfc3339, rfc3339_nanos},
 };
 use crate::{
-    app::{SharedApp, auth::Principal, sandbox_functions::FunctionFile, sandboxes::violations},
+    app::{SharedApp, auth::Principal, function_load::Calling, sandbox_functions::FunctionFile, sandboxes::violations},
     error::ApiError,
 };
 
@@ -65,21 +65,23 @@ async fn invoke(
     body: Body,
 ) -> std::result::Result<Response, ApiError> {
     who.require(Permission::SandboxWrite)?;
-    let (invoke, later) = match asked(&headers, body).await {
+    // Counted by itself: it is no limit of the function's own, which the sandbox has.
+    let mut calling = app.function_load.enter(&id, "", limits::FUNCTION_CALLS_MAX)?;
+    let (invoke, later) = match asked(&headers, body, &mut calling).await {
         Ok(asked) => asked,
         // A function that is not there is told before what is wrong with the call.
         Err(error) => return Err(app.missing_function(&who, &id, &name).await.unwrap_or(error)),
     };
     if later {
-        let invocation_id = app.invoke_function_later(&who, &id, &name, invoke).await?;
+        let invocation_id = app.invoke_function_later(&who, &id, &name, (invoke, calling)).await?;
         let status = InvocationStatus::Running.as_str();
         return Ok(reply::with_status(StatusCode::ACCEPTED, json!({ "invocation_id": invocation_id, "function": name, "status": status }))?.into_response());
     }
-    Ok(reply::ok(app.invoke_function(&who, &id, &name, &invoke).await?)?.into_response())
+    Ok(reply::ok(app.invoke_function(&who, &id, &name, (invoke, calling)).await?)?.into_response())
 }
 
-async fn asked(headers: &HeaderMap, body: Body) -> std::result::Result<(Invoke, bool), ApiError> {
-    let bytes = read(body, limits::FUNCTION_REQUEST_MAX_BYTES).await.map_err(renamed)?;
+async fn asked(headers: &HeaderMap, body: Body, calling: &mut Calling) -> std::result::Result<(Invoke, bool), ApiError> {
+    let bytes = read_counted(body, limits::FUNCTION_REQUEST_MAX_BYTES, |bytes| calling.grow(bytes)).await.map_err(renamed)?;
     let request = if is_blank(&bytes) { FunctionInvokeRequest::default() } else { parse::<Option<FunctionInvokeRequest>>(&bytes)?.unwrap_or_default() };
     let prefers = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     let later = request.later == Some(true) || prefers.map(str::trim).any(|preference| preference.eq_ignore_ascii_case("respond-async"));

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use sandbar_core::{limits, metrics::Sample, sandbox::SandboxRecord};
 use sandbar_node::{Runtime, error_text};
-use sandbar_store::UsageAdd;
+use sandbar_store::{StoreError, UsageAdd};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{
@@ -18,6 +18,8 @@ const THIN_AFTER_MS: i64 = 86_400_000;
 const THIN_EVERY_MS: i64 = 300_000;
 /// Looks between two rounds of dropping old samples.
 const LOOKS_PER_PRUNE: u32 = 40;
+/// Results of calls that are dropped in one step.
+const PRUNE_MAX: u32 = 200;
 
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
     let mut looks = 0u32;
@@ -38,8 +40,18 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
             if let Err(error) = pruned {
                 tracing::warn!(error = error_text(&error), "old samples could not be dropped");
             }
+            if let Err(error) = prune_invocations(&app).await {
+                tracing::warn!(error = error_text(&error), "old results of calls could not be dropped");
+            }
         }
     }
+}
+
+/// In steps, so that others get to write in between.
+async fn prune_invocations(app: &SharedApp) -> Result<(), StoreError> {
+    let before_ms = now_ms() - limits::INVOCATION_KEPT_MS;
+    while app.store.invocations_prune(before_ms, limits::INVOCATION_RESULTS_PER_TEAM_BYTES_MAX, PRUNE_MAX).await? >= PRUNE_MAX as usize {}
+    Ok(())
 }
 
 type Live = Vec<(Arc<SandboxRecord>, Arc<Runtime>)>;

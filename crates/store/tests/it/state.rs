@@ -552,10 +552,23 @@ async fn calls_that_nobody_waits_for_are_few_and_end_with_their_sandbox() {
     }
     assert!(matches!(begin("one-more", 2000).await, Err(StoreError::TooMany { .. })));
     store.invocation_insert("other", "sb-2", "f", 5).await.expect("another sandbox has its own limit");
+    // A team's results have a bound of bytes, and each has its time.
+    assert_eq!(store.invocations_prune(0, 1 << 20, 10).await.expect("prunes"), 0);
+    store.invocation_insert("old", "sb-2", "f", 1).await.expect("begins");
+    store.invocation_finish("old", InvocationStatus::Failed, "12345".into(), 2).await.expect("finishes");
+    store.invocation_finish("later", InvocationStatus::Failed, "12345".into(), 2).await.expect("finishes");
+    assert_eq!(store.invocations_prune(0, 9, 10).await.expect("prunes"), 1);
+    assert_eq!(store.invocation_get("sb-2", "f", "old").await.expect("reads"), None, "the oldest goes first");
+    assert!(store.invocation_get("sb-1", "f", "later").await.expect("reads").is_some());
+    store.invocation_insert("large", "sb-2", "f", 1).await.expect("begins");
+    store.invocation_finish("large", InvocationStatus::Succeeded, "x".repeat(1 << 20), 2).await.expect("finishes");
+    assert!(store.invocation_get("sb-1", "f", "later").await.expect("reads").is_some(), "there is room for both");
+    assert_eq!(store.invocations_prune(0, 9, 10).await.expect("prunes"), 1);
+    assert_eq!(store.invocations_prune(i64::MAX, 1 << 20, 10).await.expect("prunes"), 1, "those that run stay");
     // What a server that was killed left behind.
     drop(store);
     let store = fresh.open();
-    assert_eq!(store.invocations_interrupt("{}", 3000).await.expect("interrupts"), limits::INVOCATIONS_RUNNING_MAX + 1);
+    assert_eq!(store.invocations_interrupt("{}", 3000).await.expect("interrupts"), limits::INVOCATIONS_RUNNING_MAX);
     let other = store.invocation_get("sb-2", "f", "other").await.expect("reads").expect("is there");
     assert_eq!((other.status, other.finished_at_ms), (InvocationStatus::Failed, Some(3000)));
     let record = store.sandbox_get(None, "sb-1").await.expect("reads").expect("is there");

@@ -74,11 +74,16 @@ pub async fn attach(
 /// envelope.
 pub fn checked(upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>) -> Result<(WebSocketUpgrade, SemaphorePermit<'static>), ApiError> {
     static PLACES: Semaphore = Semaphore::const_new(limits::WEBSOCKETS_MAX);
-    let upgrade = upgrade.map_err(|rejection| ApiError::bad_request(format!("this is a WebSocket endpoint: {}", rejection.body_text())))?;
+    let upgrade = upgrade.map_err(|rejection| refused(&rejection))?;
     let place = PLACES
         .try_acquire()
         .map_err(|_| ApiError::unavailable(format!("{} WebSockets are open, which is the limit", limits::WEBSOCKETS_MAX)).retry_after(1))?;
     Ok((upgrade.max_message_size(limits::INPUT_BODY_MAX_BYTES).max_frame_size(limits::INPUT_BODY_MAX_BYTES), place))
+}
+
+/// What is no WebSocket's request.
+pub fn refused(rejection: &WebSocketUpgradeRejection) -> ApiError {
+    ApiError::bad_request(format!("this is a WebSocket endpoint: {}", rejection.body_text()))
 }
 
 /// After our close: reads on until the client has closed too, so that unread input does not turn into a reset that
