@@ -1,4 +1,4 @@
-//! Services as clients configure them: JSON in, normalised JSON out. Keys that we do not know are kept as they came.
+//! Services as clients configure them: JSON in, normalised JSON out. Keys that we do not know are refused.
 
 mod route;
 
@@ -179,6 +179,15 @@ impl Checker<'_> {
         true
     }
 
+    /// Refuses every other key: what is misspelt must not be taken for left out, least of all a credential.
+    fn only(&mut self, known: &[&str]) {
+        let unknown: Vec<String> = self.object.keys().filter(|key| !known.contains(&key.as_str())).cloned().collect();
+        for key in unknown {
+            let message = format!("is no key here; there are {}", known.join(", "));
+            self.refuse(&shown(&key), message);
+        }
+    }
+
     /// An optional path that gets its leading slash.
     fn url_path(&mut self, field: &str) -> Option<String> {
         let text = self.text(field, limits::PATH_MAX_BYTES)?;
@@ -214,12 +223,18 @@ impl Checker<'_> {
 
 /// Returns the service's id when it is good.
 fn service(s: &mut Checker<'_>) -> Option<String> {
+    // What a reply showed of it may come back.
+    for shown in ["publishable", "publish_blockers", "public_url"] {
+        s.object.remove(shown);
+    }
+    s.only(&["id", "display_name", "port", "runtime", "ingress", "health_check"]);
     let id = s.id();
     s.text("display_name", limits::TEXT_MAX_CHARS);
     let mut is_function = false;
     s.object("runtime", |runtime| is_function = check_runtime(runtime) == Some("function"));
     port(s, is_function);
     s.object("health_check", |health| {
+        health.only(&["path"]);
         health.url_path("path");
     });
     let service_id = id.clone();
@@ -253,6 +268,7 @@ fn port(s: &mut Checker<'_>, is_function: bool) {
 
 /// Returns the runtime's type when it is good.
 fn check_runtime(r: &mut Checker<'_>) -> Option<&'static str> {
+    r.only(&["type", "command", "cwd", "env_vars", "warm_process_name", "function"]);
     let value = r.take_present("type");
     let kind = match value.as_ref().map(Value::as_str) {
         Some(Some("" | "manual")) => "manual",
@@ -300,6 +316,7 @@ fn environment(r: &mut Checker<'_>) {
 }
 
 fn check_function(f: &mut Checker<'_>) {
+    f.only(&["runtime", "handler", "max_concurrency", "source"]);
     match f.text("runtime", limits::NAME_MAX_CHARS).as_deref() {
         Some("python") => {}
         Some(_) => f.refuse("runtime", "must be python"),
@@ -310,6 +327,7 @@ fn check_function(f: &mut Checker<'_>) {
     }
     f.integer("max_concurrency", 0, limits::FUNCTION_CONCURRENCY_MAX);
     let has_source = f.object("source", |source| {
+        source.only(&["type", "code"]);
         match source.text("type", limits::NAME_MAX_CHARS).as_deref() {
             Some("inline") => {}
             Some(_) => source.refuse("type", "must be inline"),
@@ -325,6 +343,7 @@ fn check_function(f: &mut Checker<'_>) {
 }
 
 fn check_ingress(i: &mut Checker<'_>, service_id: Option<&str>) {
+    i.only(&["public", "routes"]);
     let public = i.flag("public");
     let mut routes = match i.take_present("routes") {
         None => Vec::new(),

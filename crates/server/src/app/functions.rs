@@ -333,7 +333,9 @@ fn event(kind: &str, message: impl Into<String>) -> FunctionEvent {
 /// What the client is told when the store refused something with a function.
 fn function_failure(operation: &str, error: &StoreError) -> ApiError {
     match error {
-        StoreError::Exists { what: "function name" } => ApiError::conflict("function name already exists"),
+        StoreError::Exists { what: "function name" } => {
+            ApiError::conflict("function name already exists: its slug is taken, and slugs of deleted functions stay so")
+        }
         StoreError::InUse { what: "revision", .. } => ApiError::conflict("an alias points to the revision; let it point to another first"),
         other => store_failure(operation, other),
     }

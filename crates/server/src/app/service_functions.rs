@@ -24,7 +24,7 @@ use sandbar_node::{
     Runtime,
     client::{FunctionFrame, FunctionReader, FunctionReply, ProcdError},
 };
-use sandbar_procd_api::function::{FailureKind, FunctionCall, FunctionFailure, FunctionLimit, FunctionSource, FunctionStart, SocketClose};
+use sandbar_procd_api::function::{FailureKind, FunctionCall, FunctionCheck, FunctionFailure, FunctionLimit, FunctionSource, FunctionStart, SocketClose};
 use serde_json::json;
 
 use crate::{
@@ -54,6 +54,21 @@ const TRY_LATER: u16 = 1013;
 pub type Lease = Box<dyn Any + Send + Sync>;
 
 impl App {
+    /// Whether a handler's code can be read at all; else why not.
+    pub(crate) async fn check_handler(&self, runtime: &Arc<Runtime>, service_id: &str, function: &Function) -> Result<(), ApiError> {
+        know_functions(runtime).await?;
+        let Source::Inline { code } = &function.source;
+        let check = FunctionCheck { path: format!("{service_id}.py"), code: code.clone() };
+        let checked = unless_frozen(runtime, runtime.client.check_function(&check)).await?;
+        match checked.message {
+            None => Ok(()),
+            Some(message) => {
+                let at = checked.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+                Err(ApiError::unavailable(format!("service runtime unavailable: the code of service {service_id:?} cannot be read: {at}{message}")))
+            }
+        }
+    }
+
     /// Answers a request to a service whose runtime is a function. Its path is rewritten already; `timeout` is the
     /// route's own. `lease` is kept for as long as the answer takes: to the end of a WebSocket or of a body that comes in its
     /// own time, and else until all of it is out of the sandbox.

@@ -36,6 +36,8 @@ use keeper::{Keeper, Phase, State};
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 /// Pauses between two questions while a service starts: the first, doubled up to the second.
 const PROBE_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
+/// Who comes to a service that is late waits only for so long: less than a browser is shown a page for.
+const LATE_PATIENCE: Duration = Duration::from_millis(500);
 /// Env vars that tell a process which service it is.
 const ID: &str = "SANDBOX0_SERVICE_ID";
 const PORT: &str = "SANDBOX0_SERVICE_PORT";
@@ -94,7 +96,8 @@ impl App {
         within: Duration,
     ) -> Result<(), ApiError> {
         match service.kind() {
-            RuntimeKind::Manual | RuntimeKind::Function { .. } => Ok(()),
+            RuntimeKind::Manual => Ok(()),
+            RuntimeKind::Function { function } => self.check_handler(runtime, &service.id, function).await,
             RuntimeKind::Cmd { command, cwd } => {
                 self.up(sandbox, runtime, service, Process::new(sandbox, service, command, cwd.as_deref()), within, false).await
             }
@@ -274,7 +277,11 @@ impl Services {
 impl Kept {
     /// Waits until it is up. With `again` only what was found out from now on counts.
     async fn up(mut self, service: &Service, within: Duration, again: bool) -> Result<(), ApiError> {
-        let seen = self.state.borrow().looks;
+        let (seen, late_since) = {
+            let state = self.state.borrow();
+            (state.looks, state.late)
+        };
+        let within = if late_since.is_some() { within.min(LATE_PATIENCE) } else { within };
         if again {
             self.look.notify_one();
         }
@@ -288,7 +295,7 @@ impl Kept {
                 }
             },
             Ok(Err(_)) => Err(unavailable("the sandbox is ending or restarting")),
-            Err(_) => Err(late(service, within)),
+            Err(_) => Err(late(service, late_since.map_or(within, |since| since.elapsed()))),
         }
     }
 }
@@ -352,9 +359,14 @@ fn late(service: &Service, within: Duration) -> ApiError {
 
 /// What keeps a service whose process runs from being up.
 fn lack(service: &Service) -> String {
-    match &service.health_check {
-        Some(health) => format!("does not pass its health check {} on port {}", health.path, service.port),
-        None => format!("does not listen on port {}", service.port),
+    lacking(service.port, service.health_check.as_ref())
+}
+
+/// What keeps it from being up.
+fn lacking(port: u16, health_check: Option<&HealthCheck>) -> String {
+    match health_check {
+        Some(health) => format!("does not pass its health check {} on port {port}", health.path),
+        None => format!("does not listen on port {port}"),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::limits;
 
 /// Returns the route's id when it is good.
 pub(super) fn check(r: &mut Checker<'_>) -> Option<String> {
+    r.only(&["id", "path_prefix", "methods", "rewrite_prefix", "auth", "cors", "rate_limit", "timeout_seconds", "resume"]);
     let id = r.id();
     r.flag("resume");
     if r.object.get("path_prefix").is_none_or(|p| p.is_null() || p.as_str() == Some("")) {
@@ -16,6 +17,7 @@ pub(super) fn check(r: &mut Checker<'_>) -> Option<String> {
     r.object("auth", auth);
     r.object("cors", cors);
     r.object("rate_limit", |limit| {
+        limit.only(&["rps", "burst", "per_client"]);
         for field in ["rps", "burst"] {
             positive(limit, field);
         }
@@ -48,6 +50,7 @@ fn methods(r: &mut Checker<'_>, field: &str) {
 
 /// Checks the fields of the mode and removes those of the others.
 fn auth(a: &mut Checker<'_>) {
+    a.only(&["mode", "bearer_token_sha256", "header_name", "header_value_sha256"]);
     let mode = a.text("mode", limits::NAME_MAX_CHARS).unwrap_or_else(|| "none".to_owned()).to_ascii_lowercase();
     let (keep, needed): (&[&str], &[&str]) = match mode.as_str() {
         "none" => (&[], &[]),
@@ -85,6 +88,7 @@ fn auth(a: &mut Checker<'_>) {
 }
 
 fn cors(c: &mut Checker<'_>) {
+    c.only(&["allowed_origins", "allowed_methods", "allowed_headers", "expose_headers", "allow_credentials", "max_age_seconds"]);
     for (field, kind) in [
         ("allowed_origins", CorsValue::Origin),
         ("allowed_methods", CorsValue::Method),

@@ -108,7 +108,7 @@ impl App {
         let slug = names::slug(name);
         let label = names::domain_label(&slug, &who.team_id);
         let taken = self.store.function_name_taken(&who.team_id, &slug, &label).await.map_err(|e| store_failure("looking for the name", &e))?;
-        if taken { Err(ApiError::conflict("function name already exists")) } else { Ok(()) }
+        if taken { Err(ApiError::conflict("function name already exists: its slug is taken, and slugs of deleted functions stay so")) } else { Ok(()) }
     }
 
     async fn draft(&self, who: &Principal, function_id: &str, source: &FunctionSourceRequest) -> Result<Draft, ApiError> {

@@ -8,18 +8,21 @@ use std::{
 
 use sandbar_node::{
     Runtime,
+    client::ProcdError,
     warm::{self, Check},
 };
 use sandbar_procd_api::{Cmd, Context, ContextType, CreateContext};
 use tokio::sync::{Notify, watch};
 
-use super::{ID, PROBE_PAUSE, PROBE_WITHIN, Process, RUNTIME, failed_event, readiness};
+use super::{ID, PROBE_PAUSE, PROBE_WITHIN, Process, RUNTIME, failed_event, lacking, readiness};
 use crate::app::sandboxes::Registry;
 
 /// How often it is looked at whether the process still runs.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Wait before a process that ended is started again; doubled up to the second figure while it goes on ending.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// One that runs and is not up after this time is late: who comes is told so soon.
+const LATE_AFTER: Duration = Duration::from_secs(10);
 /// A process that was up for so long has earned a start at once.
 const STABLE: Duration = Duration::from_secs(10);
 
@@ -29,6 +32,8 @@ pub(super) struct State {
     pub phase: Phase,
     /// Advances with each look that came to an end.
     pub looks: u64,
+    /// Since when it is being started, where that takes longer than it should.
+    pub late: Option<Instant>,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -80,13 +85,20 @@ impl Keeper {
         self.state.send_modify(|state| {
             state.looks += u64::from(phase != Phase::Starting);
             state.phase = phase;
+            state.late = None;
         });
     }
 
     /// The process of this service, perhaps one that a former server started. Others of the same service are ended first,
     /// since they hold the port.
     async fn start(&self) -> Result<String, String> {
-        let failed = |error: &dyn std::fmt::Display| format!("service {:?} could not be started: {error}", self.process.service_id);
+        let failed = |error: &ProcdError| {
+            let why = match error {
+                ProcdError::Api { status: _, body } => body.message.clone(),
+                ProcdError::Gone(_) | ProcdError::Protocol(_) => error.to_string(),
+            };
+            format!("service {:?} could not be started: {why}", self.process.service_id)
+        };
         let contexts = self.runtime.client.list_contexts().await.map_err(|error| failed(&error))?;
         let mut found = None;
         for context in contexts.into_iter().filter(|context| context.running && service_of(context) == Some(&self.process.service_id)) {
@@ -121,12 +133,23 @@ impl Keeper {
     }
 
     async fn ready(&self, context_id: &str, check: &Check) -> Result<(), String> {
-        let mut pause = PROBE_PAUSE.0;
+        let (mut pause, begun, mut told) = (PROBE_PAUSE.0, Instant::now(), false);
         loop {
             if self.passes(check).await {
                 return Ok(());
             }
             self.runs(context_id).await?;
+            if begun.elapsed() >= LATE_AFTER && !told {
+                told = true;
+                self.state.send_modify(|state| state.late = Some(begun));
+                let text = format!(
+                    "service {:?} {} after {} s",
+                    self.process.service_id,
+                    lacking(self.process.port, self.process.health_check.as_ref()),
+                    LATE_AFTER.as_secs()
+                );
+                self.registry.note(&self.sandbox_id, failed_event(&self.process.service_id, &text));
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PROBE_PAUSE.1);
         }
