@@ -471,6 +471,30 @@ fn a_process_that_does_not_answer_is_given_up() {
 }
 
 #[test]
+fn without_descriptors_of_processes_they_are_reaped_all_the_same() {
+    let agent = Agent::start();
+    let path = agent.write(
+        "old.py",
+        "import os\nos.__dict__.pop('pidfd_open', None)\nhome = os.getpid()\ndef handler(r):\n    if r.get('die'): os._exit(7)\n    return home\n",
+    );
+    std::thread::sleep(SETTLED);
+    let home = agent.run(&path).text();
+    let done = agent.invoke(&json!({ "source": { "path": path }, "handler": "handler", "timeout_ms": 60_000, "request": { "die": true } }));
+    let (kind, message) = done.failed();
+    assert!(kind == FailureKind::Failed && message.contains("with exit code 7"), "{message}");
+    assert_eq!(agent.run(&path).text(), home);
+    let children = || {
+        let stats = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        stats.filter(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some(&home))).collect::<Vec<_>>()
+    };
+    let soon = Instant::now() + Duration::from_secs(60);
+    while !children().is_empty() {
+        assert!(Instant::now() < soon, "{:?}", children());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn large_requests_and_replies() {
     let agent = Agent::start();
     let body = "x".repeat(11 << 20);

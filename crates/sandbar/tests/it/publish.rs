@@ -608,6 +608,31 @@ fn one_at_a_time_publishes() {
 }
 
 #[test]
+fn a_web_socket_of_a_handler_counts_as_in_flight_until_it_is_closed() {
+    let server = shared();
+    let sandbox = Sandbox::claim(&server.api(), json!({}));
+    let code = "async def handler(request, ws):\n    async for message in ws:\n        await ws.send(message)\n";
+    let inline = json!({ "runtime": "python", "handler": "handler", "source": { "type": "inline", "code": code } });
+    let ingress = json!({ "public": true, "routes": [{ "id": "all", "path_prefix": "/", "resume": true }] });
+    put(&sandbox, json!({ "id": "api", "runtime": { "type": "function", "function": inline }, "ingress": ingress }));
+    let function = Function::publish(&sandbox);
+    // From here on the function's own sandboxes serve it, and are counted.
+    gone(sandbox);
+    let in_flight = || {
+        let runtime = function.runtime();
+        let instances = runtime["instances"].as_array().unwrap();
+        instances.iter().filter_map(|instance| instance["in_flight"].as_u64()).sum::<u64>()
+    };
+    let mut socket = function.host().ws("/").expect("an upgrade");
+    socket.send(tungstenite::Message::text("x")).unwrap();
+    assert_eq!(socket.read().unwrap(), tungstenite::Message::text("x"));
+    assert_eq!(in_flight(), 1);
+    socket.close(None).unwrap();
+    while socket.read().is_ok() {}
+    eventually("nothing in flight", SOON, || if in_flight() == 0 { Ok(()) } else { Err(function.runtime().to_string()) });
+}
+
+#[test]
 fn as_many_instances_as_are_wanted_and_no_more() {
     let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
     let sandbox = app(&server.api(), "v1");
