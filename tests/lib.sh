@@ -85,6 +85,7 @@ web_application() {
     # Python's own folders first, as in a sandbox: another Python that comes first here would bring modules for itself.
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin python3 -m venv "$dir-venv" >&2 &&
       "$dir-venv/bin/pip" install --quiet --disable-pip-version-check --target "$dir" "jupyterlab==$release" >&2 &&
+      rm -rf "$dir/jedi/third_party" && # Two files of five: types that an editor shows.
       tar -C "$dir" --owner=0 --group=0 -cf "$tar.part" . && mv "$tar.part" "$tar" || return 1
     rm -rf "$dir" "$dir-venv"
   fi
