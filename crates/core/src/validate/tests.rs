@@ -155,7 +155,6 @@ fn replacing_services() {
 fn services_are_normalised() {
     let sent = service(&[
         ("/id", json!(" API ")),
-        ("/future", json!({"kept": true})),
         ("/health_check", json!({"path": "health"})),
         ("/runtime/env_vars", json!({" A ": "1", "B=": "2"})),
         (
@@ -171,7 +170,7 @@ fn services_are_normalised() {
         "auth": {"mode": "header", "header_name": "X-Api-Key", "header_value_sha256": "ab".repeat(32)},
         "cors": {"allowed_origins": ["https://example.com:8443", "*"], "allowed_headers": ["Content-Type"], "allowed_methods": ["PUT"], "max_age_seconds": 5},
         "rate_limit": {"rps": 1.5, "burst": 3}});
-    let expected = json!([{"id": "api", "port": 8080, "future": {"kept": true}, "health_check": {"path": "/health"}, "runtime": {"type": "cmd", "command": ["python3", "-m", "http.server"], "env_vars": {"A": "1"}}, "ingress": {"public": true, "routes": [route]}}]);
+    let expected = json!([{"id": "api", "port": 8080, "health_check": {"path": "/health"}, "runtime": {"type": "cmd", "command": ["python3", "-m", "http.server"], "env_vars": {"A": "1"}}, "ingress": {"public": true, "routes": [route]}}]);
     assert_eq!(list, expected);
     assert_eq!(services(&list, "services").expect("idempotent"), list);
 }
@@ -253,6 +252,13 @@ fn services_that_are_refused_name_the_field() {
         ("/ingress/routes", json!([{"id": "a", "resume": false}, {"id": "A", "resume": false}]), "s[0].ingress.routes[1].id"),
         ("/ingress/routes", json!([{"resume": false}]), "s[0].ingress.routes[0].id"),
         ("/ingress/routes", json!([{"id": "a"}]), "s[0].ingress.routes[0].resume"),
+        ("/ingress/routes", json!([{"id": "a", "resume": true, "auht": {"mode": "none"}}]), "s[0].ingress.routes[0].auht"),
+        (
+            "/ingress/routes",
+            json!([{"id": "a", "resume": true, "rate_limit": {"rps": 1, "burst": 1, "per": "client"}}]),
+            "s[0].ingress.routes[0].rate_limit.per",
+        ),
+        ("/ingres", json!({}), "s[0].ingres"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "methods": ["a b"]}]), "s[0].ingress.routes[0].methods"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "methods": vec!["GET"; 17]}]), "s[0].ingress.routes[0].methods"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "path_prefix": "/a?b"}]), "s[0].ingress.routes[0].path_prefix"),
