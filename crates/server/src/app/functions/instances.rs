@@ -126,6 +126,8 @@ impl App {
             drop(removing);
             match ended {
                 Ok(Ok(())) => app.functions.changed.notify_one(),
+                // Gone is what was wanted.
+                Ok(Err(error)) if error.status() == 404 => app.functions.changed.notify_one(),
                 Ok(Err(error)) => tracing::warn!(sandbox = id, %error, "an instance did not end; it will be tried again"),
                 Err(_) => tracing::warn!(sandbox = id, "an instance has not ended yet; it will be tried again"),
             }
