@@ -46,6 +46,10 @@ pub async fn run(global: &Global, command: FunctionCommand) -> anyhow::Result<u8
                 (None, Some(alias)) => format!("/aliases/{}", segment(&alias)),
                 (None, None) => String::new(),
             };
+            // What is deleted here is gone for good, its address too: of a list with a slip in it nothing is.
+            for function in &functions {
+                client.get(&path(function, "")).await?;
+            }
             return super::delete_each(&client, form, functions, |function| path(function, &rest)).await;
         }
     }
@@ -227,7 +231,7 @@ async fn answers(client: &Client, url: &Value) -> anyhow::Result<()> {
         let asked = client.public_status(url, "/").await;
         match asked {
             Ok(status) if status != 502 && status != 503 => return Ok(()),
-            Ok(status) if Instant::now() > end => bail!("{url} still answers {status} after {} s", WAIT.0.as_secs()),
+            Ok(status) if Instant::now() > end => bail!("{url} still answers {status} after {} s; `sandbar function runtime` says why", WAIT.0.as_secs()),
             Err(error) if Instant::now() > end => return Err(error),
             Ok(_) | Err(_) => tokio::time::sleep(WAIT.1).await,
         }
