@@ -66,6 +66,13 @@ struct Kept {
     _stop: Arc<DropGuard>,
 }
 
+/// Why a service is not up.
+enum NotUp {
+    /// It runs, and after so long has not come up yet.
+    Late(Duration),
+    Said(ApiError),
+}
+
 /// What of a service makes its process: when it changes, a new one is started.
 #[derive(Debug, Clone, PartialEq)]
 struct Process {
@@ -141,7 +148,15 @@ impl App {
         if !self.services.keeps(runtime, &process) {
             self.source_left(&sandbox.id, within).await;
         }
-        self.services.keeper(self, sandbox, runtime, process).up(service, until.saturating_duration_since(Instant::now()), again).await
+        let kept = self.services.keeper(self, sandbox, runtime, process);
+        match kept.up(until.saturating_duration_since(Instant::now()), again).await {
+            Ok(()) => Ok(()),
+            Err(NotUp::Said(error)) => Err(error),
+            Err(NotUp::Late(after)) => {
+                let printed = last_printed(runtime, &service.id).await.unwrap_or_default();
+                Err(late(service, after).with_message(|text| format!("{text}{printed}")))
+            }
+        }
     }
 
     /// Ends the process of a service that is started here, and returns when another is up in its place.
@@ -180,13 +195,8 @@ impl App {
 
     /// What a service lacks that is started and not up yet, and the last lines that its process printed.
     pub(crate) async fn why_not_up(&self, runtime: &Runtime, service: &Service) -> String {
-        let printed = async {
-            let contexts = runtime.client.list_contexts().await.ok()?;
-            let started = contexts.into_iter().find(|context| context.running && keeper::service_of(context) == Some(&service.id))?;
-            let context = runtime.client.get_context(&started.id).await.ok()?;
-            Some(warm::last_lines(&context.output.output_raw.unwrap_or_default()))
-        };
-        format!("service {:?} {}{}", service.id, lack(service), printed.await.unwrap_or_default())
+        let printed = last_printed(runtime, &service.id).await.unwrap_or_default();
+        format!("service {:?} {}{printed}", service.id, lack(service))
     }
 
     /// Ends the processes of services that are not there any more, or not as they were. Behind the reply of the change.
@@ -276,7 +286,7 @@ impl Services {
 
 impl Kept {
     /// Waits until it is up. With `again` only what was found out from now on counts.
-    async fn up(mut self, service: &Service, within: Duration, again: bool) -> Result<(), ApiError> {
+    async fn up(mut self, within: Duration, again: bool) -> Result<(), NotUp> {
         let (seen, late_since) = {
             let state = self.state.borrow();
             (state.looks, state.late)
@@ -291,11 +301,11 @@ impl Kept {
                 Phase::Up | Phase::Starting => Ok(()),
                 Phase::Down { text, retry_at } => {
                     let wait = retry_at.saturating_duration_since(Instant::now()).as_secs_f64().ceil().max(1.0) as u32;
-                    Err(unavailable(text).retry_after(wait))
+                    Err(NotUp::Said(unavailable(text).retry_after(wait)))
                 }
             },
-            Ok(Err(_)) => Err(unavailable("the sandbox is ending or restarting")),
-            Err(_) => Err(late(service, late_since.map_or(within, |since| since.elapsed()))),
+            Ok(Err(_)) => Err(NotUp::Said(unavailable("the sandbox is ending or restarting"))),
+            Err(_) => Err(NotUp::Late(late_since.map_or(within, |since| since.elapsed()))),
         }
     }
 }
@@ -360,6 +370,14 @@ fn late(service: &Service, within: Duration) -> ApiError {
 /// What keeps a service whose process runs from being up.
 fn lack(service: &Service) -> String {
     lacking(service.port, service.health_check.as_ref())
+}
+
+/// The last lines that the process of a service printed, as a clause.
+async fn last_printed(runtime: &Runtime, service_id: &str) -> Option<String> {
+    let contexts = runtime.client.list_contexts().await.ok()?;
+    let started = contexts.into_iter().find(|context| context.running && keeper::service_of(context) == Some(service_id))?;
+    let context = runtime.client.get_context(&started.id).await.ok()?;
+    Some(warm::last_lines(&context.output.output_raw.unwrap_or_default()))
 }
 
 /// What keeps it from being up.
