@@ -63,8 +63,8 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
         let up = app.is_service_up(&record, &awake, service) && attempt == 1;
         if !up {
             let patience = limit.unwrap_or(START_WITHIN);
-            // A person is shown a page, and the start goes on behind it.
-            let (patience, within) = if browser { (patience.min(wait::PATIENCE), START_WITHIN) } else { (patience, patience) };
+            // A person is shown a page, and the start goes on behind it. A program is told why, which has to be asked for then.
+            let (patience, within) = if browser { (patience.min(wait::PATIENCE), START_WITHIN) } else { (patience + wait::PATIENCE, patience) };
             let started = timeout(patience, async {
                 if attempt == 1 {
                     app.ensure_service(&record, &awake, service, within).await
