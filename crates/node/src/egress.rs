@@ -18,12 +18,14 @@ use tokio_util::task::TaskTracker;
 
 mod dns;
 mod log;
+mod names;
 mod netns;
 mod proxy;
 
 pub use log::{Counters, Decision};
 
 use log::{Entry, Log};
+use names::Names;
 use netns::Netns;
 
 /// How often the machine's own addresses are looked at again.
@@ -127,6 +129,7 @@ impl Egress {
             netns: Arc::new(netns),
             state: Mutex::new(State { policy: Arc::new(policy), plan: Some(plan), flows: HashMap::new(), next_flow: 0 }),
             log: Log::default(),
+            names: Names::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -214,6 +217,7 @@ struct Attached {
     netns: Arc<OwnedFd>,
     state: Mutex<State>,
     log: Log,
+    names: Names,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
