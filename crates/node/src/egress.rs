@@ -16,12 +16,14 @@ use sandbar_linux::net::{self, HostSockets, NetError, Plan};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod authority;
 mod dns;
 mod log;
 mod names;
 mod netns;
 mod proxy;
 
+pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
 
 use log::{Entry, Log};
@@ -44,6 +46,8 @@ pub enum EgressError {
     Sockets(#[source] io::Error),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error("the authority of the egress")]
+    Authority(#[from] AuthorityError),
 }
 
 /// The egress of this machine. Clones are the same.
@@ -57,6 +61,8 @@ struct Inner {
     protected: RwLock<Arc<Protected>>,
     netns: Netns,
     nameservers: dns::Nameservers,
+    /// Who certifies us to the sandboxes.
+    authority: Authority,
     attached: Mutex<Vec<Weak<Attached>>>,
     /// Of connections of all sandboxes together.
     places: proxy::Places,
@@ -65,26 +71,32 @@ struct Inner {
 impl Egress {
     /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
     /// /etc/resolv.conf. Call it within a tokio runtime.
-    pub fn new(allow: Vec<Prefix>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::system())
+    pub fn new(allow: Vec<Prefix>, authority: Authority) -> Result<Self, EgressError> {
+        Self::start(allow, dns::Nameservers::system(), authority)
     }
 
-    /// Like [`Self::new`], with name servers of the caller's choice.
+    /// Like [`Self::new`], with name servers of the caller's choice and an authority that nobody knows.
     pub fn with_nameservers(allow: Vec<Prefix>, nameservers: Vec<SocketAddr>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::fixed(nameservers))
+        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?)
     }
 
-    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers) -> Result<Self, EgressError> {
+    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority) -> Result<Self, EgressError> {
         let inner = Arc::new(Inner {
             protected: RwLock::new(Arc::new(look_around(&allow)?)),
             allow,
             netns: Netns::start().map_err(EgressError::Thread)?,
             nameservers,
+            authority,
             attached: Mutex::default(),
             places: proxy::Places::of_machine(),
         });
         tokio::spawn(keep_host_addresses(Arc::downgrade(&inner)));
         Ok(Self { inner })
+    }
+
+    /// Who certifies us to the sandboxes.
+    pub fn authority(&self) -> &Authority {
+        &self.inner.authority
     }
 
     /// The routes that a namespace has to have for this policy.

@@ -151,7 +151,8 @@ impl Node {
         let images = Images::open(data_dir, config.agent, &roots)?;
         let agent_path = images.agent_path();
         let agent = File::open(&agent_path).map_err(io(&agent_path))?;
-        let egress = egress::Egress::new(config.egress_allow)?;
+        let authority = egress::Authority::open(data_dir).map_err(egress::EgressError::from)?;
+        let egress = egress::Egress::new(config.egress_allow, authority)?;
         let inner = Inner {
             runtimes_dir,
             images,
@@ -199,6 +200,11 @@ impl Node {
     /// Requests to addresses that users chose.
     pub fn outbound(&self) -> &outbound::Outbound {
         &self.inner.outbound
+    }
+
+    /// The certificate of the authority that certifies the egress to the sandboxes, in PEM.
+    pub fn egress_authority_pem(&self) -> &str {
+        self.inner.egress.authority().certificate_pem()
     }
 
     /// The images of this machine.
