@@ -93,7 +93,7 @@ pub struct Adoptable {
     pub pid: u32,
     pub pid_start: u64,
     pub limits: Limits,
-    pub policy: Policy,
+    pub terms: egress::Terms,
     pub warm: Vec<WarmProcess>,
 }
 
@@ -258,7 +258,7 @@ impl Node {
     pub async fn adopt(&self, known: Adoptable) -> Result<Option<Arc<Runtime>>, RuntimeError> {
         let paths = self.paths(&known.runtime_id, &known.root);
         let process = (known.pid, known.pid_start);
-        let adopted = Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, process, known.limits, known.policy, &self.inner.egress).await?;
+        let adopted = Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, process, known.limits, known.terms, &self.inner.egress).await?;
         if let Some(runtime) = adopted.clone().filter(|_| !known.warm.is_empty()) {
             let node = self.clone();
             tokio::spawn(async move {
