@@ -3,7 +3,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Uri};
-use sandbar_core::credential::Materials;
 use sandbar_core::egress::{self as rules, App, Claim, CredentialRule, Flow, Handling, Outcome, Policy, Protected, ProtocolRule, Request, RequestOutcome, Said, Seen, Verdict};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +23,8 @@ pub(super) struct Evidence {
 pub(super) enum Name {
     Absent,
     Hidden,
+    /// Each request will say it.
+    Later,
     Name { name: String, belongs: bool },
 }
 
@@ -36,6 +37,7 @@ impl Evidence {
                 let name = match name {
                     Name::Absent => Claim::Absent,
                     Name::Hidden => Claim::Hidden,
+                    Name::Later => Claim::Later,
                     Name::Name { name, belongs } => Claim::Name { name, belongs: *belongs },
                 };
                 Said::Bytes { app: *app, name }
@@ -48,7 +50,7 @@ impl Evidence {
     pub fn host(&self) -> Option<&str> {
         match &self.said {
             Some((_, Name::Name { name, .. })) => Some(name),
-            Some((_, Name::Absent | Name::Hidden)) | None => self.names.first().map(|name| &**name),
+            Some((_, Name::Absent | Name::Hidden | Name::Later)) | None => self.names.first().map(|name| &**name),
         }
     }
 
@@ -56,7 +58,7 @@ impl Evidence {
     pub fn proven_name(&self) -> Option<&str> {
         match &self.said {
             Some((_, Name::Name { name, belongs: true })) => Some(name),
-            Some((_, Name::Name { belongs: false, .. } | Name::Absent | Name::Hidden)) | None => None,
+            Some((_, Name::Name { belongs: false, .. } | Name::Absent | Name::Hidden | Name::Later)) | None => None,
         }
     }
 
@@ -94,7 +96,6 @@ pub(super) struct Allowed {
     pub verdict: Verdict,
     pub credential: Option<CredentialRule>,
     pub mcp: Vec<ProtocolRule>,
-    pub materials: Materials,
 }
 
 /// How far a flow is.
@@ -192,6 +193,12 @@ impl Attached {
         rules::judge(&policy, &protected, &one.seen()) != rules::judge(&policy, &protected, &other.seen())
     }
 
+    pub(super) fn is_request_judged_differently(&self, inner: &Inner, one: &Asked, other: &Asked) -> bool {
+        let (policy, protected) = (Arc::clone(&self.state().policy), inner.protected());
+        let outcomes = [one, other].map(|asked| asked.with(|request| policy.judge_request(&protected, &asked.evidence.seen(), request)));
+        outcomes[0] != outcomes[1]
+    }
+
     /// Judges a connection and, when it is not refused, puts it into the list in the same moment: a policy that changes
     /// just now either judges it first or finds it there.
     pub(super) fn admit(self: &Arc<Self>, inner: &Inner, evidence: Evidence) -> Admitted {
@@ -240,7 +247,7 @@ impl OpenFlow {
             RequestOutcome::Deny(verdict) => Err(verdict),
             RequestOutcome::Allow { verdict, credential, mcp } => {
                 let mcp = mcp.into_iter().cloned().collect();
-                Ok(Allowed { verdict, credential: credential.cloned(), mcp, materials: Arc::clone(&state.materials) })
+                Ok(Allowed { verdict, credential: credential.cloned(), mcp })
             }
         });
         let allowed = outcome?;

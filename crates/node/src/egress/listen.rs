@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use sandbar_core::egress::App;
-use sandbar_core::egress::sniff::{self, Sniff, SniffedName};
+use sandbar_core::egress::sniff::{self, Sniff, Named};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ pub(super) struct Ears {
 pub(super) enum Heard {
     Said {
         app: Option<App>,
-        name: SniffedName,
+        name: Named,
     },
     /// The client said that it is done, and nothing else.
     Nothing,

@@ -11,12 +11,11 @@
 //!                            '--> bytes as they are | requests one by one | TLS made anew | a login
 //! ```
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use sandbar_core::egress::sniff::SniffedName;
+use sandbar_core::egress::sniff::Named;
 use sandbar_core::egress::{App, Handling, Verdict};
 use sandbar_linux::net;
 use tokio::net::{TcpListener, TcpStream};
@@ -125,6 +124,8 @@ async fn serve(attached: Arc<Attached>, inner: Arc<Inner>, inside: TcpStream, pl
         () = cut.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
         ended = work => ended,
     };
+    // What still runs for it has nobody left to run for.
+    cut.cancel();
     if ended.is_err() {
         ends.reset();
     }
@@ -248,8 +249,7 @@ impl Carrier {
                 self.copy(&meter, back, ears.bytes).await
             }
             Handling::Http => http::serve_plain(Arc::new(self), meter, ears.bytes.freeze(), early_socket).await,
-            Handling::Terminate { http } => todo!("{http}"),
-            Handling::Login(app) => todo!("{app:?}"),
+            Handling::Terminate { .. } | Handling::Login(_) => self.refuse(Verdict::deny("this is not carried")),
         }
     }
 
@@ -260,13 +260,14 @@ impl Carrier {
     }
 
     /// The evidence with what the client said.
-    async fn hear(&self, app: Option<App>, name: SniffedName) -> Evidence {
+    async fn hear(&self, app: Option<App>, name: Named) -> Evidence {
         let flow = self.evidence.flow;
         let with = |name| Evidence { flow, names: self.names(), said: Some((app, name)) };
         let name = match name {
-            SniffedName::Absent => return with(Name::Absent),
-            SniffedName::Hidden => return with(Name::Hidden),
-            SniffedName::Name(name) => name,
+            Named::Absent => return with(Name::Absent),
+            Named::Hidden => return with(Name::Hidden),
+            Named::Later => return with(Name::Later),
+            Named::Name(name) => name,
         };
         let [with_it, without] = [true, false].map(|belongs| with(Name::Name { name: name.clone(), belongs }));
         let matters = || self.attached.is_judged_differently(&self.inner, &with_it, &without);
