@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ mod proxy;
 mod refuse;
 mod socket;
 mod sources;
+mod terminate;
+mod tls;
 
 pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
@@ -38,6 +41,7 @@ use flow::{Evidence, Flows};
 use log::{Entry, Log};
 use names::Names;
 use netns::Netns;
+use tls::{ClientCertificates, Tls};
 
 /// How often the machine's own addresses are looked at again.
 const HOST_ADDRESSES_EVERY: Duration = Duration::from_secs(30);
@@ -55,6 +59,12 @@ pub enum EgressError {
     Sockets(#[source] io::Error),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error("read the certificates of {}", path.display())]
+    Roots {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the authority of the egress")]
     Authority(#[from] AuthorityError),
 }
@@ -72,6 +82,7 @@ struct Inner {
     nameservers: dns::Nameservers,
     /// Who certifies us to the sandboxes.
     authority: Authority,
+    tls: Tls,
     attached: Mutex<Vec<Weak<Attached>>>,
     /// Of connections of all sandboxes together.
     places: proxy::Places,
@@ -79,23 +90,25 @@ struct Inner {
 
 impl Egress {
     /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
-    /// /etc/resolv.conf. Call it within a tokio runtime.
-    pub fn new(allow: Vec<Prefix>, authority: Authority) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::system(), authority)
+    /// /etc/resolv.conf. Servers are believed whom the machine believes, and besides whom the certificates in `ca_file`
+    /// certify. Call it within a tokio runtime.
+    pub fn new(allow: Vec<Prefix>, authority: Authority, ca_file: Option<&Path>) -> Result<Self, EgressError> {
+        Self::start(allow, dns::Nameservers::system(), authority, Tls::new(ca_file)?)
     }
 
     /// Like [`Self::new`], with name servers of the caller's choice and an authority that nobody knows.
     pub fn with_nameservers(allow: Vec<Prefix>, nameservers: Vec<SocketAddr>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?)
+        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?, Tls::new(None)?)
     }
 
-    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority) -> Result<Self, EgressError> {
+    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority, tls: Tls) -> Result<Self, EgressError> {
         let inner = Arc::new(Inner {
             protected: RwLock::new(Arc::new(look_around(&allow)?)),
             allow,
             netns: Netns::start().map_err(EgressError::Thread)?,
             nameservers,
             authority,
+            tls,
             attached: Mutex::default(),
             places: proxy::Places::of_machine(),
         });
@@ -152,6 +165,7 @@ impl Egress {
             state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: Flows::default() }),
             log: Log::default(),
             names: Names::default(),
+            certificates: ClientCertificates::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -242,6 +256,7 @@ struct Attached {
     state: Mutex<State>,
     log: Log,
     names: Names,
+    certificates: ClientCertificates,
     stop: CancellationToken,
     tasks: TaskTracker,
 }

@@ -30,10 +30,9 @@ mod authority;
 mod refusal;
 mod upstream;
 
+pub(super) use authority::Host;
+pub(super) use refusal::Refusal;
 pub(super) use upstream::{Link, Upstream};
-
-use authority::Host;
-use refusal::Refusal;
 
 /// Of a request's or an answer's head.
 pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
@@ -95,7 +94,7 @@ pub(super) async fn serve(session: Arc<Session>, inside: impl Stream + 'static, 
 pub(super) struct Session {
     pub carrier: Arc<Carrier>,
     /// Whom the client meant by its TLS, if it came in one.
-    pub secure: Option<String>,
+    pub secure: Option<Host>,
     pub upstream: Upstream,
     /// After an upgrade.
     pub tunnel: Mutex<Option<Tunnel>>,
@@ -143,7 +142,7 @@ impl Session {
         }
         let host = Host::of(request)?;
         if let Some(server) = &self.secure
-            && host != Host::Name(server.clone())
+            && host != *server
         {
             return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "the request is for another server than the TLS connection"));
         }

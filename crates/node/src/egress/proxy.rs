@@ -26,7 +26,7 @@ use super::flow::{Admitted, Evidence, Name, OpenFlow};
 use super::listen::{Ears, Heard, SILENT_FOR};
 use super::log::Entry;
 use super::socket::{Meter, Pump, prepare, reset};
-use super::{Attached, Inner, http, refuse, tcp_flow};
+use super::{Attached, Inner, http, refuse, tcp_flow, terminate};
 
 /// Connections that one sandbox may have open at once.
 pub(super) const FLOWS_MAX: usize = 1024;
@@ -238,6 +238,7 @@ impl Carrier {
         if handling != Handling::Pass && early.as_ref().is_some_and(Pump::has_begun) {
             return self.refuse(Verdict::deny("the server spoke before its client, so it cannot be looked into"));
         }
+        prepare(&inside);
         let meter = self.meter(&verdict);
         let early_socket = early.as_ref().map(|back| Arc::clone(back.from()));
         match handling {
@@ -249,7 +250,8 @@ impl Carrier {
                 self.copy(&meter, back, ears.bytes).await
             }
             Handling::Http => http::serve_plain(Arc::new(self), meter, ears.bytes.freeze(), early_socket).await,
-            Handling::Terminate { .. } | Handling::Login(_) => self.refuse(Verdict::deny("this is not carried")),
+            Handling::Terminate { http } => terminate::serve(Arc::new(self), meter, ears.bytes.freeze(), early_socket, http).await,
+            Handling::Login(_) => self.refuse(Verdict::deny("this is not carried")),
         }
     }
 
