@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod authority;
+mod credentials;
 mod dial;
 mod dns;
 mod flow;
