@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod logins;
 mod names;
 mod requests;
 mod servers;
+mod world;
 mod zone;
 
 /// A fresh namespace; the process that made it is gone when this returns.
