@@ -164,7 +164,9 @@ impl Policy {
                 let mut terminate = None;
                 for rule in restricting() {
                     match rule.tls {
-                        TlsMode::Unsaid => return refused(Verdict::deny(format!("{} (TLS is not looked into without tlsMode terminate-reoriginate)", rule.label))),
+                        TlsMode::Unsaid => {
+                            return refused(Verdict::deny(format!("{} (TLS is not looked into without tlsMode terminate-reoriginate)", rule.label)));
+                        }
                         TlsMode::Passthrough => {}
                         TlsMode::Terminate => terminate = Some(Handling::Terminate { http: true }),
                     }

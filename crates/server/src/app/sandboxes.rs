@@ -28,6 +28,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
+        credentials::Credentials,
         images::Absence,
         room::full,
         usage::Usage,
@@ -53,6 +54,7 @@ pub struct Registry {
     node: Node,
     usage: Arc<Usage>,
     webhooks: Arc<Webhooks>,
+    credentials: Arc<Credentials>,
     actors: Mutex<HashMap<String, Handle>>,
     /// Woken when some deadline may have come nearer.
     pub(crate) deadlines_changed: Arc<Notify>,
@@ -166,12 +168,14 @@ impl App {
         let mut record = lifecycle::claim(claim, now);
         let pool = spec::pool_key(&spec::pool_spec(&self.node, &record.template, base.clone()));
         let runtime_spec = spec::runtime_spec(&self.node, &record, base, &trees).map_err(ApiError::bad_request)?;
-        spec::policy(&record).map_err(ApiError::bad_request)?;
+        let policy = spec::policy(&record).map_err(ApiError::bad_request)?;
+        self.credentials.check(&record).await?;
+        let terms = self.credentials.terms(&record.team_id, policy).await.map_err(|e| store_failure("reading credential sources", &e))?;
         let (runtime, origin) = self.node.take(&pool, &runtime_spec).await.map_err(|error| launch_failure(&error))?;
         self.metrics.launched(origin == Origin::Pool);
         spec::set_runtime(&mut record, &runtime);
         let record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
-        if let Err(text) = spec::make_own(&self.node, &runtime, &record).await {
+        if let Err(text) = spec::make_own(&self.node, &runtime, &record, terms).await {
             self.node.discard(runtime);
             return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
         }
@@ -414,12 +418,13 @@ impl App {
 }
 
 impl Registry {
-    pub fn new(store: Store, node: Node, usage: Arc<Usage>, webhooks: Arc<Webhooks>) -> Arc<Self> {
+    pub fn new(store: Store, node: Node, usage: Arc<Usage>, webhooks: Arc<Webhooks>, credentials: Arc<Credentials>) -> Arc<Self> {
         Arc::new(Self {
             store,
             node,
             usage,
             webhooks,
+            credentials,
             actors: Mutex::default(),
             deadlines_changed: Arc::default(),
             collect_soon: Arc::default(),
@@ -515,6 +520,7 @@ impl Registry {
             node: self.node.clone(),
             usage: Arc::clone(&self.usage),
             webhooks: Arc::clone(&self.webhooks),
+            credentials: Arc::clone(&self.credentials),
             record,
             runtime,
             view,

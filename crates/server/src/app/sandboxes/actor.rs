@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     app::{
+        credentials::Credentials,
         usage::Usage,
         webhooks::{self, Webhooks},
     },
@@ -124,6 +125,7 @@ pub(super) struct Actor {
     pub node: Node,
     pub usage: Arc<Usage>,
     pub webhooks: Arc<Webhooks>,
+    pub credentials: Arc<Credentials>,
     pub record: SandboxRecord,
     pub runtime: Option<Arc<Runtime>>,
     pub view: watch::Sender<View>,
@@ -461,6 +463,9 @@ impl Actor {
         }
         // Asked for when it sleeps, too: a policy that does not fit the template's would keep it from starting.
         spec::policy(&transition.record).map_err(ApiError::bad_request)?;
+        if transition.record.config.network != self.record.config.network {
+            self.credentials.check(&transition.record).await?;
+        }
         let former = self.record.clone();
         // What makes walls is in force before the new configuration is acknowledged; if a part of it cannot be put in
         // force, or it cannot be written, all is taken back.
@@ -488,7 +493,8 @@ impl Actor {
             tracing::warn!(sandbox = record.id, error = error_text(&error), "limits were refused");
             ApiError::conflict("the new limits cannot be applied now: the sandbox may be using more memory than that")
         })?;
-        runtime.set_policy(policy).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))
+        let terms = self.credentials.terms(&record.team_id, policy).await.map_err(|error| store_failure("reading credential sources", &error))?;
+        runtime.set_policy(terms).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))
     }
 
     /// Writes the record with the events that belong to it, and publishes it.

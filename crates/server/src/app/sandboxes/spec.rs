@@ -16,7 +16,9 @@ use sandbar_core::{
     validate,
 };
 use sandbar_node::{
-    Limits, Node, Root, Runtime, RuntimeSpec, Tmpfs, VolumeMount, error_text,
+    Limits, Node, Root, Runtime, RuntimeSpec, Tmpfs, VolumeMount,
+    egress::Terms,
+    error_text,
     warm::{Check, PASSING, Probe, Start, WarmProcess},
 };
 use sandbar_procd_api::Assign;
@@ -146,8 +148,7 @@ pub(crate) fn policy(record: &SandboxRecord) -> Result<Policy, String> {
 }
 
 /// Makes a runtime the sandbox's own: environment, ids and network policy.
-pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &SandboxRecord) -> Result<(), String> {
-    let policy = policy(record)?;
+pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &SandboxRecord, terms: Terms) -> Result<(), String> {
     let image_env = image_env(node, record.base.as_ref());
     let assign = Assign {
         sandbox_id: record.id.clone(),
@@ -157,8 +158,8 @@ pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &Sandb
         publishing: record.config.webhook.is_some(),
     };
     // Pooled runtimes start with the default policy, so the usual claim has nothing to change.
-    if policy != Policy::allow_all() {
-        runtime.set_policy(policy).await.map_err(|error| error_text(&error))?;
+    if terms.policy != Policy::allow_all() {
+        runtime.set_policy(terms).await.map_err(|error| error_text(&error))?;
     }
     match tokio::time::timeout(ASSIGN_WITHIN, runtime.client.assign(&assign)).await {
         Ok(assigned) => assigned.map_err(|error| error_text(&error)),
