@@ -175,11 +175,15 @@ impl App {
         self.metrics.launched(origin == Origin::Pool);
         spec::set_runtime(&mut record, &runtime);
         let record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
-        if let Err(text) = spec::make_own(&self.node, &runtime, &record, terms).await {
-            self.node.discard(runtime);
-            return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
-        }
-        let mut ready = [NewEvent::new(now, "sandbox.ready", format!("claimed from template {}", record.template_id))];
+        let warning = match spec::make_own(&self.node, &runtime, &record, terms).await {
+            Ok(warning) => warning,
+            Err(text) => {
+                self.node.discard(runtime);
+                return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
+            }
+        };
+        let mut ready = vec![NewEvent::new(now, "sandbox.ready", format!("claimed from template {}", record.template_id))];
+        ready.extend(warning);
         let told = webhooks::attach(None, &record, None, &mut ready);
         if let Err(error) = self.store.sandbox_insert_on(&record, &ready, trees).await {
             self.node.discard(runtime);
@@ -530,6 +534,7 @@ impl Registry {
             events: Vec::new(),
             keep_memory: false,
             launched_on: spec::Trees::new(),
+            trust_due: false,
             outdated: false,
             heard: Arc::clone(&heard),
         };
