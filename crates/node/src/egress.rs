@@ -20,6 +20,7 @@ mod dns;
 mod log;
 mod netns;
 mod proxy;
+mod quic;
 
 pub use log::{Counters, Decision};
 
@@ -324,7 +325,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn plan(policy: &Policy, protected: &Protected) -> Plan {
     let routes = rules::routes(policy, protected);
     let convert = |list: Vec<Prefix>| list.iter().map(|p| net::Prefix { addr: p.addr(), len: p.len() }).collect();
-    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed) }
+    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed), udp: false }
 }
 
 fn look_around(allow: &[Prefix]) -> Result<Protected, NetError> {
