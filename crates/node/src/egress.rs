@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 mod authority;
 mod dns;
 mod log;
+mod names;
 mod netns;
 mod proxy;
 mod quic;
@@ -30,6 +31,7 @@ pub use log::{Counters, Decision};
 pub use sources::{Source, Sources, Terms};
 
 use log::{Entry, Log};
+use names::Names;
 use netns::Netns;
 
 /// How often the machine's own addresses are looked at again.
@@ -144,6 +146,7 @@ impl Egress {
             netns: Arc::new(netns),
             state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: HashMap::new(), next_flow: 0 }),
             log: Log::default(),
+            names: Names::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -233,6 +236,7 @@ struct Attached {
     netns: Arc<OwnedFd>,
     state: Mutex<State>,
     log: Log,
+    names: Names,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
