@@ -30,7 +30,7 @@ mod udp;
 
 pub use addresses::{Prefix, host_addresses};
 pub use sockets::{HostSockets, original_dst};
-pub use udp::{DATAGRAM_BYTES_MAX, Datagram, Datagrams, Unreachable};
+pub use udp::{DATAGRAM_BYTES_MAX, Datagram, Datagrams, Replies, Unreachable, receive};
 
 /// Where the proxy listens in the namespace, on [`PROXY_ADDR`] and on `::1`, for TCP and UDP.
 pub const PROXY_PORT: u16 = 15001;

@@ -25,6 +25,7 @@ mod netns;
 mod proxy;
 mod quic;
 mod sources;
+mod udp;
 
 pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
@@ -147,6 +148,7 @@ impl Egress {
             state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: HashMap::new(), next_flow: 0 }),
             log: Log::default(),
             names: Names::default(),
+            udp: udp::Flows::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -191,7 +193,7 @@ impl EgressHandle {
     }
 
     pub fn counters(&self) -> Counters {
-        let open = self.attached.state().flows.len();
+        let open = self.attached.state().flows.len() + self.attached.udp.open();
         self.attached.log.counters(open as u64)
     }
 
@@ -237,6 +239,7 @@ struct Attached {
     state: Mutex<State>,
     log: Log,
     names: Names,
+    udp: udp::Flows,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -280,6 +283,10 @@ impl Attached {
         for socket in std::iter::once(tcp4).chain(tcp6) {
             let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
             self.tasks.spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
+        }
+        let permits = inner.places.of_sandbox_for_udp();
+        for datagrams in std::iter::once(sockets.udp4).chain(sockets.udp6) {
+            self.tasks.spawn(udp::listen(Arc::clone(self), Arc::clone(inner), datagrams, Arc::clone(&permits)));
         }
         self.tasks.spawn(dns::listen_udp(Arc::clone(self), Arc::clone(inner), dns_udp));
         self.tasks.spawn(dns::listen_tcp(Arc::clone(self), Arc::clone(inner), dns_tcp));
@@ -331,6 +338,7 @@ impl Attached {
                     cut.cancel();
                 }
             }
+            self.udp.judge(&policy, &protected);
             state.policy = Arc::new(policy);
             if let Some(sources) = sources {
                 state.sources = sources;

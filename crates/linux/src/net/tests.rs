@@ -128,11 +128,11 @@ fn udp_and_icmp_do_not_leave() {
 }
 
 /// What the program sent, once it is here.
-fn receive(datagrams: &Datagrams) -> (Vec<u8>, Datagram) {
+fn next(datagrams: &Datagrams) -> (Vec<u8>, Datagram) {
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     let deadline = Instant::now() + Duration::from_secs(3);
     loop {
-        match datagrams.receive(&mut buffer) {
+        match receive(&datagrams.socket, &mut buffer) {
             Ok(datagram) => return (buffer[..datagram.len].to_vec(), datagram),
             Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
@@ -171,9 +171,9 @@ fn datagrams_reach_the_host_and_are_answered() {
         for len in [0, 1, 1200, 1471, if canonical.is_ipv4() { DATAGRAM_BYTES_MAX } else { 65_488 }] {
             let sent: Vec<u8> = (0..len).map(|i| i as u8).collect();
             program.send_to(&sent, far).unwrap();
-            let (received, datagram) = receive(host);
+            let (received, datagram) = next(host);
             assert_eq!((received, datagram.to), (sent.clone(), canonical));
-            host.reply(datagram.to, datagram.from, &sent).unwrap();
+            host.replies.reply(datagram.to, datagram.from, &sent).unwrap();
             let (len, from) = program.recv_from(&mut answer).unwrap();
             assert_eq!((&answer[..len], from), (&sent[..], far));
         }
@@ -183,8 +183,8 @@ fn datagrams_reach_the_host_and_are_answered() {
             [(Unreachable::Port, [ErrorKind::ConnectionRefused; 2]), (Unreachable::Prohibited, [ErrorKind::HostUnreachable, ErrorKind::PermissionDenied])]
         {
             program.send(b"x").unwrap();
-            let (_, datagram) = receive(host);
-            host.refuse(datagram.to, datagram.from, why).unwrap();
+            let (_, datagram) = next(host);
+            host.replies.refuse(datagram.to, datagram.from, why).unwrap();
             let error = program.recv(&mut answer).unwrap_err().kind();
             assert!(errors.contains(&error), "{far}: {error}");
         }
@@ -203,7 +203,7 @@ fn datagrams_reach_the_host_and_are_answered() {
         world.set_nonblocking(true).unwrap();
         assert_eq!(world.recv(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
     });
-    assert_eq!(sockets.udp4.receive(&mut answer).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(receive(&sockets.udp4.socket, &mut answer).unwrap_err().kind(), ErrorKind::WouldBlock);
     in_sandbox(&netns, || {
         // From an address that is not the sandbox's, no answer could come back.
         let borrowed = UdpSocket::bind("8.8.8.8:0").unwrap();
@@ -216,7 +216,7 @@ fn datagrams_reach_the_host_and_are_answered() {
         }
         program.send_to(b"x", "127.213.0.1:15001").unwrap();
     });
-    assert_eq!(receive(&sockets.udp4).1.to, SocketAddr::from((PROXY_ADDR, PROXY_PORT)));
+    assert_eq!(next(&sockets.udp4).1.to, SocketAddr::from((PROXY_ADDR, PROXY_PORT)));
 }
 
 /// As an earlier server made it: without the chain.
@@ -246,8 +246,8 @@ fn udp_opens_and_closes_with_the_plan() {
         eprintln!("apply took {:?}", started.elapsed());
         apply(netns.as_fd(), &Plan { udp: true, ..Plan::default() }).unwrap();
         assert_eq!(send(), (Ok(1), Ok(1)));
-        receive(&sockets.udp4);
-        receive(sockets.udp6.as_ref().unwrap());
+        next(&sockets.udp4);
+        next(sockets.udp6.as_ref().unwrap());
         apply(netns.as_fd(), &Plan { udp: true, closed: true, ..Plan::default() }).unwrap();
         assert_eq!(send(), refused);
         apply(netns.as_fd(), &Plan::default()).unwrap();

@@ -6,8 +6,8 @@
 //! needs no port, and one is enough for all flows.
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sockopt};
 
@@ -47,7 +47,14 @@ pub enum Unreachable {
 /// Of one family, nonblocking.
 #[derive(Debug)]
 pub struct Datagrams {
-    socket: OwnedFd,
+    /// Every datagram that leaves arrives here, see [`receive`].
+    pub socket: UdpSocket,
+    pub replies: Replies,
+}
+
+/// Speaks to programs in the name of whom they spoke to.
+#[derive(Debug)]
+pub struct Replies {
     raw: OwnedFd,
 }
 
@@ -70,33 +77,35 @@ impl Datagrams {
         rustix::net::bind(&socket, &addr)?;
         // Of this protocol a raw socket receives nothing, and headers are the sender's.
         let raw = rustix::net::socket_with(family, SocketType::RAW, flags, Some(rustix::net::ipproto::RAW))?;
-        Ok(Self { socket, raw })
+        Ok(Self { socket: socket.into(), replies: Replies { raw } })
     }
+}
 
-    /// The next datagram; `WouldBlock` when none waits. What the buffer cannot hold of it is lost.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
-        let mut from = [0u8; mem::size_of::<libc::sockaddr_in6>()];
-        let mut control = Control([0; CONTROL_BYTES]);
-        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        // SAFETY: all zeros is a message header without anything.
-        let mut message: libc::msghdr = unsafe { mem::zeroed() };
-        message.msg_name = from.as_mut_ptr().cast();
-        message.msg_namelen = from.len() as u32;
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.0.as_mut_ptr().cast();
-        message.msg_controllen = control.0.len() as _;
-        // SAFETY: every pointer of the header is to memory of this function, writable and as long as said.
-        let len = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
-        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-        let from = from.get(..message.msg_namelen as usize).and_then(socket_address);
-        let to = control.0.get(..message.msg_controllen as usize).and_then(original_destination);
-        match (from, to) {
-            (Some(from), Some(to)) => Ok(Datagram { len, from, to }),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+/// The next datagram of [`Datagrams::socket`]; `WouldBlock` when none waits. What the buffer cannot hold of it is lost.
+pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
+    let mut from = [0u8; mem::size_of::<libc::sockaddr_in6>()];
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeros is a message header without anything.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_name = from.as_mut_ptr().cast();
+    message.msg_namelen = from.len() as u32;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    // SAFETY: every pointer of the header is to memory of this function, writable and as long as said.
+    let len = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    let from = from.get(..message.msg_namelen as usize).and_then(socket_address);
+    let to = control.0.get(..message.msg_controllen as usize).and_then(original_destination);
+    match (from, to) {
+        (Some(from), Some(to)) => Ok(Datagram { len, from, to }),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
+}
 
+impl Replies {
     /// Sends a datagram to a program in the name of another address. Both are of this socket's family.
     pub fn reply(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
         let mut udp = [0; UDP_HEADER_BYTES];
@@ -144,19 +153,6 @@ impl Datagrams {
         let to = SocketAddr::new(to, 0);
         rustix::net::sendmsg_addr(&self.raw, &to, &parts, &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT)?;
         Ok(())
-    }
-}
-
-/// Readable when a datagram waits.
-impl AsFd for Datagrams {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl AsRawFd for Datagrams {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 

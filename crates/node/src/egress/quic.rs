@@ -5,8 +5,8 @@
 //! server will read, so everything that a server could take differently is [`Step::Hidden`] or [`Step::Drop`]: bytes
 //! that are said twice and not alike, datagrams that are too small for a server to look at, packets that no key opens.
 use ring::aead::quic::{AES_128, HeaderProtectionKey};
-use ring::error::Unspecified;
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::error::Unspecified;
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 
 /// A ClientHello that is longer is not read. With post-quantum keys they are about 2 KiB.
@@ -142,8 +142,7 @@ impl Reader {
                 let Some(oldest) = self.connections.iter().position(|known| known.is_told) else { return Step::Hidden };
                 self.connections.remove(oldest);
             }
-            let mut connection =
-                Connection { version: packet.version, id: packet.id.to_vec(), keys, largest_packet: None, stream: Vec::new(), is_told: false };
+            let mut connection = Connection { version: packet.version, id: packet.id.to_vec(), keys, largest_packet: None, stream: Vec::new(), is_told: false };
             let step = connection.add(&opened);
             self.connections.push(connection);
             return step;
