@@ -47,6 +47,8 @@ pub const RESOLVER_PORT: u16 = 53;
 /// is meant for addresses that have a meaning only inside one machine, so it hides nobody's server.
 pub const SANDBOX_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
 
+const CLOSING_STACK_BYTES: usize = 64 << 10;
+
 /// What the routes of a namespace refuse. The longest prefix wins; of equal ones the allowed.
 /// What no prefix covers is open (it reaches the proxy), unless the plan is closed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -131,8 +133,16 @@ pub fn apply(netns: BorrowedFd<'_>, plan: &Plan) -> Result<(), NetError> {
         if udp {
             netfilter.run(&nft::set_udp(true))?;
         }
+        close_elsewhere(netfilter);
         Ok(())
     })
+}
+
+/// Closing a netfilter socket waits until the rules that were removed are freed, some 10 ms after they have lost their
+/// effect. Nobody else has to wait for that.
+fn close_elsewhere(netfilter: netlink::Socket) {
+    // Without a thread it is closed here.
+    std::thread::Builder::new().name("nft-close".to_owned()).stack_size(CLOSING_STACK_BYTES).spawn(move || drop(netfilter)).ok();
 }
 
 /// Begins to connect to a server in the sandbox: a nonblocking socket whose connect may still be in progress.

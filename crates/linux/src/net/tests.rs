@@ -248,7 +248,9 @@ fn udp_opens_and_closes_with_the_plan() {
         assert_eq!(send(), (Ok(1), Ok(1)));
         next(&sockets.udp4);
         next(sockets.udp6.as_ref().unwrap());
+        let started = Instant::now();
         apply(netns.as_fd(), &Plan { udp: true, closed: true, ..Plan::default() }).unwrap();
+        eprintln!("closing took {:?}", started.elapsed());
         assert_eq!(send(), refused);
         apply(netns.as_fd(), &Plan::default()).unwrap();
         assert_eq!(send(), refused);
