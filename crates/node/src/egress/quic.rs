@@ -412,4 +412,4 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -55,6 +55,23 @@ fn v1(number: u32, frames: &[u8]) -> Vec<u8> {
     packet(Version::V1, &ID, &ID, number, frames, 1200)
 }
 
+/// The two datagrams with which a client of this name begins a connection.
+pub(in crate::egress) fn begin(name: &str) -> [Vec<u8>; 2] {
+    let mut body = vec![3, 3];
+    body.extend_from_slice(&[7; 32]);
+    // No session, one cipher suite, no compression.
+    body.extend_from_slice(&[0, 0, 2, 0x13, 1, 1, 0]);
+    let len = name.len() as u8;
+    let mut extension = vec![0, 0, 0, len + 5, 0, len + 3, 0, 0, len];
+    extension.extend_from_slice(name.as_bytes());
+    body.extend_from_slice(&(extension.len() as u16).to_be_bytes());
+    body.extend_from_slice(&extension);
+    let hello = [&[1, 0, 0, body.len() as u8][..], &body].concat();
+    let id: [u8; 8] = std::array::from_fn(|at| name.as_bytes()[at % name.len()]);
+    let (first, second) = hello.split_at(20);
+    [packet(Version::V1, &id, &id, 0, &crypto(0, first), 1200), packet(Version::V1, &id, &id, 1, &crypto(20, second), 1200)]
+}
+
 #[test]
 fn the_packet_of_the_specification() {
     let datagram = v1(2, &hex::decode(CRYPTO_FRAME).unwrap());

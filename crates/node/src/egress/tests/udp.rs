@@ -1,8 +1,10 @@
 //! Datagrams, from programs in a namespace to a server on the machine's own address.
+use std::io::{BufRead, BufReader};
 use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::egress::quic;
 
 /// A server that sends everything back until it is dropped.
 struct Echo {
@@ -156,4 +158,161 @@ fn echo_soon(to: SocketAddr) -> bool {
     let socket = client(to).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     ask(&socket, b"hello").is_ok()
+}
+
+/// A name server by which names that begin with `n` are at `ours`, and all others elsewhere.
+fn names_at(ours: IpAddr) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    let IpAddr::V4(ours) = ours else { panic!("an IPv4 address") };
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((len, from)) = socket.recv_from(&mut question) {
+            // Without the options behind the question.
+            let end = 12 + question[12..len].iter().position(|byte| *byte == 0).unwrap() + 5;
+            let mut reply = question[..end].to_vec();
+            reply[2] |= 0x80;
+            reply[7] = 1;
+            reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            reply.extend_from_slice(&if question[13] == b'n' { ours.octets() } else { [9, 8, 7, 6] });
+            reply[11] = 0;
+            socket.send_to(&reply, from).ok();
+        }
+    });
+    addr
+}
+
+fn only_named(port: u16) -> Policy {
+    policy(json!({"mode": "block-all", "egress": {"trafficRules": [
+        {"name": "named", "action": "allow", "domains": ["name.test"], "ports": [{"port": port, "protocol": "udp"}]}]}}))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quic_is_judged_by_the_name_that_it_says() {
+    let Some(ours) = own_address(|addr| addr.is_ipv4() && !addr.is_loopback()) else { return };
+    let Some(bench) = bench(Policy::allow_all(), vec![names_at(ours)]).await else {
+        return;
+    };
+    let server = Echo::start(ours);
+    let to = server.addr;
+    bench.handle.set_policy(only_named(to.port())).await.unwrap();
+
+    // What is no QUIC says no name, and nobody has asked for one yet.
+    for junk in [b"hello".to_vec(), vec![0x41; 1300]] {
+        assert!(is_forbidden(&inside(&bench.netns, move || ask(&client(to).unwrap(), &junk)).await));
+    }
+    for (name, allowed) in [("name.test", true), ("NAME.test.", true), ("nother.test", false), ("elsewhere.test", false)] {
+        let datagrams = quic::tests::begin(name);
+        let answers = inside(&bench.netns, move || {
+            let socket = client(to).unwrap();
+            // In two datagrams, of which none alone says it; they come in their order.
+            let mut answer = [0; 2000];
+            datagrams.iter().for_each(|datagram| assert_eq!(socket.send(datagram).unwrap(), datagram.len()));
+            datagrams.iter().take_while(|sent| socket.recv(&mut answer).is_ok_and(|len| answer[..len] == sent[..])).count()
+        });
+        assert_eq!(answers.await, if allowed { 2 } else { 0 }, "{name}");
+        let last = bench.handle.decisions().pop().unwrap();
+        assert_eq!((last.decision == "allow", last.host.as_deref()), (allowed, Some(name.to_lowercase().trim_end_matches('.'))), "{name}");
+    }
+
+    // Not an unknown version, nor a name that never comes.
+    let mut unknown = quic::tests::begin("name.test")[0].clone();
+    unknown[4] = 0x7f;
+    assert!(is_forbidden(&inside(&bench.netns, move || ask(&client(to).unwrap(), &unknown)).await));
+    let begun = quic::tests::begin("name.test");
+    let forbidden = inside(&bench.netns, move || {
+        let socket = client(to).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+        ask(&socket, &begun[0])
+    });
+    assert!(is_forbidden(&forbidden.await));
+
+    // A second connection over an allowed flow is looked at, too.
+    let (good, bad) = (quic::tests::begin("name.test"), quic::tests::begin("nother.test"));
+    let result = inside(&bench.netns, move || {
+        let socket = client(to).unwrap();
+        good.iter().for_each(|datagram| assert_eq!(socket.send(datagram).unwrap(), 1200));
+        let answers = (0..2).filter(|_| socket.recv(&mut [0; 2000]).is_ok()).count();
+        bad.iter().for_each(|datagram| assert_eq!(socket.send(datagram).unwrap(), 1200));
+        (answers, socket.recv(&mut [0; 2000]).map_err(|error| error.kind()))
+    });
+    assert_eq!(result.await, (2, Err(ErrorKind::HostUnreachable)));
+}
+
+/// With a client and a server that others have written; needs `aioquic` of PyPI, for the Python of
+/// SANDBAR_TEST_QUIC_PYTHON or `python3`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_client_of_quic_is_let_through_by_name() {
+    let python = std::env::var("SANDBAR_TEST_QUIC_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    if !Command::new(&python).args(["-c", "import aioquic"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: needs aioquic");
+        return;
+    }
+    let Some(ours) = own_address(|addr| addr.is_ipv4() && !addr.is_loopback()) else { return };
+    let Some(bench) = bench(Policy::allow_all(), vec![names_at(ours)]).await else {
+        return;
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/egress/tests/quic.py");
+    let dir = std::env::temp_dir().join(format!("sandbar-quic-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=name.test",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+        ])
+        .current_dir(&dir)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.unwrap().success());
+    let mut server = Command::new(&python)
+        .args([script, "server", &ours.to_string()])
+        .args([dir.join("cert.pem"), dir.join("key.pem")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut port).unwrap();
+    let port: u16 = port.trim().parse().unwrap();
+    let run = |name: &'static str, version: &'static str| {
+        let python = python.clone();
+        let netns = bench.netns.try_clone().unwrap();
+        async move {
+            let run = move || {
+                let mut client = Command::new(python);
+                client.args([script, "client", &ours.to_string(), &port.to_string(), name, version]);
+                String::from_utf8(client.output().unwrap().stdout).unwrap().trim().to_owned()
+            };
+            inside(&netns, run).await
+        }
+    };
+    assert_eq!(run("name.test", "").await, "same", "allow-all");
+    bench.handle.set_policy(only_named(port)).await.unwrap();
+    for (name, version, expected) in [
+        ("name.test", "", "same"),
+        ("name.test", "v2", "same"),
+        ("nother.test", "", "failed"),
+        ("elsewhere.test", "", "failed"),
+        ("nother.test", "v2", "failed"),
+    ] {
+        let started = Instant::now();
+        assert_eq!(run(name, version).await, expected, "{name} {version}");
+        eprintln!("{name} {version}: {expected} in {:?}", started.elapsed());
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    for decision in bench.handle.decisions() {
+        eprintln!("{decision:?}");
+    }
 }

@@ -62,10 +62,6 @@ impl Known {
         self.flow
     }
 
-    pub fn app(&self) -> Option<App> {
-        self.said.last().and_then(|words| words.app)
-    }
-
     /// Whom the user would say the flow is to.
     pub fn host(&self) -> Option<String> {
         match self.said.last() {
