@@ -28,11 +28,13 @@ mod log;
 mod names;
 mod netns;
 mod proxy;
+mod quic;
 mod refuse;
 mod socket;
 mod sources;
 mod terminate;
 mod tls;
+mod udp;
 
 pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
@@ -167,6 +169,7 @@ impl Egress {
             log: Log::default(),
             names: Names::default(),
             certificates: ClientCertificates::default(),
+            udp: udp::Flows::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -211,7 +214,7 @@ impl EgressHandle {
     }
 
     pub fn counters(&self) -> Counters {
-        let open = self.attached.state().flows.len();
+        let open = self.attached.state().flows.len() + self.attached.udp.open();
         self.attached.log.counters(open as u64)
     }
 
@@ -258,6 +261,7 @@ struct Attached {
     log: Log,
     names: Names,
     certificates: ClientCertificates,
+    udp: udp::Flows,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -286,6 +290,10 @@ impl Attached {
         for socket in std::iter::once(tcp4).chain(tcp6) {
             let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
             self.tasks.spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
+        }
+        let permits = inner.places.of_sandbox_for_udp();
+        for datagrams in std::iter::once(sockets.udp4).chain(sockets.udp6) {
+            self.tasks.spawn(udp::listen(Arc::clone(self), Arc::clone(inner), datagrams, Arc::clone(&permits)));
         }
         self.tasks.spawn(dns::listen_udp(Arc::clone(self), Arc::clone(inner), dns_udp));
         self.tasks.spawn(dns::listen_tcp(Arc::clone(self), Arc::clone(inner), dns_tcp));
@@ -317,6 +325,7 @@ impl Attached {
         let known = {
             let mut state = self.state();
             state.flows.judge(&policy, &protected);
+            self.udp.judge(&policy, &protected);
             state.policy = Arc::new(policy);
             if let Some(sources) = sources {
                 state.sources = sources;
@@ -349,7 +358,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn plan(policy: &Policy, protected: &Protected) -> Plan {
     let routes = rules::routes(policy, protected);
     let convert = |list: Vec<Prefix>| list.iter().map(|p| net::Prefix { addr: p.addr(), len: p.len() }).collect();
-    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed) }
+    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed), udp: routes.udp }
 }
 
 fn look_around(allow: &[Prefix]) -> Result<Protected, NetError> {
