@@ -29,11 +29,13 @@ mod login;
 mod names;
 mod netns;
 mod proxy;
+mod quic;
 mod refuse;
 mod socket;
 mod sources;
 mod terminate;
 mod tls;
+mod udp;
 
 pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
@@ -168,6 +170,7 @@ impl Egress {
             log: Log::default(),
             names: Names::default(),
             certificates: ClientCertificates::default(),
+            udp: udp::Flows::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -212,7 +215,7 @@ impl EgressHandle {
     }
 
     pub fn counters(&self) -> Counters {
-        let open = self.attached.state().flows.len();
+        let open = self.attached.state().flows.len() + self.attached.udp.open();
         self.attached.log.counters(open as u64)
     }
 
@@ -259,6 +262,7 @@ struct Attached {
     log: Log,
     names: Names,
     certificates: ClientCertificates,
+    udp: udp::Flows,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -287,6 +291,10 @@ impl Attached {
         for socket in std::iter::once(tcp4).chain(tcp6) {
             let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
             self.tasks.spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
+        }
+        let permits = inner.places.of_sandbox_for_udp();
+        for datagrams in std::iter::once(sockets.udp4).chain(sockets.udp6) {
+            self.tasks.spawn(udp::listen(Arc::clone(self), Arc::clone(inner), datagrams, Arc::clone(&permits)));
         }
         self.tasks.spawn(dns::listen_udp(Arc::clone(self), Arc::clone(inner), dns_udp));
         self.tasks.spawn(dns::listen_tcp(Arc::clone(self), Arc::clone(inner), dns_tcp));
@@ -318,6 +326,7 @@ impl Attached {
         let known = {
             let mut state = self.state();
             state.flows.judge(&state.policy, &policy, &protected);
+            self.udp.judge(&policy, &protected);
             state.policy = Arc::new(policy);
             if let Some(sources) = sources {
                 state.sources = sources;
@@ -350,7 +359,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn plan(policy: &Policy, protected: &Protected) -> Plan {
     let routes = rules::routes(policy, protected);
     let convert = |list: Vec<Prefix>| list.iter().map(|p| net::Prefix { addr: p.addr(), len: p.len() }).collect();
-    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed) }
+    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed), udp: routes.udp }
 }
 
 fn look_around(allow: &[Prefix]) -> Result<Protected, NetError> {

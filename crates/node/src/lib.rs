@@ -33,6 +33,7 @@ pub mod roots;
 pub mod runtime;
 pub mod shares;
 mod storage;
+mod trust;
 pub mod volumes;
 pub mod warm;
 
@@ -42,6 +43,7 @@ pub use pool::PoolStatus;
 pub use roots::Root;
 pub use runtime::{Limits, Runtime, RuntimeError, RuntimeSpec, Tmpfs, VolumeMount};
 pub use storage::OnDisk;
+pub use trust::TrustError;
 
 use image::{ImageError, Images};
 use launcher::{Launcher, Priority};

@@ -54,7 +54,12 @@ impl Places {
         Arc::new(Semaphore::new(self.of_one))
     }
 
-    fn take(&self, of_sandbox: &Arc<Semaphore>) -> Option<Place> {
+    /// The places of one sandbox for UDP, which does not take them from its connections.
+    pub fn of_sandbox_for_udp(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.of_one.min(super::udp::FLOWS_MAX)))
+    }
+
+    pub fn take(&self, of_sandbox: &Arc<Semaphore>) -> Option<Place> {
         let own = Arc::clone(of_sandbox).try_acquire_owned().ok()?;
         let shared = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Place { _own: own, _shared: shared })
@@ -62,7 +67,7 @@ impl Places {
 }
 
 /// Given back when it is dropped.
-struct Place {
+pub(super) struct Place {
     _own: OwnedSemaphorePermit,
     _shared: OwnedSemaphorePermit,
 }

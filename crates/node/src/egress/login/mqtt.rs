@@ -163,7 +163,10 @@ mod tests {
         let will = [vec![0], field(b"id"), vec![2, 24, 0], field(b"topic"), field(b"last")];
         let table = [
             (connect(b"MQTT", 4, 2, &[field(b"id")]), connect(b"MQTT", 4, 0xc2, &[field(b"id"), field(b"user"), field(b"pass")])),
-            (connect(b"MQIsdp", 3, 0xc2, &[field(b"id"), field(b"me"), field(b"mine")]), connect(b"MQIsdp", 3, 0xc2, &[field(b"id"), field(b"user"), field(b"pass")])),
+            (
+                connect(b"MQIsdp", 3, 0xc2, &[field(b"id"), field(b"me"), field(b"mine")]),
+                connect(b"MQIsdp", 3, 0xc2, &[field(b"id"), field(b"user"), field(b"pass")]),
+            ),
             (connect(b"MQTT", 5, 0x86, &[will.concat(), field(b"me")]), connect(b"MQTT", 5, 0xc6, &[will.concat(), field(b"user"), field(b"pass")])),
         ];
         for (packet, want) in table {
@@ -175,7 +178,12 @@ mod tests {
 
     #[test]
     fn what_is_no_connect_is_refused() {
-        for packet in [connect(b"HTTP", 4, 2, &[field(b"id")]), connect(b"MQTT", 9, 2, &[field(b"id")]), connect(b"MQTT", 4, 2, &[field(b"id"), field(b"more")]), connect(b"MQTT", 4, 0xc2, &[field(b"id")])] {
+        for packet in [
+            connect(b"HTTP", 4, 2, &[field(b"id")]),
+            connect(b"MQTT", 9, 2, &[field(b"id")]),
+            connect(b"MQTT", 4, 2, &[field(b"id"), field(b"more")]),
+            connect(b"MQTT", 4, 0xc2, &[field(b"id")]),
+        ] {
             assert!(rewrite(&packet, LOGIN).is_err());
         }
     }
