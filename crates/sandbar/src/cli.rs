@@ -1,5 +1,6 @@
 //! The command line as clap reads it.
 
+mod credential;
 mod function;
 mod image;
 mod sandbox_function;
@@ -10,6 +11,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use credential::{CredentialCommand, SecretArgs};
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
@@ -69,6 +71,9 @@ pub enum Command {
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Keep secrets that sandboxes use and never see
+    #[command(subcommand, visible_alias = "cred")]
+    Credential(CredentialCommand),
     /// Keep the files of sandboxes, and put them back
     #[command(subcommand)]
     Snapshot(SnapshotCommand),

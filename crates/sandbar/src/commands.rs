@@ -1,6 +1,7 @@
 //! What the client side of the command line does: one file per noun.
 
 pub mod copy;
+pub mod credential;
 pub mod exec;
 pub mod function;
 pub mod image;
