@@ -179,7 +179,6 @@ struct PortRange {
     last: u16,
 }
 
-
 /// What may be asked of a server in a protocol that is looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProtocolRule {
@@ -232,9 +231,7 @@ impl Policy {
 
     /// Whether a name can decide about anything, so that programs should have no other way to names than ours.
     pub fn has_names(&self) -> bool {
-        self.rules.iter().any(|rule| !rule.domains.is_empty())
-            || self.protocols.iter().any(|rule| !rule.domains.is_empty())
-            || !self.credentials.is_empty()
+        self.rules.iter().any(|rule| !rule.domains.is_empty()) || self.protocols.iter().any(|rule| !rule.domains.is_empty()) || !self.credentials.is_empty()
     }
 
     /// Whether some flow's TLS is ended here and made anew, so that the sandbox has to trust this installation.

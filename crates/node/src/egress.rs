@@ -4,36 +4,47 @@
 //! Nothing leaves a namespace by itself (see `sandbar_linux::net`). A connection arrives here with the address it was
 //! meant for, is judged, dialled from the host and copied. What an address alone decides is refused by routes in the
 //! namespace already; the judge decides again, so routes that lag behind a change open nothing.
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use sandbar_core::credential::Materials;
-use sandbar_core::egress::{self as rules, Flow, Policy, Prefix, Protected, Protocol, Verdict};
+use sandbar_core::egress::{self as rules, App, Flow, Policy, Prefix, Protected, Protocol, Verdict};
 use sandbar_linux::net::{self, HostSockets, NetError, Plan};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod authority;
+mod credentials;
+mod dial;
 mod dns;
+mod flow;
+mod http;
+mod listen;
 mod log;
 mod names;
 mod netns;
 mod proxy;
 mod quic;
+mod refuse;
+mod socket;
 mod sources;
+mod terminate;
+mod tls;
 mod udp;
 
 pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
 pub use sources::{Source, Sources, Terms};
 
+use flow::{Evidence, Flows};
 use log::{Entry, Log};
 use names::Names;
 use netns::Netns;
+use tls::{ClientCertificates, Tls};
 
 /// How often the machine's own addresses are looked at again.
 const HOST_ADDRESSES_EVERY: Duration = Duration::from_secs(30);
@@ -51,6 +62,12 @@ pub enum EgressError {
     Sockets(#[source] io::Error),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error("read the certificates of {}", path.display())]
+    Roots {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the authority of the egress")]
     Authority(#[from] AuthorityError),
 }
@@ -68,6 +85,7 @@ struct Inner {
     nameservers: dns::Nameservers,
     /// Who certifies us to the sandboxes.
     authority: Authority,
+    tls: Tls,
     attached: Mutex<Vec<Weak<Attached>>>,
     /// Of connections of all sandboxes together.
     places: proxy::Places,
@@ -75,23 +93,25 @@ struct Inner {
 
 impl Egress {
     /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
-    /// /etc/resolv.conf. Call it within a tokio runtime.
-    pub fn new(allow: Vec<Prefix>, authority: Authority) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::system(), authority)
+    /// /etc/resolv.conf. Servers are believed whom the machine believes, and besides whom the certificates in `ca_file`
+    /// certify. Call it within a tokio runtime.
+    pub fn new(allow: Vec<Prefix>, authority: Authority, ca_file: Option<&Path>) -> Result<Self, EgressError> {
+        Self::start(allow, dns::Nameservers::system(), authority, Tls::new(ca_file)?)
     }
 
     /// Like [`Self::new`], with name servers of the caller's choice and an authority that nobody knows.
     pub fn with_nameservers(allow: Vec<Prefix>, nameservers: Vec<SocketAddr>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?)
+        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?, Tls::new(None)?)
     }
 
-    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority) -> Result<Self, EgressError> {
+    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority, tls: Tls) -> Result<Self, EgressError> {
         let inner = Arc::new(Inner {
             protected: RwLock::new(Arc::new(look_around(&allow)?)),
             allow,
             netns: Netns::start().map_err(EgressError::Thread)?,
             nameservers,
             authority,
+            tls,
             attached: Mutex::default(),
             places: proxy::Places::of_machine(),
         });
@@ -145,9 +165,10 @@ impl Egress {
         let attached = Arc::new(Attached {
             runtime_id: runtime_id.to_owned(),
             netns: Arc::new(netns),
-            state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: HashMap::new(), next_flow: 0 }),
+            state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: Flows::default() }),
             log: Log::default(),
             names: Names::default(),
+            certificates: ClientCertificates::default(),
             udp: udp::Flows::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -239,6 +260,7 @@ struct Attached {
     state: Mutex<State>,
     log: Log,
     names: Names,
+    certificates: ClientCertificates,
     udp: udp::Flows,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -250,22 +272,7 @@ struct State {
     sources: Sources,
     /// The routes of the namespace; None when they are not known.
     plan: Option<Plan>,
-    /// Open connections by number. Bounded by [`proxy::FLOWS_MAX`].
-    flows: HashMap<u64, (Flow, CancellationToken)>,
-    next_flow: u64,
-}
-
-/// An allowed connection, in the list of open ones until it is dropped.
-struct OpenFlow<'a> {
-    attached: &'a Attached,
-    number: u64,
-    cut: CancellationToken,
-}
-
-impl Drop for OpenFlow<'_> {
-    fn drop(&mut self) {
-        self.attached.state().flows.remove(&self.number);
-    }
+    flows: Flows,
 }
 
 impl Attached {
@@ -299,23 +306,7 @@ impl Attached {
         self.serve(inner, sockets)
     }
 
-    /// Judges a connection and, when it is allowed, puts it into the list in the same moment: a policy that changes
-    /// just now either judges it first or finds it there.
-    fn admit(&self, protected: &Protected, flow: Flow) -> (Verdict, Option<OpenFlow<'_>>) {
-        let mut state = self.state();
-        let verdict = judge(&state.policy, protected, flow);
-        if !verdict.allow {
-            return (verdict, None);
-        }
-        let number = state.next_flow;
-        state.next_flow += 1;
-        let cut = self.stop.child_token();
-        state.flows.insert(number, (flow, cut.clone()));
-        (verdict, Some(OpenFlow { attached: self, number, cut }))
-    }
-
     /// The secrets that the policy refers to, as they are now. To be asked for anew with each request.
-    #[allow(dead_code, reason = "for the proxy, which asks with each request")]
     fn materials(&self) -> Materials {
         let sources = self.state().sources.clone();
         sources.materials()
@@ -333,11 +324,7 @@ impl Attached {
         let plan = plan(&policy, &protected);
         let known = {
             let mut state = self.state();
-            for (flow, cut) in state.flows.values() {
-                if !judge(&policy, &protected, *flow).allow {
-                    cut.cancel();
-                }
-            }
+            state.flows.judge(&policy, &protected);
             self.udp.judge(&policy, &protected);
             state.policy = Arc::new(policy);
             if let Some(sources) = sources {
@@ -352,24 +339,20 @@ impl Attached {
         Ok(())
     }
 
-    fn record(&self, host: Option<String>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
+    fn record(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
         if !verdict.allow {
             tracing::debug!(runtime = self.runtime_id, ?flow, host, rule = &*verdict.rule, "egress refused");
         }
-        self.log.record(host, flow, verdict)
+        self.log.record(host, app, flow, verdict)
+    }
+
+    fn record_flow(&self, evidence: &Evidence, verdict: Verdict) -> Arc<Entry> {
+        self.record(evidence.host().map(str::to_owned), evidence.app(), evidence.flow, verdict)
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// By address and port.
-fn judge(policy: &Policy, protected: &Protected, flow: Flow) -> Verdict {
-    match rules::judge(policy, protected, &rules::Seen { flow, names: &[], said: rules::Said::Nothing }) {
-        rules::Outcome::Decided { verdict, handling: rules::Handling::Pass } => verdict,
-        rules::Outcome::Decided { verdict, .. } | rules::Outcome::Listen { silent: verdict } => Verdict { allow: false, ..verdict },
-    }
 }
 
 fn plan(policy: &Policy, protected: &Protected) -> Plan {

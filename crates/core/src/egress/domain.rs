@@ -48,7 +48,8 @@ pub fn normal_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let is_label = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     // What ends in a number is an address in one of its spellings (decimal, octal, short), never a name.
-    let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit()) || label.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    let is_number =
+        |label: &str| label.bytes().all(|b| b.is_ascii_digit()) || label.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
     let is_name = name.len() <= NAME_BYTES_MAX && name.split('.').all(is_label) && !name.rsplit('.').next().is_none_or(is_number);
     is_name.then_some(name)
 }

@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn values_are_put_in() {
         let values = BTreeMap::from([("token".to_owned(), "t0p".to_owned()), ("a-b".to_owned(), "{{ .token }}".to_owned())]);
-        let table = [("Bearer {{ .token }}", "Bearer t0p"), ("{{.token}}{{  .token }}", "t0pt0p"), ("plain", "plain"), ("", ""), ("}} {{.a-b}}", "}} {{ .token }}")];
+        let table =
+            [("Bearer {{ .token }}", "Bearer t0p"), ("{{.token}}{{  .token }}", "t0pt0p"), ("plain", "plain"), ("", ""), ("}} {{.a-b}}", "}} {{ .token }}")];
         for (text, want) in table {
             assert_eq!(Template::parse(text).and_then(|template| template.render(&values)).as_deref(), Ok(want), "{text}");
         }

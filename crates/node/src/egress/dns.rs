@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbar_core::egress::{Flow, Protected, Protocol, Verdict};
+use sandbar_core::egress::{App, Flow, Protected, Protocol, Verdict};
 use sandbar_linux::net::{RESOLVER, RESOLVER_PORT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -197,7 +197,7 @@ fn ttl(answer: &Answer) -> Duration {
 
 fn refuse(attached: &Attached, query: &Query, verdict: Verdict) -> Vec<u8> {
     let resolver = Flow { addr: IpAddr::V4(RESOLVER), port: RESOLVER_PORT, proto: Protocol::Udp };
-    attached.record(Some(query.name().to_owned()), resolver, verdict);
+    attached.record(Some(query.name().to_owned()), Some(App::Dns), resolver, verdict);
     query.reply(Rcode::Refused, &[])
 }
 

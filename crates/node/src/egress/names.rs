@@ -119,18 +119,18 @@ impl Pins {
 }
 
 impl Attached {
-    /// Is the address one of the name's? Asks the name servers when the sandbox was not told so.
-    pub(super) async fn belongs(self: &Arc<Self>, inner: &Arc<Inner>, name: &str, addr: IpAddr) -> bool {
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        if self.names.is_pinned(&name, addr, Instant::now()) {
-            return true;
-        }
+    /// Is the address one of the name's? When the sandbox was not told so, the name servers are asked if that `matters`.
+    pub(super) async fn claims(self: &Arc<Self>, inner: &Arc<Inner>, name: &str, addr: IpAddr, matters: impl FnOnce() -> bool) -> bool {
+        self.names.is_pinned(name, addr, Instant::now()) || matters() && self.belongs(inner, name, addr).await
+    }
+
+    async fn belongs(self: &Arc<Self>, inner: &Arc<Inner>, name: &str, addr: IpAddr) -> bool {
         let policy = Arc::clone(&self.state().policy);
-        if !policy.judge_name(&name).allow {
+        if !policy.judge_name(name).allow {
             return false;
         }
-        match self.find(inner, name, addr.to_canonical().is_ipv6()).await {
-            Found::At(addresses, _) => addresses.contains(&addr.to_canonical()),
+        match self.find(inner, name.to_owned(), addr.is_ipv6()).await {
+            Found::At(addresses, _) => addresses.iter().any(|found| found.to_canonical() == addr),
             // The operator's own network, whose names the name servers need not know.
             Found::Nowhere => inner.protected().is_opened(addr),
             Found::Unknown => false,
@@ -139,9 +139,16 @@ impl Attached {
 
     /// The names that the address was told for once, asked again; those to which it still belongs hold anew.
     pub(super) async fn renew(self: &Arc<Self>, inner: &Arc<Inner>, addr: IpAddr) {
-        for name in self.names.stale(addr, Instant::now()) {
-            self.belongs(inner, &name, addr).await;
-        }
+        let policy = Arc::clone(&self.state().policy);
+        let stale = self.names.stale(addr, Instant::now());
+        let asked: Vec<_> =
+            stale.into_iter().filter(|name| policy.judge_name(name).allow).filter_map(|name| self.ask(inner, name, addr.to_canonical().is_ipv6())).collect();
+        let answered = async {
+            for mut answer in asked {
+                answer.wait_for(Option::is_some).await.ok();
+            }
+        };
+        tokio::time::timeout(ASK_WITHIN, answered).await.ok();
     }
 
     /// One question at a time for all who want to know the same; its answer becomes a pin.

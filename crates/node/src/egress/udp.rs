@@ -156,7 +156,7 @@ fn take(attached: &Arc<Attached>, inner: &Arc<Inner>, replies: &Arc<Replies>, pl
         let record = table.make_room(attached.udp.now_ms());
         drop(table);
         if record {
-            attached.record(None, flow, Verdict::deny("too many UDP flows at once"));
+            attached.record(None, None, flow, Verdict::deny("too many UDP flows at once"));
         }
         return;
     };

@@ -20,7 +20,8 @@ const PLACEHOLDER_BYTES_MAX: usize = 256;
 const TTL_S_MAX: u64 = 86_400;
 
 /// Headers that say how a request is delimited and where it goes: they are the proxy's.
-const FRAMING_HEADERS: &[&str] = &["host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive", "proxy-connection", "expect"];
+const FRAMING_HEADERS: &[&str] =
+    &["host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive", "proxy-connection", "expect"];
 
 pub(super) type Bindings = BTreeMap<String, Arc<Binding>>;
 

@@ -2,6 +2,9 @@
 use super::{Named, Reading};
 use crate::egress::App;
 
+const HEADER_BYTES: usize = 12;
+const QUESTION_BYTES_MAX: usize = 512;
+
 /// Compares as far as there are bytes.
 fn literal(bytes: &[u8], want: &[u8], app: App) -> Reading {
     let len = bytes.len().min(want.len());
@@ -86,12 +89,11 @@ pub(super) fn socks5(bytes: &[u8]) -> Reading {
 
 /// A question with its length before it.
 pub(super) fn dns(bytes: &[u8]) -> Reading {
-    const HEADER_BYTES: usize = 12;
     let Some(len) = bytes.first_chunk().copied().map(u16::from_be_bytes) else {
         return Reading::More;
     };
-    // The shortest name is one byte, its type and class four.
-    if usize::from(len) < HEADER_BYTES + 5 {
+    // The shortest name is one byte and the longest 255, its type and class are four, and options are few.
+    if !(HEADER_BYTES + 5..=QUESTION_BYTES_MAX).contains(&usize::from(len)) {
         return Reading::No;
     }
     let message = &bytes[2..];
