@@ -90,19 +90,30 @@ impl Carrier {
     }
 
     pub async fn run(mut self) {
-        let cut = self.listed.cut.clone();
+        let (cut, make_room) = (self.listed.cut.clone(), self.listed.make_room.clone());
         let ended = tokio::select! {
             () = cut.cancelled() => Err(End::Cut),
+            () = make_room.cancelled() => Ok(()),
             ended = self.carry() => ended,
         };
         match ended {
             Ok(()) => {}
-            Err(End::Cut) => self.tell(Unreachable::Prohibited),
+            Err(End::Cut) => {
+                self.fail(self.listed.attached.cut_reason());
+                self.tell(Unreachable::Prohibited);
+            }
             Err(End::Failed(error)) => {
                 tracing::debug!(runtime = self.listed.attached.runtime_id, flow = ?self.known.silent.flow, %error, "a UDP flow failed");
-                self.listed.attached.log.dial_failed();
+                self.fail(error.to_string());
                 self.tell(Unreachable::Port);
             }
+        }
+    }
+
+    /// Of a flow that was allowed.
+    fn fail(&self, reason: String) {
+        if let Some(entry) = self.entry.as_ref().filter(|_| self.known.stage == Stage::Carried) {
+            entry.failed(reason);
         }
     }
 
@@ -157,7 +168,10 @@ impl Carrier {
     fn judge(&mut self) -> Judged {
         let attached = &self.listed.attached;
         let state = attached.state();
-        let judged = self.known.judge(&state.policy, &self.inner.protected());
+        let judged = match &state.suspended {
+            Some(rule) => Judged::Refused(Verdict::deny(Arc::clone(rule))),
+            None => self.known.judge(&state.policy, &self.inner.protected()),
+        };
         self.known.stage = match judged {
             Judged::Allowed(_) => Stage::Carried,
             Judged::Refused(_) => Stage::Refused,
