@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::harness::{Sandbox, Server, shared};
 
+mod events;
 mod udp;
 
 /// This machine's own address, if it has one besides loopback.
