@@ -201,6 +201,8 @@ pub enum SandboxCommand {
     Logs(LogsArgs),
     /// Print what happened to it
     Events(EventsArgs),
+    /// Print what it reached and what was refused
+    Net(NetArgs),
     /// Pause it: no CPU time until it is resumed
     Pause {
         /// The sandbox
@@ -382,6 +384,24 @@ pub struct EventsArgs {
     pub after: u64,
     /// At most this many
     #[arg(long, default_value_t = 200)]
+    pub limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct NetArgs {
+    /// The sandbox
+    pub id: String,
+    /// Go on until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what was decided so
+    #[arg(long, value_parser = ["allow", "deny"])]
+    pub decision: Option<String>,
+    /// After this flow
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub after: u64,
+    /// At most this many
+    #[arg(long, default_value_t = 200, conflicts_with = "follow")]
     pub limit: u32,
 }
 

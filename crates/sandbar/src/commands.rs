@@ -7,6 +7,7 @@ pub mod function;
 pub mod image;
 pub mod key;
 pub mod login;
+mod network;
 pub mod sandbox;
 pub mod sandbox_function;
 mod service;
