@@ -5,6 +5,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -61,6 +62,8 @@ pub struct NodeConfig {
     pub agent: &'static [u8],
     /// Prefixes that sandboxes may reach although they are protected.
     pub egress_allow: Vec<Prefix>,
+    /// Where names are asked; none: as /etc/resolv.conf says.
+    pub nameservers: Option<Vec<SocketAddr>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +154,10 @@ impl Node {
         let images = Images::open(data_dir, config.agent, &roots)?;
         let agent_path = images.agent_path();
         let agent = File::open(&agent_path).map_err(io(&agent_path))?;
-        let egress = egress::Egress::new(config.egress_allow)?;
+        let egress = match config.nameservers {
+            Some(nameservers) => egress::Egress::with_nameservers(config.egress_allow, nameservers)?,
+            None => egress::Egress::new(config.egress_allow)?,
+        };
         let inner = Inner {
             runtimes_dir,
             images,
