@@ -203,7 +203,7 @@ def runtime():
     yield Row("a claim with a webhook and rules: refused", None, http(host="b.good.test"), claim=hooked, after=whole)
 
     def merged():
-        spec = {"main_container": {"image": "host"}, "network": block(allow("evil.test", name="web"), allow("mail.test"))}
+        spec = {"mainContainer": {"image": "host", "resources": {"memory": "512Mi"}}, "pool": {"minIdle": 0, "maxIdle": 1}, "network": block(allow("evil.test", name="web"), allow("mail.test"))}
         template = call("POST", "/api/v1/templates", {"template_id": "flows-merged", "spec": spec}, expect=(200, 201, 409))
         return Sandbox({"egress": {"trafficRules": [allow("good.test", name="web")]}}, template="flows-merged")
 

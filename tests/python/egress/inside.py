@@ -182,8 +182,9 @@ def raw(host, port, text, how="at once", name=None):
     assert answers
 
 
-def hello(host, port, *names, ech=False):
-    """The first message of TLS, by hand: with a name, with two, with an encrypted one besides. Says whether the server answered."""
+def hello(host, port, *names, ech=False, send=socket.socket.sendall, records=1):
+    """The first message of TLS, by hand: with a name, with two, with an encrypted one besides; in several records. Says whether the
+    server answered."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     trust = ssl._create_unverified_context()
     line = trust.wrap_bio(incoming, outgoing, server_hostname=names[0] if names and names[0] else None)
@@ -210,7 +211,9 @@ def hello(host, port, *names, ech=False):
     message = b"\1" + len(message).to_bytes(3) + message
     with socket.create_connection((host, int(port)), PATIENCE_S) as far:
         far.settimeout(5)
-        far.sendall(b"\x16\3\1" + struct.pack("!H", len(message)) + message)
+        step = -(-len(message) // records)
+        parts = [message[at : at + step] for at in range(0, len(message), step)]
+        send(far, b"".join(b"\x16\3\1" + struct.pack("!H", len(part)) + part for part in parts))
         said = far.recv(100)
     print("server hello" if said[:1] == b"\x16" else f"refused: {said!r}")
     assert said[:1] == b"\x16"
@@ -218,6 +221,20 @@ def hello(host, port, *names, ech=False):
 
 def ech(host, port, name):
     hello(host, port, name, ech=True)
+
+
+def slowly(host, port, name):
+    def send(line, data):
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in data:
+            line.sendall(bytes([byte]))
+            time.sleep(0.002)
+
+    hello(host, port, name, send=send)
+
+
+def cut(host, port, name):
+    hello(host, port, name, records=40)
 
 
 def many(*urls):
@@ -306,4 +323,7 @@ def question(server, name, kind="udp"):
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](*sys.argv[2:])
+    try:
+        globals()[sys.argv[1]](*sys.argv[2:])
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {error}")

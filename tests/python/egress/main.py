@@ -8,6 +8,7 @@ import sys
 import tarfile
 
 import authority
+import evasions
 import flows
 import sandbox
 import servers
@@ -55,6 +56,7 @@ def main():
     sandbox.install(clients())
     tables = table.Tables(world, sys.argv[1] if len(sys.argv) > 1 else "")
     tables.run("flow", flows.rows(world.repository), tables.flow)
+    tables.run("evasion", evasions.rows(), lambda row: evasions.try_all(tables, row))
     print(f"{tables.count.get('flow', 0)} flows, {tables.count.get('evasion', 0)} evasions, {len(tables.failed)} failed")
     # Threads of servers are not waited for.
     world.daemons.stop()

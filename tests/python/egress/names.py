@@ -31,6 +31,7 @@ class Names:
             "*.evil.test": [[EVIL]],
             "mail.test": [[GOOD]],
             "db.test": [[GOOD]],
+            "socks.test": [[GOOD_TOO]],
             "good.test.evil.test": [[EVIL]],
             "xgood.test": [[EVIL]],
             "six.test": [[GOOD_6]],

@@ -58,7 +58,7 @@ class Sandbox:
         return made.get("exit_code"), (made.get("stdout") or "") + (made.get("stderr") or "")
 
     def start(self, script, environment=None, wait=False):
-        values = {"PYTHONPATH": f"{HOME}/python", "HOME": "/root", **(environment or {})}
+        values = {"PYTHONPATH": f"{HOME}/python", "HOME": "/root", "API_PORT": API.rsplit(":", 1)[-1], **(environment or {})}
         body = {"type": "cmd", "cmd": {"command": ["bash", "-c", script]}, "wait_until_done": wait, "env_vars": values, "ttl_sec": 60}
         return call("POST", f"{self.path}/contexts", body)
 

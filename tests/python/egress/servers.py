@@ -60,7 +60,7 @@ class World:
     def __init__(self, folder, authority, canary):
         self.folder, self.authority, self.canary, self.log = folder, authority, canary, Log()
         self.names = names.Names()
-        hosts = ["good.test", "*.good.test", "both.test", "six.test", "several.test", "alias.test", "zero.test", "mail.test", "db.test", "opened.test"]
+        hosts = ["good.test", "*.good.test", "both.test", "six.test", "several.test", "alias.test", "zero.test", "mail.test", "db.test", "socks.test", "opened.test"]
         authority.certify("good", hosts)
         authority.certify("evil", ["evil.test", "*.evil.test", "xgood.test", "xn--bcher-kva.test", "good.test.evil.test"])
         authority.certify("cdn", ["fine.cdn.test", "foul.cdn.test"])
