@@ -51,6 +51,8 @@ pub struct ServeSettings {
     pub egress_allow: Vec<Prefix>,
     /// Where the names that sandboxes ask for are looked up; none: as the machine's /etc/resolv.conf says.
     pub nameservers: Option<Vec<SocketAddr>>,
+    /// Servers to believe besides whom the machine believes, where TLS is ended for a sandbox.
+    pub egress_ca_file: Option<PathBuf>,
     /// Idle sandboxes kept ready for the built-in template.
     pub pool_min_idle: u32,
     /// Registries from which templates may have their images pulled by themselves.
@@ -134,6 +136,9 @@ pub struct Layer {
     /// [default: those of /etc/resolv.conf]
     #[arg(long, env = "SANDBAR_NAMESERVERS", value_name = "ADDRS")]
     pub nameservers: Option<Nameservers>,
+    /// Roots to believe besides the machine's, where a network policy has TLS looked into, a PEM file
+    #[arg(long, env = "SANDBAR_EGRESS_CA_FILE", value_name = "FILE")]
+    pub egress_ca_file: Option<PathBuf>,
     /// Idle sandboxes kept ready for the built-in template [default: 4]
     #[arg(long, env = "SANDBAR_POOL_MIN_IDLE", value_name = "N")]
     pub pool_min_idle: Option<u32>,
@@ -169,6 +174,7 @@ impl Layer {
             registration: self.registration.or(below.registration),
             egress_allow: self.egress_allow.or(below.egress_allow),
             nameservers: self.nameservers.or(below.nameservers),
+            egress_ca_file: self.egress_ca_file.or(below.egress_ca_file),
             pool_min_idle: self.pool_min_idle.or(below.pool_min_idle),
             image_registries: self.image_registries.or(below.image_registries),
             log: self.log.or(below.log),
@@ -214,6 +220,7 @@ impl Layer {
             registration: self.registration.unwrap_or(false),
             egress_allow: self.egress_allow.unwrap_or_default().0,
             nameservers: self.nameservers.map(|list| list.0).filter(|list| !list.is_empty()),
+            egress_ca_file: self.egress_ca_file.filter(|path| !path.as_os_str().is_empty()),
             pool_min_idle: self.pool_min_idle.unwrap_or(4),
             image_registries: self.image_registries.unwrap_or_default().0,
             log: self.log.unwrap_or_default(),
