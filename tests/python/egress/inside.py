@@ -12,6 +12,8 @@ import time
 
 TOKEN = os.environ.get("TOKEN", "")
 PATIENCE_S = 10
+# Where it is refused nobody says so.
+QUIC_PATIENCE_S = 3
 
 
 def context(alpn=()):
@@ -89,14 +91,14 @@ def quic(host, port="443", name=None, path=None):
                     self.answer.set_result(seen.data.decode())
 
     async def get():
-        settings = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name=name or host, idle_timeout=5)
+        settings = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name=name or host, idle_timeout=QUIC_PATIENCE_S)
         settings.load_verify_locations(os.environ.get("SSL_CERT_FILE"))
         if name:
             settings.verify_mode = ssl.CERT_NONE
         async with connect(host, int(port), configuration=settings, create_protocol=Client) as client:
-            print(await asyncio.wait_for(client.ask(name or host), 5))
+            print(await asyncio.wait_for(client.ask(name or host), QUIC_PATIENCE_S))
 
-    asyncio.run(asyncio.wait_for(get(), PATIENCE_S))
+    asyncio.run(asyncio.wait_for(get(), 2 * QUIC_PATIENCE_S))
 
 
 def mqtt(host, port, user=None, password=None):
@@ -139,7 +141,7 @@ def greet(host, port, say=""):
         said = line.recv(100)
         print(said.decode())
         assert said
-        line.sendall((say or TOKEN).encode())
+        line.sendall((say or TOKEN).encode() + b"\n")
         print(line.recv(2000).decode())
 
 
@@ -176,6 +178,7 @@ def raw(host, port, text, how="at once", name=None):
         try:
             while more := line.recv(65536):
                 answers += more
+                line.settimeout(0.5)
         except TimeoutError:
             pass
     print(answers.decode("latin-1"))
