@@ -142,7 +142,7 @@ class Tables:
 
 
 def shortened(text, most=110):
-    text = " ".join(text.split())
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     return text if len(text) <= most else "..." + text[-most:]
 
 
