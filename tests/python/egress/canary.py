@@ -2,14 +2,16 @@
 logged and shown."""
 
 import base64
+import json
 import os
 import re
 import secrets
 
+from cryptography.hazmat.primitives import serialization
+
 from credentials import PLACEHOLDER, TERMINATE, binding, header, placeholder
-from flows import SSH
-from sandbox import call
-from sandbox import Sandbox
+from flows import SSH, wait
+from sandbox import Sandbox, call
 from table import CURL, INSIDE, Failed, open_to_all
 
 USES = 20
@@ -32,11 +34,20 @@ def forms(secret):
 
 
 def of_key(pem):
-    """The middle of a private key's text, and the same as bytes."""
+    """What only who has the private key has, as bytes and as it stands in the lines of its file."""
+    load = serialization.load_ssh_private_key if "OPENSSH" in pem else serialization.load_pem_private_key
+    key = load(pem.encode(), None)
+    raw = key.private_bytes_raw() if hasattr(key, "private_bytes_raw") else key.private_numbers().private_value.to_bytes(32)
     lines = [line for line in pem.splitlines() if not line.startswith("-----")]
-    whole = base64.b64decode("".join(lines))
-    middle = len(whole) // 2
-    return [max(lines, key=len)[8:-8].encode(), whole[middle - 12 : middle + 12]]
+    text, width = "".join(lines), len(lines[0])
+    yield from forms(raw)
+    begun = next(at for at in (text.find(form.decode("latin-1")) for form in forms(raw)) if at >= 0)
+    end = begun + len(raw)
+    while begun < end:
+        line_end = min((begun // width + 1) * width, end)
+        if line_end - begun >= 12:
+            yield text[begun:line_end].encode()
+        begun = line_end
 
 
 def use_everything(box, secrets_of_test):
@@ -68,8 +79,6 @@ def use_everything(box, secrets_of_test):
         box.start(f"{SSH} -p 2222 someone@good.test 'echo kept; sleep 600'")["id"],
         box.start("exec 3<>/dev/tcp/good.test/6379; printf 'PING\\r\\n' >&3; head -n 1 <&3; echo kept; sleep 600")["id"],
     ]
-    from flows import wait
-
     for id in held:
         wait(box, id, "kept")
     return f"planted-{planted}".encode()
@@ -151,8 +160,6 @@ def processes(runtime):
 
 def shown(box):
     """All that the API says of the sandbox and the sources."""
-    import json
-
     for path in [
         "", "/network", "/network/events", "/contexts", "/logs", "/events", "/metrics", "/services", "/observability/audit",
     ]:  # fmt: skip

