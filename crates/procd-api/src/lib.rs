@@ -37,6 +37,9 @@
 //! POST   /v1/functions/call    FunctionCall        -> frames, the last one End (see `function`)
 //! GET    /v1/functions/socket  Upgrade: sandbar-function -> 101, then frames both ways; the host's first is the call
 //! POST   /v1/functions/check   FunctionCheck       -> FunctionChecked
+//!
+//! since protocol 3:
+//! GET    /v1/processes  Upgrade: sandbar-process   -> 101, then frames both ways (see `process`)
 //! ```
 //!
 //! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
@@ -48,11 +51,14 @@ use serde::{Deserialize, Serialize};
 
 pub mod frame;
 pub mod function;
+pub mod process;
 
 /// The protocol this crate describes.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The first protocol that knows functions.
 pub const PROTOCOL_FUNCTIONS: u32 = 2;
+/// The first protocol that knows processes for somebody who is connected.
+pub const PROTOCOL_PROCESS: u32 = 3;
 /// The oldest protocol the host still speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 

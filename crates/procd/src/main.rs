@@ -32,6 +32,7 @@ mod journal;
 mod json;
 mod limits;
 mod log;
+mod process;
 mod publish;
 mod repl;
 mod run;
