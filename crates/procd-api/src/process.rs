@@ -29,11 +29,13 @@ pub const WINDOW_BYTES: usize = 256 << 10;
 /// Length field and kind byte.
 pub const HEADER_BYTES: usize = 5;
 
+/// What `procd connect` prints first when there is a connection; what follows are its bytes.
+pub const CONNECTED: u8 = 6;
+
 /// How a process is started. Its arguments, the program first, came before.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
-    /// Programs of which the first that exists is run in place of the first argument, which stays its name; empty = the
-    /// first argument.
+    /// Programs of which the first that exists is run in place of the first argument; empty = the first argument.
     #[serde(default)]
     pub programs: Vec<String>,
     #[serde(default)]

@@ -213,7 +213,7 @@ async fn asked(from_host: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) 
     }
 }
 
-fn begin(agent: &Rc<Agent>, arguments: Vec<Vec<u8>>, asked: &Start) -> Result<Started, Failure> {
+fn begin(agent: &Rc<Agent>, mut arguments: Vec<Vec<u8>>, asked: &Start) -> Result<Started, Failure> {
     let invalid = |message: &str| Failure::new(ErrorCode::InvalidRequest, message);
     let first = arguments.first().ok_or_else(|| invalid("there is no program to start"))?;
     let name = String::from_utf8_lossy(first).into_owned();
@@ -227,8 +227,13 @@ fn begin(agent: &Rc<Agent>, arguments: Vec<Vec<u8>>, asked: &Start) -> Result<St
     let cwd = start::working_directory(agent, asked.cwd.as_deref())?;
     let path = env.get("PATH").cloned().unwrap_or_default();
     let programs = if asked.programs.is_empty() { std::slice::from_ref(&name) } else { &asked.programs };
-    let found: Vec<_> = programs.iter().map(|program| start::find_executable(program, &path, &cwd)).collect();
-    let file = found.into_iter().reduce(Result::or).unwrap_or_else(|| Err(create_failed("there is no program to start")))?;
+    let found = programs.iter().map(|program| Ok((program, start::find_executable(program, &path, &cwd)?)));
+    let (program, file) = found.reduce(Result::or).unwrap_or_else(|| Err(create_failed("there is no program to start")))?;
+    if !asked.programs.is_empty()
+        && let Some(first) = arguments.first_mut()
+    {
+        *first = program.clone().into_bytes();
+    }
     let program = Program {
         file: start::c_string(file)?,
         argv: arguments.into_iter().map(start::c_string).collect::<Result<_, _>>()?,

@@ -39,6 +39,7 @@ mod sandboxes;
 mod serve;
 mod services;
 mod snapshots;
+mod ssh_keys;
 mod storage;
 mod teams;
 mod templates;
@@ -49,7 +50,7 @@ mod volumes;
 mod webhooks;
 
 pub use metrics::Metrics;
-pub(crate) use serve::serve;
+pub(crate) use serve::{prepare, serve};
 
 /// Where clients of the May generation are sent.
 pub const MAY: &str = "/compat/2026-05";
@@ -97,6 +98,7 @@ fn routes() -> Routes {
         .merge(sandbox_metrics::router())
         .merge(auth::router())
         .merge(users::router())
+        .merge(ssh_keys::router())
         .merge(teams::router())
         .merge(keys::router())
         .merge(metadata::router())
