@@ -69,6 +69,9 @@ pub enum Command {
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Add, list and remove the keys with which you come into sandboxes by SSH
+    #[command(subcommand)]
+    SshKey(SshKeyCommand),
     /// Keep the files of sandboxes, and put them back
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -190,6 +193,8 @@ pub enum SandboxCommand {
     Run(RunArgs),
     /// Open a shell in a terminal
     Shell(ShellArgs),
+    /// Come in by SSH: runs the machine's ssh with the right address, user and host key
+    Ssh(SshArgs),
     /// Copy files and folders in or out: one of the two is ID:/path
     Cp(CopyArgs),
     /// Print what its processes printed
@@ -235,6 +240,24 @@ pub enum SandboxCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// The sandbox
+    pub id: String,
+    /// The private key, instead of those that ssh finds
+    #[arg(short, long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Options for ssh, for example -o '-L 8080:localhost:8080'; may be repeated
+    #[arg(short = 'o', long = "option", value_name = "TEXT", allow_hyphen_values = true)]
+    pub options: Vec<String>,
+    /// Print the command instead of running it
+    #[arg(long)]
+    pub print: bool,
+    /// A command to run; without it a shell
+    #[arg(last = true)]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -400,6 +423,27 @@ pub enum KeyCommand {
     #[command(visible_alias = "delete")]
     Rm {
         /// Id of the key, as `key ls` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SshKeyCommand {
+    /// Add a public key
+    Add {
+        /// The public key's file, for example ~/.ssh/id_ed25519.pub; - for standard input
+        file: PathBuf,
+        /// A name to know it by [default: the key's comment, or the file's name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List your keys, and how the server's own is shown
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Remove a key: it lets nobody in any more
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Id of the key, as `ssh-key ls` shows it
         id: String,
     },
 }
