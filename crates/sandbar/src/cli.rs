@@ -249,8 +249,8 @@ pub struct SshArgs {
     /// The private key, instead of those that ssh finds
     #[arg(short, long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
-    /// Options for ssh, for example -o '-L 8080:localhost:8080'; may be repeated
-    #[arg(short = 'o', long = "option", value_name = "TEXT", allow_hyphen_values = true)]
+    /// Options for ssh, for example --option '-L 8080:localhost:8080'; may be repeated
+    #[arg(long = "option", value_name = "TEXT", allow_hyphen_values = true)]
     pub options: Vec<String>,
     /// Print the command instead of running it
     #[arg(long)]

@@ -46,7 +46,7 @@ fn sftp_keeps_bytes_modes_and_times() {
         ("rm /tmp/nothing\n", "No such file"),
         ("rmdir /tmp/d\n", "Failure"),
         ("mkdir /proc/x\n", ""),
-        ("put a /sys/x\n", ""),
+        ("put a /proc/x\n", ""),
     ] {
         let refused = sftp(&me, &sandbox, batch);
         assert!(!refused.status.success() && stderr(&refused).contains(says), "{batch}: {}", stderr(&refused));
