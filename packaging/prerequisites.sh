@@ -36,6 +36,10 @@ if [ "$purpose" = test ]; then
   want dpkg-deb dpkg
   # Certificates: an authority for tests, with its name server.
   want pebble pebble
+  # SSH: the usual clients, here and, as their other halves, in sandboxes.
+  want ssh openssh-client
+  want rsync rsync
+  want git git
   # A web application under load, and in a browser.
   want wrk wrk
   want chromium chromium

@@ -15,6 +15,7 @@ use crate::{
     channel::Shared,
     limits::{
         DATA_BYTES_MAX, FORWARD_WINDOW_BYTES, FORWARDS_MAX, KEEPALIVE, KEEPALIVES_MAX, OUTPUT_BYTES_MAX, SENDING_BYTES_MAX, SESSION_WINDOW_BYTES, SESSIONS_MAX,
+        WINDOW_BYTES_MIN, WINDOWS_BYTES,
     },
     message::{self, disconnect},
     transport::Transport,
@@ -97,6 +98,8 @@ struct Entry {
     shared: Arc<Shared>,
     is_session: bool,
     accepted: bool,
+    /// The window that it began with.
+    window_bytes: u32,
     /// What the client may still send.
     window: u32,
     ended: bool,
@@ -310,13 +313,14 @@ impl Wire {
         };
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        let window_bytes = if is_session { SESSION_WINDOW_BYTES } else { FORWARD_WINDOW_BYTES };
+        let window_bytes = self.window_for(if is_session { SESSION_WINDOW_BYTES } else { FORWARD_WINDOW_BYTES });
         let shared = Shared::new(window);
         let entry = Entry {
             peer,
             shared: Arc::clone(&shared),
             is_session,
             accepted: false,
+            window_bytes,
             window: window_bytes,
             ended: false,
             close_sent: false,
@@ -326,6 +330,12 @@ impl Wire {
         let channel = Channel { id, shared, told: self.teller.clone(), room: Arc::clone(&self.room), packet_bytes_max, window_bytes };
         self.opens.push(Open { kind, channel: Some(channel) });
         Ok(())
+    }
+
+    /// Half of what is left for windows, within bounds.
+    fn window_for(&self, wanted: u32) -> u32 {
+        let given: u32 = self.channels.values().map(|entry| entry.window_bytes).sum();
+        (WINDOWS_BYTES.saturating_sub(given) / 2).clamp(WINDOW_BYTES_MIN, wanted)
     }
 
     fn refuse(&mut self, peer: u32, why: Refusal, text: &str) -> Result<(), SshError> {
