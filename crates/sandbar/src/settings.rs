@@ -416,6 +416,15 @@ mod tests {
     }
 
     #[test]
+    fn ssh_listens_where_it_is_told_and_else_where_it_can() {
+        let listen = |text: &str| parse(text).unwrap().complete().unwrap().ssh_listen;
+        assert_eq!(listen(""), SshListen::IfFree(SSH_LISTEN_DEFAULT));
+        assert_eq!(listen("ssh_listen = 'off'"), SshListen::Off);
+        assert_eq!(listen("ssh_listen = '0.0.0.0:22'"), SshListen::At(SocketAddr::from(([0, 0, 0, 0], 22))));
+        assert!(parse("ssh_listen = 'yes'").unwrap_err().to_string().contains("nor off"));
+    }
+
+    #[test]
     fn an_unknown_key_is_named() {
         let error = format!("{:#}", parse("data_dirr = '/x'\n").unwrap_err());
         assert!(error.contains("data_dirr") && error.contains("data_dir"), "{error}");
