@@ -271,7 +271,7 @@ impl Attached {
     /// just now either judges it first or finds it there.
     fn admit(&self, protected: &Protected, flow: Flow) -> (Verdict, Option<OpenFlow<'_>>) {
         let mut state = self.state();
-        let verdict = rules::judge(&state.policy, protected, flow);
+        let verdict = judge(&state.policy, protected, flow);
         if !verdict.allow {
             return (verdict, None);
         }
@@ -295,7 +295,7 @@ impl Attached {
         let known = {
             let mut state = self.state();
             for (flow, cut) in state.flows.values() {
-                if !rules::judge(&policy, &protected, *flow).allow {
+                if !judge(&policy, &protected, *flow).allow {
                     cut.cancel();
                 }
             }
@@ -319,6 +319,14 @@ impl Attached {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// By address and port.
+fn judge(policy: &Policy, protected: &Protected, flow: Flow) -> Verdict {
+    match rules::judge(policy, protected, &rules::Seen { flow, names: &[], said: rules::Said::Nothing }) {
+        rules::Outcome::Decided { verdict, handling: rules::Handling::Pass } => verdict,
+        rules::Outcome::Decided { verdict, .. } | rules::Outcome::Listen { silent: verdict } => Verdict { allow: false, ..verdict },
+    }
 }
 
 fn plan(policy: &Policy, protected: &Protected) -> Plan {

@@ -198,7 +198,7 @@ fn node_limits(asked: &validate::Limits) -> Limits {
 #[cfg(test)]
 mod tests {
     use sandbar_core::{
-        egress::{Flow, Protected, Protocol, judge},
+        egress::{Flow, Protected, Protocol, Said, Seen, judge},
         lifecycle,
     };
     use serde_json::json;
@@ -218,7 +218,8 @@ mod tests {
             base: None,
         };
         let flow = Flow { addr: addr.parse().expect("an address"), port: 443, proto: Protocol::Tcp };
-        Ok(judge(&policy(&lifecycle::claim(claim, 0))?, &Protected::new(Vec::new(), &[], true), flow).allow)
+        let seen = Seen { flow, names: &[], said: Said::Nothing };
+        Ok(judge(&policy(&lifecycle::claim(claim, 0))?, &Protected::new(Vec::new(), &[], true), &seen).is_allowed())
     }
 
     #[test]
