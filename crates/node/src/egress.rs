@@ -4,26 +4,39 @@
 //! Nothing leaves a namespace by itself (see `sandbar_linux::net`). A connection arrives here with the address it was
 //! meant for, is judged, dialled from the host and copied. What an address alone decides is refused by routes in the
 //! namespace already; the judge decides again, so routes that lag behind a change open nothing.
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use sandbar_core::egress::{self as rules, Flow, Policy, Prefix, Protected, Protocol, Verdict};
+use sandbar_core::credential::Materials;
+use sandbar_core::egress::{self as rules, App, Flow, Policy, Prefix, Protected, Protocol, Verdict};
 use sandbar_linux::net::{self, HostSockets, NetError, Plan};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod authority;
+mod dial;
 mod dns;
+mod flow;
+mod http;
+mod listen;
 mod log;
+mod names;
 mod netns;
 mod proxy;
+mod refuse;
+mod socket;
+mod sources;
 
+pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
+pub use sources::{Source, Sources, Terms};
 
+use flow::{Evidence, Flows};
 use log::{Entry, Log};
+use names::Names;
 use netns::Netns;
 
 /// How often the machine's own addresses are looked at again.
@@ -42,6 +55,8 @@ pub enum EgressError {
     Sockets(#[source] io::Error),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error("the authority of the egress")]
+    Authority(#[from] AuthorityError),
 }
 
 /// The egress of this machine. Clones are the same.
@@ -55,6 +70,8 @@ struct Inner {
     protected: RwLock<Arc<Protected>>,
     netns: Netns,
     nameservers: dns::Nameservers,
+    /// Who certifies us to the sandboxes.
+    authority: Authority,
     attached: Mutex<Vec<Weak<Attached>>>,
     /// Of connections of all sandboxes together.
     places: proxy::Places,
@@ -63,26 +80,32 @@ struct Inner {
 impl Egress {
     /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
     /// /etc/resolv.conf. Call it within a tokio runtime.
-    pub fn new(allow: Vec<Prefix>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::system())
+    pub fn new(allow: Vec<Prefix>, authority: Authority) -> Result<Self, EgressError> {
+        Self::start(allow, dns::Nameservers::system(), authority)
     }
 
-    /// Like [`Self::new`], with name servers of the caller's choice.
+    /// Like [`Self::new`], with name servers of the caller's choice and an authority that nobody knows.
     pub fn with_nameservers(allow: Vec<Prefix>, nameservers: Vec<SocketAddr>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::fixed(nameservers))
+        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?)
     }
 
-    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers) -> Result<Self, EgressError> {
+    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority) -> Result<Self, EgressError> {
         let inner = Arc::new(Inner {
             protected: RwLock::new(Arc::new(look_around(&allow)?)),
             allow,
             netns: Netns::start().map_err(EgressError::Thread)?,
             nameservers,
+            authority,
             attached: Mutex::default(),
             places: proxy::Places::of_machine(),
         });
         tokio::spawn(keep_host_addresses(Arc::downgrade(&inner)));
         Ok(Self { inner })
+    }
+
+    /// Who certifies us to the sandboxes.
+    pub fn authority(&self) -> &Authority {
+        &self.inner.authority
     }
 
     /// The routes that a namespace has to have for this policy.
@@ -102,10 +125,11 @@ impl Egress {
 
     /// Serves a runtime of an earlier server: opens the sockets again and brings the routes up to date. When a
     /// program of the sandbox has taken a port in the meantime, the egress stays closed until the port is free.
-    pub async fn adopt(&self, runtime_id: &str, netns: OwnedFd, policy: Policy) -> Result<EgressHandle, EgressError> {
-        let handle = self.register(runtime_id, netns, policy.clone());
+    pub async fn adopt(&self, runtime_id: &str, netns: OwnedFd, terms: impl Into<Terms>) -> Result<EgressHandle, EgressError> {
+        let terms = terms.into();
+        let handle = self.register(runtime_id, netns, terms.policy.clone());
         handle.attached.state().plan = None;
-        handle.set_policy(policy).await?;
+        handle.set_policy(terms).await?;
         if let Err(error) = handle.attached.open_and_serve(&self.inner).await {
             let EgressError::Net(taken) = &error else {
                 return Err(error);
@@ -125,8 +149,9 @@ impl Egress {
         let attached = Arc::new(Attached {
             runtime_id: runtime_id.to_owned(),
             netns: Arc::new(netns),
-            state: Mutex::new(State { policy: Arc::new(policy), plan: Some(plan), flows: HashMap::new(), next_flow: 0 }),
+            state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: Flows::default() }),
             log: Log::default(),
+            names: Names::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -159,13 +184,15 @@ pub struct EgressHandle {
 impl EgressHandle {
     /// Puts a policy in force before it returns: for new connections, in the namespace's routes, and for open
     /// connections, which are reset when they are refused now.
-    pub async fn set_policy(&self, policy: Policy) -> Result<(), EgressError> {
+    pub async fn set_policy(&self, terms: impl Into<Terms>) -> Result<(), EgressError> {
+        let Terms { policy, sources } = terms.into();
         if self.attached.is_in_force(&policy, &self.inner) {
+            self.attached.state().sources = sources;
             return Ok(());
         }
         let (attached, inner) = (Arc::clone(&self.attached), Arc::clone(&self.inner));
         // On the one thread of all namespaces, so that changes of one runtime do not overtake each other.
-        self.inner.netns.run(move || attached.enforce(policy, &inner)).await?
+        self.inner.netns.run(move || attached.enforce(policy, Some(sources), &inner)).await?
     }
 
     pub fn counters(&self) -> Counters {
@@ -214,30 +241,18 @@ struct Attached {
     netns: Arc<OwnedFd>,
     state: Mutex<State>,
     log: Log,
+    names: Names,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 struct State {
     policy: Arc<Policy>,
+    /// What the policy's bindings refer to.
+    sources: Sources,
     /// The routes of the namespace; None when they are not known.
     plan: Option<Plan>,
-    /// Open connections by number. Bounded by [`proxy::FLOWS_MAX`].
-    flows: HashMap<u64, (Flow, CancellationToken)>,
-    next_flow: u64,
-}
-
-/// An allowed connection, in the list of open ones until it is dropped.
-struct OpenFlow<'a> {
-    attached: &'a Attached,
-    number: u64,
-    cut: CancellationToken,
-}
-
-impl Drop for OpenFlow<'_> {
-    fn drop(&mut self) {
-        self.attached.state().flows.remove(&self.number);
-    }
+    flows: Flows,
 }
 
 impl Attached {
@@ -267,19 +282,10 @@ impl Attached {
         self.serve(inner, sockets)
     }
 
-    /// Judges a connection and, when it is allowed, puts it into the list in the same moment: a policy that changes
-    /// just now either judges it first or finds it there.
-    fn admit(&self, protected: &Protected, flow: Flow) -> (Verdict, Option<OpenFlow<'_>>) {
-        let mut state = self.state();
-        let verdict = judge(&state.policy, protected, flow);
-        if !verdict.allow {
-            return (verdict, None);
-        }
-        let number = state.next_flow;
-        state.next_flow += 1;
-        let cut = self.stop.child_token();
-        state.flows.insert(number, (flow, cut.clone()));
-        (verdict, Some(OpenFlow { attached: self, number, cut }))
+    /// The secrets that the policy refers to, as they are now. To be asked for anew with each request.
+    fn materials(&self) -> Materials {
+        let sources = self.state().sources.clone();
+        sources.materials()
     }
 
     fn is_in_force(&self, policy: &Policy, inner: &Inner) -> bool {
@@ -288,18 +294,17 @@ impl Attached {
         *state.policy == *policy && state.plan.as_ref() == Some(&plan)
     }
 
-    /// On the namespaces' thread only.
-    fn enforce(&self, policy: Policy, inner: &Inner) -> Result<(), EgressError> {
+    /// On the namespaces' thread only. Without sources those that are known stay.
+    fn enforce(&self, policy: Policy, sources: Option<Sources>, inner: &Inner) -> Result<(), EgressError> {
         let protected = inner.protected();
         let plan = plan(&policy, &protected);
         let known = {
             let mut state = self.state();
-            for (flow, cut) in state.flows.values() {
-                if !judge(&policy, &protected, *flow).allow {
-                    cut.cancel();
-                }
-            }
+            state.flows.judge(&policy, &protected);
             state.policy = Arc::new(policy);
+            if let Some(sources) = sources {
+                state.sources = sources;
+            }
             state.plan.take()
         };
         if known.as_ref() != Some(&plan) {
@@ -309,24 +314,20 @@ impl Attached {
         Ok(())
     }
 
-    fn record(&self, host: Option<String>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
+    fn record(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
         if !verdict.allow {
             tracing::debug!(runtime = self.runtime_id, ?flow, host, rule = &*verdict.rule, "egress refused");
         }
-        self.log.record(host, flow, verdict)
+        self.log.record(host, app, flow, verdict)
+    }
+
+    fn record_flow(&self, evidence: &Evidence, verdict: Verdict) -> Arc<Entry> {
+        self.record(evidence.host().map(str::to_owned), evidence.app(), evidence.flow, verdict)
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// By address and port.
-fn judge(policy: &Policy, protected: &Protected, flow: Flow) -> Verdict {
-    match rules::judge(policy, protected, &rules::Seen { flow, names: &[], said: rules::Said::Nothing }) {
-        rules::Outcome::Decided { verdict, handling: rules::Handling::Pass } => verdict,
-        rules::Outcome::Decided { verdict, .. } | rules::Outcome::Listen { silent: verdict } => Verdict { allow: false, ..verdict },
-    }
 }
 
 fn plan(policy: &Policy, protected: &Protected) -> Plan {
@@ -376,7 +377,7 @@ async fn keep_host_addresses(inner: Weak<Inner>) {
             let shared = Arc::clone(&inner);
             let work = move || {
                 let policy = Policy::clone(&attached.state().policy);
-                attached.enforce(policy, &shared)
+                attached.enforce(policy, None, &shared)
             };
             if let Ok(Err(error)) = inner.netns.run(work).await {
                 tracing::warn!(%error, "routes of a sandbox are out of date");

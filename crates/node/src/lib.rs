@@ -93,7 +93,7 @@ pub struct Adoptable {
     pub pid: u32,
     pub pid_start: u64,
     pub limits: Limits,
-    pub policy: Policy,
+    pub terms: egress::Terms,
     pub warm: Vec<WarmProcess>,
 }
 
@@ -151,7 +151,8 @@ impl Node {
         let images = Images::open(data_dir, config.agent, &roots)?;
         let agent_path = images.agent_path();
         let agent = File::open(&agent_path).map_err(io(&agent_path))?;
-        let egress = egress::Egress::new(config.egress_allow)?;
+        let authority = egress::Authority::open(data_dir).map_err(egress::EgressError::from)?;
+        let egress = egress::Egress::new(config.egress_allow, authority)?;
         let inner = Inner {
             runtimes_dir,
             images,
@@ -199,6 +200,11 @@ impl Node {
     /// Requests to addresses that users chose.
     pub fn outbound(&self) -> &outbound::Outbound {
         &self.inner.outbound
+    }
+
+    /// The certificate of the authority that certifies the egress to the sandboxes, in PEM.
+    pub fn egress_authority_pem(&self) -> &str {
+        self.inner.egress.authority().certificate_pem()
     }
 
     /// The images of this machine.
@@ -252,7 +258,7 @@ impl Node {
     pub async fn adopt(&self, known: Adoptable) -> Result<Option<Arc<Runtime>>, RuntimeError> {
         let paths = self.paths(&known.runtime_id, &known.root);
         let process = (known.pid, known.pid_start);
-        let adopted = Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, process, known.limits, known.policy, &self.inner.egress).await?;
+        let adopted = Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, process, known.limits, known.terms, &self.inner.egress).await?;
         if let Some(runtime) = adopted.clone().filter(|_| !known.warm.is_empty()) {
             let node = self.clone();
             tokio::spawn(async move {

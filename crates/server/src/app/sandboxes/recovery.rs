@@ -64,7 +64,7 @@ impl Registry {
             pid_start: record.pid_start?,
             limits: spec::limits_of(record),
             warm: spec::warm(&self.node, &record.template, record.base.as_ref()),
-            policy: spec::policy(record).ok()?,
+            terms: spec::policy(record).ok()?.into(),
         };
         match self.node.adopt(known).await {
             Ok(runtime) => runtime,
