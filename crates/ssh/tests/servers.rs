@@ -48,6 +48,8 @@ impl Server {
         );
         std::fs::write(server.folder.join("config"), config).unwrap();
         std::fs::write(server.folder.join("authorized"), "").unwrap();
+        // Debian's server, run by root, wants it; its service makes it.
+        let _ = std::fs::create_dir_all("/run/sshd");
         let child = Command::new(SSHD).args(["-D", "-e", "-f"]).arg(server.folder.join("config")).stderr(Stdio::null()).spawn().unwrap();
         server.child = Some(child);
         for _ in 0..200 {
