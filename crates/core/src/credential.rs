@@ -7,9 +7,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{limits, validate::Violation};
+use crate::{egress, limits, validate::Violation};
 
 /// What a source holds. The wire calls it `resolverKind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,6 +54,27 @@ pub enum Material {
 
 /// The secrets that a policy refers to, by the name of their source. One that is missing cannot be used.
 pub type Materials = Arc<BTreeMap<String, Arc<Material>>>;
+
+/// What a network policy says about the use of a source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// By which the policy's rules know it.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// The source's name.
+    pub source: String,
+    /// The name of a [`Projection`].
+    pub projection: String,
+}
+
+/// A binding that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BindingError {
+    #[error("credential binding {binding:?} names the source {name:?}, which this team does not have")]
+    Missing { binding: String, name: String },
+    #[error("credential binding {binding:?} is {projection}, which its source {name:?} of kind {kind} does not fit; it takes {takes}")]
+    Unfit { binding: String, projection: String, name: String, kind: Kind, takes: String },
+}
 
 /// A source as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +217,31 @@ impl Definition {
         let read = reader.definition(body);
         read.filter(|_| reader.out.is_empty()).ok_or(reader.out)
     }
+}
+
+impl Binding {
+    /// Whether it can be used with its source, which is of this kind, if it is there.
+    pub fn check(&self, kind: Option<Kind>) -> Result<(), BindingError> {
+        let (binding, name) = (self.reference.clone(), self.source.clone());
+        let Some(kind) = kind else { return Err(BindingError::Missing { binding, name }) };
+        let takes = Projection::parse(&self.projection).map_or(&[] as &[Kind], Projection::kinds);
+        if takes.contains(&kind) {
+            return Ok(());
+        }
+        let takes = takes.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" or ");
+        Err(BindingError::Unfit { binding, projection: self.projection.clone(), name, kind, takes })
+    }
+}
+
+/// What a template's network policy binds with a sandbox's on top. What is no binding is passed over: whoever compiles the
+/// policy refuses it.
+pub fn bindings(template: Option<&Value>, own: Option<&Value>) -> Vec<Binding> {
+    let merged = egress::merge(template.unwrap_or(&Value::Null), own.unwrap_or(&Value::Null));
+    let read = |binding: &Value| {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Some(Binding { reference: text(&binding["ref"])?, source: text(&binding["sourceRef"])?, projection: text(&binding["projection"]["type"])? })
+    };
+    merged.get("credentialBindings").and_then(Value::as_array).into_iter().flatten().filter_map(read).collect()
 }
 
 /// Whether a source may be called so: letters, digits, `.`, `_` and `-`, and the first is a letter or a digit.
@@ -553,6 +600,26 @@ mod tests {
         let login = Material::UsernamePassword { username: "u".to_owned(), password: "p".to_owned() };
         assert_eq!((headers.value("token"), headers.value("username")), (Some("t"), None));
         assert_eq!((login.value("username"), login.value("password"), login.value("token")), (Some("u"), Some("p"), None));
+    }
+
+    #[test]
+    fn a_sandbox_binds_what_its_template_binds_and_its_own() {
+        let policy = |bindings: Value| json!({ "mode": "allow-all", "credentialBindings": bindings });
+        let binding = |reference: &str, source: &str, projection: &str| json!({ "ref": reference, "sourceRef": source, "projection": { "type": projection } });
+        let template = policy(json!([binding("a", "one", "http_headers"), binding("b", "two", "http_headers")]));
+        let own = policy(json!([binding("b", "three", "ssh_proxy"), { "ref": 1 }, "nonsense"]));
+        let bound = bindings(Some(&template), Some(&own));
+        let expected = [("a", "one", "http_headers"), ("b", "three", "ssh_proxy")];
+        let read =
+            |(reference, source, projection): (&str, &str, &str)| Binding { reference: reference.into(), source: source.into(), projection: projection.into() };
+        assert_eq!(bound, expected.map(read));
+        assert_eq!(bindings(None, None), []);
+        assert_eq!(bindings(Some(&json!({ "credentialBindings": null })), None), []);
+        assert_eq!(bound[0].check(Some(Kind::UsernamePassword)), Ok(()));
+        let missing = bound[0].check(None).expect_err("is missing");
+        assert_eq!(missing.to_string(), "credential binding \"a\" names the source \"one\", which this team does not have");
+        let unfit = bound[1].check(Some(Kind::Headers)).expect_err("does not fit").to_string();
+        assert!(unfit.ends_with("is ssh_proxy, which its source \"three\" of kind static_headers does not fit; it takes static_ssh_private_key"), "{unfit}");
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 mod authority;
+mod credentials;
 mod dial;
 mod dns;
 mod flow;
@@ -26,9 +28,13 @@ mod log;
 mod names;
 mod netns;
 mod proxy;
+mod quic;
 mod refuse;
 mod socket;
 mod sources;
+mod terminate;
+mod tls;
+mod udp;
 
 pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
@@ -38,6 +44,7 @@ use flow::{Evidence, Flows};
 use log::{Entry, Log};
 use names::Names;
 use netns::Netns;
+use tls::{ClientCertificates, Tls};
 
 /// How often the machine's own addresses are looked at again.
 const HOST_ADDRESSES_EVERY: Duration = Duration::from_secs(30);
@@ -55,6 +62,12 @@ pub enum EgressError {
     Sockets(#[source] io::Error),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error("read the certificates of {}", path.display())]
+    Roots {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the authority of the egress")]
     Authority(#[from] AuthorityError),
 }
@@ -72,6 +85,7 @@ struct Inner {
     nameservers: dns::Nameservers,
     /// Who certifies us to the sandboxes.
     authority: Authority,
+    tls: Tls,
     attached: Mutex<Vec<Weak<Attached>>>,
     /// Of connections of all sandboxes together.
     places: proxy::Places,
@@ -79,23 +93,25 @@ struct Inner {
 
 impl Egress {
     /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
-    /// /etc/resolv.conf. Call it within a tokio runtime.
-    pub fn new(allow: Vec<Prefix>, authority: Authority) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::system(), authority)
+    /// /etc/resolv.conf. Servers are believed whom the machine believes, and besides whom the certificates in `ca_file`
+    /// certify. Call it within a tokio runtime.
+    pub fn new(allow: Vec<Prefix>, authority: Authority, ca_file: Option<&Path>) -> Result<Self, EgressError> {
+        Self::start(allow, dns::Nameservers::system(), authority, Tls::new(ca_file)?)
     }
 
     /// Like [`Self::new`], with name servers of the caller's choice and an authority that nobody knows.
     pub fn with_nameservers(allow: Vec<Prefix>, nameservers: Vec<SocketAddr>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?)
+        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?, Tls::new(None)?)
     }
 
-    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority) -> Result<Self, EgressError> {
+    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority, tls: Tls) -> Result<Self, EgressError> {
         let inner = Arc::new(Inner {
             protected: RwLock::new(Arc::new(look_around(&allow)?)),
             allow,
             netns: Netns::start().map_err(EgressError::Thread)?,
             nameservers,
             authority,
+            tls,
             attached: Mutex::default(),
             places: proxy::Places::of_machine(),
         });
@@ -152,6 +168,8 @@ impl Egress {
             state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: Flows::default() }),
             log: Log::default(),
             names: Names::default(),
+            certificates: ClientCertificates::default(),
+            udp: udp::Flows::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -196,7 +214,7 @@ impl EgressHandle {
     }
 
     pub fn counters(&self) -> Counters {
-        let open = self.attached.state().flows.len();
+        let open = self.attached.state().flows.len() + self.attached.udp.open();
         self.attached.log.counters(open as u64)
     }
 
@@ -242,6 +260,8 @@ struct Attached {
     state: Mutex<State>,
     log: Log,
     names: Names,
+    certificates: ClientCertificates,
+    udp: udp::Flows,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -270,6 +290,10 @@ impl Attached {
         for socket in std::iter::once(tcp4).chain(tcp6) {
             let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
             self.tasks.spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
+        }
+        let permits = inner.places.of_sandbox_for_udp();
+        for datagrams in std::iter::once(sockets.udp4).chain(sockets.udp6) {
+            self.tasks.spawn(udp::listen(Arc::clone(self), Arc::clone(inner), datagrams, Arc::clone(&permits)));
         }
         self.tasks.spawn(dns::listen_udp(Arc::clone(self), Arc::clone(inner), dns_udp));
         self.tasks.spawn(dns::listen_tcp(Arc::clone(self), Arc::clone(inner), dns_tcp));
@@ -301,6 +325,7 @@ impl Attached {
         let known = {
             let mut state = self.state();
             state.flows.judge(&policy, &protected);
+            self.udp.judge(&policy, &protected);
             state.policy = Arc::new(policy);
             if let Some(sources) = sources {
                 state.sources = sources;
@@ -333,7 +358,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn plan(policy: &Policy, protected: &Protected) -> Plan {
     let routes = rules::routes(policy, protected);
     let convert = |list: Vec<Prefix>| list.iter().map(|p| net::Prefix { addr: p.addr(), len: p.len() }).collect();
-    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed) }
+    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed), udp: routes.udp }
 }
 
 fn look_around(allow: &[Prefix]) -> Result<Protected, NetError> {

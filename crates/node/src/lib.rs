@@ -33,6 +33,7 @@ pub mod roots;
 pub mod runtime;
 pub mod shares;
 mod storage;
+mod trust;
 pub mod volumes;
 pub mod warm;
 
@@ -42,6 +43,7 @@ pub use pool::PoolStatus;
 pub use roots::Root;
 pub use runtime::{Limits, Runtime, RuntimeError, RuntimeSpec, Tmpfs, VolumeMount};
 pub use storage::OnDisk;
+pub use trust::TrustError;
 
 use image::{ImageError, Images};
 use launcher::{Launcher, Priority};
@@ -61,6 +63,8 @@ pub struct NodeConfig {
     pub agent: &'static [u8],
     /// Prefixes that sandboxes may reach although they are protected.
     pub egress_allow: Vec<Prefix>,
+    /// Certificates of servers that are believed besides the machine's, where TLS is ended for a sandbox: a PEM file.
+    pub egress_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +156,7 @@ impl Node {
         let agent_path = images.agent_path();
         let agent = File::open(&agent_path).map_err(io(&agent_path))?;
         let authority = egress::Authority::open(data_dir).map_err(egress::EgressError::from)?;
-        let egress = egress::Egress::new(config.egress_allow, authority)?;
+        let egress = egress::Egress::new(config.egress_allow, authority, config.egress_ca_file.as_deref())?;
         let inner = Inner {
             runtimes_dir,
             images,

@@ -37,6 +37,7 @@ mod repl;
 mod run;
 mod signals;
 mod stats;
+mod trust;
 mod watch;
 
 use agent::Agent;

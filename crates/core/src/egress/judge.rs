@@ -73,6 +73,9 @@ pub fn judge(policy: &Policy, protected: &Protected, seen: &Seen<'_>) -> Outcome
     if let Some(reason) = protected.reason(seen.flow.addr) {
         return refused(Verdict::deny(format!("protected address: {reason}")));
     }
+    if policy.proxy.is_some() && seen.flow.proto == Protocol::Udp {
+        return refused(Verdict::deny("egress.proxy (UDP does not go through it)"));
+    }
     match policy.traffic(&seen) {
         // The connection itself decides nothing, each request does.
         Traffic::Open if matches!(seen.said, Said::Bytes { name: Claim::Later, .. }) => {

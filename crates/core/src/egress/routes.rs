@@ -60,7 +60,8 @@ pub fn routes(policy: &Policy, protected: &Protected) -> Routes {
 
 /// True when some flow to the region's addresses may be allowed, by what is known before it says anything.
 fn may_be_allowed(policy: &Policy, protected: &Protected, region: &Prefix, proto: Protocol) -> bool {
-    if protected.reason_range(region).is_some() {
+    let is_around_proxy = policy.proxy.is_some() && proto == Protocol::Udp;
+    if is_around_proxy || protected.reason_range(region).is_some() {
         return false;
     }
     for rule in &policy.rules {

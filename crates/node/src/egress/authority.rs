@@ -4,6 +4,8 @@
 //!
 //! The key is all that has to be kept: the authority's name and its certificate follow from it. It is made once and lies
 //! in the data directory, where sandboxes see nothing. Keys of leaves live in memory only.
+//!
+//! The same for SSH is a host key, which is ours whatever host a sandbox means.
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -15,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    SanType, SerialNumber,
+    PKCS_ED25519, SanType, SerialNumber, SignatureAlgorithm,
 };
 use rustls::RootCertStore;
 use rustls::crypto::ring::sign::any_ecdsa_type;
@@ -30,6 +32,9 @@ use super::lock;
 /// The authority's key and its certificate, in the data directory.
 const KEY_FILE: &str = "egress-ca.key";
 const CERTIFICATE_FILE: &str = "egress-ca.crt";
+/// The host key of SSH.
+const SSH_KEY_FILE: &str = "egress-ssh.key";
+const SSH_KEY_KIND: &str = "ssh-ed25519";
 /// Of either file.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 /// What the authority is called; a part of its key's digest comes after it, so that two installations differ.
@@ -91,6 +96,7 @@ pub struct Authority {
     leaf_key: KeyPair,
     leaf_signer: Arc<dyn SigningKey>,
     leaves: Mutex<Leaves>,
+    ssh_key: KeyPair,
 }
 
 /// The authority's name, in the two parts that it consists of.
@@ -124,15 +130,8 @@ impl Authority {
     /// # Errors
     /// What is there cannot be read or does not fit together; it is left as it is.
     pub fn open(data_dir: &Path) -> Result<Self, AuthorityError> {
-        let path = data_dir.join(KEY_FILE);
-        let key = match read(&path)? {
-            Some(pem) => KeyPair::from_pem(&pem).map_err(|source| AuthorityError::NoKey { path, source })?,
-            None => {
-                let key = new_key()?;
-                write(data_dir, &path, &key.serialize_pem(), 0o600)?;
-                key
-            }
-        };
+        let key = kept_key(data_dir, KEY_FILE, &PKCS_ECDSA_P256_SHA256)?;
+        let ssh_key = kept_key(data_dir, SSH_KEY_FILE, &PKCS_ED25519)?;
         let path = data_dir.join(CERTIFICATE_FILE);
         let certificate = match read(&path)? {
             Some(pem) => of_key(&pem, &key).ok_or(AuthorityError::NoCertificate { path })?,
@@ -142,23 +141,23 @@ impl Authority {
                 certificate
             }
         };
-        Self::assemble(key, certificate)
+        Self::assemble(key, certificate, ssh_key)
     }
 
     /// One that nobody knows, and that ends with the value.
     pub fn make() -> Result<Self, AuthorityError> {
         let key = new_key()?;
         let certificate = self_signed(&key)?;
-        Self::assemble(key, certificate)
+        Self::assemble(key, certificate, KeyPair::generate_for(&PKCS_ED25519)?)
     }
 
-    fn assemble(key: KeyPair, certificate: CertificateDer<'static>) -> Result<Self, AuthorityError> {
+    fn assemble(key: KeyPair, certificate: CertificateDer<'static>, ssh_key: KeyPair) -> Result<Self, AuthorityError> {
         let leaf_key = new_key()?;
         let leaf_der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
         let leaf_signer = any_ecdsa_type(&leaf_der).map_err(AuthorityError::LeafKey)?;
         let name = AuthorityName::of(&key);
         let pem = pem(&certificate);
-        Ok(Self { issuer: Issuer::new(authority_params(&key), key), certificate, pem, name, leaf_key, leaf_signer, leaves: Mutex::default() })
+        Ok(Self { issuer: Issuer::new(authority_params(&key), key), certificate, pem, name, leaf_key, leaf_signer, leaves: Mutex::default(), ssh_key })
     }
 
     /// The authority's certificate, for those that are to trust it.
@@ -175,6 +174,24 @@ impl Authority {
     /// appended, or the next digit when that is taken.
     pub fn subject_hash(&self) -> String {
         self.name.openssl_hash()
+    }
+
+    /// The key by which sandboxes know whoever ends their SSH: Ed25519, as PKCS#8.
+    pub fn ssh_host_key(&self) -> &[u8] {
+        self.ssh_key.serialized_der()
+    }
+
+    /// The same as lines of a `known_hosts` file, for hosts like `example.com` and `*.example.com`, at any port.
+    pub fn known_hosts<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        use base64::{Engine, prelude::BASE64_STANDARD};
+        let field = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+        let key = BASE64_STANDARD.encode([field(SSH_KEY_KIND.as_bytes()), field(self.ssh_key.public_key_raw())].concat());
+        let line = |host: &str| {
+            let names = [Some(host), host.strip_prefix("*.")];
+            let patterns: Vec<String> = names.into_iter().flatten().map(|name| format!("{name},[{name}]:*")).collect();
+            format!("{} {SSH_KEY_KIND} {key}", patterns.join(","))
+        };
+        hosts.into_iter().map(line).collect()
     }
 
     /// A certificate for a server, a DNS name or an IP address, with its key. It is valid for a good part of a day.
@@ -269,6 +286,19 @@ impl AuthorityName {
 /// A value of ASN.1 that is shorter than 128 bytes, as all parts of our name are.
 fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     [&[tag, content.len() as u8], content].concat()
+}
+
+/// A key that is kept in a file, or made and put there.
+fn kept_key(data_dir: &Path, file: &str, algorithm: &'static SignatureAlgorithm) -> Result<KeyPair, AuthorityError> {
+    let path = data_dir.join(file);
+    match read(&path)? {
+        Some(pem) => KeyPair::from_pem_and_sign_algo(&pem, algorithm).map_err(|source| AuthorityError::NoKey { path, source }),
+        None => {
+            let key = KeyPair::generate_for(algorithm)?;
+            write(data_dir, &path, &key.serialize_pem(), 0o600)?;
+            Ok(key)
+        }
+    }
 }
 
 fn new_key() -> Result<KeyPair, rcgen::Error> {

@@ -3,7 +3,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Uri};
-use sandbar_core::egress::{self as rules, App, Claim, CredentialRule, Flow, Handling, Outcome, Policy, Protected, ProtocolRule, Request, RequestOutcome, Said, Seen, Verdict};
+use sandbar_core::egress::{
+    self as rules, App, Claim, CredentialRule, Flow, Handling, Outcome, Policy, Protected, ProtocolRule, Request, RequestOutcome, Said, Seen, Verdict,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Attached, Inner};
@@ -25,7 +27,10 @@ pub(super) enum Name {
     Hidden,
     /// Each request will say it.
     Later,
-    Name { name: String, belongs: bool },
+    Name {
+        name: String,
+        belongs: bool,
+    },
 }
 
 impl Evidence {
@@ -81,7 +86,8 @@ impl Asked {
     /// Calls `judge` with the request as the judge takes it.
     pub fn with<T>(&self, judge: impl FnOnce(&Request<'_>) -> T) -> T {
         // A value that is no text fits no text.
-        let headers: Vec<(&str, &str)> = self.headers.iter().map(|(name, value)| (name.as_str(), std::str::from_utf8(value.as_bytes()).unwrap_or_default())).collect();
+        let headers: Vec<(&str, &str)> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), std::str::from_utf8(value.as_bytes()).unwrap_or_default())).collect();
         let path = if self.uri.path().is_empty() { "/" } else { self.uri.path() };
         judge(&Request { tls: self.tls, method: self.method.as_str(), path, query: self.uri.query(), headers: &headers })
     }

@@ -15,25 +15,26 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use sandbar_core::egress::{App, Verdict};
+use sandbar_core::egress::{App, CredentialRule, Verdict, mcp};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::flow::{Asked, Evidence, Name, OpenRequest};
+use super::credentials::Secret;
+use super::flow::{Allowed, Asked, Evidence, Name, OpenRequest};
 use super::proxy::Carrier;
 use super::refuse;
 use super::socket::{Meter, Socket};
 
 mod authority;
+mod body;
 mod refusal;
 mod upstream;
 
+pub(super) use authority::Host;
+pub(super) use refusal::Refusal;
 pub(super) use upstream::{Link, Upstream};
-
-use authority::Host;
-use refusal::Refusal;
 
 /// Of a request's or an answer's head.
 pub(super) const HEAD_BYTES_MAX: usize = 128 << 10;
@@ -95,7 +96,7 @@ pub(super) async fn serve(session: Arc<Session>, inside: impl Stream + 'static, 
 pub(super) struct Session {
     pub carrier: Arc<Carrier>,
     /// Whom the client meant by its TLS, if it came in one.
-    pub secure: Option<String>,
+    pub secure: Option<Host>,
     pub upstream: Upstream,
     /// After an upgrade.
     pub tunnel: Mutex<Option<Tunnel>>,
@@ -130,8 +131,8 @@ impl Session {
         let (allowed, open) = open.map_err(|verdict| self.refused(&evidence, verdict))?;
         let upgrade = take_upgrade(&mut request);
         let (parts, body) = request.into_parts();
-        let request = Request::from_parts(parts, body.map_err(BoxError::from).boxed_unsync());
-        let _ = allowed;
+        let mut request = Request::from_parts(parts, body.map_err(BoxError::from).boxed_unsync());
+        self.prepare(&mut request, &evidence, allowed).await?;
         let response = self.upstream.send(&self.carrier, request).await?;
         self.pass_back(response, upgrade, open)
     }
@@ -143,7 +144,7 @@ impl Session {
         }
         let host = Host::of(request)?;
         if let Some(server) = &self.secure
-            && host != Host::Name(server.clone())
+            && host != *server
         {
             return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "the request is for another server than the TLS connection"));
         }
@@ -166,6 +167,48 @@ impl Session {
         let matters = || attached.is_request_judged_differently(inner, &with_it, &without);
         let belongs = attached.claims(inner, &name, flow.addr, matters).await;
         Ok(if belongs { with_it } else { without })
+    }
+
+    /// Judges what a request asks for in its body, and puts a secret into it.
+    async fn prepare(&self, request: &mut Request<Body>, evidence: &Evidence, allowed: Allowed) -> Result<(), Refusal> {
+        let Allowed { verdict, credential, mcp } = allowed;
+        let secret = match &credential {
+            Some(rule) => self.secret(rule, evidence)?,
+            None => None,
+        };
+        let has_body = !request.body().is_end_stream();
+        if has_body && (!mcp.is_empty() || secret.as_ref().is_some_and(Secret::wants_body)) {
+            let mut bytes = body::collect(request, mcp::BODY_BYTES_MAX).await?;
+            if let Some(mcp::Refused { verdict, reply }) = mcp::judge(&mcp.iter().collect::<Vec<_>>(), &bytes) {
+                let refusal = self.refused(evidence, verdict);
+                return Err(reply.map_or(refusal, |reply| Refusal::json(StatusCode::OK, reply.to_string())));
+            }
+            if let Some(replaced) = secret.as_ref().and_then(|secret| secret.put_into_body(&bytes)) {
+                bytes = replaced.into();
+            }
+            body::set(request, bytes);
+        }
+        let (Some(rule), Some(secret)) = (credential, secret) else { return Ok(()) };
+        let mut uri = request.uri().clone();
+        if let Err(error) = secret.put(&mut uri, request.headers_mut()) {
+            // Part of it may be in the request by now, so it cannot go on.
+            return Err(self.refused(evidence, Verdict::deny(format!("{} ({error})", rule.label))));
+        }
+        *request.uri_mut() = uri;
+        let rule = format!("{} (with the credential of {})", verdict.rule, rule.label);
+        self.carrier.attached.record_flow(evidence, Verdict { allow: true, rule: rule.into() });
+        Ok(())
+    }
+
+    /// None when it cannot be made and the request may go without.
+    fn secret(&self, rule: &CredentialRule, evidence: &Evidence) -> Result<Option<Secret>, Refusal> {
+        let materials = self.carrier.attached.materials();
+        let material = materials.get(&rule.binding.source);
+        match Secret::make(&rule.binding.projection, material.map(|material| &**material)) {
+            Ok(secret) => Ok(Some(secret)),
+            Err(_) if rule.fail_open => Ok(None),
+            Err(error) => Err(self.refused(evidence, Verdict::deny(format!("{} ({error})", rule.label)))),
+        }
     }
 
     fn refused(&self, evidence: &Evidence, verdict: Verdict) -> Refusal {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use sandbar_core::egress::App;
-use sandbar_core::egress::sniff::{self, Sniff, Named};
+use sandbar_core::egress::sniff::{self, Named, Sniff};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 

@@ -26,7 +26,7 @@ use super::flow::{Admitted, Evidence, Name, OpenFlow};
 use super::listen::{Ears, Heard, SILENT_FOR};
 use super::log::Entry;
 use super::socket::{Meter, Pump, prepare, reset};
-use super::{Attached, Inner, http, refuse, tcp_flow};
+use super::{Attached, Inner, http, refuse, tcp_flow, terminate};
 
 /// Connections that one sandbox may have open at once.
 pub(super) const FLOWS_MAX: usize = 1024;
@@ -54,7 +54,12 @@ impl Places {
         Arc::new(Semaphore::new(self.of_one))
     }
 
-    fn take(&self, of_sandbox: &Arc<Semaphore>) -> Option<Place> {
+    /// The places of one sandbox for UDP, which does not take them from its connections.
+    pub fn of_sandbox_for_udp(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.of_one.min(super::udp::FLOWS_MAX)))
+    }
+
+    pub fn take(&self, of_sandbox: &Arc<Semaphore>) -> Option<Place> {
         let own = Arc::clone(of_sandbox).try_acquire_owned().ok()?;
         let shared = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Place { _own: own, _shared: shared })
@@ -62,7 +67,7 @@ impl Places {
 }
 
 /// Given back when it is dropped.
-struct Place {
+pub(super) struct Place {
     _own: OwnedSemaphorePermit,
     _shared: OwnedSemaphorePermit,
 }
@@ -238,6 +243,7 @@ impl Carrier {
         if handling != Handling::Pass && early.as_ref().is_some_and(Pump::has_begun) {
             return self.refuse(Verdict::deny("the server spoke before its client, so it cannot be looked into"));
         }
+        prepare(&inside);
         let meter = self.meter(&verdict);
         let early_socket = early.as_ref().map(|back| Arc::clone(back.from()));
         match handling {
@@ -249,7 +255,8 @@ impl Carrier {
                 self.copy(&meter, back, ears.bytes).await
             }
             Handling::Http => http::serve_plain(Arc::new(self), meter, ears.bytes.freeze(), early_socket).await,
-            Handling::Terminate { .. } | Handling::Login(_) => self.refuse(Verdict::deny("this is not carried")),
+            Handling::Terminate { http } => terminate::serve(Arc::new(self), meter, ears.bytes.freeze(), early_socket, http).await,
+            Handling::Login(_) => self.refuse(Verdict::deny("this is not carried")),
         }
     }
 

@@ -14,8 +14,10 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Fatal alerts of TLS (RFC 8446, 6.2), in a record of their own.
-const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+pub(super) const HANDSHAKE_FAILURE: Alert = [21, 3, 3, 0, 2, 2, 40];
+const ACCESS_DENIED: Alert = [21, 3, 3, 0, 2, 2, 49];
+pub(super) const UNRECOGNIZED_NAME: Alert = [21, 3, 3, 0, 2, 2, 112];
+type Alert = [u8; 7];
 
 /// What a client of HTTP reads.
 pub(super) fn text(verdict: &Verdict) -> String {
@@ -38,8 +40,17 @@ pub(super) async fn refuse(inside: &TcpStream, evidence: &Evidence, first_bytes:
         Some((Some(App::Tls), _)) => ACCESS_DENIED.to_vec(),
         Some(_) | None => return reset(inside),
     };
+    tell(inside, &answer).await;
+}
+
+/// Ends a TLS connection before it has begun.
+pub(super) async fn alert(inside: &TcpStream, alert: Alert) {
+    tell(inside, &alert).await;
+}
+
+async fn tell(inside: &TcpStream, answer: &[u8]) {
     // It fits into the socket's empty buffer.
-    let told = inside.try_write(&answer).is_ok_and(|len| len == answer.len());
+    let told = inside.try_write(answer).is_ok_and(|len| len == answer.len());
     if !told || rustix::net::shutdown(inside, rustix::net::Shutdown::Write).is_err() {
         return reset(inside);
     }

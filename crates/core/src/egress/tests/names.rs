@@ -137,6 +137,16 @@ fn what_is_looked_into() {
 }
 
 #[test]
+fn nothing_goes_around_the_proxy() {
+    let policy = policy(json!({"egress": {"proxy": {"type": "socks5", "address": "p.test:1080"}}}));
+    let none = Protected::new(vec![], &[], true);
+    let seen = |proto| Seen { flow: Flow { proto, ..tcp(HERE, 53) }, names: &[], said: Said::Nothing };
+    assert!(judge(&policy, &none, &seen(Protocol::Tcp)).is_allowed() && !judge(&policy, &none, &seen(Protocol::Udp)).is_allowed());
+    assert!(!routes(&policy, &none).udp && routes(&Policy::allow_all(), &none).udp && !routes(&Policy::block_all(), &none).udp);
+    assert_eq!(policy.proxy().map(|proxy| (proxy.host.as_str(), proxy.port)), Some(("p.test", 1080)));
+}
+
+#[test]
 fn names_are_compared_in_one_form() {
     let table = [
         ("Example.COM.", Some("example.com")),

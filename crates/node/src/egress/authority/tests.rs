@@ -100,8 +100,11 @@ fn it_is_the_same_after_a_restart() {
     assert_eq!(fs::read_to_string(dir.0.join(CERTIFICATE_FILE)).unwrap(), first.certificate_pem());
     verify(&again, &leaf, "example.com", SystemTime::now()).unwrap();
     verify(&first, &again.leaf("example.com").unwrap(), "example.com", SystemTime::now()).unwrap();
-    let mode = fs::metadata(dir.0.join(KEY_FILE)).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    for file in [KEY_FILE, SSH_KEY_FILE] {
+        let mode = fs::metadata(dir.0.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    assert_eq!(first.ssh_host_key(), again.ssh_host_key());
     // A certificate that was lost is made again, and the former one is trusted further.
     fs::remove_file(dir.0.join(CERTIFICATE_FILE)).unwrap();
     let renewed = Authority::open(&dir.0).unwrap();
@@ -117,6 +120,30 @@ fn what_does_not_fit_together_is_left_as_it_is() {
     fs::remove_file(dir.0.join(KEY_FILE)).unwrap();
     fs::write(dir.0.join(CERTIFICATE_FILE), Authority::make().unwrap().certificate_pem()).unwrap();
     assert!(matches!(Authority::open(&dir.0), Err(AuthorityError::NoCertificate { .. })));
+}
+
+/// Skipped where there is no OpenSSH.
+#[test]
+fn ssh_knows_the_hosts() {
+    let authority = Authority::make().unwrap();
+    let dir = Dir::new("ssh");
+    let file = dir.0.join("known_hosts");
+    fs::write(&file, authority.known_hosts(["git.example", "*.host.example"]).join("\n") + "\n").unwrap();
+    let knows = |host: &str| {
+        let found = Command::new("ssh-keygen").args(["-F", host, "-f", file.to_str().unwrap()]).stdout(Stdio::null()).status();
+        found.is_ok_and(|status| status.success())
+    };
+    if !knows("git.example") {
+        assert!(Command::new("ssh-keygen").arg("-?").output().is_err(), "the file cannot be read");
+        eprintln!("skipped: needs ssh-keygen");
+        return;
+    }
+    for host in ["[git.example]:2222", "host.example", "a.host.example", "[a.host.example]:22022"] {
+        assert!(knows(host), "{host}");
+    }
+    for host in ["other.example", "nothost.example", "git.example.org"] {
+        assert!(!knows(host), "{host}");
+    }
 }
 
 /// What is asked of OpenSSL is skipped where there is none.

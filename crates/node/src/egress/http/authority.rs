@@ -6,7 +6,7 @@ use sandbar_core::egress::host_of_authority;
 use super::refusal::Refusal;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Host {
+pub(in super::super) enum Host {
     /// Nobody, or an address.
     Absent,
     /// What stands there is no host.

@@ -1,14 +1,17 @@
 //! Answers of the proxy's own.
+use std::fmt;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 
 use super::Body;
+use crate::egress::dial::DialError;
 
 /// What a client is told instead of its server's answer. Never a secret, and of errors no more than their kind.
-#[derive(Debug)]
-pub(super) struct Refusal {
+#[derive(Debug, Clone)]
+pub(in super::super) struct Refusal {
     status: StatusCode,
     content_type: &'static str,
     text: String,
@@ -23,6 +26,10 @@ impl Refusal {
         Self { status, content_type: "text/plain; charset=utf-8", text }
     }
 
+    pub fn unreached(error: &DialError) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, format!("the server is not reached: {error}"))
+    }
+
     pub fn json(status: StatusCode, text: String) -> Self {
         Self { status, content_type: "application/json", text }
     }
@@ -32,6 +39,12 @@ impl Refusal {
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         response
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text.trim_end())
     }
 }
 

@@ -9,10 +9,14 @@ use super::refusal::Refusal;
 use super::{Body, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HEADERS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, Stream, Tasks};
 use crate::egress::proxy::Carrier;
 use crate::egress::socket::{Meter, Socket};
+use crate::egress::terminate::Outer;
 
 /// How the server is reached.
 pub(in super::super) enum Link {
     Plain(Meter),
+    Tls(Outer),
+    /// It cannot be, for this reason.
+    Refused(Refusal),
 }
 
 pub(in super::super) struct Upstream {
@@ -95,9 +99,14 @@ impl Upstream {
     }
 
     async fn connect(&self, carrier: &Carrier) -> Result<Box<dyn Stream>, Refusal> {
-        let outside = carrier.dial().await.map_err(|error| Refusal::new(StatusCode::BAD_GATEWAY, format!("the server is not reached: {error}")))?;
+        if let Link::Refused(refusal) = &self.link {
+            return Err(refusal.clone());
+        }
+        let socket = carrier.dial().await.map_err(|error| Refusal::unreached(&error))?;
         match &self.link {
-            Link::Plain(meter) => Ok(Box::new(Socket::outside(outside, meter.clone()))),
+            Link::Plain(meter) => Ok(Box::new(Socket::outside(socket, meter.clone()))),
+            Link::Tls(outer) => Ok(Box::new(outer.shake_hands(socket).await?)),
+            Link::Refused(refusal) => Err(refusal.clone()),
         }
     }
 
