@@ -14,6 +14,7 @@ use super::*;
 mod names;
 mod requests;
 mod servers;
+mod ssh;
 mod udp;
 mod zone;
 
