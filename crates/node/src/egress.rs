@@ -25,6 +25,7 @@ mod flow;
 mod http;
 mod listen;
 mod log;
+mod login;
 mod names;
 mod netns;
 mod proxy;
@@ -325,7 +326,7 @@ impl Attached {
         let plan = plan(&policy, &protected);
         let known = {
             let mut state = self.state();
-            state.flows.judge(&policy, &protected);
+            state.flows.judge(&state.policy, &policy, &protected);
             self.udp.judge(&policy, &protected);
             state.policy = Arc::new(policy);
             if let Some(sources) = sources {

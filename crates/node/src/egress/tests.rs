@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod logins;
 mod names;
 mod requests;
 mod servers;
 mod ssh;
 mod udp;
+mod world;
 mod zone;
 
 /// A fresh namespace; the process that made it is gone when this returns.

@@ -7,40 +7,8 @@ use sandbar_core::credential::Material;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::servers::{Client, connect_tls, full, serve, tls_client, tls_server, within};
-use super::zone::Zone;
+use super::world::{World, bound, rules, world};
 use super::*;
-use crate::egress::sources::Source;
-
-/// A sandbox, a name server that leads a.test to the outside, and an authority of the outside.
-struct World {
-    bench: Bench,
-    outside: Authority,
-    _zone: Zone,
-}
-
-async fn world(network: Value) -> Option<World> {
-    let ours = own_address(|addr| addr.is_ipv4() && !addr.is_loopback())?;
-    let IpAddr::V4(v4) = ours else { return None };
-    let netns = namespace()?;
-    let zone = Zone::serve().await;
-    for name in ["a.test", "b.test", "c.test"] {
-        zone.at(name, v4);
-    }
-    let outside = Authority::make().unwrap();
-    let tls = Tls::with_roots(vec![outside.certificate().clone()]);
-    let egress = Egress::start(vec![Prefix::host(ours)], dns::Nameservers::fixed(vec![zone.addr]), Authority::make().unwrap(), tls).unwrap();
-    let bench = attach(egress, netns, TcpListener::bind((ours, 0)).unwrap(), policy(network));
-    Some(World { bench, outside, _zone: zone })
-}
-
-impl World {
-    async fn give(&self, network: Value, material: Material) {
-        let source = Arc::new(Source::default());
-        source.put(1, Some(material));
-        let sources = [("source".to_owned(), source)].into_iter().collect();
-        self.bench.handle.set_policy(Terms { policy: policy(network), sources }).await.unwrap();
-    }
-}
 
 fn get(host: &str, path: &str) -> Request<super::servers::Body> {
     Request::get(path).header(header::HOST, host).body(Empty::new().boxed_unsync()).unwrap()
@@ -49,12 +17,6 @@ fn get(host: &str, path: &str) -> Request<super::servers::Body> {
 /// As HTTP/2 has it.
 fn get2(scheme: &str, host: &str, path: &str) -> Request<super::servers::Body> {
     Request::get(format!("{scheme}://{host}{path}")).body(Empty::new().boxed_unsync()).unwrap()
-}
-
-fn rules(extra: Value) -> Value {
-    let mut egress = json!({"trafficRules": [{"name": "a", "action": "allow", "domains": ["a.test"]}]});
-    egress.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-    json!({"mode": "block-all", "egress": egress})
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -227,12 +189,6 @@ async fn tools_that_may_not_be_called_are_refused_in_their_protocol() {
     let error: Value = serde_json::from_str(&answers[1].1).unwrap();
     assert_eq!((answers[1].0, &error["id"], &error["error"]["code"]), (200, &json!(7), &json!(-32003)));
     assert_eq!((answers[2].0, answers[3].0), (415, 413));
-}
-
-fn bound(rule: Value, projection: Value) -> Value {
-    let mut network = rules(json!({"credentialRules": [rule]}));
-    network["credentialBindings"] = json!([{"ref": "secret", "sourceRef": "source", "projection": projection}]);
-    network
 }
 
 fn token() -> Material {
