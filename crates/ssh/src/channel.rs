@@ -207,7 +207,7 @@ impl Shared {
     }
 }
 
-/// A session or forwarded connection. Dropping it closes it.
+/// A session or forwarded connection. Dropping it closes it, as has to be done when the other side has.
 #[derive(Debug)]
 pub struct Channel {
     pub(crate) id: u32,
@@ -247,7 +247,7 @@ impl Channel {
                     let length = data.len().min(DATA_BYTES_MAX as usize);
                     let data = data.split_to(length).freeze();
                     inbox.taken += length as u32;
-                    if inbox.taken >= self.window_bytes / GRANT_PART && !inbox.eof {
+                    if inbox.taken >= self.window_bytes / GRANT_PART && !inbox.eof && !inbox.closed {
                         let bytes = std::mem::take(&mut inbox.taken);
                         let _ = self.told.send(Told::Grant { id: self.id, bytes });
                     }

@@ -302,7 +302,9 @@ impl Wire {
                 let entry = self.entry(id)?;
                 entry.close_received = true;
                 entry.shared.close();
-                self.close(id)
+                // Else its owner closes it too, and may say before how its program ended: clients close when both sides
+                // have sent all that they had, and wait for that.
+                if entry.close_sent { self.close(id) } else { Ok(()) }
             }
             message::GLOBAL_REQUEST => {
                 let (_name, wants_reply) = (reader.string()?, reader.boolean()?);

@@ -1,5 +1,6 @@
 //! Sessions of the sandbox's client, each of which is one at the server.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use sandbar_ssh::{Channel, Event, Open, OpenKind, Opener, Refusal, Request, Session, Stream};
@@ -10,6 +11,8 @@ use crate::egress::socket::Socket;
 
 /// How long the server may take to hear that the client has left.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// How long the server may take to say how a program ended that has sent all it had, and whose client has closed the session.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(5);
 
 /// Until either side ends. What a side does not take holds up whoever sends it, on that channel and in that direction
 /// alone.
@@ -64,20 +67,30 @@ async fn session(open: Open, opener: Opener) {
     if !has_begun {
         return;
     }
+    let is_brought = AtomicBool::new(false);
     let back = async {
-        tokio::join!(bring_back(&outside, &inside), async {
+        let bring = async {
+            let all = bring_back(&outside, &inside).await;
+            is_brought.store(all, Relaxed);
+        };
+        tokio::join!(bring, async {
             if let Some(outcome) = outside.outcome().await {
                 inside.exit(outcome);
             }
         });
         outside.closed().await;
     };
+    let mut back = std::pin::pin!(back);
     let out = async {
         tokio::join!(bring_out(&inside, &outside), async { while ask(&inside, &outside).await.is_some() {} });
     };
     tokio::select! {
-        () = back => {}
+        () = &mut back => return,
         () = out => {}
+    }
+    // Its client has closed it, which it may do before it knows how the program ended.
+    if is_brought.load(Relaxed) {
+        tokio::time::timeout(OUTCOME_WITHIN, back).await.ok();
     }
 }
 
@@ -112,11 +125,13 @@ async fn bring_out(inside: &Channel, outside: &Channel) {
     outside.end();
 }
 
-async fn bring_back(outside: &Channel, inside: &Channel) {
+/// False when the client has closed the session before it had all.
+async fn bring_back(outside: &Channel, inside: &Channel) -> bool {
     while let Some((stream, data)) = outside.read_either().await {
         if inside.write(stream, data).await.is_err() {
-            return;
+            return false;
         }
     }
     inside.end();
+    true
 }
