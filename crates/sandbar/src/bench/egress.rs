@@ -12,8 +12,8 @@ use std::{net::IpAddr, path::Path};
 use anyhow::Context;
 use sandbar_linux::net;
 
-pub use client::{ClientArgs, run as client};
 use client::Work;
+pub use client::{ClientArgs, run as client};
 use mitmproxy::Mitmproxy;
 use servers::{STREAM_BYTES, Servers};
 use ways::{Asking, Way};
@@ -84,15 +84,7 @@ impl Drop for Folder {
     }
 }
 
-async fn all(
-    guests: &Guests,
-    servers: &Servers,
-    args: &BenchArgs,
-    folder: &Path,
-    roots: &Path,
-    counts: &Counts,
-    report: &mut Report,
-) -> anyhow::Result<()> {
+async fn all(guests: &Guests, servers: &Servers, args: &BenchArgs, folder: &Path, roots: &Path, counts: &Counts, report: &mut Report) -> anyhow::Result<()> {
     let asking = Asking::begin(guests, servers, roots).await?;
     let n = counts.requests;
     report.add(CONNECTIONS, async || connections(&asking, n).await).await;
@@ -110,7 +102,12 @@ async fn all(
 
 async fn connections(asking: &Asking<'_>, n: usize) -> anyhow::Result<Vec<Row>> {
     let to = asking.servers.tcp;
-    let names = ["egress: connect and echo, directly", "egress: connect and echo, allow-all", "egress: connect and echo, rule by address", "egress: connect and echo, rule by name"];
+    let names = [
+        "egress: connect and echo, directly",
+        "egress: connect and echo, allow-all",
+        "egress: connect and echo, rule by address",
+        "egress: connect and echo, rule by name",
+    ];
     let ways = [Way::direct(to), Way::open(to), Way::by_address(to), Way::by_name(to)];
     let samples = asking.in_turns(Work::Connect, &ways.map(|way| (way, n))).await?;
     Ok(beside_the_first(names, &samples))
@@ -162,7 +159,12 @@ async fn tls(asking: &Asking<'_>, mitmproxy: Option<&Mitmproxy>, n: usize) -> an
         (
             Work::TlsConnect,
             n / HANDSHAKES_PART,
-            ["egress: TLS connection, directly", "egress: TLS connection, passed by name", "egress: TLS connection, made anew", "egress: TLS connection, mitmproxy"],
+            [
+                "egress: TLS connection, directly",
+                "egress: TLS connection, passed by name",
+                "egress: TLS connection, made anew",
+                "egress: TLS connection, mitmproxy",
+            ],
             "TLS-terminating: latency added, connection",
         ),
     ] {

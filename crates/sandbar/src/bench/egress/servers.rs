@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -101,10 +101,7 @@ impl Servers {
 
 fn has_credential(head: &[u8]) -> bool {
     let (name, value) = CREDENTIAL;
-    String::from_utf8_lossy(head)
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .any(|(is, held)| is.eq_ignore_ascii_case(name) && held.trim() == value)
+    String::from_utf8_lossy(head).lines().filter_map(|line| line.split_once(':')).any(|(is, held)| is.eq_ignore_ascii_case(name) && held.trim() == value)
 }
 
 /// A task for each connection.
@@ -191,6 +188,8 @@ fn certified(ip: Ipv4Addr) -> anyhow::Result<(ServerConfig, String)> {
     let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256);
     let (root_key, leaf_key) = (key()?, key()?);
     let mut root = CertificateParams::default();
+    // Not the leaf's: who finds the same name on both takes the leaf for one that certifies itself.
+    root.distinguished_name.push(DnType::CommonName, "authority of the benchmark");
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let root_pem = root.self_signed(&root_key)?.pem();
     let mut leaf = CertificateParams::new([NAME.to_owned()])?;
