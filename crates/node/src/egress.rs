@@ -25,6 +25,7 @@ mod flow;
 mod http;
 mod listen;
 mod log;
+mod login;
 mod names;
 mod netns;
 mod proxy;
@@ -93,11 +94,12 @@ struct Inner {
 }
 
 impl Egress {
-    /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
-    /// /etc/resolv.conf. Servers are believed whom the machine believes, and besides whom the certificates in `ca_file`
+    /// `allow` is what the operator opens of the protected addresses. Names are asked of `nameservers`, or of
+    /// those of /etc/resolv.conf. Servers are believed whom the machine believes, and besides whom the certificates in `ca_file`
     /// certify. Call it within a tokio runtime.
-    pub fn new(allow: Vec<Prefix>, authority: Authority, ca_file: Option<&Path>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::system(), authority, Tls::new(ca_file)?)
+    pub fn new(allow: Vec<Prefix>, nameservers: Option<Vec<SocketAddr>>, authority: Authority, ca_file: Option<&Path>) -> Result<Self, EgressError> {
+        let nameservers = nameservers.map_or_else(dns::Nameservers::system, dns::Nameservers::fixed);
+        Self::start(allow, nameservers, authority, Tls::new(ca_file)?)
     }
 
     /// Like [`Self::new`], with name servers of the caller's choice and an authority that nobody knows.
@@ -355,7 +357,7 @@ impl Attached {
         let plan = plan(&policy, &protected);
         let known = {
             let mut state = self.state();
-            state.flows.judge(&policy, &protected);
+            state.flows.judge(&state.policy, &policy, &protected);
             self.udp.judge(&policy, &protected);
             state.policy = Arc::new(policy);
             if let Some(sources) = sources {

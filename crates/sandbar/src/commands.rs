@@ -1,6 +1,7 @@
 //! What the client side of the command line does: one file per noun.
 
 pub mod copy;
+pub mod credential;
 pub mod exec;
 pub mod function;
 pub mod image;
@@ -11,6 +12,8 @@ pub mod sandbox;
 pub mod sandbox_function;
 mod service;
 pub mod snapshot;
+pub mod ssh;
+pub mod ssh_key;
 pub mod storage;
 pub mod template;
 pub mod volume;

@@ -138,7 +138,9 @@ impl Flows {
     }
 
     /// Cuts what a policy refuses, or would have handled otherwise from the start.
-    pub fn judge(&self, policy: &Policy, protected: &Protected) {
+    pub fn judge(&self, before: &Policy, policy: &Policy, protected: &Protected) {
+        // By another way: whatever was sent and received is not to be continued there.
+        let same_way = before.proxy() == policy.proxy();
         for open in self.open.values() {
             let outcome = rules::judge(policy, protected, &open.evidence.seen());
             let holds = match (open.stage, &outcome) {
@@ -148,7 +150,7 @@ impl Flows {
                 (Stage::Listening { .. }, Outcome::Decided { verdict, .. }) => verdict.allow,
                 (Stage::Listening { dialled }, Outcome::Listen { silent }) => silent.allow || !dialled,
             };
-            if !holds || !open.asked.values().all(|asked| asked.holds(policy, protected)) {
+            if !same_way || !holds || !open.asked.values().all(|asked| asked.holds(policy, protected)) {
                 open.cut.cancel();
             }
         }

@@ -26,7 +26,7 @@ use super::flow::{Admitted, Evidence, Name, OpenFlow};
 use super::listen::{Ears, Heard, SILENT_FOR};
 use super::log::Entry;
 use super::socket::{Meter, Pump, prepare, reset};
-use super::{Attached, Inner, http, refuse, tcp_flow, terminate};
+use super::{Attached, Inner, http, login, refuse, tcp_flow, terminate};
 
 /// Connections that one sandbox may have open at once.
 pub(super) const FLOWS_MAX: usize = 1024;
@@ -262,7 +262,7 @@ impl Carrier {
             }
             Handling::Http => http::serve_plain(Arc::new(self), meter, ears.bytes.freeze(), early_socket).await,
             Handling::Terminate { http } => terminate::serve(Arc::new(self), meter, ears.bytes.freeze(), early_socket, http).await,
-            Handling::Login(_) => self.refuse(Verdict::deny("this is not carried")),
+            Handling::Login(app) => login::serve(&self, meter, app, ears.bytes.freeze(), early_socket).await,
         }
     }
 
