@@ -1,5 +1,7 @@
 //! What a team may have and do.
 
+use serde::{Deserialize, Serialize};
+
 /// What can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
@@ -17,7 +19,7 @@ pub enum Dimension {
     SandboxClaims,
     /// Requests in a time.
     ApiRequests,
-    /// Counted, not limited.
+    /// Bytes that sandboxes send in a time.
     NetworkEgressBytes,
     /// Counted, not limited.
     NetworkIngressBytes,
@@ -69,7 +71,12 @@ impl Dimension {
 
     /// Whether a limit can be set.
     pub fn can_be_limited(self) -> bool {
-        !matches!(self, Self::NetworkEgressBytes | Self::NetworkIngressBytes)
+        !matches!(self, Self::NetworkIngressBytes)
+    }
+
+    /// Whether it is measured as it is used, by intervals, and not asked for before: what is beyond the limit is stopped.
+    pub fn is_metered(self) -> bool {
+        matches!(self, Self::NetworkEgressBytes)
     }
 
     /// `count`, `claims`, `requests` or `bytes`.
@@ -142,6 +149,34 @@ impl Bucket {
     }
 }
 
+/// What was used in the present interval. Intervals begin at multiples of their length, counted from 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metered {
+    start_ms: i64,
+    used: u64,
+}
+
+impl Metered {
+    pub fn add(&mut self, more: u64, interval_ms: u64, now_ms: i64) {
+        *self = Self { start_ms: start_of(interval_ms, now_ms), used: self.used(interval_ms, now_ms).saturating_add(more) };
+    }
+
+    /// Nothing of an interval that has passed, or that had another length.
+    pub fn used(&self, interval_ms: u64, now_ms: i64) -> u64 {
+        if self.start_ms == start_of(interval_ms, now_ms) { self.used } else { 0 }
+    }
+}
+
+/// When the present interval ends, in milliseconds since 1970.
+pub fn end_of(interval_ms: u64, now_ms: i64) -> i64 {
+    start_of(interval_ms, now_ms).saturating_add_unsigned(interval_ms.max(1))
+}
+
+fn start_of(interval_ms: u64, now_ms: i64) -> i64 {
+    let interval_ms = i64::try_from(interval_ms.max(1)).unwrap_or(i64::MAX);
+    now_ms.div_euclid(interval_ms) * interval_ms
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -174,6 +209,19 @@ mod tests {
             }
             prop_assert!(taken <= burst + limit * now.unsigned_abs() / 1000 + 1);
         }
+    }
+
+    #[test]
+    fn what_is_used_is_forgotten_with_its_interval() {
+        let mut metered = Metered::default();
+        metered.add(5, 1000, 10_000);
+        metered.add(6, 1000, 10_999);
+        assert_eq!((metered.used(1000, 10_999), metered.used(1000, 11_000), end_of(1000, 10_999)), (11, 0, 11_000));
+        metered.add(7, 1000, 11_000);
+        assert_eq!(metered.used(1000, 11_500), 7);
+        assert_eq!(metered.used(3000, 11_500), 0, "another interval");
+        metered.add(u64::MAX, 0, 1);
+        assert_eq!(metered.used(0, 1), u64::MAX);
     }
 
     #[test]

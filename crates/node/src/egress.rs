@@ -237,6 +237,11 @@ impl EgressHandle {
         self.attached.log.reading()
     }
 
+    /// By [`Self::suspend`], with this for a rule.
+    pub fn suspended(&self) -> Option<Arc<str>> {
+        self.attached.state().suspended.clone()
+    }
+
     /// Refuses every flow, and cuts those that are open, with this for a rule; None lets the policy decide again.
     pub fn suspend(&self, rule: Option<Arc<str>>) {
         let mut state = self.attached.state();

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod builtin;
 pub mod contexts;
 pub mod credentials;
+pub mod egress_meter;
 pub mod files;
 pub mod flows;
 pub mod function_load;

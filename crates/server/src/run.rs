@@ -141,6 +141,7 @@ impl Server {
             collect_soon,
             collecting: tokio::sync::Mutex::default(),
         });
+        app.usage.egress.restore(&app.store).await?;
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
@@ -166,6 +167,7 @@ impl Server {
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::collect::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::egress::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };

@@ -3,6 +3,7 @@
 
 pub(crate) mod collect;
 pub(crate) mod deadlines;
+pub(crate) mod egress;
 pub(crate) mod functions;
 pub(crate) mod pools;
 pub(crate) mod usage;

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::harness::{Sandbox, Server, shared};
 
 mod events;
+mod quota;
 mod udp;
 
 /// This machine's own address, if it has one besides loopback.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The interval of a rate that is set without one.
-const INTERVAL_DEFAULT_MS: u64 = 1000;
+pub const INTERVAL_DEFAULT_MS: u64 = 1000;
 
 /// All quotas, and how full the reserves of rates are.
 pub struct Quotas {
@@ -59,6 +59,11 @@ impl Quotas {
             return Err((quota, rate.interval_ms));
         }
         state.buckets.entry(key).or_default().take(rate, now_ms).map_err(|wait_ms| (quota, wait_ms))
+    }
+
+    /// All that are set of one kind.
+    pub fn of(&self, dimension: Dimension) -> Vec<QuotaRecord> {
+        self.lock().set.values().filter(|quota| quota.dimension == dimension).cloned().collect()
     }
 
     fn get(&self, team_id: &str, dimension: Dimension) -> Option<QuotaRecord> {
@@ -114,7 +119,11 @@ impl App {
     /// A team's quotas, in the order asked for.
     pub async fn quotas(&self, team_id: &str, dimensions: &[Dimension]) -> Result<Vec<QuotaView>, ApiError> {
         let used: TeamUse = self.store.team_use(team_id).await.map_err(|e| store_failure("reading what the team has", &e))?;
-        let view = |dimension: &Dimension| QuotaView { dimension: *dimension, set: self.quotas.get(team_id, *dimension), current: used.of(*dimension) };
+        let view = |dimension: &Dimension| {
+            let set = self.quotas.get(team_id, *dimension);
+            let metered = set.as_ref().filter(|set| set.dimension.is_metered()).map(|set| self.usage.egress.used(set, now_ms()));
+            QuotaView { dimension: *dimension, current: metered.or_else(|| used.of(*dimension)), set }
+        };
         Ok(dimensions.iter().map(view).collect())
     }
 

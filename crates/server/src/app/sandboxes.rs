@@ -176,7 +176,10 @@ impl App {
         spec::set_runtime(&mut record, &runtime);
         let record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
         let warning = match spec::make_own(&self.node, &runtime, &record, terms).await {
-            Ok(warning) => warning,
+            Ok(warning) => {
+                self.usage.egress.begins(&record, &runtime);
+                warning
+            }
             Err(text) => {
                 self.node.discard(runtime);
                 return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));

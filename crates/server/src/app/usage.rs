@@ -17,6 +17,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
+        egress_meter::EgressMeter,
         sandboxes::{now_ms, store_failure},
     },
     error::ApiError,
@@ -42,6 +43,7 @@ pub struct Usage {
     ended: Mutex<Vec<Ended>>,
     /// By sandbox.
     last: Mutex<HashMap<String, Sample>>,
+    pub egress: EgressMeter,
 }
 
 /// What is summed: its name, its unit, and what to multiply a figure by.
@@ -94,6 +96,7 @@ pub fn sample(runtime: &Runtime, before: Option<&Sample>, walk: bool, now_ms: i6
 impl Usage {
     /// Takes the last look at a runtime that is about to end.
     pub fn ends(&self, record: &Arc<SandboxRecord>, runtime: &Runtime) {
+        self.egress.ends(record, runtime);
         let before = self.last(&record.id);
         let last = sample(runtime, before.as_ref(), false, now_ms());
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);

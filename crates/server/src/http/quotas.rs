@@ -23,6 +23,8 @@ use crate::{
 
 /// The longest interval of a rate.
 const INTERVAL_MAX_MS: u64 = 86_400_000;
+/// What is measured as it is used is looked at every so often; shorter intervals would mean little.
+const METERED_INTERVAL_MIN_MS: u64 = 1000;
 /// Beyond this no number means anything.
 const VALUE_MAX: u64 = i64::MAX as u64;
 
@@ -74,6 +76,12 @@ async fn put(
     if !dimension.is_rate() && (body.interval_ms.is_some() || body.burst_value.is_some()) {
         return Err(ApiError::bad_request(format!("{} is no rate: it has no interval_ms and no burst_value", dimension.as_str())));
     }
+    if dimension.is_metered() && (body.interval_ms.is_none_or(|interval| interval < METERED_INTERVAL_MIN_MS) || body.burst_value.is_some()) {
+        return Err(ApiError::bad_request(format!(
+            "{} is measured by intervals: it needs an interval_ms of at least {METERED_INTERVAL_MIN_MS}, and has no burst_value",
+            dimension.as_str()
+        )));
+    }
     if body.interval_ms.is_some_and(|interval| !(1..=INTERVAL_MAX_MS).contains(&interval)) {
         return Err(ApiError::bad_request(format!("interval_ms: must be from 1 to {INTERVAL_MAX_MS}")));
     }
@@ -124,7 +132,7 @@ fn rendered(quota: QuotaView, team_id: &str) -> TeamQuota {
         kind: if dimension.is_rate() { "rate" } else { "capacity" }.to_owned(),
         limit_value: limit.map(number),
         interval_ms: set.as_ref().filter(|_| dimension.is_rate()).map(|set| number(set.interval_ms.unwrap_or(1000))),
-        burst_value: set.as_ref().filter(|_| dimension.is_rate()).map(|set| number(set.burst.unwrap_or(set.limit))),
+        burst_value: set.as_ref().filter(|_| dimension.is_rate() && !dimension.is_metered()).map(|set| number(set.burst.unwrap_or(set.limit))),
         current: current.map(number),
         remaining: limit.zip(current).map(|(limit, current)| number(limit.saturating_sub(current))),
         unlimited: set.is_none(),

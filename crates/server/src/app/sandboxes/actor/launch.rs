@@ -25,7 +25,10 @@ impl Actor {
             record.uid_slot = Some(root.uid_slot);
             let runtime = self.node.launch(&spec, root).await.map_err(|error| error_text(&error))?;
             match spec::make_own(&self.node, &runtime, record, terms).await {
-                Ok(warning) => self.events.extend(warning),
+                Ok(warning) => {
+                    self.usage.egress.begins(record, &runtime);
+                    self.events.extend(warning);
+                }
                 Err(error) => {
                     // Waited for: the next start is over the same root.
                     if let Err(undead) = runtime.destroy().await {
