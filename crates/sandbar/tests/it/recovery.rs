@@ -176,7 +176,7 @@ fn the_database_and_the_key_file_are_private() {
     use std::os::unix::fs::PermissionsExt;
     let server = server();
     let sandbox = keep(Sandbox::claim(&server.api(), json!({})));
-    for name in ["sandbar.db", "secret.key"] {
+    for name in ["sandbar.db", "secret.key", "egress-ca.key", "egress-ssh.key"] {
         let path = server.data_dir().join(name);
         let Ok(meta) = fs::metadata(&path) else {
             assert_eq!(name, "secret.key", "{} is missing", path.display());
