@@ -156,7 +156,7 @@ impl Session {
             Host::Unreadable => return Ok(asked(Name::Hidden)),
             Host::Name(name) => name,
         };
-        let [with_it, without] = [true, false].map(|belongs| asked(Name::Name { name: name.clone(), belongs }));
+        let [with_it, without] = [true, false].map(|belongs| asked(Name::Said { name: name.clone(), belongs }));
         let (attached, inner) = (&self.carrier.attached, &self.carrier.inner);
         let matters = || attached.is_request_judged_differently(inner, &with_it, &without);
         let belongs = attached.claims(inner, &name, flow.addr, matters).await;

@@ -276,10 +276,10 @@ impl Carrier {
             Named::Later => return with(Name::Later),
             Named::Name(name) => name,
         };
-        let [with_it, without] = [true, false].map(|belongs| with(Name::Name { name: name.clone(), belongs }));
+        let [with_it, without] = [true, false].map(|belongs| with(Name::Said { name: name.clone(), belongs }));
         let matters = || self.attached.is_judged_differently(&self.inner, &with_it, &without);
         let belongs = self.attached.claims(&self.inner, &name, flow.addr, matters).await;
-        if belongs { with(Name::Name { name, belongs }) } else { without }
+        if belongs { with(Name::Said { name, belongs }) } else { without }
     }
 
     /// The names that the sandbox was told the address for: by now, or when it connected.

@@ -54,7 +54,7 @@ pub(super) async fn serve(carrier: Arc<Carrier>, meter: Meter, first_bytes: Byte
     let said = hello.server_name().and_then(normal_name);
     let offered: Vec<Vec<u8>> = hello.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect();
     let host = match (&carrier.evidence.said, said) {
-        (Some((_, Name::Name { name, .. })), Some(said)) if *name == said => Host::Name(said),
+        (Some((_, Name::Said { name, .. })), Some(said)) if *name == said => Host::Name(said),
         (Some((_, Name::Absent)), None) if hello.server_name().is_none() => Host::Absent,
         _ => {
             refuse::alert(carrier.inside(), refuse::UNRECOGNIZED_NAME).await;
