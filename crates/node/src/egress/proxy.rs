@@ -231,6 +231,7 @@ impl Carrier {
                 return self.copy(&meter, back, BytesMut::new()).await;
             }
             (Heard::Nothing, None) => return self.refuse(silent),
+            (Heard::Late, _) if ears.bytes.is_empty() => return self.refuse(silent),
             (Heard::Late, _) => return self.refuse(Verdict::deny("its first bytes did not come in time")),
         };
         self.evidence = self.hear(app, name).await;
