@@ -8,7 +8,7 @@ set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
 pages=("$@")
-[ ${#pages[@]} -gt 0 ] || pages=("$root/docs/services.md")
+[ ${#pages[@]} -gt 0 ] || pages=("$root/docs/services.md" "$root/docs/credentials.md")
 start_server "${SANDBAR_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/sandbar}" || exit 1
 failed=0
 for page in "${pages[@]}"; do
