@@ -48,6 +48,7 @@ if [ "$purpose" = test ]; then
   [ -x "$(echo /usr/lib/postgresql/*/bin/initdb)" ] || packages+=(postgresql)
   want dig bind9-dnsutils
   want openssl openssl
+  want rsync rsync
   # A web application under load, and in a browser.
   want wrk wrk
   want chromium chromium

@@ -192,6 +192,10 @@ pub const TOKEN_MAX_BYTES: usize = 4096;
 pub const TEMPLATES_PER_TEAM_MAX: usize = 200;
 /// API keys of one team.
 pub const API_KEYS_PER_TEAM_MAX: usize = 1000;
+/// Public keys of one user in one team.
+pub const SSH_KEYS_PER_USER_MAX: usize = 100;
+/// Bytes of a public key's line, which the longest RSA key fits.
+pub const SSH_KEY_MAX_BYTES: usize = 8 << 10;
 /// Members of one team.
 pub const MEMBERS_PER_TEAM_MAX: usize = 1000;
 /// Teams that one user may own.

@@ -74,6 +74,9 @@ pub enum Command {
     /// Keep secrets that sandboxes use and never see
     #[command(subcommand, visible_alias = "cred")]
     Credential(CredentialCommand),
+    /// Add, list and remove the keys with which you come into sandboxes by SSH
+    #[command(subcommand)]
+    SshKey(SshKeyCommand),
     /// Keep the files of sandboxes, and put them back
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -195,6 +198,8 @@ pub enum SandboxCommand {
     Run(RunArgs),
     /// Open a shell in a terminal
     Shell(ShellArgs),
+    /// Come in by SSH: runs the machine's ssh with the right address, user and host key
+    Ssh(SshArgs),
     /// Copy files and folders in or out: one of the two is ID:/path
     Cp(CopyArgs),
     /// Print what its processes printed
@@ -242,6 +247,24 @@ pub enum SandboxCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// The sandbox
+    pub id: String,
+    /// The private key, instead of those that ssh finds
+    #[arg(short, long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Options for ssh, for example --option '-L 8080:localhost:8080'; may be repeated
+    #[arg(long = "option", value_name = "TEXT", allow_hyphen_values = true)]
+    pub options: Vec<String>,
+    /// Print the command instead of running it
+    #[arg(long)]
+    pub print: bool,
+    /// A command to run; without it a shell
+    #[arg(last = true)]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -425,6 +448,27 @@ pub enum KeyCommand {
     #[command(visible_alias = "delete")]
     Rm {
         /// Id of the key, as `key ls` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SshKeyCommand {
+    /// Add a public key
+    Add {
+        /// The public key's file, for example ~/.ssh/id_ed25519.pub; - for standard input
+        file: PathBuf,
+        /// A name to know it by [default: the key's comment, or the file's name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List your keys, and how the server's own is shown
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Remove a key: it lets nobody in any more
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Id of the key, as `ssh-key ls` shows it
         id: String,
     },
 }

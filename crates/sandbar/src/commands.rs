@@ -12,6 +12,8 @@ pub mod sandbox;
 pub mod sandbox_function;
 mod service;
 pub mod snapshot;
+pub mod ssh;
+pub mod ssh_key;
 pub mod storage;
 pub mod template;
 pub mod volume;

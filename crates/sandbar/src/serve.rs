@@ -26,6 +26,7 @@ pub fn config(settings: &ServeSettings) -> Config {
             orders_per_week: acme.orders_per_week,
             ca: acme.ca,
         }),
+        ssh_listen: settings.ssh_listen,
         trusted_proxies: settings.trusted_proxies.clone(),
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,

@@ -4,7 +4,7 @@
 //! and [`Layer::over`] puts the first on top of the second. So every setting exists in the three places under one name.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -17,10 +17,13 @@ use sandbar_core::{
     image::ImageName,
     limits::{POOL_MAX_IDLE, URL_MAX_BYTES},
 };
+use sandbar_server::SshListen;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// Read when no `--config` is given and the file is there.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/sandbar/sandbar.toml";
+/// Where people come in by SSH when nothing is said.
+pub const SSH_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2222);
 /// A configuration file beyond this many bytes is a mistake.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// As in a resolv.conf: more would never be asked in time.
@@ -43,6 +46,8 @@ pub struct ServeSettings {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The authority that issues certificates for that listener.
     pub acme: Option<AcmeSettings>,
+    /// Where people come in by SSH.
+    pub ssh_listen: SshListen,
     /// Reverse proxies that say truly who asks.
     pub trusted_proxies: Vec<Prefix>,
     /// Whether strangers may make an account.
@@ -123,6 +128,9 @@ pub struct Layer {
     /// Roots to believe when that authority is asked, a PEM file [default: the usual ones]
     #[arg(long, env = "SANDBAR_ACME_CA", value_name = "FILE")]
     pub acme_ca: Option<PathBuf>,
+    /// Address and port where people come into sandboxes by SSH, or off [default: 127.0.0.1:2222, unless that is taken]
+    #[arg(long, env = "SANDBAR_SSH_LISTEN", value_name = "ADDR:PORT")]
+    pub ssh_listen: Option<SshAddress>,
     /// Reverse proxies in front of the gateway whose X-Forwarded-For is believed, as comma-separated CIDRs
     #[arg(long, env = "SANDBAR_TRUSTED_PROXIES", value_name = "CIDRS")]
     pub trusted_proxies: Option<Cidrs>,
@@ -170,6 +178,7 @@ impl Layer {
             acme_contact: self.acme_contact.or(below.acme_contact),
             acme_orders_per_week: self.acme_orders_per_week.or(below.acme_orders_per_week),
             acme_ca: self.acme_ca.or(below.acme_ca),
+            ssh_listen: self.ssh_listen.or(below.ssh_listen),
             trusted_proxies: self.trusted_proxies.or(below.trusted_proxies),
             registration: self.registration.or(below.registration),
             egress_allow: self.egress_allow.or(below.egress_allow),
@@ -216,6 +225,7 @@ impl Layer {
             gateway_listen: self.gateway_listen,
             tls,
             acme,
+            ssh_listen: self.ssh_listen.map_or(SshListen::IfFree(SSH_LISTEN_DEFAULT), |given| given.0),
             trusted_proxies: self.trusted_proxies.unwrap_or_default().0,
             registration: self.registration.unwrap_or(false),
             egress_allow: self.egress_allow.unwrap_or_default().0,
@@ -302,6 +312,28 @@ fn is_domain(name: &str) -> bool {
     let label =
         |l: &str| !l.is_empty() && l.len() <= 63 && !l.starts_with('-') && !l.ends_with('-') && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     name.len() <= 190 && name.split('.').all(label)
+}
+
+/// Where people come in by SSH: an address and port, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SshAddress(pub SshListen);
+
+impl FromStr for SshAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(SshListen::Off));
+        }
+        let address = text.parse().map_err(|_| format!("{text:?} is neither an address with a port, such as 0.0.0.0:2222, nor off"))?;
+        Ok(Self(SshListen::At(address)))
+    }
+}
+
+impl<'de> Deserialize<'de> for SshAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// Ranges: comma-separated text, in TOML also a list.
@@ -436,6 +468,15 @@ mod tests {
         for unsaid in ["", "nameservers = ''", "nameservers = []"] {
             assert_eq!(list(unsaid), None, "{unsaid}");
         }
+    }
+
+    #[test]
+    fn ssh_listens_where_it_is_told_and_else_where_it_can() {
+        let listen = |text: &str| parse(text).unwrap().complete().unwrap().ssh_listen;
+        assert_eq!(listen(""), SshListen::IfFree(SSH_LISTEN_DEFAULT));
+        assert_eq!(listen("ssh_listen = 'off'"), SshListen::Off);
+        assert_eq!(listen("ssh_listen = '0.0.0.0:22'"), SshListen::At(SocketAddr::from(([0, 0, 0, 0], 22))));
+        assert!(parse("ssh_listen = 'yes'").unwrap_err().to_string().contains("nor off"));
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod it {
     mod registry;
     mod sandbox_functions;
     mod snapshots;
+    mod ssh;
     mod streams;
     mod tls;
     mod usage;

@@ -7,7 +7,7 @@ use sandbar_node::Node;
 use sandbar_store::Store;
 use tokio::sync::Notify;
 
-use crate::{config::Config, gateway::Gateway, http::Metrics};
+use crate::{config::Config, gateway::Gateway, http::Metrics, ssh::Reach};
 
 pub mod auth;
 pub mod builtin;
@@ -50,6 +50,8 @@ pub struct App {
     pub functions: functions::Functions,
     pub function_load: Arc<function_load::FunctionLoad>,
     pub gateway: Gateway,
+    /// How SSH is reached, when it listens.
+    pub ssh: Option<Reach>,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

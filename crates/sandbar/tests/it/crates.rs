@@ -13,10 +13,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbar-linux", &[]),
     ("sandbar-procd-api", &[]),
     ("sandbar-procd", &["sandbar-procd-api", "sandbar-linux"]),
+    ("sandbar-ssh", &[]),
     ("sandbar-store", &["sandbar-api", "sandbar-core"]),
     ("sandbar-tree", &[]),
     ("sandbar-node", &["sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-tree"]),
-    ("sandbar-server", &["sandbar-api", "sandbar-core", "sandbar-procd-api", "sandbar-store", "sandbar-node"]),
+    ("sandbar-server", &["sandbar-api", "sandbar-core", "sandbar-procd-api", "sandbar-ssh", "sandbar-store", "sandbar-node"]),
     ("sandbar", &["sandbar-api", "sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-store", "sandbar-node", "sandbar-server"]),
 ];
 

@@ -1,0 +1,112 @@
+//! The server's side of SSH 2 (RFC 4251 to 4254): transport, login by public key, channels. Knows nothing of sandboxes.
+//!
+//! Three layers, each in its file: [`transport`] makes packets of bytes and knows when keys change, [`login`] asks a
+//! [`Doorkeeper`] who may come in, [`session`] is the task that owns a connection and hands out [`Channel`]s. Everything is
+//! bounded, and what a channel's reader has not taken is not granted anew: one that stands still holds up nobody else, neither
+//! another channel nor the other direction of its own.
+//!
+//! The choice of algorithms is short on purpose: X25519 and P-256, ChaCha20-Poly1305 and AES-GCM. Every cipher is authenticated,
+//! so there is no MAC and no CBC; there is no compression, no SHA-1 and no password.
+#![forbid(unsafe_code)]
+
+mod channel;
+mod cipher;
+mod exchange;
+mod hostkey;
+mod key;
+mod login;
+mod message;
+mod session;
+mod transport;
+pub mod wire;
+
+use std::io;
+
+pub use channel::{Channel, Event, Outcome, PtyRequest, Request, Stream};
+pub use hostkey::HostKey;
+pub use key::{KeyError, PublicKey};
+pub use login::{Doorkeeper, LoggedIn, login};
+pub use session::{Open, OpenKind, Refusal, Session};
+
+/// What holds for every connection of a server.
+#[derive(Debug)]
+pub struct Settings {
+    pub host_key: HostKey,
+    /// Who we are: visible ASCII without `-` and space.
+    pub software: &'static str,
+}
+
+/// Bounds of a connection, in one place.
+pub mod limits {
+    use std::time::Duration;
+
+    /// From connect to login.
+    pub const LOGIN_WITHIN: Duration = Duration::from_secs(30);
+    /// Keys that a client may offer; agents hold many.
+    pub const TRIES_MAX: u32 = 20;
+    /// The line with which a client says what it is.
+    pub const IDENTIFICATION_BYTES_MAX: usize = 255;
+    /// A packet before and after login.
+    pub const PACKET_BEFORE_BYTES_MAX: usize = 35_000;
+    pub const PACKET_BYTES_MAX: usize = 256 << 10;
+    /// Payload of one message with data, in both directions.
+    pub const DATA_BYTES_MAX: u32 = 32 << 10;
+    /// What a client may send on a session, or on a forwarded connection, that nobody has taken yet.
+    pub const SESSION_WINDOW_BYTES: u32 = 1 << 20;
+    pub const FORWARD_WINDOW_BYTES: u32 = 256 << 10;
+    /// All windows of a connection together get about so much: the more channels, the smaller is the next one's,
+    pub const WINDOWS_BYTES: u32 = 4 << 20;
+    /// but not smaller than this.
+    pub const WINDOW_BYTES_MIN: u32 = 32 << 10;
+    /// Sessions and forwarded connections at once.
+    pub const SESSIONS_MAX: usize = 16;
+    pub const FORWARDS_MAX: usize = 128;
+    /// Requests of a channel that nobody has looked at yet.
+    pub const REQUESTS_MAX: usize = 64;
+    /// Data of all channels on its way to the socket.
+    pub const SENDING_BYTES_MAX: usize = 256 << 10;
+    /// Above this many bytes that the client does not take, nothing is read from it either.
+    pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+    /// Messages that wait while keys change.
+    pub const HELD_BYTES_MAX: usize = 256 << 10;
+    /// Keys are changed after this many bytes in one direction, and after this time.
+    pub const REKEY_BYTES: u64 = 1 << 30;
+    pub const REKEY_AFTER: Duration = Duration::from_secs(3600);
+    /// A client that says nothing for so long is asked whether it is there, so many times.
+    pub const KEEPALIVE: Duration = Duration::from_secs(20);
+    pub const KEEPALIVES_MAX: u32 = 3;
+}
+
+/// Why a connection ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum SshError {
+    #[error("the connection broke")]
+    Io(#[from] io::Error),
+    /// The peer did what the protocol does not allow.
+    #[error("the client broke the protocol: {0}")]
+    Protocol(&'static str),
+    #[error("no {0} in common")]
+    NothingInCommon(&'static str),
+    #[error("the client hung up")]
+    Closed,
+    #[error("no login within {} s", limits::LOGIN_WITHIN.as_secs())]
+    Late,
+    #[error("too many keys were tried")]
+    TooManyTries,
+    #[error("the client does not answer any more")]
+    Dead,
+    #[error("the machine gives no random numbers")]
+    NoRandom,
+}
+
+impl From<wire::Malformed> for SshError {
+    fn from(_: wire::Malformed) -> Self {
+        Self::Protocol("a message is cut short or has too much")
+    }
+}
+
+impl From<ring::error::Unspecified> for SshError {
+    fn from(_: ring::error::Unspecified) -> Self {
+        Self::NoRandom
+    }
+}

@@ -1,0 +1,162 @@
+//! Who comes in: public keys, and nothing else (RFC 4252).
+//!
+//! What a doorkeeper does not know looks to the client like a key that it does not know: the same answer.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::{
+    PublicKey, Session, Settings, SshError,
+    limits::{LOGIN_WITHIN, TRIES_MAX},
+    message::{self, disconnect},
+    transport::Transport,
+    wire::{Reader, Writer},
+};
+
+const READ_BYTES: usize = 16 << 10;
+const SERVICE: &str = "ssh-connection";
+
+/// Decides who may come in.
+pub trait Doorkeeper {
+    /// Whether a user may come in with a key. Asked when the key is offered and again when its signature was right.
+    fn admits(&self, user: &str, key: &PublicKey) -> impl Future<Output = bool> + Send;
+}
+
+/// Somebody who has come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedIn {
+    pub user: String,
+    pub key: PublicKey,
+}
+
+/// Takes a connection as far as the login.
+///
+/// # Errors
+/// The client hung up, broke the protocol, or had no key that opens within [`LOGIN_WITHIN`].
+pub async fn login<S, D>(stream: S, settings: Arc<Settings>, doorkeeper: &D) -> Result<(LoggedIn, Session<S>), SshError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    D: Doorkeeper,
+{
+    let mut entry = Entry { transport: Transport::new(settings)?, stream, service: false, tries: 0 };
+    let entered = tokio::time::timeout(LOGIN_WITHIN, entry.run(doorkeeper)).await;
+    match entered.unwrap_or(Err(SshError::Late)) {
+        Ok(who) => {
+            entry.transport.trusted = true;
+            Ok((who, Session::new(entry.transport, entry.stream)))
+        }
+        Err(error) => {
+            entry.leave(&error).await;
+            Err(error)
+        }
+    }
+}
+
+struct Entry<S> {
+    transport: Transport,
+    stream: S,
+    service: bool,
+    tries: u32,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
+    async fn run<D: Doorkeeper>(&mut self, doorkeeper: &D) -> Result<LoggedIn, SshError> {
+        loop {
+            while let Some(payload) = self.transport.receive()? {
+                let who = self.take(&payload, doorkeeper).await?;
+                if let Some(who) = who {
+                    self.flush().await?;
+                    return Ok(who);
+                }
+            }
+            self.flush().await?;
+            self.transport.input.reserve(READ_BYTES);
+            if self.stream.read_buf(&mut self.transport.input).await? == 0 {
+                return Err(SshError::Closed);
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), SshError> {
+        self.stream.write_all_buf(&mut self.transport.output).await?;
+        Ok(self.stream.flush().await?)
+    }
+
+    /// Says why, as far as that is possible.
+    async fn leave(&mut self, error: &SshError) {
+        let reason = match error {
+            SshError::Protocol(_) => disconnect::PROTOCOL_ERROR,
+            SshError::NothingInCommon(_) => disconnect::KEY_EXCHANGE_FAILED,
+            SshError::TooManyTries | SshError::Late => disconnect::NO_MORE_AUTH_METHODS,
+            SshError::Io(_) | SshError::Closed | SshError::Dead | SshError::NoRandom => return,
+        };
+        self.transport.disconnect(reason, &error.to_string());
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.flush()).await;
+    }
+
+    async fn take<D: Doorkeeper>(&mut self, payload: &[u8], doorkeeper: &D) -> Result<Option<LoggedIn>, SshError> {
+        let mut reader = Reader::new(&payload[1..]);
+        match payload[0] {
+            message::SERVICE_REQUEST => {
+                if reader.string()? != b"ssh-userauth" {
+                    return Err(SshError::Protocol("a service that there is not"));
+                }
+                reader.end()?;
+                self.service = true;
+                self.transport.send(&Writer::message(message::SERVICE_ACCEPT).string("ssh-userauth").done())?;
+                Ok(None)
+            }
+            message::USERAUTH_REQUEST if self.service => {
+                let (user, service, method) = (reader.text()?, reader.string()?, reader.string()?);
+                if service != SERVICE.as_bytes() {
+                    return Err(SshError::Protocol("a login to a service that there is not"));
+                }
+                match method {
+                    b"publickey" => self.publickey(user, reader, doorkeeper).await,
+                    _ => self.refuse().map(|()| None),
+                }
+            }
+            _ => Err(SshError::Protocol("a message before the login")),
+        }
+    }
+
+    async fn publickey<D: Doorkeeper>(&mut self, user: &str, mut reader: Reader<'_>, doorkeeper: &D) -> Result<Option<LoggedIn>, SshError> {
+        let (signed, algorithm, blob) = (reader.boolean()?, reader.text()?, reader.string()?);
+        let signature = if signed { Some(reader.string()?) } else { None };
+        reader.end()?;
+        let key = PublicKey::from_blob(blob).ok().filter(|key| key.signs(algorithm));
+        let admitted = match &key {
+            Some(key) => doorkeeper.admits(user, key).await,
+            None => false,
+        };
+        let Some(key) = key.filter(|_| admitted) else { return self.refuse().map(|()| None) };
+        let Some(signature) = signature else {
+            self.transport.send(&Writer::message(message::USERAUTH_PK_OK).string(algorithm).string(blob).done())?;
+            return Ok(None);
+        };
+        let covered = Writer::default()
+            .string(self.transport.session_id())
+            .byte(message::USERAUTH_REQUEST)
+            .string(user)
+            .string(SERVICE)
+            .string("publickey")
+            .boolean(true)
+            .string(algorithm)
+            .string(blob)
+            .done();
+        if !key.has_signed(algorithm, &covered, signature) {
+            return self.refuse().map(|()| None);
+        }
+        self.transport.send(&[message::USERAUTH_SUCCESS])?;
+        Ok(Some(LoggedIn { user: user.to_owned(), key }))
+    }
+
+    fn refuse(&mut self) -> Result<(), SshError> {
+        self.tries += 1;
+        if self.tries > TRIES_MAX {
+            return Err(SshError::TooManyTries);
+        }
+        self.transport.send(&Writer::message(message::USERAUTH_FAILURE).string("publickey").boolean(false).done())
+    }
+}

@@ -1,0 +1,455 @@
+//! A connection after its login: one task owns it, reads and writes at the same time, and hands data between the socket and
+//! the channels. Nothing here waits for the owner of a channel.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{Semaphore, mpsc},
+    time::{Instant, MissedTickBehavior},
+};
+
+use crate::{
+    Channel, Event, Outcome, PtyRequest, Request, SshError, Stream,
+    channel::Shared,
+    limits::{
+        DATA_BYTES_MAX, FORWARD_WINDOW_BYTES, FORWARDS_MAX, KEEPALIVE, KEEPALIVES_MAX, OUTPUT_BYTES_MAX, SENDING_BYTES_MAX, SESSION_WINDOW_BYTES, SESSIONS_MAX,
+        WINDOW_BYTES_MIN, WINDOWS_BYTES,
+    },
+    message::{self, disconnect},
+    transport::Transport,
+    wire::{Malformed, Reader, Writer},
+};
+
+const READ_BYTES: usize = 64 << 10;
+/// While so much waits for the socket, channels wait.
+const OUTPUT_BYTES_FULL: usize = 128 << 10;
+const TICK: Duration = Duration::from_secs(1);
+/// How long a client may take to hear why it is over.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// Data that is no output.
+const STDERR: u32 = 1;
+
+/// What a client opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenKind {
+    Session,
+    /// A connection to a host and port.
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// A connection to a socket in the file system.
+    Unix {
+        path: String,
+    },
+}
+
+/// A channel that a client wants. One that is dropped without an answer is refused.
+#[derive(Debug)]
+pub struct Open {
+    pub kind: OpenKind,
+    channel: Option<Channel>,
+}
+
+/// Why a channel is not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Prohibited = 1,
+    ConnectFailed = 2,
+    UnknownType = 3,
+    Shortage = 4,
+}
+
+impl Open {
+    /// Opens it.
+    pub fn accept(mut self) -> Option<Channel> {
+        let channel = self.channel.take()?;
+        let _ = channel.told.send(Told::Accept { id: channel.id });
+        Some(channel)
+    }
+
+    /// Does not.
+    pub fn refuse(mut self, why: Refusal, text: impl Into<String>) {
+        if let Some(channel) = self.channel.take() {
+            let _ = channel.told.send(Told::Refuse { id: channel.id, why, text: text.into() });
+        }
+    }
+}
+
+/// What the owners of channels tell the session.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Accept { id: u32 },
+    Refuse { id: u32, why: Refusal, text: String },
+    Data { id: u32, stream: Stream, data: Bytes },
+    Grant { id: u32, bytes: u32 },
+    Answer { id: u32, yes: bool },
+    End { id: u32 },
+    Exit { id: u32, outcome: Outcome },
+    Close { id: u32 },
+}
+
+/// A channel on the session's side.
+struct Entry {
+    /// The client's number of it.
+    peer: u32,
+    shared: Arc<Shared>,
+    is_session: bool,
+    accepted: bool,
+    /// The window that it began with.
+    window_bytes: u32,
+    /// What the client may still send.
+    window: u32,
+    ended: bool,
+    close_sent: bool,
+    close_received: bool,
+}
+
+/// A connection whose client has come in.
+pub struct Session<S> {
+    stream: S,
+    wire: Wire,
+    told: mpsc::UnboundedReceiver<Told>,
+}
+
+/// All of it but the socket.
+struct Wire {
+    transport: Transport,
+    channels: HashMap<u32, Entry>,
+    next: u32,
+    teller: mpsc::UnboundedSender<Told>,
+    room: Arc<Semaphore>,
+    opens: Vec<Open>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    pub(crate) fn new(transport: Transport, stream: S) -> Self {
+        let (teller, told) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(SENDING_BYTES_MAX));
+        Self { stream, told, wire: Wire { transport, channels: HashMap::new(), next: 0, teller, room, opens: Vec::new() } }
+    }
+
+    /// Serves the connection until it ends or `stop` says why it has to. What the client opens is handed to `open`, which must not wait.
+    ///
+    /// # Errors
+    /// How it ended, when the client did not simply hang up.
+    pub async fn run(mut self, mut open: impl FnMut(Open), stop: impl Future<Output = String>) -> Result<(), SshError> {
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+        let wire = &mut self.wire;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stop = std::pin::pin!(stop);
+        let (mut heard, mut asked) = (Instant::now(), 0);
+        let ended = loop {
+            if let Err(error) = wire.take_all() {
+                break Err(error);
+            }
+            wire.opens.drain(..).for_each(&mut open);
+            let waiting = wire.transport.output.len();
+            wire.transport.input.reserve(READ_BYTES);
+            let output: &[u8] = &wire.transport.output;
+            tokio::select! {
+                read = reader.read_buf(&mut wire.transport.input), if waiting < OUTPUT_BYTES_MAX => match read {
+                    Ok(0) => break Ok(()),
+                    Ok(_) => (heard, asked) = (Instant::now(), 0),
+                    Err(error) => break Err(error.into()),
+                },
+                written = writer.write(output), if waiting > 0 => match written {
+                    Ok(0) => break Ok(()),
+                    Ok(written) => wire.transport.wrote(written),
+                    Err(error) => break Err(error.into()),
+                },
+                told = self.told.recv(), if waiting < OUTPUT_BYTES_FULL && !wire.transport.is_exchanging() => {
+                    let Some(told) = told else { break Ok(()) };
+                    if let Err(error) = wire.tell(told) {
+                        break Err(error);
+                    }
+                }
+                _ = tick.tick() => {
+                    if let Err(error) = wire.transport.renew() {
+                        break Err(error);
+                    }
+                    if heard.elapsed() >= KEEPALIVE * (asked + 1) {
+                        asked += 1;
+                        if asked > KEEPALIVES_MAX {
+                            break Err(SshError::Dead);
+                        }
+                        let message = Writer::message(message::GLOBAL_REQUEST).string("keepalive@openssh.com").boolean(true).done();
+                        if let Err(error) = wire.transport.send(&message) {
+                            break Err(error);
+                        }
+                    }
+                }
+                text = &mut stop => {
+                    wire.transport.disconnect(disconnect::BY_APPLICATION, &text);
+                    break Ok(());
+                }
+            }
+        };
+        for entry in wire.channels.values() {
+            entry.shared.close();
+        }
+        if let Err(SshError::Protocol(text)) = &ended {
+            wire.transport.disconnect(disconnect::PROTOCOL_ERROR, text);
+        }
+        let _ = tokio::time::timeout(LEAVE_WITHIN, async {
+            writer.write_all(&wire.transport.output).await?;
+            writer.shutdown().await
+        })
+        .await;
+        match ended {
+            Err(SshError::Closed) => Ok(()),
+            ended => ended,
+        }
+    }
+}
+
+impl Wire {
+    /// Does all that has come.
+    fn take_all(&mut self) -> Result<(), SshError> {
+        while self.transport.output.len() < OUTPUT_BYTES_MAX {
+            let Some(payload) = self.transport.receive()? else { break };
+            self.take(&payload)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, payload: &[u8]) -> Result<(), SshError> {
+        let mut reader = Reader::new(&payload[1..]);
+        match payload[0] {
+            message::CHANNEL_DATA => {
+                let (id, data) = (reader.u32()?, reader.string()?);
+                self.data(id, data)
+            }
+            message::CHANNEL_EXTENDED_DATA => {
+                // A client has no second stream; what it sends there counts and is dropped.
+                let (id, _, data) = (reader.u32()?, reader.u32()?, reader.string()?);
+                let length = data.len() as u32;
+                self.spend(id, length)?;
+                self.grant(id, length)
+            }
+            message::CHANNEL_WINDOW_ADJUST => {
+                let (id, bytes) = (reader.u32()?, reader.u32()?);
+                self.entry(id)?.shared.grow(bytes);
+                Ok(())
+            }
+            message::CHANNEL_REQUEST => self.request(reader),
+            message::CHANNEL_OPEN => self.open(reader),
+            message::CHANNEL_EOF => {
+                let id = reader.u32()?;
+                self.entry(id)?.shared.end();
+                Ok(())
+            }
+            message::CHANNEL_CLOSE => {
+                let id = reader.u32()?;
+                let entry = self.entry(id)?;
+                entry.close_received = true;
+                entry.shared.close();
+                self.close(id)
+            }
+            message::GLOBAL_REQUEST => {
+                let (_name, wants_reply) = (reader.string()?, reader.boolean()?);
+                // Nothing is forwarded from inside to the client, and a keepalive is answered by any answer.
+                if wants_reply { self.transport.send(&[message::REQUEST_FAILURE]) } else { Ok(()) }
+            }
+            // Answers to our keepalives.
+            message::REQUEST_SUCCESS | message::REQUEST_FAILURE => Ok(()),
+            // We ask for nothing on channels that would be answered.
+            message::CHANNEL_SUCCESS | message::CHANNEL_FAILURE => Ok(()),
+            message::USERAUTH_REQUEST => Ok(()),
+            _ => Err(SshError::Protocol("a message that makes no sense here")),
+        }
+    }
+
+    fn entry(&mut self, id: u32) -> Result<&mut Entry, SshError> {
+        self.channels.get_mut(&id).filter(|entry| entry.accepted).ok_or(SshError::Protocol("a channel that there is not"))
+    }
+
+    fn spend(&mut self, id: u32, length: u32) -> Result<(), SshError> {
+        let entry = self.entry(id)?;
+        entry.window = entry.window.checked_sub(length).ok_or(SshError::Protocol("more data than was granted"))?;
+        Ok(())
+    }
+
+    fn data(&mut self, id: u32, data: &[u8]) -> Result<(), SshError> {
+        self.spend(id, data.len() as u32)?;
+        let entry = self.entry(id)?;
+        if entry.close_sent {
+            return Ok(());
+        }
+        entry.shared.put(data);
+        Ok(())
+    }
+
+    fn grant(&mut self, id: u32, bytes: u32) -> Result<(), SshError> {
+        let Some(entry) = self.channels.get_mut(&id).filter(|entry| !entry.close_sent) else { return Ok(()) };
+        entry.window += bytes;
+        self.transport.send(&Writer::message(message::CHANNEL_WINDOW_ADJUST).u32(entry.peer).u32(bytes).done())
+    }
+
+    fn open(&mut self, mut reader: Reader<'_>) -> Result<(), SshError> {
+        let (name, peer, window, packet_bytes_max) = (reader.string()?, reader.u32()?, reader.u32()?, reader.u32()?);
+        let kind = match name {
+            b"session" => Ok(OpenKind::Session),
+            b"direct-tcpip" => {
+                let (host, port) = (reader.text()?.to_owned(), reader.u32()?);
+                u16::try_from(port).ok().filter(|port| *port > 0).map(|port| OpenKind::Tcp { host, port }).ok_or((Refusal::ConnectFailed, "that is no port"))
+            }
+            b"direct-streamlocal@openssh.com" => Ok(OpenKind::Unix { path: reader.text()?.to_owned() }),
+            _ => Err((Refusal::UnknownType, "channels of this kind are not known")),
+        };
+        let is_session = matches!(kind, Ok(OpenKind::Session));
+        let alike = self.channels.values().filter(|entry| entry.is_session == is_session).count();
+        let kind = kind.and_then(|kind| {
+            let max = if is_session { SESSIONS_MAX } else { FORWARDS_MAX };
+            if alike < max { Ok(kind) } else { Err((Refusal::Shortage, "too many channels are open on this connection")) }
+        });
+        let kind = match kind {
+            Ok(kind) if packet_bytes_max > 0 => kind,
+            Ok(_) => return Err(SshError::Protocol("a channel that takes no data")),
+            Err((why, text)) => return self.refuse(peer, why, text),
+        };
+        let id = self.next;
+        self.next = self.next.wrapping_add(1);
+        let window_bytes = self.window_for(if is_session { SESSION_WINDOW_BYTES } else { FORWARD_WINDOW_BYTES });
+        let shared = Shared::new(window);
+        let entry = Entry {
+            peer,
+            shared: Arc::clone(&shared),
+            is_session,
+            accepted: false,
+            window_bytes,
+            window: window_bytes,
+            ended: false,
+            close_sent: false,
+            close_received: false,
+        };
+        self.channels.insert(id, entry);
+        let channel = Channel { id, shared, told: self.teller.clone(), room: Arc::clone(&self.room), packet_bytes_max, window_bytes };
+        self.opens.push(Open { kind, channel: Some(channel) });
+        Ok(())
+    }
+
+    /// Half of what is left for windows, within bounds.
+    fn window_for(&self, wanted: u32) -> u32 {
+        let given: u32 = self.channels.values().map(|entry| entry.window_bytes).sum();
+        (WINDOWS_BYTES.saturating_sub(given) / 2).clamp(WINDOW_BYTES_MIN, wanted)
+    }
+
+    fn refuse(&mut self, peer: u32, why: Refusal, text: &str) -> Result<(), SshError> {
+        self.transport.send(&Writer::message(message::CHANNEL_OPEN_FAILURE).u32(peer).u32(why as u32).string(text).string("").done())
+    }
+
+    fn request(&mut self, mut reader: Reader<'_>) -> Result<(), SshError> {
+        let (id, name, wants_reply) = (reader.u32()?, reader.text()?, reader.boolean()?);
+        let request = parse(name, &mut reader)?;
+        let entry = self.entry(id)?;
+        if !entry.is_session {
+            let peer = entry.peer;
+            return if wants_reply { self.transport.send(&Writer::message(message::CHANNEL_FAILURE).u32(peer).done()) } else { Ok(()) };
+        }
+        if entry.close_sent || entry.shared.ask(Event::Request { request, wants_reply }) {
+            return Ok(());
+        }
+        Err(SshError::Protocol("too many requests at once"))
+    }
+
+    fn tell(&mut self, told: Told) -> Result<(), SshError> {
+        match told {
+            Told::Accept { id } => {
+                let Some(entry) = self.channels.get_mut(&id) else { return Ok(()) };
+                entry.accepted = true;
+                let confirmation = Writer::message(message::CHANNEL_OPEN_CONFIRMATION).u32(entry.peer).u32(id).u32(entry.window).u32(DATA_BYTES_MAX);
+                self.transport.send(&confirmation.done())
+            }
+            Told::Refuse { id, why, text } => match self.channels.remove(&id) {
+                Some(entry) => self.refuse(entry.peer, why, &text),
+                None => Ok(()),
+            },
+            Told::Data { id, stream, data } => {
+                self.room.add_permits(data.len());
+                let Some(entry) = self.channels.get(&id).filter(|entry| !entry.close_sent && !entry.ended) else { return Ok(()) };
+                let message = match stream {
+                    Stream::Out => Writer::message(message::CHANNEL_DATA).u32(entry.peer),
+                    Stream::Err => Writer::message(message::CHANNEL_EXTENDED_DATA).u32(entry.peer).u32(STDERR),
+                };
+                self.transport.send(&message.string(&data).done())
+            }
+            Told::Grant { id, bytes } => self.grant(id, bytes),
+            Told::Answer { id, yes } => {
+                let number = if yes { message::CHANNEL_SUCCESS } else { message::CHANNEL_FAILURE };
+                self.say(id, Writer::message(number), Writer::default())
+            }
+            Told::End { id } => match self.channels.get_mut(&id) {
+                Some(entry) if !entry.ended && !entry.close_sent => {
+                    entry.ended = true;
+                    let peer = entry.peer;
+                    self.transport.send(&Writer::message(message::CHANNEL_EOF).u32(peer).done())
+                }
+                Some(_) | None => Ok(()),
+            },
+            Told::Exit { id, outcome } => {
+                let rest = match outcome {
+                    Outcome::Status(status) => Writer::default().string("exit-status").boolean(false).u32(status),
+                    Outcome::Signal(name) => Writer::default().string("exit-signal").boolean(false).string(name).boolean(false).string("").string(""),
+                };
+                self.say(id, Writer::message(message::CHANNEL_REQUEST), rest)
+            }
+            // One that nobody has accepted is refused, and goes like that.
+            Told::Close { id } => match self.channels.get(&id) {
+                Some(entry) if !entry.accepted => {
+                    let peer = entry.peer;
+                    self.channels.remove(&id);
+                    self.refuse(peer, Refusal::ConnectFailed, "the channel was not opened")
+                }
+                Some(_) | None => self.close(id),
+            },
+        }
+    }
+
+    /// Sends a message about a channel that is not closed.
+    fn say(&mut self, id: u32, message: Writer, rest: Writer) -> Result<(), SshError> {
+        match self.channels.get(&id).filter(|entry| !entry.close_sent) {
+            Some(entry) => self.transport.send(&message.u32(entry.peer).raw(&rest.done()).done()),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes our side, once, and forgets a channel that is closed on both.
+    fn close(&mut self, id: u32) -> Result<(), SshError> {
+        let Some(entry) = self.channels.get_mut(&id) else { return Ok(()) };
+        let (peer, first, last) = (entry.peer, !std::mem::replace(&mut entry.close_sent, true), entry.close_received);
+        if last {
+            self.channels.remove(&id);
+        }
+        if first { self.transport.send(&Writer::message(message::CHANNEL_CLOSE).u32(peer).done()) } else { Ok(()) }
+    }
+}
+
+/// What a request on a session asks for.
+fn parse(name: &str, reader: &mut Reader<'_>) -> Result<Request, Malformed> {
+    Ok(match name {
+        "pty-req" => {
+            let (term, cols, rows) = (reader.text()?.to_owned(), reader.u32()?, reader.u32()?);
+            reader.take(8)?;
+            // The modes of the client's terminal: ours begins with the usual ones.
+            reader.string()?;
+            Request::Pty(PtyRequest { term, cols, rows })
+        }
+        "env" => Request::Env { name: lossy(reader.string()?), value: lossy(reader.string()?) },
+        "shell" => Request::Shell,
+        "exec" => Request::Exec(reader.string()?.to_vec()),
+        "subsystem" => Request::Subsystem(reader.text()?.to_owned()),
+        "window-change" => Request::Resize { cols: reader.u32()?, rows: reader.u32()? },
+        "signal" => Request::Signal(reader.text()?.to_owned()),
+        "auth-agent-req@openssh.com" => Request::Agent,
+        "x11-req" => Request::X11,
+        name => Request::Other(name.to_owned()),
+    })
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
