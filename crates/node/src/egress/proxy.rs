@@ -227,6 +227,10 @@ impl Carrier {
         } else {
             ears.listen(&inside).await?
         };
+        let heard = match (heard, &mut early) {
+            (Heard::Late, Some(back)) if back.has_begun() => self.listen_on(&mut ears, back, &silent).await?,
+            (heard, _) => heard,
+        };
         let (app, name) = match (heard, early) {
             (Heard::Said { app, name }, back) => {
                 early = back;
@@ -264,6 +268,18 @@ impl Carrier {
             Handling::Http => http::serve_plain(Arc::new(self), meter, ears.bytes.freeze(), early_socket).await,
             Handling::Terminate { http } => terminate::serve(Arc::new(self), meter, ears.bytes.freeze(), early_socket, http).await,
             Handling::Login(app) => login::serve(&self, meter, app, ears.bytes.freeze(), early_socket).await,
+        }
+    }
+
+    /// Where the server spoke first, its client may take its time: nothing of what it said goes on before it is known.
+    async fn listen_on(&self, ears: &mut Ears, back: &mut Pump, silent: &Verdict) -> io::Result<Heard> {
+        ears.take_time();
+        tokio::select! {
+            heard = ears.listen(self.inside()) => heard,
+            ended = back.run(|bytes| self.meter(silent).received(bytes)) => {
+                ended?;
+                ears.listen(self.inside()).await
+            }
         }
     }
 

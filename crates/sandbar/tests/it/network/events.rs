@@ -63,7 +63,8 @@ fn flows_are_listed_followed_and_summed() {
     }
 
     let metrics = server.api().get("/metrics").text();
-    let sum = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {metrics}")).trim().parse::<u64>().unwrap();
+    let sum =
+        |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {metrics}")).trim().parse::<u64>().unwrap();
     assert!(sum("sandbar_network_flows_total{outcome=\"allowed\"}") >= 1);
     assert!(sum("sandbar_network_flows_total{outcome=\"refused\"}") >= 1);
     assert_eq!(sum("sandbar_network_traffic_bytes_total{direction=\"received\"}"), 6);
