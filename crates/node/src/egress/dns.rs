@@ -125,15 +125,15 @@ async fn answer(attached: &Attached, inner: &Inner, packet: &[u8], transport: Tr
     if let Some(reply) = answer_locally(&query) {
         return Some(reply);
     }
-    let verdict = {
+    let (verdict, has_names) = {
         let policy = Arc::clone(&attached.state().policy);
-        policy.judge_name(query.name())
+        (policy.judge_name(query.name()), policy.has_names())
     };
     if !verdict.allow {
         return Some(refuse(attached, &query, verdict));
     }
     // Programs do without these records. With them they may greet a server in a way that hides its name from the rules.
-    if message::TYPES_SERVICE.contains(&query.kind()) {
+    if has_names && message::TYPES_SERVICE.contains(&query.kind()) {
         return Some(query.reply(Rcode::NoError, &[]));
     }
     let Some((packet, answer)) = upstream::ask(&inner.nameservers, &query, transport).await else {

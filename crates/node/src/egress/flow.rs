@@ -27,7 +27,7 @@ pub(super) enum Name {
     Hidden,
     /// Each request will say it.
     Later,
-    Name {
+    Said {
         name: String,
         belongs: bool,
     },
@@ -43,7 +43,7 @@ impl Evidence {
                     Name::Absent => Claim::Absent,
                     Name::Hidden => Claim::Hidden,
                     Name::Later => Claim::Later,
-                    Name::Name { name, belongs } => Claim::Name { name, belongs: *belongs },
+                    Name::Said { name, belongs } => Claim::Name { name, belongs: *belongs },
                 };
                 Said::Bytes { app: *app, name }
             }
@@ -54,7 +54,7 @@ impl Evidence {
     /// Whom the user would say the flow is to.
     pub fn host(&self) -> Option<&str> {
         match &self.said {
-            Some((_, Name::Name { name, .. })) => Some(name),
+            Some((_, Name::Said { name, .. })) => Some(name),
             Some((_, Name::Absent | Name::Hidden | Name::Later)) | None => self.names.first().map(|name| &**name),
         }
     }
@@ -62,8 +62,8 @@ impl Evidence {
     /// The name that the client said, when the address is one of it.
     pub fn proven_name(&self) -> Option<&str> {
         match &self.said {
-            Some((_, Name::Name { name, belongs: true })) => Some(name),
-            Some((_, Name::Name { belongs: false, .. } | Name::Absent | Name::Hidden | Name::Later)) | None => None,
+            Some((_, Name::Said { name, belongs: true })) => Some(name),
+            Some((_, Name::Said { belongs: false, .. } | Name::Absent | Name::Hidden | Name::Later)) | None => None,
         }
     }
 

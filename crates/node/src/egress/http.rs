@@ -24,7 +24,7 @@ use super::credentials::Secret;
 use super::flow::{Allowed, Asked, Evidence, Name, OpenRequest};
 use super::proxy::Carrier;
 use super::refuse;
-use super::socket::{Meter, Socket, Stream};
+use super::socket::{Meter, Socket, Stream, join};
 
 mod authority;
 mod body;
@@ -106,7 +106,7 @@ pub(super) struct Tunnel {
 impl Tunnel {
     async fn run(self) -> io::Result<()> {
         let (client, server) = tokio::try_join!(self.client, self.server).map_err(io::Error::other)?;
-        tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await.map(drop)
+        join(TokioIo::new(client), TokioIo::new(server)).await
     }
 }
 
@@ -156,7 +156,7 @@ impl Session {
             Host::Unreadable => return Ok(asked(Name::Hidden)),
             Host::Name(name) => name,
         };
-        let [with_it, without] = [true, false].map(|belongs| asked(Name::Name { name: name.clone(), belongs }));
+        let [with_it, without] = [true, false].map(|belongs| asked(Name::Said { name: name.clone(), belongs }));
         let (attached, inner) = (&self.carrier.attached, &self.carrier.inner);
         let matters = || attached.is_request_judged_differently(inner, &with_it, &without);
         let belongs = attached.claims(inner, &name, flow.addr, matters).await;

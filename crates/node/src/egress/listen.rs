@@ -39,6 +39,11 @@ impl Ears {
         Self { bytes: BytesMut::new(), until: silent_for.map(|silent_for| Instant::now() + silent_for) }
     }
 
+    /// From here on it may take as long as it takes.
+    pub fn take_time(&mut self) {
+        self.until = None;
+    }
+
     pub async fn listen(&mut self, inside: &TcpStream) -> io::Result<Heard> {
         loop {
             let readable = match self.until {

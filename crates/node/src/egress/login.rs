@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use super::proxy::Carrier;
-use super::socket::{Meter, Socket, Stream};
+use super::socket::{Meter, Socket, Stream, join};
 
 mod mqtt;
 mod redis;
@@ -73,7 +73,7 @@ pub(super) async fn serve(carrier: &Carrier, meter: Meter, app: App, said: Bytes
         carrier.attached.record_flow(&carrier.evidence, Verdict::deny(format!("{} ({error})", rule.label)));
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
-    tokio::io::copy_bidirectional(&mut inside, &mut outside).await.map(drop)
+    join(inside, outside).await
 }
 
 async fn log_in(carrier: &Carrier, rule: &CredentialRule, app: App, inside: &mut Socket, outside: &mut Socket) -> Result<(), LoginError> {

@@ -234,6 +234,10 @@ impl Carrier {
         } else {
             ears.listen(&inside).await?
         };
+        let heard = match (heard, &mut early) {
+            (Heard::Late, Some(back)) if back.has_begun() => self.listen_on(&mut ears, back, &silent).await?,
+            (heard, _) => heard,
+        };
         let (app, name) = match (heard, early) {
             (Heard::Said { app, name }, back) => {
                 early = back;
@@ -244,6 +248,7 @@ impl Carrier {
                 return self.copy(&meter, back, BytesMut::new()).await;
             }
             (Heard::Nothing, None) => return self.refuse(silent),
+            (Heard::Late, _) if ears.bytes.is_empty() => return self.refuse(silent),
             (Heard::Late, _) => return self.refuse(Verdict::deny("its first bytes did not come in time")),
         };
         self.evidence = self.hear(app, name).await;
@@ -274,6 +279,18 @@ impl Carrier {
         }
     }
 
+    /// Where the server spoke first, its client may take its time: nothing of what it said goes on before it is known.
+    async fn listen_on(&self, ears: &mut Ears, back: &mut Pump, silent: &Verdict) -> io::Result<Heard> {
+        ears.take_time();
+        tokio::select! {
+            heard = ears.listen(self.inside()) => heard,
+            ended = back.run(|bytes| self.meter(silent).received(bytes)) => {
+                ended?;
+                ears.listen(self.inside()).await
+            }
+        }
+    }
+
     /// Notes a refusal that its client cannot be told in words.
     fn refuse(&self, verdict: Verdict) -> io::Result<()> {
         self.attached.record_flow(&self.evidence, verdict);
@@ -290,10 +307,10 @@ impl Carrier {
             Named::Later => return with(Name::Later),
             Named::Name(name) => name,
         };
-        let [with_it, without] = [true, false].map(|belongs| with(Name::Name { name: name.clone(), belongs }));
+        let [with_it, without] = [true, false].map(|belongs| with(Name::Said { name: name.clone(), belongs }));
         let matters = || self.attached.is_judged_differently(&self.inner, &with_it, &without);
         let belongs = self.attached.claims(&self.inner, &name, flow.addr, matters).await;
-        if belongs { with(Name::Name { name, belongs }) } else { without }
+        if belongs { with(Name::Said { name, belongs }) } else { without }
     }
 
     /// The names that the sandbox was told the address for: by now, or when it connected.

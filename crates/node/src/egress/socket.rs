@@ -39,6 +39,11 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
+/// Both ways until both sides have said that they are done.
+pub(super) async fn join(mut one: impl Stream, mut other: impl Stream) -> io::Result<()> {
+    tokio::io::copy_bidirectional_with_sizes(&mut one, &mut other, COPY_BUFFER_BYTES, COPY_BUFFER_BYTES).await.map(drop)
+}
+
 /// Whose bytes are counted where.
 #[derive(Clone)]
 pub(super) struct Meter {

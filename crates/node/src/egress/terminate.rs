@@ -19,7 +19,7 @@ use super::flow::Name;
 use super::http::{self, Host, Link, Refusal, Session, Tasks, Upstream};
 use super::proxy::Carrier;
 use super::refuse;
-use super::socket::{Meter, Socket};
+use super::socket::{Meter, Socket, join};
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const HTTP_1: &[u8] = b"http/1.1";
@@ -54,7 +54,7 @@ pub(super) async fn serve(carrier: Arc<Carrier>, meter: Meter, first_bytes: Byte
     let said = hello.server_name().and_then(normal_name);
     let offered: Vec<Vec<u8>> = hello.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect();
     let host = match (&carrier.evidence.said, said) {
-        (Some((_, Name::Name { name, .. })), Some(said)) if *name == said => Host::Name(said),
+        (Some((_, Name::Said { name, .. })), Some(said)) if *name == said => Host::Name(said),
         (Some((_, Name::Absent)), None) if hello.server_name().is_none() => Host::Absent,
         _ => {
             refuse::alert(carrier.inside(), refuse::UNRECOGNIZED_NAME).await;
@@ -81,11 +81,11 @@ pub(super) async fn serve(carrier: Arc<Carrier>, meter: Meter, first_bytes: Byte
         }
     };
     let inner = carrier.inner.tls.server(&carrier.inner.authority, &name, chosen.as_deref()).map_err(io::Error::other)?;
-    let mut inside = within(start.into_stream(inner)).await?;
+    let inside = within(start.into_stream(inner)).await?;
     let tasks = Tasks { tracker: carrier.attached.tasks.clone(), cut: carrier.open.cut.clone() };
     let version = if chosen.as_deref() == Some(HTTP_2) { Version::HTTP_2 } else { Version::HTTP_11 };
     let upstream = match outer {
-        Ok((_, mut outside)) if !http => return tokio::io::copy_bidirectional(&mut inside, &mut outside).await.map(drop),
+        Ok((_, outside)) if !http => return join(inside, outside).await,
         Ok((outer, outside)) => Upstream::new(Link::Tls(outer), version, tasks, Some(Box::new(outside))),
         Err(refusal) => Upstream::new(Link::Refused(refusal), version, tasks, None),
     };

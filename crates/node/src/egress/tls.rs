@@ -112,6 +112,8 @@ impl ClientCertificates {
             return Ok(Arc::clone(config));
         }
         let config = Arc::new(with_certificate(tls, material)?);
+        // What nobody else holds was replaced.
+        made.retain(|(of, _)| Arc::strong_count(of) > 1);
         if made.len() >= CERTIFICATES_MAX {
             made.remove(0);
         }

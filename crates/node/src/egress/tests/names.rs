@@ -171,6 +171,34 @@ async fn a_server_may_speak_first_where_its_name_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_greeted_may_take_its_time() {
+    let zone = Zone::serve().await;
+    let Some(bench) = bench(only("mail.test"), vec![zone.addr]).await else { return };
+    let to = bench.to;
+    zone.at("mail.test", v4(to));
+    assert_eq!(inside(&bench.netns, || resolve("mail.test")).await.0, 0);
+    let outside = bench.outside.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = outside.accept().unwrap();
+        stream.write_all(b"220 hello\r\n").unwrap();
+        let mut said = [0; 8];
+        stream.read_exact(&mut said).unwrap();
+        stream.write_all(&said).unwrap();
+    });
+    let echoed = inside(&bench.netns, move || {
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.read_exact(&mut [0; 11]).unwrap();
+        stream.write_all(b"eh").unwrap();
+        std::thread::sleep(Duration::from_secs(11));
+        stream.write_all(b"lo x\r\n").unwrap();
+        let mut echoed = [0; 8];
+        stream.read_exact(&mut echoed).map(|()| echoed)
+    })
+    .await;
+    assert_eq!(&echoed.unwrap(), b"ehlo x\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_client_is_not_past_its_judge() {
     let zone = Zone::serve().await;
     let denied = json!({"mode": "allow-all", "egress": {"trafficRules": [{"name": "no b", "action": "deny", "domains": ["b.test"]}]}});

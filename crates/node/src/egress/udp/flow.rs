@@ -263,7 +263,7 @@ impl Carrier {
             Named::Name(name) => name,
         };
         let attached = &self.listed.attached;
-        let [with_it, without] = [true, false].map(|belongs| self.known.with(Some(App::Tls), Name::Name { name: name.clone(), belongs }));
+        let [with_it, without] = [true, false].map(|belongs| self.known.with(Some(App::Tls), Name::Said { name: name.clone(), belongs }));
         let matters = || attached.is_judged_differently(&self.inner, &with_it, &without);
         if attached.claims(&self.inner, &name, self.known.silent.flow.addr, matters).await { with_it } else { without }
     }
