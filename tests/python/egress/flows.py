@@ -193,6 +193,24 @@ def runtime():
 
     yield Row("a new policy leaves a flow alone that it allows", open_to_all(), http(), says=SERVED, after=kept)
 
+    def paused(box):
+        call("POST", f"{box.path}/pause")
+        call("POST", f"{box.path}/resume")
+        expect(box, http(), 0)
+        expect(box, http(host="a.good.test"), 6)
+
+    yield Row("after a pause and a resume", block(allow("good.test")), http(), says=SERVED, after=paused)
+
+    def forked(box):
+        made = Sandbox.__new__(Sandbox)
+        made.id = call("POST", f"{box.path}/fork", {})["sandbox"]["id"]
+        made.path = f"/api/v1/sandboxes/{made.id}"
+        with made:
+            expect(made, http(), 0)
+            expect(made, http(host="a.good.test"), 6)
+
+    yield Row("in a fork", block(allow("good.test")), http(), says=SERVED, after=forked)
+
     def hooked():
         receiver = {"url": f"http://{OPENED}/hook", "secret": "a secret of the test"}
         return Sandbox(block(allow("good.test"), allow("mail.test"), deny("a.good.test")), webhook=receiver)

@@ -69,7 +69,7 @@ def websocket(url, count="2"):
             print(line.recv(PATIENCE_S))
 
 
-def quic(host, port="443", name=None, path=None):
+def quic(host, port="443", name=None, path=None, local_port=0):
     """HTTP/3. With a name, that is who it claims to want; the address is the host's."""
     from aioquic.asyncio.client import connect
     from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -95,10 +95,32 @@ def quic(host, port="443", name=None, path=None):
         settings.load_verify_locations(os.environ.get("SSL_CERT_FILE"))
         if name:
             settings.verify_mode = ssl.CERT_NONE
-        async with connect(host, int(port), configuration=settings, create_protocol=Client) as client:
+        async with connect(host, int(port), configuration=settings, create_protocol=Client, local_port=local_port) as client:
             print(await asyncio.wait_for(client.ask(name or host), QUIC_PATIENCE_S))
 
     asyncio.run(asyncio.wait_for(get(), 2 * QUIC_PATIENCE_S))
+
+
+def quic_again(host, *names):
+    """From one socket: junk for the name `junk`, else a connection for the name."""
+    import random
+
+    port = random.randint(20000, 40000)
+    answered = 0
+    for name in names:
+        if name == "junk":
+            line = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            line.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            line.bind(("::", port))
+            line.sendto(b"junk", (f"::ffff:{socket.gethostbyname(host)}", 443))
+            line.close()
+            continue
+        try:
+            quic(host, "443", name, local_port=port)
+            answered += 1
+        except Exception as error:
+            print(f"{name}: {type(error).__name__} {error}")
+    assert answered == len(names) - names.count("junk")
 
 
 def mqtt(host, port, user=None, password=None):
@@ -135,13 +157,45 @@ def udp(host, port, text=None):
     print(line.recv(2000).decode())
 
 
-def greet(host, port, say=""):
+def udp_each(port, *hosts):
+    """From one socket to one after the other."""
+    line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    line.settimeout(2)
+    for host in hosts:
+        line.sendto(TOKEN.encode(), (host, int(port)))
+        print(line.recvfrom(2000))
+
+
+def padded(host, authority):
+    """A request with a Host after as much as many readers take at once."""
+    padding = "".join(f"X-Pad-{number}: {'x' * 4000}\r\n" for number in range(15))
+    with socket.create_connection((host, 80), PATIENCE_S) as line:
+        line.sendall(f"GET /{TOKEN} HTTP/1.1\r\n{padding}Host: {authority}\r\nConnection: close\r\n\r\n".encode())
+        print(line.recv(4096).decode())
+
+
+def transport(kind, host, authority):
+    """A request over another kind of TCP."""
+    data = f"GET /{TOKEN} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n".encode()
+    line = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262 if kind == "mptcp" else 0)
+    if kind == "fast open":
+        line.sendto(data, socket.MSG_FASTOPEN, (socket.gethostbyname(host), 80))
+    else:
+        if kind.startswith("from "):
+            line.bind((kind.removeprefix("from "), 0))
+        line.connect((socket.gethostbyname(host), 80))
+        line.sendall(data)
+    line.settimeout(5)
+    print(line.recv(4096).decode())
+
+
+def greet(host, port):
     """Waits for the server's word, then says its own."""
     with socket.create_connection((host, int(port)), PATIENCE_S) as line:
         said = line.recv(100)
         print(said.decode())
         assert said
-        line.sendall((say or TOKEN).encode() + b"\n")
+        line.sendall(f"{TOKEN}\n".encode())
         print(line.recv(2000).decode())
 
 
@@ -163,14 +217,14 @@ def hold(host, port):
 
 def raw(host, port, text, how="at once", name=None):
     """Sends text (with escapes) as it is, and prints what comes back within a moment. `how`: `at once`, `bytes` (one at a time),
-    `late` (after a while), `parts` (split at |, each after an answer). With a name, inside TLS for that name."""
+    `late` (after a while), `parts` (split at |, each after an answer), `halves` (split at |, with a long while between). With a name, inside TLS for that name."""
     data = text.replace("$TOKEN", TOKEN).encode().decode("unicode_escape").encode("latin-1")
     with socket.create_connection((host, int(port)), PATIENCE_S) as line:
         if name is not None:
             trust = ssl._create_unverified_context()
             line = trust.wrap_socket(line, server_hostname=name or None)
         line.settimeout(3)
-        parts = data.split(b"|") if how == "parts" else [bytes([byte]) for byte in data] if how == "bytes" else [data]
+        parts = data.split(b"|") if how in ("parts", "halves") else [bytes([byte]) for byte in data] if how == "bytes" else [data]
         # Longer than a proxy may wait before it lets the server begin.
         if how == "late":
             time.sleep(1.5)
@@ -179,6 +233,9 @@ def raw(host, port, text, how="at once", name=None):
             line.sendall(part)
             if how == "bytes":
                 time.sleep(0.002)
+            elif how == "halves":
+                # Longer than a proxy may wait for the rest of what was begun.
+                time.sleep(11 if number + 1 < len(parts) else 0)
             elif number + 1 < len(parts):
                 answers += line.recv(65536)
         try:
@@ -264,6 +321,19 @@ def many(*urls):
     assert all(status == 200 for status, _ in statuses)
 
 
+def paced(host):
+    """A request every moment on one connection."""
+    import http.client
+
+    line = http.client.HTTPConnection(host, timeout=PATIENCE_S)
+    line.connect()
+    line.auto_open = False
+    for number in range(600):
+        line.request("GET", f"/{TOKEN}")
+        print(f"answer {number}: {line.getresponse().read()}", flush=True)
+        time.sleep(0.1)
+
+
 def h2(host, port, *authorities):
     """Requests on one connection of HTTP/2, each with an authority of its own; TLS where the port has it."""
     import h2.config
@@ -276,13 +346,16 @@ def h2(host, port, *authorities):
         trust.set_alpn_protocols(["h2"])
         line = trust.wrap_socket(line, server_hostname=host)
     line.settimeout(5)
-    http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
+    http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False))
     http.initiate_connection()
     scheme = "https" if int(port) in (443, 8443) else "http"
     statuses = []
     for number, authority in enumerate(authorities):
         stream = 1 + 2 * number
-        http.send_headers(stream, [(":method", "GET"), (":scheme", scheme), (":authority", authority), (":path", f"/{TOKEN}")], end_stream=True)
+        # AUTHORITY+HOST, either of them may be empty.
+        authority, _, host = authority.partition("+")
+        asked = {":method": "GET", ":scheme": scheme, ":authority": authority, ":path": f"/{TOKEN}", "host": host}
+        http.send_headers(stream, [field for field in asked.items() if field[1]], end_stream=True)
         line.sendall(http.data_to_send())
         ended = False
         while not ended:

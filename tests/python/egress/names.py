@@ -42,6 +42,8 @@ class Names:
             "alias.test": [["good.test", GOOD]],
             "zero.test": [[GOOD]],
             "opened.test": [[OPENED]],
+            # A server there has no certificate for this name.
+            "impostor.test": [[GOOD]],
             "private.test": [[PRIVATE]],
             "alias-private.test": [["private.test", PRIVATE]],
             "half.test": [[GOOD, PRIVATE]],

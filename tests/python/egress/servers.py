@@ -16,7 +16,7 @@ from aiosmtpd.controller import Controller
 import names
 from names import CDN, EVIL, EVIL_6, FOREIGN_RESOLVER, GOOD, GOOD_6, GOOD_TOO, METADATA, OPENED, PRIVATE
 
-HEAD_BYTES_MAX = 64 << 10
+HEAD_BYTES_MAX = 1 << 20
 WITHIN_S = 30
 SOON_S = 5
 
@@ -76,7 +76,7 @@ class World:
         await names.serve(self.names, "127.0.0.1", record("names"))
         await names.serve(self.names, FOREIGN_RESOLVER, record("foreign resolver"))
         for server, address in [("good", GOOD), ("good", GOOD_TOO), ("good", GOOD_6), ("evil", EVIL), ("evil", EVIL_6), ("cdn", CDN), ("opened", OPENED)]:
-            await asyncio.start_server(Http(server, record(server)).serve, address, 80)
+            await asyncio.start_server(Http(server, record(server)).serve, address, 80, limit=HEAD_BYTES_MAX)
             await asyncio.start_server(Http(server, record(server)).serve, address, 8080)
             if server == "opened":
                 continue
@@ -86,7 +86,7 @@ class World:
             loop = asyncio.get_running_loop()
             await loop.create_datagram_endpoint(lambda of=record(server): Echo(of), local_addr=(address, 9000))
         for server, address in [("private", PRIVATE), ("metadata", METADATA)]:
-            await asyncio.start_server(Http(server, record(server)).serve, address, 80)
+            await asyncio.start_server(Http(server, record(server)).serve, address, 80, limit=HEAD_BYTES_MAX)
         for address, user in [(GOOD, None), (GOOD_TOO, ("proxy-user", "proxy-" + self.canary))]:
             await asyncio.start_server(Socks(self, user).serve, address, 1080)
 
