@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod context;
+pub mod credential;
 pub mod error;
 pub mod file;
 pub mod function;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod certificates;
+pub mod credential;
 pub mod egress;
 pub mod function;
 pub mod image;

@@ -2,14 +2,16 @@
 //!
 //! Every address is local there (AnyIP), and nftables sends each TCP connection that is not to the sandbox's own
 //! loopback to one listener of the host, which asks the socket where it was meant to go. What an address alone
-//! decides is refused by `prohibit` routes, so that `connect()` itself fails with EACCES. Everything that is neither
-//! TCP nor loopback is dropped on output, so that `sendto()` fails with EPERM.
+//! decides is refused by `prohibit` routes, so that `connect()` itself fails with EACCES. Datagrams come to a socket of
+//! the host with the addresses that they have, as long as the plan lets any UDP leave. Everything else that is not
+//! loopback is dropped on output, so that `sendto()` fails with EPERM.
 //!
 //! ```text
 //! connect(93.184.216.34:443) -> table local: 0.0.0.0/0 local -> nat output: dnat 127.213.0.1:15001 -> the proxy
 //! connect(10.0.0.5:5432)     -> table local: 10.0.0.0/8 prohibit -> EACCES
 //! connect(127.0.0.1:8000)    -> the sandbox's own server
-//! sendto(udp 9.9.9.9:53)     -> filter output: policy drop -> EPERM
+//! sendto(udp 9.9.9.9:53)     -> filter prerouting: tproxy to 127.213.0.1:15001 -> the proxy
+//! the same, no UDP allowed   -> filter output: policy drop -> EPERM
 //! ```
 //!
 //! An nft `reject` would be no substitute for the routes: a TCP connect refused in the output hook hangs.
@@ -24,11 +26,13 @@ mod netlink;
 mod nft;
 mod routes;
 mod sockets;
+mod udp;
 
 pub use addresses::{Prefix, host_addresses};
 pub use sockets::{HostSockets, original_dst};
+pub use udp::{DATAGRAM_BYTES_MAX, Datagram, Datagrams, Replies, Unreachable, receive};
 
-/// Where the proxy listens in the namespace, on [`PROXY_ADDR`] and on `::1`.
+/// Where the proxy listens in the namespace, on [`PROXY_ADDR`] and on `::1`, for TCP and UDP.
 pub const PROXY_PORT: u16 = 15001;
 /// The proxy's address for IPv4.
 pub const PROXY_ADDR: Ipv4Addr = Ipv4Addr::new(127, 213, 0, 1);
@@ -43,6 +47,8 @@ pub const RESOLVER_PORT: u16 = 53;
 /// is meant for addresses that have a meaning only inside one machine, so it hides nobody's server.
 pub const SANDBOX_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
 
+const CLOSING_STACK_BYTES: usize = 64 << 10;
+
 /// What the routes of a namespace refuse. The longest prefix wins; of equal ones the allowed.
 /// What no prefix covers is open (it reaches the proxy), unless the plan is closed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +59,8 @@ pub struct Plan {
     pub prohibited: Vec<Prefix>,
     /// Prefixes punched out of shorter prohibited ones.
     pub allowed: Vec<Prefix>,
+    /// UDP to what is open reaches the proxy; if not, it is refused in sendto().
+    pub udp: bool,
 }
 
 /// Why a namespace's network could not be made or changed.
@@ -95,7 +103,7 @@ pub fn setup(netns: BorrowedFd<'_>, plan: &Plan) -> Result<HostSockets, NetError
         route.run(&routes::interface())?;
         let sockets = sockets::open()?;
         route.run(&routes::initial(&wanted, sockets.tcp6.is_some()))?;
-        netlink::Socket::netfilter()?.run(&nft::ruleset())?;
+        netlink::Socket::netfilter()?.run(&nft::ruleset(plan.udp && !plan.closed))?;
         Ok(sockets)
     })
 }
@@ -105,11 +113,16 @@ pub fn open_sockets(netns: BorrowedFd<'_>) -> Result<HostSockets, NetError> {
     inside(netns, sockets::open)
 }
 
-/// Changes the routes to what the plan says. Idempotent. At no moment is anything open that is refused both before
+/// Changes the routes and the rule for UDP to what the plan says. Idempotent. At no moment is anything open that is refused both before
 /// and after; established connections are the proxy's to end.
 pub fn apply(netns: BorrowedFd<'_>, plan: &Plan) -> Result<(), NetError> {
     let wanted = routes::wanted(plan);
+    let udp = plan.udp && !plan.closed;
     inside(netns, || {
+        let mut netfilter = netlink::Socket::netfilter()?;
+        if !udp {
+            netfilter.run(&nft::set_udp(false))?;
+        }
         let mut route = netlink::Socket::route()?;
         let present = routes::present(&mut route)?;
         // A namespace without IPv6 has no IPv6 entries of ours, and nothing to close.
@@ -117,8 +130,19 @@ pub fn apply(netns: BorrowedFd<'_>, plan: &Plan) -> Result<(), NetError> {
         for step in routes::change(&present, &wanted, ipv6) {
             route.run(&step)?;
         }
+        if udp {
+            netfilter.run(&nft::set_udp(true))?;
+        }
+        close_elsewhere(netfilter);
         Ok(())
     })
+}
+
+/// Closing a netfilter socket waits until the rules that were removed are freed, some 10 ms after they have lost their
+/// effect. Nobody else has to wait for that.
+fn close_elsewhere(netfilter: netlink::Socket) {
+    // Without a thread it is closed here.
+    std::thread::Builder::new().name("nft-close".to_owned()).stack_size(CLOSING_STACK_BYTES).spawn(move || drop(netfilter)).ok();
 }
 
 /// Begins to connect to a server in the sandbox: a nonblocking socket whose connect may still be in progress.

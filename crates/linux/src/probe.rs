@@ -207,9 +207,9 @@ fn trial(hierarchy: &Hierarchy, data_dir: &Path) -> Vec<Feature> {
     };
     let mut network = None;
     let launched = launch::launch(&spec, &mut |netns| {
-        let plan = net::Plan { closed: true, prohibited: Vec::new(), allowed: Vec::new() };
+        let plan = net::Plan { closed: true, prohibited: Vec::new(), allowed: Vec::new(), udp: false };
         let made = net::setup(netns, &plan).map(|_| "own network namespace with routes and nftables".to_owned()).map_err(|e| e.to_string());
-        let remedy = "the kernel needs nf_tables with NAT (modules nf_tables, nft_nat, nft_redir, nft_chain_nat) and IPv6 or none";
+        let remedy = "the kernel needs nf_tables with NAT and TPROXY (modules nf_tables, nft_nat, nft_chain_nat, nft_tproxy) and IPv6 or none";
         network = Some(required("network", made, remedy));
         Ok(())
     });

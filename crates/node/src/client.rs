@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Body;
 use sandbar_procd_api::{
     Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, Newest, PtySize, Publishing,
-    Signal, Stats, Taken, WatchLine, Written,
+    Signal, Stats, Taken, Trust, Trusted, WatchLine, Written,
     function::{FunctionCall, FunctionCheck, FunctionChecked},
     process::Start,
 };
@@ -136,6 +136,11 @@ impl ProcdClient {
     /// Gives a pooled runtime its owner.
     pub async fn assign(&self, assign: &Assign) -> Result<(), ProcdError> {
         self.post("/v1/assign", assign).await.map(Ack::done)
+    }
+
+    /// Says whom programs inside trust. For agents that speak [`sandbar_procd_api::PROTOCOL_TRUST`].
+    pub async fn trust(&self, trust: &Trust) -> Result<Trusted, ProcdError> {
+        self.post("/v1/trust", trust).await
     }
 
     /// Starts a context; with `wait_until_done` the reply comes when it has ended.

@@ -4,27 +4,47 @@
 //! Nothing leaves a namespace by itself (see `sandbar_linux::net`). A connection arrives here with the address it was
 //! meant for, is judged, dialled from the host and copied. What an address alone decides is refused by routes in the
 //! namespace already; the judge decides again, so routes that lag behind a change open nothing.
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use sandbar_core::egress::{self as rules, Flow, Policy, Prefix, Protected, Protocol, Verdict};
+use sandbar_core::credential::Materials;
+use sandbar_core::egress::{self as rules, App, Flow, Policy, Prefix, Protected, Protocol, Verdict};
 use sandbar_linux::net::{self, HostSockets, NetError, Plan};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod authority;
+mod credentials;
+mod dial;
 mod dns;
+mod flow;
+mod http;
+mod listen;
 mod log;
+mod names;
 mod netns;
 mod proxy;
+mod quic;
+mod refuse;
+mod socket;
+mod sources;
+mod terminate;
+mod tls;
+mod udp;
 
+pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision};
+pub use sources::{Source, Sources, Terms};
 
+use flow::{Evidence, Flows};
 use log::{Entry, Log};
+use names::Names;
 use netns::Netns;
+use tls::{ClientCertificates, Tls};
 
 /// How often the machine's own addresses are looked at again.
 const HOST_ADDRESSES_EVERY: Duration = Duration::from_secs(30);
@@ -42,6 +62,14 @@ pub enum EgressError {
     Sockets(#[source] io::Error),
     #[error(transparent)]
     Net(#[from] NetError),
+    #[error("read the certificates of {}", path.display())]
+    Roots {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the authority of the egress")]
+    Authority(#[from] AuthorityError),
 }
 
 /// The egress of this machine. Clones are the same.
@@ -55,6 +83,9 @@ struct Inner {
     protected: RwLock<Arc<Protected>>,
     netns: Netns,
     nameservers: dns::Nameservers,
+    /// Who certifies us to the sandboxes.
+    authority: Authority,
+    tls: Tls,
     attached: Mutex<Vec<Weak<Attached>>>,
     /// Of connections of all sandboxes together.
     places: proxy::Places,
@@ -62,27 +93,35 @@ struct Inner {
 
 impl Egress {
     /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
-    /// /etc/resolv.conf. Call it within a tokio runtime.
-    pub fn new(allow: Vec<Prefix>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::system())
+    /// /etc/resolv.conf. Servers are believed whom the machine believes, and besides whom the certificates in `ca_file`
+    /// certify. Call it within a tokio runtime.
+    pub fn new(allow: Vec<Prefix>, authority: Authority, ca_file: Option<&Path>) -> Result<Self, EgressError> {
+        Self::start(allow, dns::Nameservers::system(), authority, Tls::new(ca_file)?)
     }
 
-    /// Like [`Self::new`], with name servers of the caller's choice.
+    /// Like [`Self::new`], with name servers of the caller's choice and an authority that nobody knows.
     pub fn with_nameservers(allow: Vec<Prefix>, nameservers: Vec<SocketAddr>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::fixed(nameservers))
+        Self::start(allow, dns::Nameservers::fixed(nameservers), Authority::make()?, Tls::new(None)?)
     }
 
-    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers) -> Result<Self, EgressError> {
+    fn start(allow: Vec<Prefix>, nameservers: dns::Nameservers, authority: Authority, tls: Tls) -> Result<Self, EgressError> {
         let inner = Arc::new(Inner {
             protected: RwLock::new(Arc::new(look_around(&allow)?)),
             allow,
             netns: Netns::start().map_err(EgressError::Thread)?,
             nameservers,
+            authority,
+            tls,
             attached: Mutex::default(),
             places: proxy::Places::of_machine(),
         });
         tokio::spawn(keep_host_addresses(Arc::downgrade(&inner)));
         Ok(Self { inner })
+    }
+
+    /// Who certifies us to the sandboxes.
+    pub fn authority(&self) -> &Authority {
+        &self.inner.authority
     }
 
     /// The routes that a namespace has to have for this policy.
@@ -102,10 +141,11 @@ impl Egress {
 
     /// Serves a runtime of an earlier server: opens the sockets again and brings the routes up to date. When a
     /// program of the sandbox has taken a port in the meantime, the egress stays closed until the port is free.
-    pub async fn adopt(&self, runtime_id: &str, netns: OwnedFd, policy: Policy) -> Result<EgressHandle, EgressError> {
-        let handle = self.register(runtime_id, netns, policy.clone());
+    pub async fn adopt(&self, runtime_id: &str, netns: OwnedFd, terms: impl Into<Terms>) -> Result<EgressHandle, EgressError> {
+        let terms = terms.into();
+        let handle = self.register(runtime_id, netns, terms.policy.clone());
         handle.attached.state().plan = None;
-        handle.set_policy(policy).await?;
+        handle.set_policy(terms).await?;
         if let Err(error) = handle.attached.open_and_serve(&self.inner).await {
             let EgressError::Net(taken) = &error else {
                 return Err(error);
@@ -125,8 +165,11 @@ impl Egress {
         let attached = Arc::new(Attached {
             runtime_id: runtime_id.to_owned(),
             netns: Arc::new(netns),
-            state: Mutex::new(State { policy: Arc::new(policy), plan: Some(plan), flows: HashMap::new(), next_flow: 0 }),
+            state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: Flows::default() }),
             log: Log::default(),
+            names: Names::default(),
+            certificates: ClientCertificates::default(),
+            udp: udp::Flows::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -159,17 +202,19 @@ pub struct EgressHandle {
 impl EgressHandle {
     /// Puts a policy in force before it returns: for new connections, in the namespace's routes, and for open
     /// connections, which are reset when they are refused now.
-    pub async fn set_policy(&self, policy: Policy) -> Result<(), EgressError> {
+    pub async fn set_policy(&self, terms: impl Into<Terms>) -> Result<(), EgressError> {
+        let Terms { policy, sources } = terms.into();
         if self.attached.is_in_force(&policy, &self.inner) {
+            self.attached.state().sources = sources;
             return Ok(());
         }
         let (attached, inner) = (Arc::clone(&self.attached), Arc::clone(&self.inner));
         // On the one thread of all namespaces, so that changes of one runtime do not overtake each other.
-        self.inner.netns.run(move || attached.enforce(policy, &inner)).await?
+        self.inner.netns.run(move || attached.enforce(policy, Some(sources), &inner)).await?
     }
 
     pub fn counters(&self) -> Counters {
-        let open = self.attached.state().flows.len();
+        let open = self.attached.state().flows.len() + self.attached.udp.open();
         self.attached.log.counters(open as u64)
     }
 
@@ -214,30 +259,20 @@ struct Attached {
     netns: Arc<OwnedFd>,
     state: Mutex<State>,
     log: Log,
+    names: Names,
+    certificates: ClientCertificates,
+    udp: udp::Flows,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 struct State {
     policy: Arc<Policy>,
+    /// What the policy's bindings refer to.
+    sources: Sources,
     /// The routes of the namespace; None when they are not known.
     plan: Option<Plan>,
-    /// Open connections by number. Bounded by [`proxy::FLOWS_MAX`].
-    flows: HashMap<u64, (Flow, CancellationToken)>,
-    next_flow: u64,
-}
-
-/// An allowed connection, in the list of open ones until it is dropped.
-struct OpenFlow<'a> {
-    attached: &'a Attached,
-    number: u64,
-    cut: CancellationToken,
-}
-
-impl Drop for OpenFlow<'_> {
-    fn drop(&mut self) {
-        self.attached.state().flows.remove(&self.number);
-    }
+    flows: Flows,
 }
 
 impl Attached {
@@ -256,6 +291,10 @@ impl Attached {
             let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
             self.tasks.spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
         }
+        let permits = inner.places.of_sandbox_for_udp();
+        for datagrams in std::iter::once(sockets.udp4).chain(sockets.udp6) {
+            self.tasks.spawn(udp::listen(Arc::clone(self), Arc::clone(inner), datagrams, Arc::clone(&permits)));
+        }
         self.tasks.spawn(dns::listen_udp(Arc::clone(self), Arc::clone(inner), dns_udp));
         self.tasks.spawn(dns::listen_tcp(Arc::clone(self), Arc::clone(inner), dns_tcp));
         Ok(())
@@ -267,19 +306,10 @@ impl Attached {
         self.serve(inner, sockets)
     }
 
-    /// Judges a connection and, when it is allowed, puts it into the list in the same moment: a policy that changes
-    /// just now either judges it first or finds it there.
-    fn admit(&self, protected: &Protected, flow: Flow) -> (Verdict, Option<OpenFlow<'_>>) {
-        let mut state = self.state();
-        let verdict = rules::judge(&state.policy, protected, flow);
-        if !verdict.allow {
-            return (verdict, None);
-        }
-        let number = state.next_flow;
-        state.next_flow += 1;
-        let cut = self.stop.child_token();
-        state.flows.insert(number, (flow, cut.clone()));
-        (verdict, Some(OpenFlow { attached: self, number, cut }))
+    /// The secrets that the policy refers to, as they are now. To be asked for anew with each request.
+    fn materials(&self) -> Materials {
+        let sources = self.state().sources.clone();
+        sources.materials()
     }
 
     fn is_in_force(&self, policy: &Policy, inner: &Inner) -> bool {
@@ -288,18 +318,18 @@ impl Attached {
         *state.policy == *policy && state.plan.as_ref() == Some(&plan)
     }
 
-    /// On the namespaces' thread only.
-    fn enforce(&self, policy: Policy, inner: &Inner) -> Result<(), EgressError> {
+    /// On the namespaces' thread only. Without sources those that are known stay.
+    fn enforce(&self, policy: Policy, sources: Option<Sources>, inner: &Inner) -> Result<(), EgressError> {
         let protected = inner.protected();
         let plan = plan(&policy, &protected);
         let known = {
             let mut state = self.state();
-            for (flow, cut) in state.flows.values() {
-                if !rules::judge(&policy, &protected, *flow).allow {
-                    cut.cancel();
-                }
-            }
+            state.flows.judge(&policy, &protected);
+            self.udp.judge(&policy, &protected);
             state.policy = Arc::new(policy);
+            if let Some(sources) = sources {
+                state.sources = sources;
+            }
             state.plan.take()
         };
         if known.as_ref() != Some(&plan) {
@@ -309,11 +339,15 @@ impl Attached {
         Ok(())
     }
 
-    fn record(&self, host: Option<String>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
+    fn record(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
         if !verdict.allow {
             tracing::debug!(runtime = self.runtime_id, ?flow, host, rule = &*verdict.rule, "egress refused");
         }
-        self.log.record(host, flow, verdict)
+        self.log.record(host, app, flow, verdict)
+    }
+
+    fn record_flow(&self, evidence: &Evidence, verdict: Verdict) -> Arc<Entry> {
+        self.record(evidence.host().map(str::to_owned), evidence.app(), evidence.flow, verdict)
     }
 }
 
@@ -324,7 +358,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn plan(policy: &Policy, protected: &Protected) -> Plan {
     let routes = rules::routes(policy, protected);
     let convert = |list: Vec<Prefix>| list.iter().map(|p| net::Prefix { addr: p.addr(), len: p.len() }).collect();
-    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed) }
+    Plan { closed: routes.closed, prohibited: convert(routes.prohibited), allowed: convert(routes.allowed), udp: routes.udp }
 }
 
 fn look_around(allow: &[Prefix]) -> Result<Protected, NetError> {
@@ -368,7 +402,7 @@ async fn keep_host_addresses(inner: Weak<Inner>) {
             let shared = Arc::clone(&inner);
             let work = move || {
                 let policy = Policy::clone(&attached.state().policy);
-                attached.enforce(policy, &shared)
+                attached.enforce(policy, None, &shared)
             };
             if let Ok(Err(error)) = inner.netns.run(work).await {
                 tracing::warn!(%error, "routes of a sandbox are out of date");

@@ -33,6 +33,7 @@ pub mod roots;
 pub mod runtime;
 pub mod shares;
 mod storage;
+mod trust;
 pub mod volumes;
 pub mod warm;
 
@@ -42,6 +43,7 @@ pub use pool::PoolStatus;
 pub use roots::Root;
 pub use runtime::{Limits, Runtime, RuntimeError, RuntimeSpec, Tmpfs, VolumeMount};
 pub use storage::OnDisk;
+pub use trust::TrustError;
 
 use image::{ImageError, Images};
 use launcher::{Launcher, Priority};
@@ -61,6 +63,8 @@ pub struct NodeConfig {
     pub agent: &'static [u8],
     /// Prefixes that sandboxes may reach although they are protected.
     pub egress_allow: Vec<Prefix>,
+    /// Certificates of servers that are believed besides the machine's, where TLS is ended for a sandbox: a PEM file.
+    pub egress_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +97,7 @@ pub struct Adoptable {
     pub pid: u32,
     pub pid_start: u64,
     pub limits: Limits,
-    pub policy: Policy,
+    pub terms: egress::Terms,
     pub warm: Vec<WarmProcess>,
 }
 
@@ -151,7 +155,8 @@ impl Node {
         let images = Images::open(data_dir, config.agent, &roots)?;
         let agent_path = images.agent_path();
         let agent = File::open(&agent_path).map_err(io(&agent_path))?;
-        let egress = egress::Egress::new(config.egress_allow)?;
+        let authority = egress::Authority::open(data_dir).map_err(egress::EgressError::from)?;
+        let egress = egress::Egress::new(config.egress_allow, authority, config.egress_ca_file.as_deref())?;
         let inner = Inner {
             runtimes_dir,
             images,
@@ -199,6 +204,11 @@ impl Node {
     /// Requests to addresses that users chose.
     pub fn outbound(&self) -> &outbound::Outbound {
         &self.inner.outbound
+    }
+
+    /// The certificate of the authority that certifies the egress to the sandboxes, in PEM.
+    pub fn egress_authority_pem(&self) -> &str {
+        self.inner.egress.authority().certificate_pem()
     }
 
     /// The images of this machine.
@@ -252,7 +262,7 @@ impl Node {
     pub async fn adopt(&self, known: Adoptable) -> Result<Option<Arc<Runtime>>, RuntimeError> {
         let paths = self.paths(&known.runtime_id, &known.root);
         let process = (known.pid, known.pid_start);
-        let adopted = Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, process, known.limits, known.policy, &self.inner.egress).await?;
+        let adopted = Runtime::adopt(&self.inner.hierarchy, paths.place(), known.root, process, known.limits, known.terms, &self.inner.egress).await?;
         if let Some(runtime) = adopted.clone().filter(|_| !known.warm.is_empty()) {
             let node = self.clone();
             tokio::spawn(async move {

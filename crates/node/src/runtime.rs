@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{ProcdClient, ProcdError},
-    egress::{EgressError, EgressHandle},
+    egress::{EgressError, EgressHandle, Terms},
     image::ImageError,
     roots::{Root, RootError},
     warm::{WarmError, WarmProcess},
@@ -314,7 +314,7 @@ impl Runtime {
         root: Root,
         (pid, pid_start): (u32, u64),
         limits: Limits,
-        policy: Policy,
+        terms: Terms,
         egress: &crate::egress::Egress,
     ) -> Result<Option<Arc<Self>>, RuntimeError> {
         let Some(cgroup) = hierarchy.open(place.id) else { return Ok(None) };
@@ -325,7 +325,7 @@ impl Runtime {
         }
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let netns: OwnedFd = File::open(&path).map_err(|source| files(&path, source))?.into();
-        let attached = egress.adopt(place.id, netns, policy).await?;
+        let attached = egress.adopt(place.id, netns, terms).await?;
         Self::assemble(place.id, root, (pid, pid_start, Arc::new(pidfd)), cgroup, attached, place.dir, place.upper, limits).map(Some)
     }
 
@@ -450,8 +450,8 @@ impl Runtime {
     }
 
     /// Puts a network policy in force before it returns, for open connections too.
-    pub async fn set_policy(&self, policy: Policy) -> Result<(), RuntimeError> {
-        Ok(self.egress.set_policy(policy).await?)
+    pub async fn set_policy(&self, terms: impl Into<Terms>) -> Result<(), RuntimeError> {
+        Ok(self.egress.set_policy(terms).await?)
     }
 
     /// Network decisions and counters.

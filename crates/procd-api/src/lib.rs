@@ -40,6 +40,7 @@
 //!
 //! since protocol 3:
 //! GET    /v1/processes  Upgrade: sandbar-process   -> 101, then frames both ways (see `process`)
+//! POST   /v1/trust             Trust               -> Trusted     whom programs inside trust from now on
 //! ```
 //!
 //! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
@@ -59,6 +60,8 @@ pub const PROTOCOL: u32 = 3;
 pub const PROTOCOL_FUNCTIONS: u32 = 2;
 /// The first protocol that knows processes for somebody who is connected.
 pub const PROTOCOL_PROCESS: u32 = 3;
+/// The first protocol that knows trust.
+pub const PROTOCOL_TRUST: u32 = 3;
 /// The oldest protocol the host still speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 
@@ -162,6 +165,30 @@ pub struct Newest {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Taken {
     pub seq: u64,
+}
+
+/// Whom programs inside trust besides the public authorities. Idempotent; the last one holds for processes started afterwards.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// The authority that certifies servers whose TLS is ended outside; empty when none is.
+    #[serde(default)]
+    pub ca_pem: String,
+    /// The hash by which OpenSSL looks for its subject: eight hexadecimal digits.
+    #[serde(default)]
+    pub ca_hash: String,
+    /// Public authorities, for a sandbox that has none of its own. Only sent when it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roots_pem: Option<String>,
+    /// Lines as in `known_hosts` for hosts whose SSH is ended outside. Those of before are taken away.
+    #[serde(default)]
+    pub known_hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trusted {
+    /// Nothing was done about the authority: it needs `roots_pem`.
+    #[serde(default)]
+    pub needs_roots: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

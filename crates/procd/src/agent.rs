@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use sandbar_procd_api::{Assign, ErrorCode, EventKind, Info, PROTOCOL};
+use sandbar_procd_api::{Assign, ErrorCode, EventKind, Info, PROTOCOL, Trust, Trusted};
 use tokio::sync::Notify;
 
 use crate::context::Context;
@@ -21,6 +22,7 @@ use crate::log::{Budget, STREAMS};
 use crate::process::Processes;
 use crate::publish::{self, Publisher};
 use crate::run::Run;
+use crate::trust;
 
 /// Unix time in milliseconds.
 pub fn now_ms() -> u64 {
@@ -40,6 +42,8 @@ struct Oom {
 pub struct Agent {
     pub started_ms: u64,
     pub assign: RefCell<Assign>,
+    /// Weaker than every other environment.
+    pub trust_env: RefCell<trust::Env>,
     pub events: Events,
     pub publisher: Publisher,
     pub budget: Rc<Budget>,
@@ -65,6 +69,7 @@ impl Agent {
         let agent = Self {
             started_ms: now_ms(),
             assign: RefCell::default(),
+            trust_env: RefCell::default(),
             events: Events::default(),
             publisher: Publisher::default(),
             budget: Rc::default(),
@@ -105,10 +110,26 @@ impl Agent {
         // What was imported saw the environment of before.
         self.functions.forget_all();
         // It is there in the usual image: nobody waits for a thread then.
-        if let Some(cwd) = cwd.filter(|cwd| !std::path::Path::new(cwd).is_dir()) {
+        if let Some(cwd) = cwd.filter(|cwd| !Path::new(cwd).is_dir()) {
             // A directory that cannot be made shows when a process is started in it.
             let _ = self.io.run(move || std::fs::create_dir_all(cwd)).await;
         }
+    }
+
+    /// Makes programs trust those outside that end their TLS and SSH.
+    ///
+    /// # Errors
+    /// `write_failed`.
+    pub async fn trust(&self, trust: Trust) -> Result<Trusted, Failure> {
+        let installed = self.io.run(move || trust::install(Path::new("/"), &trust)).await;
+        let failed = |error| Failure::new(ErrorCode::WriteFailed, format!("programs cannot be made to trust the egress: {error}"));
+        let (trusted, env) = installed.map_err(failed)?;
+        if let Some(env) = env.filter(|env| *env != *self.trust_env.borrow()) {
+            *self.trust_env.borrow_mut() = env;
+            // What was imported saw the environment of before.
+            self.functions.forget_all();
+        }
+        Ok(trusted)
     }
 
     /// The default working directory.

@@ -21,7 +21,7 @@ use crate::error::Failure;
 use crate::http::{Query, done, json, with_status};
 use crate::limits::{DISCARD_BYTES_MAX, FILE_CHUNK_BYTES, LIST_ENTRIES_MAX};
 
-mod replace;
+pub(crate) mod replace;
 mod tree;
 
 use replace::Replacement;

@@ -57,6 +57,7 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
             publish::set(&agent, publishing.enabled);
             json(&Newest { seq: agent.events.newest() })
         }
+        (&Method::POST, ["trust"]) => json(&agent.trust(body(request).await?).await?),
         (&Method::GET, ["contexts"]) => {
             let contexts = agent.contexts().iter().map(|c| c.wire(Default::default())).collect();
             json(&ContextList { contexts })
@@ -132,7 +133,7 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
         }
         (
             _,
-            ["info" | "assign" | "events" | "contexts" | "files" | "stats" | "publishing" | "processes"]
+            ["info" | "assign" | "trust" | "events" | "contexts" | "files" | "stats" | "publishing" | "processes"]
             | ["events", "taken"]
             | ["contexts", _]
             | ["contexts", _, "restart" | "exec" | "input" | "resize" | "signal" | "stats" | "attach"]

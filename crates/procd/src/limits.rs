@@ -29,6 +29,8 @@ pub const KILL_GRACE: Duration = Duration::from_secs(2);
 pub const JSON_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a refused upload that are read and thrown away before its connection is closed.
 pub const DISCARD_BYTES_MAX: usize = 64 << 20;
+/// A file of certificates, or of hosts and their keys, that is added to.
+pub const TRUST_FILE_BYTES_MAX: u64 = 8 << 20;
 /// Head of a request.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Exec calls that wait for their turn in one REPL.

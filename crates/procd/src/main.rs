@@ -40,6 +40,7 @@ mod run;
 mod sftp;
 mod signals;
 mod stats;
+mod trust;
 mod watch;
 
 use agent::Agent;

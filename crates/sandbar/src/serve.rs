@@ -31,7 +31,12 @@ pub fn config(settings: &ServeSettings) -> Config {
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,
         image_registries: settings.image_registries.clone(),
-        node: NodeConfig { data_dir: settings.data_dir.clone(), agent: PROCD, egress_allow: settings.egress_allow.clone() },
+        node: NodeConfig {
+            data_dir: settings.data_dir.clone(),
+            agent: PROCD,
+            egress_allow: settings.egress_allow.clone(),
+            egress_ca_file: settings.egress_ca_file.clone(),
+        },
     }
 }
 

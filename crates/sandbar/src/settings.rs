@@ -52,6 +52,8 @@ pub struct ServeSettings {
     pub registration: bool,
     /// Protected ranges that sandboxes may reach all the same.
     pub egress_allow: Vec<Prefix>,
+    /// Servers to believe besides whom the machine believes, where TLS is ended for a sandbox.
+    pub egress_ca_file: Option<PathBuf>,
     /// Idle sandboxes kept ready for the built-in template.
     pub pool_min_idle: u32,
     /// Registries from which templates may have their images pulled by themselves.
@@ -134,6 +136,9 @@ pub struct Layer {
     /// Private ranges that sandboxes may reach, as comma-separated CIDRs
     #[arg(long, env = "SANDBAR_EGRESS_ALLOW", value_name = "CIDRS")]
     pub egress_allow: Option<Cidrs>,
+    /// Roots to believe besides the machine's, where a network policy has TLS looked into, a PEM file
+    #[arg(long, env = "SANDBAR_EGRESS_CA_FILE", value_name = "FILE")]
+    pub egress_ca_file: Option<PathBuf>,
     /// Idle sandboxes kept ready for the built-in template [default: 4]
     #[arg(long, env = "SANDBAR_POOL_MIN_IDLE", value_name = "N")]
     pub pool_min_idle: Option<u32>,
@@ -169,6 +174,7 @@ impl Layer {
             trusted_proxies: self.trusted_proxies.or(below.trusted_proxies),
             registration: self.registration.or(below.registration),
             egress_allow: self.egress_allow.or(below.egress_allow),
+            egress_ca_file: self.egress_ca_file.or(below.egress_ca_file),
             pool_min_idle: self.pool_min_idle.or(below.pool_min_idle),
             image_registries: self.image_registries.or(below.image_registries),
             log: self.log.or(below.log),
@@ -214,6 +220,7 @@ impl Layer {
             trusted_proxies: self.trusted_proxies.unwrap_or_default().0,
             registration: self.registration.unwrap_or(false),
             egress_allow: self.egress_allow.unwrap_or_default().0,
+            egress_ca_file: self.egress_ca_file.filter(|path| !path.as_os_str().is_empty()),
             pool_min_idle: self.pool_min_idle.unwrap_or(4),
             image_registries: self.image_registries.unwrap_or_default().0,
             log: self.log.unwrap_or_default(),

@@ -12,6 +12,7 @@ use crate::{config::Config, gateway::Gateway, http::Metrics, ssh::Reach};
 pub mod auth;
 pub mod builtin;
 pub mod contexts;
+pub mod credentials;
 pub mod files;
 pub mod function_load;
 pub mod functions;
@@ -42,6 +43,7 @@ pub struct App {
     pub quotas: quotas::Quotas,
     pub usage: Arc<usage::Usage>,
     pub webhooks: Arc<webhooks::Webhooks>,
+    pub credentials: Arc<credentials::Credentials>,
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
     pub functions: functions::Functions,

@@ -16,6 +16,7 @@ use crate::{app::SharedApp, error::ApiError};
 
 mod auth;
 pub(crate) mod contexts;
+mod credentials;
 mod events;
 pub mod extract;
 mod files;
@@ -84,6 +85,7 @@ fn routes() -> Routes {
         .merge(sandbox_functions::router())
         .merge(services::router())
         .merge(network::router())
+        .merge(credentials::router())
         .merge(logs::router())
         .merge(events::router())
         .merge(functions::router())

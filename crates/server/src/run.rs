@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{
         App, SharedApp, auth, builtin,
+        credentials::Credentials,
         functions::Functions,
         images::ImageJobs,
         quotas::Quotas,
@@ -103,7 +104,7 @@ impl Server {
         if room::give_up_reserve(&config.data_dir).unwrap_or(false) {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
-        let seal = Seal::open(&config.data_dir)?;
+        let seal = Arc::new(Seal::open(&config.data_dir)?);
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
@@ -112,11 +113,12 @@ impl Server {
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
         sandbox_functions::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
-        let webhooks = Webhooks::new(seal, node.outbound().clone(), config.data_dir.clone());
+        let webhooks = Webhooks::new(Arc::clone(&seal), node.outbound().clone(), config.data_dir.clone());
         seal_stored(&store, &webhooks, &mut records).await?;
+        let credentials = Credentials::new(store.clone(), seal);
         let usage = Arc::new(Usage::default());
         let quotas = Quotas::start(&store).await?;
-        let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks));
+        let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
         let app = Arc::new(App {
             config,
@@ -127,6 +129,7 @@ impl Server {
             quotas,
             usage,
             webhooks,
+            credentials,
             sandboxes,
             services: Services::default(),
             functions: Functions::default(),

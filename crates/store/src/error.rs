@@ -27,6 +27,12 @@ pub enum StoreError {
     /// Another sandbox has a volume that only one may have, or that is not to change.
     #[error("volume {volume:?} is mounted by sandbox {by:?}")]
     Mounted { volume: String, by: String },
+    /// A network policy binds a credential source that is not there, or that does not fit.
+    #[error(transparent)]
+    Binding(sandbar_core::credential::BindingError),
+    /// Somebody binds a credential source.
+    #[error("credential source {name:?} is in use by {}{}", by.join(", "), if *others > 0 { format!(" and {others} others") } else { String::new() })]
+    Bound { name: String, by: Vec<String>, others: usize },
     #[error("the disk that holds the database is full")]
     Full,
     /// The database was written by a newer version of the program.

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::{
+    credential,
     function::{AliasRecord, Autoscaling, FunctionRecord, PRODUCTION, RevisionRecord, Split, Target},
     limits,
     sandbox::Base,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Store, StoreError, error::taken};
+use crate::{Store, StoreError, credentials, error::taken};
 
 mod instances;
 
@@ -443,8 +444,10 @@ fn insert_revision(c: &Connection, revision: RevisionRecord) -> Result<RevisionR
     let number: Option<i64> = c.prepare_cached(sql)?.query_row((&revision.function_id, revision.created_at_ms), |row| row.get(0)).optional()?;
     let number = number.ok_or_else(|| StoreError::NotFound { what: "function", id: revision.function_id.clone() })?;
     let revision = RevisionRecord { number, ..revision };
-    c.prepare_cached("INSERT INTO function_revision (id, function_id, number, source_sandbox_id, doc) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute((&revision.id, &revision.function_id, number, revision.source.sandbox_id(), json(&revision)?))
+    let bindings = credential::bindings(revision.template.network.as_ref(), revision.config.network.as_ref());
+    let credentials = credentials::checked(c, &revision.team_id, &bindings, &[])?;
+    c.prepare_cached("INSERT INTO function_revision (id, function_id, number, source_sandbox_id, doc, credentials) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute((&revision.id, &revision.function_id, number, revision.source.sandbox_id(), json(&revision)?, credentials))
         .map_err(taken("revision"))?;
     Ok(revision)
 }

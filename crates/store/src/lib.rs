@@ -4,6 +4,7 @@
 //! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
 
+mod credentials;
 mod engine;
 mod error;
 mod functions;
@@ -26,6 +27,7 @@ use std::{path::Path, sync::Arc};
 
 use rusqlite::OptionalExtension;
 
+pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
 pub use invocations::{InvocationRecord, InvocationStatus};

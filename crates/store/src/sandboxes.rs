@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use sandbar_api::{sandbox::SandboxConfig, template::TemplateSpec};
 use sandbar_core::{
+    credential::{self, Binding},
     lifecycle::{self, Status},
     limits,
     sandbox::{Base, Desired, Mount, SandboxRecord},
@@ -13,7 +14,7 @@ use sandbar_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{NewDelivery, Store, StoreError, error::taken, webhooks};
+use crate::{NewDelivery, Store, StoreError, credentials, error::taken, webhooks};
 
 /// Which sandboxes to list. `None` = any.
 #[derive(Debug, Clone, Default)]
@@ -290,24 +291,41 @@ impl Store {
 }
 
 fn insert(c: &Connection, record: &SandboxRecord) -> Result<(), StoreError> {
-    let sql = "INSERT INTO sandbox (id, team_id, template_id, status, paused, desired, desired_generation, observed, observed_generation, runtime_generation, runtime_id, root_id, uid_slot, expires_at_ms, hard_expires_at_ms, hibernate_at_ms, due_at_ms, created_at_ms, updated_at_ms, version, memory_bytes, cpu_millis, disk_bytes, doc)
-        VALUES (:id, :team_id, :template_id, :status, :paused, :desired, :desired_generation, :observed, :observed_generation, :runtime_generation, :runtime_id, :root_id, :uid_slot, :expires_at_ms, :hard_expires_at_ms, :hibernate_at_ms, :due_at_ms, :created_at_ms, :updated_at_ms, :version, :memory_bytes, :cpu_millis, :disk_bytes, :doc)";
-    execute(c, sql, record, None).map(|_| ())
+    let sql = "INSERT INTO sandbox (id, team_id, template_id, status, paused, desired, desired_generation, observed, observed_generation, runtime_generation, runtime_id, root_id, uid_slot, expires_at_ms, hard_expires_at_ms, hibernate_at_ms, due_at_ms, created_at_ms, updated_at_ms, version, memory_bytes, cpu_millis, disk_bytes, credentials, doc)
+        VALUES (:id, :team_id, :template_id, :status, :paused, :desired, :desired_generation, :observed, :observed_generation, :runtime_generation, :runtime_id, :root_id, :uid_slot, :expires_at_ms, :hard_expires_at_ms, :hibernate_at_ms, :due_at_ms, :created_at_ms, :updated_at_ms, :version, :memory_bytes, :cpu_millis, :disk_bytes, :credentials, :doc)";
+    let credentials = credentials::checked(c, &record.team_id, &bindings(&record.template, &record.config), &[])?;
+    execute(c, sql, record, credentials.as_deref(), None).map(|_| ())
 }
 
 fn update(c: &Connection, record: &SandboxRecord, seen_version: i64) -> Result<(), StoreError> {
     // The team is in the guard so that the row of one team can never become another's.
     let sql = "UPDATE sandbox SET template_id = :template_id, status = :status, paused = :paused, desired = :desired, desired_generation = :desired_generation, observed = :observed, observed_generation = :observed_generation,
         runtime_generation = :runtime_generation, runtime_id = :runtime_id, root_id = :root_id, uid_slot = :uid_slot, expires_at_ms = :expires_at_ms, hard_expires_at_ms = :hard_expires_at_ms, hibernate_at_ms = :hibernate_at_ms,
-        due_at_ms = :due_at_ms, created_at_ms = :created_at_ms, updated_at_ms = :updated_at_ms, version = :version, memory_bytes = :memory_bytes, cpu_millis = :cpu_millis, disk_bytes = :disk_bytes, doc = :doc
+        due_at_ms = :due_at_ms, created_at_ms = :created_at_ms, updated_at_ms = :updated_at_ms, version = :version, memory_bytes = :memory_bytes, cpu_millis = :cpu_millis, disk_bytes = :disk_bytes, credentials = :credentials, doc = :doc
         WHERE id = :id AND team_id = :team_id AND version = :seen_version";
-    match execute(c, sql, record, Some(seen_version))? {
+    let bound = bindings(&record.template, &record.config);
+    let before = if bound.is_empty() { Vec::new() } else { bindings_of(c, &record.id)? };
+    let credentials = credentials::checked(c, &record.team_id, &bound, &before)?;
+    match execute(c, sql, record, credentials.as_deref(), Some(seen_version))? {
         0 => Err(stale_or_missing(c, &record.id)?),
         _ => Ok(()),
     }
 }
 
-fn execute(c: &Connection, sql: &str, record: &SandboxRecord, seen_version: Option<i64>) -> Result<usize, StoreError> {
+/// What the network policy of a sandbox binds.
+fn bindings(template: &TemplateSpec, config: &SandboxConfig) -> Vec<Binding> {
+    credential::bindings(template.network.as_ref(), config.network.as_ref())
+}
+
+/// The same of a row as it is stored.
+fn bindings_of(c: &Connection, id: &str) -> Result<Vec<Binding>, StoreError> {
+    let doc: Option<String> = c.prepare_cached("SELECT doc FROM sandbox WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()?;
+    let Some(doc) = doc else { return Ok(Vec::new()) };
+    let doc: Doc = serde_json::from_str(&doc).map_err(|e| StoreError::corrupt("sandbox", &e))?;
+    Ok(bindings(&doc.template, &doc.config))
+}
+
+fn execute(c: &Connection, sql: &str, record: &SandboxRecord, credentials: Option<&str>, seen_version: Option<i64>) -> Result<usize, StoreError> {
     let status = lifecycle::status(record);
     let doc = Doc {
         user_id: record.user_id.clone(),
@@ -352,6 +370,7 @@ fn execute(c: &Connection, sql: &str, record: &SandboxRecord, seen_version: Opti
         (":memory_bytes", &size.memory_bytes),
         (":cpu_millis", &size.cpu_millis),
         (":disk_bytes", &size.disk_bytes),
+        (":credentials", &credentials),
         (":doc", &doc),
     ];
     if let Some(seen_version) = &seen_version {

@@ -2,9 +2,13 @@
 
 use rusqlite::{OptionalExtension, Row};
 use sandbar_api::template::{TemplateCreation, TemplateSpec};
-use sandbar_core::{limits, sandbox::Base};
+use sandbar_core::{
+    credential::{self, Binding},
+    limits,
+    sandbox::Base,
+};
 
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, credentials};
 
 /// Stands in for the team of what is built in.
 const BUILT_IN: &str = "";
@@ -75,7 +79,8 @@ impl Store {
                     return Err(StoreError::TooMany { what: "templates of this team", max: limits::TEMPLATES_PER_TEAM_MAX });
                 }
                 let spec = spec_text(&template.spec)?;
-                let sql = format!("INSERT INTO template ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)");
+                let credentials = credentials::checked(c, team, &bindings(&template.spec), &[])?;
+                let sql = format!("INSERT INTO template ({COLUMNS}, credentials) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)");
                 c.prepare_cached(&sql)?
                     .execute((
                         &template.id,
@@ -87,6 +92,7 @@ impl Store {
                         template.version,
                         json(template.base.as_ref())?,
                         json(template.creation.as_ref())?,
+                        credentials,
                     ))
                     .map_err(crate::error::taken("template"))?;
                 Ok(())
@@ -101,8 +107,14 @@ impl Store {
         self.engine
             .write("update a template", move |c| {
                 let team = template.team_id.as_deref().unwrap_or(BUILT_IN);
-                let sql =
-                    "UPDATE template SET spec = ?3, updated_at_ms = ?4, version = ?5, base = ?7, creation = ?8 WHERE team_id = ?1 AND id = ?2 AND version = ?6";
+                let stored: Option<String> = c
+                    .prepare_cached("SELECT spec FROM template WHERE team_id = ?1 AND id = ?2")?
+                    .query_row((team, &template.id), |row| row.get(0))
+                    .optional()?;
+                let before = parsed::<TemplateSpec>(stored)?.map(|spec| bindings(&spec)).unwrap_or_default();
+                let credentials = credentials::checked(c, team, &bindings(&template.spec), &before)?;
+                let sql = "UPDATE template SET spec = ?3, updated_at_ms = ?4, version = ?5, base = ?7, creation = ?8, credentials = ?9
+                    WHERE team_id = ?1 AND id = ?2 AND version = ?6";
                 let changed = c.prepare_cached(sql)?.execute((
                     team,
                     &template.id,
@@ -112,6 +124,7 @@ impl Store {
                     seen_version,
                     json(template.base.as_ref())?,
                     json(template.creation.as_ref())?,
+                    credentials,
                 ))?;
                 if changed == 0 {
                     let exists = c.prepare_cached("SELECT 1 FROM template WHERE team_id = ?1 AND id = ?2")?.exists((team, &template.id))?;
@@ -147,6 +160,10 @@ impl Store {
             })
             .await
     }
+}
+
+fn bindings(spec: &TemplateSpec) -> Vec<Binding> {
+    credential::bindings(spec.network.as_ref(), None)
 }
 
 fn spec_text(spec: &TemplateSpec) -> Result<String, StoreError> {

@@ -74,6 +74,13 @@ impl Protected {
         self.reason_range(&Prefix::host(addr.to_canonical()))
     }
 
+    /// Whether the address would be refused but for the operator, who opened it: it belongs to a network that the
+    /// operator knows.
+    pub fn is_opened(&self, addr: IpAddr) -> bool {
+        let host = Prefix::host(addr.to_canonical());
+        self.allow.iter().any(|allow| allow.covers(&host)) && self.ranges.iter().any(|(range, _)| range.covers(&host))
+    }
+
     /// Why the server itself does not connect to the address on behalf of a user, as for a webhook. Who allows one of the
     /// machine's own addresses has opened the services of this machine: for the server these are on loopback, too. What
     /// runs in a sandbox has a loopback of its own and reaches the machine's in no case.

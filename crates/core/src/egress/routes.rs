@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Action, Mode, Policy, Prefix, Protected};
+use super::{Action, Mode, Policy, Prefix, Protected, Protocol};
 
 /// Prefixes to refuse before a connection is even tried. The longest one that contains an address decides about it;
 /// what none contains is left to the judge.
@@ -10,6 +10,8 @@ use super::{Action, Mode, Policy, Prefix, Protected};
 pub struct Routes {
     /// No address is left to the judge; the lists are empty.
     pub closed: bool,
+    /// Some flow of UDP may be allowed.
+    pub udp: bool,
     pub prohibited: Vec<Prefix>,
     /// Left to the judge although they lie in a prohibited one.
     pub allowed: Vec<Prefix>,
@@ -24,10 +26,17 @@ pub fn routes(policy: &Policy, protected: &Protected) -> Routes {
     let named = protected.ranges.iter().map(|(range, _)| *range);
     let named = named.chain(protected.allow.iter().copied());
     let named = named.chain(policy.rules.iter().flat_map(|rule| rule.cidrs.iter().copied()));
+    let is_open = |region: &Prefix, proto| may_be_allowed(policy, protected, region, proto);
+    let mut udp = false;
     // Sorted by address, then length: a prefix comes after everything that covers it.
-    let regions: BTreeMap<Prefix, bool> = everything.into_iter().chain(named).map(|region| (region, is_refused(policy, protected, &region))).collect();
+    let mut regions = BTreeMap::new();
+    for region in everything.into_iter().chain(named) {
+        let is_open_for_udp = is_open(&region, Protocol::Udp);
+        udp |= is_open_for_udp;
+        regions.insert(region, !is_open_for_udp && !is_open(&region, Protocol::Tcp));
+    }
 
-    let mut routes = Routes { closed: regions.values().all(|refused| *refused), prohibited: vec![], allowed: vec![] };
+    let mut routes = Routes { closed: regions.values().all(|refused| *refused), udp, prohibited: vec![], allowed: vec![] };
     if routes.closed {
         return routes;
     }
@@ -49,21 +58,22 @@ pub fn routes(policy: &Policy, protected: &Protected) -> Routes {
     routes
 }
 
-/// True when no TCP port of the region's addresses can be allowed.
-fn is_refused(policy: &Policy, protected: &Protected, region: &Prefix) -> bool {
-    if protected.reason_range(region).is_some() {
-        return true;
+/// True when some flow to the region's addresses may be allowed, by what is known before it says anything.
+fn may_be_allowed(policy: &Policy, protected: &Protected, region: &Prefix, proto: Protocol) -> bool {
+    let is_around_proxy = policy.proxy.is_some() && proto == Protocol::Udp;
+    if is_around_proxy || protected.reason_range(region).is_some() {
+        return false;
     }
     for rule in &policy.rules {
         let here = rule.cidrs.is_empty() || rule.cidrs.iter().any(|cidr| cidr.covers(region));
-        if !here {
+        if !here || !rule.is_for_protocol(proto) {
             continue;
         }
         match rule.action {
-            Action::Allow if !rule.partial && rule.is_for_tcp() => return false,
-            Action::Deny if rule.ports.is_empty() => return true,
-            Action::Allow | Action::Deny => {}
+            Action::Allow => return true,
+            Action::Deny if rule.ports.is_empty() && rule.is_plain() => return false,
+            Action::Deny => {}
         }
     }
-    policy.mode == Mode::BlockAll
+    policy.mode == Mode::AllowAll
 }

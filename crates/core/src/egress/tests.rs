@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod names;
+mod requests;
+
 fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
@@ -22,8 +25,16 @@ fn policy(value: Value) -> Policy {
     compile_value(&value).unwrap()
 }
 
+/// By address and port alone; what bytes have to tell is refused.
+fn verdict(policy: &Policy, protected: &Protected, flow: Flow) -> Verdict {
+    match judge(policy, protected, &Seen { flow, names: &[], said: Said::Nothing }) {
+        Outcome::Decided { verdict, .. } => verdict,
+        Outcome::Listen { silent } => Verdict { allow: false, ..silent },
+    }
+}
+
 fn refused_by(policy: &Policy, protected: &Protected, flow: Flow) -> Option<Arc<str>> {
-    let verdict = judge(policy, protected, flow);
+    let verdict = verdict(policy, protected, flow);
     (!verdict.allow).then_some(verdict.rule)
 }
 
@@ -71,16 +82,16 @@ fn protected_addresses_stay_closed() {
     }
     let no_ipv6 = Protected::new(vec![], &[], false);
     assert!(refused_by(&Policy::allow_all(), &no_ipv6, tcp("2600::6", 80)).is_some());
-    assert!(!judge(&Policy::allow_all(), &protected(&[]), Flow { proto: Protocol::Udp, ..tcp("1.1.1.1", 53) }).allow);
+    assert!(verdict(&Policy::allow_all(), &protected(&[]), Flow { proto: Protocol::Udp, ..tcp("1.1.1.1", 53) }).allow);
 }
 
 #[test]
 fn the_operator_opens_an_address_but_not_against_the_policy() {
     let protected = protected(&["192.0.2.2/32"]);
     let flow = tcp("192.0.2.2", 8080);
-    assert!(judge(&Policy::allow_all(), &protected, flow).allow);
-    assert_eq!(&*judge(&Policy::block_all(), &protected, flow).rule, "mode block-all");
-    assert!(!judge(&Policy::allow_all(), &protected, tcp("192.0.2.3", 8080)).allow);
+    assert!(verdict(&Policy::allow_all(), &protected, flow).allow);
+    assert_eq!(&*verdict(&Policy::block_all(), &protected, flow).rule, "mode block-all");
+    assert!(!verdict(&Policy::allow_all(), &protected, tcp("192.0.2.3", 8080)).allow);
 }
 
 #[test]
@@ -101,24 +112,12 @@ fn the_first_matching_rule_decides() {
         ("9.9.9.9", 8010, true, "egress.trafficRules[2]"),
         ("9.9.9.9", 8011, false, "mode block-all"),
         ("9.9.9.9", 53, false, "mode block-all"),
-        ("3.3.3.3", 443, false, "mode block-all"),
+        ("8.8.8.8", 443, false, "mode block-all"),
     ];
     for (addr, port, allow, rule) in table {
-        let verdict = judge(&policy, &none, tcp(addr, port));
+        let verdict = verdict(&policy, &none, tcp(addr, port));
         assert_eq!((verdict.allow, &*verdict.rule), (allow, rule), "{addr}:{port}");
     }
-}
-
-#[test]
-fn what_is_not_judged_fails_closed() {
-    let none = Protected::new(vec![], &[], true);
-    let deny = policy(json!({"egress": {"trafficRules": [{"action": "deny", "domains": ["x.test"], "ports": [{"port": 443}]}]}}));
-    assert!(!judge(&deny, &none, tcp("1.1.1.1", 443)).allow);
-    assert!(judge(&deny, &none, tcp("1.1.1.1", 80)).allow);
-    let http = policy(json!({"egress": {"protocolRules": [{"protocol": "http", "ports": [{"port": 80, "protocol": "tcp"}]}]}}));
-    assert!(!judge(&http, &none, tcp("1.1.1.1", 80)).allow);
-    let proxy = policy(json!({"egress": {"proxy": {"type": "socks5", "address": "p.test:1080"}}}));
-    assert!(routes(&proxy, &none).closed);
 }
 
 #[test]
@@ -126,12 +125,12 @@ fn deprecated_lists() {
     let none = Protected::new(vec![], &[], true);
     let both = policy(json!({"mode": "block-all", "egress": {
         "allowedCidrs": ["1.0.0.0/8"], "allowedPorts": [{"port": 443}], "deniedCidrs": ["1.1.0.0/16"], "trafficRules": null}}));
-    assert!(judge(&both, &none, tcp("1.2.3.4", 443)).allow);
-    assert!(!judge(&both, &none, tcp("1.2.3.4", 80)).allow);
-    assert!(!judge(&both, &none, tcp("2.2.3.4", 443)).allow);
-    assert_eq!(&*judge(&both, &none, tcp("1.1.3.4", 443)).rule, "egress.deniedCidrs");
+    assert!(verdict(&both, &none, tcp("1.2.3.4", 443)).allow);
+    assert!(!verdict(&both, &none, tcp("1.2.3.4", 80)).allow);
+    assert!(!verdict(&both, &none, tcp("2.2.3.4", 443)).allow);
+    assert_eq!(&*verdict(&both, &none, tcp("1.1.3.4", 443)).rule, "egress.deniedCidrs");
     let ports = policy(json!({"mode": "block-all", "egress": {"allowedPorts": [{"port": 443}]}}));
-    assert!(judge(&ports, &none, tcp("2.2.3.4", 443)).allow);
+    assert!(verdict(&ports, &none, tcp("2.2.3.4", 443)).allow);
 }
 
 #[test]
@@ -176,6 +175,23 @@ fn errors_name_the_field() {
             "egress.trafficRules[1].name",
         ),
         (json!({"egress": {"protocolRules": [{"protocol": "ftp"}]}}), "egress.protocolRules[0].protocol"),
+        (json!({"egress": {"protocolRules": [{"protocol": "http"}]}}), "egress.protocolRules[0]"),
+        (json!({"egress": {"protocolRules": [{"protocol": "http", "http": {}}]}}), "egress.protocolRules[0].http"),
+        (json!({"egress": {"protocolRules": [{"protocol": "http", "http": {"methods": ["GET"]}}]}}), "egress.protocolRules[0].http.methods"),
+        (
+            json!({"egress": {"protocolRules": [{"protocol": "http", "http": {"methods": {"allowed": ["GE T"]}}}]}}),
+            "egress.protocolRules[0].http.methods.allowed[0]",
+        ),
+        (
+            json!({"egress": {"protocolRules": [{"protocol": "http", "http": {"paths": {"denied": ["a/../b"]}}}]}}),
+            "egress.protocolRules[0].http.paths.denied[0]",
+        ),
+        (json!({"egress": {"protocolRules": [{"protocol": "mcp", "mcp": {"tools": {"allowed": ["x"]}}, "tlsMode": "on"}]}}), "egress.protocolRules[0].tlsMode"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "domain": ["a.b"], "ports": [{"port": 1}]}]}}), "egress.trafficRules[0].domain"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "domains": ["bücher.example"]}]}}), "egress.trafficRules[0].domains[0]"),
+        (json!({"egress": {"trafficRules": [{"action": "allow", "domains": ["10.0.0.1"]}]}}), "egress.trafficRules[0].domains[0]"),
+        (json!({"egress": {"proxy": {"type": "socks5", "address": "h"}}}), "egress.proxy.address"),
+        (json!({"egress": {"proxy": {"type": "socks5", "address": "h:1", "credentialRef": "x"}}}), "egress.proxy.credentialRef"),
         (json!({"egress": {"proxy": {"type": "http", "address": "h:1"}}}), "egress.proxy.type"),
     ];
     for (value, path) in table {
@@ -183,7 +199,7 @@ fn errors_name_the_field() {
         assert_eq!(errors[0].path, path, "{value}: {errors:?}");
     }
     assert_eq!(compile_value(&Value::Null).unwrap(), Policy::allow_all());
-    assert_eq!(compile_value(&json!({"mode": null, "egress": null, "new": 1})).unwrap(), Policy::allow_all());
+    assert_eq!(compile_value(&json!({"mode": null, "egress": null})).unwrap(), Policy::allow_all());
 }
 
 #[test]
@@ -230,9 +246,16 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         first,
         last: first + more,
     });
-    (any::<bool>(), prop::collection::vec(any_prefix(), 0..4), prop::collection::vec(range, 0..3), any::<bool>()).prop_map(|(allow, cidrs, ports, partial)| {
-        Rule { label: "r".into(), action: if allow { Action::Allow } else { Action::Deny }, cidrs, ports, domains: vec![], partial }
-    })
+    (any::<bool>(), prop::collection::vec(any_prefix(), 0..4), prop::collection::vec(range, 0..3), any::<bool>(), any::<bool>()).prop_map(
+        |(allow, cidrs, ports, named, app)| Rule {
+            label: "r".into(),
+            action: if allow { Action::Allow } else { Action::Deny },
+            cidrs,
+            ports,
+            domains: if named { vec![Domain::Exact("a.test".into())] } else { vec![] },
+            apps: if app { vec![AppMatch::App(App::Http)] } else { vec![] },
+        },
+    )
 }
 
 proptest! {
@@ -245,7 +268,7 @@ proptest! {
         hosts in prop::collection::vec(any_prefix(), 0..3),
         probes in prop::collection::vec(any_prefix(), 1..20),
     ) {
-        let policy = Policy { mode: if block { Mode::BlockAll } else { Mode::AllowAll }, rules };
+        let policy = Policy { rules, ..Policy::of_mode(if block { Mode::BlockAll } else { Mode::AllowAll }) };
         let hosts: Vec<IpAddr> = hosts.iter().map(Prefix::addr).collect();
         let protected = Protected::new(allow.clone(), &hosts, true);
         let routes = routes(&policy, &protected);
@@ -258,7 +281,7 @@ proptest! {
                 (None, _) => false,
             };
             for port in 0..12 {
-                let verdict = judge(&policy, &protected, Flow { addr, port, proto: Protocol::Tcp });
+                let verdict = verdict(&policy, &protected, Flow { addr, port, proto: Protocol::Tcp });
                 prop_assert!(!(refused && verdict.allow), "{addr}:{port} {verdict:?} {routes:?}");
             }
             if protected.reason(addr).is_some() {

@@ -41,6 +41,16 @@ pub fn has_dot_segments(path: &str) -> bool {
     decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| matches!(segment, b"." | b".."))
 }
 
+/// A path as it is compared, without a slash at its end; None for one that servers read in different ways.
+pub fn plain_path(path: &str) -> Option<String> {
+    if !path.starts_with('/') || has_dot_segments(path) {
+        return None;
+    }
+    let read = Read::new(path);
+    let plain = String::from_utf8(read.bytes[..read.trimmed()].to_vec()).ok()?;
+    Some(if plain.is_empty() { "/".to_owned() } else { plain })
+}
+
 /// A path as it is compared, and where in the text each of its bytes ends.
 struct Read {
     bytes: Vec<u8>,

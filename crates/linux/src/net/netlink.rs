@@ -75,16 +75,23 @@ pub(super) struct Batch {
     messages: Vec<Message>,
     /// The kernel takes it as one transaction: never split it.
     whole: bool,
+    /// An error that is as good as success for any of the messages.
+    tolerated: Option<Errno>,
 }
 
 impl Batch {
     pub fn transaction() -> Self {
-        Self { messages: Vec::new(), whole: true }
+        Self { whole: true, ..Self::default() }
+    }
+
+    /// With an error that means, for every message that is added from now on, that nothing was left to do.
+    pub fn tolerating(self, tolerated: Errno) -> Self {
+        Self { tolerated: Some(tolerated), ..self }
     }
 
     /// Adds a message. `what` is said when the kernel refuses it.
     pub fn add(&mut self, what: &'static str, kind: u16, flags: u16, body: Body) {
-        self.messages.push(Message { what, kind, flags: flags | NLM_F_REQUEST, tolerated: None, body: body.0 });
+        self.messages.push(Message { what, kind, flags: flags | NLM_F_REQUEST, tolerated: self.tolerated, body: body.0 });
     }
 
     /// Like [`Self::add`], where one error means that nothing was left to do.

@@ -1,8 +1,8 @@
 //! The host's sockets in the namespace.
 //!
 //! A TCP port that the host listens on cannot be bound by the sandbox, neither on the same address nor on the
-//! wildcard: SO_REUSEADDR does not help against a listener. UDP sockets have no listening state, so the resolver's
-//! must not set SO_REUSEADDR: two sockets that both set it may share a port. SO_REUSEPORT is never set.
+//! wildcard: SO_REUSEADDR does not help against a listener. UDP sockets have no listening state, so those
+//! of the host must not set SO_REUSEADDR: two sockets that both set it may share a port. SO_REUSEPORT is never set.
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::udp::Datagrams;
 use super::{NetError, PROXY_ADDR, PROXY_ADDR_V6, PROXY_PORT, RESOLVER, RESOLVER_PORT};
 
 /// Connections that wait to be accepted; the kernel lowers it to net.core.somaxconn.
@@ -23,6 +24,9 @@ pub struct HostSockets {
     pub tcp6: Option<TcpListener>,
     pub dns_udp: UdpSocket,
     pub dns_tcp: TcpListener,
+    pub udp4: Datagrams,
+    /// Absent together with `tcp6`.
+    pub udp6: Option<Datagrams>,
 }
 
 /// In the current namespace.
@@ -32,7 +36,10 @@ pub(super) fn open() -> Result<HostSockets, NetError> {
         Err(NetError::Listen { source, .. }) if is_without_ipv6(&source) => None,
         Err(other) => return Err(other),
     };
+    let datagrams = |addr: SocketAddr| Datagrams::open(addr).map_err(|source| NetError::Listen { addr, source });
     Ok(HostSockets {
+        udp4: datagrams(SocketAddr::from((PROXY_ADDR, PROXY_PORT)))?,
+        udp6: tcp6.as_ref().map(|_| datagrams(SocketAddr::from((PROXY_ADDR_V6, PROXY_PORT)))).transpose()?,
         tcp4: listener(SocketAddr::from((PROXY_ADDR, PROXY_PORT)))?,
         tcp6,
         dns_udp: datagram(RESOLVER, RESOLVER_PORT)?,

@@ -13,7 +13,7 @@ fn prefix(text: &str) -> Prefix {
 }
 
 fn plan(prohibited: &[&str], allowed: &[&str]) -> Plan {
-    Plan { closed: false, prohibited: prohibited.iter().map(|p| prefix(p)).collect(), allowed: allowed.iter().map(|p| prefix(p)).collect() }
+    Plan { closed: false, prohibited: prohibited.iter().map(|p| prefix(p)).collect(), allowed: allowed.iter().map(|p| prefix(p)).collect(), udp: false }
 }
 
 /// A fresh network namespace, or None without root.
@@ -125,6 +125,157 @@ fn udp_and_icmp_do_not_leave() {
             assert_eq!(server.recv_from(&mut [0; 8]).unwrap().0, 1);
         }
     });
+}
+
+/// What the program sent, once it is here.
+fn next(datagrams: &Datagrams) -> (Vec<u8>, Datagram) {
+    let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        match receive(&datagrams.socket, &mut buffer) {
+            Ok(datagram) => return (buffer[..datagram.len].to_vec(), datagram),
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("nothing came: {error}"),
+        }
+    }
+}
+
+#[test]
+fn datagrams_reach_the_host_and_are_answered() {
+    let Some(netns) = namespace() else { return };
+    let open = Plan { udp: true, ..plan(&["10.0.0.0/8"], &[]) };
+    let sockets = setup(netns.as_fd(), &open).unwrap();
+    let udp6 = sockets.udp6.as_ref().unwrap();
+    let client = |any: &'static str| {
+        in_sandbox(&netns, move || {
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            socket
+        })
+    };
+    // Who has the same port on all addresses, before and after, is not in the way and sees nothing.
+    let (thief4, thief6) = (client("0.0.0.0:5353"), client("[::1]:5353"));
+    let mut answer = [0; DATAGRAM_BYTES_MAX];
+    for (any, far, host) in [
+        ("0.0.0.0:0", "9.9.9.9:5353", &sockets.udp4),
+        ("0.0.0.0:0", "9.9.9.9:15001", &sockets.udp4),
+        ("[::]:0", "[::ffff:9.9.9.9]:5353", &sockets.udp4),
+        ("[::]:0", "[2001:db8::1]:5353", udp6),
+    ] {
+        let program = client(any);
+        let far: SocketAddr = far.parse().unwrap();
+        let canonical = SocketAddr::new(far.ip().to_canonical(), far.port());
+        // What does not fit into a packet of `lo` (65536 bytes) with its headers would be cut, and is lost.
+        for len in [0, 1, 1200, 1471, if canonical.is_ipv4() { DATAGRAM_BYTES_MAX } else { 65_488 }] {
+            let sent: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            program.send_to(&sent, far).unwrap();
+            let (received, datagram) = next(host);
+            assert_eq!((received, datagram.to), (sent.clone(), canonical));
+            host.replies.reply(datagram.to, datagram.from, &sent).unwrap();
+            let (len, from) = program.recv_from(&mut answer).unwrap();
+            assert_eq!((&answer[..len], from), (&sent[..], far));
+        }
+        // A connected socket learns why nothing comes.
+        program.connect(far).unwrap();
+        for (why, errors) in
+            [(Unreachable::Port, [ErrorKind::ConnectionRefused; 2]), (Unreachable::Prohibited, [ErrorKind::HostUnreachable, ErrorKind::PermissionDenied])]
+        {
+            program.send(b"x").unwrap();
+            let (_, datagram) = next(host);
+            host.replies.refuse(datagram.to, datagram.from, why).unwrap();
+            let error = program.recv(&mut answer).unwrap_err().kind();
+            assert!(errors.contains(&error), "{far}: {error}");
+        }
+    }
+    for thief in [thief4, thief6] {
+        thief.set_nonblocking(true).unwrap();
+        assert_eq!(thief.recv(&mut answer).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+    in_sandbox(&netns, || {
+        // No program can be what another one takes for the world: what its socket would get is dropped.
+        let world = UdpSocket::bind("9.9.9.9:99").unwrap();
+        let program = UdpSocket::bind("192.0.0.2:7001").unwrap();
+        world.connect("192.0.0.2:7001").unwrap();
+        program.connect("9.9.9.9:99").unwrap();
+        program.send(b"out").unwrap();
+        world.set_nonblocking(true).unwrap();
+        assert_eq!(world.recv(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    });
+    assert_eq!(receive(&sockets.udp4.socket, &mut answer).unwrap_err().kind(), ErrorKind::WouldBlock);
+    in_sandbox(&netns, || {
+        // From an address that is not the sandbox's, no answer could come back.
+        let borrowed = UdpSocket::bind("8.8.8.8:0").unwrap();
+        assert_eq!(borrowed.send_to(b"x", "9.9.9.9:53").unwrap_err().kind(), ErrorKind::PermissionDenied);
+        let program = UdpSocket::bind("0.0.0.0:0").unwrap();
+        assert_eq!(program.send_to(b"x", "10.0.0.1:53").unwrap_err().kind(), ErrorKind::PermissionDenied);
+        // The host's socket cannot be shared, and straight to it its own address shows.
+        for taken in ["127.213.0.1:15001", "0.0.0.0:15001", "[::1]:15001", "[::]:15001"] {
+            assert_eq!(UdpSocket::bind(taken).unwrap_err().kind(), ErrorKind::AddrInUse, "{taken}");
+        }
+        program.send_to(b"x", "127.213.0.1:15001").unwrap();
+    });
+    assert_eq!(next(&sockets.udp4).1.to, SocketAddr::from((PROXY_ADDR, PROXY_PORT)));
+}
+
+/// As an earlier server made it: without the chain.
+#[test]
+fn an_older_namespace_keeps_udp_closed() {
+    let Some(netns) = namespace() else { return };
+    inside(netns.as_fd(), || {
+        let mut netfilter = netlink::Socket::netfilter()?;
+        netfilter.run(&nft::set_udp(true))?;
+        netfilter.run(&nft::set_udp(false))
+    })
+    .unwrap();
+}
+
+#[test]
+fn udp_opens_and_closes_with_the_plan() {
+    let Some(netns) = namespace() else { return };
+    let sockets = setup(netns.as_fd(), &Plan::default()).unwrap();
+    let program = in_sandbox(&netns, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let program6 = in_sandbox(&netns, || UdpSocket::bind("[::]:0").unwrap());
+    let send = || (program.send_to(b"x", "9.9.9.9:53").map_err(|e| e.kind()), program6.send_to(b"x", "[2001:db8::1]:53").map_err(|e| e.kind()));
+    let refused = (Err(ErrorKind::PermissionDenied), Err(ErrorKind::PermissionDenied));
+    assert_eq!(send(), refused);
+    for _ in 0..2 {
+        let started = Instant::now();
+        apply(netns.as_fd(), &Plan { udp: true, ..Plan::default() }).unwrap();
+        eprintln!("apply took {:?}", started.elapsed());
+        apply(netns.as_fd(), &Plan { udp: true, ..Plan::default() }).unwrap();
+        assert_eq!(send(), (Ok(1), Ok(1)));
+        next(&sockets.udp4);
+        next(sockets.udp6.as_ref().unwrap());
+        let started = Instant::now();
+        apply(netns.as_fd(), &Plan { udp: true, closed: true, ..Plan::default() }).unwrap();
+        eprintln!("closing took {:?}", started.elapsed());
+        assert_eq!(send(), refused);
+        apply(netns.as_fd(), &Plan::default()).unwrap();
+        assert_eq!(send(), refused);
+    }
+}
+
+/// How long the network of a sandbox takes; for people to read.
+#[test]
+#[ignore = "measures"]
+fn setup_time() {
+    let mut times: Vec<Duration> = (0..200)
+        .map_while(|_| {
+            let netns = namespace()?;
+            let plan = plan(&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"], &[]);
+            let started = Instant::now();
+            let sockets = setup(netns.as_fd(), &plan).unwrap();
+            let took = started.elapsed();
+            drop(sockets);
+            Some(took)
+        })
+        .collect();
+    times.sort();
+    if let (Some(half), Some(most)) = (times.get(times.len() / 2), times.get(times.len() * 9 / 10)) {
+        eprintln!("setup: p50 {half:?}, p90 {most:?}");
+    }
 }
 
 #[test]

@@ -5,9 +5,9 @@
 //! has no business here, and half an answer would be a lie.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sandbar_core::egress::{Flow, Protocol, Verdict};
+use sandbar_core::egress::{App, Flow, Protected, Protocol, Verdict};
 use sandbar_linux::net::{RESOLVER, RESOLVER_PORT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -132,27 +132,72 @@ async fn answer(attached: &Attached, inner: &Inner, packet: &[u8], transport: Tr
     if !verdict.allow {
         return Some(refuse(attached, &query, verdict));
     }
-    let Some((packet, Answer { addresses, truncated })) = upstream::ask(&inner.nameservers, &query, transport).await else {
+    // Programs do without these records. With them they may greet a server in a way that hides its name from the rules.
+    if message::TYPES_SERVICE.contains(&query.kind()) {
+        return Some(query.reply(Rcode::NoError, &[]));
+    }
+    let Some((packet, answer)) = upstream::ask(&inner.nameservers, &query, transport).await else {
         return Some(query.reply(Rcode::ServFail, &[]));
     };
-    if truncated {
+    if answer.truncated {
         // Nothing of a cut answer is passed on: it may hide what its reader would still find.
         return Some(if transport == Transport::Udp { query.truncated() } else { query.reply(Rcode::ServFail, &[]) });
     }
     let protected = inner.protected();
-    if let Some((addr, reason)) = addresses.iter().find_map(|addr| Some((*addr, protected.reason(*addr)?))) {
+    if let Some((addr, reason)) = find_protected(&answer, &protected) {
         let rule = format!("the name points at {addr}, a protected address: {reason}");
         return Some(refuse(attached, &query, Verdict { allow: false, rule: rule.into() }));
     }
+    // Before the program knows: it may connect in the same moment.
+    attached.names.pin(query.name(), &answer.of_name, ttl(&answer), Instant::now());
     if transport == Transport::Udp && packet.len() > query.udp_bytes_max() {
         return Some(query.truncated());
     }
     Some(query.adopt(packet))
 }
 
+/// What the name servers say of a name themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// For so long.
+    At(Arc<[IpAddr]>, Duration),
+    /// They know that it has no address.
+    Nowhere,
+    /// They did not say, or what they said is not believed.
+    Unknown,
+}
+
+/// The addresses of a name that a sandbox says it speaks to, asked anew.
+pub(super) async fn find(inner: &Inner, name: &str, ipv6: bool) -> Found {
+    let Some(query) = Query::for_addresses(name, ipv6) else {
+        return Found::Unknown;
+    };
+    let mut asked = upstream::ask(&inner.nameservers, &query, Transport::Udp).await;
+    if asked.as_ref().is_some_and(|(_, answer)| answer.truncated) {
+        asked = upstream::ask(&inner.nameservers, &query, Transport::Tcp).await;
+    }
+    let Some((_, answer)) = asked else { return Found::Unknown };
+    if answer.truncated || answer.failed || find_protected(&answer, &inner.protected()).is_some() {
+        Found::Unknown
+    } else if answer.of_name.is_empty() {
+        Found::Nowhere
+    } else {
+        let ttl = ttl(&answer);
+        Found::At(answer.of_name.into(), ttl)
+    }
+}
+
+fn find_protected(answer: &Answer, protected: &Protected) -> Option<(IpAddr, &'static str)> {
+    answer.addresses.iter().find_map(|addr| Some((*addr, protected.reason(*addr)?)))
+}
+
+fn ttl(answer: &Answer) -> Duration {
+    Duration::from_secs(answer.ttl_s.into())
+}
+
 fn refuse(attached: &Attached, query: &Query, verdict: Verdict) -> Vec<u8> {
     let resolver = Flow { addr: IpAddr::V4(RESOLVER), port: RESOLVER_PORT, proto: Protocol::Udp };
-    attached.record(Some(query.name().to_owned()), resolver, verdict);
+    attached.record(Some(query.name().to_owned()), Some(App::Dns), resolver, verdict);
     query.reply(Rcode::Refused, &[])
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sandbar_core::egress::{Flow, Verdict};
+use sandbar_core::egress::{App, Flow, Verdict};
 
 /// Decisions that are kept per runtime.
 const DECISIONS_MAX: usize = 1000;
@@ -33,8 +33,10 @@ pub struct Counters {
 pub struct Decision {
     /// Unix time in milliseconds.
     pub at: u64,
-    /// The name that was asked for, when the decision is about a name.
+    /// The name that the client said, or that the address was told for.
     pub host: Option<String>,
+    /// What the client speaks, where that was looked at.
+    pub app: Option<&'static str>,
     pub addr: IpAddr,
     pub port: u16,
     pub proto: &'static str,
@@ -49,6 +51,7 @@ pub struct Decision {
 pub(super) struct Entry {
     at: u64,
     host: Option<String>,
+    app: Option<App>,
     flow: Flow,
     verdict: Verdict,
     bytes: AtomicU64,
@@ -66,11 +69,11 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub fn record(&self, host: Option<String>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
+    pub fn record(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
         let counter = if verdict.allow { &self.allowed } else { &self.refused };
         counter.fetch_add(1, Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let entry = Arc::new(Entry { at: now.as_millis() as u64, host, flow, verdict, bytes: AtomicU64::new(0) });
+        let entry = Arc::new(Entry { at: now.as_millis() as u64, host, app, flow, verdict, bytes: AtomicU64::new(0) });
         let mut entries = super::lock(&self.entries);
         if entries.len() >= DECISIONS_MAX {
             entries.pop_front();
@@ -119,6 +122,7 @@ impl Entry {
         Decision {
             at: self.at,
             host: self.host.clone(),
+            app: self.app.map(App::as_str),
             addr: self.flow.addr,
             port: self.flow.port,
             proto: self.flow.proto.as_str(),

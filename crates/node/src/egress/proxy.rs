@@ -1,31 +1,35 @@
-//! Connections out of a sandbox: judged, dialled from the host, copied.
+//! Connections out of a sandbox: judged, dialled from the host, carried.
 //!
 //! The kernel has already accepted the connection when it arrives here, so a refusal and a failed dial both look like
-//! a reset to the program.
+//! a reset to the program, unless it speaks a protocol in which it can be told more.
+//!
+//! ```text
+//! admit --refused--> reset
+//!   |----carried--> dial --> bytes as they are              address and port decide: nobody waits
+//!   '--listening--> dial and let the server speak, if silence is allowed
+//!                     '--> the client's first bytes --> judged again --refused--> told so in its own protocol
+//!                            '--> bytes as they are | requests one by one | TLS made anew | a login
+//! ```
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use rustix::net::{Shutdown, sockopt};
-use sandbar_core::egress::Verdict;
+use bytes::BytesMut;
+use sandbar_core::egress::sniff::Named;
+use sandbar_core::egress::{App, Handling, Verdict};
 use sandbar_linux::net;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::dial::{DialError, dial};
+use super::flow::{Admitted, Evidence, Name, OpenFlow};
+use super::listen::{Ears, Heard, SILENT_FOR};
 use super::log::Entry;
-use super::{Attached, Inner, tcp_flow};
+use super::socket::{Meter, Pump, prepare, reset};
+use super::{Attached, Inner, http, refuse, tcp_flow, terminate};
 
 /// Connections that one sandbox may have open at once.
 pub(super) const FLOWS_MAX: usize = 1024;
-const DIAL_WITHIN: Duration = Duration::from_secs(10);
-/// Buffer of each direction, held only while bytes wait in it.
-const COPY_BUFFER_BYTES: usize = 32 << 10;
-/// A peer that is gone without a word is noticed after about idle + 3 intervals.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_PROBES: u32 = 3;
 /// After an accept that failed for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -50,7 +54,12 @@ impl Places {
         Arc::new(Semaphore::new(self.of_one))
     }
 
-    fn take(&self, of_sandbox: &Arc<Semaphore>) -> Option<Place> {
+    /// The places of one sandbox for UDP, which does not take them from its connections.
+    pub fn of_sandbox_for_udp(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.of_one.min(super::udp::FLOWS_MAX)))
+    }
+
+    pub fn take(&self, of_sandbox: &Arc<Semaphore>) -> Option<Place> {
         let own = Arc::clone(of_sandbox).try_acquire_owned().ok()?;
         let shared = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Place { _own: own, _shared: shared })
@@ -58,7 +67,7 @@ impl Places {
 }
 
 /// Given back when it is dropped.
-struct Place {
+pub(super) struct Place {
     _own: OwnedSemaphorePermit,
     _shared: OwnedSemaphorePermit,
 }
@@ -74,7 +83,7 @@ pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, listener:
             Ok((inside, _)) => {
                 let place = inner.places.take(&permits);
                 let (shared, inner) = (Arc::clone(&attached), Arc::clone(&inner));
-                attached.tasks.spawn(async move { serve(&shared, &inner, inside, place).await });
+                attached.tasks.spawn(async move { serve(shared, inner, inside, place).await });
             }
             Err(error) => {
                 tracing::debug!(%error, "accept in a sandbox");
@@ -84,94 +93,198 @@ pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, listener:
     }
 }
 
-async fn serve(attached: &Attached, inner: &Inner, inside: TcpStream, place: Option<Place>) {
+async fn serve(attached: Arc<Attached>, inner: Arc<Inner>, inside: TcpStream, place: Option<Place>) {
     let to = net::original_dst(&inside).filter(|to| !net::is_own_loopback(to.ip()));
     let Some(to) = to else {
         // A program that called the proxy by its own address.
         return reset(&inside);
     };
-    let flow = tcp_flow(to);
+    let mut evidence = Evidence { flow: tcp_flow(to), names: attached.names.of(to.ip(), Instant::now()), said: None };
     let Some(_place) = place else {
-        attached.record(None, flow, Verdict { allow: false, rule: "too many connections at once".into() });
+        attached.record_flow(&evidence, Verdict::deny("too many connections at once"));
         return reset(&inside);
     };
-    let (verdict, open) = attached.admit(&inner.protected(), flow);
-    let entry = attached.record(None, flow, verdict);
-    let Some(open) = open else {
-        return reset(&inside);
-    };
-
-    let outside = tokio::select! {
-        () = open.cut.cancelled() => return reset(&inside),
-        outside = dial(SocketAddr::new(flow.addr, flow.port)) => outside,
-    };
-    let outside = match outside {
-        Ok(outside) => outside,
-        Err(error) => {
-            tracing::debug!(runtime = attached.runtime_id, %to, %error, "dial for a sandbox");
-            attached.log.dial_failed();
+    if evidence.names.is_empty() && attached.listens(&inner, &evidence) {
+        attached.renew(&inner, to.ip()).await;
+        evidence.names = attached.names.of(to.ip(), Instant::now());
+    }
+    let (silent, verdict, open) = match attached.admit(&inner, evidence.clone()) {
+        Admitted::Refused(verdict) => {
+            attached.record_flow(&evidence, verdict);
             return reset(&inside);
         }
+        Admitted::Carried(verdict, open) => (false, verdict, open),
+        Admitted::Listening(verdict, open) => (true, verdict, open),
     };
-    prepare(&inside);
+    let ends = Ends { inside: Arc::new(inside), outside: Arc::default() };
+    let cut = open.cut.clone();
+    let carrier = Carrier { attached, inner, ends: ends.clone(), open: Arc::new(open), evidence, entry: OnceLock::new() };
+    let work = async {
+        match silent {
+            true => carrier.listen(verdict).await,
+            false => carrier.pass(verdict).await,
+        }
+    };
     let ended = tokio::select! {
-        () = open.cut.cancelled() => false,
-        copied = copy(attached, &entry, &inside, &outside) => copied.is_ok(),
+        () = cut.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        ended = work => ended,
     };
-    if !ended {
-        reset(&inside);
-        reset(&outside);
+    // What still runs for it has nobody left to run for.
+    cut.cancel();
+    if ended.is_err() {
+        ends.reset();
     }
 }
 
-async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
-    let outside = tokio::time::timeout(DIAL_WITHIN, TcpStream::connect(to)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    prepare(&outside);
-    Ok(outside)
+/// The sockets of a flow, for who ends it.
+#[derive(Clone)]
+struct Ends {
+    inside: Arc<TcpStream>,
+    /// The latest to the server.
+    outside: Arc<Mutex<Option<Arc<TcpStream>>>>,
 }
 
-/// Best effort: the connection works without.
-fn prepare(stream: &TcpStream) {
-    stream.set_nodelay(true).ok();
-    sockopt::set_socket_keepalive(stream, true).ok();
-    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE).ok();
-    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL).ok();
-    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES).ok();
-}
-
-/// Makes the close of the stream a reset.
-fn reset(stream: &TcpStream) {
-    sockopt::set_socket_linger(stream, Some(Duration::ZERO)).ok();
-}
-
-/// Both ways until both sides have said that they are done.
-async fn copy(attached: &Attached, entry: &Entry, inside: &TcpStream, outside: &TcpStream) -> io::Result<()> {
-    let out = pump(inside, outside, |bytes| attached.log.sent(entry, bytes));
-    let back = pump(outside, inside, |bytes| attached.log.received(entry, bytes));
-    tokio::try_join!(out, back).map(|_| ())
-}
-
-async fn pump(from: &TcpStream, to: &TcpStream, count: impl Fn(u64)) -> io::Result<()> {
-    loop {
-        from.readable().await?;
-        // Only now: most connections idle.
-        let mut buffer = BytesMut::with_capacity(COPY_BUFFER_BYTES);
-        match from.try_read_buf(&mut buffer) {
-            Ok(0) => return Ok(rustix::net::shutdown(to, Shutdown::Write)?),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
+impl Ends {
+    fn reset(&self) {
+        reset(&self.inside);
+        if let Some(outside) = super::lock(&self.outside).as_deref() {
+            reset(outside);
         }
-        while !buffer.is_empty() {
-            to.writable().await?;
-            match to.try_write(&buffer) {
-                Ok(len) => {
-                    buffer.advance(len);
-                    count(len as u64);
+    }
+}
+
+/// An admitted flow on its way.
+pub(super) struct Carrier {
+    pub attached: Arc<Attached>,
+    pub inner: Arc<Inner>,
+    pub open: Arc<OpenFlow>,
+    pub evidence: Evidence,
+    ends: Ends,
+    /// Made when it is decided about, or when the server speaks first.
+    entry: OnceLock<Arc<Entry>>,
+}
+
+impl Carrier {
+    pub fn inside(&self) -> &Arc<TcpStream> {
+        &self.ends.inside
+    }
+
+    /// Counts what goes to and comes from the server.
+    pub fn meter(&self, verdict: &Verdict) -> Meter {
+        let entry = self.entry.get_or_init(|| self.attached.record_flow(&self.evidence, verdict.clone()));
+        Meter { attached: Arc::clone(&self.attached), entry: Arc::clone(entry) }
+    }
+
+    /// A connection to the server, by way of the policy's proxy if it has one.
+    pub async fn dial(&self) -> Result<Arc<TcpStream>, DialError> {
+        let dialled = dial(&self.attached, &self.inner, &self.evidence).await;
+        let outside = Arc::new(dialled.inspect_err(|error| {
+            tracing::debug!(runtime = self.attached.runtime_id, flow = ?self.evidence.flow, %error, "dial for a sandbox");
+            self.attached.log.dial_failed();
+        })?);
+        *super::lock(&self.ends.outside) = Some(Arc::clone(&outside));
+        Ok(outside)
+    }
+
+    /// Bytes go through as they are.
+    async fn pass(self, verdict: Verdict) -> io::Result<()> {
+        let meter = self.meter(&verdict);
+        let outside = self.dial().await.map_err(io::Error::other)?;
+        self.copy(&meter, Pump::new(outside, Arc::clone(self.inside())), BytesMut::new()).await
+    }
+
+    /// Both ways until both sides have said that they are done. `said` was read from the client already.
+    async fn copy(&self, meter: &Meter, mut back: Pump, said: BytesMut) -> io::Result<()> {
+        prepare(self.inside());
+        let mut out = Pump::with(Arc::clone(self.inside()), Arc::clone(back.from()), said);
+        tokio::try_join!(out.run(|bytes| meter.sent(bytes)), back.run(|bytes| meter.received(bytes))).map(|_| ())
+    }
+
+    /// Waits for the client's first bytes, which decide. Where silence is allowed, its server is connected to at once
+    /// and may speak first.
+    async fn listen(mut self, silent: Verdict) -> io::Result<()> {
+        let inside = Arc::clone(self.inside());
+        let mut ears = Ears::new((!silent.allow).then_some(SILENT_FOR));
+        let mut early = None;
+        let heard = if silent.allow {
+            let outside = self.dial().await.inspect_err(|_| drop(self.meter(&silent))).map_err(io::Error::other)?;
+            let mut back = Pump::new(outside, Arc::clone(&inside));
+            let heard = tokio::select! {
+                heard = ears.listen(&inside) => heard?,
+                ended = back.run(|bytes| self.meter(&silent).received(bytes)) => {
+                    ended?;
+                    ears.listen(&inside).await?
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            };
+            early = Some(back);
+            heard
+        } else {
+            ears.listen(&inside).await?
+        };
+        let (app, name) = match (heard, early) {
+            (Heard::Said { app, name }, back) => {
+                early = back;
+                (app, name)
             }
+            (Heard::Nothing, Some(back)) => {
+                let meter = self.meter(&silent);
+                return self.copy(&meter, back, BytesMut::new()).await;
+            }
+            (Heard::Nothing, None) => return self.refuse(silent),
+            (Heard::Late, _) => return self.refuse(Verdict::deny("its first bytes did not come in time")),
+        };
+        self.evidence = self.hear(app, name).await;
+        let (verdict, handling) = self.open.learn(&self.inner, self.evidence.clone());
+        if !verdict.allow {
+            self.attached.record_flow(&self.evidence, verdict.clone());
+            refuse::refuse(&inside, &self.evidence, &ears.bytes, &verdict).await;
+            return Ok(());
         }
+        if handling != Handling::Pass && early.as_ref().is_some_and(Pump::has_begun) {
+            return self.refuse(Verdict::deny("the server spoke before its client, so it cannot be looked into"));
+        }
+        prepare(&inside);
+        let meter = self.meter(&verdict);
+        let early_socket = early.as_ref().map(|back| Arc::clone(back.from()));
+        match handling {
+            Handling::Pass => {
+                let back = match early {
+                    Some(back) => back,
+                    None => Pump::new(self.dial().await.map_err(io::Error::other)?, Arc::clone(&inside)),
+                };
+                self.copy(&meter, back, ears.bytes).await
+            }
+            Handling::Http => http::serve_plain(Arc::new(self), meter, ears.bytes.freeze(), early_socket).await,
+            Handling::Terminate { http } => terminate::serve(Arc::new(self), meter, ears.bytes.freeze(), early_socket, http).await,
+            Handling::Login(_) => self.refuse(Verdict::deny("this is not carried")),
+        }
+    }
+
+    /// Notes a refusal that its client cannot be told in words.
+    fn refuse(&self, verdict: Verdict) -> io::Result<()> {
+        self.attached.record_flow(&self.evidence, verdict);
+        Err(io::ErrorKind::ConnectionRefused.into())
+    }
+
+    /// The evidence with what the client said.
+    async fn hear(&self, app: Option<App>, name: Named) -> Evidence {
+        let flow = self.evidence.flow;
+        let with = |name| Evidence { flow, names: self.names(), said: Some((app, name)) };
+        let name = match name {
+            Named::Absent => return with(Name::Absent),
+            Named::Hidden => return with(Name::Hidden),
+            Named::Later => return with(Name::Later),
+            Named::Name(name) => name,
+        };
+        let [with_it, without] = [true, false].map(|belongs| with(Name::Name { name: name.clone(), belongs }));
+        let matters = || self.attached.is_judged_differently(&self.inner, &with_it, &without);
+        let belongs = self.attached.claims(&self.inner, &name, flow.addr, matters).await;
+        if belongs { with(Name::Name { name, belongs }) } else { without }
+    }
+
+    /// The names that the sandbox was told the address for: by now, or when it connected.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let names = self.attached.names.of(self.evidence.flow.addr, Instant::now());
+        if names.is_empty() { self.evidence.names.clone() } else { names }
     }
 }

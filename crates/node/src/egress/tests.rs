@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod udp;
+
 /// A fresh namespace; the process that made it is gone when this returns.
 fn namespace() -> Option<OwnedFd> {
     if !rustix::process::geteuid().is_root() {

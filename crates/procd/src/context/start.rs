@@ -100,6 +100,7 @@ pub fn environment(agent: &Agent, own: &BTreeMap<String, String>) -> (BTreeMap<S
     if !assign.sandbox_id.is_empty() {
         env.insert("SANDBAR_SANDBOX_ID".to_owned(), assign.sandbox_id.clone());
     }
+    overlay(&mut env, &agent.trust_env.borrow());
     overlay(&mut env, &assign.base_env);
     overlay(&mut env, &shown);
     (shown, env)

@@ -231,7 +231,8 @@ fn lacks(permission: Permission) -> ApiError {
 fn refused(operation: &str, error: &StoreError) -> ApiError {
     match error {
         StoreError::NotFound { what, id } => ApiError::not_found(what, id),
-        StoreError::Exists { .. } | StoreError::Stale { .. } | StoreError::Mounted { .. } => ApiError::conflict(error.to_string()),
+        StoreError::Exists { .. } | StoreError::Stale { .. } | StoreError::Mounted { .. } | StoreError::Bound { .. } => ApiError::conflict(error.to_string()),
+        StoreError::Binding(_) => ApiError::bad_request(error.to_string()),
         StoreError::InUse { by, .. } => {
             let resources: Vec<_> = by.iter().map(|(category, count)| serde_json::json!({ "category": category, "count": count })).collect();
             ApiError::conflict(error.to_string()).with_details(serde_json::json!({ "blocking_resources": resources }))

@@ -28,6 +28,7 @@ use crate::{
     app::{
         App,
         auth::Principal,
+        credentials::Credentials,
         images::Absence,
         room::full,
         usage::Usage,
@@ -53,6 +54,7 @@ pub struct Registry {
     node: Node,
     usage: Arc<Usage>,
     webhooks: Arc<Webhooks>,
+    credentials: Arc<Credentials>,
     actors: Mutex<HashMap<String, Handle>>,
     /// Woken when some deadline may have come nearer.
     pub(crate) deadlines_changed: Arc<Notify>,
@@ -166,16 +168,22 @@ impl App {
         let mut record = lifecycle::claim(claim, now);
         let pool = spec::pool_key(&spec::pool_spec(&self.node, &record.template, base.clone()));
         let runtime_spec = spec::runtime_spec(&self.node, &record, base, &trees).map_err(ApiError::bad_request)?;
-        spec::policy(&record).map_err(ApiError::bad_request)?;
+        let policy = spec::policy(&record).map_err(ApiError::bad_request)?;
+        self.credentials.check(&record).await?;
+        let terms = self.credentials.terms(&record.team_id, policy).await.map_err(|e| store_failure("reading credential sources", &e))?;
         let (runtime, origin) = self.node.take(&pool, &runtime_spec).await.map_err(|error| launch_failure(&error))?;
         self.metrics.launched(origin == Origin::Pool);
         spec::set_runtime(&mut record, &runtime);
         let record = lifecycle::observe(&record, lifecycle::Observation::Started, now).record;
-        if let Err(text) = spec::make_own(&self.node, &runtime, &record).await {
-            self.node.discard(runtime);
-            return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
-        }
-        let mut ready = [NewEvent::new(now, "sandbox.ready", format!("claimed from template {}", record.template_id))];
+        let warning = match spec::make_own(&self.node, &runtime, &record, terms).await {
+            Ok(warning) => warning,
+            Err(text) => {
+                self.node.discard(runtime);
+                return Err(ApiError::unavailable(format!("the new sandbox did not come up: {text}")).retry_after(1));
+            }
+        };
+        let mut ready = vec![NewEvent::new(now, "sandbox.ready", format!("claimed from template {}", record.template_id))];
+        ready.extend(warning);
         let told = webhooks::attach(None, &record, None, &mut ready);
         if let Err(error) = self.store.sandbox_insert_on(&record, &ready, trees).await {
             self.node.discard(runtime);
@@ -414,12 +422,13 @@ impl App {
 }
 
 impl Registry {
-    pub fn new(store: Store, node: Node, usage: Arc<Usage>, webhooks: Arc<Webhooks>) -> Arc<Self> {
+    pub fn new(store: Store, node: Node, usage: Arc<Usage>, webhooks: Arc<Webhooks>, credentials: Arc<Credentials>) -> Arc<Self> {
         Arc::new(Self {
             store,
             node,
             usage,
             webhooks,
+            credentials,
             actors: Mutex::default(),
             deadlines_changed: Arc::default(),
             collect_soon: Arc::default(),
@@ -515,6 +524,7 @@ impl Registry {
             node: self.node.clone(),
             usage: Arc::clone(&self.usage),
             webhooks: Arc::clone(&self.webhooks),
+            credentials: Arc::clone(&self.credentials),
             record,
             runtime,
             view,
@@ -524,6 +534,7 @@ impl Registry {
             events: Vec::new(),
             keep_memory: false,
             launched_on: spec::Trees::new(),
+            trust_due: false,
             outdated: false,
             heard: Arc::clone(&heard),
         };

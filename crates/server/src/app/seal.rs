@@ -25,8 +25,13 @@ const PREFIX: &str = "sealed:1:";
 
 /// What a secret is for: one that was sealed for one purpose opens for no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Purpose<'a> {
     WebhookSecret,
+    /// What a credential source of a team holds, so that no row can be put in another's place.
+    Credential {
+        team_id: &'a str,
+        name: &'a str,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,10 +63,12 @@ impl std::fmt::Debug for Seal {
     }
 }
 
-impl Purpose {
-    fn as_bytes(self) -> &'static [u8] {
+impl Purpose<'_> {
+    fn to_bytes(self) -> Vec<u8> {
         match self {
-            Self::WebhookSecret => b"webhook secret",
+            Self::WebhookSecret => b"webhook secret".to_vec(),
+            // Neither id nor name can hold a zero byte.
+            Self::Credential { team_id, name } => format!("credential source\0{team_id}\0{name}").into_bytes(),
         }
     }
 }
@@ -81,23 +88,23 @@ impl Seal {
     }
 
     /// The secret as it may be kept.
-    pub fn seal(&self, purpose: Purpose, secret: &str) -> Result<String, SealError> {
+    pub fn seal(&self, purpose: Purpose<'_>, secret: &str) -> Result<String, SealError> {
         let mut sealed = vec![0; NONCE_LEN];
         self.random.fill(&mut sealed).map_err(|_| SealError::NoRandom)?;
         let nonce = Nonce::try_assume_unique_for_key(&sealed).map_err(|_| SealError::NoRandom)?;
         let mut text = secret.as_bytes().to_vec();
-        self.key.seal_in_place_append_tag(nonce, Aad::from(purpose.as_bytes()), &mut text).map_err(|_| SealError::Closed)?;
+        self.key.seal_in_place_append_tag(nonce, Aad::from(purpose.to_bytes()), &mut text).map_err(|_| SealError::Closed)?;
         sealed.append(&mut text);
         Ok(format!("{PREFIX}{}", BASE64_STANDARD.encode(sealed)))
     }
 
     /// The secret again.
-    pub fn unseal(&self, purpose: Purpose, sealed: &str) -> Result<String, SealError> {
+    pub fn unseal(&self, purpose: Purpose<'_>, sealed: &str) -> Result<String, SealError> {
         let bytes = sealed.strip_prefix(PREFIX).and_then(|text| BASE64_STANDARD.decode(text).ok()).ok_or(SealError::Closed)?;
         let (nonce, text) = bytes.split_at_checked(NONCE_LEN).ok_or(SealError::Closed)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::Closed)?;
         let mut text = text.to_vec();
-        let opened = self.key.open_in_place(nonce, Aad::from(purpose.as_bytes()), &mut text).map_err(|_| SealError::Closed)?;
+        let opened = self.key.open_in_place(nonce, Aad::from(purpose.to_bytes()), &mut text).map_err(|_| SealError::Closed)?;
         String::from_utf8(opened.to_vec()).map_err(|_| SealError::Closed)
     }
 }
@@ -162,6 +169,18 @@ mod tests {
         assert!(Seal::open(&other.0).expect("opens").unseal(Purpose::WebhookSecret, &sealed).is_err());
         let mode = fs::metadata(one.0.join(KEY_FILE)).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_secret_opens_for_its_purpose_alone() {
+        let dir = Dir::new("purpose");
+        let seal = Seal::open(&dir.0).expect("opens");
+        let of = |team_id, name| Purpose::Credential { team_id, name };
+        let sealed = seal.seal(of("team", "github"), "hush").expect("seals");
+        assert_eq!(seal.unseal(of("team", "github"), &sealed).expect("opens"), "hush");
+        for other in [of("team", "gitlab"), of("other", "github"), of("teamg", "ithub"), Purpose::WebhookSecret] {
+            assert!(seal.unseal(other, &sealed).is_err(), "{other:?}");
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ const TESTS_PER_TEAM_MAX: usize = 2;
 
 /// What posting needs, shared by whoever does it.
 pub struct Webhooks {
-    pub(crate) seal: Seal,
+    pub(crate) seal: Arc<Seal>,
     outbound: Outbound,
     /// Woken when there is something new to post.
     pub(crate) changed: Notify,
@@ -87,7 +87,7 @@ pub(crate) fn attach(former: Option<&SandboxRecord>, record: &SandboxRecord, run
 }
 
 impl Webhooks {
-    pub(crate) fn new(seal: Seal, outbound: Outbound, data_dir: PathBuf) -> Arc<Self> {
+    pub(crate) fn new(seal: Arc<Seal>, outbound: Outbound, data_dir: PathBuf) -> Arc<Self> {
         Arc::new(Self { seal, outbound, changed: Notify::new(), data_dir, tests: Semaphore::new(TESTS_MAX), team_tests: Shares::new(TESTS_PER_TEAM_MAX) })
     }
 

@@ -32,6 +32,7 @@ use super::Routes;
         (name = "files", description = "Files inside a sandbox"),
         (name = "services", description = "Ports of a sandbox that are public"),
         (name = "network", description = "What a sandbox may reach"),
+        (name = "credentials", description = "Secrets that sandboxes use and never see"),
         (name = "observability", description = "Output and events"),
         (name = "templates", description = "How sandboxes are made"),
         (name = "quotas", description = "Limits of a team"),

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::Fresh;
 
-fn function(id: &str, slug: &str) -> FunctionRecord {
+pub fn function(id: &str, slug: &str) -> FunctionRecord {
     FunctionRecord {
         id: id.into(),
         team_id: "team".into(),
@@ -27,7 +27,7 @@ fn function(id: &str, slug: &str) -> FunctionRecord {
     }
 }
 
-fn revision(id: &str, function_id: &str) -> RevisionRecord {
+pub fn revision(id: &str, function_id: &str) -> RevisionRecord {
     let mount = RevisionMount {
         volume_id: format!("vol-{id}"),
         tree_id: format!("tree-{id}"),

@@ -2,6 +2,7 @@
 //! and to open it again.
 
 mod access;
+mod credentials;
 mod engine;
 mod functions;
 mod sandboxes;

@@ -2,7 +2,10 @@
 use std::net::IpAddr;
 
 pub(super) const TYPE_A: u16 = 1;
+const TYPE_CNAME: u16 = 5;
 pub(super) const TYPE_AAAA: u16 = 28;
+/// SVCB and HTTPS (RFC 9460), by which a name says how it wants to be reached.
+pub(super) const TYPES_SERVICE: std::ops::RangeInclusive<u16> = 64..=65;
 const TYPE_OPT: u16 = 41;
 /// IXFR, AXFR and the mailbox types before ANY: transfers and other questions for whole zones.
 const TYPES_REFUSED: std::ops::RangeInclusive<u16> = 251..=255;
@@ -11,6 +14,8 @@ const HEADER_BYTES: usize = 12;
 const NAME_BYTES_MAX: usize = 255;
 /// In one message; more than fit into 64 KiB usefully.
 const RECORDS_MAX: u32 = 4096;
+/// Aliases from the name that was asked for to the one that has addresses.
+const ALIASES_MAX: usize = 16;
 /// What we say that we take over UDP; fits into one packet everywhere.
 const UDP_BYTES: u16 = 1232;
 const UDP_BYTES_MIN: usize = 512;
@@ -24,6 +29,8 @@ const FLAG_RECURSION_AVAILABLE: u16 = 0x0080;
 const FLAG_AUTHENTIC: u16 = 0x0020;
 const FLAG_CHECKING_DISABLED: u16 = 0x0010;
 const OPCODE_MASK: u16 = 0x7800;
+const RCODE_MASK: u16 = 0x000f;
+const RCODE_NX_DOMAIN: u16 = 3;
 const EDNS_DNSSEC_OK: u16 = 0x8000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +62,14 @@ pub(super) struct Query {
 pub(super) struct Answer {
     /// Of all A and AAAA records, wherever they stand.
     pub addresses: Vec<IpAddr>,
+    /// Those of the name that was asked for, if by way of aliases.
+    pub of_name: Vec<IpAddr>,
+    /// How long they hold, in seconds.
+    pub ttl_s: u32,
+    /// The server knows that there is no such name; without it and without addresses, none of this kind.
+    pub no_such_name: bool,
+    /// It is neither an answer nor the word that there is none.
+    pub failed: bool,
     pub truncated: bool,
 }
 
@@ -90,6 +105,25 @@ impl Query {
         }
         let name = text_of(&wire_name);
         Ok(Self { id: header.id, flags: header.flags, wire_name, name, kind, class, edns })
+    }
+
+    /// Asks for the addresses of a name. None when it is no name of a host.
+    pub fn for_addresses(name: &str, ipv6: bool) -> Option<Self> {
+        let mut wire_name = Vec::with_capacity(name.len() + 2);
+        for label in name.split('.') {
+            let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+            if label.is_empty() || label.len() > 63 || !plain {
+                return None;
+            }
+            wire_name.push(label.len() as u8);
+            wire_name.extend_from_slice(label.as_bytes());
+        }
+        wire_name.push(0);
+        if wire_name.len() > NAME_BYTES_MAX {
+            return None;
+        }
+        let kind = if ipv6 { TYPE_AAAA } else { TYPE_A };
+        Some(Self { id: 0, flags: 0, name: text_of(&wire_name), wire_name, kind, class: CLASS_IN, edns: Some((UDP_BYTES, 0)) })
     }
 
     pub fn name(&self) -> &str {
@@ -172,20 +206,56 @@ impl Query {
         if records > RECORDS_MAX {
             return None;
         }
-        let mut addresses = Vec::new();
-        for _ in 0..records {
+        let rcode = header.flags & RCODE_MASK;
+        let mut answer = Answer {
+            addresses: Vec::new(),
+            of_name: Vec::new(),
+            ttl_s: u32::MAX,
+            no_such_name: rcode == RCODE_NX_DOMAIN,
+            failed: rcode != Rcode::NoError as u16 && rcode != RCODE_NX_DOMAIN,
+            truncated,
+        };
+        let mut owned = Vec::new();
+        for number in 0..records {
             let Some(record) = reader.record() else {
                 // A cut answer may end anywhere; its reader asks again over TCP.
-                return truncated.then_some(Answer { addresses, truncated });
+                return truncated.then_some(answer);
             };
-            match record.kind {
-                TYPE_A => addresses.push(IpAddr::from(<[u8; 4]>::try_from(record.data).ok()?)),
-                TYPE_AAAA => addresses.push(IpAddr::from(<[u8; 16]>::try_from(record.data).ok()?)),
-                _ => {}
+            let said = match record.kind {
+                TYPE_A => Said::Address(IpAddr::from(<[u8; 4]>::try_from(record.data).ok()?)),
+                TYPE_AAAA => Said::Address(IpAddr::from(<[u8; 16]>::try_from(record.data).ok()?)),
+                TYPE_CNAME => Said::Alias(Reader { packet, at: record.data_at }.name()?),
+                _ => continue,
+            };
+            if let Said::Address(addr) = said {
+                answer.addresses.push(addr);
+            }
+            if number < u32::from(header.answers) && record.class == self.class {
+                owned.push((record.owner, record.ttl, said));
             }
         }
+        self.follow(owned, &mut answer);
         // What follows the last record would pass unseen.
-        (reader.at == packet.len()).then_some(Answer { addresses, truncated })
+        (reader.at == packet.len()).then_some(answer)
+    }
+
+    /// From the name that was asked for through its aliases to its addresses.
+    fn follow(&self, owned: Vec<(Vec<u8>, u32, Said)>, answer: &mut Answer) {
+        let mut name = &self.wire_name;
+        for _ in 0..=ALIASES_MAX {
+            let mut alias = None;
+            for (_, ttl, said) in owned.iter().filter(|(owner, ..)| owner.eq_ignore_ascii_case(name)) {
+                answer.ttl_s = answer.ttl_s.min(*ttl);
+                match said {
+                    Said::Address(addr) => answer.of_name.push(*addr),
+                    Said::Alias(target) => alias = Some(target),
+                }
+            }
+            match alias {
+                Some(target) if answer.of_name.is_empty() => name = target,
+                Some(_) | None => return,
+            }
+        }
     }
 
     fn reply_flags(&self) -> u16 {
@@ -244,10 +314,20 @@ struct Header {
     additionals: u16,
 }
 
+/// What a record says that is of use here.
+enum Said {
+    Address(IpAddr),
+    Alias(Vec<u8>),
+}
+
 struct Record<'a> {
+    /// Not compressed.
+    owner: Vec<u8>,
     kind: u16,
     class: u16,
     ttl: u32,
+    /// Where in the packet the data is.
+    data_at: usize,
     data: &'a [u8],
 }
 
@@ -280,10 +360,11 @@ impl<'a> Reader<'a> {
     }
 
     fn record(&mut self) -> Option<Record<'a>> {
-        self.name()?;
+        let owner = self.name()?;
         let (kind, class, ttl) = (self.u16()?, self.u16()?, self.u32()?);
         let len = usize::from(self.u16()?);
-        Some(Record { kind, class, ttl, data: self.take(len)? })
+        let data_at = self.at;
+        Some(Record { owner, kind, class, ttl, data_at, data: self.take(len)? })
     }
 
     /// The name here, without compression. A pointer must lead to before everything that this name has read so far, so

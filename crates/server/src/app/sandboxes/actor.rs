@@ -21,6 +21,7 @@ use sandbar_core::{
     validate,
 };
 use sandbar_node::{Node, Root, Runtime, error_text};
+use sandbar_procd_api::Trust;
 use sandbar_store::{NewEvent, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -33,6 +34,7 @@ use super::{
 };
 use crate::{
     app::{
+        credentials::Credentials,
         usage::Usage,
         webhooks::{self, Webhooks},
     },
@@ -124,6 +126,7 @@ pub(super) struct Actor {
     pub node: Node,
     pub usage: Arc<Usage>,
     pub webhooks: Arc<Webhooks>,
+    pub credentials: Arc<Credentials>,
     pub record: SandboxRecord,
     pub runtime: Option<Arc<Runtime>>,
     pub view: watch::Sender<View>,
@@ -136,6 +139,8 @@ pub(super) struct Actor {
     pub keep_memory: bool,
     /// Where the files of its volumes were at the launch that the next write tells of.
     pub launched_on: spec::Trees,
+    /// Its programs are to be told whom they may trust when it is thawed.
+    pub trust_due: bool,
     /// A write found the row gone or of another version than ours.
     pub outdated: bool,
     /// How far what happens inside was taken for its webhook.
@@ -414,7 +419,10 @@ impl Actor {
             },
             Effect::Thaw => match self.runtime.clone().filter(|runtime| !runtime.has_ended()) {
                 Some(runtime) => match runtime.thaw().await {
-                    Ok(()) => (Some(Observation::Thawed), None),
+                    Ok(()) => {
+                        self.trust_again().await;
+                        (Some(Observation::Thawed), None)
+                    }
                     Err(error) => (None, Some(ApiError::internal("resuming the sandbox", &error_text(&error)))),
                 },
                 // It died while frozen: its files are there, so it starts anew.
@@ -461,34 +469,58 @@ impl Actor {
         }
         // Asked for when it sleeps, too: a policy that does not fit the template's would keep it from starting.
         spec::policy(&transition.record).map_err(ApiError::bad_request)?;
+        if transition.record.config.network != self.record.config.network {
+            self.credentials.check(&transition.record).await?;
+        }
         let former = self.record.clone();
         // What makes walls is in force before the new configuration is acknowledged; if a part of it cannot be put in
         // force, or it cannot be written, all is taken back.
-        let done = match self.enforce(&transition.record).await {
-            Ok(()) => {
+        let wanted = transition.record.clone();
+        let done = match self.enforce(&former, &wanted).await {
+            Ok(warning) => {
                 self.note("sandbox.updated", reason::USER_REQUEST, "its configuration was changed");
+                self.events.extend(warning);
                 self.carry_out(transition).await
             }
             Err(error) => Err(error),
         };
         if done.is_err()
-            && let Err(undo) = self.enforce(&former).await
+            && let Err(undo) = self.enforce(&wanted, &former).await
         {
             tracing::error!(sandbox = former.id, error = %undo, "walls of a refused update stay in force");
         }
         done
     }
 
-    /// Puts limits and network policy of a record in force on the live runtime.
-    async fn enforce(&self, record: &SandboxRecord) -> Result<(), ApiError> {
-        let Some(runtime) = &self.runtime else { return Ok(()) };
+    /// Puts limits and network policy of a record in force on the live runtime. Returns what its owner should read about it.
+    async fn enforce(&mut self, former: &SandboxRecord, record: &SandboxRecord) -> Result<Option<NewEvent>, ApiError> {
+        let Some(runtime) = self.runtime.clone() else { return Ok(None) };
         let policy = spec::policy(record).map_err(ApiError::bad_request)?;
         // First what can well be refused.
-        self.node.set_limits(runtime, spec::limits_of(record)).await.map_err(|error| {
+        self.node.set_limits(&runtime, spec::limits_of(record)).await.map_err(|error| {
             tracing::warn!(sandbox = record.id, error = error_text(&error), "limits were refused");
             ApiError::conflict("the new limits cannot be applied now: the sandbox may be using more memory than that")
         })?;
-        runtime.set_policy(policy).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))
+        let terms = self.credentials.terms(&record.team_id, policy).await.map_err(|error| store_failure("reading credential sources", &error))?;
+        let trust = self.node.trust_for(&terms.policy);
+        runtime.set_policy(terms).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))?;
+        let before = spec::policy(former).ok().and_then(|policy| self.node.trust_for(&policy));
+        let Some(trust) = trust.or(before.map(|_| Trust::default())) else { return Ok(None) };
+        self.trust_due = runtime.is_frozen();
+        match self.trust_due {
+            true => Ok(None),
+            false => Ok(spec::establish(&self.node, &runtime, &record.id, trust).await),
+        }
+    }
+
+    /// After a thaw: the policy may have changed since it was frozen, under a former server, too.
+    async fn trust_again(&mut self) {
+        let trust = spec::policy(&self.record).ok().and_then(|policy| self.node.trust_for(&policy));
+        let is_due = std::mem::take(&mut self.trust_due);
+        if let (Some(trust), Some(runtime)) = (trust.or(is_due.then(Trust::default)), &self.runtime) {
+            let warning = spec::establish(&self.node, runtime, &self.record.id, trust).await;
+            self.events.extend(warning);
+        }
     }
 
     /// Writes the record with the events that belong to it, and publishes it.

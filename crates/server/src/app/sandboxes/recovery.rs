@@ -57,6 +57,13 @@ impl Registry {
     }
 
     async fn adopt(&self, record: &SandboxRecord) -> Option<Arc<Runtime>> {
+        let terms = match self.credentials.terms(&record.team_id, spec::policy(record).ok()?).await {
+            Ok(terms) => terms,
+            Err(error) => {
+                tracing::error!(sandbox = record.id, error = error_text(&error), "a sandbox has none of its credentials");
+                spec::policy(record).ok()?.into()
+            }
+        };
         let known = Adoptable {
             runtime_id: record.runtime_id.clone()?,
             root: spec::root_of(record)?,
@@ -64,7 +71,7 @@ impl Registry {
             pid_start: record.pid_start?,
             limits: spec::limits_of(record),
             warm: spec::warm(&self.node, &record.template, record.base.as_ref()),
-            policy: spec::policy(record).ok()?,
+            terms,
         };
         match self.node.adopt(known).await {
             Ok(runtime) => runtime,

@@ -18,7 +18,8 @@ pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
         StoreError::Stale { what, .. } => ApiError::conflict(format!("the {what} was changed by somebody else at the same time; try again")),
         StoreError::NotFound { what, id } => ApiError::not_found(what, id),
         StoreError::Quota(_) => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
-        StoreError::Mounted { .. } => ApiError::conflict(error.to_string()),
+        StoreError::Mounted { .. } | StoreError::Bound { .. } => ApiError::conflict(error.to_string()),
+        StoreError::Binding(_) => ApiError::bad_request(error.to_string()),
         other => ApiError::internal(operation, &error_text(other)),
     }
 }

@@ -16,11 +16,16 @@ use sandbar_core::{
     validate,
 };
 use sandbar_node::{
-    Limits, Node, Root, Runtime, RuntimeSpec, Tmpfs, VolumeMount, error_text,
+    Limits, Node, Root, Runtime, RuntimeSpec, Tmpfs, VolumeMount,
+    egress::Terms,
+    error_text,
     warm::{Check, PASSING, Probe, Start, WarmProcess},
 };
-use sandbar_procd_api::Assign;
+use sandbar_procd_api::{Assign, Trust};
+use sandbar_store::NewEvent;
 use serde_json::Value;
+
+use super::now_ms;
 
 /// Where contexts start when they do not say.
 const CWD: &str = "/workspace";
@@ -145,9 +150,8 @@ pub(crate) fn policy(record: &SandboxRecord) -> Result<Policy, String> {
         .map_err(|errors| errors.iter().map(|error| format!("network.{error}")).collect::<Vec<_>>().join("; "))
 }
 
-/// Makes a runtime the sandbox's own: environment, ids and network policy.
-pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &SandboxRecord) -> Result<(), String> {
-    let policy = policy(record)?;
+/// Makes a runtime the sandbox's own: environment, ids and network policy. Returns what its owner should read about it.
+pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &SandboxRecord, terms: Terms) -> Result<Option<NewEvent>, String> {
     let image_env = image_env(node, record.base.as_ref());
     let assign = Assign {
         sandbox_id: record.id.clone(),
@@ -157,13 +161,27 @@ pub(crate) async fn make_own(node: &Node, runtime: &Arc<Runtime>, record: &Sandb
         publishing: record.config.webhook.is_some(),
     };
     // Pooled runtimes start with the default policy, so the usual claim has nothing to change.
-    if policy != Policy::allow_all() {
-        runtime.set_policy(policy).await.map_err(|error| error_text(&error))?;
+    let mut warning = None;
+    if terms.policy != Policy::allow_all() {
+        let trust = node.trust_for(&terms.policy);
+        runtime.set_policy(terms).await.map_err(|error| error_text(&error))?;
+        if let Some(trust) = trust {
+            warning = establish(node, runtime, &record.id, trust).await;
+        }
     }
     match tokio::time::timeout(ASSIGN_WITHIN, runtime.client.assign(&assign)).await {
-        Ok(assigned) => assigned.map_err(|error| error_text(&error)),
+        Ok(assigned) => assigned.map(|()| warning).map_err(|error| error_text(&error)),
         Err(_) => Err(format!("its agent did not answer within {} s", ASSIGN_WITHIN.as_secs())),
     }
+}
+
+/// Lets programs inside trust what the policy has ended outside. Where that cannot be done they refuse those connections,
+/// and all else goes on: the event is for whoever wonders why.
+pub(crate) async fn establish(node: &Node, runtime: &Runtime, sandbox_id: &str, trust: Trust) -> Option<NewEvent> {
+    let error = node.trust(runtime, trust).await.err()?;
+    tracing::warn!(sandbox = sandbox_id, error = error_text(&error), "programs inside do not trust the egress");
+    let message = format!("programs inside may refuse connections that the network policy has ended outside: {}", error_text(&error));
+    Some(NewEvent::new(now_ms(), "sandbox.egress_untrusted", message))
 }
 
 fn image_env(node: &Node, base: Option<&Base>) -> Vec<(String, String)> {
@@ -198,7 +216,7 @@ fn node_limits(asked: &validate::Limits) -> Limits {
 #[cfg(test)]
 mod tests {
     use sandbar_core::{
-        egress::{Flow, Protected, Protocol, judge},
+        egress::{Flow, Protected, Protocol, Said, Seen, judge},
         lifecycle,
     };
     use serde_json::json;
@@ -218,7 +236,8 @@ mod tests {
             base: None,
         };
         let flow = Flow { addr: addr.parse().expect("an address"), port: 443, proto: Protocol::Tcp };
-        Ok(judge(&policy(&lifecycle::claim(claim, 0))?, &Protected::new(Vec::new(), &[], true), flow).allow)
+        let seen = Seen { flow, names: &[], said: Said::Nothing };
+        Ok(judge(&policy(&lifecycle::claim(claim, 0))?, &Protected::new(Vec::new(), &[], true), &seen).is_allowed())
     }
 
     #[test]

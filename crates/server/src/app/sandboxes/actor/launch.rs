@@ -16,6 +16,7 @@ impl Actor {
     pub(super) async fn launch(&mut self, record: &mut SandboxRecord) -> (Option<Observation>, Option<ApiError>) {
         let launched = async {
             let spec = self.runtime_spec(record).await?;
+            let terms = self.credentials.terms(&record.team_id, spec::policy(record)?).await.map_err(|error| error_text(&error))?;
             let root = match spec::root_of(record) {
                 Some(root) => root,
                 None => self.node.create_root().await.map_err(|error| error_text(&error))?,
@@ -23,12 +24,15 @@ impl Actor {
             record.root_id = Some(root.id.clone());
             record.uid_slot = Some(root.uid_slot);
             let runtime = self.node.launch(&spec, root).await.map_err(|error| error_text(&error))?;
-            if let Err(error) = spec::make_own(&self.node, &runtime, record).await {
-                // Waited for: the next start is over the same root.
-                if let Err(undead) = runtime.destroy().await {
-                    tracing::error!(sandbox = record.id, error = error_text(&undead), "a runtime that did not come up is left to the next start");
+            match spec::make_own(&self.node, &runtime, record, terms).await {
+                Ok(warning) => self.events.extend(warning),
+                Err(error) => {
+                    // Waited for: the next start is over the same root.
+                    if let Err(undead) = runtime.destroy().await {
+                        tracing::error!(sandbox = record.id, error = error_text(&undead), "a runtime that did not come up is left to the next start");
+                    }
+                    return Err(error);
                 }
-                return Err(error);
             }
             Ok::<_, String>(runtime)
         };

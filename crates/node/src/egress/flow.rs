@@ -1,0 +1,268 @@
+//! The open connections of a sandbox, and what is known of each: so that a policy that changes can judge them again.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Uri};
+use sandbar_core::egress::{
+    self as rules, App, Claim, CredentialRule, Flow, Handling, Outcome, Policy, Protected, ProtocolRule, Request, RequestOutcome, Said, Seen, Verdict,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Attached, Inner};
+
+/// What a flow was judged by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Evidence {
+    pub flow: Flow,
+    /// The names that the sandbox was told the address for.
+    pub names: Vec<Arc<str>>,
+    /// What its first bytes say, when they were looked at.
+    pub said: Option<(Option<App>, Name)>,
+}
+
+/// Whom a client says it wants to talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Name {
+    Absent,
+    Hidden,
+    /// Each request will say it.
+    Later,
+    Name {
+        name: String,
+        belongs: bool,
+    },
+}
+
+impl Evidence {
+    /// As the judge takes it.
+    pub fn seen(&self) -> Seen<'_> {
+        let said = match &self.said {
+            None => Said::Nothing,
+            Some((app, name)) => {
+                let name = match name {
+                    Name::Absent => Claim::Absent,
+                    Name::Hidden => Claim::Hidden,
+                    Name::Later => Claim::Later,
+                    Name::Name { name, belongs } => Claim::Name { name, belongs: *belongs },
+                };
+                Said::Bytes { app: *app, name }
+            }
+        };
+        Seen { flow: self.flow, names: &self.names, said }
+    }
+
+    /// Whom the user would say the flow is to.
+    pub fn host(&self) -> Option<&str> {
+        match &self.said {
+            Some((_, Name::Name { name, .. })) => Some(name),
+            Some((_, Name::Absent | Name::Hidden | Name::Later)) | None => self.names.first().map(|name| &**name),
+        }
+    }
+
+    /// The name that the client said, when the address is one of it.
+    pub fn proven_name(&self) -> Option<&str> {
+        match &self.said {
+            Some((_, Name::Name { name, belongs: true })) => Some(name),
+            Some((_, Name::Name { belongs: false, .. } | Name::Absent | Name::Hidden | Name::Later)) | None => None,
+        }
+    }
+
+    pub fn app(&self) -> Option<App> {
+        self.said.as_ref().and_then(|(app, _)| *app)
+    }
+}
+
+/// What was asked of a server, and by what it was judged.
+pub(super) struct Asked {
+    pub evidence: Evidence,
+    /// It came within TLS.
+    pub tls: bool,
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: HeaderMap,
+}
+
+impl Asked {
+    /// Calls `judge` with the request as the judge takes it.
+    pub fn with<T>(&self, judge: impl FnOnce(&Request<'_>) -> T) -> T {
+        // A value that is no text fits no text.
+        let headers: Vec<(&str, &str)> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), std::str::from_utf8(value.as_bytes()).unwrap_or_default())).collect();
+        let path = if self.uri.path().is_empty() { "/" } else { self.uri.path() };
+        judge(&Request { tls: self.tls, method: self.method.as_str(), path, query: self.uri.query(), headers: &headers })
+    }
+
+    fn holds(&self, policy: &Policy, protected: &Protected) -> bool {
+        self.with(|request| matches!(policy.judge_request(protected, &self.evidence.seen(), request), RequestOutcome::Allow { .. }))
+    }
+}
+
+/// What is done with a request that is allowed.
+pub(super) struct Allowed {
+    pub verdict: Verdict,
+    pub credential: Option<CredentialRule>,
+    pub mcp: Vec<ProtocolRule>,
+}
+
+/// How far a flow is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its first bytes are waited for; `dialled` when the server was already connected to.
+    Listening {
+        dialled: bool,
+    },
+    Carried(Handling),
+}
+
+/// The open connections of one sandbox by number. Bounded by [`super::proxy::FLOWS_MAX`].
+#[derive(Default)]
+pub(super) struct Flows {
+    open: HashMap<u64, Open>,
+    next: u64,
+}
+
+struct Open {
+    evidence: Arc<Evidence>,
+    stage: Stage,
+    cut: CancellationToken,
+    /// Requests that are not answered to the end. Bounded by what one connection may ask at once.
+    asked: HashMap<u64, Asked>,
+}
+
+impl Flows {
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Cuts what a policy refuses, or would have handled otherwise from the start.
+    pub fn judge(&self, policy: &Policy, protected: &Protected) {
+        for open in self.open.values() {
+            let outcome = rules::judge(policy, protected, &open.evidence.seen());
+            let holds = match (open.stage, &outcome) {
+                (Stage::Carried(handling), Outcome::Decided { verdict, handling: now }) => verdict.allow && handling == *now,
+                // What should have been looked at has gone by.
+                (Stage::Carried(_), Outcome::Listen { .. }) => false,
+                (Stage::Listening { .. }, Outcome::Decided { verdict, .. }) => verdict.allow,
+                (Stage::Listening { dialled }, Outcome::Listen { silent }) => silent.allow || !dialled,
+            };
+            if !holds || !open.asked.values().all(|asked| asked.holds(policy, protected)) {
+                open.cut.cancel();
+            }
+        }
+    }
+}
+
+/// What became of a flow that was shown to the judge.
+pub(super) enum Admitted {
+    Refused(Verdict),
+    /// Address and port decide.
+    Carried(Verdict, OpenFlow),
+    /// Its first bytes will tell; until then this holds.
+    Listening(Verdict, OpenFlow),
+}
+
+/// A connection in the list of open ones, until it is dropped.
+pub(super) struct OpenFlow {
+    attached: Arc<Attached>,
+    number: u64,
+    pub cut: CancellationToken,
+}
+
+impl Drop for OpenFlow {
+    fn drop(&mut self) {
+        self.attached.state().flows.open.remove(&self.number);
+    }
+}
+
+/// A request in the list of its connection, until it is dropped.
+pub(super) struct OpenRequest {
+    flow: Arc<OpenFlow>,
+    number: u64,
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        if let Some(open) = self.flow.attached.state().flows.open.get_mut(&self.flow.number) {
+            open.asked.remove(&self.number);
+        }
+    }
+}
+
+impl Attached {
+    /// Whether a flow's first bytes would have to be looked at.
+    pub(super) fn listens(&self, inner: &Inner, evidence: &Evidence) -> bool {
+        matches!(rules::judge(&self.state().policy, &inner.protected(), &evidence.seen()), Outcome::Listen { .. })
+    }
+
+    pub(super) fn is_judged_differently(&self, inner: &Inner, one: &Evidence, other: &Evidence) -> bool {
+        let (policy, protected) = (Arc::clone(&self.state().policy), inner.protected());
+        rules::judge(&policy, &protected, &one.seen()) != rules::judge(&policy, &protected, &other.seen())
+    }
+
+    pub(super) fn is_request_judged_differently(&self, inner: &Inner, one: &Asked, other: &Asked) -> bool {
+        let (policy, protected) = (Arc::clone(&self.state().policy), inner.protected());
+        let outcomes = [one, other].map(|asked| asked.with(|request| policy.judge_request(&protected, &asked.evidence.seen(), request)));
+        outcomes[0] != outcomes[1]
+    }
+
+    /// Judges a connection and, when it is not refused, puts it into the list in the same moment: a policy that changes
+    /// just now either judges it first or finds it there.
+    pub(super) fn admit(self: &Arc<Self>, inner: &Inner, evidence: Evidence) -> Admitted {
+        let mut state = self.state();
+        let (verdict, stage) = match rules::judge(&state.policy, &inner.protected(), &evidence.seen()) {
+            Outcome::Decided { verdict, .. } if !verdict.allow => return Admitted::Refused(verdict),
+            Outcome::Decided { verdict, handling } => (verdict, Stage::Carried(handling)),
+            Outcome::Listen { silent } => (silent.clone(), Stage::Listening { dialled: silent.allow }),
+        };
+        let number = state.flows.next;
+        state.flows.next += 1;
+        let cut = self.stop.child_token();
+        state.flows.open.insert(number, Open { evidence: Arc::new(evidence), stage, cut: cut.clone(), asked: HashMap::new() });
+        drop(state);
+        let open = OpenFlow { attached: Arc::clone(self), number, cut };
+        match stage {
+            Stage::Carried(_) => Admitted::Carried(verdict, open),
+            Stage::Listening { .. } => Admitted::Listening(verdict, open),
+        }
+    }
+}
+
+impl OpenFlow {
+    /// Judges it again with what its first bytes say.
+    pub fn learn(&self, inner: &Inner, evidence: Evidence) -> (Verdict, Handling) {
+        let mut state = self.attached.state();
+        let outcome = rules::judge(&state.policy, &inner.protected(), &evidence.seen());
+        let (verdict, handling) = match outcome {
+            Outcome::Decided { verdict, handling } => (verdict, handling),
+            // More than its first bytes is never asked for.
+            Outcome::Listen { silent } => (Verdict { allow: false, ..silent }, Handling::Pass),
+        };
+        if let Some(open) = state.flows.open.get_mut(&self.number) {
+            open.evidence = Arc::new(evidence);
+            open.stage = Stage::Carried(handling);
+        }
+        (verdict, handling)
+    }
+
+    /// Judges a request and, when it is allowed, puts it into the list in the same moment.
+    pub fn ask(self: &Arc<Self>, inner: &Inner, asked: Asked) -> Result<(Allowed, OpenRequest), Verdict> {
+        let mut state = self.attached.state();
+        let policy = Arc::clone(&state.policy);
+        let protected = inner.protected();
+        let outcome = asked.with(|request| match policy.judge_request(&protected, &asked.evidence.seen(), request) {
+            RequestOutcome::Deny(verdict) => Err(verdict),
+            RequestOutcome::Allow { verdict, credential, mcp } => {
+                let mcp = mcp.into_iter().cloned().collect();
+                Ok(Allowed { verdict, credential: credential.cloned(), mcp })
+            }
+        });
+        let allowed = outcome?;
+        let number = state.flows.next;
+        state.flows.next += 1;
+        if let Some(open) = state.flows.open.get_mut(&self.number) {
+            open.asked.insert(number, asked);
+        }
+        drop(state);
+        Ok((allowed, OpenRequest { flow: Arc::clone(self), number }))
+    }
+}

@@ -1,0 +1,97 @@
+//! The secrets that a policy's bindings refer to. All runtimes of a team share each of its sources, so that a new secret is
+//! there for every one of them in the moment in which it is put: connections that are open use it from their next request on.
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sandbar_core::credential::{Material, Materials};
+use sandbar_core::egress::Policy;
+
+/// A source and what it holds now.
+#[derive(Debug, Default)]
+pub struct Source {
+    held: RwLock<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    version: i64,
+    material: Option<Arc<Material>>,
+}
+
+impl Source {
+    /// Puts what a version of the source holds; `None` when it cannot be read. An older version than the present one
+    /// changes nothing, so that whoever read it before a rotation may put it afterwards.
+    pub fn put(&self, version: i64, material: Option<Material>) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if version >= held.version {
+            *held = Held { version, material: material.map(Arc::new) };
+        }
+    }
+
+    fn material(&self) -> Option<Arc<Material>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).material.clone()
+    }
+}
+
+/// The sources of one runtime, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    by_name: Arc<BTreeMap<String, Arc<Source>>>,
+}
+
+impl Sources {
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// What they hold now. One that holds nothing is not in it.
+    pub fn materials(&self) -> Materials {
+        Arc::new(self.by_name.iter().filter_map(|(name, source)| Some((name.clone(), source.material()?))).collect())
+    }
+}
+
+impl FromIterator<(String, Arc<Source>)> for Sources {
+    fn from_iter<T: IntoIterator<Item = (String, Arc<Source>)>>(sources: T) -> Self {
+        Self { by_name: Arc::new(sources.into_iter().collect()) }
+    }
+}
+
+/// What holds for a runtime's network: its policy, and the secrets that the policy refers to.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    pub policy: Policy,
+    pub sources: Sources,
+}
+
+/// A policy without secrets.
+impl From<Policy> for Terms {
+    fn from(policy: Policy) -> Self {
+        Self { policy, sources: Sources::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(password: &str) -> Option<Material> {
+        Some(Material::UsernamePassword { username: "u".to_owned(), password: password.to_owned() })
+    }
+
+    #[test]
+    fn a_rotation_is_seen_by_all_and_not_undone() {
+        let source = Arc::new(Source::default());
+        let [one, other] = [1, 2].map(|_| Sources::from_iter([("s".to_owned(), Arc::clone(&source))]));
+        assert!(one.materials().is_empty(), "nothing is held yet");
+        source.put(1, login("first"));
+        let before = one.materials();
+        source.put(3, login("third"));
+        source.put(2, login("second"));
+        for sources in [&one, &other] {
+            assert_eq!(sources.materials()["s"].value("password"), Some("third"));
+        }
+        assert_eq!(before["s"].value("password"), Some("first"), "who has begun with one keeps it");
+        source.put(3, None);
+        assert!(other.materials().is_empty());
+    }
+}

@@ -1,0 +1,208 @@
+//! Credential sources: written once, sealed, and given to nobody but the egress of the sandboxes that bind them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use sandbar_core::{
+    credential::{self, Definition, Kind, Material},
+    egress::Policy,
+    sandbox::SandboxRecord,
+};
+use sandbar_node::{
+    egress::{Source, Sources, Terms},
+    error_text,
+};
+use sandbar_store::{CredentialRecord, Store, StoreError};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::{
+    app::{
+        App,
+        auth::Principal,
+        sandboxes::{now_ms, store_failure, violations},
+        seal::{Purpose, Seal},
+    },
+    error::ApiError,
+};
+
+mod usable;
+
+/// Keys with a passphrase that are opened at once: that is slow on purpose.
+const CHECKS_MAX: usize = 2;
+
+/// What needs the secrets themselves.
+pub struct Credentials {
+    store: Store,
+    seal: Arc<Seal>,
+    /// What runtimes hold now, by team and name: one value for all of them.
+    held: Mutex<HashMap<(String, String), Weak<Source>>>,
+    checks: Semaphore,
+}
+
+/// A source as it is listed.
+#[derive(Debug)]
+pub struct Listed {
+    pub source: CredentialRecord,
+    /// Whether it was sealed with the key that the server has.
+    pub is_readable: bool,
+}
+
+impl Credentials {
+    pub(crate) fn new(store: Store, seal: Arc<Seal>) -> Arc<Self> {
+        Arc::new(Self { store, seal, held: Mutex::default(), checks: Semaphore::new(CHECKS_MAX) })
+    }
+
+    /// Whether all that a sandbox binds is there and fits. The store asks again when the row is written.
+    pub(crate) async fn check(&self, record: &SandboxRecord) -> Result<(), ApiError> {
+        let bindings = credential::bindings(record.template.network.as_ref(), record.config.network.as_ref());
+        if bindings.is_empty() {
+            return Ok(());
+        }
+        let found = self.store.credentials_bound(&record.team_id, &bindings).await;
+        found.map(drop).map_err(|error| store_failure("reading credential sources", &error))
+    }
+
+    /// A policy with the secrets that it refers to. One that is not there, or cannot be read, is absent: the policy says
+    /// what becomes of what needs it.
+    pub(crate) async fn terms(&self, team_id: &str, policy: Policy) -> Result<Terms, StoreError> {
+        let names: BTreeSet<String> = policy.source_refs().map(str::to_owned).collect();
+        let mut sources = Vec::with_capacity(names.len());
+        for name in names {
+            // Before the row is read: a rotation after that finds it.
+            let source = self.hold(team_id, &name);
+            match self.store.credential_get(team_id, &name).await? {
+                Some(row) => source.put(row.version, self.open(&row)),
+                None => tracing::warn!(team = team_id, source = name, "a credential source that a policy refers to is not there"),
+            }
+            sources.push((name, source));
+        }
+        Ok(Terms { policy, sources: Sources::from_iter(sources) })
+    }
+
+    /// What all runtimes share of a source.
+    fn hold(&self, team_id: &str, name: &str) -> Arc<Source> {
+        let mut held = self.lock();
+        let key = (team_id.to_owned(), name.to_owned());
+        if let Some(source) = held.get(&key).and_then(Weak::upgrade) {
+            return source;
+        }
+        held.retain(|_, source| source.strong_count() > 0);
+        let source = Arc::<Source>::default();
+        held.insert(key, Arc::downgrade(&source));
+        source
+    }
+
+    /// Lets all runtimes that hold a source have what it is from now on.
+    fn publish(&self, row: &CredentialRecord, material: Option<Material>) {
+        let held = self.lock().get(&(row.team_id.clone(), row.name.clone())).and_then(Weak::upgrade);
+        if let Some(source) = held {
+            source.put(row.version, material);
+        }
+    }
+
+    fn seal(&self, team_id: &str, name: &str, material: &Material) -> Result<String, ApiError> {
+        let sealed = self.seal.seal(Purpose::Credential { team_id, name }, &material.to_spec().to_string());
+        sealed.map_err(|error| ApiError::internal("sealing the credential source", &error))
+    }
+
+    fn open(&self, row: &CredentialRecord) -> Option<Material> {
+        let spec = self.seal.unseal(Purpose::Credential { team_id: &row.team_id, name: &row.name }, &row.sealed);
+        let spec =
+            spec.inspect_err(|error| tracing::error!(team = row.team_id, source = row.name, error = error_text(error), "a credential source is of no use"));
+        let spec: Value = serde_json::from_str(&spec.ok()?).ok()?;
+        Material::from_spec(row.kind, &spec).ok()
+    }
+
+    /// Reads what was sent, and finds out whether it can be used.
+    async fn read(&self, body: &Value) -> Result<Definition, ApiError> {
+        let Definition { name, material } = Definition::read(body).map_err(violations)?;
+        // Never closed.
+        let _place = self.checks.acquire().await;
+        let checked = tokio::task::spawn_blocking(move || usable::checked(material)).await;
+        let material = checked.map_err(|error| ApiError::internal("checking the credential source", &error))?.map_err(violations)?;
+        Ok(Definition { name, material })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Weak<Source>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl App {
+    /// The team's sources by name.
+    pub async fn credential_sources(&self, who: &Principal) -> Result<Vec<Listed>, ApiError> {
+        let sources = self.store.credentials_list(&who.team_id).await.map_err(|e| store_failure("listing credential sources", &e))?;
+        Ok(sources.into_iter().map(|source| self.listed(source)).collect())
+    }
+
+    pub async fn credential_source(&self, who: &Principal, name: &str) -> Result<Listed, ApiError> {
+        let found = self.store.credential_get(&who.team_id, name).await.map_err(|e| store_failure("reading the credential source", &e))?;
+        found.map(|source| self.listed(source)).ok_or_else(|| ApiError::not_found("credential source", name))
+    }
+
+    pub async fn create_credential_source(&self, who: &Principal, body: &Value) -> Result<Listed, ApiError> {
+        self.check_room()?;
+        let Definition { name, material } = self.credentials.read(body).await?;
+        let now = now_ms();
+        let row = CredentialRecord {
+            team_id: who.team_id.clone(),
+            sealed: self.credentials.seal(&who.team_id, &name, &material)?,
+            name,
+            kind: material.kind(),
+            version: 1,
+            created_at_ms: now,
+            updated_at_ms: now,
+        };
+        self.store.credential_insert(&row).await.map_err(|error| match error {
+            StoreError::Exists { .. } => ApiError::conflict(format!("credential source {:?} exists already; rotate it with PUT", row.name)),
+            error => store_failure("saving the credential source", &error),
+        })?;
+        self.credentials.publish(&row, Some(material));
+        tracing::info!(team = row.team_id, source = row.name, user = who.user_id, version = row.version, "a credential source was made");
+        Ok(Listed { source: row, is_readable: true })
+    }
+
+    /// Replaces what a source holds. Every runtime that holds it has the new secret when this returns.
+    pub async fn rotate_credential_source(&self, who: &Principal, name: &str, mut body: Value) -> Result<Listed, ApiError> {
+        let known = self.credential_source(who, name).await?.source;
+        self.check_room()?;
+        if let Some(fields) = body.as_object_mut() {
+            fields.entry("name").or_insert_with(|| name.into());
+        }
+        let sent = self.credentials.read(&body).await?;
+        if sent.name != name {
+            return Err(ApiError::bad_request("name: is not the one in the path; a source cannot be renamed"));
+        }
+        same_kind(known.kind, sent.material.kind())?;
+        let sealed = self.credentials.seal(&who.team_id, name, &sent.material)?;
+        let rotated = self.store.credential_rotate(&who.team_id, name, known.kind, sealed, now_ms()).await;
+        let row = rotated.map_err(|error| store_failure("saving the credential source", &error))?;
+        self.credentials.publish(&row, Some(sent.material));
+        tracing::info!(team = row.team_id, source = row.name, user = who.user_id, version = row.version, "a credential source was rotated");
+        Ok(Listed { source: row, is_readable: true })
+    }
+
+    pub async fn delete_credential_source(&self, who: &Principal, name: &str) -> Result<(), ApiError> {
+        let deleted = self.store.credential_delete(&who.team_id, name).await;
+        let row = deleted.map_err(|error| store_failure("deleting the credential source", &error))?;
+        self.credentials.publish(&row, None);
+        self.credentials.lock().remove(&(row.team_id.clone(), row.name.clone()));
+        tracing::info!(team = row.team_id, source = row.name, user = who.user_id, version = row.version, "a credential source was deleted");
+        Ok(())
+    }
+
+    fn listed(&self, source: CredentialRecord) -> Listed {
+        let is_readable = self.credentials.open(&source).is_some();
+        Listed { source, is_readable }
+    }
+}
+
+fn same_kind(known: Kind, sent: Kind) -> Result<(), ApiError> {
+    match known == sent {
+        true => Ok(()),
+        false => Err(ApiError::bad_request(format!("resolverKind: is {known} and cannot be changed to {sent}; make another source"))),
+    }
+}

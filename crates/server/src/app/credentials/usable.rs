@@ -1,0 +1,122 @@
+//! Whether certificates and keys can be used. What is said of them names the field and nothing that is in it.
+
+use rustls::{
+    RootCertStore,
+    crypto::ring::sign::any_supported_type,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::ParsedCertificate,
+    sign::CertifiedKey,
+};
+use sandbar_core::{credential::Material, validate::Violation};
+use ssh_key::{Algorithm, Kdf, LineEnding, PrivateKey};
+
+/// Rounds that a passphrase was made expensive with, at most; ssh-keygen makes 16 to 24 unless it is told otherwise.
+const ROUNDS_MAX: u32 = 256;
+
+const CERTIFICATE: &str = "spec.staticTLSClientCertificate";
+const SSH: &str = "spec.staticSSHPrivateKey";
+
+/// The material as it is kept: a key without its passphrase, which would be kept beside it. Takes a while when there is one.
+pub fn checked(material: Material) -> Result<Material, Vec<Violation>> {
+    match &material {
+        Material::Headers(_) | Material::UsernamePassword { .. } => Ok(material),
+        Material::ClientCertificate { certificate_pem, private_key_pem, ca_pem } => {
+            client_certificate(certificate_pem, private_key_pem, ca_pem.as_deref())?;
+            Ok(material)
+        }
+        Material::SshPrivateKey { private_key_pem, passphrase } => {
+            let private_key_pem = ssh_key(private_key_pem, passphrase.as_deref())?;
+            Ok(Material::SshPrivateKey { private_key_pem, passphrase: None })
+        }
+    }
+}
+
+fn client_certificate(certificate_pem: &str, private_key_pem: &str, ca_pem: Option<&str>) -> Result<(), Vec<Violation>> {
+    let chain = certificates(certificate_pem, "certificatePem");
+    let key = private_key(private_key_pem);
+    let roots = ca_pem.map(|pem| roots(&certificates(pem, "caPem")?)).transpose();
+    match (chain, key, roots) {
+        (Ok(chain), Ok(key), Ok(_)) => match CertifiedKey::new(chain, key).keys_match() {
+            // Some kinds of keys do not say.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(()),
+            Err(_) => Err(vec![refused(CERTIFICATE, "privateKeyPem", "does not belong to the first certificate of certificatePem")]),
+        },
+        (chain, key, roots) => Err([chain.err(), key.err(), roots.err()].into_iter().flatten().collect()),
+    }
+}
+
+fn certificates(pem: &str, field: &str) -> Result<Vec<CertificateDer<'static>>, Violation> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let chain = chain.map_err(|_| refused(CERTIFICATE, field, "is not whole: a block of PEM cannot be read"))?;
+    if chain.is_empty() {
+        return Err(refused(CERTIFICATE, field, "holds no certificate"));
+    }
+    for (at, certificate) in chain.iter().enumerate() {
+        if ParsedCertificate::try_from(certificate).is_err() {
+            return Err(refused(CERTIFICATE, field, &format!("certificate {} cannot be read", at + 1)));
+        }
+    }
+    Ok(chain)
+}
+
+fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Violation> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.clone()).map_err(|_| refused(CERTIFICATE, "caPem", "holds a certificate that is no authority's"))?;
+    }
+    Ok(roots)
+}
+
+fn private_key(pem: &str) -> Result<std::sync::Arc<dyn rustls::sign::SigningKey>, Violation> {
+    let refused = |message: &str| refused(CERTIFICATE, "privateKeyPem", message);
+    if is_encrypted(pem) {
+        return Err(refused("is encrypted; give it without a passphrase, it is kept sealed"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| refused("holds no private key that can be read"))?;
+    any_supported_type(&key).map_err(|_| refused("is of a kind that is not supported; RSA from 2048 bits, P-256, P-384 and Ed25519 are"))
+}
+
+/// The key in OpenSSH's format without a passphrase, or as it was when it is in another format that has none.
+fn ssh_key(pem: &str, passphrase: Option<&str>) -> Result<String, Vec<Violation>> {
+    let refused = |field: &str, message: &str| vec![refused(SSH, field, message)];
+    if !pem.contains("-----BEGIN OPENSSH PRIVATE KEY-----") {
+        if is_encrypted(pem) {
+            return Err(refused("privateKeyPem", "is encrypted in an old format; \"ssh-keygen -p -f FILE\" writes it anew in one that is supported"));
+        }
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).ok();
+        let is_usable = key.is_some_and(|key| any_supported_type(&key).is_ok());
+        return is_usable.then(|| pem.to_owned()).ok_or_else(|| refused("privateKeyPem", "holds no private key that can be read"));
+    }
+    let key = PrivateKey::from_openssh(pem.trim()).map_err(|_| refused("privateKeyPem", "holds no private key that can be read"))?;
+    let supported = match key.algorithm() {
+        Algorithm::Ed25519 | Algorithm::Rsa { .. } => true,
+        Algorithm::Ecdsa { curve } => curve != ssh_key::EcdsaCurve::NistP521,
+        _ => false,
+    };
+    if !supported {
+        return Err(refused("privateKeyPem", "is of a kind that is not supported; Ed25519, RSA, P-256 and P-384 are"));
+    }
+    let key = match (key.is_encrypted(), passphrase) {
+        (false, _) => key,
+        (true, None) => return Err(refused("passphrase", "is required: the key is encrypted")),
+        (true, Some(passphrase)) => {
+            if matches!(key.kdf(), Kdf::Bcrypt { rounds, .. } if *rounds > ROUNDS_MAX) {
+                return Err(refused("privateKeyPem", &format!("was encrypted with more than {ROUNDS_MAX} rounds, which takes too long to undo")));
+            }
+            key.decrypt(passphrase).map_err(|_| refused("passphrase", "does not open the key"))?
+        }
+    };
+    let plain = key.to_openssh(LineEnding::LF).map_err(|_| refused("privateKeyPem", "cannot be kept"))?;
+    Ok(plain.to_string())
+}
+
+fn is_encrypted(pem: &str) -> bool {
+    pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || pem.contains("Proc-Type: 4,ENCRYPTED")
+}
+
+fn refused(spec: &str, field: &str, message: &str) -> Violation {
+    Violation::new(format!("{spec}.{field}"), message)
+}
+
+#[cfg(test)]
+mod tests;
