@@ -39,8 +39,8 @@
 //! POST   /v1/functions/check   FunctionCheck       -> FunctionChecked
 //!
 //! since protocol 3:
-//! GET    /v1/processes  Upgrade: sandbar-process   -> 101, then frames both ways (see `process`)
 //! POST   /v1/trust             Trust               -> Trusted     whom programs inside trust from now on
+//! GET    /v1/processes  Upgrade: sandbar-process   -> 101, then frames both ways (see `process`)
 //! ```
 //!
 //! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
@@ -58,10 +58,10 @@ pub mod process;
 pub const PROTOCOL: u32 = 3;
 /// The first protocol that knows functions.
 pub const PROTOCOL_FUNCTIONS: u32 = 2;
-/// The first protocol that knows processes for somebody who is connected.
-pub const PROTOCOL_PROCESS: u32 = 3;
 /// The first protocol that knows trust.
 pub const PROTOCOL_TRUST: u32 = 3;
+/// The first protocol that knows processes for somebody who is connected.
+pub const PROTOCOL_PROCESS: u32 = 3;
 /// The oldest protocol the host still speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 

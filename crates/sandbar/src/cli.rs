@@ -1,5 +1,6 @@
 //! The command line as clap reads it.
 
+mod credential;
 mod function;
 mod image;
 mod sandbox_function;
@@ -10,6 +11,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use credential::{CredentialCommand, SecretArgs};
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
@@ -69,6 +71,9 @@ pub enum Command {
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Keep secrets that sandboxes use and never see
+    #[command(subcommand, visible_alias = "cred")]
+    Credential(CredentialCommand),
     /// Add, list and remove the keys with which you come into sandboxes by SSH
     #[command(subcommand)]
     SshKey(SshKeyCommand),
@@ -201,6 +206,8 @@ pub enum SandboxCommand {
     Logs(LogsArgs),
     /// Print what happened to it
     Events(EventsArgs),
+    /// Print what it reached and what was refused
+    Net(NetArgs),
     /// Pause it: no CPU time until it is resumed
     Pause {
         /// The sandbox
@@ -400,6 +407,24 @@ pub struct EventsArgs {
     pub after: u64,
     /// At most this many
     #[arg(long, default_value_t = 200)]
+    pub limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct NetArgs {
+    /// The sandbox
+    pub id: String,
+    /// Go on until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what was decided so
+    #[arg(long, value_parser = ["allow", "deny"])]
+    pub decision: Option<String>,
+    /// After this flow
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub after: u64,
+    /// At most this many
+    #[arg(long, default_value_t = 200, conflicts_with = "follow")]
     pub limit: u32,
 }
 

@@ -1,11 +1,13 @@
 //! What the client side of the command line does: one file per noun.
 
 pub mod copy;
+pub mod credential;
 pub mod exec;
 pub mod function;
 pub mod image;
 pub mod key;
 pub mod login;
+mod network;
 pub mod sandbox;
 pub mod sandbox_function;
 mod service;

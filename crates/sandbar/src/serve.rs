@@ -35,6 +35,7 @@ pub fn config(settings: &ServeSettings) -> Config {
             data_dir: settings.data_dir.clone(),
             agent: PROCD,
             egress_allow: settings.egress_allow.clone(),
+            nameservers: settings.nameservers.clone(),
             egress_ca_file: settings.egress_ca_file.clone(),
         },
     }

@@ -12,6 +12,7 @@ mod it {
     mod certificates;
     mod crash;
     mod crates;
+    mod credentials;
     mod disk;
     mod escape;
     mod gateway;

@@ -14,6 +14,7 @@ pub mod builtin;
 pub mod contexts;
 pub mod credentials;
 pub mod files;
+pub mod flows;
 pub mod function_load;
 pub mod functions;
 pub mod images;

@@ -130,12 +130,17 @@ struct Open {
 }
 
 impl Flows {
-    pub fn len(&self) -> usize {
-        self.open.len()
+    /// Cuts all.
+    pub fn cut(&self) {
+        for open in self.open.values() {
+            open.cut.cancel();
+        }
     }
 
     /// Cuts what a policy refuses, or would have handled otherwise from the start.
-    pub fn judge(&self, policy: &Policy, protected: &Protected) {
+    pub fn judge(&self, before: &Policy, policy: &Policy, protected: &Protected) {
+        // By another way: whatever was sent and received is not to be continued there.
+        let same_way = before.proxy() == policy.proxy();
         for open in self.open.values() {
             let outcome = rules::judge(policy, protected, &open.evidence.seen());
             let holds = match (open.stage, &outcome) {
@@ -145,7 +150,7 @@ impl Flows {
                 (Stage::Listening { .. }, Outcome::Decided { verdict, .. }) => verdict.allow,
                 (Stage::Listening { dialled }, Outcome::Listen { silent }) => silent.allow || !dialled,
             };
-            if !holds || !open.asked.values().all(|asked| asked.holds(policy, protected)) {
+            if !same_way || !holds || !open.asked.values().all(|asked| asked.holds(policy, protected)) {
                 open.cut.cancel();
             }
         }
@@ -209,6 +214,9 @@ impl Attached {
     /// just now either judges it first or finds it there.
     pub(super) fn admit(self: &Arc<Self>, inner: &Inner, evidence: Evidence) -> Admitted {
         let mut state = self.state();
+        if let Some(rule) = &state.suspended {
+            return Admitted::Refused(Verdict::deny(Arc::clone(rule)));
+        }
         let (verdict, stage) = match rules::judge(&state.policy, &inner.protected(), &evidence.seen()) {
             Outcome::Decided { verdict, .. } if !verdict.allow => return Admitted::Refused(verdict),
             Outcome::Decided { verdict, handling } => (verdict, Stage::Carried(handling)),

@@ -16,7 +16,6 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sandbar_core::egress::{App, CredentialRule, Verdict, mcp};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,7 +24,7 @@ use super::credentials::Secret;
 use super::flow::{Allowed, Asked, Evidence, Name, OpenRequest};
 use super::proxy::Carrier;
 use super::refuse;
-use super::socket::{Meter, Socket};
+use super::socket::{Meter, Socket, Stream};
 
 mod authority;
 mod body;
@@ -48,11 +47,6 @@ pub(super) const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 /// What a body may fail with.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
-
-/// A connection in any form.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// HTTP in the clear. `early` is a connection to the server that was made before the client spoke.
 pub(super) async fn serve_plain(carrier: Arc<Carrier>, meter: Meter, first_bytes: Bytes, early: Option<Arc<TcpStream>>) -> io::Result<()> {

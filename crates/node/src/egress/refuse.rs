@@ -4,7 +4,7 @@ use std::time::Duration;
 use sandbar_core::egress::{App, Verdict};
 use tokio::net::TcpStream;
 
-use super::flow::{Evidence, Name};
+use super::flow::Evidence;
 use super::socket::reset;
 
 /// What a refused client may still send before its connection ends, so that it reads our answer and not a reset.
@@ -36,7 +36,6 @@ pub(super) async fn refuse(inside: &TcpStream, evidence: &Evidence, first_bytes:
             let head = "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: ";
             format!("{head}{}\r\n\r\n{text}", text.len()).into_bytes()
         }
-        Some((Some(App::Tls), Name::Name { belongs: false, .. })) => UNRECOGNIZED_NAME.to_vec(),
         Some((Some(App::Tls), _)) => ACCESS_DENIED.to_vec(),
         Some(_) | None => return reset(inside),
     };

@@ -34,6 +34,11 @@ pub(super) fn reset(stream: &TcpStream) {
     sockopt::set_socket_linger(stream, Some(Duration::ZERO)).ok();
 }
 
+/// A connection in any form.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
 /// Whose bytes are counted where.
 #[derive(Clone)]
 pub(super) struct Meter {

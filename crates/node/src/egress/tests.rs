@@ -11,7 +11,13 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod logins;
+mod names;
+mod requests;
+mod servers;
 mod udp;
+mod world;
+mod zone;
 
 /// A fresh namespace; the process that made it is gone when this returns.
 fn namespace() -> Option<OwnedFd> {
@@ -50,11 +56,15 @@ async fn bench(policy: Policy, nameservers: Vec<SocketAddr>) -> Option<Bench> {
     let ours = own_address(|addr| addr.is_ipv4() && !addr.is_loopback())?;
     let netns = namespace()?;
     let outside = TcpListener::bind((ours, 0)).unwrap();
-    let to = outside.local_addr().unwrap();
     let egress = Egress::with_nameservers(vec![Prefix::host(ours)], nameservers).unwrap();
+    Some(attach(egress, netns, outside, policy))
+}
+
+fn attach(egress: Egress, netns: OwnedFd, outside: TcpListener, policy: Policy) -> Bench {
+    let to = outside.local_addr().unwrap();
     let sockets = net::setup(netns.as_fd(), &egress.plan(&policy)).unwrap();
     let handle = egress.attach("rt-test", netns.try_clone().unwrap(), sockets, policy).unwrap();
-    Some(Bench { egress, handle, netns, outside, to })
+    Bench { egress, handle, netns, outside, to }
 }
 
 /// Runs `program` as a program of the sandbox.
@@ -116,7 +126,7 @@ async fn an_allowed_address_is_reached_and_others_are_refused() {
     let counters = bench.handle.counters();
     assert_eq!((counters.allowed, counters.failed, counters.sent_bytes, counters.received_bytes), (2, 1, 6, 12));
     let decisions = bench.handle.decisions();
-    assert_eq!((decisions[0].port, decisions[0].decision, decisions[0].bytes), (to.port(), "allow", 18));
+    assert_eq!((decisions[0].port, decisions[0].decision, decisions[0].sent_bytes + decisions[0].received_bytes), (to.port(), "allow", 18));
 
     bench.handle.close();
     tokio::time::timeout(Duration::from_secs(5), bench.handle.closed()).await.unwrap();

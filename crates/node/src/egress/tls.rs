@@ -42,7 +42,11 @@ pub(super) enum TlsError {
 impl Tls {
     /// `ca_file` holds certificates in PEM.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, EgressError> {
-        let own = ca_file.map_or(Ok(Vec::new()), read_roots)?;
+        Ok(Self::with_roots(ca_file.map_or(Ok(Vec::new()), read_roots)?))
+    }
+
+    /// Believes these besides the machine's.
+    pub fn with_roots(own: Vec<CertificateDer<'static>>) -> Self {
         let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions().and_then(|builder| {
             let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
             config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
@@ -50,7 +54,7 @@ impl Tls {
             config.send_tls13_tickets = 1;
             Ok(Arc::new(config))
         });
-        Ok(Self { own, roots: OnceLock::new(), client: OnceLock::new(), server })
+        Self { own, roots: OnceLock::new(), client: OnceLock::new(), server }
     }
 
     /// Towards a sandbox, as the server of this name.

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{copy, exec, sandbox_function, service, ssh};
+use super::{copy, exec, network, sandbox_function, service, ssh};
 use crate::{
     cli::{CreateArgs, EventsArgs, Global, ListArgs, LogsArgs, Output, RunArgs, SandboxCommand},
     client::{Client, sandbox_path, segment},
@@ -33,6 +33,7 @@ pub async fn run(global: &Global, command: SandboxCommand) -> anyhow::Result<u8>
         SandboxCommand::Cp(args) => copy::run(&client, form, &args).await?,
         SandboxCommand::Logs(args) => logs(&client, form, &args).await?,
         SandboxCommand::Events(args) => events(&client, form, &args).await?,
+        SandboxCommand::Net(args) => network::events(&client, form, &args).await?,
         SandboxCommand::Pause { id, hibernate: false } => change(&client, form, &id, "/pause", &json!({})).await?,
         // Only what is paused can hibernate.
         SandboxCommand::Pause { id, hibernate: true } => {

@@ -6,9 +6,9 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex;
 
 use super::refusal::Refusal;
-use super::{Body, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HEADERS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, Stream, Tasks};
+use super::{Body, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HEADERS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, Tasks};
 use crate::egress::proxy::Carrier;
-use crate::egress::socket::{Meter, Socket};
+use crate::egress::socket::{Meter, Socket, Stream};
 use crate::egress::terminate::Outer;
 
 /// How the server is reached.
