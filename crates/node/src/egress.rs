@@ -33,6 +33,7 @@ mod quic;
 mod refuse;
 mod socket;
 mod sources;
+mod ssh_proxy;
 mod terminate;
 mod tls;
 mod udp;

@@ -1,5 +1,6 @@
 //! `sandbar bench`: the operations of the product over HTTP, the floors of this machine beside them.
 
+mod egress;
 mod floors;
 mod functions;
 mod gateway;
@@ -10,11 +11,12 @@ mod rows;
 mod state;
 mod stats;
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use serde_json::json;
 
+pub use egress::{ClientArgs, client};
 pub use floors::fdatasync;
 pub use gateway::upstream;
 use guests::Guests;
@@ -50,7 +52,7 @@ pub async fn run(global: &Global, args: &BenchArgs) -> anyhow::Result<u8> {
 
 async fn own(args: &BenchArgs, counts: &rows::Counts, report: &mut Report) -> anyhow::Result<()> {
     for pool in [POOL, 0] {
-        let server = start(args, pool).await?;
+        let server = start(args, pool, Vec::new()).await?;
         let guests = Guests::new(server.client.clone());
         let outcome =
             if pool > 0 { or_interrupted(pooled(&guests, args, counts, report)).await } else { or_interrupted(unpooled(&guests, args, counts, report)).await };
@@ -58,7 +60,7 @@ async fn own(args: &BenchArgs, counts: &rows::Counts, report: &mut Report) -> an
         server.destroy().await?;
         outcome?;
     }
-    Ok(())
+    egress::measure(args, counts, report).await
 }
 
 /// Ctrl-C ends the measuring; what follows cleans up.
@@ -76,8 +78,8 @@ fn finish(outcome: anyhow::Result<()>, left: usize) -> anyhow::Result<()> {
     outcome
 }
 
-/// A server of ours in a folder of its own.
-async fn start(args: &BenchArgs, pool: u32) -> anyhow::Result<LocalServer> {
+/// A server of ours in a folder of its own, with such a pool and more settings.
+async fn start(args: &BenchArgs, pool: u32, settings: Vec<OsString>) -> anyhow::Result<LocalServer> {
     let data_dir = args.dir.join(format!("sandbar-bench-{}-{pool}", std::process::id()));
     std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
     let options = Options {
@@ -85,7 +87,7 @@ async fn start(args: &BenchArgs, pool: u32) -> anyhow::Result<LocalServer> {
         data_dir,
         listen: free_address()?,
         token: new_token()?,
-        args: ["--pool-min-idle".into(), pool.to_string().into(), "--log-level".into(), "warn".into()].into(),
+        args: ["--pool-min-idle".into(), pool.to_string().into(), "--log-level".into(), "warn".into()].into_iter().chain(settings).collect(),
     };
     LocalServer::start(options).await
 }
@@ -159,8 +161,12 @@ struct Report {
 }
 
 impl Report {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
+    }
+
     async fn add(&mut self, name: &str, measure: impl AsyncFnOnce() -> anyhow::Result<Vec<Row>>) {
-        if !self.only.is_empty() && !self.only.iter().any(|part| name.contains(part.as_str())) {
+        if !self.wants(name) {
             return;
         }
         eprintln!("measuring {name} ...");

@@ -117,6 +117,9 @@ pub enum Command {
         /// Where it listens
         listen: std::net::SocketAddr,
     },
+    /// The client that the way out of a sandbox is measured with
+    #[command(hide = true)]
+    BenchClient(crate::bench::ClientArgs),
     /// Print a completion script
     Completions {
         /// The shell
@@ -178,6 +181,9 @@ pub struct BenchArgs {
     /// Idle sandboxes for the memory row, comma-separated
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 500], value_name = "COUNTS")]
     pub idle: Vec<u32>,
+    /// mitmproxy's mitmdump, to measure beside [default: the one in PATH, if any]
+    #[arg(long, env = "SANDBAR_BENCH_MITMDUMP", value_name = "FILE")]
+    pub mitmdump: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

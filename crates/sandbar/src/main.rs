@@ -65,6 +65,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Bench(args) => bench::run(&global, &args).await,
         Command::Purge(args) => purge::run(&args, global.output),
         Command::BenchUpstream { listen } => bench::upstream(listen).await.map(|()| 0),
+        Command::BenchClient(args) => tokio::task::block_in_place(|| bench::client(&args)).map(|()| 0),
         Command::Demo(args) => demo::run(global.output, args).await,
         Command::Completions { shell } => {
             // Into memory first: a reader that has gone is no panic.

@@ -1,4 +1,4 @@
-//! A channel as its owner holds it: what the client sends and asks for, and the way back.
+//! A channel as its owner holds it: what the other side sends and asks for, and the way back.
 
 use std::{
     collections::VecDeque,
@@ -9,8 +9,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
-    limits::{DATA_BYTES_MAX, REQUESTS_MAX},
+    limits::{DATA_BYTES_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX},
     session::Told,
+    wire::Writer,
 };
 
 /// What was taken is granted anew in steps of this part of the window.
@@ -37,6 +38,8 @@ pub struct PtyRequest {
     pub term: String,
     pub cols: u32,
     pub rows: u32,
+    /// Of the client's terminal (RFC 4254, section 8).
+    pub modes: Vec<u8>,
 }
 
 /// What a client asks for on a session.
@@ -62,6 +65,24 @@ pub enum Request {
     Other(String),
 }
 
+impl Request {
+    /// As the protocol sends it after the channel's number; `None` for what we do not ask for.
+    fn message(&self, wants_reply: bool) -> Option<Vec<u8>> {
+        let head = |name: &str| Writer::default().string(name).boolean(wants_reply);
+        let writer = match self {
+            Self::Pty(pty) => head("pty-req").string(&pty.term).u32(pty.cols).u32(pty.rows).u32(0).u32(0).string(&pty.modes),
+            Self::Env { name, value } => head("env").string(name).string(value),
+            Self::Shell => head("shell"),
+            Self::Exec(command) => head("exec").string(command),
+            Self::Subsystem(name) => head("subsystem").string(name),
+            Self::Resize { cols, rows } => head("window-change").u32(*cols).u32(*rows).u32(0).u32(0),
+            Self::Signal(name) => head("signal").string(name),
+            Self::Agent | Self::X11 | Self::Other(_) => return None,
+        };
+        Some(writer.done())
+    }
+}
+
 /// What comes from the client, but for data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -73,9 +94,16 @@ pub enum Event {
 #[derive(Debug, Default)]
 struct Inbox {
     data: BytesMut,
+    /// What a server's program wrote to its other stream.
+    errors: BytesMut,
     eof: bool,
     closed: bool,
     events: VecDeque<Event>,
+    /// How a server's program ended.
+    outcome: Option<Outcome>,
+    /// Requests to a server that it has not answered, and its answers that nobody has taken.
+    asked: u32,
+    answers: VecDeque<bool>,
     /// Taken and not granted anew.
     taken: u32,
 }
@@ -86,7 +114,8 @@ pub(crate) struct Shared {
     inbox: Mutex<Inbox>,
     data: Notify,
     events: Notify,
-    /// What the client takes.
+    answered: Notify,
+    /// What the other side takes.
     window: Mutex<u64>,
     grown: Notify,
     gone: Notify,
@@ -98,6 +127,7 @@ impl Shared {
             inbox: Mutex::default(),
             data: Notify::new(),
             events: Notify::new(),
+            answered: Notify::new(),
             window: Mutex::new(u64::from(window)),
             grown: Notify::new(),
             gone: Notify::new(),
@@ -112,9 +142,31 @@ impl Shared {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn put(&self, data: &[u8]) {
-        self.inbox().data.extend_from_slice(data);
+    pub fn put(&self, stream: Stream, data: &[u8]) {
+        let mut inbox = self.inbox();
+        match stream {
+            Stream::Out => inbox.data.extend_from_slice(data),
+            Stream::Err => inbox.errors.extend_from_slice(data),
+        }
+        drop(inbox);
         self.data.notify_one();
+    }
+
+    /// Of several the first one holds.
+    pub fn exited(&self, outcome: Outcome) {
+        self.inbox().outcome.get_or_insert(outcome);
+        self.events.notify_one();
+    }
+
+    /// False when nothing was asked for.
+    pub fn answer(&self, yes: bool) -> bool {
+        let mut inbox = self.inbox();
+        let Some(asked) = inbox.asked.checked_sub(1) else { return false };
+        inbox.asked = asked;
+        inbox.answers.push_back(yes);
+        drop(inbox);
+        self.answered.notify_one();
+        true
     }
 
     pub fn end(&self) {
@@ -142,6 +194,7 @@ impl Shared {
         self.inbox().closed = true;
         self.data.notify_one();
         self.events.notify_one();
+        self.answered.notify_one();
         self.grown.notify_one();
         self.gone.notify_waiters();
     }
@@ -154,7 +207,7 @@ impl Shared {
     }
 }
 
-/// A session or forwarded connection. Dropping it closes it.
+/// A session or forwarded connection. Dropping it closes it, as has to be done when the other side has.
 #[derive(Debug)]
 pub struct Channel {
     pub(crate) id: u32,
@@ -174,24 +227,80 @@ pub struct Channel {
 pub struct Gone;
 
 impl Channel {
-    /// The next data of the client; `None` at its end. Cancel-safe; for one reader at a time.
+    /// The next data; `None` at its end. Cancel-safe; for one reader at a time.
     pub async fn read(&self) -> Option<Bytes> {
+        self.read_either().await.map(|(_, data)| data)
+    }
+
+    /// The next data, and which stream of a server's program it is of. Else as [`Channel::read`].
+    pub async fn read_either(&self) -> Option<(Stream, Bytes)> {
         loop {
             let waiting = self.shared.data.notified();
             {
                 let mut inbox = self.shared.inbox();
-                if !inbox.data.is_empty() {
-                    let length = inbox.data.len().min(DATA_BYTES_MAX as usize);
-                    let data = inbox.data.split_to(length).freeze();
+                let stream = if inbox.errors.is_empty() { Stream::Out } else { Stream::Err };
+                let data = match stream {
+                    Stream::Out => &mut inbox.data,
+                    Stream::Err => &mut inbox.errors,
+                };
+                if !data.is_empty() {
+                    let length = data.len().min(DATA_BYTES_MAX as usize);
+                    let data = data.split_to(length).freeze();
                     inbox.taken += length as u32;
-                    if inbox.taken >= self.window_bytes / GRANT_PART && !inbox.eof {
+                    if inbox.taken >= self.window_bytes / GRANT_PART && !inbox.eof && !inbox.closed {
                         let bytes = std::mem::take(&mut inbox.taken);
                         let _ = self.told.send(Told::Grant { id: self.id, bytes });
                     }
-                    return Some(data);
+                    return Some((stream, data));
                 }
                 if inbox.eof || inbox.closed {
                     return None;
+                }
+            }
+            waiting.await;
+        }
+    }
+
+    /// How a server's program ended; `None` when the channel is closed before that is said. Cancel-safe; for one reader at a
+    /// time.
+    pub async fn outcome(&self) -> Option<Outcome> {
+        loop {
+            let waiting = self.shared.events.notified();
+            {
+                let mut inbox = self.shared.inbox();
+                if inbox.outcome.is_some() || inbox.closed {
+                    return inbox.outcome.take();
+                }
+            }
+            waiting.await;
+        }
+    }
+
+    /// Asks a server for something, and says whether it does it; without `wants_reply` that is supposed. For one asker at a
+    /// time.
+    ///
+    /// # Errors
+    /// The channel is closed.
+    pub async fn request(&self, request: &Request, wants_reply: bool) -> Result<bool, Gone> {
+        let Some(message) = request.message(wants_reply).filter(|message| message.len() <= REQUEST_BYTES_MAX) else { return Ok(false) };
+        let permit = self.room.acquire_many(message.len() as u32).await.map_err(|_| Gone)?;
+        if wants_reply {
+            self.shared.inbox().asked += 1;
+        }
+        self.told.send(Told::Request { id: self.id, message }).map_err(|_| Gone)?;
+        permit.forget();
+        if !wants_reply {
+            return Ok(true);
+        }
+        loop {
+            let waiting = self.shared.answered.notified();
+            {
+                let mut inbox = self.shared.inbox();
+                if let Some(yes) = inbox.answers.pop_front() {
+                    return Ok(yes);
+                }
+                if inbox.closed {
+                    return Err(Gone);
                 }
             }
             waiting.await;

@@ -1,7 +1,7 @@
-//! The server's side of SSH 2 (RFC 4251 to 4254): transport, login by public key, channels. Knows nothing of sandboxes.
+//! Both sides of SSH 2 (RFC 4251 to 4254): transport, login by public key, channels. Knows nothing of sandboxes.
 //!
 //! Three layers, each in its file: [`transport`] makes packets of bytes and knows when keys change, [`login`] asks a
-//! [`Doorkeeper`] who may come in, [`session`] is the task that owns a connection and hands out [`Channel`]s. Everything is
+//! [`Doorkeeper`] who may come in ([`client`] is the other side of that), [`session`] is the task that owns a connection and hands out [`Channel`]s. Everything is
 //! bounded, and what a channel's reader has not taken is not granted anew: one that stands still holds up nobody else, neither
 //! another channel nor the other direction of its own.
 //!
@@ -11,11 +11,14 @@
 
 mod channel;
 mod cipher;
+mod client;
 mod exchange;
 mod hostkey;
 mod key;
+mod known_hosts;
 mod login;
 mod message;
+mod private;
 mod session;
 mod transport;
 pub mod wire;
@@ -23,12 +26,15 @@ pub mod wire;
 use std::io;
 
 pub use channel::{Channel, Event, Outcome, PtyRequest, Request, Stream};
+pub use client::{Account, ConnectError, connect};
 pub use hostkey::HostKey;
 pub use key::{KeyError, PublicKey};
+pub use known_hosts::{HostKeyError, HostKeys};
 pub use login::{Doorkeeper, LoggedIn, login};
-pub use session::{Open, OpenKind, Refusal, Session};
+pub use private::{PrivateKey, PrivateKeyError};
+pub use session::{NotOpened, Open, OpenKind, Opener, Refusal, Session};
 
-/// What holds for every connection of a server.
+/// What holds for every connection to us.
 #[derive(Debug)]
 pub struct Settings {
     pub host_key: HostKey,
@@ -46,6 +52,8 @@ pub mod limits {
     pub const TRIES_MAX: u32 = 20;
     /// The line with which a client says what it is.
     pub const IDENTIFICATION_BYTES_MAX: usize = 255;
+    /// Lines that a server may send before that one.
+    pub const LINES_BEFORE_MAX: usize = 64;
     /// A packet before and after login.
     pub const PACKET_BEFORE_BYTES_MAX: usize = 35_000;
     pub const PACKET_BYTES_MAX: usize = 256 << 10;
@@ -63,6 +71,8 @@ pub mod limits {
     pub const FORWARDS_MAX: usize = 128;
     /// Requests of a channel that nobody has looked at yet.
     pub const REQUESTS_MAX: usize = 64;
+    /// What we ask a server for in one request.
+    pub const REQUEST_BYTES_MAX: usize = 64 << 10;
     /// Data of all channels on its way to the socket.
     pub const SENDING_BYTES_MAX: usize = 256 << 10;
     /// Above this many bytes that the client does not take, nothing is read from it either.
@@ -83,18 +93,20 @@ pub enum SshError {
     #[error("the connection broke")]
     Io(#[from] io::Error),
     /// The peer did what the protocol does not allow.
-    #[error("the client broke the protocol: {0}")]
+    #[error("the other side broke the protocol: {0}")]
     Protocol(&'static str),
     #[error("no {0} in common")]
     NothingInCommon(&'static str),
-    #[error("the client hung up")]
+    #[error("the other side hung up")]
     Closed,
     #[error("no login within {} s", limits::LOGIN_WITHIN.as_secs())]
     Late,
     #[error("too many keys were tried")]
     TooManyTries,
-    #[error("the client does not answer any more")]
+    #[error("the other side does not answer any more")]
     Dead,
+    #[error(transparent)]
+    HostKey(#[from] HostKeyError),
     #[error("the machine gives no random numbers")]
     NoRandom,
 }

@@ -10,12 +10,13 @@ use crate::{
     PublicKey, Session, Settings, SshError,
     limits::{LOGIN_WITHIN, TRIES_MAX},
     message::{self, disconnect},
-    transport::Transport,
+    transport::{Role, Transport},
     wire::{Reader, Writer},
 };
 
 const READ_BYTES: usize = 16 << 10;
-const SERVICE: &str = "ssh-connection";
+/// What a login is for.
+pub const SERVICE: &str = "ssh-connection";
 
 /// Decides who may come in.
 pub trait Doorkeeper {
@@ -39,12 +40,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     D: Doorkeeper,
 {
-    let mut entry = Entry { transport: Transport::new(settings)?, stream, service: false, tries: 0 };
+    let line = Line { transport: Transport::new(Role::Server(settings))?, stream };
+    let mut entry = Entry { line, service: false, tries: 0 };
     let entered = tokio::time::timeout(LOGIN_WITHIN, entry.run(doorkeeper)).await;
     match entered.unwrap_or(Err(SshError::Late)) {
         Ok(who) => {
-            entry.transport.trusted = true;
-            Ok((who, Session::new(entry.transport, entry.stream)))
+            entry.line.transport.trusted = true;
+            Ok((who, Session::new(entry.line.transport, entry.line.stream)))
         }
         Err(error) => {
             entry.leave(&error).await;
@@ -53,22 +55,18 @@ where
     }
 }
 
-struct Entry<S> {
-    transport: Transport,
-    stream: S,
-    service: bool,
-    tries: u32,
+/// A connection before its login, one message after the other.
+pub struct Line<S> {
+    pub transport: Transport,
+    pub stream: S,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
-    async fn run<D: Doorkeeper>(&mut self, doorkeeper: &D) -> Result<LoggedIn, SshError> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    /// Sends what is to go, and waits for a message.
+    pub async fn next(&mut self) -> Result<Vec<u8>, SshError> {
         loop {
-            while let Some(payload) = self.transport.receive()? {
-                let who = self.take(&payload, doorkeeper).await?;
-                if let Some(who) = who {
-                    self.flush().await?;
-                    return Ok(who);
-                }
+            if let Some(payload) = self.transport.receive()? {
+                return Ok(payload);
             }
             self.flush().await?;
             self.transport.input.reserve(READ_BYTES);
@@ -78,9 +76,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
         }
     }
 
-    async fn flush(&mut self) -> Result<(), SshError> {
+    pub async fn flush(&mut self) -> Result<(), SshError> {
         self.stream.write_all_buf(&mut self.transport.output).await?;
         Ok(self.stream.flush().await?)
+    }
+}
+
+struct Entry<S> {
+    line: Line<S>,
+    service: bool,
+    tries: u32,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
+    async fn run<D: Doorkeeper>(&mut self, doorkeeper: &D) -> Result<LoggedIn, SshError> {
+        loop {
+            let payload = self.line.next().await?;
+            if let Some(who) = self.take(&payload, doorkeeper).await? {
+                self.line.flush().await?;
+                return Ok(who);
+            }
+        }
     }
 
     /// Says why, as far as that is possible.
@@ -89,10 +105,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
             SshError::Protocol(_) => disconnect::PROTOCOL_ERROR,
             SshError::NothingInCommon(_) => disconnect::KEY_EXCHANGE_FAILED,
             SshError::TooManyTries | SshError::Late => disconnect::NO_MORE_AUTH_METHODS,
-            SshError::Io(_) | SshError::Closed | SshError::Dead | SshError::NoRandom => return,
+            SshError::Io(_) | SshError::Closed | SshError::Dead | SshError::NoRandom | SshError::HostKey(_) => return,
         };
-        self.transport.disconnect(reason, &error.to_string());
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.flush()).await;
+        self.line.transport.disconnect(reason, &error.to_string());
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.line.flush()).await;
     }
 
     async fn take<D: Doorkeeper>(&mut self, payload: &[u8], doorkeeper: &D) -> Result<Option<LoggedIn>, SshError> {
@@ -104,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
                 }
                 reader.end()?;
                 self.service = true;
-                self.transport.send(&Writer::message(message::SERVICE_ACCEPT).string("ssh-userauth").done())?;
+                self.line.transport.send(&Writer::message(message::SERVICE_ACCEPT).string("ssh-userauth").done())?;
                 Ok(None)
             }
             message::USERAUTH_REQUEST if self.service => {
@@ -132,11 +148,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
         };
         let Some(key) = key.filter(|_| admitted) else { return self.refuse().map(|()| None) };
         let Some(signature) = signature else {
-            self.transport.send(&Writer::message(message::USERAUTH_PK_OK).string(algorithm).string(blob).done())?;
+            self.line.transport.send(&Writer::message(message::USERAUTH_PK_OK).string(algorithm).string(blob).done())?;
             return Ok(None);
         };
         let covered = Writer::default()
-            .string(self.transport.session_id())
+            .string(self.line.transport.session_id())
             .byte(message::USERAUTH_REQUEST)
             .string(user)
             .string(SERVICE)
@@ -148,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
         if !key.has_signed(algorithm, &covered, signature) {
             return self.refuse().map(|()| None);
         }
-        self.transport.send(&[message::USERAUTH_SUCCESS])?;
+        self.line.transport.send(&[message::USERAUTH_SUCCESS])?;
         Ok(Some(LoggedIn { user: user.to_owned(), key }))
     }
 
@@ -157,6 +173,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
         if self.tries > TRIES_MAX {
             return Err(SshError::TooManyTries);
         }
-        self.transport.send(&Writer::message(message::USERAUTH_FAILURE).string("publickey").boolean(false).done())
+        self.line.transport.send(&Writer::message(message::USERAUTH_FAILURE).string("publickey").boolean(false).done())
     }
 }

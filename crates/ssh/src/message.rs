@@ -16,6 +16,7 @@ pub const FIRST_ABOVE: u8 = 50;
 pub const USERAUTH_REQUEST: u8 = 50;
 pub const USERAUTH_FAILURE: u8 = 51;
 pub const USERAUTH_SUCCESS: u8 = 52;
+pub const USERAUTH_BANNER: u8 = 53;
 pub const USERAUTH_PK_OK: u8 = 60;
 pub const GLOBAL_REQUEST: u8 = 80;
 pub const REQUEST_SUCCESS: u8 = 81;
@@ -36,6 +37,7 @@ pub const CHANNEL_FAILURE: u8 = 100;
 pub mod disconnect {
     pub const PROTOCOL_ERROR: u32 = 2;
     pub const KEY_EXCHANGE_FAILED: u32 = 3;
+    pub const HOST_KEY_NOT_VERIFIABLE: u32 = 9;
     pub const BY_APPLICATION: u32 = 11;
     pub const NO_MORE_AUTH_METHODS: u32 = 14;
 }

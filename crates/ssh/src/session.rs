@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
 
@@ -28,6 +28,7 @@ const OUTPUT_BYTES_FULL: usize = 128 << 10;
 const TICK: Duration = Duration::from_secs(1);
 /// How long a client may take to hear why it is over.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+const UNASKED: SshError = SshError::Protocol("an answer that was not asked for");
 /// Data that is no output.
 const STDERR: u32 = 1;
 
@@ -78,14 +79,45 @@ impl Open {
     }
 }
 
+/// Opens sessions at a server. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    told: mpsc::UnboundedSender<Told>,
+}
+
+/// Why a session was not opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotOpened {
+    #[error("the server opens no session: {0}")]
+    Refused(String),
+    #[error("{SESSIONS_MAX} sessions are open on this connection, which is as many as may be")]
+    TooMany,
+    #[error("the connection to the server has ended")]
+    Gone,
+}
+
+impl Opener {
+    /// Opens a session, while [`Session::run`] runs.
+    ///
+    /// # Errors
+    /// The server refuses, or is gone.
+    pub async fn session(&self) -> Result<Channel, NotOpened> {
+        let (to, opened) = oneshot::channel();
+        self.told.send(Told::Open { to }).map_err(|_| NotOpened::Gone)?;
+        opened.await.unwrap_or(Err(NotOpened::Gone))
+    }
+}
+
 /// What the owners of channels tell the session.
 #[derive(Debug)]
 pub(crate) enum Told {
+    Open { to: oneshot::Sender<Result<Channel, NotOpened>> },
     Accept { id: u32 },
     Refuse { id: u32, why: Refusal, text: String },
     Data { id: u32, stream: Stream, data: Bytes },
     Grant { id: u32, bytes: u32 },
     Answer { id: u32, yes: bool },
+    Request { id: u32, message: Vec<u8> },
     End { id: u32 },
     Exit { id: u32, outcome: Outcome },
     Close { id: u32 },
@@ -93,21 +125,23 @@ pub(crate) enum Told {
 
 /// A channel on the session's side.
 struct Entry {
-    /// The client's number of it.
+    /// The other side's number of it.
     peer: u32,
     shared: Arc<Shared>,
     is_session: bool,
     accepted: bool,
     /// The window that it began with.
     window_bytes: u32,
-    /// What the client may still send.
+    /// Who waits for the server to open it.
+    opening: Option<oneshot::Sender<Result<Channel, NotOpened>>>,
+    /// What the other side may still send.
     window: u32,
     ended: bool,
     close_sent: bool,
     close_received: bool,
 }
 
-/// A connection whose client has come in.
+/// A connection after its login.
 pub struct Session<S> {
     stream: S,
     wire: Wire,
@@ -131,10 +165,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Self { stream, told, wire: Wire { transport, channels: HashMap::new(), next: 0, teller, room, opens: Vec::new() } }
     }
 
-    /// Serves the connection until it ends or `stop` says why it has to. What the client opens is handed to `open`, which must not wait.
+    /// Who opens sessions on it, if it is one to a server.
+    pub fn opener(&self) -> Opener {
+        Opener { told: self.wire.teller.clone() }
+    }
+
+    /// Serves the connection until it ends or `stop` says why it has to. What a client opens is handed to `open`, which must not wait.
     ///
     /// # Errors
-    /// How it ended, when the client did not simply hang up.
+    /// How it ended, when the other side did not simply hang up.
     pub async fn run(mut self, mut open: impl FnMut(Open), stop: impl Future<Output = String>) -> Result<(), SshError> {
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
         let wire = &mut self.wire;
@@ -221,11 +260,14 @@ impl Wire {
         match payload[0] {
             message::CHANNEL_DATA => {
                 let (id, data) = (reader.u32()?, reader.string()?);
-                self.data(id, data)
+                self.data(id, Stream::Out, data)
             }
             message::CHANNEL_EXTENDED_DATA => {
+                let (id, stream, data) = (reader.u32()?, reader.u32()?, reader.string()?);
+                if self.transport.is_client() && stream == STDERR {
+                    return self.data(id, Stream::Err, data);
+                }
                 // A client has no second stream; what it sends there counts and is dropped.
-                let (id, _, data) = (reader.u32()?, reader.u32()?, reader.string()?);
                 let length = data.len() as u32;
                 self.spend(id, length)?;
                 self.grant(id, length)
@@ -235,8 +277,24 @@ impl Wire {
                 self.entry(id)?.shared.grow(bytes);
                 Ok(())
             }
+            message::CHANNEL_REQUEST if self.transport.is_client() => self.hear(reader),
             message::CHANNEL_REQUEST => self.request(reader),
+            message::CHANNEL_OPEN if self.transport.is_client() => {
+                let (_name, peer) = (reader.string()?, reader.u32()?);
+                self.refuse(peer, Refusal::Prohibited, "nothing is opened from this side")
+            }
             message::CHANNEL_OPEN => self.open(reader),
+            message::CHANNEL_OPEN_CONFIRMATION => {
+                let (id, peer, window, packet_bytes_max) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
+                self.opened(id, peer, window, packet_bytes_max)
+            }
+            message::CHANNEL_OPEN_FAILURE => {
+                let (id, _why, text) = (reader.u32()?, reader.u32()?, lossy(reader.string()?));
+                let opening = self.channels.get_mut(&id).and_then(|entry| entry.opening.take()).ok_or(UNASKED)?;
+                self.channels.remove(&id);
+                let _ = opening.send(Err(NotOpened::Refused(text)));
+                Ok(())
+            }
             message::CHANNEL_EOF => {
                 let id = reader.u32()?;
                 self.entry(id)?.shared.end();
@@ -247,7 +305,9 @@ impl Wire {
                 let entry = self.entry(id)?;
                 entry.close_received = true;
                 entry.shared.close();
-                self.close(id)
+                // Else its owner closes it too, and may say before how its program ended: clients close when both sides
+                // have sent all that they had, and wait for that.
+                if entry.close_sent { self.close(id) } else { Ok(()) }
             }
             message::GLOBAL_REQUEST => {
                 let (_name, wants_reply) = (reader.string()?, reader.boolean()?);
@@ -256,8 +316,11 @@ impl Wire {
             }
             // Answers to our keepalives.
             message::REQUEST_SUCCESS | message::REQUEST_FAILURE => Ok(()),
-            // We ask for nothing on channels that would be answered.
-            message::CHANNEL_SUCCESS | message::CHANNEL_FAILURE => Ok(()),
+            message::CHANNEL_SUCCESS | message::CHANNEL_FAILURE => {
+                let id = reader.u32()?;
+                let yes = payload[0] == message::CHANNEL_SUCCESS;
+                if self.entry(id)?.shared.answer(yes) { Ok(()) } else { Err(UNASKED) }
+            }
             message::USERAUTH_REQUEST => Ok(()),
             _ => Err(SshError::Protocol("a message that makes no sense here")),
         }
@@ -273,13 +336,13 @@ impl Wire {
         Ok(())
     }
 
-    fn data(&mut self, id: u32, data: &[u8]) -> Result<(), SshError> {
+    fn data(&mut self, id: u32, stream: Stream, data: &[u8]) -> Result<(), SshError> {
         self.spend(id, data.len() as u32)?;
         let entry = self.entry(id)?;
         if entry.close_sent {
             return Ok(());
         }
-        entry.shared.put(data);
+        entry.shared.put(stream, data);
         Ok(())
     }
 
@@ -321,6 +384,7 @@ impl Wire {
             is_session,
             accepted: false,
             window_bytes,
+            opening: None,
             window: window_bytes,
             ended: false,
             close_sent: false,
@@ -356,8 +420,68 @@ impl Wire {
         Err(SshError::Protocol("too many requests at once"))
     }
 
+    /// Asks the server for a session.
+    fn ask(&mut self, to: oneshot::Sender<Result<Channel, NotOpened>>) -> Result<(), SshError> {
+        if self.channels.len() >= SESSIONS_MAX {
+            let _ = to.send(Err(NotOpened::TooMany));
+            return Ok(());
+        }
+        let id = self.next;
+        self.next = self.next.wrapping_add(1);
+        let entry = Entry {
+            peer: 0,
+            shared: Shared::new(0),
+            is_session: true,
+            accepted: false,
+            opening: Some(to),
+            window_bytes: SESSION_WINDOW_BYTES,
+            window: SESSION_WINDOW_BYTES,
+            ended: false,
+            close_sent: false,
+            close_received: false,
+        };
+        self.channels.insert(id, entry);
+        self.transport.send(&Writer::message(message::CHANNEL_OPEN).string("session").u32(id).u32(SESSION_WINDOW_BYTES).u32(DATA_BYTES_MAX).done())
+    }
+
+    fn opened(&mut self, id: u32, peer: u32, window: u32, packet_bytes_max: u32) -> Result<(), SshError> {
+        let entry = self.channels.get_mut(&id).ok_or(UNASKED)?;
+        let opening = entry.opening.take().ok_or(UNASKED)?;
+        if packet_bytes_max == 0 {
+            return Err(SshError::Protocol("a channel that takes no data"));
+        }
+        entry.peer = peer;
+        entry.accepted = true;
+        entry.shared.grow(window);
+        let shared = Arc::clone(&entry.shared);
+        let channel = Channel { id, shared, told: self.teller.clone(), room: Arc::clone(&self.room), packet_bytes_max, window_bytes: SESSION_WINDOW_BYTES };
+        // When nobody waits any more it is closed by being dropped.
+        let _ = opening.send(Ok(channel));
+        Ok(())
+    }
+
+    /// What a server says of a program.
+    fn hear(&mut self, mut reader: Reader<'_>) -> Result<(), SshError> {
+        let (id, name, wants_reply) = (reader.u32()?, reader.string()?, reader.boolean()?);
+        let outcome = match name {
+            b"exit-status" => Some(Outcome::Status(reader.u32()?)),
+            b"exit-signal" => Some(Outcome::Signal(lossy(reader.string()?))),
+            _ => None,
+        };
+        let entry = self.entry(id)?;
+        if let Some(outcome) = outcome {
+            entry.shared.exited(outcome);
+        }
+        if wants_reply { self.say(id, Writer::message(message::CHANNEL_FAILURE), Writer::default()) } else { Ok(()) }
+    }
+
     fn tell(&mut self, told: Told) -> Result<(), SshError> {
         match told {
+            Told::Open { to } => self.ask(to),
+            Told::Request { id, message } => {
+                self.room.add_permits(message.len());
+                self.say(id, Writer::message(message::CHANNEL_REQUEST), Writer::default().raw(&message))
+            }
             Told::Accept { id } => {
                 let Some(entry) = self.channels.get_mut(&id) else { return Ok(()) };
                 entry.accepted = true;
@@ -434,9 +558,8 @@ fn parse(name: &str, reader: &mut Reader<'_>) -> Result<Request, Malformed> {
         "pty-req" => {
             let (term, cols, rows) = (reader.text()?.to_owned(), reader.u32()?, reader.u32()?);
             reader.take(8)?;
-            // The modes of the client's terminal: ours begins with the usual ones.
-            reader.string()?;
-            Request::Pty(PtyRequest { term, cols, rows })
+            let modes = reader.string()?.to_vec();
+            Request::Pty(PtyRequest { term, cols, rows, modes })
         }
         "env" => Request::Env { name: lossy(reader.string()?), value: lossy(reader.string()?) },
         "shell" => Request::Shell,

@@ -10,11 +10,11 @@ use bytes::{Buf, BytesMut};
 use ring::rand::SystemRandom;
 
 use crate::{
-    Settings, SshError,
-    cipher::{Opening, Sealing},
-    exchange::{self, Agreed, Said},
+    HostKey, HostKeys, Settings, SshError,
+    cipher::{Cipher, Opening, Sealing},
+    exchange::{self, Agreed, Half, Said, Shared, Side},
     key,
-    limits::{HELD_BYTES_MAX, IDENTIFICATION_BYTES_MAX, PACKET_BEFORE_BYTES_MAX, PACKET_BYTES_MAX, REKEY_AFTER, REKEY_BYTES},
+    limits::{HELD_BYTES_MAX, IDENTIFICATION_BYTES_MAX, LINES_BEFORE_MAX, PACKET_BEFORE_BYTES_MAX, PACKET_BYTES_MAX, REKEY_AFTER, REKEY_BYTES},
     message,
     wire::{Reader, Writer},
 };
@@ -23,27 +23,54 @@ const PACKET_BYTES_MIN: usize = 5;
 /// Numbers of packets must not come again with the same keys.
 const REKEY_PACKETS: u32 = 1 << 30;
 
+/// Which side of the connection is ours, and what it has for that.
+pub enum Role {
+    Server(Arc<Settings>),
+    Client { software: &'static str, known: HostKeys },
+}
+
+impl Role {
+    fn side(&self) -> Side {
+        match self {
+            Self::Server(_) => Side::Server,
+            Self::Client { .. } => Side::Client,
+        }
+    }
+
+    fn other_side(&self) -> Side {
+        match self {
+            Self::Server(_) => Side::Client,
+            Self::Client { .. } => Side::Server,
+        }
+    }
+}
+
 /// How far an exchange of keys is.
 enum Exchange {
     Idle,
     /// Our KEXINIT is sent.
     Offered,
-    /// The client's KEXINIT is here too.
+    /// The other side's KEXINIT is here too; a client has sent its half.
     Agreed {
         agreed: Agreed,
         skip: bool,
+        half: Option<Box<Half>>,
     },
-    /// Our NEWKEYS is sent; with this the client's packets are opened after its own.
+    /// Our NEWKEYS is sent; with this the other side's packets are opened after its own.
     Keyed(Opening),
 }
 
 pub struct Transport {
-    settings: Arc<Settings>,
+    role: Role,
     random: SystemRandom,
     pub input: BytesMut,
     pub output: BytesMut,
     said: Said,
     identified: bool,
+    /// Lines that a server sent before it said what it is.
+    lines_before: usize,
+    /// The algorithms of signatures that a server takes, as it says.
+    pub signatures: Option<String>,
     sealing: Sealing,
     opening: Opening,
     sent: u32,
@@ -64,15 +91,26 @@ pub struct Transport {
 }
 
 impl Transport {
-    pub fn new(settings: Arc<Settings>) -> Result<Self, SshError> {
-        let server = format!("SSH-2.0-{}", settings.software);
+    pub fn new(role: Role) -> Result<Self, SshError> {
+        let software = match &role {
+            Role::Server(settings) => settings.software,
+            Role::Client { software, .. } => software,
+        };
+        let line = format!("SSH-2.0-{software}");
+        let output = BytesMut::from(format!("{line}\r\n").as_bytes());
+        let said = match role.side() {
+            Side::Client => Said { client: line.into_bytes(), ..Said::default() },
+            Side::Server => Said { server: line.into_bytes(), ..Said::default() },
+        };
         let mut transport = Self {
-            settings,
+            role,
             random: SystemRandom::new(),
             input: BytesMut::new(),
-            output: BytesMut::from(format!("{server}\r\n").as_bytes()),
-            said: Said { server: server.into_bytes(), ..Said::default() },
+            output,
+            said,
             identified: false,
+            lines_before: 0,
+            signatures: None,
             sealing: Sealing::Clear,
             opening: Opening::Clear,
             sent: 0,
@@ -97,6 +135,10 @@ impl Transport {
         self.session.as_deref().unwrap_or_default()
     }
 
+    pub fn is_client(&self) -> bool {
+        self.role.side() == Side::Client
+    }
+
     /// Whether messages would be held now.
     pub fn is_exchanging(&self) -> bool {
         matches!(self.exchange, Exchange::Offered | Exchange::Agreed { .. })
@@ -104,7 +146,8 @@ impl Transport {
 
     /// Sends a message, or holds it until the new keys are there.
     pub fn send(&mut self, payload: &[u8]) -> Result<(), SshError> {
-        if self.is_exchanging() && payload.first().is_some_and(|number| *number >= message::FIRST_ABOVE || *number == message::EXT_INFO) {
+        let waits = |number: u8| number >= message::FIRST_ABOVE || matches!(number, message::EXT_INFO | message::SERVICE_REQUEST | message::SERVICE_ACCEPT);
+        if self.is_exchanging() && payload.first().copied().is_some_and(waits) {
             self.held_bytes += payload.len();
             if self.held_bytes > HELD_BYTES_MAX {
                 return Err(SshError::Protocol("too much is asked for while keys change"));
@@ -131,7 +174,7 @@ impl Transport {
         }
     }
 
-    /// Tells the client why it is over.
+    /// Tells the other side why it is over.
     pub fn disconnect(&mut self, reason: u32, text: &str) {
         let message = Writer::message(message::DISCONNECT).u32(reason).string(text).string("").done();
         // Nothing can be done for one that cannot be told.
@@ -145,9 +188,12 @@ impl Transport {
     }
 
     fn offer(&mut self) -> Result<(), SshError> {
-        self.said.server_init = exchange::offer(&self.random)?;
-        let init = self.said.server_init.clone();
+        let init = match &self.role {
+            Role::Server(_) => exchange::offer(Side::Server, HostKey::kind(), &self.random)?,
+            Role::Client { known, .. } => exchange::offer(Side::Client, &known.algorithms(), &self.random)?,
+        };
         self.put(&init)?;
+        *self.said.init(self.role.side()) = init;
         self.exchange = Exchange::Offered;
         Ok(())
     }
@@ -165,19 +211,24 @@ impl Transport {
         Ok(None)
     }
 
-    /// Takes the line with which the client says what it is.
+    /// Takes the line with which the other side says what it is. A server may say something else before.
     fn identify(&mut self) -> Result<bool, SshError> {
-        let Some(end) = self.input.iter().take(IDENTIFICATION_BYTES_MAX).position(|byte| *byte == b'\n') else {
-            return if self.input.len() >= IDENTIFICATION_BYTES_MAX { Err(SshError::Protocol("it does not speak SSH")) } else { Ok(false) };
-        };
-        let line = self.input.split_to(end + 1);
-        let line = line.strip_suffix(b"\r\n").or_else(|| line.strip_suffix(b"\n")).unwrap_or(&line);
-        if !line.starts_with(b"SSH-2.0-") && !line.starts_with(b"SSH-1.99-") {
-            return Err(SshError::Protocol("it does not speak SSH 2"));
+        loop {
+            let Some(end) = self.input.iter().take(IDENTIFICATION_BYTES_MAX).position(|byte| *byte == b'\n') else {
+                return if self.input.len() >= IDENTIFICATION_BYTES_MAX { Err(SshError::Protocol("it does not speak SSH")) } else { Ok(false) };
+            };
+            let line = self.input.split_to(end + 1);
+            let line = line.strip_suffix(b"\r\n").or_else(|| line.strip_suffix(b"\n")).unwrap_or(&line);
+            if line.starts_with(b"SSH-2.0-") || line.starts_with(b"SSH-1.99-") {
+                *self.said.line(self.role.other_side()) = line.to_vec();
+                self.identified = true;
+                return Ok(true);
+            }
+            self.lines_before += 1;
+            if !self.is_client() || line.starts_with(b"SSH-") || self.lines_before > LINES_BEFORE_MAX {
+                return Err(SshError::Protocol("it does not speak SSH 2"));
+            }
         }
-        self.said.client = line.to_vec();
-        self.identified = true;
-        Ok(true)
     }
 
     fn unpack(&mut self) -> Result<Option<Vec<u8>>, SshError> {
@@ -204,14 +255,16 @@ impl Transport {
         let number = payload.first().copied().unwrap_or_default();
         match number {
             message::KEXINIT => self.agree(payload).map(|()| None),
-            message::KEX_ECDH_INIT => self.answer(&payload).map(|()| None),
+            message::KEX_ECDH_INIT if !self.is_client() => self.answer(&payload).map(|()| None),
+            message::KEX_ECDH_REPLY if self.is_client() => self.finish(&payload).map(|()| None),
             message::NEWKEYS => self.rekey(&payload).map(|()| None),
             message::DISCONNECT => Err(SshError::Closed),
             // Without the strict exchange these may come at any time.
             message::IGNORE | message::DEBUG if self.fresh && !self.strict => Ok(None),
             _ if self.fresh => Err(SshError::Protocol("a message before the keys")),
+            message::EXT_INFO if self.is_client() => self.extend(&payload).map(|()| None),
             message::IGNORE | message::UNIMPLEMENTED | message::DEBUG | message::EXT_INFO => Ok(None),
-            number if number >= message::FIRST_ABOVE || number == message::SERVICE_REQUEST => match self.exchange {
+            number if number >= message::FIRST_ABOVE || matches!(number, message::SERVICE_REQUEST | message::SERVICE_ACCEPT) => match self.exchange {
                 Exchange::Agreed { .. } | Exchange::Keyed(_) => Err(SshError::Protocol("a message while keys change")),
                 Exchange::Idle | Exchange::Offered => Ok(Some(payload)),
             },
@@ -228,53 +281,97 @@ impl Transport {
             Exchange::Offered => {}
             Exchange::Agreed { .. } | Exchange::Keyed(_) => return Err(SshError::Protocol("a key exchange within another")),
         }
-        let agreed = exchange::agree(&init)?;
+        *self.said.init(self.role.other_side()) = init;
+        let agreed = exchange::agree(&self.said, self.role.other_side())?;
         if self.session.is_none() {
             self.strict = agreed.strict;
             if self.strict && self.received != 1 {
                 return Err(SshError::Protocol("the key exchange did not come first"));
             }
         }
-        self.said.client_init = init;
+        let half = match self.role.side() {
+            Side::Client => Some(Box::new(Half::new(&agreed, &self.random)?)),
+            Side::Server => None,
+        };
+        if let Some(half) = &half {
+            self.put(&half.init())?;
+        }
         let skip = agreed.skip_guess;
-        self.exchange = Exchange::Agreed { agreed, skip };
+        self.exchange = Exchange::Agreed { agreed, skip, half };
         Ok(())
     }
 
-    fn answer(&mut self, payload: &[u8]) -> Result<(), SshError> {
-        let Exchange::Agreed { agreed, skip } = &mut self.exchange else { return Err(SshError::Protocol("an answer that was not asked for")) };
+    /// What was agreed on and our half of it; `None` when this packet was sent by a wrong guess.
+    fn agreed(&mut self) -> Result<Option<(Agreed, Option<Half>)>, SshError> {
+        let Exchange::Agreed { agreed, skip, half } = &mut self.exchange else { return Err(SshError::Protocol("an answer that was not asked for")) };
         if std::mem::take(skip) {
-            return Ok(());
+            return Ok(None);
         }
-        let agreed = agreed.clone();
-        let mut reader = Reader::new(&payload[1..]);
-        let theirs = reader.string()?;
-        reader.end()?;
-        let settings = Arc::clone(&self.settings);
-        let (shared, reply) = exchange::answer(&agreed, &self.said, theirs, &settings.host_key, &self.random)?;
+        Ok(Some((agreed.clone(), half.take().map(|half| *half))))
+    }
+
+    fn answer(&mut self, payload: &[u8]) -> Result<(), SshError> {
+        let Some((agreed, _)) = self.agreed()? else { return Ok(()) };
+        let Role::Server(settings) = &self.role else { return Ok(()) };
+        let (shared, reply) = exchange::answer(&agreed, &self.said, payload, &settings.host_key, &self.random)?;
         self.put(&reply)?;
-        self.put(&[message::NEWKEYS])?;
         let initial = self.session.is_none();
-        let session = self.session.get_or_insert_with(|| shared.hash().to_vec()).clone();
-        let (from, to) = agreed.ciphers;
-        let key = |cipher: crate::cipher::Cipher, iv, key| (shared.derive(key, &session, cipher.key_bytes()), shared.derive(iv, &session, cipher.iv_bytes()));
-        let (opening_key, opening_iv) = key(from, b'A', b'C');
-        let (sealing_key, sealing_iv) = key(to, b'B', b'D');
-        self.sealing = Sealing::new(to, &sealing_key, &sealing_iv)?;
-        if self.strict {
-            self.sent = 0;
-        }
-        self.exchange = Exchange::Keyed(Opening::new(from, &opening_key, &opening_iv)?);
-        self.bytes = (0, 0);
-        self.packets = 0;
-        self.keyed_at = Instant::now();
+        self.key(&agreed, &shared)?;
         if initial && agreed.extensions {
             let extensions = Writer::message(message::EXT_INFO).u32(1).string("server-sig-algs").string(key::SIGNATURES).done();
             self.put(&extensions)?;
         }
+        self.release()
+    }
+
+    fn finish(&mut self, payload: &[u8]) -> Result<(), SshError> {
+        let Some((agreed, half)) = self.agreed()? else { return Ok(()) };
+        let (Role::Client { known, .. }, Some(half)) = (&self.role, half) else { return Err(SshError::Protocol("a second answer")) };
+        let shared = exchange::finish(&agreed, &self.said, payload, half, known)?;
+        self.key(&agreed, &shared)?;
+        self.release()
+    }
+
+    /// From here on what we send is sealed with the new keys.
+    fn key(&mut self, agreed: &Agreed, shared: &Shared) -> Result<(), SshError> {
+        self.put(&[message::NEWKEYS])?;
+        let session = self.session.get_or_insert_with(|| shared.hash().to_vec()).clone();
+        let derive = |cipher: Cipher, iv, key| (shared.derive(key, &session, cipher.key_bytes()), shared.derive(iv, &session, cipher.iv_bytes()));
+        let (from_client, to_client) = agreed.ciphers;
+        let from_client = (from_client, derive(from_client, b'A', b'C'));
+        let to_client = (to_client, derive(to_client, b'B', b'D'));
+        let ((sealing, (sealing_key, sealing_iv)), (opening, (opening_key, opening_iv))) = match self.role.side() {
+            Side::Client => (from_client, to_client),
+            Side::Server => (to_client, from_client),
+        };
+        self.sealing = Sealing::new(sealing, &sealing_key, &sealing_iv)?;
+        if self.strict {
+            self.sent = 0;
+        }
+        self.exchange = Exchange::Keyed(Opening::new(opening, &opening_key, &opening_iv)?);
+        self.bytes = (0, 0);
+        self.packets = 0;
+        self.keyed_at = Instant::now();
+        Ok(())
+    }
+
+    /// Sends what was held.
+    fn release(&mut self) -> Result<(), SshError> {
         self.held_bytes = 0;
         for held in std::mem::take(&mut self.held) {
             self.put(&held)?;
+        }
+        Ok(())
+    }
+
+    /// What the other side can do besides.
+    fn extend(&mut self, payload: &[u8]) -> Result<(), SshError> {
+        let mut reader = Reader::new(&payload[1..]);
+        for _ in 0..reader.u32()? {
+            let (name, value) = (reader.string()?, reader.string()?);
+            if name == b"server-sig-algs" {
+                self.signatures = Some(String::from_utf8_lossy(value).into_owned());
+            }
         }
         Ok(())
     }
@@ -304,7 +401,7 @@ mod tests {
 
     fn transport() -> Transport {
         let host_key = HostKey::from_pkcs8(&HostKey::generate().unwrap()).unwrap();
-        Transport::new(Arc::new(Settings { host_key, software: "Test" })).unwrap()
+        Transport::new(Role::Server(Arc::new(Settings { host_key, software: "Test" }))).unwrap()
     }
 
     /// A packet as it is before there are keys.

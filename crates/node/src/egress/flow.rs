@@ -142,8 +142,11 @@ impl Flows {
         // By another way: whatever was sent and received is not to be continued there.
         let same_way = before.proxy() == policy.proxy();
         for open in self.open.values() {
-            let outcome = rules::judge(policy, protected, &open.evidence.seen());
+            let seen = open.evidence.seen();
+            let outcome = rules::judge(policy, protected, &seen);
             let holds = match (open.stage, &outcome) {
+                // Who was logged in by another rule might not be any more, or as somebody else.
+                (Stage::Carried(Handling::Login(app)), _) if before.login_for(&seen, app) != policy.login_for(&seen, app) => false,
                 (Stage::Carried(handling), Outcome::Decided { verdict, handling: now }) => verdict.allow && handling == *now,
                 // What should have been looked at has gone by.
                 (Stage::Carried(_), Outcome::Listen { .. }) => false,

@@ -26,7 +26,7 @@ use super::flow::{Admitted, Evidence, Name, OpenFlow};
 use super::listen::{Ears, Heard, SILENT_FOR};
 use super::log::Entry;
 use super::socket::{Meter, Pump, prepare, reset};
-use super::{Attached, Inner, http, login, refuse, tcp_flow, terminate};
+use super::{Attached, Inner, http, login, refuse, ssh_proxy, tcp_flow, terminate};
 
 /// Connections that one sandbox may have open at once.
 pub(super) const FLOWS_MAX: usize = 1024;
@@ -200,7 +200,7 @@ impl Carrier {
     }
 
     /// Both ways until both sides have said that they are done. `said` was read from the client already.
-    async fn copy(&self, meter: &Meter, mut back: Pump, said: BytesMut) -> io::Result<()> {
+    pub async fn copy(&self, meter: &Meter, mut back: Pump, said: BytesMut) -> io::Result<()> {
         prepare(self.inside());
         let mut out = Pump::with(Arc::clone(self.inside()), Arc::clone(back.from()), said);
         tokio::try_join!(out.run(|bytes| meter.sent(bytes)), back.run(|bytes| meter.received(bytes))).map(|_| ())
@@ -215,9 +215,16 @@ impl Carrier {
         let heard = if silent.allow {
             let outside = self.dial().await.inspect_err(|error| self.meter(&silent).entry.failed(error.to_string())).map_err(io::Error::other)?;
             let mut back = Pump::new(outside, Arc::clone(&inside));
+            let head_start = ssh_proxy::head_start(&self);
+            let server = async {
+                tokio::time::sleep(head_start).await;
+                back.run(|bytes| self.meter(&silent).received(bytes)).await
+            };
             let heard = tokio::select! {
+                // What both have said by now begins with the client.
+                biased;
                 heard = ears.listen(&inside) => heard?,
-                ended = back.run(|bytes| self.meter(&silent).received(bytes)) => {
+                ended = server => {
                     ended?;
                     ears.listen(&inside).await?
                 }
@@ -262,6 +269,7 @@ impl Carrier {
             }
             Handling::Http => http::serve_plain(Arc::new(self), meter, ears.bytes.freeze(), early_socket).await,
             Handling::Terminate { http } => terminate::serve(Arc::new(self), meter, ears.bytes.freeze(), early_socket, http).await,
+            Handling::Login(App::Ssh) => ssh_proxy::serve(&self, meter, ears.bytes.freeze(), early_socket).await,
             Handling::Login(app) => login::serve(&self, meter, app, ears.bytes.freeze(), early_socket).await,
         }
     }

@@ -56,7 +56,8 @@ async fn tell(inside: &TcpStream, answer: &[u8]) {
     tokio::time::timeout(DRAIN_WITHIN, drain(inside)).await.ok();
 }
 
-async fn drain(inside: &TcpStream) {
+/// Reads what still comes, until the client hangs up.
+pub(super) async fn drain(inside: &TcpStream) {
     let mut buffer = [0; 4096];
     let mut left = DRAIN_BYTES_MAX;
     while left > 0 && inside.readable().await.is_ok() {

@@ -15,6 +15,7 @@ mod logins;
 mod names;
 mod requests;
 mod servers;
+mod ssh;
 mod udp;
 mod world;
 mod zone;

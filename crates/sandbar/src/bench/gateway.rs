@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use reqwest::Method;
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     process::{Child, Command},
 };
@@ -28,30 +28,33 @@ use crate::{client::sandbox_path, local_server::free_address};
 const CONNECTIONS: usize = 16;
 const UP_WITHIN: Duration = Duration::from_secs(20);
 /// What is asked and served, so that the way there is all that differs.
-const BODY: &str = "hello from the upstream\n";
+pub(super) const BODY: &str = "hello from the upstream\n";
 const PORT: u16 = 9000;
 /// This very program, inside.
-const PROGRAM: &str = "/workspace/sandbar";
+pub(super) const PROGRAM: &str = "/workspace/sandbar";
 
 /// Serves [`BODY`] until it is ended.
 pub async fn upstream(listen: SocketAddr) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-type: text/plain\r\n\r\n{BODY}", BODY.len());
     loop {
-        let (mut stream, _) = listener.accept().await?;
+        let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let answer = answer.clone();
-        tokio::spawn(async move {
-            let mut head = Vec::new();
-            while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
-                if head.ends_with(b"\r\n\r\n") {
-                    head.clear();
-                    if stream.write_all(answer.as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
+        tokio::spawn(answer(stream, |_| {}));
+    }
+}
+
+/// Answers one request after the other, whose heads it shows.
+pub(super) async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, see: impl Fn(&[u8])) {
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-type: text/plain\r\n\r\n{BODY}", BODY.len());
+    let mut head = Vec::new();
+    while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
+        if head.ends_with(b"\r\n\r\n") {
+            see(&head);
+            head.clear();
+            if stream.write_all(answer.as_bytes()).await.is_err() || stream.flush().await.is_err() {
+                return;
             }
-        });
+        }
     }
 }
 

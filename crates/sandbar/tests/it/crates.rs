@@ -16,7 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbar-ssh", &[]),
     ("sandbar-store", &["sandbar-api", "sandbar-core"]),
     ("sandbar-tree", &[]),
-    ("sandbar-node", &["sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-tree"]),
+    ("sandbar-node", &["sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-ssh", "sandbar-tree"]),
     ("sandbar-server", &["sandbar-api", "sandbar-core", "sandbar-procd-api", "sandbar-ssh", "sandbar-store", "sandbar-node"]),
     ("sandbar", &["sandbar-api", "sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-store", "sandbar-node", "sandbar-server"]),
 ];
