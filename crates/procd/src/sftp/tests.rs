@@ -130,7 +130,7 @@ fn no_bytes_do_harm() {
             let mut body = vec![number];
             body.extend_from_slice(&(rng.next() as u32).to_be_bytes());
             for _ in 0..rng.next() % 40 {
-                body.push(if rng.next() % 3 == 0 { 0 } else { rng.next() as u8 });
+                body.push(if rng.next().is_multiple_of(3) { 0 } else { rng.next() as u8 });
             }
             // No file is made: the flag for it is left out by cutting what would hold it.
             if number == 3 {
