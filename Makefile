@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ACCEPT_SUITE ?= ../shared/accept
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build run test check unit clients images docs webapp accept bench clean help
+.PHONY: build run test check unit clients images docs egress webapp ssh accept bench clean help
 
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -20,7 +20,7 @@ run: ## Start the server, show what it does, go on serving until Ctrl-C
 
 test: ## Everything: format, lints, unit and integration tests, public clients end to end
 	@packaging/prerequisites.sh test
-	$(MAKE) check unit clients images docs webapp
+	$(MAKE) check unit clients images docs egress webapp ssh
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -41,9 +41,17 @@ docs: ## The examples of the documentation
 	$(CARGO) build --locked -p sandbar
 	tests/docs.sh
 
+egress: ## Real programs through network policies, and around them
+	$(CARGO) build --locked -p sandbar
+	tests/egress.sh
+
 webapp: ## A web application of some size, published, replaced and taken back under load
 	$(CARGO) build --locked -p sandbar
 	tests/webapp.sh
+
+ssh: ## A gibibyte through ssh and sftp
+	$(CARGO) build --locked -p sandbar
+	tests/ssh.sh
 
 accept: ## An acceptance suite (ACCEPT_SUITE) with three releases of the public client
 	@packaging/prerequisites.sh test

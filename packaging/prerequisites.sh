@@ -36,6 +36,19 @@ if [ "$purpose" = test ]; then
   want dpkg-deb dpkg
   # Certificates: an authority for tests, with its name server.
   want pebble pebble
+  # What sandboxes talk to, and with: databases, a broker, git over HTTPS and SSH, name servers.
+  want ip iproute2
+  want redis-server redis-server
+  want redis-cli redis-tools
+  want mosquitto mosquitto
+  want mosquitto_pub mosquitto-clients
+  want git git
+  want ssh openssh-client
+  [ -x /usr/sbin/sshd ] || packages+=(openssh-server)
+  [ -x "$(echo /usr/lib/postgresql/*/bin/initdb)" ] || packages+=(postgresql)
+  want dig bind9-dnsutils
+  want openssl openssl
+  want rsync rsync
   # A web application under load, and in a browser.
   want wrk wrk
   want chromium chromium

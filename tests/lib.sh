@@ -45,7 +45,7 @@ start_server() {
   token=s0_test_$(python3 -c 'import secrets; print(secrets.token_hex(24))')
   # No packet is sent: this only asks which of our addresses faces the world.
   own_address=$(python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("192.0.2.1", 9)); print(s.getsockname()[0])' 2>/dev/null || echo 127.0.0.1)
-  SANDBAR_DATA_DIR=$work/data SANDBAR_LISTEN=127.0.0.1:$port SANDBAR_BOOTSTRAP_TOKEN=$token SANDBAR_EGRESS_ALLOW=$own_address/32 \
+  SANDBAR_DATA_DIR=$work/data SANDBAR_LISTEN=127.0.0.1:$port SANDBAR_BOOTSTRAP_TOKEN=$token SANDBAR_EGRESS_ALLOW=${SANDBAR_EGRESS_ALLOW:-$own_address/32} SANDBAR_SSH_LISTEN=${SANDBAR_SSH_LISTEN:-off} \
     "$sandbar" serve >"$work/server.log" 2>&1 &
   server_pid=$!
   for _ in $(seq 600); do
@@ -90,6 +90,19 @@ web_application() {
     rm -rf "$dir" "$dir-venv"
   fi
   echo "$tar"
+}
+
+# egress_clients: prints the folder of Python libraries of the protocols that sandboxes speak, for the Python that they find.
+egress_clients() {
+  local list="requests aiohttp httpx[http2] grpcio websockets aioquic paho-mqtt h2 hypercorn aiosmtpd cryptography" dir=$root/target/clients/egress
+  if [ "$(cat "$dir/.complete" 2>/dev/null)" != "$list" ]; then
+    rm -rf "$dir" "$dir-venv"
+    # shellcheck disable=SC2086 # A list.
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin python3 -m venv "$dir-venv" >&2 &&
+      "$dir-venv/bin/pip" install --quiet --disable-pip-version-check --target "$dir" $list >&2 && echo "$list" >"$dir/.complete" || return 1
+    rm -rf "$dir-venv"
+  fi
+  echo "$dir"
 }
 
 # base_url_for VERSION: the base URL for a release of the Python client.

@@ -145,6 +145,26 @@ class CommandLine(unittest.TestCase):
         finally:
             self.assertEqual(run("sandbox", "rm", id)[0], 0)
 
+    def test_credentials(self):
+        file = pathlib.Path(self.here.name, "token")
+        file.write_text("from a file\n")
+        code, out, err = run("credential", "add", "cli", "--value", "token=env:CLI_SECRET", env={"CLI_SECRET": "hush"})
+        self.assertEqual(code, 0, err)
+        self.assertNotIn(b"hush", out + err)
+        self.assertRegex(run("credential", "ls")[1].decode(), r"cli +static_headers +1 +active")
+        self.assertEqual(run("credential", "rotate", "cli", "--value", f"token={file}")[0], 0)
+        made = json.loads(run("-o", "json", "credential", "rotate", "cli", "--value", "token=-", data=b"from standard input")[1])
+        self.assertEqual((made["name"], made["currentVersion"]), ("cli", 3))
+        self.assertIn(b"version", run("credential", "get", "cli")[1])
+        code, _, err = run("credential", "rotate", "cli", "--username", "u", "--password", "-", data=b"p")
+        self.assertEqual(code, 1)
+        self.assertIn(b"cannot be changed", err)
+        code, _, err = run("credential", "add", "other", "--value", "token=plain text")
+        self.assertEqual(code, 1)
+        self.assertNotIn(b"plain text", err)
+        self.assertEqual(run("credential", "rm", "cli")[0], 0)
+        self.assertEqual(run("credential", "get", "cli")[0], 1)
+
     def test_keys(self):
         made = json.loads(run("-o", "json", "key", "create", "for a test", "--role", "viewer", "--expires-in", "1h")[1])
         id = (made.get("api_key") or made)["id"]

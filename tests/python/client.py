@@ -120,3 +120,44 @@ def publish_and_look() -> None:
 
 if hasattr(client, "functions"):
     publish_and_look()
+
+
+def keep_a_secret() -> None:
+    """Every call for credential sources, and a policy that binds one."""
+    from sandbox0.apispec.models.credential_source_write_request import CredentialSourceWriteRequest
+    from sandbox0.apispec.models.sandbox_network_policy import SandboxNetworkPolicy
+
+    def source(secret: str) -> CredentialSourceWriteRequest:
+        spec = {"staticHeaders": {"values": {"token": secret}}}
+        return CredentialSourceWriteRequest.from_dict({"name": name, "resolverKind": "static_headers", "spec": spec})
+
+    name = f"client-{secrets.token_hex(4)}"
+    made = client.create_credential_source(source("first"))
+    equal((made.name, made.resolver_kind.value, made.current_version, made.status), (name, "static_headers", 1, "active"))
+    assert made.created_at and name in [listed.name for listed in client.list_credential_sources()]
+    equal(client.update_credential_source(name, source("second")).current_version, 2)
+    equal(client.get_credential_source(name).current_version, 2)
+    sandbox = client.sandboxes.claim("default")
+    try:
+        headers = [{"name": "Authorization", "valueTemplate": "Bearer {{ .token }}"}]
+        policy = {
+            "mode": "allow-all",
+            "egress": {"credentialRules": [{"credentialRef": "api", "protocol": "https", "domains": ["api.example.com"], "tlsMode": "terminate-reoriginate"}]},
+            "credentialBindings": [{"ref": "api", "sourceRef": name, "projection": {"type": "http_headers", "httpHeaders": {"headers": headers}}}],
+        }
+        stored = sandbox.update_network_policy(SandboxNetworkPolicy.from_dict(policy))
+        equal(stored.credential_bindings[0].source_ref, name)
+        try:
+            client.delete_credential_source(name)
+        except APIError as error:
+            equal(error.status_code, 409)
+        else:
+            raise AssertionError("a source was deleted that a sandbox binds")
+    finally:
+        client.sandboxes.delete(sandbox.id)
+    client.delete_credential_source(name)
+    step("credential sources")
+
+
+if hasattr(client, "create_credential_source"):
+    keep_a_secret()

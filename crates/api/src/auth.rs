@@ -46,6 +46,36 @@ pub struct LoginResponse {
     pub user: User,
 }
 
+/// `POST /users/me/ssh-keys`.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct CreateSSHPublicKeyRequest {
+    pub name: String,
+    /// One line as in a `.pub` file.
+    pub public_key: String,
+}
+
+/// A key with which its owner may come into the team's sandboxes.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct SSHPublicKey {
+    pub id: String,
+    pub name: String,
+    /// Without its comment.
+    pub public_key: String,
+    pub key_type: String,
+    /// As `ssh-keygen -l` shows it.
+    pub fingerprint_sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    pub created_at: String,
+    pub updated_at: String,
+}
+
+/// `GET /users/me/ssh-keys`.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct SSHPublicKeyListResponse {
+    pub ssh_keys: Vec<SSHPublicKey>,
+}
+
 /// A person.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct User {
@@ -181,6 +211,20 @@ pub struct GatewayMetadata {
     pub gateway_mode: String,
     pub service: String,
     pub version: String,
+    /// How SSH is reached, when it can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<SshMetadata>,
+}
+
+/// What an SSH client has to know of the server.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct SshMetadata {
+    pub host: String,
+    pub port: u16,
+    /// As in a `known_hosts` file, without the host's name.
+    pub host_key: String,
+    /// As clients show it.
+    pub fingerprint_sha256: String,
 }
 
 /// Where sandboxes can be. This server is one region.

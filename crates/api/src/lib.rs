@@ -13,6 +13,7 @@ pub mod function;
 pub mod image;
 pub mod log;
 pub mod metrics;
+pub mod network;
 pub mod quota;
 pub mod reply;
 pub mod sandbox;

@@ -39,10 +39,24 @@ pub struct LogsResponse {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum WatchLine<T> {
-    Log { data: T, cursor: String },
-    Event { data: T, cursor: String },
-    Heartbeat { time: String },
-    Error { error: String },
+    Log {
+        data: T,
+        cursor: String,
+    },
+    Event {
+        data: T,
+        cursor: String,
+    },
+    /// So many were forgotten before they could be told.
+    Missed {
+        count: i64,
+    },
+    Heartbeat {
+        time: String,
+    },
+    Error {
+        error: String,
+    },
 }
 
 /// Something that happened to a sandbox.

@@ -191,6 +191,14 @@ pub struct ClaimResponse {
     pub hard_expires_at: Option<String>,
 }
 
+/// How a sandbox is reached by SSH.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct SandboxSsh {
+    pub host: String,
+    pub port: u16,
+    pub username: String,
+}
+
 /// A sandbox in full. Environment variables and secrets are never in it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SandboxResponse {
@@ -220,6 +228,9 @@ pub struct SandboxResponse {
     /// Why it is not running, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_reason: Option<String>,
+    /// How it is reached by SSH, when the server can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<SandboxSsh>,
     #[schema(value_type = Vec<Object>)]
     pub services: Vec<Value>,
     #[schema(value_type = Vec<Object>)]

@@ -192,6 +192,10 @@ pub const TOKEN_MAX_BYTES: usize = 4096;
 pub const TEMPLATES_PER_TEAM_MAX: usize = 200;
 /// API keys of one team.
 pub const API_KEYS_PER_TEAM_MAX: usize = 1000;
+/// Public keys of one user in one team.
+pub const SSH_KEYS_PER_USER_MAX: usize = 100;
+/// Bytes of a public key's line, which the longest RSA key fits.
+pub const SSH_KEY_MAX_BYTES: usize = 8 << 10;
 /// Members of one team.
 pub const MEMBERS_PER_TEAM_MAX: usize = 1000;
 /// Teams that one user may own.
@@ -229,6 +233,10 @@ pub const LOG_BYTES_MAX: usize = 8 << 20;
 pub const LOG_PAGE_MAX: u32 = 1000;
 /// Lines of one page of the structured log when the client names no number.
 pub const LOG_PAGE_DEFAULT: u32 = 200;
+/// Flows of one page of a sandbox's network events; more than a runtime keeps.
+pub const NETWORK_EVENTS_PAGE_MAX: u32 = 2048;
+/// Flows of one page when the client names no number.
+pub const NETWORK_EVENTS_PAGE_DEFAULT: u32 = 200;
 /// Logs that are read from disk at once; more readers wait.
 pub const LOG_READS_MAX: usize = 8;
 /// Seconds within which the next bytes of a request's JSON body must come.

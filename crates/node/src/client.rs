@@ -22,6 +22,7 @@ use sandbar_procd_api::{
     Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, Newest, PtySize, Publishing,
     Signal, Stats, Taken, Trust, Trusted, WatchLine, Written,
     function::{FunctionCall, FunctionCheck, FunctionChecked},
+    process::Start,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -29,11 +30,13 @@ mod attach;
 mod function;
 mod lines;
 mod pool;
+mod process;
 
 pub use attach::{AttachReader, AttachWriter, Attached, AttachedFrame};
 pub use function::{FunctionFrame, FunctionReader, FunctionReply, FunctionSocket, FunctionWriter};
 pub use lines::Lines;
 pub use pool::AgentBody;
+pub use process::{ProcessFrame, ProcessInput, ProcessOutput};
 
 use pool::{BoxError, Pool, RequestBody};
 
@@ -201,6 +204,21 @@ impl ProcdClient {
             return Err(refusal_or_surprise(response).await);
         }
         Attached::upgrade(response).await
+    }
+
+    /// Starts a process whose streams are the caller's; arguments are bytes without NUL, the program first. For agents that speak
+    /// [`sandbar_procd_api::PROTOCOL_PROCESS`].
+    pub async fn start_process(&self, arguments: &[Vec<u8>], start: &Start) -> Result<(ProcessInput, ProcessOutput), ProcdError> {
+        let request = build(Method::GET, "/v1/processes")
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, sandbar_procd_api::process::UPGRADE)
+            .body(empty())
+            .map_err(malformed)?;
+        let response = self.pool.send(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refusal_or_surprise(response).await);
+        }
+        process::start(response, arguments, start).await
     }
 
     /// The bytes of a file, as they are read. `range` is the caller's `Range` header; the reply's status and

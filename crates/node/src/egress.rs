@@ -39,11 +39,11 @@ mod tls;
 mod udp;
 
 pub use authority::{Authority, AuthorityError, LeafError};
-pub use log::{Counters, Decision};
+pub use log::{Counters, Decision, FlowLog, FlowState, Happened, Position};
 pub use sources::{Source, Sources, Terms};
 
 use flow::{Evidence, Flows};
-use log::{Entry, Log};
+use log::{Entry, Log, Sums};
 use names::Names;
 use netns::Netns;
 use tls::{ClientCertificates, Tls};
@@ -91,14 +91,16 @@ struct Inner {
     attached: Mutex<Vec<Weak<Attached>>>,
     /// Of connections of all sandboxes together.
     places: proxy::Places,
+    totals: Arc<Sums>,
 }
 
 impl Egress {
-    /// `allow` is what the operator opens of the protected addresses. Names are asked of the name servers of
-    /// /etc/resolv.conf. Servers are believed whom the machine believes, and besides whom the certificates in `ca_file`
+    /// `allow` is what the operator opens of the protected addresses. Names are asked of `nameservers`, or of
+    /// those of /etc/resolv.conf. Servers are believed whom the machine believes, and besides whom the certificates in `ca_file`
     /// certify. Call it within a tokio runtime.
-    pub fn new(allow: Vec<Prefix>, authority: Authority, ca_file: Option<&Path>) -> Result<Self, EgressError> {
-        Self::start(allow, dns::Nameservers::system(), authority, Tls::new(ca_file)?)
+    pub fn new(allow: Vec<Prefix>, nameservers: Option<Vec<SocketAddr>>, authority: Authority, ca_file: Option<&Path>) -> Result<Self, EgressError> {
+        let nameservers = nameservers.map_or_else(dns::Nameservers::system, dns::Nameservers::fixed);
+        Self::start(allow, nameservers, authority, Tls::new(ca_file)?)
     }
 
     /// Like [`Self::new`], with name servers of the caller's choice and an authority that nobody knows.
@@ -116,6 +118,7 @@ impl Egress {
             tls,
             attached: Mutex::default(),
             places: proxy::Places::of_machine(),
+            totals: Arc::default(),
         });
         tokio::spawn(keep_host_addresses(Arc::downgrade(&inner)));
         Ok(Self { inner })
@@ -124,6 +127,11 @@ impl Egress {
     /// Who certifies us to the sandboxes.
     pub fn authority(&self) -> &Authority {
         &self.inner.authority
+    }
+
+    /// What all sandboxes did since the server began.
+    pub fn totals(&self) -> Counters {
+        self.inner.totals.read()
     }
 
     /// The routes that a namespace has to have for this policy.
@@ -167,8 +175,8 @@ impl Egress {
         let attached = Arc::new(Attached {
             runtime_id: runtime_id.to_owned(),
             netns: Arc::new(netns),
-            state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: Flows::default() }),
-            log: Log::default(),
+            state: Mutex::new(State { policy: Arc::new(policy), sources: Sources::default(), plan: Some(plan), flows: Flows::default(), suspended: None }),
+            log: Log::new(Arc::clone(&self.inner.totals)),
             names: Names::default(),
             certificates: ClientCertificates::default(),
             udp: udp::Flows::default(),
@@ -216,13 +224,30 @@ impl EgressHandle {
     }
 
     pub fn counters(&self) -> Counters {
-        let open = self.attached.state().flows.len() + self.attached.udp.open();
-        self.attached.log.counters(open as u64)
+        self.attached.log.counters()
     }
 
     /// The latest decisions, oldest first.
     pub fn decisions(&self) -> Vec<Decision> {
         self.attached.log.decisions()
+    }
+
+    /// The same for who reads along, also when the runtime has ended.
+    pub fn flows(&self) -> FlowLog {
+        self.attached.log.reading()
+    }
+
+    /// Refuses every flow, and cuts those that are open, with this for a rule; None lets the policy decide again.
+    pub fn suspend(&self, rule: Option<Arc<str>>) {
+        let mut state = self.attached.state();
+        state.suspended = rule;
+        if state.suspended.is_some() {
+            state.flows.cut();
+            self.attached.udp.cut();
+        } else {
+            // What was refused meanwhile is not remembered.
+            self.attached.udp.judge(&state.policy, &self.inner.protected());
+        }
     }
 
     /// Connects from the host to a server inside the sandbox, such as 127.0.0.1:8000.
@@ -275,6 +300,8 @@ struct State {
     /// The routes of the namespace; None when they are not known.
     plan: Option<Plan>,
     flows: Flows,
+    /// Everything is refused, with this for a rule.
+    suspended: Option<Arc<str>>,
 }
 
 impl Attached {
@@ -339,6 +366,14 @@ impl Attached {
         }
         self.state().plan = Some(plan);
         Ok(())
+    }
+
+    /// Why a flow that is cut just now is cut.
+    fn cut_reason(&self) -> String {
+        if self.stop.is_cancelled() {
+            return "the sandbox's network was closed".to_owned();
+        }
+        self.state().suspended.as_ref().map_or_else(|| "cut by a change of policy".to_owned(), |rule| format!("cut: {rule}"))
     }
 
     fn record(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict) -> Arc<Entry> {

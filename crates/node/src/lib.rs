@@ -5,6 +5,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -63,6 +64,8 @@ pub struct NodeConfig {
     pub agent: &'static [u8],
     /// Prefixes that sandboxes may reach although they are protected.
     pub egress_allow: Vec<Prefix>,
+    /// Where names are asked; none: as /etc/resolv.conf says.
+    pub nameservers: Option<Vec<SocketAddr>>,
     /// Certificates of servers that are believed besides the machine's, where TLS is ended for a sandbox: a PEM file.
     pub egress_ca_file: Option<PathBuf>,
 }
@@ -156,7 +159,7 @@ impl Node {
         let agent_path = images.agent_path();
         let agent = File::open(&agent_path).map_err(io(&agent_path))?;
         let authority = egress::Authority::open(data_dir).map_err(egress::EgressError::from)?;
-        let egress = egress::Egress::new(config.egress_allow, authority, config.egress_ca_file.as_deref())?;
+        let egress = egress::Egress::new(config.egress_allow, config.nameservers, authority, config.egress_ca_file.as_deref())?;
         let inner = Inner {
             runtimes_dir,
             images,
@@ -308,6 +311,11 @@ impl Node {
         for surplus in self.inner.pools.keep(key, spec, min_idle) {
             self.discard(surplus);
         }
+    }
+
+    /// What all sandboxes sent, received and were refused since the server began.
+    pub fn network_totals(&self) -> egress::Counters {
+        self.inner.egress.totals()
     }
 
     pub fn pools(&self) -> Vec<PoolStatus> {

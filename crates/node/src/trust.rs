@@ -5,7 +5,10 @@ use std::{fs, path::Path, sync::OnceLock, time::Duration};
 use sandbar_core::egress::Policy;
 use sandbar_procd_api::{PROTOCOL_TRUST, Trust};
 
-use crate::{Node, Runtime, client::ProcdError};
+use crate::{
+    Node, Runtime,
+    client::{ProcdClient, ProcdError},
+};
 
 /// A runtime that does not answer within this time is left as it is; whoever owns the sandbox waits.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -39,17 +42,17 @@ impl Node {
     /// Makes programs of a runtime trust so. Those that run have the files, those that are started from now on the
     /// environment, too.
     pub async fn trust(&self, runtime: &Runtime, trust: Trust) -> Result<(), TrustError> {
-        tokio::time::timeout(WITHIN, told(runtime, trust)).await.unwrap_or(Err(TrustError::Late))
+        tokio::time::timeout(WITHIN, told(&runtime.client, trust)).await.unwrap_or(Err(TrustError::Late))
     }
 }
 
-async fn told(runtime: &Runtime, mut trust: Trust) -> Result<(), TrustError> {
-    if runtime.client.protocol().await? < PROTOCOL_TRUST {
+pub(crate) async fn told(agent: &ProcdClient, mut trust: Trust) -> Result<(), TrustError> {
+    if agent.protocol().await? < PROTOCOL_TRUST {
         return Err(TrustError::Old);
     }
-    if runtime.client.trust(&trust).await?.needs_roots {
+    if agent.trust(&trust).await?.needs_roots {
         trust.roots_pem = Some(host_roots().to_owned());
-        runtime.client.trust(&trust).await?;
+        agent.trust(&trust).await?;
     }
     Ok(())
 }

@@ -40,6 +40,7 @@
 //!
 //! since protocol 3:
 //! POST   /v1/trust             Trust               -> Trusted     whom programs inside trust from now on
+//! GET    /v1/processes  Upgrade: sandbar-process   -> 101, then frames both ways (see `process`)
 //! ```
 //!
 //! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
@@ -51,6 +52,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod frame;
 pub mod function;
+pub mod process;
 
 /// The protocol this crate describes.
 pub const PROTOCOL: u32 = 3;
@@ -58,6 +60,8 @@ pub const PROTOCOL: u32 = 3;
 pub const PROTOCOL_FUNCTIONS: u32 = 2;
 /// The first protocol that knows trust.
 pub const PROTOCOL_TRUST: u32 = 3;
+/// The first protocol that knows processes for somebody who is connected.
+pub const PROTOCOL_PROCESS: u32 = 3;
 /// The oldest protocol the host still speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 

@@ -19,6 +19,7 @@ use crate::io::IoPool;
 use crate::journal::Journal;
 use crate::limits::*;
 use crate::log::{Budget, STREAMS};
+use crate::process::Processes;
 use crate::publish::{self, Publisher};
 use crate::run::Run;
 use crate::trust;
@@ -50,6 +51,7 @@ pub struct Agent {
     pub journal: Rc<Journal>,
     pub io: IoPool,
     pub functions: Functions,
+    pub processes: Processes,
     /// Connections that idle are to close.
     pub reset: Notify,
     /// CPU use of everything when last asked.
@@ -75,6 +77,7 @@ impl Agent {
             journal: Journal::new(log_a, log_b, io.clone()),
             io,
             functions: Functions::default(),
+            processes: Processes::default(),
             reset: Notify::new(),
             sampled: Cell::new(None),
             contexts: RefCell::default(),
@@ -233,7 +236,10 @@ impl Agent {
         while let Some((pid, ended)) = sandbar_linux::process::reap() {
             let run = self.pids.borrow_mut().remove(&pid);
             let Some(run) = run else {
-                self.functions.reaped(pid, ended);
+                let oom = self.look_for_oom(None);
+                if !self.processes.reaped(pid, ended, oom) {
+                    self.functions.reaped(pid, ended);
+                }
                 continue;
             };
             let oom = self.look_for_oom(Some(&run.context_id));

@@ -19,7 +19,7 @@ use crate::context::{Context, shows_streams};
 use crate::error::Failure;
 use crate::limits::{HEARTBEAT, JSON_BYTES_MAX};
 use crate::log::Position;
-use crate::{attach, files, functions, json, publish, signals, stats, watch};
+use crate::{attach, files, functions, json, process, publish, signals, stats, watch};
 
 pub type Answer = Result<Response<Body>, Failure>;
 
@@ -125,6 +125,7 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
         (&Method::POST, ["functions", "call"]) => functions::call(&agent, body(request).await?),
         (&Method::POST, ["functions", "check"]) => json(&functions::check(&agent, body(request).await?).await?),
         (&Method::GET, ["functions", "socket"]) => functions::socket::upgrade(&agent, request),
+        (&Method::GET, ["processes"]) => process::upgrade(&agent, request),
         (&Method::GET, ["stats"]) => json(&stats::of_all(&agent).await),
         (&Method::POST, ["connections", "reset"]) => {
             agent.reset.notify_waiters();
@@ -132,7 +133,7 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
         }
         (
             _,
-            ["info" | "assign" | "trust" | "events" | "contexts" | "files" | "stats" | "publishing"]
+            ["info" | "assign" | "trust" | "events" | "contexts" | "files" | "stats" | "publishing" | "processes"]
             | ["events", "taken"]
             | ["contexts", _]
             | ["contexts", _, "restart" | "exec" | "input" | "resize" | "signal" | "stats" | "attach"]

@@ -82,6 +82,12 @@ pub const IO_STACK_BYTES: usize = 1 << 20;
 pub const COPY_DEPTH_MAX: usize = 200;
 /// Nesting that a removal keeps open at once; deeper directories are lifted up first.
 pub const REMOVE_DEPTH_MAX: usize = 32;
+/// Processes for somebody who is connected.
+pub const PROCESSES_MAX: usize = 256;
+/// How long the streams of such a process may be silent after its end while somebody else holds them.
+pub const PROCESS_EOF_GRACE: Duration = Duration::from_secs(10);
+/// Between SIGHUP and SIGKILL for a process whose host has gone.
+pub const HANGUP_GRACE: Duration = Duration::from_secs(2);
 /// Calls of functions at once.
 pub const FUNCTION_CALLS_MAX: usize = 64;
 /// Processes that keep an imported module for the next call, and how long without one.

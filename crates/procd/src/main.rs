@@ -20,6 +20,7 @@ use tokio::net::UnixListener;
 mod agent;
 mod attach;
 mod body;
+mod connect;
 mod context;
 mod error;
 mod events;
@@ -32,9 +33,11 @@ mod journal;
 mod json;
 mod limits;
 mod log;
+mod process;
 mod publish;
 mod repl;
 mod run;
+mod sftp;
 mod signals;
 mod stats;
 mod trust;
@@ -46,6 +49,12 @@ fn main() -> ExitCode {
     // The same file under another name; see `functions::hand`.
     if functions::hand::is_asked_for() {
         return functions::hand::run();
+    }
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    match arguments.split_first() {
+        Some((mode, rest)) if mode == connect::NAME => return connect::run(rest),
+        Some((mode, _)) if mode == sftp::NAME => return sftp::run(),
+        _ => {}
     }
     // Before anything is opened that could take these numbers.
     let listen = sandbar_linux::process::inherited(fds::LISTEN);

@@ -142,7 +142,12 @@ fn known_hosts(path: &Path, lines: &[String]) {
 /// A bundle that has our certificate in it.
 fn with(bundle: &[u8], ca: &[u8]) -> Vec<u8> {
     let wanted = ca.trim_ascii();
-    if bundle.windows(wanted.len()).any(|part| part == wanted) {
+    let is_in = match (std::str::from_utf8(bundle), std::str::from_utf8(wanted)) {
+        (Ok(bundle), Ok(wanted)) => bundle.contains(wanted),
+        // Comments in another encoding.
+        _ => bundle.windows(wanted.len()).any(|part| part == wanted),
+    };
+    if is_in {
         return bundle.to_vec();
     }
     let line_end: &[u8] = if bundle.is_empty() || bundle.ends_with(b"\n") { b"" } else { b"\n" };

@@ -1,5 +1,6 @@
 //! The command line as clap reads it.
 
+mod credential;
 mod function;
 mod image;
 mod sandbox_function;
@@ -10,6 +11,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use credential::{CredentialCommand, SecretArgs};
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
@@ -69,6 +71,12 @@ pub enum Command {
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Keep secrets that sandboxes use and never see
+    #[command(subcommand, visible_alias = "cred")]
+    Credential(CredentialCommand),
+    /// Add, list and remove the keys with which you come into sandboxes by SSH
+    #[command(subcommand)]
+    SshKey(SshKeyCommand),
     /// Keep the files of sandboxes, and put them back
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -190,12 +198,16 @@ pub enum SandboxCommand {
     Run(RunArgs),
     /// Open a shell in a terminal
     Shell(ShellArgs),
+    /// Come in by SSH: runs the machine's ssh with the right address, user and host key
+    Ssh(SshArgs),
     /// Copy files and folders in or out: one of the two is ID:/path
     Cp(CopyArgs),
     /// Print what its processes printed
     Logs(LogsArgs),
     /// Print what happened to it
     Events(EventsArgs),
+    /// Print what it reached and what was refused
+    Net(NetArgs),
     /// Pause it: no CPU time until it is resumed
     Pause {
         /// The sandbox
@@ -235,6 +247,24 @@ pub enum SandboxCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct SshArgs {
+    /// The sandbox
+    pub id: String,
+    /// The private key, instead of those that ssh finds
+    #[arg(short, long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Options for ssh, for example --option '-L 8080:localhost:8080'; may be repeated
+    #[arg(long = "option", value_name = "TEXT", allow_hyphen_values = true)]
+    pub options: Vec<String>,
+    /// Print the command instead of running it
+    #[arg(long)]
+    pub print: bool,
+    /// A command to run; without it a shell
+    #[arg(last = true)]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -380,6 +410,24 @@ pub struct EventsArgs {
     pub limit: u32,
 }
 
+#[derive(Debug, Args)]
+pub struct NetArgs {
+    /// The sandbox
+    pub id: String,
+    /// Go on until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what was decided so
+    #[arg(long, value_parser = ["allow", "deny"])]
+    pub decision: Option<String>,
+    /// After this flow
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub after: u64,
+    /// At most this many
+    #[arg(long, default_value_t = 200, conflicts_with = "follow")]
+    pub limit: u32,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Make a key; its text is shown this once
@@ -400,6 +448,27 @@ pub enum KeyCommand {
     #[command(visible_alias = "delete")]
     Rm {
         /// Id of the key, as `key ls` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SshKeyCommand {
+    /// Add a public key
+    Add {
+        /// The public key's file, for example ~/.ssh/id_ed25519.pub; - for standard input
+        file: PathBuf,
+        /// A name to know it by [default: the key's comment, or the file's name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List your keys, and how the server's own is shown
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Remove a key: it lets nobody in any more
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Id of the key, as `ssh-key ls` shows it
         id: String,
     },
 }

@@ -1,15 +1,19 @@
 //! What the client side of the command line does: one file per noun.
 
 pub mod copy;
+pub mod credential;
 pub mod exec;
 pub mod function;
 pub mod image;
 pub mod key;
 pub mod login;
+mod network;
 pub mod sandbox;
 pub mod sandbox_function;
 mod service;
 pub mod snapshot;
+pub mod ssh;
+pub mod ssh_key;
 pub mod storage;
 pub mod template;
 pub mod volume;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     bench,
     cli::{DoctorArgs, Output},
-    output,
+    output, settings,
 };
 
 /// Writes whose median is the latency shown.
@@ -31,6 +31,7 @@ pub fn run(args: &DoctorArgs, form: Output) -> anyhow::Result<u8> {
     checks.push(program("mmdebstrap", &["mmdebstrap"], "apt-get install mmdebstrap, which `sandbar image bootstrap` runs").renamed("mmdebstrap for images"));
     checks.push(memory_checkpoint());
     checks.push(port(args.listen));
+    checks.push(ssh_port());
     let missing = checks.iter().filter(|c| c.required && !c.ok).count();
     let strength = strength(&checks);
     match form {
@@ -176,6 +177,19 @@ fn port(listen: SocketAddr) -> Check {
             detail: format!("{listen}: {error}"),
             remedy: "choose another address with --listen".into(),
         },
+    }
+}
+
+fn ssh_port() -> Check {
+    let listen = settings::SSH_LISTEN_DEFAULT;
+    match TcpListener::bind(listen) {
+        Ok(_) => Check::optional("SSH address", true, format!("{listen} is free"), ""),
+        Err(error) => Check::optional(
+            "SSH address",
+            false,
+            format!("{listen}: {error}; without another address there is no SSH"),
+            "choose another with --ssh-listen, or off",
+        ),
     }
 }
 

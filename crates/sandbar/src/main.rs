@@ -52,6 +52,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Login => commands::login::run(&global).await,
         Command::Sandbox(command) => commands::sandbox::run(&global, command).await,
         Command::Key(command) => commands::key::run(&global, command).await,
+        Command::Credential(command) => commands::credential::run(&global, command).await,
+        Command::SshKey(command) => commands::ssh_key::run(&global, command).await,
         Command::Snapshot(command) => commands::snapshot::run(&global, command).await,
         Command::Function(command) => commands::function::run(&global, command).await,
         Command::Volume(command) => commands::volume::run(&global, command).await,

@@ -26,6 +26,7 @@ pub fn config(settings: &ServeSettings) -> Config {
             orders_per_week: acme.orders_per_week,
             ca: acme.ca,
         }),
+        ssh_listen: settings.ssh_listen,
         trusted_proxies: settings.trusted_proxies.clone(),
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,
@@ -34,6 +35,7 @@ pub fn config(settings: &ServeSettings) -> Config {
             data_dir: settings.data_dir.clone(),
             agent: PROCD,
             egress_allow: settings.egress_allow.clone(),
+            nameservers: settings.nameservers.clone(),
             egress_ca_file: settings.egress_ca_file.clone(),
         },
     }

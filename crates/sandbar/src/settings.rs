@@ -4,7 +4,7 @@
 //! and [`Layer::over`] puts the first on top of the second. So every setting exists in the three places under one name.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -17,12 +17,17 @@ use sandbar_core::{
     image::ImageName,
     limits::{POOL_MAX_IDLE, URL_MAX_BYTES},
 };
+use sandbar_server::SshListen;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// Read when no `--config` is given and the file is there.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/sandbar/sandbar.toml";
+/// Where people come in by SSH when nothing is said.
+pub const SSH_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2222);
 /// A configuration file beyond this many bytes is a mistake.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// As in a resolv.conf: more would never be asked in time.
+const NAMESERVERS_MAX: usize = 3;
 
 /// The settings of a server, complete and checked.
 #[derive(Debug, Clone)]
@@ -41,12 +46,16 @@ pub struct ServeSettings {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The authority that issues certificates for that listener.
     pub acme: Option<AcmeSettings>,
+    /// Where people come in by SSH.
+    pub ssh_listen: SshListen,
     /// Reverse proxies that say truly who asks.
     pub trusted_proxies: Vec<Prefix>,
     /// Whether strangers may make an account.
     pub registration: bool,
     /// Protected ranges that sandboxes may reach all the same.
     pub egress_allow: Vec<Prefix>,
+    /// Where the names that sandboxes ask for are looked up; none: as the machine's /etc/resolv.conf says.
+    pub nameservers: Option<Vec<SocketAddr>>,
     /// Servers to believe besides whom the machine believes, where TLS is ended for a sandbox.
     pub egress_ca_file: Option<PathBuf>,
     /// Idle sandboxes kept ready for the built-in template.
@@ -119,6 +128,9 @@ pub struct Layer {
     /// Roots to believe when that authority is asked, a PEM file [default: the usual ones]
     #[arg(long, env = "SANDBAR_ACME_CA", value_name = "FILE")]
     pub acme_ca: Option<PathBuf>,
+    /// Address and port where people come into sandboxes by SSH, or off [default: 127.0.0.1:2222, unless that is taken]
+    #[arg(long, env = "SANDBAR_SSH_LISTEN", value_name = "ADDR:PORT")]
+    pub ssh_listen: Option<SshAddress>,
     /// Reverse proxies in front of the gateway whose X-Forwarded-For is believed, as comma-separated CIDRs
     #[arg(long, env = "SANDBAR_TRUSTED_PROXIES", value_name = "CIDRS")]
     pub trusted_proxies: Option<Cidrs>,
@@ -128,6 +140,10 @@ pub struct Layer {
     /// Private ranges that sandboxes may reach, as comma-separated CIDRs
     #[arg(long, env = "SANDBAR_EGRESS_ALLOW", value_name = "CIDRS")]
     pub egress_allow: Option<Cidrs>,
+    /// Name servers that sandboxes' questions go to, as comma-separated addresses, each with a port when it is not 53
+    /// [default: those of /etc/resolv.conf]
+    #[arg(long, env = "SANDBAR_NAMESERVERS", value_name = "ADDRS")]
+    pub nameservers: Option<Nameservers>,
     /// Roots to believe besides the machine's, where a network policy has TLS looked into, a PEM file
     #[arg(long, env = "SANDBAR_EGRESS_CA_FILE", value_name = "FILE")]
     pub egress_ca_file: Option<PathBuf>,
@@ -162,9 +178,11 @@ impl Layer {
             acme_contact: self.acme_contact.or(below.acme_contact),
             acme_orders_per_week: self.acme_orders_per_week.or(below.acme_orders_per_week),
             acme_ca: self.acme_ca.or(below.acme_ca),
+            ssh_listen: self.ssh_listen.or(below.ssh_listen),
             trusted_proxies: self.trusted_proxies.or(below.trusted_proxies),
             registration: self.registration.or(below.registration),
             egress_allow: self.egress_allow.or(below.egress_allow),
+            nameservers: self.nameservers.or(below.nameservers),
             egress_ca_file: self.egress_ca_file.or(below.egress_ca_file),
             pool_min_idle: self.pool_min_idle.or(below.pool_min_idle),
             image_registries: self.image_registries.or(below.image_registries),
@@ -207,9 +225,11 @@ impl Layer {
             gateway_listen: self.gateway_listen,
             tls,
             acme,
+            ssh_listen: self.ssh_listen.map_or(SshListen::IfFree(SSH_LISTEN_DEFAULT), |given| given.0),
             trusted_proxies: self.trusted_proxies.unwrap_or_default().0,
             registration: self.registration.unwrap_or(false),
             egress_allow: self.egress_allow.unwrap_or_default().0,
+            nameservers: self.nameservers.map(|list| list.0).filter(|list| !list.is_empty()),
             egress_ca_file: self.egress_ca_file.filter(|path| !path.as_os_str().is_empty()),
             pool_min_idle: self.pool_min_idle.unwrap_or(4),
             image_registries: self.image_registries.unwrap_or_default().0,
@@ -294,6 +314,28 @@ fn is_domain(name: &str) -> bool {
     name.len() <= 190 && name.split('.').all(label)
 }
 
+/// Where people come in by SSH: an address and port, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SshAddress(pub SshListen);
+
+impl FromStr for SshAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self(SshListen::Off));
+        }
+        let address = text.parse().map_err(|_| format!("{text:?} is neither an address with a port, such as 0.0.0.0:2222, nor off"))?;
+        Ok(Self(SshListen::At(address)))
+    }
+}
+
+impl<'de> Deserialize<'de> for SshAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// Ranges: comma-separated text, in TOML also a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cidrs(pub Vec<Prefix>);
@@ -312,6 +354,34 @@ impl FromStr for Cidrs {
 }
 
 impl<'de> Deserialize<'de> for Cidrs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        joined(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Name servers: comma-separated text, in TOML also a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Nameservers(pub Vec<SocketAddr>);
+
+impl FromStr for Nameservers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let server = |part: &str| {
+            let port_53 = |addr: IpAddr| SocketAddr::new(addr, 53);
+            part.parse()
+                .or_else(|_| part.parse().map(port_53))
+                .map_err(|_| format!("{part:?} is no address of a name server, as in 192.0.2.53 or [2001:db8::53]:5353"))
+        };
+        let list: Vec<_> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(server).collect::<Result<_, _>>()?;
+        if list.len() > NAMESERVERS_MAX {
+            return Err(format!("{} name servers; at most {NAMESERVERS_MAX} are asked", list.len()));
+        }
+        Ok(Self(list))
+    }
+}
+
+impl<'de> Deserialize<'de> for Nameservers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         joined(deserializer)?.parse().map_err(D::Error::custom)
     }
@@ -391,6 +461,25 @@ mod tests {
     }
 
     #[test]
+    fn name_servers_have_port_53_when_none_is_said() {
+        let list = |text: &str| parse(text).unwrap().complete().unwrap().nameservers.map(|list| list.iter().map(SocketAddr::to_string).collect::<Vec<_>>());
+        assert_eq!(list("nameservers = '192.0.2.53, [2001:db8::53]:5353,2001:db8::1'").unwrap(), ["192.0.2.53:53", "[2001:db8::53]:5353", "[2001:db8::1]:53"]);
+        assert_eq!(list("nameservers = ['192.0.2.53']").unwrap(), ["192.0.2.53:53"]);
+        for unsaid in ["", "nameservers = ''", "nameservers = []"] {
+            assert_eq!(list(unsaid), None, "{unsaid}");
+        }
+    }
+
+    #[test]
+    fn ssh_listens_where_it_is_told_and_else_where_it_can() {
+        let listen = |text: &str| parse(text).unwrap().complete().unwrap().ssh_listen;
+        assert_eq!(listen(""), SshListen::IfFree(SSH_LISTEN_DEFAULT));
+        assert_eq!(listen("ssh_listen = 'off'"), SshListen::Off);
+        assert_eq!(listen("ssh_listen = '0.0.0.0:22'"), SshListen::At(SocketAddr::from(([0, 0, 0, 0], 22))));
+        assert!(parse("ssh_listen = 'yes'").unwrap_err().to_string().contains("nor off"));
+    }
+
+    #[test]
     fn an_unknown_key_is_named() {
         let error = format!("{:#}", parse("data_dirr = '/x'\n").unwrap_err());
         assert!(error.contains("data_dirr") && error.contains("data_dir"), "{error}");
@@ -404,6 +493,9 @@ mod tests {
             "image_registries = 'a b'",
             "egress_allow = '10.0.0.0/33'",
             "egress_allow = 'example.com'",
+            "nameservers = 'dns.example'",
+            "nameservers = '192.0.2.53:99999'",
+            "nameservers = '192.0.2.1,192.0.2.2,192.0.2.3,192.0.2.4'",
             "pool_min_idle = -1",
             "log = 'xml'",
             "listen = 'localhost'",

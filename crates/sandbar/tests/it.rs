@@ -12,6 +12,7 @@ mod it {
     mod certificates;
     mod crash;
     mod crates;
+    mod credentials;
     mod disk;
     mod escape;
     mod gateway;
@@ -31,6 +32,7 @@ mod it {
     mod registry;
     mod sandbox_functions;
     mod snapshots;
+    mod ssh;
     mod streams;
     mod tls;
     mod usage;

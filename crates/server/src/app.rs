@@ -7,13 +7,14 @@ use sandbar_node::Node;
 use sandbar_store::Store;
 use tokio::sync::Notify;
 
-use crate::{config::Config, gateway::Gateway, http::Metrics};
+use crate::{config::Config, gateway::Gateway, http::Metrics, ssh::Reach};
 
 pub mod auth;
 pub mod builtin;
 pub mod contexts;
 pub mod credentials;
 pub mod files;
+pub mod flows;
 pub mod function_load;
 pub mod functions;
 pub mod images;
@@ -49,6 +50,8 @@ pub struct App {
     pub functions: functions::Functions,
     pub function_load: Arc<function_load::FunctionLoad>,
     pub gateway: Gateway,
+    /// How SSH is reached, when it listens.
+    pub ssh: Option<Reach>,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

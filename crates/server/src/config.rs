@@ -24,6 +24,8 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// TLS of that listener by certificates that are ordered.
     pub acme: Option<AcmeConfig>,
+    /// Where people come in by SSH.
+    pub ssh_listen: SshListen,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Prefix>,
     /// Whether `/auth/register` makes new users.
@@ -34,6 +36,15 @@ pub struct Config {
     pub image_registries: Vec<String>,
     /// This machine's part.
     pub node: NodeConfig,
+}
+
+/// Where people come in by SSH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SshListen {
+    Off,
+    /// There, unless somebody else listens there.
+    IfFree(SocketAddr),
+    At(SocketAddr),
 }
 
 /// A certificate with its key, as PEM files. They are read again when they change.

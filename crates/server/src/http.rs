@@ -40,6 +40,7 @@ mod sandboxes;
 mod serve;
 mod services;
 mod snapshots;
+mod ssh_keys;
 mod storage;
 mod teams;
 mod templates;
@@ -50,7 +51,7 @@ mod volumes;
 mod webhooks;
 
 pub use metrics::Metrics;
-pub(crate) use serve::serve;
+pub(crate) use serve::{prepare, serve};
 
 /// Where clients of the May generation are sent.
 pub const MAY: &str = "/compat/2026-05";
@@ -99,6 +100,7 @@ fn routes() -> Routes {
         .merge(sandbox_metrics::router())
         .merge(auth::router())
         .merge(users::router())
+        .merge(ssh_keys::router())
         .merge(teams::router())
         .merge(keys::router())
         .merge(metadata::router())

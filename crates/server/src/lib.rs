@@ -7,7 +7,8 @@ pub mod error;
 mod gateway;
 pub mod http;
 mod run;
+mod ssh;
 mod tasks;
 
-pub use config::{AcmeConfig, Config, TlsConfig};
+pub use config::{AcmeConfig, Config, SshListen, TlsConfig};
 pub use run::{Server, StartError};

@@ -29,9 +29,11 @@ use crate::{
         usage::Usage,
         webhooks::Webhooks,
     },
-    config::Config,
+    config::{Config, SshListen},
     gateway::{Front, Gateway, Side, Tls, TlsError},
-    http, tasks,
+    http,
+    ssh::{self, HostKeyError},
+    tasks,
 };
 
 /// How long a data directory may still be held by what is left of a killed server.
@@ -56,6 +58,8 @@ pub enum StartError {
     },
     #[error("TLS of the gateway")]
     Tls(#[from] TlsError),
+    #[error("SSH host key")]
+    SshHostKey(#[from] HostKeyError),
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error(transparent)]
@@ -73,6 +77,7 @@ pub struct Server {
     /// The gateway's own.
     public: Option<TcpListener>,
     tls: Option<Arc<Tls>>,
+    ssh: Option<ssh::Gate>,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// Held until the end: one server per data directory.
@@ -89,6 +94,12 @@ impl Server {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
+        let ssh_listener = match config.ssh_listen {
+            SshListen::Off => None,
+            SshListen::IfFree(address) => ssh::listen_if_free(address).await.map_err(|source| StartError::Listen { address, source })?,
+            SshListen::At(address) => Some(bind(address).await?),
+        };
+        let ssh = ssh_listener.map(|listener| ssh::Gate::open(listener, &config.data_dir)).transpose()?;
         let tls = Tls::open(&config)?.map(Arc::new);
         if room::give_up_reserve(&config.data_dir).unwrap_or(false) {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
@@ -124,6 +135,7 @@ impl Server {
             functions: Functions::default(),
             function_load: Arc::default(),
             gateway: Gateway::default(),
+            ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon,
@@ -132,7 +144,7 @@ impl Server {
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
-        Ok(Self { app, listener, public, tls, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
+        Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
 
     /// Where the API listens (the port is real, also when the configuration said 0).
@@ -148,7 +160,7 @@ impl Server {
     /// Serves until stopped; then requests are drained, tasks end, and idle runtimes of the pool are removed.
     /// Sandboxes go on running without a server.
     pub async fn run(self) {
-        let Self { app, listener, public, tls, stop, tasks: tracker, _lock } = self;
+        let Self { app, listener, public, tls, ssh, stop, tasks: tracker, _lock } = self;
         tracker.spawn(tasks::pools::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
@@ -162,6 +174,9 @@ impl Server {
         }
         if let Some(public) = public {
             tracker.spawn(http::serve(public, front(Side::Public), tls, stop.clone()));
+        }
+        if let Some(ssh) = ssh {
+            tracker.spawn(ssh.run(app.clone(), stop.clone()));
         }
         http::serve(listener, front(Side::Both), None, stop.clone()).await;
         stop.cancel();

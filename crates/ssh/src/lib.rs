@@ -62,6 +62,10 @@ pub mod limits {
     /// What a client may send on a session, or on a forwarded connection, that nobody has taken yet.
     pub const SESSION_WINDOW_BYTES: u32 = 1 << 20;
     pub const FORWARD_WINDOW_BYTES: u32 = 256 << 10;
+    /// All windows of a connection together get about so much: the more channels, the smaller is the next one's,
+    pub const WINDOWS_BYTES: u32 = 4 << 20;
+    /// but not smaller than this.
+    pub const WINDOW_BYTES_MIN: u32 = 32 << 10;
     /// Sessions and forwarded connections at once.
     pub const SESSIONS_MAX: usize = 16;
     pub const FORWARDS_MAX: usize = 128;

@@ -15,6 +15,7 @@ use crate::{
     channel::Shared,
     limits::{
         DATA_BYTES_MAX, FORWARD_WINDOW_BYTES, FORWARDS_MAX, KEEPALIVE, KEEPALIVES_MAX, OUTPUT_BYTES_MAX, SENDING_BYTES_MAX, SESSION_WINDOW_BYTES, SESSIONS_MAX,
+        WINDOW_BYTES_MIN, WINDOWS_BYTES,
     },
     message::{self, disconnect},
     transport::Transport,
@@ -131,6 +132,8 @@ struct Entry {
     accepted: bool,
     /// Who waits for the server to open it.
     opening: Option<oneshot::Sender<Result<Channel, NotOpened>>>,
+    /// The window that it began with.
+    window_bytes: u32,
     /// What the other side may still send.
     window: u32,
     ended: bool,
@@ -373,7 +376,7 @@ impl Wire {
         };
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        let window_bytes = if is_session { SESSION_WINDOW_BYTES } else { FORWARD_WINDOW_BYTES };
+        let window_bytes = self.window_for(if is_session { SESSION_WINDOW_BYTES } else { FORWARD_WINDOW_BYTES });
         let shared = Shared::new(window);
         let entry = Entry {
             peer,
@@ -381,6 +384,7 @@ impl Wire {
             is_session,
             accepted: false,
             opening: None,
+            window_bytes,
             window: window_bytes,
             ended: false,
             close_sent: false,
@@ -390,6 +394,12 @@ impl Wire {
         let channel = Channel { id, shared, told: self.teller.clone(), room: Arc::clone(&self.room), packet_bytes_max, window_bytes };
         self.opens.push(Open { kind, channel: Some(channel) });
         Ok(())
+    }
+
+    /// Half of what is left for windows, within bounds.
+    fn window_for(&self, wanted: u32) -> u32 {
+        let given: u32 = self.channels.values().map(|entry| entry.window_bytes).sum();
+        (WINDOWS_BYTES.saturating_sub(given) / 2).clamp(WINDOW_BYTES_MIN, wanted)
     }
 
     fn refuse(&mut self, peer: u32, why: Refusal, text: &str) -> Result<(), SshError> {
@@ -418,19 +428,21 @@ impl Wire {
         }
         let id = self.next;
         self.next = self.next.wrapping_add(1);
+        let window_bytes = self.window_for(SESSION_WINDOW_BYTES);
         let entry = Entry {
             peer: 0,
             shared: Shared::new(0),
             is_session: true,
             accepted: false,
             opening: Some(to),
-            window: SESSION_WINDOW_BYTES,
+            window_bytes,
+            window: window_bytes,
             ended: false,
             close_sent: false,
             close_received: false,
         };
         self.channels.insert(id, entry);
-        self.transport.send(&Writer::message(message::CHANNEL_OPEN).string("session").u32(id).u32(SESSION_WINDOW_BYTES).u32(DATA_BYTES_MAX).done())
+        self.transport.send(&Writer::message(message::CHANNEL_OPEN).string("session").u32(id).u32(window_bytes).u32(DATA_BYTES_MAX).done())
     }
 
     fn opened(&mut self, id: u32, peer: u32, window: u32, packet_bytes_max: u32) -> Result<(), SshError> {
@@ -442,8 +454,8 @@ impl Wire {
         entry.peer = peer;
         entry.accepted = true;
         entry.shared.grow(window);
-        let shared = Arc::clone(&entry.shared);
-        let channel = Channel { id, shared, told: self.teller.clone(), room: Arc::clone(&self.room), packet_bytes_max, window_bytes: SESSION_WINDOW_BYTES };
+        let (shared, window_bytes) = (Arc::clone(&entry.shared), entry.window_bytes);
+        let channel = Channel { id, shared, told: self.teller.clone(), room: Arc::clone(&self.room), packet_bytes_max, window_bytes };
         // When nobody waits any more it is closed by being dropped.
         let _ = opening.send(Ok(channel));
         Ok(())

@@ -391,3 +391,69 @@ impl Transport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::HostKey;
+
+    fn transport() -> Transport {
+        let host_key = HostKey::from_pkcs8(&HostKey::generate().unwrap()).unwrap();
+        Transport::new(Role::Server(Arc::new(Settings { host_key, software: "Test" }))).unwrap()
+    }
+
+    /// A packet as it is before there are keys.
+    fn clear(payload: &[u8]) -> BytesMut {
+        let mut packet = BytesMut::new();
+        Sealing::Clear.seal(0, payload, &SystemRandom::new(), &mut packet).unwrap();
+        packet
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_do_harm(bytes: Vec<u8>, payloads: Vec<Vec<u8>>, number in 0_u8..110) {
+            let mut transport = transport();
+            transport.input.extend_from_slice(b"SSH-2.0-x\r\n");
+            for payload in payloads {
+                transport.input.extend_from_slice(&clear(&[&[number], &payload[..]].concat()));
+            }
+            transport.input.extend_from_slice(&bytes);
+            // Nothing is for the layers above before there are keys.
+            while let Ok(Some(payload)) = transport.receive() {
+                prop_assert!(false, "{payload:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_let_in_before_a_strict_exchange() {
+        let lists = [
+            "curve25519-sha256,kex-strict-c-v00@openssh.com",
+            "ssh-ed25519",
+            "aes256-gcm@openssh.com",
+            "aes256-gcm@openssh.com",
+            "",
+            "",
+            "none",
+            "none",
+            "",
+            "",
+        ];
+        let mut init = Writer::message(message::KEXINIT).raw(&[0; 16]);
+        for list in lists {
+            init = init.string(list);
+        }
+        let init = init.boolean(false).u32(0).done();
+        let ignore = Writer::message(message::IGNORE).string("x").done();
+        for order in [[&ignore, &init], [&init, &ignore]] {
+            let mut transport = transport();
+            transport.input.extend_from_slice(b"SSH-2.0-x\n");
+            for payload in order {
+                transport.input.extend_from_slice(&clear(payload));
+            }
+            assert!(matches!(transport.receive(), Err(SshError::Protocol(_))));
+        }
+    }
+}

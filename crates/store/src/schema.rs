@@ -5,13 +5,14 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::StoreError;
 
 /// In order; the number of a migration is its position, from 1, and equals that of its file.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_state.sql"),
     include_str!("../migrations/0003_webhooks.sql"),
     include_str!("../migrations/0004_functions.sql"),
     include_str!("../migrations/0005_invocations.sql"),
     include_str!("../migrations/0006_credentials.sql"),
+    include_str!("../migrations/0007_ssh_keys.sql"),
 ];
 
 /// Brings the database to the newest schema. A database of a newer program is left alone and refused.

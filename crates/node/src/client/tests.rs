@@ -71,6 +71,7 @@ async fn speaks_to_an_agent_behind_a_long_path() {
     }
     // An agent of before functions says so, and is asked once.
     assert_eq!([client.protocol().await.expect("told"), client.clone().protocol().await.expect("known")], [1, 1]);
+    assert!(matches!(crate::trust::told(&client, Trust::default()).await, Err(crate::TrustError::Old)), "and is not asked for what it does not know");
     let source = sandbar_procd_api::function::FunctionSource::Code(String::new());
     let call = serde_json::from_value(serde_json::json!({ "source": source, "handler": "h", "request": {} })).expect("a call");
     let mut reply = client.call_function(&call).await.expect("reply");

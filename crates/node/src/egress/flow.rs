@@ -130,8 +130,11 @@ struct Open {
 }
 
 impl Flows {
-    pub fn len(&self) -> usize {
-        self.open.len()
+    /// Cuts all.
+    pub fn cut(&self) {
+        for open in self.open.values() {
+            open.cut.cancel();
+        }
     }
 
     /// Cuts what a policy refuses, or would have handled otherwise from the start.
@@ -214,6 +217,9 @@ impl Attached {
     /// just now either judges it first or finds it there.
     pub(super) fn admit(self: &Arc<Self>, inner: &Inner, evidence: Evidence) -> Admitted {
         let mut state = self.state();
+        if let Some(rule) = &state.suspended {
+            return Admitted::Refused(Verdict::deny(Arc::clone(rule)));
+        }
         let (verdict, stage) = match rules::judge(&state.policy, &inner.protected(), &evidence.seen()) {
             Outcome::Decided { verdict, .. } if !verdict.allow => return Admitted::Refused(verdict),
             Outcome::Decided { verdict, handling } => (verdict, Stage::Carried(handling)),

@@ -118,7 +118,8 @@ async fn serve(attached: Arc<Attached>, inner: Arc<Inner>, inside: TcpStream, pl
     };
     let ends = Ends { inside: Arc::new(inside), outside: Arc::default() };
     let cut = open.cut.clone();
-    let carrier = Carrier { attached, inner, ends: ends.clone(), open: Arc::new(open), evidence, entry: OnceLock::new() };
+    let entry = Arc::new(OnceLock::new());
+    let carrier = Carrier { attached: Arc::clone(&attached), inner, ends: ends.clone(), open: Arc::new(open), evidence, entry: Arc::clone(&entry) };
     let work = async {
         match silent {
             true => carrier.listen(verdict).await,
@@ -126,9 +127,12 @@ async fn serve(attached: Arc<Attached>, inner: Arc<Inner>, inside: TcpStream, pl
         }
     };
     let ended = tokio::select! {
-        () = cut.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        () = cut.cancelled() => Err(io::Error::other(attached.cut_reason())),
         ended = work => ended,
     };
+    if let (Err(error), Some(entry)) = (&ended, entry.get()) {
+        entry.failed(error.to_string());
+    }
     // What still runs for it has nobody left to run for.
     cut.cancel();
     if ended.is_err() {
@@ -161,7 +165,7 @@ pub(super) struct Carrier {
     pub evidence: Evidence,
     ends: Ends,
     /// Made when it is decided about, or when the server speaks first.
-    entry: OnceLock<Arc<Entry>>,
+    entry: Arc<OnceLock<Arc<Entry>>>,
 }
 
 impl Carrier {
@@ -180,7 +184,9 @@ impl Carrier {
         let dialled = dial(&self.attached, &self.inner, &self.evidence).await;
         let outside = Arc::new(dialled.inspect_err(|error| {
             tracing::debug!(runtime = self.attached.runtime_id, flow = ?self.evidence.flow, %error, "dial for a sandbox");
-            self.attached.log.dial_failed();
+            if let Some(entry) = self.entry.get() {
+                entry.failed(error.to_string());
+            }
         })?);
         *super::lock(&self.ends.outside) = Some(Arc::clone(&outside));
         Ok(outside)
@@ -207,7 +213,7 @@ impl Carrier {
         let mut ears = Ears::new((!silent.allow).then_some(SILENT_FOR));
         let mut early = None;
         let heard = if silent.allow {
-            let outside = self.dial().await.inspect_err(|_| drop(self.meter(&silent))).map_err(io::Error::other)?;
+            let outside = self.dial().await.inspect_err(|error| self.meter(&silent).entry.failed(error.to_string())).map_err(io::Error::other)?;
             let mut back = Pump::new(outside, Arc::clone(&inside));
             let head_start = ssh_proxy::head_start(&self);
             let server = async {

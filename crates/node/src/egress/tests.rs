@@ -127,7 +127,7 @@ async fn an_allowed_address_is_reached_and_others_are_refused() {
     let counters = bench.handle.counters();
     assert_eq!((counters.allowed, counters.failed, counters.sent_bytes, counters.received_bytes), (2, 1, 6, 12));
     let decisions = bench.handle.decisions();
-    assert_eq!((decisions[0].port, decisions[0].decision, decisions[0].bytes), (to.port(), "allow", 18));
+    assert_eq!((decisions[0].port, decisions[0].decision, decisions[0].sent_bytes + decisions[0].received_bytes), (to.port(), "allow", 18));
 
     bench.handle.close();
     tokio::time::timeout(Duration::from_secs(5), bench.handle.closed()).await.unwrap();

@@ -29,7 +29,7 @@ use super::{Attached, Inner, lock};
 mod flow;
 mod known;
 
-use known::{Known, Stage};
+use known::Known;
 
 /// Flows that one sandbox may have at once, those that were refused lately among them.
 pub(super) const FLOWS_MAX: usize = 512;
@@ -71,6 +71,8 @@ struct Open {
     number: u64,
     queue: mpsc::Sender<Queued>,
     cut: CancellationToken,
+    /// Ends it like one that was idle for longer.
+    make_room: CancellationToken,
     known: Known,
     last_used_ms: Arc<AtomicU64>,
 }
@@ -88,9 +90,11 @@ impl Default for Flows {
 }
 
 impl Flows {
-    /// Flows that are carried now.
-    pub fn open(&self) -> usize {
-        lock(&self.table).open.values().filter(|open| open.known.stage == Stage::Carried).count()
+    /// Cuts all.
+    pub fn cut(&self) {
+        for open in lock(&self.table).open.values() {
+            open.cut.cancel();
+        }
     }
 
     /// Cuts what the policy decides otherwise now. Call it with the state locked, like every judgement.
@@ -164,12 +168,14 @@ fn take(attached: &Arc<Attached>, inner: &Arc<Inner>, replies: &Arc<Replies>, pl
     queue.try_send(queued).ok();
     let number = table.next;
     table.next += 1;
-    let cut = attached.stop.child_token();
+    let (cut, make_room) = (attached.stop.child_token(), CancellationToken::new());
     let last_used_ms = Arc::new(AtomicU64::new(attached.udp.now_ms()));
     let known = Known::new(flow, attached.names.of(flow.addr, std::time::Instant::now()));
-    table.open.insert(ends, Open { number, queue, cut: cut.clone(), known: known.clone(), last_used_ms: Arc::clone(&last_used_ms) });
+    table
+        .open
+        .insert(ends, Open { number, queue, cut: cut.clone(), make_room: make_room.clone(), known: known.clone(), last_used_ms: Arc::clone(&last_used_ms) });
     drop(table);
-    let listed = Listed { attached: Arc::clone(attached), ends, number, cut };
+    let listed = Listed { attached: Arc::clone(attached), ends, number, cut, make_room };
     let task = flow::Carrier::new(listed, Arc::clone(inner), Arc::clone(replies), known, receiver, last_used_ms);
     attached.tasks.spawn(async move {
         task.run().await;
@@ -187,7 +193,7 @@ impl Table {
             let oldest = self.open.values().min_by_key(|open| open.last_used_ms.load(Relaxed));
             let idle_ms = |open: &&Open| now_ms.saturating_sub(open.last_used_ms.load(Relaxed));
             if let Some(oldest) = oldest.filter(|open| idle_ms(open) >= IDLE_MAKES_ROOM.as_millis() as u64) {
-                oldest.cut.cancel();
+                oldest.make_room.cancel();
             }
         }
         let record = is_due(self.full_recorded, FULL_RECORDED_EVERY);
@@ -204,6 +210,7 @@ struct Listed {
     ends: Ends,
     number: u64,
     cut: CancellationToken,
+    make_room: CancellationToken,
 }
 
 impl Drop for Listed {

@@ -35,7 +35,8 @@ fn invalid(message: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidRequest, message)
 }
 
-fn create_failed(message: impl Into<String>) -> Failure {
+/// The process cannot be made.
+pub fn create_failed(message: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::CreateFailed, message)
 }
 
@@ -140,18 +141,26 @@ pub fn start(agent: &Rc<Agent>, id: &str, spec: &CreateContext) -> Result<(Plan,
     let term = env.get("TERM").filter(|_| spec.pty_size.is_some()).cloned();
     let path = env.get("PATH").cloned().unwrap_or_default();
     let file = find_executable(&candidate.program, &path, &cwd)?;
-    let argv = std::iter::once(&candidate.program).chain(&candidate.args).map(|a| c_string(a)).collect::<Result<Vec<_>, _>>()?;
-    let env = env.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
-    let program = Program { file: c_string(&file)?, argv, env, cwd: c_string(&cwd)?, name: candidate.program.clone() };
+    let argv = std::iter::once(&candidate.program).chain(&candidate.args).map(|a| c_string(a.as_str())).collect::<Result<Vec<_>, _>>()?;
+    let env = env.iter().map(|(k, v)| c_string(format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
+    let program = Program { file: c_string(file)?, argv, env, cwd: c_string(cwd.as_str())?, name: candidate.program.clone() };
     let run = launch(agent, id, spec, candidate.mode, &program)?;
     Ok((Plan { alias, command, cwd, term, shown_env }, run))
 }
 
-fn c_string(text: &str) -> Result<CString, Failure> {
+/// For the system.
+///
+/// # Errors
+/// `invalid_request` when there is a NUL.
+pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString, Failure> {
     CString::new(text).map_err(|_| invalid("a string contains NUL"))
 }
 
-fn working_directory(agent: &Agent, asked: Option<&str>) -> Result<String, Failure> {
+/// The folder to start in.
+///
+/// # Errors
+/// `create_failed` when the one that is asked for is none.
+pub fn working_directory(agent: &Agent, asked: Option<&str>) -> Result<String, Failure> {
     let default = agent.cwd();
     let Some(asked) = asked.map(str::trim).filter(|c| !c.is_empty()) else {
         if !Path::new(&default).is_dir() && std::fs::create_dir_all(&default).is_err() {
@@ -194,19 +203,26 @@ pub fn find_executable(program: &str, path: &str, cwd: &str) -> Result<String, F
     Err(create_failed(format!("executable {program:?} not found in PATH")))
 }
 
-struct Program {
-    file: CString,
-    argv: Vec<CString>,
-    env: Vec<CString>,
-    cwd: CString,
-    name: String,
+/// What is executed.
+pub struct Program {
+    pub file: CString,
+    pub argv: Vec<CString>,
+    pub env: Vec<CString>,
+    pub cwd: CString,
+    /// For messages.
+    pub name: String,
 }
 
-fn no_pipes(error: Errno) -> Failure {
+/// There are no pipes to be had.
+pub fn no_pipes(error: Errno) -> Failure {
     create_failed(format!("no pipe for the process: {error}"))
 }
 
-fn ours(fd: OwnedFd) -> Result<Rc<AsyncFd<OwnedFd>>, Failure> {
+/// Our side of a pipe or terminal, in the event loop.
+///
+/// # Errors
+/// `create_failed`.
+pub fn ours(fd: OwnedFd) -> Result<Rc<AsyncFd<OwnedFd>>, Failure> {
     process::set_nonblocking(&fd).map_err(no_pipes)?;
     let fd = crate::fd::watch(fd).map_err(|e| create_failed(format!("the process cannot be watched: {e}")))?;
     Ok(Rc::new(fd))
@@ -271,7 +287,11 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
     Ok(run)
 }
 
-fn spawn(program: &Program, fds: &[(BorrowedFd<'_>, i32)], terminal: bool) -> Result<i32, Failure> {
+/// Makes the process.
+///
+/// # Errors
+/// `create_failed`.
+pub fn spawn(program: &Program, fds: &[(BorrowedFd<'_>, i32)], terminal: bool) -> Result<i32, Failure> {
     let command =
         process::Command { path: &program.file, argv: &program.argv, env: &program.env, cwd: &program.cwd, fds, terminal, oom_score_adj: OOM_SCORE_ADJ };
     process::spawn(&command).map_err(|e| {

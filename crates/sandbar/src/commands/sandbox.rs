@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{copy, exec, sandbox_function, service};
+use super::{copy, exec, network, sandbox_function, service, ssh};
 use crate::{
     cli::{CreateArgs, EventsArgs, Global, ListArgs, LogsArgs, Output, RunArgs, SandboxCommand},
     client::{Client, sandbox_path, segment},
@@ -28,10 +28,12 @@ pub async fn run(global: &Global, command: SandboxCommand) -> anyhow::Result<u8>
         SandboxCommand::Get { id } => get(&client, form, &id).await?,
         SandboxCommand::Exec(args) => return exec::command(&client, form, args).await,
         SandboxCommand::Shell(args) => return exec::shell(&client, args).await,
+        SandboxCommand::Ssh(args) => return ssh::run(&client, args).await,
         SandboxCommand::Run(args) => return run_code(&client, form, args).await,
         SandboxCommand::Cp(args) => copy::run(&client, form, &args).await?,
         SandboxCommand::Logs(args) => logs(&client, form, &args).await?,
         SandboxCommand::Events(args) => events(&client, form, &args).await?,
+        SandboxCommand::Net(args) => network::events(&client, form, &args).await?,
         SandboxCommand::Pause { id, hibernate: false } => change(&client, form, &id, "/pause", &json!({})).await?,
         // Only what is paused can hibernate.
         SandboxCommand::Pause { id, hibernate: true } => {

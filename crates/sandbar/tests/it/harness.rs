@@ -167,6 +167,8 @@ impl Server {
             .env("SANDBAR_LISTEN", self.addr.to_string())
             .env("SANDBAR_BOOTSTRAP_TOKEN", TOKEN)
             .env("HOST_SECRET", SECRET)
+            // One machine has one default port.
+            .env("SANDBAR_SSH_LISTEN", "off")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.dir)
             .stdin(Stdio::null())

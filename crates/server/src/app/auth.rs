@@ -10,6 +10,7 @@ mod keys;
 mod logins;
 mod password;
 mod permission;
+mod ssh_keys;
 mod teams;
 mod token;
 mod users;

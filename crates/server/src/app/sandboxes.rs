@@ -405,6 +405,11 @@ impl App {
         Ok(answer.record.as_ref().clone())
     }
 
+    /// The runtime of a sandbox, if it has one. Does not wake it.
+    pub(super) async fn runtime_of(&self, who: &Principal, id: &str) -> Result<Option<Arc<Runtime>>, ApiError> {
+        Ok(self.view_of(who, id).await?.runtime)
+    }
+
     async fn view_of(&self, who: &Principal, id: &str) -> Result<View, ApiError> {
         let view = match self.sandboxes.find(id) {
             Some(view) => view,

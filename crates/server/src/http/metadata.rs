@@ -1,11 +1,11 @@
 //! What kind of server this is. One server is one region.
 
 use axum::{
-    extract::Path,
+    extract::{Path, State},
     http::{HeaderMap, header},
 };
 use sandbar_api::{
-    auth::{GatewayMetadata, Region, RegionListResponse},
+    auth::{GatewayMetadata, Region, RegionListResponse, SshMetadata},
     error::ErrorEnvelope,
     reply::Envelope,
 };
@@ -26,8 +26,14 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 
 /// What kind of server this is.
 #[utoipa::path(get, path = "/metadata", tag = "server", security(), responses((status = 200, body = Envelope<GatewayMetadata>)))]
-async fn metadata() -> Result<GatewayMetadata> {
-    reply::ok(GatewayMetadata { gateway_mode: "direct".into(), service: "sandbar".into(), version: env!("CARGO_PKG_VERSION").into() })
+async fn metadata(State(app): State<SharedApp>) -> Result<GatewayMetadata> {
+    let ssh = app.ssh.as_ref().map(|ssh| SshMetadata {
+        host: app.config.public_domain.clone(),
+        port: ssh.port,
+        host_key: ssh.host_key.clone(),
+        fingerprint_sha256: ssh.fingerprint.clone(),
+    });
+    reply::ok(GatewayMetadata { gateway_mode: "direct".into(), service: "sandbar".into(), version: env!("CARGO_PKG_VERSION").into(), ssh })
 }
 
 /// The regions: this server.

@@ -1,6 +1,9 @@
 //! Prometheus metrics of an application: counters are raised where things happen, gauges are set when they are read.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{LazyLock, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     extract::State,
@@ -12,6 +15,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use sandbar_node::egress::Counters;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{app::SharedApp, error::ApiError};
@@ -47,6 +51,22 @@ pub struct Metrics {
     sandboxes: Family<StateLabels, Gauge>,
     pool_idle: Family<PoolLabels, Gauge>,
     pool_wanted: Family<PoolLabels, Gauge>,
+    network: NetworkMetrics,
+}
+
+/// What sandboxes did since the server began; it does not go down when a sandbox ends.
+#[derive(Default)]
+struct NetworkMetrics {
+    flows: Family<OutcomeLabels, Counter>,
+    open: Gauge,
+    bytes: Family<DirectionLabels, Counter>,
+    dns_queries: Counter,
+}
+
+/// `sent` or `received`, as the sandbox sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,7 +110,7 @@ struct OriginLabels {
     origin: &'static str,
 }
 
-/// `ok` or `failed`; of webhooks `delivered`, `retried` or `failed`.
+/// `ok` or `failed`; of webhooks `delivered`, `retried` or `failed`; of flows `allowed`, `refused` or `failed`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     outcome: &'static str,
@@ -129,6 +149,7 @@ impl Metrics {
             sandboxes: Family::default(),
             pool_idle: Family::default(),
             pool_wanted: Family::default(),
+            network: NetworkMetrics::default(),
             registry: Registry::default(),
         };
         registry.register("http_requests", "Requests answered", metrics.requests.clone());
@@ -145,6 +166,14 @@ impl Metrics {
         registry.register("sandboxes", "Sandboxes by state", metrics.sandboxes.clone());
         registry.register("pool_idle", "Idle runtimes that wait for a claim", metrics.pool_idle.clone());
         registry.register("pool_wanted", "Idle runtimes that are wanted", metrics.pool_wanted.clone());
+        registry.register(
+            "network_flows",
+            "Connections, flows and names of sandboxes, by what came of them; what failed was allowed before",
+            metrics.network.flows.clone(),
+        );
+        registry.register("network_flows_open", "Connections and flows of sandboxes that are open", metrics.network.open.clone());
+        registry.register_with_unit("network_traffic", "What sandboxes sent and received", Unit::Bytes, metrics.network.bytes.clone());
+        registry.register("network_dns_queries", "Questions of sandboxes to their resolvers", metrics.network.dns_queries.clone());
         Self { registry, ..metrics }
     }
 
@@ -174,6 +203,23 @@ impl Metrics {
     }
 }
 
+impl NetworkMetrics {
+    fn set(&self, sums: &Counters) {
+        // A reader that looked earlier and writes later takes nothing back.
+        let raise = |counter: &Counter, to: u64| {
+            counter.inner().fetch_max(to, Ordering::Relaxed);
+        };
+        for (outcome, count) in [("allowed", sums.allowed), ("refused", sums.refused), ("failed", sums.failed)] {
+            raise(&self.flows.get_or_create(&OutcomeLabels { outcome }), count);
+        }
+        for (direction, count) in [("sent", sums.sent_bytes), ("received", sums.received_bytes)] {
+            raise(&self.bytes.get_or_create(&DirectionLabels { direction }), count);
+        }
+        raise(&self.dns_queries, sums.dns_queries);
+        self.open.set(i64::try_from(sums.open).unwrap_or(i64::MAX));
+    }
+}
+
 /// Metrics of the server in the Prometheus text format.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "OpenMetrics text", content_type = "text/plain")), security(()))]
 async fn read(State(app): State<SharedApp>) -> Result<Response, ApiError> {
@@ -184,6 +230,7 @@ async fn read(State(app): State<SharedApp>) -> Result<Response, ApiError> {
     }
     let waiting = app.store.webhook_waiting().await.map_err(|error| ApiError::internal("counting deliveries", &error))?;
     metrics.webhook_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    metrics.network.set(&app.node.network_totals());
     metrics.pool_idle.clear();
     metrics.pool_wanted.clear();
     for pool in app.node.pools() {

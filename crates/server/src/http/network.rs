@@ -1,4 +1,4 @@
-//! A sandbox's network policy, as it was given.
+//! A sandbox's network: its policy as it was given, and what came of it.
 
 use axum::extract::{Path, State};
 use sandbar_api::{error::ErrorEnvelope, sandbox::UpdateConfig};
@@ -15,9 +15,11 @@ use crate::{
     error::ApiError,
 };
 
+mod events;
+
 /// `/api/v1/sandboxes/{id}/network`
 pub fn router() -> OpenApiRouter<SharedApp> {
-    OpenApiRouter::new().routes(routes!(get, put))
+    OpenApiRouter::new().routes(routes!(get, put)).merge(events::router())
 }
 
 /// The network policy of a sandbox: its own, else its template's, else `allow-all`. Its own holds on top of its

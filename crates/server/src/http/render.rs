@@ -2,7 +2,7 @@
 //! changes values.
 
 use sandbar_api::sandbox::{
-    ClaimResponse, PauseResponse, RefreshResponse, Resources, ResumeResponse, SandboxResponse, SandboxStatusResponse, SandboxSummary, WebhookView,
+    ClaimResponse, PauseResponse, RefreshResponse, Resources, ResumeResponse, SandboxResponse, SandboxSsh, SandboxStatusResponse, SandboxSummary, WebhookView,
 };
 use sandbar_core::{
     lifecycle::{self, Profile, WireStatus},
@@ -13,7 +13,7 @@ use sandbar_core::{
 use serde_json::{Value, json};
 
 use super::time::{deadline, rfc3339};
-use crate::config::Config;
+use crate::{app::App, config::Config};
 
 /// This machine, where clients ask for a cluster or a region.
 pub const HERE: &str = "default";
@@ -38,7 +38,7 @@ pub fn claimed(record: &SandboxRecord, profile: Profile) -> ClaimResponse {
     }
 }
 
-pub fn full(record: &SandboxRecord, profile: Profile, config: &Config) -> SandboxResponse {
+pub fn full(record: &SandboxRecord, profile: Profile, app: &App) -> SandboxResponse {
     let WireStatus { status, paused, cleaned } = lifecycle::wire_status(record, profile);
     SandboxResponse {
         id: record.id.clone(),
@@ -56,7 +56,8 @@ pub fn full(record: &SandboxRecord, profile: Profile, config: &Config) -> Sandbo
         cleaned,
         reason_code: record.reason_code.clone(),
         status_reason: record.reason.clone(),
-        services: services(record, profile, config),
+        services: services(record, profile, &app.config),
+        ssh: app.ssh.as_ref().map(|ssh| SandboxSsh { host: app.config.public_domain.clone(), port: ssh.port, username: record.id.clone() }),
         mounts: record
             .mounts
             .iter()

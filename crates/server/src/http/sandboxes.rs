@@ -86,7 +86,7 @@ async fn list(State(app): State<SharedApp>, who: Principal, Extension(profile): 
 async fn get(State(app): State<SharedApp>, who: Principal, Extension(profile): Extension<Profile>, Path(id): Path<String>) -> Result<SandboxResponse> {
     who.require(Permission::SandboxRead)?;
     let record = app.get(&who, &id).await?;
-    reply::ok(render::full(&record, profile, &app.config))
+    reply::ok(render::full(&record, profile, &app))
 }
 
 /// A sandbox's state.
@@ -113,7 +113,7 @@ async fn update(
     who.require(Permission::SandboxWrite)?;
     let Some(config) = request.config else { return Err(ApiError::bad_request("config: the field is required")) };
     let record = app.update(&who, &id, config).await?;
-    reply::ok(render::full(&record, profile, &app.config))
+    reply::ok(render::full(&record, profile, &app))
 }
 
 /// Arm ttl and hard_ttl anew, from now. The body may be empty.

@@ -96,7 +96,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
 }
 
 /// Best effort: the connection works without.
-fn prepare(stream: &TcpStream) {
+pub(crate) fn prepare(stream: &TcpStream) {
     stream.set_nodelay(true).ok();
     sockopt::set_socket_keepalive(stream, true).ok();
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE).ok();

@@ -113,7 +113,7 @@ async fn fork(
     app.admit_claim(&who)?;
     let source = id.clone();
     let record = app.whole(&who, "forking a sandbox", |app, who| async move { app.fork(&who, &source, request).await }).await?;
-    reply::created(ForkResponse { source_sandbox_id: id, sandbox: render::full(&record, profile, &app.config) })
+    reply::created(ForkResponse { source_sandbox_id: id, sandbox: render::full(&record, profile, &app) })
 }
 
 /// Changing the image under a sandbox's files is refused: what was installed into them belongs to the image they were

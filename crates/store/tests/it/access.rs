@@ -1,5 +1,5 @@
 use sandbar_core::{limits, roles::Role};
-use sandbar_store::{ApiKey, Install, LoginToken, Member, Rotation, StoreError, TokenKind};
+use sandbar_store::{ApiKey, Install, LoginToken, Member, Rotation, SshKey, StoreError, TokenKind};
 
 use crate::{Fresh, sandboxes::sandbox, team, user};
 
@@ -68,6 +68,47 @@ async fn keys() {
     assert_eq!((touched.is_active, touched.last_used_at_ms, touched.usage_count), (false, Some(7), 1));
     store.key_delete("team", "k2").await.expect("deletes");
     store.key_touch("k2", 8).await.expect("a key that is gone is no error");
+}
+
+#[tokio::test]
+async fn ssh_keys() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    store.user_insert(&user("u2", "b@x"), &team("t2", "u2")).await.expect("inserts");
+    let key = |id: &str, team: &str, user: &str, fingerprint: &str| SshKey {
+        id: id.into(),
+        team_id: team.into(),
+        user_id: user.into(),
+        name: "laptop".into(),
+        public_key: "ssh-ed25519 AAAA".into(),
+        key_type: "ssh-ed25519".into(),
+        fingerprint: fingerprint.into(),
+        comment: Some("me@here".into()),
+        created_at_ms: 1,
+        updated_at_ms: 1,
+    };
+    store.ssh_key_insert(&key("a", "team", "user", "f")).await.expect("inserts");
+    assert!(matches!(store.ssh_key_insert(&key("b", "team", "user", "f")).await, Err(StoreError::Exists { .. })));
+    store.ssh_key_insert(&key("b", "t2", "u2", "f")).await.expect("the same key for another team");
+    assert_eq!(store.ssh_keys_list("team", "user").await.expect("lists"), [key("a", "team", "user", "f")]);
+    assert_eq!(store.ssh_key_holders("team", "f").await.expect("reads"), [("user".to_owned(), Role::Admin)]);
+    assert_eq!(store.ssh_key_holders("", "f").await.expect("reads"), []);
+    let member = Member { id: "m".into(), team_id: "team".into(), user_id: "u2".into(), role: Role::Viewer, joined_at_ms: 9 };
+    store.member_insert(&member).await.expect("adds");
+    store.ssh_key_insert(&key("c", "team", "u2", "f")).await.expect("inserts");
+    assert_eq!(store.ssh_key_holders("team", "f").await.expect("reads").len(), 2);
+    store.member_delete("team", "u2").await.expect("removes");
+    assert_eq!(store.ssh_keys_list("team", "u2").await.expect("lists"), [], "with the member go their keys");
+    assert_eq!(store.ssh_keys_list("t2", "u2").await.expect("lists").len(), 1, "those for another team stay");
+    assert!(matches!(store.ssh_key_delete("team", "u2", "a").await, Err(StoreError::NotFound { .. })));
+    store.ssh_key_delete("team", "user", "a").await.expect("deletes");
+    assert_eq!(store.ssh_key_holders("team", "f").await.expect("reads"), []);
+    for n in 0..limits::SSH_KEYS_PER_USER_MAX {
+        store.ssh_key_insert(&key(&format!("k-{n}"), "team", "user", &format!("f-{n}"))).await.expect("inserts");
+    }
+    assert!(matches!(store.ssh_key_insert(&key("more", "team", "user", "g")).await, Err(StoreError::TooMany { .. })));
+    store.team_delete("t2").await.expect("deletes");
+    assert_eq!(store.ssh_key_holders("t2", "f").await.expect("reads"), [], "with the team go its keys");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use sandbar_core::credential::Material;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::servers::{Client, connect_tls, full, serve, tls_client, tls_server, within};
-use super::world::{World, bound, rules, world};
+use super::world::{bound, rules, world};
 use super::*;
 
 fn get(host: &str, path: &str) -> Request<super::servers::Body> {

@@ -220,7 +220,7 @@ async fn git_clones_and_pushes() {
     let decisions = place.bench.handle.decisions();
     let last = decisions.last().unwrap();
     assert_eq!((last.decision, last.app, last.host.as_deref()), ("allow", Some("ssh"), Some("git.test")));
-    assert!(last.bytes > 3 << 20, "{last:?}");
+    assert!(last.received_bytes > 3 << 20, "{last:?}");
     // The server's key is no key for the sandbox's own connection, and the sandbox's none for the server.
     let direct = Command::new("ssh").args(&place.ssh(&["-o", "StrictHostKeyChecking=no", "root@git.test", "true"])[1..]).output().unwrap();
     assert_eq!(direct.status.code(), Some(255));

@@ -84,7 +84,7 @@ async fn datagrams_are_carried_counted_and_cut_by_policy() {
     let counters = bench.handle.counters();
     assert_eq!((counters.allowed, counters.open, counters.sent_bytes, counters.received_bytes), (1, 1, sum, sum));
     let decision = bench.handle.decisions().pop().unwrap();
-    assert_eq!((decision.port, decision.proto, decision.decision, decision.bytes), (to.port(), "udp", "allow", 2 * sum));
+    assert_eq!((decision.port, decision.proto, decision.decision, decision.sent_bytes, decision.received_bytes), (to.port(), "udp", "allow", sum, sum));
 
     // Nobody listens: the program is told, and can try again.
     let nobody = UdpSocket::bind((to.ip(), 0)).unwrap().local_addr().unwrap();
@@ -148,6 +148,44 @@ async fn a_flood_of_flows_is_bounded() {
     tokio::time::sleep(Duration::from_secs(6)).await;
     let found = inside(&bench.netns, move || (0..20).any(|_| echo_soon(to))).await;
     assert!(found, "idle flows make room");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspended_sandbox_reaches_nothing_until_it_is_resumed() {
+    let Some(bench) = bench(Policy::allow_all(), vec![]).await else {
+        return;
+    };
+    let server = Echo::start(bench.to.ip());
+    let (to, tcp) = (server.addr, bench.to);
+    let socket = inside(&bench.netns, move || {
+        let socket = client(to).unwrap();
+        ask(&socket, b"one").unwrap();
+        socket
+    })
+    .await;
+    let stream = inside(&bench.netns, move || TcpStream::connect(tcp).unwrap()).await;
+    let (mut far, _) = bench.outside.accept().unwrap();
+    far.write_all(b"x").unwrap();
+    (&stream).read_exact(&mut [0]).unwrap();
+    let reading = bench.handle.flows();
+    let (mut position, _) = reading.position(0);
+    assert!(reading.look(&mut position).flows.iter().all(|flow| flow.state == FlowState::Open));
+
+    bench.handle.suspend(Some("quota".into()));
+    assert!(is_forbidden(&ask(&socket, b"two")));
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!((&stream).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(inside(&bench.netns, move || fetch(tcp)).await.is_err());
+    assert!(is_forbidden(&inside(&bench.netns, move || echo(to)).await));
+    let seen = reading.look(&mut position).flows;
+    assert_eq!(seen.iter().filter(|flow| flow.state == FlowState::Failed && flow.reason.as_deref() == Some("cut: quota")).count(), 2, "{seen:?}");
+    assert!(seen.iter().filter(|flow| flow.decision == "deny").all(|flow| flow.rule == "quota"), "{seen:?}");
+
+    bench.handle.suspend(None);
+    assert_eq!(inside(&bench.netns, move || echo(to)).await, Ok(5));
+    let talk = echo_once(&bench.outside);
+    assert_eq!(inside(&bench.netns, move || fetch(tcp)).await, Ok("hello hello ".to_owned()));
+    talk.join().unwrap();
 }
 
 fn udp_flows_max() -> usize {

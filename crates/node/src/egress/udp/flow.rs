@@ -16,8 +16,9 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::known::{Judged, Known, Stage, Whom, Words};
+use super::known::{Judged, Known, Stage};
 use super::{BURST, Listed, Queued};
+use crate::egress::flow::{Evidence, Name};
 use crate::egress::log::Entry;
 use crate::egress::quic::{self, Step};
 use crate::egress::{Inner, lock};
@@ -89,19 +90,30 @@ impl Carrier {
     }
 
     pub async fn run(mut self) {
-        let cut = self.listed.cut.clone();
+        let (cut, make_room) = (self.listed.cut.clone(), self.listed.make_room.clone());
         let ended = tokio::select! {
             () = cut.cancelled() => Err(End::Cut),
+            () = make_room.cancelled() => Ok(()),
             ended = self.carry() => ended,
         };
         match ended {
             Ok(()) => {}
-            Err(End::Cut) => self.tell(Unreachable::Prohibited),
+            Err(End::Cut) => {
+                self.fail(self.listed.attached.cut_reason());
+                self.tell(Unreachable::Prohibited);
+            }
             Err(End::Failed(error)) => {
-                tracing::debug!(runtime = self.listed.attached.runtime_id, flow = ?self.known.flow(), %error, "a UDP flow failed");
-                self.listed.attached.log.dial_failed();
+                tracing::debug!(runtime = self.listed.attached.runtime_id, flow = ?self.known.silent.flow, %error, "a UDP flow failed");
+                self.fail(error.to_string());
                 self.tell(Unreachable::Port);
             }
+        }
+    }
+
+    /// Of a flow that was allowed.
+    fn fail(&self, reason: String) {
+        if let Some(entry) = self.entry.as_ref().filter(|_| self.known.stage == Stage::Carried) {
+            entry.failed(reason);
         }
     }
 
@@ -122,7 +134,7 @@ impl Carrier {
                 Event::Answered => self.pass_back()?,
                 Event::Due if Instant::now() < self.due() => {}
                 // Servers would wait on, but not for us to learn whom it is for.
-                Event::Due if !self.held.is_empty() => self.learn(Words { app: Some(App::Tls), name: Whom::Hidden }).await?,
+                Event::Due if !self.held.is_empty() => self.learn(self.known.with(Some(App::Tls), Name::Hidden)).await?,
                 Event::Due => return Ok(()),
             }
         }
@@ -143,10 +155,10 @@ impl Carrier {
 
     /// Judges by addresses and ports.
     async fn begin(&mut self) -> Result<(), End> {
-        if self.known.names.is_empty() && self.judge() == Judged::Listen {
+        if self.known.silent.names.is_empty() && self.judge() == Judged::Listen {
             let attached = &self.listed.attached;
-            attached.renew(&self.inner, self.known.flow().addr).await;
-            self.known.names = attached.names.of(self.known.flow().addr, std::time::Instant::now());
+            attached.renew(&self.inner, self.known.silent.flow.addr).await;
+            self.known.silent.names = attached.names.of(self.known.silent.flow.addr, std::time::Instant::now());
         }
         self.decide().await
     }
@@ -156,7 +168,10 @@ impl Carrier {
     fn judge(&mut self) -> Judged {
         let attached = &self.listed.attached;
         let state = attached.state();
-        let judged = self.known.judge(&state.policy, &self.inner.protected());
+        let judged = match &state.suspended {
+            Some(rule) => Judged::Refused(Verdict::deny(Arc::clone(rule))),
+            None => self.known.judge(&state.policy, &self.inner.protected()),
+        };
         self.known.stage = match judged {
             Judged::Allowed(_) => Stage::Carried,
             Judged::Refused(_) => Stage::Refused,
@@ -188,7 +203,7 @@ impl Carrier {
     }
 
     fn record(&mut self, verdict: Verdict) {
-        self.entry = Some(self.listed.attached.record(self.known.host(), self.known.app(), self.known.flow(), verdict));
+        self.entry = Some(self.listed.attached.record_flow(self.known.evidence(), verdict));
     }
 
     fn refuse(&mut self, verdict: Verdict) {
@@ -215,7 +230,7 @@ impl Carrier {
 
     /// Reads whom a datagram is for. Also later ones: each may begin a connection to somebody else.
     async fn look(&mut self, queued: Queued) -> Result<(), End> {
-        let words = match self.quic.read(&queued.bytes) {
+        let said = match self.quic.read(&queued.bytes) {
             Step::Drop => return Ok(()),
             Step::Pass if self.held.is_empty() && self.known.stage == Stage::Carried => return self.pass(&queued.bytes),
             Step::More => None,
@@ -223,17 +238,10 @@ impl Carrier {
             Step::Pass if !self.held.is_empty() => None,
             Step::Pass => {
                 let app = sniff::is_dns_question(&queued.bytes).then_some(App::Dns);
-                Some(Words { app, name: Whom::Nobody })
+                Some(self.known.with(app, Name::Absent))
             }
-            Step::Hidden => Some(Words { app: Some(App::Tls), name: Whom::Hidden }),
-            Step::Hello(hello) => {
-                let name = match sniff::client_hello(&hello) {
-                    Named::Absent => Whom::Nobody,
-                    Named::Hidden | Named::Later => Whom::Hidden,
-                    Named::Name(name) => Whom::Named { belongs: self.listed.attached.claims(&self.inner, &name, self.known.flow().addr, || true).await, name },
-                };
-                Some(Words { app: Some(App::Tls), name })
-            }
+            Step::Hidden => Some(self.known.with(Some(App::Tls), Name::Hidden)),
+            Step::Hello(hello) => Some(self.greeted(&hello).await),
         };
         if self.held.is_empty() {
             self.held_since = Instant::now();
@@ -241,14 +249,27 @@ impl Carrier {
         if self.held.len() < HELD_DATAGRAMS_MAX {
             self.held.push(queued);
         }
-        match words {
-            Some(words) => self.learn(words).await,
+        match said {
+            Some(evidence) => self.learn(evidence).await,
             None => Ok(()),
         }
     }
 
-    async fn learn(&mut self, words: Words) -> Result<(), End> {
-        if !self.known.learn(words) {
+    /// What a ClientHello says, and whether that is the address of it.
+    async fn greeted(&self, hello: &[u8]) -> Evidence {
+        let name = match sniff::client_hello(hello) {
+            Named::Absent => return self.known.with(Some(App::Tls), Name::Absent),
+            Named::Hidden | Named::Later => return self.known.with(Some(App::Tls), Name::Hidden),
+            Named::Name(name) => name,
+        };
+        let attached = &self.listed.attached;
+        let [with_it, without] = [true, false].map(|belongs| self.known.with(Some(App::Tls), Name::Name { name: name.clone(), belongs }));
+        let matters = || attached.is_judged_differently(&self.inner, &with_it, &without);
+        if attached.claims(&self.inner, &name, self.known.silent.flow.addr, matters).await { with_it } else { without }
+    }
+
+    async fn learn(&mut self, evidence: Evidence) -> Result<(), End> {
+        if !self.known.learn(evidence) {
             self.known.stage = Stage::Refused;
             self.refuse(Verdict::deny("too many names over one UDP flow"));
             return Ok(());

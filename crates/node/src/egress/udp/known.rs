@@ -1,7 +1,9 @@
 //! What is known of a UDP flow, and what the judge says of it.
 use std::sync::Arc;
 
-use sandbar_core::egress::{self as rules, App, Claim, Flow, Handling, Outcome, Policy, Protected, Said, Seen, Verdict};
+use sandbar_core::egress::{self as rules, App, Flow, Handling, Outcome, Policy, Protected, Verdict};
+
+use crate::egress::flow::{Evidence, Name};
 
 /// Names that may be asked for over one flow: clients of QUIC may have several connections on one socket.
 const SAID_MAX: usize = 8;
@@ -18,30 +20,10 @@ pub(super) enum Stage {
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub stage: Stage,
-    flow: Flow,
-    /// The names that the sandbox was told the address for.
-    pub names: Vec<Arc<str>>,
-    /// What its datagrams say, when they were looked at; each has to be allowed.
-    said: Vec<Words>,
-}
-
-/// What the begin of a connection says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Words {
-    pub app: Option<App>,
-    pub name: Whom,
-}
-
-/// Whom a client says it wants to talk to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Whom {
-    /// No name, or there is no place for one.
-    Nobody,
-    Hidden,
-    Named {
-        name: String,
-        belongs: bool,
-    },
+    /// As it is without what the program says.
+    pub silent: Evidence,
+    /// What the connections say that were begun over it, when they were looked at. Each has to be allowed.
+    said: Vec<Evidence>,
 }
 
 /// The decision about all that is known.
@@ -55,62 +37,48 @@ pub(super) enum Judged {
 
 impl Known {
     pub fn new(flow: Flow, names: Vec<Arc<str>>) -> Self {
-        Self { stage: Stage::Undecided, flow, names, said: Vec::new() }
+        Self { stage: Stage::Undecided, silent: Evidence { flow, names, said: None }, said: Vec::new() }
     }
 
-    pub fn flow(&self) -> Flow {
-        self.flow
+    /// For the user to read: the latest that was said.
+    pub fn evidence(&self) -> &Evidence {
+        self.said.last().unwrap_or(&self.silent)
     }
 
-    pub fn app(&self) -> Option<App> {
-        self.said.last().and_then(|words| words.app)
-    }
-
-    /// Whom the user would say the flow is to.
-    pub fn host(&self) -> Option<String> {
-        match self.said.last() {
-            Some(Words { name: Whom::Named { name, .. }, .. }) => Some(name.clone()),
-            Some(Words { name: Whom::Nobody | Whom::Hidden, .. }) | None => self.names.first().map(|name| name.to_string()),
-        }
+    /// The evidence if this were said.
+    pub fn with(&self, app: Option<App>, name: Name) -> Evidence {
+        Evidence { said: Some((app, name)), ..self.silent.clone() }
     }
 
     /// False when there were too many different ones.
-    pub fn learn(&mut self, words: Words) -> bool {
-        // The last one is what the user is shown.
-        self.said.retain(|known| *known != words);
-        self.said.push(words);
+    pub fn learn(&mut self, evidence: Evidence) -> bool {
+        self.said.retain(|known| known.said != evidence.said);
+        self.said.push(evidence);
         self.said.len() <= SAID_MAX
     }
 
     pub fn judge(&self, policy: &Policy, protected: &Protected) -> Judged {
-        let outcome = |said| match rules::judge(policy, protected, &Seen { flow: self.flow, names: &self.names, said }) {
+        let outcome = |evidence: &Evidence| match rules::judge(policy, protected, &evidence.seen()) {
             Outcome::Decided { verdict, handling: Handling::Pass } if verdict.allow => Judged::Allowed(verdict),
             // Nothing but passing it on can be done with a datagram.
             Outcome::Decided { verdict, .. } => Judged::Refused(Verdict { allow: false, ..verdict }),
-            Outcome::Listen { silent } if said != Said::Nothing => Judged::Refused(Verdict { allow: false, ..silent }),
-            Outcome::Listen { .. } => Judged::Listen,
+            Outcome::Listen { .. } if evidence.said.is_none() => Judged::Listen,
+            Outcome::Listen { silent } => Judged::Refused(Verdict { allow: false, ..silent }),
         };
         let mut judged = None;
-        for words in &self.said {
-            let name = match &words.name {
-                Whom::Nobody => Claim::Absent,
-                Whom::Hidden => Claim::Hidden,
-                Whom::Named { name, belongs } => Claim::Name { name, belongs: *belongs },
-            };
-            match outcome(Said::Bytes { app: words.app, name }) {
+        for evidence in &self.said {
+            match outcome(evidence) {
                 allowed @ Judged::Allowed(_) => judged = Some(allowed),
-                other => return other,
+                other @ (Judged::Refused(_) | Judged::Listen) => return other,
             }
         }
-        judged.unwrap_or_else(|| outcome(Said::Nothing))
+        judged.unwrap_or_else(|| outcome(&self.silent))
     }
 
     /// Whether a policy decides what was decided.
     pub fn holds(&self, policy: &Policy, protected: &Protected) -> bool {
         match (self.stage, self.judge(policy, protected)) {
-            (Stage::Undecided, Judged::Allowed(_) | Judged::Listen) => true,
-            (Stage::Carried, Judged::Allowed(_)) => true,
-            (Stage::Refused, Judged::Refused(_)) => true,
+            (Stage::Undecided, Judged::Allowed(_) | Judged::Listen) | (Stage::Carried, Judged::Allowed(_)) | (Stage::Refused, Judged::Refused(_)) => true,
             // What should have been looked at has gone by, or may be allowed now.
             (Stage::Undecided, Judged::Refused(_)) | (Stage::Carried, Judged::Refused(_) | Judged::Listen) => false,
             (Stage::Refused, Judged::Allowed(_) | Judged::Listen) => false,

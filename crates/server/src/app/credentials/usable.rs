@@ -8,10 +8,13 @@ use rustls::{
     sign::CertifiedKey,
 };
 use sandbar_core::{credential::Material, validate::Violation};
-use ssh_key::{Algorithm, Kdf, LineEnding, PrivateKey};
+use ssh_key::{Algorithm, Kdf, LineEnding, PrivateKey, public::KeyData};
 
 /// Rounds that a passphrase was made expensive with, at most; ssh-keygen makes 16 to 24 unless it is told otherwise.
 const ROUNDS_MAX: u32 = 256;
+
+/// Bits of an RSA key that can be signed with.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 
 const CERTIFICATE: &str = "spec.staticTLSClientCertificate";
 const SSH: &str = "spec.staticSSHPrivateKey";
@@ -88,13 +91,14 @@ fn ssh_key(pem: &str, passphrase: Option<&str>) -> Result<String, Vec<Violation>
         return is_usable.then(|| pem.to_owned()).ok_or_else(|| refused("privateKeyPem", "holds no private key that can be read"));
     }
     let key = PrivateKey::from_openssh(pem.trim()).map_err(|_| refused("privateKeyPem", "holds no private key that can be read"))?;
-    let supported = match key.algorithm() {
-        Algorithm::Ed25519 | Algorithm::Rsa { .. } => true,
-        Algorithm::Ecdsa { curve } => curve != ssh_key::EcdsaCurve::NistP521,
+    let is_supported = match (key.algorithm(), key.public_key().key_data()) {
+        (Algorithm::Ed25519, _) => true,
+        (Algorithm::Ecdsa { curve }, _) => curve != ssh_key::EcdsaCurve::NistP521,
+        (_, KeyData::Rsa(rsa)) => rsa.n.as_positive_bytes().is_some_and(|n| RSA_BITS.contains(&(n.len() * 8))),
         _ => false,
     };
-    if !supported {
-        return Err(refused("privateKeyPem", "is of a kind that is not supported; Ed25519, RSA, P-256 and P-384 are"));
+    if !is_supported {
+        return Err(refused("privateKeyPem", "is of a kind that is not supported; Ed25519, P-256, P-384 and RSA of 2048 to 4096 bits are"));
     }
     let key = match (key.is_encrypted(), passphrase) {
         (false, _) => key,

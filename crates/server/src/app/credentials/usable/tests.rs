@@ -115,6 +115,29 @@ fn an_ssh_key_is_kept_without_its_passphrase() {
     assert_eq!(ssh(&ecdsa, None), Ok(ecdsa), "other formats stay as they are");
 }
 
+/// Made anew, since they are long; skipped where there is no ssh-keygen.
+#[test]
+fn rsa_keys_are_taken_in_both_formats() {
+    let dir = std::env::temp_dir().join(format!("sandbar-usable-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let made = |name: &str, args: &[&str]| {
+        let path = dir.join(name);
+        let done = std::process::Command::new("ssh-keygen").args(["-q", "-t", "rsa", "-f"]).arg(&path).args(args).status();
+        done.is_ok_and(|status| status.success()).then(|| std::fs::read_to_string(path).expect("a key"))
+    };
+    if let Some(locked) = made("locked", &["-b", "2048", "-N", "open sesame", "-a", "2"]) {
+        let opened = ssh(&locked, Some("open sesame")).expect("opens");
+        assert_eq!(ssh(&opened, None).as_ref(), Ok(&opened));
+        let pem = made("pem", &["-b", "2048", "-N", "", "-m", "PEM"]).expect("a key");
+        assert_eq!(ssh(&pem, None).as_ref(), Ok(&pem));
+        let short = ssh(&made("short", &["-b", "1024", "-N", ""]).expect("a key"), None).expect_err("is short");
+        assert!(short.contains("RSA of 2048 to 4096 bits"), "{short}");
+    } else {
+        eprintln!("skipped: needs ssh-keygen");
+    }
+    let _ = std::fs::remove_dir_all(dir);
+}
+
 #[test]
 fn an_ssh_key_that_cannot_be_used_is_refused() {
     let table = [

@@ -1,0 +1,62 @@
+//! Somebody who has come in, and the sandbox that they came for.
+
+use std::{sync::Arc, time::Duration};
+
+use sandbar_api::ErrorCode;
+use sandbar_node::{
+    Runtime,
+    client::{ProcessInput, ProcessOutput},
+};
+use sandbar_procd_api::{PROTOCOL_PROCESS, process::Start};
+
+use crate::{
+    app::{SharedApp, contexts::unless_frozen},
+    error::ApiError,
+};
+
+/// How long the end of a runtime may take to be known after its agent fell silent.
+const END_WITHIN: Duration = Duration::from_secs(2);
+
+pub(super) struct Client {
+    app: SharedApp,
+    sandbox: String,
+    fingerprint: String,
+}
+
+impl Client {
+    pub fn new(app: SharedApp, sandbox: String, fingerprint: String) -> Self {
+        Self { app, sandbox, fingerprint }
+    }
+
+    pub fn sandbox(&self) -> &str {
+        &self.sandbox
+    }
+
+    /// The sandbox's runtime, awake. The key has to be good at this moment still.
+    pub async fn runtime(&self) -> Result<Arc<Runtime>, ApiError> {
+        let gone = || ApiError::not_found("sandbox", &self.sandbox);
+        let (record, _) = self.app.look(&self.sandbox).await?.ok_or_else(gone)?;
+        let who = self.app.auth.ssh_principal(&record.team_id, &self.fingerprint).await?;
+        let who = who.ok_or_else(|| ApiError::new(ErrorCode::Forbidden, "the key does not open this sandbox any more"))?;
+        self.app.admit_request(&who.team_id)?;
+        self.app.access(&who, &self.sandbox).await
+    }
+
+    /// Starts a process inside whose streams are ours.
+    pub async fn start(&self, runtime: &Runtime, arguments: &[Vec<u8>], start: &Start) -> Result<(ProcessInput, ProcessOutput), ApiError> {
+        if unless_frozen(runtime, runtime.client.protocol()).await? < PROTOCOL_PROCESS {
+            return Err(ApiError::conflict("the sandbox was started by an older version of the server; pause and resume it, then SSH works"));
+        }
+        unless_frozen(runtime, runtime.client.start_process(arguments, start)).await
+    }
+}
+
+/// Why a runtime does not answer any more, for people; returns when it is known.
+pub(super) async fn why_silent(runtime: &Runtime) -> &'static str {
+    tokio::select! {
+        biased;
+        () = runtime.ended() => "the sandbox has ended, or was started anew",
+        () = runtime.frozen() => "the sandbox was paused",
+        () = tokio::time::sleep(END_WITHIN) => "the sandbox does not answer any more",
+    }
+}
