@@ -130,10 +130,10 @@ struct Entry {
     shared: Arc<Shared>,
     is_session: bool,
     accepted: bool,
-    /// The window that it began with.
-    window_bytes: u32,
     /// Who waits for the server to open it.
     opening: Option<oneshot::Sender<Result<Channel, NotOpened>>>,
+    /// The window that it began with.
+    window_bytes: u32,
     /// What the other side may still send.
     window: u32,
     ended: bool,
@@ -383,8 +383,8 @@ impl Wire {
             shared: Arc::clone(&shared),
             is_session,
             accepted: false,
-            window_bytes,
             opening: None,
+            window_bytes,
             window: window_bytes,
             ended: false,
             close_sent: false,
@@ -428,20 +428,21 @@ impl Wire {
         }
         let id = self.next;
         self.next = self.next.wrapping_add(1);
+        let window_bytes = self.window_for(SESSION_WINDOW_BYTES);
         let entry = Entry {
             peer: 0,
             shared: Shared::new(0),
             is_session: true,
             accepted: false,
             opening: Some(to),
-            window_bytes: SESSION_WINDOW_BYTES,
-            window: SESSION_WINDOW_BYTES,
+            window_bytes,
+            window: window_bytes,
             ended: false,
             close_sent: false,
             close_received: false,
         };
         self.channels.insert(id, entry);
-        self.transport.send(&Writer::message(message::CHANNEL_OPEN).string("session").u32(id).u32(SESSION_WINDOW_BYTES).u32(DATA_BYTES_MAX).done())
+        self.transport.send(&Writer::message(message::CHANNEL_OPEN).string("session").u32(id).u32(window_bytes).u32(DATA_BYTES_MAX).done())
     }
 
     fn opened(&mut self, id: u32, peer: u32, window: u32, packet_bytes_max: u32) -> Result<(), SshError> {
@@ -453,8 +454,8 @@ impl Wire {
         entry.peer = peer;
         entry.accepted = true;
         entry.shared.grow(window);
-        let shared = Arc::clone(&entry.shared);
-        let channel = Channel { id, shared, told: self.teller.clone(), room: Arc::clone(&self.room), packet_bytes_max, window_bytes: SESSION_WINDOW_BYTES };
+        let (shared, window_bytes) = (Arc::clone(&entry.shared), entry.window_bytes);
+        let channel = Channel { id, shared, told: self.teller.clone(), room: Arc::clone(&self.room), packet_bytes_max, window_bytes };
         // When nobody waits any more it is closed by being dropped.
         let _ = opening.send(Ok(channel));
         Ok(())
