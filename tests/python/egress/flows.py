@@ -150,6 +150,13 @@ def protocols():
     yield Row("HTTP rule: node fetch", seen, f"{NODE} https://good.test/open/$TOKEN", says=SERVED, saw="GET /open/TOKEN", trust=False)
     yield Row("HTTP rule: aiohttp", seen, f"{INSIDE} aiohttp https://good.test/open/$TOKEN", says=SERVED, saw="GET /open/TOKEN", trust=False)
     yield Row("HTTP rule: httpx", seen, f"{INSIDE} httpx https://good.test/open/$TOKEN", says="over 2", saw="GET /open/TOKEN HTTP/2", trust=False)
+    for scheme, policy, host, trust in [("http", plain, "good.test:8081", True), ("https", seen, "good.test", False)]:
+        # A body as long as many readers' patience, an answer without one, and a client that asks before it sends.
+        yield Row(f"HTTP rule: no method for a body of 8 MiB, {scheme}", policy, f"head -c 8388608 /dev/zero | {CURL} {show} -X PUT --data-binary @- {scheme}://{host}/open/$TOKEN", trust=trust, refused="403|reset|56|55|92")
+        upload = open_to_all(protocolRules=[limits(tlsMode="terminate-reoriginate", http={"methods": {"allowed": ["PUT", "HEAD"]}})])
+        yield Row(f"HTTP rule: a body of 8 MiB, {scheme}", upload, f"head -c 8388608 /dev/zero | {CURL} -X PUT --data-binary @- {scheme}://{host}/open/$TOKEN", says=SERVED, saw="PUT /open/TOKEN.*8388608 bytes", trust=False)
+        yield Row(f"HTTP rule: a body that is waited for, {scheme}", upload, f"{CURL} -T - -H 'Expect: 100-continue' {scheme}://{host}/open/$TOKEN <<<hello", says=SERVED, saw="PUT /open/TOKEN.*hello", trust=False)
+        yield Row(f"HTTP rule: an answer without a body, {scheme}", upload, f"{CURL} -I {scheme}://{host}/open/$TOKEN", says=" 200", saw="HEAD /open/TOKEN", trust=False)
     yield Row("HTTP rule: a WebSocket", seen, f"{INSIDE} websocket wss://good.test/open/$TOKEN", says="good heard", saw="frame TOKEN 1", trust=False)
     yield Row("HTTP rule: QUIC is not looked into", seen, f"{INSIDE} quic good.test 443 good.test /open/$TOKEN")
     grpc = limits(http={"paths": {"allowedPrefixes": ["/other.Service"]}}, tlsMode="terminate-reoriginate")
