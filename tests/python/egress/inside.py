@@ -189,14 +189,19 @@ def transport(kind, host, authority):
     print(line.recv(4096).decode())
 
 
-def greet(host, port):
+def greet(host, port, end="\n"):
     """Waits for the server's word, then says its own."""
     with socket.create_connection((host, int(port)), PATIENCE_S) as line:
         said = line.recv(100)
         print(said.decode())
         assert said
-        line.sendall(f"{TOKEN}\n".encode())
+        line.sendall(f"{TOKEN}{end}".encode())
+        line.settimeout(2 * PATIENCE_S)
         print(line.recv(2000).decode())
+
+
+def greet_half(host, port):
+    greet(host, port, end="")
 
 
 def hold(host, port):
