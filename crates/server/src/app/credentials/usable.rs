@@ -8,13 +8,10 @@ use rustls::{
     sign::CertifiedKey,
 };
 use sandbar_core::{credential::Material, validate::Violation};
-use ssh_key::{Algorithm, Kdf, LineEnding, PrivateKey, public::KeyData};
+use ssh_key::{Kdf, LineEnding, PrivateKey};
 
 /// Rounds that a passphrase was made expensive with, at most; ssh-keygen makes 16 to 24 unless it is told otherwise.
 const ROUNDS_MAX: u32 = 256;
-
-/// Bits of an RSA key that can be signed with.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 
 const CERTIFICATE: &str = "spec.staticTLSClientCertificate";
 const SSH: &str = "spec.staticSSHPrivateKey";
@@ -79,39 +76,24 @@ fn private_key(pem: &str) -> Result<std::sync::Arc<dyn rustls::sign::SigningKey>
     any_supported_type(&key).map_err(|_| refused("is of a kind that is not supported; RSA from 2048 bits, P-256, P-384 and Ed25519 are"))
 }
 
-/// The key in OpenSSH's format without a passphrase, or as it was when it is in another format that has none.
+/// The key without a passphrase, in OpenSSH's format when it was in that, else as it was.
 fn ssh_key(pem: &str, passphrase: Option<&str>) -> Result<String, Vec<Violation>> {
     let refused = |field: &str, message: &str| vec![refused(SSH, field, message)];
-    if !pem.contains("-----BEGIN OPENSSH PRIVATE KEY-----") {
-        if is_encrypted(pem) {
-            return Err(refused("privateKeyPem", "is encrypted in an old format; \"ssh-keygen -p -f FILE\" writes it anew in one that is supported"));
-        }
-        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).ok();
-        let is_usable = key.is_some_and(|key| any_supported_type(&key).is_ok());
-        return is_usable.then(|| pem.to_owned()).ok_or_else(|| refused("privateKeyPem", "holds no private key that can be read"));
-    }
-    let key = PrivateKey::from_openssh(pem.trim()).map_err(|_| refused("privateKeyPem", "holds no private key that can be read"))?;
-    let is_supported = match (key.algorithm(), key.public_key().key_data()) {
-        (Algorithm::Ed25519, _) => true,
-        (Algorithm::Ecdsa { curve }, _) => curve != ssh_key::EcdsaCurve::NistP521,
-        (_, KeyData::Rsa(rsa)) => rsa.n.as_positive_bytes().is_some_and(|n| RSA_BITS.contains(&(n.len() * 8))),
-        _ => false,
-    };
-    if !is_supported {
-        return Err(refused("privateKeyPem", "is of a kind that is not supported; Ed25519, P-256, P-384 and RSA of 2048 to 4096 bits are"));
-    }
-    let key = match (key.is_encrypted(), passphrase) {
-        (false, _) => key,
-        (true, None) => return Err(refused("passphrase", "is required: the key is encrypted")),
-        (true, Some(passphrase)) => {
+    let plain = match PrivateKey::from_openssh(pem.trim()) {
+        Ok(key) if key.is_encrypted() => {
+            let Some(passphrase) = passphrase else { return Err(refused("passphrase", "is required: the key is encrypted")) };
             if matches!(key.kdf(), Kdf::Bcrypt { rounds, .. } if *rounds > ROUNDS_MAX) {
                 return Err(refused("privateKeyPem", &format!("was encrypted with more than {ROUNDS_MAX} rounds, which takes too long to undo")));
             }
-            key.decrypt(passphrase).map_err(|_| refused("passphrase", "does not open the key"))?
+            let key = key.decrypt(passphrase).map_err(|_| refused("passphrase", "does not open the key"))?;
+            key.to_openssh(LineEnding::LF).map_err(|_| refused("privateKeyPem", "cannot be kept"))?.to_string()
         }
+        Ok(_) | Err(_) => pem.to_owned(),
     };
-    let plain = key.to_openssh(LineEnding::LF).map_err(|_| refused("privateKeyPem", "cannot be kept"))?;
-    Ok(plain.to_string())
+    match sandbar_ssh::PrivateKey::from_pem(&plain, None) {
+        Ok(_) => Ok(plain),
+        Err(error) => Err(refused("privateKeyPem", &error.to_string())),
+    }
 }
 
 fn is_encrypted(pem: &str) -> bool {
