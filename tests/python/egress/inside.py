@@ -189,19 +189,14 @@ def transport(kind, host, authority):
     print(line.recv(4096).decode())
 
 
-def greet(host, port, end="\n"):
+def greet(host, port):
     """Waits for the server's word, then says its own."""
     with socket.create_connection((host, int(port)), PATIENCE_S) as line:
         said = line.recv(100)
         print(said.decode())
         assert said
-        line.sendall(f"{TOKEN}{end}".encode())
-        line.settimeout(2 * PATIENCE_S)
+        line.sendall(f"{TOKEN}\n".encode())
         print(line.recv(2000).decode())
-
-
-def greet_half(host, port):
-    greet(host, port, end="")
 
 
 def hold(host, port):

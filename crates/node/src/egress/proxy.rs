@@ -31,6 +31,9 @@ use super::{Attached, Inner, http, login, refuse, ssh_proxy, tcp_flow, terminate
 /// Connections that one sandbox may have open at once.
 pub(super) const FLOWS_MAX: usize = 1024;
 /// After an accept that failed for want of file descriptors.
+/// How long a server that speaks first waits for its client where a look may be needed. Servers of HTTP/2 greet whoever connects, and
+/// what a client has read cannot be taken back when its own first bytes, a moment later, say that there is something to look into.
+const HEAD_START: Duration = Duration::from_millis(100);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
 /// Places for connections, bounded so that sandboxes leave the server file descriptors to serve with.
@@ -215,7 +218,7 @@ impl Carrier {
         let heard = if silent.allow {
             let outside = self.dial().await.inspect_err(|error| self.meter(&silent).entry.failed(error.to_string())).map_err(io::Error::other)?;
             let mut back = Pump::new(outside, Arc::clone(&inside));
-            let head_start = ssh_proxy::head_start(&self);
+            let head_start = ssh_proxy::head_start(&self).max(HEAD_START);
             let server = async {
                 tokio::time::sleep(head_start).await;
                 back.run(|bytes| self.meter(&silent).received(bytes)).await
