@@ -45,7 +45,7 @@ if [ "$purpose" = test ]; then
   want git git
   want ssh openssh-client
   [ -x /usr/sbin/sshd ] || packages+=(openssh-server)
-  [ -x "$(echo /usr/lib/postgresql/*/bin/initdb)" ] || packages+=(postgresql)
+  compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || packages+=(postgresql)
   want dig bind9-dnsutils
   want openssl openssl
   want rsync rsync
