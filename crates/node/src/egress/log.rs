@@ -216,7 +216,12 @@ impl Log {
 }
 
 impl Entry {
-    /// Says why the flow ends. The first reason is the one that counts.
+    /// Says why a flow broke that was carried. The first reason is the one that is shown.
+    pub fn broke(&self, reason: impl Into<String>) {
+        self.record.failure.set(reason.into()).ok();
+    }
+
+    /// Says why nothing was reached.
     pub fn failed(&self, reason: impl Into<String>) {
         if self.record.failure.set(reason.into()).is_ok() {
             self.shared.count(|sums| &sums.failed, 1);

@@ -134,7 +134,7 @@ async fn serve(attached: Arc<Attached>, inner: Arc<Inner>, inside: TcpStream, pl
         ended = work => ended,
     };
     if let (Err(error), Some(entry)) = (&ended, entry.get()) {
-        entry.failed(error.to_string());
+        entry.broke(error.to_string());
     }
     // What still runs for it has nobody left to run for.
     cut.cancel();

@@ -99,7 +99,9 @@ impl Carrier {
         match ended {
             Ok(()) => {}
             Err(End::Cut) => {
-                self.fail(self.listed.attached.cut_reason());
+                if let Some(entry) = self.entry.as_ref().filter(|_| self.known.stage == Stage::Carried) {
+                    entry.broke(self.listed.attached.cut_reason());
+                }
                 self.tell(Unreachable::Prohibited);
             }
             Err(End::Failed(error)) => {
