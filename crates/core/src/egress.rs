@@ -27,7 +27,7 @@ pub mod sniff;
 mod template;
 mod wire;
 
-pub use compile::{PolicyError, compile, compile_value};
+pub use compile::{PolicyError, check_part, compile, compile_value};
 pub use credential::{Binding, CredentialRule, Projection, Replacement, SshProxy, UpstreamProxy};
 pub use domain::{host_of_authority, normal_name};
 pub use judge::{Claim, Handling, Outcome, Said, Seen, judge};
