@@ -28,7 +28,7 @@ mod template;
 mod wire;
 
 pub use compile::{PolicyError, compile, compile_value};
-pub use credential::{Binding, CredentialRule, Projection, Replacement, SshProxy, UpstreamProxy};
+pub use credential::{Binding, CredentialRule, FRAMING_HEADERS, Projection, Replacement, SshProxy, UpstreamProxy};
 pub use domain::{host_of_authority, normal_name};
 pub use judge::{Claim, Handling, Outcome, Said, Seen, judge};
 pub use merge::merge;
