@@ -182,7 +182,7 @@ struct PortRange {
 /// What may be asked of a server in a protocol that is looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProtocolRule {
-    label: Arc<str>,
+    pub label: Arc<str>,
     domains: Vec<Domain>,
     ports: Vec<PortRange>,
     tls: TlsMode,
