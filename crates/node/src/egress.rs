@@ -179,6 +179,7 @@ impl Egress {
             log: Log::new(Arc::clone(&self.inner.totals)),
             names: Names::default(),
             certificates: ClientCertificates::default(),
+            held: http::Held::default(),
             udp: udp::Flows::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -293,6 +294,7 @@ struct Attached {
     log: Log,
     names: Names,
     certificates: ClientCertificates,
+    held: http::Held,
     udp: udp::Flows,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -390,6 +392,11 @@ impl Attached {
 
     fn record_flow(&self, evidence: &Evidence, verdict: Verdict) -> Arc<Entry> {
         self.record(evidence.host().map(str::to_owned), evidence.app(), evidence.flow, verdict)
+    }
+
+    /// What else is to be said of a flow that was recorded.
+    fn note_flow(&self, evidence: &Evidence, verdict: Verdict) {
+        self.log.note(evidence.host().map(str::to_owned), evidence.app(), evidence.flow, verdict);
     }
 }
 

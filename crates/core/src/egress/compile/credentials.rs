@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fields::{domains, host_port, label, texts, tls_mode};
 use super::protocols::{compile_match, tcp_ports};
 use super::{Errors, Refs};
-use crate::egress::credential::Speaks;
+use crate::egress::credential::{FRAMING_HEADERS, Speaks};
 use crate::egress::wire::{self, ProjectionSpec};
 use crate::egress::{App, Binding, CredentialRule, PortRange, Projection, Protocol, Replacement, SshProxy, Template, TlsMode, UpstreamProxy};
 
@@ -18,10 +18,6 @@ const PLACEHOLDER_BYTES_MIN: usize = 4;
 const PLACEHOLDER_BYTES_MAX: usize = 256;
 /// The shortest and the longest time that a secret may be kept by the proxy.
 const TTL_S_MAX: u64 = 86_400;
-
-/// Headers that say how a request is delimited and where it goes: they are the proxy's.
-const FRAMING_HEADERS: &[&str] =
-    &["host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive", "proxy-connection", "expect"];
 
 pub(super) type Bindings = BTreeMap<String, Arc<Binding>>;
 
