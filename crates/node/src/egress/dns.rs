@@ -18,7 +18,7 @@ use super::{Attached, Inner};
 mod message;
 mod upstream;
 
-pub(super) use upstream::Nameservers;
+pub(super) use upstream::{DEADLINE, Nameservers};
 
 use message::{Answer, Query, Rcode};
 
@@ -161,7 +161,7 @@ async fn answer(attached: &Attached, inner: &Inner, packet: &[u8], transport: Tr
 pub(super) enum Found {
     /// For so long.
     At(Arc<[IpAddr]>, Duration),
-    /// They know that it has no address.
+    /// They know that there is no such name.
     Nowhere,
     /// They did not say, or what they said is not believed.
     Unknown,
@@ -179,11 +179,14 @@ pub(super) async fn find(inner: &Inner, name: &str, ipv6: bool) -> Found {
     let Some((_, answer)) = asked else { return Found::Unknown };
     if answer.truncated || answer.failed || find_protected(&answer, &inner.protected()).is_some() {
         Found::Unknown
-    } else if answer.of_name.is_empty() {
-        Found::Nowhere
-    } else {
+    } else if !answer.of_name.is_empty() {
         let ttl = ttl(&answer);
         Found::At(answer.of_name.into(), ttl)
+    } else if answer.no_such_name {
+        Found::Nowhere
+    } else {
+        // None of this kind: it may well have others, elsewhere.
+        Found::Unknown
     }
 }
 

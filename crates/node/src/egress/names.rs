@@ -24,7 +24,8 @@ const STALE_FOR: Duration = Duration::from_secs(60 * 60);
 const STALE_MAX: usize = 4;
 /// Names of one sandbox that are being asked for, or whose answer is remembered.
 const ASKED_MAX: usize = 64;
-const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// A question over UDP comes to its end, whichever server answers.
+const ASK_WITHIN: Duration = dns::DEADLINE;
 /// How long it is remembered that there is no answer.
 const NO_ANSWER_FOR: Duration = Duration::from_secs(5);
 

@@ -72,6 +72,7 @@ async fn a_name_holds_where_it_leads_to() {
     }
     zone.at("far.a.test", Ipv4Addr::new(9, 9, 9, 9));
     zone.at("near.a.test", Ipv4Addr::new(10, 0, 0, 1));
+    zone.say("v6.a.test", Said::At(vec![], 60));
     zone.say("alias.a.test", Said::Alias("cdn.test"));
     zone.at("cdn.test", v4(to));
     say_host(&bench.outside);
@@ -89,6 +90,8 @@ async fn a_name_holds_where_it_leads_to() {
         ("b.test", REFUSED),
         ("far.a.test", REFUSED),
         ("near.a.test", REFUSED),
+        // There is such a name, if without an address of this kind.
+        ("v6.a.test", REFUSED),
         ("unknown.test", REFUSED),
         ("a.test.b.test", REFUSED),
         ("9.9.9.9", REFUSED),
