@@ -185,7 +185,7 @@ impl Attached {
         self.tasks.spawn(async move {
             let found = tokio::select! {
                 () = attached.stop.cancelled() => Found::Unknown,
-                found = tokio::time::timeout(ASK_WITHIN, dns::find(&inner, &name, ipv6)) => found.unwrap_or(Found::Unknown),
+                found = tokio::time::timeout(ASK_WITHIN, dns::find(&attached, &inner, &name, ipv6)) => found.unwrap_or(Found::Unknown),
             };
             if let Found::At(addresses, ttl) = &found {
                 attached.names.pin(&name, addresses, *ttl, Instant::now());

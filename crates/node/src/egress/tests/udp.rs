@@ -220,6 +220,32 @@ fn names_at(ours: IpAddr) -> SocketAddr {
     addr
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_allowed_as_a_question_stays_one() {
+    let Some(bench) = bench(Policy::allow_all(), vec![]).await else {
+        return;
+    };
+    let server = Echo::start(bench.to.ip());
+    let to = server.addr;
+    let rule = |action: &str, mode: &str| {
+        let rule = json!({"action": action, "cidrs": [to.ip().to_string()], "appProtocols": ["dns"]});
+        policy(json!({"mode": mode, "egress": {"trafficRules": [rule]}}))
+    };
+    let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
+    let again = question.clone();
+    question[0] = 0x21;
+    for (first, policy, then) in [(question.clone(), rule("allow", "block-all"), b"hello".to_vec()), (b"hello".to_vec(), rule("deny", "allow-all"), question)] {
+        bench.handle.set_policy(policy).await.unwrap();
+        let (first, more) = (first.clone(), if first == b"hello" { first } else { again.clone() });
+        let answers = inside(&bench.netns, move || {
+            let socket = client(to).unwrap();
+            [first, more, then].map(|bytes| ask(&socket, &bytes))
+        });
+        let [first, more, then] = answers.await;
+        assert!(first.is_ok() && more.is_ok() && is_forbidden(&then), "{first:?} {more:?} {then:?}");
+    }
+}
+
 fn only_named(port: u16) -> Policy {
     policy(json!({"mode": "block-all", "egress": {"trafficRules": [
         {"name": "named", "action": "allow", "domains": ["name.test"], "ports": [{"port": port, "protocol": "udp"}]}]}}))
