@@ -194,7 +194,8 @@ impl Policy {
 
     /// Whether a later request of the same connection, with another name, could be judged otherwise.
     fn hangs_on_names(&self, flow: Flow) -> bool {
-        self.rules.iter().find(|rule| rule.is_for(flow) && (rule.is_plain() || !rule.domains.is_empty())).is_some_and(|rule| !rule.domains.is_empty())
+        let deciding = self.rules.iter().find(|rule| rule.is_for(flow) && (rule.is_plain() || !rule.domains.is_empty()));
+        deciding.is_some_and(|rule| !rule.domains.is_empty()) || self.protocols.iter().any(|rule| fits(&rule.ports, flow))
     }
 
     /// The credential that makes the TLS to a server one with a client's certificate.
@@ -235,21 +236,17 @@ fn name_match(domains: &[Domain], seen: &Seen<'_>) -> Match {
         return Match::Yes;
     }
     let is_one = |name: &str| domains.iter().any(|domain| domain.matches(name));
-    // Not surely to somewhere else: nobody asked us for this address, or somebody did for one of these names.
-    let doubtful = seen.names.is_empty() || seen.names.iter().any(|name| is_one(name));
     let Said::Bytes { app, name } = seen.said else {
         return Match::Open;
     };
     match name {
         Claim::Name { name, belongs: true } => yes_if(is_one(name)),
         // A lie, or a name that we cannot find: it allows nothing, and hides nothing.
-        Claim::Name { name, belongs: false } if doubtful || is_one(name) => Match::Unclear,
-        Claim::Name { belongs: false, .. } => Match::No,
-        Claim::Hidden => Match::Unclear,
+        Claim::Name { belongs: false, .. } | Claim::Hidden => Match::Unclear,
         Claim::Later => Match::Open,
         // Who could have said a name and did not may mean any that lives at this address.
-        Claim::Absent if doubtful && (app.is_some_and(App::has_names) || seen.names.is_empty()) => Match::Unclear,
-        Claim::Absent => yes_if(doubtful),
+        Claim::Absent if app.is_some_and(App::has_names) || seen.names.is_empty() => Match::Unclear,
+        Claim::Absent => yes_if(seen.names.iter().any(|name| is_one(name))),
     }
 }
 

@@ -95,6 +95,10 @@ impl Json {
     /// A member of an object; an error when it is there more than once, or spelt otherwise.
     fn member(&self, name: &str) -> Result<Option<&Self>, ()> {
         let Self::Object(members) = self else { return Ok(None) };
+        // Some readers fold letters beyond ASCII into those of a name.
+        if members.iter().any(|(key, _)| !key.is_ascii()) {
+            return Err(());
+        }
         let mut found = members.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
         match (found.next(), found.next()) {
             (None, _) => Ok(None),
@@ -191,6 +195,7 @@ mod tests {
             r#"{"method":"tools/call","params":{"name":"read","name":"write"}}"#,
             r#"{"method":"tools/call","params":{"name":"read","NAME":"write"}}"#,
             r#"{"method":"tools/call","params":{"name":"read"},"Params":{"name":"write"}}"#,
+            "{\"method\":\"tools/call\",\"params\":{\"name\":\"read\"},\"param\u{17f}\":{\"name\":\"write\"}}",
         ];
         for body in bodies {
             assert_eq!(judge(&[&rule], body.as_bytes()).map(|refused| refused.reply), Some(None), "{body}");

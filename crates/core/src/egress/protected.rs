@@ -74,11 +74,11 @@ impl Protected {
         self.reason_range(&Prefix::host(addr.to_canonical()))
     }
 
-    /// Whether the address would be refused but for the operator, who opened it: it belongs to a network that the
-    /// operator knows.
+    /// Whether the operator opened this very address, which would be refused else: the operator knows what is there.
+    /// A range says less.
     pub fn is_opened(&self, addr: IpAddr) -> bool {
         let host = Prefix::host(addr.to_canonical());
-        self.allow.iter().any(|allow| allow.covers(&host)) && self.ranges.iter().any(|(range, _)| range.covers(&host))
+        self.allow.contains(&host) && self.ranges.iter().any(|(range, _)| range.covers(&host))
     }
 
     /// Why the server itself does not connect to the address on behalf of a user, as for a webhook. Who allows one of the

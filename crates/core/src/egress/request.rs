@@ -3,7 +3,7 @@ use std::borrow::Cow;
 
 use super::judge::Traffic;
 use super::{CredentialRule, Policy, Projection, Protected, ProtocolRule, ProtocolWhat, Seen, Verdict};
-use crate::service::plain_path;
+use crate::service::{percent_decoded, plain_path};
 
 /// A request, as far as rules can see it.
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +72,7 @@ impl Policy {
         };
         let mut mcp = Vec::new();
         for rule in self.protocols.iter().filter(|rule| rule.may_be_for(seen)) {
-            if rule.only.as_ref().is_some_and(|only| !only.fits(request)) {
+            if rule.only.as_ref().is_some_and(|only| !only.may_fit(request)) {
                 continue;
             }
             match &rule.what {
@@ -102,12 +102,21 @@ impl Policy {
 }
 
 impl HttpMatch {
+    /// Surely.
     fn fits(&self, request: &Request<'_>) -> bool {
-        let one = |list: &[String], test: &dyn Fn(&str) -> bool| list.is_empty() || list.iter().any(|entry| test(entry));
-        let in_place =
-            (self.paths.is_empty() && self.prefixes.is_empty()) || plain_path(request.path).is_some_and(|path| is_listed(&path, &self.paths, &self.prefixes));
-        one(&self.methods, &|method| method == request.method)
-            && in_place
+        self.fits_by(request, |method| method == request.method, false)
+    }
+
+    /// Unless it surely does not: servers read methods in any case, and some paths in different ways.
+    fn may_fit(&self, request: &Request<'_>) -> bool {
+        self.fits_by(request, |method| method.eq_ignore_ascii_case(request.method), true)
+    }
+
+    fn fits_by(&self, request: &Request<'_>, is_method: impl Fn(&str) -> bool, unclear: bool) -> bool {
+        let anywhere = self.paths.is_empty() && self.prefixes.is_empty();
+        let in_place = anywhere || plain_path(request.path).map_or(unclear, |path| is_listed(&path, &self.paths, &self.prefixes));
+        in_place
+            && (self.methods.is_empty() || self.methods.iter().any(|method| is_method(method)))
             && self.query.iter().all(|value| value.fits(&query_values(request.query.unwrap_or_default(), &value.name)))
             && self.headers.iter().all(|value| {
                 let name = value.name.to_ascii_lowercase();
@@ -129,8 +138,9 @@ impl ValueMatch {
 impl HttpLimits {
     /// What of the request is not allowed.
     fn refusal(&self, request: &Request<'_>) -> Option<String> {
-        let method = |list: &[String]| list.iter().any(|entry| entry == request.method);
-        if method(&self.methods_denied) || !self.methods_allowed.is_empty() && !method(&self.methods_allowed) {
+        let is_denied = self.methods_denied.iter().any(|method| method.eq_ignore_ascii_case(request.method));
+        let is_allowed = self.methods_allowed.is_empty() || self.methods_allowed.iter().any(|method| method == request.method);
+        if is_denied || !is_allowed {
             return Some(format!("method {}", request.method));
         }
         let nothing = [&self.paths_allowed, &self.paths_denied, &self.prefixes_allowed, &self.prefixes_denied].iter().all(|list| list.is_empty());
@@ -164,23 +174,4 @@ fn query_values<'a>(query: &'a str, name: &str) -> Vec<Cow<'a, str>> {
     };
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.filter(|(key, _)| decode(key) == name).map(|(_, value)| decode(value)).collect()
-}
-
-fn percent_decoded(text: &[u8]) -> Vec<u8> {
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let mut plain = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(byte) = text.get(at) {
-        match (byte, digit(text.get(at + 1)), digit(text.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                plain.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            _ => {
-                plain.push(*byte);
-                at += 1;
-            }
-        }
-    }
-    plain
 }

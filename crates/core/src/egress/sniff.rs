@@ -15,8 +15,8 @@ pub const BYTES_MAX: usize = 64 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sniff {
-    /// What was read so far could become several things.
-    More,
+    /// What was read so far can still become one of these, or something unknown.
+    More { apps: Vec<App> },
     /// `app` is None for what none of the readers knows.
     Known { app: Option<App>, name: Named },
 }
@@ -38,28 +38,48 @@ pub enum Named {
 enum Reading {
     No,
     More,
-    Yes(App, Named),
+    Yes(Named),
 }
 
 /// Looks at the first bytes of a connection. `end`: no more will come, or no more will be waited for.
 pub fn first_bytes(bytes: &[u8], end: bool) -> Sniff {
     let end = end || bytes.len() >= BYTES_MAX;
-    let mut more = false;
-    for read in [tls::read, http::read, wire::ssh, wire::amqp, wire::mqtt, wire::redis, wire::mongodb, wire::socks5, wire::dns] {
+    let mut apps = Vec::new();
+    for (app, read) in READERS {
         match read(bytes) {
-            Reading::Yes(app, name) => return Sniff::Known { app: Some(app), name },
-            Reading::More => more = true,
+            Reading::Yes(name) => return Sniff::Known { app: Some(app), name },
+            Reading::More => apps.push(app),
             Reading::No => {}
         }
     }
-    match more {
-        true if !end => Sniff::More,
-        // A part of TLS or HTTP hides its name; of the others nothing depends on one.
-        true if tls::is_begun(bytes) => Sniff::Known { app: Some(App::Tls), name: Named::Hidden },
-        true if http::is_begun(bytes) => Sniff::Known { app: Some(App::Http), name: Named::Hidden },
-        _ => Sniff::Known { app: None, name: Named::Absent },
+    if !apps.is_empty() && !end {
+        return Sniff::More { apps };
+    }
+    // A part of TLS or HTTP hides its name; of the others nothing depends on one.
+    let hidden = apps.into_iter().find(|app| match app {
+        App::Tls => tls::is_begun(bytes),
+        App::Http => http::is_begun(bytes),
+        _ => false,
+    });
+    match hidden {
+        Some(app) => Sniff::Known { app: Some(app), name: Named::Hidden },
+        None => Sniff::Known { app: None, name: Named::Absent },
     }
 }
+
+type Reader = fn(&[u8]) -> Reading;
+
+const READERS: [(App, Reader); 9] = [
+    (App::Tls, tls::read),
+    (App::Http, http::read),
+    (App::Ssh, wire::ssh),
+    (App::Amqp, wire::amqp),
+    (App::Mqtt, wire::mqtt),
+    (App::Redis, wire::redis),
+    (App::Mongodb, wire::mongodb),
+    (App::Socks5, wire::socks5),
+    (App::Dns, wire::dns),
+];
 
 /// Whether a datagram is a question of DNS.
 pub fn is_dns_question(datagram: &[u8]) -> bool {

@@ -95,6 +95,14 @@ fn the_operator_opens_an_address_but_not_against_the_policy() {
 }
 
 #[test]
+fn an_opened_address_is_one_that_was_meant() {
+    let protected = protected(&["192.0.2.2/32", "10.0.0.0/8", "8.8.8.8/32"]);
+    for (addr, opened) in [("192.0.2.2", true), ("10.1.2.3", false), ("8.8.8.8", false), ("9.9.9.9", false)] {
+        assert_eq!(protected.is_opened(addr.parse().unwrap()), opened, "{addr}");
+    }
+}
+
+#[test]
 fn the_first_matching_rule_decides() {
     let policy = policy(json!({"mode": "block-all", "egress": {"trafficRules": [
         {"action": "deny", "cidrs": ["1.0.0.0/8"], "ports": [{"port": 22, "protocol": "tcp"}]},

@@ -47,6 +47,9 @@ pub fn plain_path(path: &str) -> Option<String> {
         return None;
     }
     let read = Read::new(path);
+    if read.bytes.iter().any(|byte| *byte == b'\\' || byte.is_ascii_control()) {
+        return None;
+    }
     let plain = String::from_utf8(read.bytes[..read.trimmed()].to_vec()).ok()?;
     Some(if plain.is_empty() { "/".to_owned() } else { plain })
 }
@@ -94,6 +97,18 @@ impl Read {
         let length = prefix.trimmed();
         self.bytes.starts_with(&prefix.bytes[..length]) && matches!(self.bytes.get(length), None | Some(b'/'))
     }
+}
+
+/// A text without its `%41`s.
+pub fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        let (byte, length) = decoded(&text[at..]).unwrap_or((*byte, 1));
+        plain.push(byte);
+        at += length;
+    }
+    plain
 }
 
 /// `%41` and its length.

@@ -7,7 +7,7 @@ use super::fields::{domains, host_port, label, texts, tls_mode};
 use super::protocols::{compile_match, tcp_ports};
 use crate::egress::credential::Speaks;
 use crate::egress::wire::{self, ProjectionSpec};
-use crate::egress::{App, Binding, CredentialRule, Projection, Replacement, SshProxy, Template, TlsMode, UpstreamProxy};
+use crate::egress::{App, Binding, CredentialRule, PortRange, Projection, Protocol, Replacement, SshProxy, Template, TlsMode, UpstreamProxy};
 
 /// Bindings of one policy.
 const BINDINGS_MAX: usize = 64;
@@ -198,7 +198,7 @@ fn credential_rule(rule: &wire::CredentialRule, path: &str, names: &mut HashSet<
     if rule.domains.is_empty() {
         errors.add(&format!("{path}.domains"), "needs at least one: a credential is for somebody".to_owned());
     }
-    let ports = tcp_ports(&rule.ports, &format!("{path}.ports"), errors);
+    let mut ports = tcp_ports(&rule.ports, &format!("{path}.ports"), errors);
     let only = rule.http_match.as_ref().map(|http_match| compile_match(http_match, &format!("{path}.httpMatch"), errors));
     let fail_open = one_of(&rule.failure_policy, ["fail-closed", "fail-open"], &format!("{path}.failurePolicy"), errors) == 1;
     let enabled = one_of(&rule.rollout, ["enabled", "disabled"], &format!("{path}.rollout"), errors) == 0;
@@ -211,7 +211,24 @@ fn credential_rule(rule: &wire::CredentialRule, path: &str, names: &mut HashSet<
         let message = format!("cannot be known when a credential of type {} is used", binding.projection.as_str());
         errors.add(&format!("{path}.httpMatch"), message);
     }
+    // Who shares an address with others has some of its ports, and a login cannot tell whom it speaks to.
+    if ports.is_empty()
+        && let Some(port) = speaks.login.and_then(usual_port)
+    {
+        ports.push(PortRange { proto: Some(Protocol::Tcp), first: port, last: port });
+    }
     Some(CredentialRule { label, domains, ports, only, speaks, enabled, fail_open, binding: Arc::clone(binding) })
+}
+
+/// Where a protocol is spoken when nobody says otherwise.
+fn usual_port(app: App) -> Option<u16> {
+    match app {
+        App::Ssh => Some(22),
+        App::Socks5 => Some(1080),
+        App::Mqtt => Some(1883),
+        App::Redis => Some(6379),
+        App::Http | App::Tls | App::Amqp | App::Dns | App::Mongodb => None,
+    }
 }
 
 /// Which of two words was said; nothing means the first.
@@ -231,8 +248,9 @@ fn speaks(rule: &wire::CredentialRule, tls: TlsMode, projection: &Projection, pa
     let in_requests = matches!(projection, Projection::HttpHeaders(_) | Projection::Placeholders(_));
     let login = |app| Speaks { login: Some(app), ..Speaks::default() };
     let (speaks, wanted) = match (rule.protocol.as_str(), projection) {
-        ("" | "http", _) if in_requests && (!terminate || rule.protocol == "http") => (Speaks { http: true, ..Speaks::default() }, true),
-        ("", _) if in_requests => (Speaks { http: true, https: true, ..Speaks::default() }, true),
+        ("http", _) if in_requests => (Speaks { http: true, ..Speaks::default() }, true),
+        // Whoever wants TLS looked into wants TLS: nothing goes out in the clear unasked.
+        ("", _) if in_requests => (Speaks { http: !terminate, https: terminate, ..Speaks::default() }, true),
         ("https", _) if in_requests => (Speaks { https: true, ..Speaks::default() }, terminate),
         // gRPC is HTTP/2, with or without TLS.
         ("grpc", _) if in_requests => (Speaks { http: !terminate, https: terminate, ..Speaks::default() }, true),

@@ -1,6 +1,6 @@
 //! The hello of a TLS client (RFC 8446, 4.1.2).
 use super::{Named, Reading};
-use crate::egress::{App, normal_name};
+use crate::egress::normal_name;
 
 const HANDSHAKE_RECORD: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
@@ -23,16 +23,16 @@ pub(super) fn read(bytes: &[u8]) -> Reading {
         if let Some(len) = hello_len(&handshake) {
             match len {
                 None => return Reading::No,
-                Some(len) if handshake.len() >= len => return Reading::Yes(App::Tls, client_hello(&handshake[..len])),
+                Some(len) if handshake.len() >= len => return Reading::Yes(client_hello(&handshake[..len])),
                 Some(_) => {}
             }
         }
         let Some(header) = rest.first_chunk::<RECORD_HEADER_BYTES>() else {
-            return if is_begun(rest) || rest.is_empty() { Reading::More } else { Reading::Yes(App::Tls, Named::Hidden) };
+            return if is_begun(rest) || rest.is_empty() { Reading::More } else { Reading::Yes(Named::Hidden) };
         };
         let len = usize::from(u16::from_be_bytes([header[3], header[4]]));
         if !is_begun(rest) || len == 0 || len > RECORD_BYTES_MAX {
-            return Reading::Yes(App::Tls, Named::Hidden);
+            return Reading::Yes(Named::Hidden);
         }
         let payload = &rest[RECORD_HEADER_BYTES..];
         handshake.extend_from_slice(&payload[..payload.len().min(len)]);

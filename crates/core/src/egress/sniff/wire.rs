@@ -1,26 +1,25 @@
 //! Protocols that a few fixed bytes tell apart.
 use super::{Named, Reading};
-use crate::egress::App;
 
 const HEADER_BYTES: usize = 12;
 const QUESTION_BYTES_MAX: usize = 512;
 
 /// Compares as far as there are bytes.
-fn literal(bytes: &[u8], want: &[u8], app: App) -> Reading {
+fn literal(bytes: &[u8], want: &[u8]) -> Reading {
     let len = bytes.len().min(want.len());
     match bytes[..len] == want[..len] {
-        true if len == want.len() => Reading::Yes(app, Named::Absent),
+        true if len == want.len() => Reading::Yes(Named::Absent),
         true => Reading::More,
         false => Reading::No,
     }
 }
 
 pub(super) fn ssh(bytes: &[u8]) -> Reading {
-    literal(bytes, b"SSH-", App::Ssh)
+    literal(bytes, b"SSH-")
 }
 
 pub(super) fn amqp(bytes: &[u8]) -> Reading {
-    literal(bytes, b"AMQP", App::Amqp)
+    literal(bytes, b"AMQP")
 }
 
 /// CONNECT: a type, a length of one to four bytes, the protocol's name.
@@ -35,8 +34,8 @@ pub(super) fn mqtt(bytes: &[u8]) -> Reading {
         return Reading::No;
     }
     let name = bytes.get(2 + continued..).unwrap_or_default();
-    match literal(name, b"\0\x04MQTT", App::Mqtt) {
-        Reading::No => literal(name, b"\0\x06MQIsdp", App::Mqtt),
+    match literal(name, b"\0\x04MQTT") {
+        Reading::No => literal(name, b"\0\x06MQIsdp"),
         other => other,
     }
 }
@@ -55,7 +54,7 @@ pub(super) fn redis(bytes: &[u8]) -> Reading {
     match bytes.get(1 + digits) {
         None => Reading::More,
         Some(_) if digits == 0 => Reading::No,
-        Some(_) => literal(&bytes[1 + digits..], b"\r\n$", App::Redis),
+        Some(_) => literal(&bytes[1 + digits..], b"\r\n$"),
     }
 }
 
@@ -67,7 +66,7 @@ pub(super) fn mongodb(bytes: &[u8]) -> Reading {
     }
     match word(12) {
         None => Reading::More,
-        Some(2004 | 2012 | 2013) => Reading::Yes(App::Mongodb, Named::Absent),
+        Some(2004 | 2012 | 2013) => Reading::Yes(Named::Absent),
         Some(_) => Reading::No,
     }
 }
@@ -80,7 +79,7 @@ pub(super) fn socks5(bytes: &[u8]) -> Reading {
             if methods.len() < usize::from(*count) {
                 Reading::More
             } else {
-                Reading::Yes(App::Socks5, Named::Absent)
+                Reading::Yes(Named::Absent)
             }
         }
         _ => Reading::No,
@@ -100,7 +99,7 @@ pub(super) fn dns(bytes: &[u8]) -> Reading {
     match message.first_chunk::<HEADER_BYTES>() {
         None if message.get(2).is_some_and(|flags| flags & 0xf8 != 0) => Reading::No,
         None => Reading::More,
-        Some(header) if is_question_header(header) => Reading::Yes(App::Dns, Named::Absent),
+        Some(header) if is_question_header(header) => Reading::Yes(Named::Absent),
         Some(_) => Reading::No,
     }
 }

@@ -64,8 +64,10 @@ fn a_denied_name_is_denied_where_it_could_be() {
         (&["fine.test"], Some(Tls), own("fine.test"), true),
         (&[], Some(Http), own("fine.test"), true),
         (&["fine.test"], None, Claim::Absent, true),
-        (&["fine.test"], Some(Http), Claim::Absent, true),
-        (&["fine.test"], Some(Tls), foreign("other.test"), true),
+        // Left out, or a lie: whoever lives at the address could be meant.
+        (&["fine.test"], Some(Http), Claim::Absent, false),
+        (&["fine.test"], Some(Tls), Claim::Absent, false),
+        (&["fine.test"], Some(Tls), foreign("other.test"), false),
         (&["fine.test"], Some(Tls), own("evil.test"), false),
         (&["fine.test"], Some(Http), foreign("evil.test"), false),
         (&["fine.test"], Some(Tls), Claim::Hidden, false),
@@ -117,7 +119,7 @@ fn what_is_looked_into() {
     };
     assert!(matches!(outcome(&placed, &[], 443, Said::Nothing), Outcome::Listen { .. }));
     assert_eq!(handling(&placed, Some(App::Http), own("api.test")), Some(Handling::Http));
-    assert_eq!(handling(&placed, Some(App::Http), own("other.test")), Some(Handling::Pass));
+    assert_eq!(handling(&placed, Some(App::Http), own("other.test")), Some(Handling::Http), "the next request may name this place");
     assert_eq!(handling(&placed, Some(App::Http), Claim::Later), Some(Handling::Http));
     assert_eq!(handling(&placed, Some(App::Tls), own("api.test")), None, "TLS would go by unseen");
     assert_eq!(handling(&placed, Some(App::Tls), Claim::Hidden), None);

@@ -40,6 +40,9 @@ fn methods_and_paths() {
         ("POST", "/v1/me", false),
         ("DELETE", "/v1/me", false),
         ("get", "/v1/me", false),
+        ("post", "/v1/me", false),
+        ("GET", "/v1/repos\\x", false),
+        ("GET", "/v1/repos/%00", false),
     ];
     for (method, target, want) in table {
         assert_eq!(is_allowed(&decide(&policy, "api.test", method, target, &[], false)), want, "{method} {target}");
@@ -54,6 +57,27 @@ fn a_request_that_names_another_host_is_judged_by_that() {
     let policy = policy(json!({"mode": "block-all", "egress": {"trafficRules": [{"action": "allow", "domains": ["one.test"]}]}}));
     assert!(is_allowed(&decide(&policy, "one.test", "GET", "/", &[], false)));
     assert!(!is_allowed(&decide(&policy, "two.test", "GET", "/", &[], false)));
+}
+
+#[test]
+fn a_restriction_holds_where_its_path_is_unclear() {
+    let policy = policy(json!({"egress": {"protocolRules": [
+        {"protocol": "http", "domains": ["a.test"], "httpMatch": {"pathPrefixes": ["/admin"], "methods": ["POST"]}, "http": {"methods": {"denied": ["POST"]}}},
+        {"protocol": "mcp", "domains": ["m.test"], "httpMatch": {"paths": ["/mcp"]}, "mcp": {"tools": {"allowed": ["x"]}}}]}}));
+    for (method, path, want) in [
+        ("POST", "/admin/x", false),
+        ("POST", "/./admin/x", false),
+        ("post", "/admin", false),
+        ("POST", "/x/%2e%2e/admin", false),
+        ("POST", "/other", true),
+        ("GET", "/admin", true),
+    ] {
+        assert_eq!(is_allowed(&decide(&policy, "a.test", method, path, &[], false)), want, "{method} {path}");
+    }
+    for (path, rules) in [("/mcp", 1), ("/./mcp", 1), ("/other", 0)] {
+        let RequestOutcome::Allow { mcp, .. } = decide(&policy, "m.test", "POST", path, &[], false) else { panic!("{path} is refused") };
+        assert_eq!(mcp.len(), rules, "{path}");
+    }
 }
 
 fn with_credentials(rules: Value) -> Policy {
@@ -92,9 +116,8 @@ fn the_credential_of_a_request() {
     assert_eq!(credential(decide(&policy, "other.test", "GET", "/", &[], false)), None);
     assert_eq!(credential(decide(&policy, "api.test", "GET", "/", &[], true)), None, "for plain HTTP only");
     assert_eq!(credential(decide(&policy, "off.test", "GET", "/", &[], false)), None);
-    for tls in [false, true] {
-        assert_eq!(credential(decide(&policy, "tls.test", "GET", "/", &[], tls)).as_deref(), Some("a"));
-    }
+    assert_eq!(credential(decide(&policy, "tls.test", "GET", "/", &[], true)).as_deref(), Some("a"));
+    assert_eq!(credential(decide(&policy, "tls.test", "GET", "/", &[], false)), None, "not in the clear");
     assert_eq!(policy.source_refs().collect::<std::collections::BTreeSet<_>>(), ["source"].into());
 }
 
@@ -115,7 +138,8 @@ fn a_secret_goes_only_where_the_name_is_sure() {
 fn credentials_of_connections() {
     let policy = with_credentials(json!([
         {"credentialRef": "cert", "domains": ["db.test"], "protocol": "tls", "tlsMode": "terminate-reoriginate", "ports": [{"port": 443}]},
-        {"credentialRef": "user", "domains": ["db.test"], "protocol": "redis"},
+        {"credentialRef": "user", "domains": ["db.test"], "protocol": "redis", "ports": [{"port": 443}]},
+        {"credentialRef": "user", "domains": ["db.test"], "protocol": "mqtt"},
     ]));
     let told = [Arc::from("db.test")];
     let seen = |app, name| Seen { flow: tcp("1.1.1.1", 443), names: &told, said: Said::Bytes { app: Some(app), name } };
@@ -125,7 +149,9 @@ fn credentials_of_connections() {
     assert!(policy.certificate_for(&tls).is_some());
     let redis = seen(App::Redis, Claim::Absent);
     assert!(matches!(judge(&policy, &protected, &redis), Outcome::Decided { handling: Handling::Login(App::Redis), .. }));
-    assert!(policy.login_for(&redis, App::Redis).is_some() && policy.login_for(&redis, App::Mqtt).is_none());
+    assert!(policy.login_for(&redis, App::Redis).is_some());
+    let at = |port| Seen { flow: tcp("1.1.1.1", port), said: Said::Bytes { app: Some(App::Mqtt), name: Claim::Absent }, ..redis };
+    assert!(policy.login_for(&at(1883), App::Mqtt).is_some() && policy.login_for(&at(443), App::Mqtt).is_none(), "without ports: the usual one");
     assert!(policy.login_for(&Seen { names: &[], ..redis }, App::Redis).is_none(), "nobody asked for this address by its name");
 }
 
