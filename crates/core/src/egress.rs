@@ -105,7 +105,7 @@ impl App {
     }
 
     /// Whether a client of it says whom it wants to talk to.
-    fn has_names(self) -> bool {
+    pub fn has_names(self) -> bool {
         matches!(self, Self::Http | Self::Tls)
     }
 }

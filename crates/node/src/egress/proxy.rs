@@ -262,16 +262,16 @@ impl Carrier {
             let heard = tokio::select! {
                 // What both have said by now begins with the client.
                 biased;
-                heard = ears.listen(&inside) => heard?,
+                heard = ears.listen(&inside, |apps| self.is_settled(apps)) => heard?,
                 ended = server => {
                     ended?;
-                    ears.listen(&inside).await?
+                    ears.listen(&inside, |apps| self.is_settled(apps)).await?
                 }
             };
             early = Some(back);
             heard
         } else {
-            ears.listen(&inside).await?
+            ears.listen(&inside, |apps| self.is_settled(apps)).await?
         };
         let heard = match (heard, &mut early) {
             (Heard::Late, Some(back)) if back.has_begun() => self.listen_on(&mut ears, back, &silent).await?,
@@ -322,12 +322,20 @@ impl Carrier {
     async fn listen_on(&self, ears: &mut Ears, back: &mut Pump, silent: &Verdict) -> io::Result<Heard> {
         ears.take_time();
         tokio::select! {
-            heard = ears.listen(self.inside()) => heard,
+            heard = ears.listen(self.inside(), |apps| self.is_settled(apps)) => heard,
             ended = back.run(|bytes| self.meter(silent).received(bytes)) => {
                 ended?;
-                ears.listen(self.inside()).await
+                ears.listen(self.inside(), |apps| self.is_settled(apps)).await
             }
         }
+    }
+
+    /// Whether it makes no difference any more which of these the client speaks, or something unknown. Who can still say a
+    /// name has to be waited for, however long it is quiet: it may be one that changes everything.
+    fn is_settled(&self, apps: &[App]) -> bool {
+        let speaking = |app| Evidence { flow: self.evidence.flow, names: self.names(), said: Some((app, Name::Absent)) };
+        let unknown = speaking(None);
+        apps.iter().all(|app| !app.has_names() && !self.attached.is_judged_differently(&self.inner, &unknown, &speaking(Some(*app))))
     }
 
     /// Notes a refusal that its client cannot be told in words.
