@@ -91,7 +91,7 @@ def policy(secrets_of_test):
     return open_to_all(
         credentialRules=[
             rule("header", ports=[{"port": 80}]), rule("placeholder", ports=[{"port": 443}], tlsMode=TERMINATE), rule("redis", protocol="redis"), rule("mqtt", protocol="mqtt"),
-            rule("proxy", "socks.test", protocol="socks5"), rule("certificate", ports=[{"port": 8443}], protocol="https", tlsMode=TERMINATE), rule("ssh", protocol="ssh"),
+            rule("proxy", "socks.test", protocol="socks5"), rule("certificate", ports=[{"port": 8443}], protocol="https", tlsMode=TERMINATE), rule("ssh", protocol="ssh", ports=[{"port": 2222}]),
         ],
         bindings=[header(), placeholder("header"), login("redis"), login("mqtt"), login("proxy"), binding("certificate", "tls_client_certificate", "certificate"), ssh],
     )  # fmt: skip

