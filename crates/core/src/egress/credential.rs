@@ -2,14 +2,14 @@
 use std::sync::Arc;
 
 use super::request::HttpMatch;
-use super::{App, Domain, PortRange, Template};
+use super::{App, Domains, PortRange, Template};
 
 /// A secret for requests or connections to some domains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialRule {
     pub label: Arc<str>,
     /// Never empty: a secret is for somebody.
-    pub(super) domains: Vec<Domain>,
+    pub(super) domains: Domains,
     pub(super) ports: Vec<PortRange>,
     pub(super) only: Option<HttpMatch>,
     pub(super) speaks: Speaks,

@@ -153,7 +153,11 @@ mod tests {
             let (mut client, inside) = pair().await;
             client.write_all(&[0, 32, 1]).await.unwrap();
             let mut ears = Ears::new(None);
-            let heard = tokio::time::timeout(Duration::from_millis(300), ears.listen(&inside, |apps| apps.contains(&App::Dns) && !apps.contains(&App::Http) && settled)).await;
+            let heard = tokio::time::timeout(
+                Duration::from_millis(300),
+                ears.listen(&inside, |apps| apps.contains(&App::Dns) && !apps.contains(&App::Http) && settled),
+            )
+            .await;
             assert_eq!(matches!(heard, Ok(Ok(Heard::Said { app: None, name: Named::Absent }))), want);
         }
     }
