@@ -39,7 +39,7 @@ pub use routes::{Routes, routes};
 pub use template::{Template, TemplateError};
 pub use wire::{EgressPolicy, NetworkPolicy, PortRule, ProxyPolicy, TrafficRule};
 
-use domain::Domain;
+use domain::{Domain, Domains};
 
 /// What happens to a flow that no rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl App {
     }
 
     /// Whether a client of it says whom it wants to talk to.
-    fn has_names(self) -> bool {
+    pub fn has_names(self) -> bool {
         matches!(self, Self::Http | Self::Tls)
     }
 }
@@ -158,7 +158,7 @@ struct Rule {
     /// Empty: any port of any protocol.
     ports: Vec<PortRange>,
     /// Empty: any name, or none.
-    domains: Vec<Domain>,
+    domains: Domains,
     /// Empty: whatever is spoken.
     apps: Vec<AppMatch>,
 }
@@ -183,7 +183,7 @@ struct PortRange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProtocolRule {
     pub label: Arc<str>,
-    domains: Vec<Domain>,
+    domains: Domains,
     ports: Vec<PortRange>,
     tls: TlsMode,
     only: Option<request::HttpMatch>,
@@ -242,7 +242,7 @@ impl Policy {
     /// Domains, as written but in lower case, whose SSH is ended here and made anew.
     pub fn ssh_domains(&self) -> impl Iterator<Item = String> {
         let ssh = self.credentials.iter().filter(|rule| matches!(rule.binding.projection, Projection::SshProxy(_)));
-        ssh.flat_map(|rule| rule.domains.iter().map(Domain::to_string))
+        ssh.flat_map(|rule| rule.domains.texts())
     }
 
     /// Names of the credential sources that the policy uses.
@@ -256,7 +256,7 @@ impl Policy {
     pub fn judge_name(&self, name: &str) -> Verdict {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         for rule in &self.rules {
-            let named = rule.domains.iter().any(|domain| domain.matches(&name));
+            let named = rule.domains.matches(&name);
             match rule.action {
                 Action::Deny if named && rule.ports.is_empty() && rule.cidrs.is_empty() && rule.apps.is_empty() => {
                     return rule.verdict();

@@ -50,8 +50,10 @@ use tls::{ClientCertificates, Tls};
 
 /// How often the machine's own addresses are looked at again.
 const HOST_ADDRESSES_EVERY: Duration = Duration::from_secs(30);
-/// How often a port is tried again that a program of the sandbox took while no server ran.
-const TAKEN_PORT_AGAIN: Duration = Duration::from_secs(5);
+/// How soon and how often a port is tried again that is taken. A program of the sandbox may have taken it while no server ran; but
+/// also a process that this one is just starting holds for a moment what was closed here.
+const TAKEN_PORT_AGAIN: Duration = Duration::from_millis(50);
+const TAKEN_PORT_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 /// Why a sandbox's network could not be attached or changed.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +183,7 @@ impl Egress {
             certificates: ClientCertificates::default(),
             held: http::Held::default(),
             udp: udp::Flows::default(),
+            questions: dns::Questions::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -214,14 +217,10 @@ impl EgressHandle {
     /// Puts a policy in force before it returns: for new connections, in the namespace's routes, and for open
     /// connections, which are reset when they are refused now.
     pub async fn set_policy(&self, terms: impl Into<Terms>) -> Result<(), EgressError> {
-        let Terms { policy, sources } = terms.into();
-        if self.attached.is_in_force(&policy, &self.inner) {
-            self.attached.state().sources = sources;
+        if self.attached.enforce(terms.into(), &self.inner.protected()) {
             return Ok(());
         }
-        let (attached, inner) = (Arc::clone(&self.attached), Arc::clone(&self.inner));
-        // On the one thread of all namespaces, so that changes of one runtime do not overtake each other.
-        self.inner.netns.run(move || attached.enforce(policy, Some(sources), &inner)).await?
+        self.attached.bring_routes(&self.inner).await
     }
 
     pub fn counters(&self) -> Counters {
@@ -296,6 +295,7 @@ struct Attached {
     certificates: ClientCertificates,
     held: http::Held,
     udp: udp::Flows,
+    questions: dns::Questions,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -304,7 +304,7 @@ struct State {
     policy: Arc<Policy>,
     /// What the policy's bindings refer to.
     sources: Sources,
-    /// The routes of the namespace; None when they are not known.
+    /// The routes of the namespace, which may lag behind the policy; None when they are not known.
     plan: Option<Plan>,
     flows: Flows,
     /// Everything is refused, with this for a rule.
@@ -322,14 +322,13 @@ impl Attached {
         let tcp6 = sockets.tcp6.map(listener).transpose()?;
         let dns_udp: UdpSocket = sockets.dns_udp;
         let dns_udp = tokio::net::UdpSocket::from_std(dns_udp).map_err(EgressError::Sockets)?;
-        let permits = inner.places.of_sandbox();
+        let share = inner.places.of_sandbox();
         for socket in std::iter::once(tcp4).chain(tcp6) {
             let (attached, inner) = (Arc::clone(self), Arc::clone(inner));
-            self.tasks.spawn(proxy::listen(attached, inner, socket, Arc::clone(&permits)));
+            self.tasks.spawn(proxy::listen(attached, inner, socket, share.clone()));
         }
-        let permits = inner.places.of_sandbox_for_udp();
         for datagrams in std::iter::once(sockets.udp4).chain(sockets.udp6) {
-            self.tasks.spawn(udp::listen(Arc::clone(self), Arc::clone(inner), datagrams, Arc::clone(&permits)));
+            self.tasks.spawn(udp::listen(Arc::clone(self), Arc::clone(inner), datagrams, share.clone()));
         }
         self.tasks.spawn(dns::listen_udp(Arc::clone(self), Arc::clone(inner), dns_udp));
         self.tasks.spawn(dns::listen_tcp(Arc::clone(self), Arc::clone(inner), dns_tcp));
@@ -348,31 +347,44 @@ impl Attached {
         sources.materials()
     }
 
-    fn is_in_force(&self, policy: &Policy, inner: &Inner) -> bool {
-        let plan = plan(policy, &inner.protected());
-        let state = self.state();
-        *state.policy == *policy && state.plan.as_ref() == Some(&plan)
+    /// Puts a policy in force for the judge, and cuts what it refuses. True when the namespace's routes are its already.
+    fn enforce(&self, terms: Terms, protected: &Protected) -> bool {
+        let Terms { policy, sources } = terms;
+        let plan = plan(&policy, protected);
+        let mut state = self.state();
+        state.sources = sources;
+        if *state.policy != policy {
+            state.flows.judge(&state.policy, &policy, protected);
+            self.udp.judge(&policy, protected);
+            state.policy = Arc::new(policy);
+        }
+        state.plan.as_ref() == Some(&plan)
     }
 
-    /// On the namespaces' thread only. Without sources those that are known stay.
-    fn enforce(&self, policy: Policy, sources: Option<Sources>, inner: &Inner) -> Result<(), EgressError> {
-        let protected = inner.protected();
-        let plan = plan(&policy, &protected);
-        let known = {
-            let mut state = self.state();
-            state.flows.judge(&state.policy, &policy, &protected);
-            self.udp.judge(&policy, &protected);
-            state.policy = Arc::new(policy);
-            if let Some(sources) = sources {
-                state.sources = sources;
+    /// Cuts what the policy in force refuses by what is known of this machine's addresses now.
+    fn judge_again(&self, protected: &Protected) {
+        let state = self.state();
+        state.flows.judge(&state.policy, &state.policy, protected);
+        self.udp.judge(&state.policy, protected);
+    }
+
+    /// Brings the namespace's routes to what the policy says that is in force by then. So it does not matter which of
+    /// two changes comes first here, on the one thread of all namespaces.
+    async fn bring_routes(self: &Arc<Self>, inner: &Arc<Inner>) -> Result<(), EgressError> {
+        let (attached, shared) = (Arc::clone(self), Arc::clone(inner));
+        let work = move || {
+            let (policy, known) = {
+                let mut state = attached.state();
+                (Arc::clone(&state.policy), state.plan.take())
+            };
+            let plan = plan(&policy, &shared.protected());
+            if known.as_ref() != Some(&plan) {
+                net::apply(attached.netns.as_fd(), &plan)?;
             }
-            state.plan.take()
+            attached.state().plan = Some(plan);
+            Ok(())
         };
-        if known.as_ref() != Some(&plan) {
-            net::apply(self.netns.as_fd(), &plan)?;
-        }
-        self.state().plan = Some(plan);
-        Ok(())
+        inner.netns.run(work).await?
     }
 
     /// Why a flow that is cut just now is cut.
@@ -447,13 +459,12 @@ async fn keep_host_addresses(inner: Weak<Inner>) {
         tracing::info!("the machine's addresses have changed");
         *inner.protected.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(protected);
         let attached: Vec<_> = lock(&inner.attached).iter().filter_map(Weak::upgrade).collect();
+        let now = inner.protected();
+        for attached in &attached {
+            attached.judge_again(&now);
+        }
         for attached in attached {
-            let shared = Arc::clone(&inner);
-            let work = move || {
-                let policy = Policy::clone(&attached.state().policy);
-                attached.enforce(policy, None, &shared)
-            };
-            if let Ok(Err(error)) = inner.netns.run(work).await {
+            if let Err(error) = attached.bring_routes(&inner).await {
                 tracing::warn!(%error, "routes of a sandbox are out of date");
             }
         }
@@ -461,11 +472,13 @@ async fn keep_host_addresses(inner: Weak<Inner>) {
 }
 
 async fn retry_sockets(attached: Weak<Attached>, inner: Weak<Inner>, stop: CancellationToken) {
+    let mut pause = TAKEN_PORT_AGAIN;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(TAKEN_PORT_AGAIN) => {}
+            () = tokio::time::sleep(pause) => {}
         }
+        pause = (pause * 2).min(TAKEN_PORT_AGAIN_MAX);
         let (Some(attached), Some(inner)) = (attached.upgrade(), inner.upgrade()) else {
             return;
         };

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::wire::{EgressPolicy, NetworkPolicy, TrafficRule};
-use super::{Action, App, AppMatch, Domain, Mode, Policy, PortRange, Prefix, Rule};
+use super::{Action, App, AppMatch, Domains, Mode, Policy, PortRange, Prefix, Rule};
 
 mod credentials;
 mod fields;
@@ -205,26 +205,26 @@ fn list_rules(egress: &EgressPolicy, rules: &mut Vec<Rule>, errors: &mut Errors)
     let denied_domains = domains(&egress.denied_domains, "egress.deniedDomains", errors);
     let allowed_ports = ports(&egress.allowed_ports, "egress.allowedPorts", errors);
     let denied_ports = ports(&egress.denied_ports, "egress.deniedPorts", errors);
-    let mut add = |label: &str, action, cidrs: Vec<Prefix>, ports: Vec<PortRange>, domains: Vec<Domain>| {
+    let mut add = |label: &str, action, cidrs: Vec<Prefix>, ports: Vec<PortRange>, domains: Domains| {
         rules.push(Rule { label: label.into(), action, cidrs, ports, domains, apps: vec![] });
     };
     if !denied_cidrs.is_empty() {
-        add("egress.deniedCidrs", Action::Deny, denied_cidrs, vec![], vec![]);
+        add("egress.deniedCidrs", Action::Deny, denied_cidrs, vec![], Domains::default());
     }
     if !denied_ports.is_empty() {
-        add("egress.deniedPorts", Action::Deny, vec![], denied_ports, vec![]);
+        add("egress.deniedPorts", Action::Deny, vec![], denied_ports, Domains::default());
     }
     if !denied_domains.is_empty() {
         add("egress.deniedDomains", Action::Deny, vec![], vec![], denied_domains);
     }
     let any_address = allowed_cidrs.is_empty() && allowed_domains.is_empty();
     if !allowed_cidrs.is_empty() {
-        add("egress.allowedCidrs", Action::Allow, allowed_cidrs, allowed_ports.clone(), vec![]);
+        add("egress.allowedCidrs", Action::Allow, allowed_cidrs, allowed_ports.clone(), Domains::default());
     }
     if !allowed_domains.is_empty() {
         add("egress.allowedDomains", Action::Allow, vec![], allowed_ports.clone(), allowed_domains);
     }
     if any_address && !allowed_ports.is_empty() {
-        add("egress.allowedPorts", Action::Allow, vec![], allowed_ports, vec![]);
+        add("egress.allowedPorts", Action::Allow, vec![], allowed_ports, Domains::default());
     }
 }

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use super::request::HttpMatch;
-use super::{App, Domain, PortRange, Template};
+use super::{App, Domains, PortRange, Template};
 
 /// Headers that say how a request is delimited and where it goes: they are the proxy's, and no secret is put into them.
 pub const FRAMING_HEADERS: &[&str] =
@@ -13,7 +13,7 @@ pub const FRAMING_HEADERS: &[&str] =
 pub struct CredentialRule {
     pub label: Arc<str>,
     /// Never empty: a secret is for somebody.
-    pub(super) domains: Vec<Domain>,
+    pub(super) domains: Domains,
     pub(super) ports: Vec<PortRange>,
     pub(super) only: Option<HttpMatch>,
     pub(super) speaks: Speaks,

@@ -1,5 +1,5 @@
 //! Names of hosts, and the patterns of them that rules have.
-use std::fmt;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// Of a name, without the final dot.
@@ -23,22 +23,54 @@ impl Domain {
             None => normal_name(text).map(Self::Exact),
         }
     }
+}
+
+/// Those of one rule. A name is looked up, however many there are: every open flow is judged again when a policy changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Domains {
+    exact: HashSet<String>,
+    trees: HashSet<String>,
+}
+
+impl Domains {
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.trees.is_empty()
+    }
 
     /// `name` is normal (see [`normal_name`]).
     pub fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Exact(domain) => name == domain,
-            Self::Tree(domain) => name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+        if self.exact.contains(name) {
+            return true;
         }
+        let mut above = (!self.trees.is_empty()).then_some(name);
+        while let Some(tree) = above {
+            if self.trees.contains(tree) {
+                return true;
+            }
+            above = tree.split_once('.').map(|(_, rest)| rest);
+        }
+        false
+    }
+
+    /// As they are written, in order.
+    pub fn texts(&self) -> Vec<String> {
+        let trees = self.trees.iter().map(|tree| format!("*.{tree}"));
+        let mut texts: Vec<String> = self.exact.iter().cloned().chain(trees).collect();
+        texts.sort();
+        texts
     }
 }
 
-impl fmt::Display for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(domain) => f.write_str(domain),
-            Self::Tree(domain) => write!(f, "*.{domain}"),
+impl FromIterator<Domain> for Domains {
+    fn from_iter<T: IntoIterator<Item = Domain>>(list: T) -> Self {
+        let mut domains = Self::default();
+        for domain in list {
+            match domain {
+                Domain::Exact(name) => domains.exact.insert(name),
+                Domain::Tree(name) => domains.trees.insert(name),
+            };
         }
+        domains
     }
 }
 

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use super::credential::CredentialRule;
-use super::{Action, App, AppMatch, Domain, Flow, Policy, Protected, Protocol, ProtocolRule, Rule, TlsMode, Verdict, fits};
+use super::{Action, App, AppMatch, Domains, Flow, Policy, Protected, Protocol, ProtocolRule, Rule, TlsMode, Verdict, fits};
 
 /// What is known of a flow.
 #[derive(Debug, Clone, Copy)]
@@ -231,22 +231,21 @@ impl Rule {
 }
 
 /// Whether a flow is to one of these domains.
-fn name_match(domains: &[Domain], seen: &Seen<'_>) -> Match {
+fn name_match(domains: &Domains, seen: &Seen<'_>) -> Match {
     if domains.is_empty() {
         return Match::Yes;
     }
-    let is_one = |name: &str| domains.iter().any(|domain| domain.matches(name));
     let Said::Bytes { app, name } = seen.said else {
         return Match::Open;
     };
     match name {
-        Claim::Name { name, belongs: true } => yes_if(is_one(name)),
+        Claim::Name { name, belongs: true } => yes_if(domains.matches(name)),
         // A lie, or a name that we cannot find: it allows nothing, and hides nothing.
         Claim::Name { belongs: false, .. } | Claim::Hidden => Match::Unclear,
         Claim::Later => Match::Open,
         // Who could have said a name and did not may mean any that lives at this address.
         Claim::Absent if app.is_some_and(App::has_names) || seen.names.is_empty() => Match::Unclear,
-        Claim::Absent => yes_if(seen.names.iter().any(|name| is_one(name))),
+        Claim::Absent => yes_if(seen.names.iter().any(|name| domains.matches(name))),
     }
 }
 

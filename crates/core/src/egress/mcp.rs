@@ -161,7 +161,7 @@ mod tests {
     fn rule(allowed: &[&str], denied: &[&str]) -> ProtocolRule {
         let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let what = ProtocolWhat::Mcp(Tools { allowed: list(allowed), denied: list(denied) });
-        ProtocolRule { label: "r".into(), domains: vec![], ports: vec![], tls: TlsMode::Unsaid, only: None, what }
+        ProtocolRule { label: "r".into(), domains: Default::default(), ports: vec![], tls: TlsMode::Unsaid, only: None, what }
     }
 
     #[test]

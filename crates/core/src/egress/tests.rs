@@ -261,7 +261,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             action: if allow { Action::Allow } else { Action::Deny },
             cidrs,
             ports,
-            domains: if named { vec![Domain::Exact("a.test".into())] } else { vec![] },
+            domains: named.then(|| Domain::Exact("a.test".into())).into_iter().collect(),
             apps: if app { vec![AppMatch::App(App::Http)] } else { vec![] },
         },
     )

@@ -51,7 +51,7 @@ pub(super) async fn dial(attached: &Attached, inner: &Inner, evidence: &Evidence
 
 /// The proxy gets the name where the address is known to be one of it, so that it may go another way to it.
 async fn through(attached: &Attached, inner: &Inner, proxy: &UpstreamProxy, evidence: &Evidence) -> Result<TcpStream, DialError> {
-    let addr = find(inner, &proxy.host).await.ok_or(DialError::ProxyNowhere)?;
+    let addr = find(attached, inner, &proxy.host).await.ok_or(DialError::ProxyNowhere)?;
     if let Some(reason) = inner.protected().reason(addr) {
         return Err(DialError::ProxyProtected(reason));
     }
@@ -70,12 +70,12 @@ async fn through(attached: &Attached, inner: &Inner, proxy: &UpstreamProxy, evid
     Ok(outside)
 }
 
-async fn find(inner: &Inner, host: &str) -> Option<IpAddr> {
+async fn find(attached: &Attached, inner: &Inner, host: &str) -> Option<IpAddr> {
     if let Ok(addr) = host.parse::<IpAddr>() {
         return Some(addr.to_canonical());
     }
     for ipv6 in [false, true] {
-        if let Found::At(addresses, _) = dns::find(inner, host, ipv6).await {
+        if let Found::At(addresses, _) = dns::find(attached, inner, host, ipv6).await {
             return addresses.first().map(IpAddr::to_canonical);
         }
     }

@@ -4,7 +4,7 @@
 //! than a name. An answer with a protected address is refused whole: a name that points at the machine's neighbours
 //! has no business here, and half an answer would be a lie.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sandbar_core::egress::{App, Flow, Protected, Protocol, Verdict};
@@ -18,18 +18,43 @@ use super::{Attached, Inner};
 mod message;
 mod upstream;
 
-pub(super) use upstream::Nameservers;
+pub(super) use upstream::{DEADLINE, Nameservers};
 
 use message::{Answer, Query, Rcode};
 
 /// Questions of one sandbox that are being answered; more get SERVFAIL.
 const QUERIES_MAX: usize = 128;
+/// And so many in a second, after so many at once: the name servers would rather slow the whole machine down than one sandbox.
+const QUERIES_PER_S: f64 = 200.0;
+const QUERIES_AT_ONCE: f64 = 400.0;
 /// TCP connections of one sandbox to its resolver.
 const CONNECTIONS_MAX: usize = 32;
 const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 /// A question is far shorter.
 const QUERY_BYTES_MAX: usize = 1024;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// How often a sandbox may still ask the name servers.
+pub(super) struct Questions {
+    left: Mutex<(f64, Instant)>,
+}
+
+impl Default for Questions {
+    fn default() -> Self {
+        Self { left: Mutex::new((QUERIES_AT_ONCE, Instant::now())) }
+    }
+}
+
+impl Questions {
+    fn take(&self, now: Instant) -> bool {
+        let mut left = super::lock(&self.left);
+        let (before, since) = *left;
+        let has = (before + now.saturating_duration_since(since).as_secs_f64() * QUERIES_PER_S).min(QUERIES_AT_ONCE);
+        let may_ask = has >= 1.0;
+        *left = (if may_ask { has - 1.0 } else { has }, now.max(since));
+        may_ask
+    }
+}
 
 pub(super) async fn listen_udp(attached: Arc<Attached>, inner: Arc<Inner>, socket: UdpSocket) {
     let socket = Arc::new(socket);
@@ -76,7 +101,7 @@ pub(super) async fn listen_tcp(attached: Arc<Attached>, inner: Arc<Inner>, liste
             continue;
         };
         // Too many: closed at once.
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+        let (Ok(permit), Some(place)) = (Arc::clone(&permits).try_acquire_owned(), inner.places.take_for_question()) else {
             continue;
         };
         let (shared, inner) = (Arc::clone(&attached), Arc::clone(&inner));
@@ -85,7 +110,7 @@ pub(super) async fn listen_tcp(attached: Arc<Attached>, inner: Arc<Inner>, liste
                 () = shared.stop.cancelled() => {}
                 _ = serve_tcp(&shared, &inner, stream) => {}
             }
-            drop(permit);
+            drop((permit, place));
         });
     }
 }
@@ -136,7 +161,7 @@ async fn answer(attached: &Attached, inner: &Inner, packet: &[u8], transport: Tr
     if has_names && message::TYPES_SERVICE.contains(&query.kind()) {
         return Some(query.reply(Rcode::NoError, &[]));
     }
-    let Some((packet, answer)) = upstream::ask(&inner.nameservers, &query, transport).await else {
+    let Some((packet, answer)) = ask(attached, inner, &query, transport).await else {
         return Some(query.reply(Rcode::ServFail, &[]));
     };
     if answer.truncated {
@@ -156,34 +181,46 @@ async fn answer(attached: &Attached, inner: &Inner, packet: &[u8], transport: Tr
     Some(query.adopt(packet))
 }
 
+/// None also when the sandbox asks too much, or all together do.
+async fn ask(attached: &Attached, inner: &Inner, query: &Query, transport: Transport) -> Option<(Vec<u8>, Answer)> {
+    if !attached.questions.take(Instant::now()) {
+        return None;
+    }
+    let _place = inner.places.take_for_question()?;
+    upstream::ask(&inner.nameservers, query, transport).await
+}
+
 /// What the name servers say of a name themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
     /// For so long.
     At(Arc<[IpAddr]>, Duration),
-    /// They know that it has no address.
+    /// They know that there is no such name.
     Nowhere,
     /// They did not say, or what they said is not believed.
     Unknown,
 }
 
 /// The addresses of a name that a sandbox says it speaks to, asked anew.
-pub(super) async fn find(inner: &Inner, name: &str, ipv6: bool) -> Found {
+pub(super) async fn find(attached: &Attached, inner: &Inner, name: &str, ipv6: bool) -> Found {
     let Some(query) = Query::for_addresses(name, ipv6) else {
         return Found::Unknown;
     };
-    let mut asked = upstream::ask(&inner.nameservers, &query, Transport::Udp).await;
+    let mut asked = ask(attached, inner, &query, Transport::Udp).await;
     if asked.as_ref().is_some_and(|(_, answer)| answer.truncated) {
-        asked = upstream::ask(&inner.nameservers, &query, Transport::Tcp).await;
+        asked = ask(attached, inner, &query, Transport::Tcp).await;
     }
     let Some((_, answer)) = asked else { return Found::Unknown };
     if answer.truncated || answer.failed || find_protected(&answer, &inner.protected()).is_some() {
         Found::Unknown
-    } else if answer.of_name.is_empty() {
-        Found::Nowhere
-    } else {
+    } else if !answer.of_name.is_empty() {
         let ttl = ttl(&answer);
         Found::At(answer.of_name.into(), ttl)
+    } else if answer.no_such_name {
+        Found::Nowhere
+    } else {
+        // None of this kind: it may well have others, elsewhere.
+        Found::Unknown
     }
 }
 
@@ -218,4 +255,19 @@ fn answer_locally(query: &Query) -> Option<Vec<u8>> {
 /// `SocketAddr` of a name server by its address.
 fn port_53(addr: IpAddr) -> SocketAddr {
     SocketAddr::new(addr, 53)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_asks_so_often_and_no_oftener() {
+        let (questions, now) = (Questions::default(), Instant::now());
+        let asked = |now| (0..1000).filter(|_| questions.take(now)).count();
+        assert_eq!(asked(now), QUERIES_AT_ONCE as usize);
+        assert_eq!(asked(now + Duration::from_secs(1)), QUERIES_PER_S as usize);
+        assert_eq!(asked(now), 0, "time does not go back");
+        assert_eq!(asked(now + Duration::from_secs(60)), QUERIES_AT_ONCE as usize);
+    }
 }

@@ -24,7 +24,8 @@ const STALE_FOR: Duration = Duration::from_secs(60 * 60);
 const STALE_MAX: usize = 4;
 /// Names of one sandbox that are being asked for, or whose answer is remembered.
 const ASKED_MAX: usize = 64;
-const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// A question over UDP comes to its end, whichever server answers.
+const ASK_WITHIN: Duration = dns::DEADLINE;
 /// How long it is remembered that there is no answer.
 const NO_ANSWER_FOR: Duration = Duration::from_secs(5);
 
@@ -184,7 +185,7 @@ impl Attached {
         self.tasks.spawn(async move {
             let found = tokio::select! {
                 () = attached.stop.cancelled() => Found::Unknown,
-                found = tokio::time::timeout(ASK_WITHIN, dns::find(&inner, &name, ipv6)) => found.unwrap_or(Found::Unknown),
+                found = tokio::time::timeout(ASK_WITHIN, dns::find(&attached, &inner, &name, ipv6)) => found.unwrap_or(Found::Unknown),
             };
             if let Found::At(addresses, ttl) = &found {
                 attached.names.pin(&name, addresses, *ttl, Instant::now());

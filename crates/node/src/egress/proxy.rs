@@ -30,53 +30,89 @@ use super::{Attached, Inner, http, login, refuse, ssh_proxy, tcp_flow, terminate
 
 /// Connections that one sandbox may have open at once.
 pub(super) const FLOWS_MAX: usize = 1024;
-/// After an accept that failed for want of file descriptors.
 /// How long a server that speaks first waits for its client where a look may be needed. Servers of HTTP/2 greet whoever connects, and
 /// what a client has read cannot be taken back when its own first bytes, a moment later, say that there is something to look into.
 const HEAD_START: Duration = Duration::from_millis(100);
+/// After an accept that failed for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-/// Places for connections, bounded so that sandboxes leave the server file descriptors to serve with.
+/// Of all places, one sandbox has one in so many at most, and so a handful of them does not close everybody's way out.
+const SHARES: usize = 16;
+/// UDP flows of all sandboxes together take one in so many of the ports that this machine speaks from.
+const UDP_PORTS: usize = 4;
+const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// The kernel's default.
+const PORTS: usize = 28_232;
+
+/// Places for connections, UDP flows and questions, bounded so that sandboxes leave the server file descriptors and ports to serve with.
 pub(super) struct Places {
     all: Arc<Semaphore>,
+    udp: Arc<Semaphore>,
     of_one: usize,
+    udp_of_one: usize,
+}
+
+/// The places of one sandbox, for IPv4 and IPv6 together. UDP takes half of them at most.
+#[derive(Clone)]
+pub(super) struct Share {
+    all: Arc<Semaphore>,
+    udp: Arc<Semaphore>,
 }
 
 impl Places {
-    /// A connection takes two file descriptors; half of what this process may open is for them, and an eighth of that
-    /// for one sandbox at most.
+    /// A connection takes two file descriptors; half of what this process may open is for them.
     pub fn of_machine() -> Self {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let files = files.current.and_then(|n| usize::try_from(n).ok()).unwrap_or(Semaphore::MAX_PERMITS);
+        let ports = std::fs::read_to_string(PORT_RANGE).ok().and_then(|range| ports(&range)).unwrap_or(PORTS);
+        Self::new(files, ports)
+    }
+
+    fn new(files: usize, ports: usize) -> Self {
         let all = (files / 4).clamp(1, Semaphore::MAX_PERMITS);
-        Self { all: Arc::new(Semaphore::new(all)), of_one: (all / 8).clamp(1, FLOWS_MAX) }
+        let udp = (ports / UDP_PORTS).clamp(1, all);
+        let of_one = (all / SHARES).clamp(1, FLOWS_MAX);
+        let udp_of_one = (of_one / 2).min(udp / SHARES).clamp(1, super::udp::FLOWS_MAX);
+        Self { all: Arc::new(Semaphore::new(all)), udp: Arc::new(Semaphore::new(udp)), of_one, udp_of_one }
     }
 
-    /// The places of one sandbox, for IPv4 and IPv6 together.
-    pub fn of_sandbox(&self) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(self.of_one))
+    pub fn of_sandbox(&self) -> Share {
+        Share { all: Arc::new(Semaphore::new(self.of_one)), udp: Arc::new(Semaphore::new(self.udp_of_one)) }
     }
 
-    /// The places of one sandbox for UDP, which does not take them from its connections.
-    pub fn of_sandbox_for_udp(&self) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(self.of_one.min(super::udp::FLOWS_MAX)))
+    pub fn take(&self, of_sandbox: &Share) -> Option<Place> {
+        take([&of_sandbox.all, &self.all])
     }
 
-    pub fn take(&self, of_sandbox: &Arc<Semaphore>) -> Option<Place> {
-        let own = Arc::clone(of_sandbox).try_acquire_owned().ok()?;
-        let shared = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some(Place { _own: own, _shared: shared })
+    pub fn take_for_udp(&self, of_sandbox: &Share) -> Option<Place> {
+        take([&of_sandbox.udp, &of_sandbox.all, &self.udp, &self.all])
     }
+
+    /// For a question to a name server, whose number is bounded for each sandbox where they are asked.
+    pub fn take_for_question(&self) -> Option<Place> {
+        take([&self.all])
+    }
+}
+
+/// How many ports a range has, such as `32768 60999`.
+fn ports(range: &str) -> Option<usize> {
+    let mut ends = range.split_ascii_whitespace().map(str::parse::<usize>);
+    let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    (last + 1).checked_sub(first)
+}
+
+fn take<const N: usize>(from: [&Arc<Semaphore>; N]) -> Option<Place> {
+    let permits: Option<Vec<_>> = from.into_iter().map(|permits| Arc::clone(permits).try_acquire_owned().ok()).collect();
+    Some(Place { _permits: permits? })
 }
 
 /// Given back when it is dropped.
 pub(super) struct Place {
-    _own: OwnedSemaphorePermit,
-    _shared: OwnedSemaphorePermit,
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// Accepts until the runtime is detached.
-pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, listener: TcpListener, permits: Arc<Semaphore>) {
+pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, listener: TcpListener, share: Share) {
     loop {
         let accepted = tokio::select! {
             () = attached.stop.cancelled() => return,
@@ -84,7 +120,7 @@ pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, listener:
         };
         match accepted {
             Ok((inside, _)) => {
-                let place = inner.places.take(&permits);
+                let place = inner.places.take(&share);
                 let (shared, inner) = (Arc::clone(&attached), Arc::clone(&inner));
                 attached.tasks.spawn(async move { serve(shared, inner, inside, place).await });
             }
@@ -226,16 +262,16 @@ impl Carrier {
             let heard = tokio::select! {
                 // What both have said by now begins with the client.
                 biased;
-                heard = ears.listen(&inside) => heard?,
+                heard = ears.listen(&inside, |apps| self.is_settled(apps)) => heard?,
                 ended = server => {
                     ended?;
-                    ears.listen(&inside).await?
+                    ears.listen(&inside, |apps| self.is_settled(apps)).await?
                 }
             };
             early = Some(back);
             heard
         } else {
-            ears.listen(&inside).await?
+            ears.listen(&inside, |apps| self.is_settled(apps)).await?
         };
         let heard = match (heard, &mut early) {
             (Heard::Late, Some(back)) if back.has_begun() => self.listen_on(&mut ears, back, &silent).await?,
@@ -286,12 +322,20 @@ impl Carrier {
     async fn listen_on(&self, ears: &mut Ears, back: &mut Pump, silent: &Verdict) -> io::Result<Heard> {
         ears.take_time();
         tokio::select! {
-            heard = ears.listen(self.inside()) => heard,
+            heard = ears.listen(self.inside(), |apps| self.is_settled(apps)) => heard,
             ended = back.run(|bytes| self.meter(silent).received(bytes)) => {
                 ended?;
-                ears.listen(self.inside()).await
+                ears.listen(self.inside(), |apps| self.is_settled(apps)).await
             }
         }
+    }
+
+    /// Whether it makes no difference any more which of these the client speaks, or something unknown. Who can still say a
+    /// name has to be waited for, however long it is quiet: it may be one that changes everything.
+    fn is_settled(&self, apps: &[App]) -> bool {
+        let speaking = |app| Evidence { flow: self.evidence.flow, names: self.names(), said: Some((app, Name::Absent)) };
+        let unknown = speaking(None);
+        apps.iter().all(|app| !app.has_names() && !self.attached.is_judged_differently(&self.inner, &unknown, &speaking(Some(*app))))
     }
 
     /// Notes a refusal that its client cannot be told in words.
@@ -320,5 +364,31 @@ impl Carrier {
     pub fn names(&self) -> Vec<Arc<str>> {
         let names = self.attached.names.of(self.evidence.flow.addr, Instant::now());
         if names.is_empty() { self.evidence.names.clone() } else { names }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handful_of_sandboxes_leaves_places_to_others() {
+        assert_eq!(ports("32768\t60999\n"), Some(PORTS));
+        for files in [256, 1024, 4096, 1 << 20] {
+            let places = Places::new(files, PORTS);
+            let mut held = Vec::new();
+            for _ in 0..8 {
+                let share = places.of_sandbox();
+                held.extend(std::iter::from_fn(|| places.take_for_udp(&share)));
+                held.extend(std::iter::from_fn(|| places.take(&share)));
+            }
+            let other = places.of_sandbox();
+            assert!(places.take(&other).is_some() && places.take_for_udp(&other).is_some() && places.take_for_question().is_some(), "{files}");
+            drop(held);
+            let shares: Vec<_> = (0..100).map(|_| places.of_sandbox()).collect();
+            let flows: Vec<_> = shares.iter().flat_map(|share| std::iter::from_fn(|| places.take_for_udp(share))).collect();
+            assert!(flows.len() <= PORTS / UDP_PORTS, "{files}");
+        }
     }
 }

@@ -183,21 +183,38 @@ async fn a_restart_adopts_and_a_stolen_port_stays_closed_until_it_is_free() {
     drop(handle);
     let adopted = egress.adopt("rt-test", netns.try_clone().unwrap(), Policy::allow_all()).await.unwrap();
     let server = echo_once(&outside);
-    assert_eq!(inside(&netns, move || fetch(to)).await, Ok("hello hello ".to_owned()));
+    assert_eq!(fetch_when_served(&netns, to).await, Ok("hello hello ".to_owned()));
     server.join().unwrap();
     adopted.close();
     adopted.closed().await;
     drop(adopted);
 
-    let thief = inside(&netns, || TcpListener::bind((net::PROXY_ADDR, net::PROXY_PORT)).unwrap()).await;
+    let steal = || (0..100).find_map(|_| TcpListener::bind((net::PROXY_ADDR, net::PROXY_PORT)).inspect_err(|_| std::thread::sleep(PAUSE)).ok()).unwrap();
+    let thief = inside(&netns, steal).await;
     let adopted = egress.adopt("rt-test", netns.try_clone().unwrap(), Policy::block_all()).await.unwrap();
     assert_eq!(inside(&netns, move || fetch(to)).await, Err(ErrorKind::PermissionDenied));
     adopted.set_policy(Policy::allow_all()).await.unwrap();
     drop(thief);
-    tokio::time::sleep(TAKEN_PORT_AGAIN + Duration::from_secs(1)).await;
     let server = echo_once(&outside);
-    assert_eq!(inside(&netns, move || fetch(to)).await, Ok("hello hello ".to_owned()));
+    assert_eq!(fetch_when_served(&netns, to).await, Ok("hello hello ".to_owned()));
     server.join().unwrap();
+    drop(adopted);
+}
+
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Like [`fetch`] when the host's sockets are there. Processes that other tests are just starting hold closed ones for a moment.
+async fn fetch_when_served(netns: &OwnedFd, to: SocketAddr) -> Result<String, ErrorKind> {
+    let patient = move || {
+        let deadline = Instant::now() + 2 * TAKEN_PORT_AGAIN_MAX;
+        loop {
+            match fetch(to) {
+                Err(ErrorKind::ConnectionRefused) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+                fetched => return fetched,
+            }
+        }
+    };
+    inside(netns, patient).await
 }
 
 /// A question for `name`, and the rcode and last four bytes of the reply.

@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::proxy::Share;
 use super::{Attached, Inner, lock};
 
 mod flow;
@@ -110,7 +111,7 @@ impl Flows {
 }
 
 /// Receives until the runtime is detached.
-pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, datagrams: Datagrams, places: Arc<Semaphore>) {
+pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, datagrams: Datagrams, share: Share) {
     let Datagrams { socket, replies } = datagrams;
     let socket = match UdpSocket::from_std(socket) {
         Ok(socket) => socket,
@@ -129,7 +130,7 @@ pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, datagrams
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         for _ in 0..BURST {
             match socket.try_io(Interest::READABLE, || net::receive(&socket, &mut buffer)) {
-                Ok(datagram) => take(&attached, &inner, &replies, &places, datagram, &buffer[..datagram.len]),
+                Ok(datagram) => take(&attached, &inner, &replies, &share, datagram, &buffer[..datagram.len]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Of one datagram.
                 Err(_) => {}
@@ -140,7 +141,7 @@ pub(super) async fn listen(attached: Arc<Attached>, inner: Arc<Inner>, datagrams
     }
 }
 
-fn take(attached: &Arc<Attached>, inner: &Arc<Inner>, replies: &Arc<Replies>, places: &Arc<Semaphore>, datagram: Datagram, bytes: &[u8]) {
+fn take(attached: &Arc<Attached>, inner: &Arc<Inner>, replies: &Arc<Replies>, share: &Share, datagram: Datagram, bytes: &[u8]) {
     // A program that called the proxy by its own address.
     if net::is_own_loopback(datagram.to.ip()) {
         return;
@@ -156,7 +157,7 @@ fn take(attached: &Arc<Attached>, inner: &Arc<Inner>, replies: &Arc<Replies>, pl
         return;
     }
     let flow = udp_flow(ends.destination);
-    let Some(place) = inner.places.take(places) else {
+    let Some(place) = inner.places.take_for_udp(share) else {
         let record = table.make_room(attached.udp.now_ms());
         drop(table);
         if record {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CIDRS_MAX, Errors};
 use crate::egress::wire::PortRule;
-use crate::egress::{Domain, PortRange, Prefix, Protocol, TlsMode};
+use crate::egress::{Domain, Domains, PortRange, Prefix, Protocol, TlsMode};
 
 /// Domains of one list.
 const DOMAINS_MAX: usize = 1024;
@@ -81,10 +81,10 @@ fn port(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port > 0)
 }
 
-pub(super) fn domains(list: &[String], path: &str, errors: &mut Errors) -> Vec<Domain> {
+pub(super) fn domains(list: &[String], path: &str, errors: &mut Errors) -> Domains {
     if list.len() > DOMAINS_MAX {
         errors.add(path, format!("more than {DOMAINS_MAX} entries"));
-        return Vec::new();
+        return Domains::default();
     }
     let mut found = Vec::with_capacity(list.len());
     for (at, text) in list.iter().enumerate() {
@@ -97,7 +97,7 @@ pub(super) fn domains(list: &[String], path: &str, errors: &mut Errors) -> Vec<D
             None => errors.add(&format!("{path}[{at}]"), format!("`{text}` is no domain such as example.com or *.example.com")),
         }
     }
-    found
+    found.into_iter().collect()
 }
 
 /// A list of texts that are not empty.

@@ -226,3 +226,17 @@ proptest! {
         prop_assert!(matches!(told, Outcome::Decided { .. }), "bytes decide");
     }
 }
+
+/// What a change of policy takes at its longest: by hand, with `--nocapture`.
+#[test]
+fn the_largest_policy_is_judged_soon() {
+    let rule = |number: usize| json!({"action": "deny", "domains": (0..1024).map(|n| format!("n{n}.r{number}.test")).collect::<Vec<_>>()});
+    let policy = policy(json!({"mode": "allow-all", "egress": {"trafficRules": (0..256).map(rule).collect::<Vec<_>>()}}));
+    let started = std::time::Instant::now();
+    for number in 0..1024 {
+        let name = format!("www.n{number}.test");
+        assert!(allowed(&policy, &[&name], said(Some(App::Tls), own(&name))));
+    }
+    eprintln!("1024 flows took {:?}", started.elapsed());
+    assert!(!allowed(&policy, &[], said(Some(App::Tls), own("n7.r255.test"))));
+}

@@ -141,8 +141,8 @@ impl Query {
 
     /// The question for a name server.
     pub fn upstream(&self, id: u16) -> Vec<u8> {
-        let keep = FLAG_AUTHENTIC | FLAG_CHECKING_DISABLED;
-        let flags = FLAG_RECURSION_DESIRED | (self.flags & keep);
+        // Not with checking disabled: the addresses are believed of whoever speaks to them by this name.
+        let flags = FLAG_RECURSION_DESIRED | (self.flags & FLAG_AUTHENTIC);
         let mut out = header(id, flags, 1, 0, u16::from(self.edns.is_some()));
         self.write_question(&mut out);
         if let Some((_, flags)) = self.edns {

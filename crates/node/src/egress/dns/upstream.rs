@@ -9,12 +9,14 @@ use tokio::net::{TcpStream, UdpSocket};
 use super::message::{Answer, Query};
 use super::{Transport, port_53};
 
-const TRIES: usize = 2;
-/// One try; both fit into [`DEADLINE`].
-const TRY_WITHIN: Duration = Duration::from_millis(2400);
-const DEADLINE: Duration = Duration::from_secs(5);
 /// As resolvers do: more lines of resolv.conf are not looked at.
 const SERVERS_MAX: usize = 3;
+/// One for each server. Fewer servers have several: a packet may be lost, and who is slow the first time knows the second.
+const TRIES: usize = SERVERS_MAX;
+/// One try; all fit into [`DEADLINE`].
+const TRY_WITHIN: Duration = Duration::from_millis(900);
+/// How long a question takes at most.
+pub(in super::super) const DEADLINE: Duration = Duration::from_secs(3);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const RESOLV_CONF_BYTES_MAX: usize = 64 << 10;
 /// How old the read file may be.
@@ -135,7 +137,27 @@ fn random_id() -> Option<u16> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::message::Rcode;
     use super::*;
+
+    #[tokio::test]
+    async fn the_last_server_is_asked_in_time() {
+        let mut servers = Vec::new();
+        for _ in 0..SERVERS_MAX {
+            servers.push(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        }
+        let addresses = servers.iter().map(|server| server.local_addr().unwrap()).collect();
+        let last = servers.pop().unwrap();
+        tokio::spawn(async move {
+            let mut packet = [0; 512];
+            let (len, from) = last.recv_from(&mut packet).await.unwrap();
+            let reply = Query::parse(&packet[..len]).unwrap().reply(Rcode::NoError, &["1.2.3.4".parse().unwrap()]);
+            last.send_to(&reply, from).await.unwrap();
+        });
+        let query = Query::for_addresses("a.test", false).unwrap();
+        let (_, answer) = ask(&Nameservers::fixed(addresses), &query, Transport::Udp).await.unwrap();
+        assert_eq!(answer.of_name, ["1.2.3.4".parse::<IpAddr>().unwrap()]);
+    }
 
     #[test]
     fn resolv_conf() {

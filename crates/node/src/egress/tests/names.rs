@@ -72,6 +72,7 @@ async fn a_name_holds_where_it_leads_to() {
     }
     zone.at("far.a.test", Ipv4Addr::new(9, 9, 9, 9));
     zone.at("near.a.test", Ipv4Addr::new(10, 0, 0, 1));
+    zone.say("v6.a.test", Said::At(vec![], 60));
     zone.say("alias.a.test", Said::Alias("cdn.test"));
     zone.at("cdn.test", v4(to));
     say_host(&bench.outside);
@@ -89,6 +90,8 @@ async fn a_name_holds_where_it_leads_to() {
         ("b.test", REFUSED),
         ("far.a.test", REFUSED),
         ("near.a.test", REFUSED),
+        // There is such a name, if without an address of this kind.
+        ("v6.a.test", REFUSED),
         ("unknown.test", REFUSED),
         ("a.test.b.test", REFUSED),
         ("9.9.9.9", REFUSED),
@@ -196,6 +199,34 @@ async fn who_was_greeted_may_take_its_time() {
     })
     .await;
     assert_eq!(&echoed.unwrap(), b"ehlo x\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_message_is_not_held_where_more_of_it_changes_nothing() {
+    let zone = Zone::serve().await;
+    let Some(bench) = bench(only("short.test"), vec![zone.addr]).await else { return };
+    let to = bench.to;
+    zone.at("short.test", v4(to));
+    assert_eq!(inside(&bench.netns, || resolve("short.test")).await.0, 0);
+    let outside = bench.outside.try_clone().unwrap();
+    std::thread::spawn(move || {
+        for stream in outside.incoming() {
+            let mut stream = stream.unwrap();
+            let mut said = [0; 3];
+            if stream.read_exact(&mut said).is_ok() {
+                stream.write_all(&said).ok();
+            }
+        }
+    });
+    let short = move |bytes: [u8; 3]| {
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let mut echoed = [0; 3];
+        stream.read_exact(&mut echoed).map(|()| echoed).map_err(|error| error.kind())
+    };
+    assert_eq!(inside(&bench.netns, move || short([0, 32, 1])).await, Ok([0, 32, 1]));
+    assert_eq!(inside(&bench.netns, move || short(*b"GET")).await, Err(ErrorKind::WouldBlock), "it may still say another name");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,7 +81,13 @@ async fn datagrams_are_carried_counted_and_cut_by_policy() {
     })
     .await;
     let sum = 5 + 1400 + 9000 + 65_507;
-    let counters = bench.handle.counters();
+    // The last is counted when it is on its way.
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let mut counters = bench.handle.counters();
+    while counters.received_bytes < sum && Instant::now() < deadline {
+        tokio::task::yield_now().await;
+        counters = bench.handle.counters();
+    }
     assert_eq!((counters.allowed, counters.open, counters.sent_bytes, counters.received_bytes), (1, 1, sum, sum));
     let decision = bench.handle.decisions().pop().unwrap();
     assert_eq!((decision.port, decision.proto, decision.decision, decision.sent_bytes, decision.received_bytes), (to.port(), "udp", "allow", sum, sum));
@@ -218,6 +224,32 @@ fn names_at(ours: IpAddr) -> SocketAddr {
         }
     });
     addr
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_allowed_as_a_question_stays_one() {
+    let Some(bench) = bench(Policy::allow_all(), vec![]).await else {
+        return;
+    };
+    let server = Echo::start(bench.to.ip());
+    let to = server.addr;
+    let rule = |action: &str, mode: &str| {
+        let rule = json!({"action": action, "cidrs": [to.ip().to_string()], "appProtocols": ["dns"]});
+        policy(json!({"mode": mode, "egress": {"trafficRules": [rule]}}))
+    };
+    let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
+    let again = question.clone();
+    question[0] = 0x21;
+    for (first, policy, then) in [(question.clone(), rule("allow", "block-all"), b"hello".to_vec()), (b"hello".to_vec(), rule("deny", "allow-all"), question)] {
+        bench.handle.set_policy(policy).await.unwrap();
+        let (first, more) = (first.clone(), if first == b"hello" { first } else { again.clone() });
+        let answers = inside(&bench.netns, move || {
+            let socket = client(to).unwrap();
+            [first, more, then].map(|bytes| ask(&socket, &bytes))
+        });
+        let [first, more, then] = answers.await;
+        assert!(first.is_ok() && more.is_ok() && is_forbidden(&then), "{first:?} {more:?} {then:?}");
+    }
 }
 
 fn only_named(port: u16) -> Policy {

@@ -234,12 +234,15 @@ impl Carrier {
     async fn look(&mut self, queued: Queued) -> Result<(), End> {
         let said = match self.quic.read(&queued.bytes) {
             Step::Drop => return Ok(()),
-            Step::Pass if self.held.is_empty() && self.known.stage == Stage::Carried => return self.pass(&queued.bytes),
             Step::More => None,
             // In the order in which they came.
             Step::Pass if !self.held.is_empty() => None,
             Step::Pass => {
                 let app = sniff::is_dns_question(&queued.bytes).then_some(App::Dns);
+                // Each may be something else than those before.
+                if self.known.stage == Stage::Carried && self.known.includes(app) {
+                    return self.pass(&queued.bytes);
+                }
                 Some(self.known.with(app, Name::Absent))
             }
             Step::Hidden => Some(self.known.with(Some(App::Tls), Name::Hidden)),

@@ -50,6 +50,12 @@ impl Known {
         Evidence { said: Some((app, name)), ..self.silent.clone() }
     }
 
+    /// Whether a datagram that greets nobody belongs to what was said: what is no question goes on with a connection
+    /// that was begun.
+    pub fn includes(&self, app: Option<App>) -> bool {
+        self.said.iter().filter_map(|known| known.said.as_ref()).any(|(said, _)| *said == app || app.is_none() && *said == Some(App::Tls))
+    }
+
     /// False when there were too many different ones.
     pub fn learn(&mut self, evidence: Evidence) -> bool {
         self.said.retain(|known| known.said != evidence.said);

@@ -30,6 +30,8 @@ fn a_question_goes_up_and_its_answer_comes_down() {
     let query = Query::parse(&question("WWW.Example.com", TYPE_A, true)).unwrap();
     assert_eq!(query.name(), "www.example.com");
     assert_eq!(query.udp_bytes_max(), 1232);
+    let unchecked = Query { flags: query.flags | FLAG_CHECKING_DISABLED | FLAG_AUTHENTIC, ..query.clone() };
+    assert_eq!(unchecked.upstream(99)[3], FLAG_AUTHENTIC as u8, "a name server that checks does so whoever asks");
     let up = Query::parse(&query.upstream(99)).unwrap();
     assert_eq!((up.name(), up.kind(), up.id, up.edns), (query.name(), query.kind(), 99, Some((UDP_BYTES, EDNS_DNSSEC_OK))));
     let addrs: [IpAddr; 2] = ["1.2.3.4".parse().unwrap(), "2600::1".parse().unwrap()];
