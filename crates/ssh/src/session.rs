@@ -73,6 +73,13 @@ impl Open {
         Some(channel)
     }
 
+    /// Returns when nobody waits for it any more.
+    pub async fn closed(&self) {
+        if let Some(channel) = &self.channel {
+            channel.closed().await;
+        }
+    }
+
     /// Does not.
     pub fn refuse(mut self, why: Refusal, text: impl Into<String>) {
         if let Some(channel) = self.channel.take() {

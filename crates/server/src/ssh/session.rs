@@ -110,9 +110,10 @@ async fn hear_meanwhile(channel: &Channel, resized: &mut Option<PtySize>) {
 async fn say(channel: &Channel, text: &str, pty: bool) -> Result<(), ()> {
     let (begin, end) = if pty { ("\r\n", "\r\n") } else { ("", "\n") };
     let line = Bytes::from(format!("{begin}sandbar: {text}{end}"));
+    let mut resized = None;
     tokio::select! {
         written = channel.write(Stream::Err, line) => written.map_err(drop),
-        () = hear_meanwhile(channel, &mut None) => Err(()),
+        () = hear_meanwhile(channel, &mut resized) => Err(()),
     }
 }
 
