@@ -195,7 +195,7 @@ impl Transport {
         if worn && self.session.is_some() && matches!(self.exchange, Exchange::Idle) { self.offer() } else { Ok(()) }
     }
 
-    fn offer(&mut self) -> Result<(), SshError> {
+    pub fn offer(&mut self) -> Result<(), SshError> {
         let init = match &self.role {
             Role::Server(_) => exchange::offer(Side::Server, HostKey::kind(), &self.random)?,
             Role::Client { known, .. } => exchange::offer(Side::Client, &known.algorithms(), &self.random)?,
