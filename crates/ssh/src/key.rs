@@ -18,7 +18,7 @@ pub const SIGNATURES: &str = "ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp38
 sk-ssh-ed25519@openssh.com,sk-ecdsa-sha2-nistp256@openssh.com";
 
 const RSA_BITS_MIN: usize = 2048;
-const RSA_BITS_MAX: usize = 8192;
+const RSA_BITS_MAX: usize = 4096;
 /// Of a key as bytes, which the longest RSA key fits.
 const BLOB_BYTES_MAX: usize = 4 << 10;
 /// A hardware key says with this bit that somebody touched it.

@@ -48,8 +48,8 @@ pub mod limits {
 
     /// From connect to login.
     pub const LOGIN_WITHIN: Duration = Duration::from_secs(30);
-    /// Keys that a client may offer; agents hold many.
-    pub const TRIES_MAX: u32 = 20;
+    /// Requests for a login that a client may make. Each key that it offers is one, and agents hold many.
+    pub const TRIES_MAX: u32 = 30;
     /// The line with which a client says what it is.
     pub const IDENTIFICATION_BYTES_MAX: usize = 255;
     /// Lines that a server may send before that one.
@@ -112,7 +112,7 @@ pub enum SshError {
     Closed,
     #[error("no login within {} s", limits::LOGIN_WITHIN.as_secs())]
     Late,
-    #[error("too many keys were tried")]
+    #[error("more than {} requests for a login", limits::TRIES_MAX)]
     TooManyTries,
     #[error("the other side does not answer any more")]
     Dead,

@@ -124,6 +124,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
                 Ok(None)
             }
             message::USERAUTH_REQUEST if self.service => {
+                self.tries += 1;
+                if self.tries > TRIES_MAX {
+                    return Err(SshError::TooManyTries);
+                }
                 let (user, service, method) = (reader.text()?, reader.string()?, reader.string()?);
                 if service != SERVICE.as_bytes() {
                     return Err(SshError::Protocol("a login to a service that there is not"));
@@ -169,10 +173,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
     }
 
     fn refuse(&mut self) -> Result<(), SshError> {
-        self.tries += 1;
-        if self.tries > TRIES_MAX {
-            return Err(SshError::TooManyTries);
-        }
         self.line.transport.send(&Writer::message(message::USERAUTH_FAILURE).string("publickey").boolean(false).done())
     }
 }
