@@ -527,6 +527,9 @@ impl Registry {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (view, watched) = watch::channel(View { record: Arc::new(record.clone()), runtime: runtime.clone() });
         let heard = Arc::<follow::Heard>::default();
+        // What a former server still had to tell is not known.
+        let is_frozen = record.observed == Observed::Frozen;
+        let trust_due = is_frozen.then(|| spec::policy(&record).ok()).flatten().and_then(|policy| self.node.trust_for(&policy));
         let actor = Actor {
             store: self.store.clone(),
             node: self.node.clone(),
@@ -542,7 +545,7 @@ impl Registry {
             events: Vec::new(),
             keep_memory: false,
             launched_on: spec::Trees::new(),
-            trust_due: false,
+            trust_due,
             outdated: false,
             heard: Arc::clone(&heard),
         };

@@ -139,8 +139,8 @@ pub(super) struct Actor {
     pub keep_memory: bool,
     /// Where the files of its volumes were at the launch that the next write tells of.
     pub launched_on: spec::Trees,
-    /// Its programs are to be told whom they may trust when it is thawed.
-    pub trust_due: bool,
+    /// Whom its programs may trust, where they could not be told yet: it is frozen, or its agent did not answer.
+    pub trust_due: Option<Trust>,
     /// A write found the row gone or of another version than ours.
     pub outdated: bool,
     /// How far what happens inside was taken for its webhook.
@@ -363,6 +363,7 @@ impl Actor {
     async fn act(&mut self, transition: Transition) -> Result<(), ApiError> {
         let mut record = transition.record;
         let mut effects = VecDeque::from(transition.effects);
+        let thaws = effects.contains(&Effect::Thaw);
         let mut failure = None;
         // Of the row as it was: a new start after a cleaning has no root yet.
         let root_before = spec::root_of(&self.record);
@@ -386,6 +387,13 @@ impl Actor {
         if let Err(error) = self.write(record).await {
             self.undo().await;
             return Err(error);
+        }
+        // Behind the write, since an agent can be kept busy from inside.
+        if thaws
+            && let Some(warning) = self.tell_trust().await
+            && let Err(error) = self.store.event_append(&self.record.id, &[warning]).await
+        {
+            tracing::warn!(sandbox = self.record.id, %error, "an event was not recorded");
         }
         failure.map_or(Ok(()), Err)
     }
@@ -419,10 +427,7 @@ impl Actor {
             },
             Effect::Thaw => match self.runtime.clone().filter(|runtime| !runtime.has_ended()) {
                 Some(runtime) => match runtime.thaw().await {
-                    Ok(()) => {
-                        self.trust_again().await;
-                        (Some(Observation::Thawed), None)
-                    }
+                    Ok(()) => (Some(Observation::Thawed), None),
                     Err(error) => (None, Some(ApiError::internal("resuming the sandbox", &error_text(&error)))),
                 },
                 // It died while frozen: its files are there, so it starts anew.
@@ -505,22 +510,23 @@ impl Actor {
         let trust = self.node.trust_for(&terms.policy);
         runtime.set_policy(terms).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))?;
         let before = spec::policy(former).ok().and_then(|policy| self.node.trust_for(&policy));
-        let Some(trust) = trust.or(before.map(|_| Trust::default())) else { return Ok(None) };
-        self.trust_due = runtime.is_frozen();
-        match self.trust_due {
-            true => Ok(None),
-            false => Ok(spec::establish(&self.node, &runtime, &record.id, trust).await),
+        if trust != before {
+            self.trust_due = Some(trust.unwrap_or_default());
         }
+        Ok(self.tell_trust().await)
     }
 
-    /// After a thaw: the policy may have changed since it was frozen, under a former server, too.
-    async fn trust_again(&mut self) {
-        let trust = spec::policy(&self.record).ok().and_then(|policy| self.node.trust_for(&policy));
-        let is_due = std::mem::take(&mut self.trust_due);
-        if let (Some(trust), Some(runtime)) = (trust.or(is_due.then(Trust::default)), &self.runtime) {
-            let warning = spec::establish(&self.node, runtime, &self.record.id, trust).await;
-            self.events.extend(warning);
+    /// Tells programs of a runtime that is awake whom they may trust, if that is due. Returns what their owner should read
+    /// about it.
+    async fn tell_trust(&mut self) -> Option<NewEvent> {
+        let trust = self.trust_due.clone()?;
+        let runtime = self.runtime.clone().filter(|runtime| !runtime.is_frozen() && !runtime.has_ended())?;
+        let warning = spec::establish(&self.node, &runtime, &self.record.id, trust).await;
+        if warning.is_none() {
+            self.trust_due = None;
         }
+        // Else the next update or thaw tries again.
+        warning
     }
 
     /// Writes the record with the events that belong to it, and publishes it.
