@@ -66,6 +66,7 @@ impl Auth {
             permissions: role.permissions(),
             roles: vec![role],
             login: None,
+            token: None,
         }))
     }
 }
