@@ -40,7 +40,7 @@ mod udp;
 
 pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision, FlowLog, FlowState, Happened, Position};
-pub use sources::{Source, Sources, Terms};
+pub use sources::{Source, Sources, Terms, Version};
 
 use flow::{Evidence, Flows};
 use log::{Entry, Log, Sums};

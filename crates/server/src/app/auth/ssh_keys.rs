@@ -75,7 +75,7 @@ impl Auth {
         let found = holders.into_iter().find(|holder| holder.role.permissions().has(Permission::SandboxWrite));
         Ok(found.map(|SshKeyHolder { id, user_id, role }| {
             let permissions = role.permissions();
-            (Principal { team_id: team_id.to_owned(), user_id, key_id: None, permissions, roles: vec![role], login: None }, id)
+            (Principal { team_id: team_id.to_owned(), user_id, key_id: None, permissions, roles: vec![role], login: None, token: None }, id)
         }))
     }
 }
