@@ -105,14 +105,12 @@ fn configure(carrier: &Carrier, name: &str, meter: Meter, offer: Vec<Vec<u8>>) -
     let (attached, inner) = (&carrier.attached, &carrier.inner);
     let refusal = |error: super::tls::TlsError| Refusal::new(StatusCode::BAD_GATEWAY, error.to_string());
     let server = ServerName::try_from(name.to_owned()).map_err(|_| Refusal::new(StatusCode::BAD_GATEWAY, "this is no name of a server"))?;
-    let rule = {
-        let policy = Arc::clone(&attached.state().policy);
-        policy.certificate_for(&carrier.evidence.seen()).cloned()
-    };
+    let (policy, sources) = attached.terms();
+    let rule = policy.certificate_for(&carrier.evidence.seen()).cloned();
     let config = match rule {
         None => inner.tls.client().map_err(refusal)?,
         Some(rule) => {
-            let material = attached.materials().get(&rule.binding.source).cloned();
+            let material = sources.materials().get(&rule.binding.source).cloned();
             let made = material.ok_or(super::tls::TlsError::Certificate).and_then(|material| attached.certificates.client(&inner.tls, &material));
             match made {
                 Ok(config) => config,
