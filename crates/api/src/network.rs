@@ -8,8 +8,10 @@ use utoipa::ToSchema;
 pub struct NetworkEvent {
     /// Grows within a sandbox.
     pub seq: i64,
-    /// RFC 3339.
+    /// RFC 3339; of the first, when it was refused several times.
     pub at: String,
+    /// How often the same was refused within a short time: such repeats are one event.
+    pub times: i64,
     /// The name that the client said, or that the sandbox was told the address for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
@@ -39,9 +41,8 @@ pub struct NetworkEvent {
 pub struct NetworkEventsResponse {
     /// Oldest first.
     pub events: Vec<NetworkEvent>,
-    /// Where to go on, when there is more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_after: Option<i64>,
+    /// Where to go on: the last seq of this page, or the `after` of an empty one.
+    pub next_after: i64,
     /// Flows after `after` that were forgotten, since more came than are kept.
     pub missed: i64,
     /// False when the sandbox has no runtime: what its former one did is not kept.

@@ -343,8 +343,13 @@ impl Attached {
 
     /// The secrets that the policy refers to, as they are now. To be asked for anew with each request.
     fn materials(&self) -> Materials {
-        let sources = self.state().sources.clone();
-        sources.materials()
+        self.terms().1.materials()
+    }
+
+    /// The policy, and the sources that this very policy refers to.
+    fn terms(&self) -> (Arc<Policy>, Sources) {
+        let state = self.state();
+        (Arc::clone(&state.policy), state.sources.clone())
     }
 
     /// Puts a policy in force for the judge, and cuts what it refuses. True when the namespace's routes are its already.
@@ -403,7 +408,25 @@ impl Attached {
     }
 
     fn record_flow(&self, evidence: &Evidence, verdict: Verdict) -> Arc<Entry> {
-        self.record(evidence.host().map(str::to_owned), evidence.app(), evidence.flow, verdict)
+        let host = self.name_that_decided(evidence, &verdict).or_else(|| evidence.host().map(str::to_owned));
+        self.record(host, evidence.app(), evidence.flow, verdict)
+    }
+
+    /// Of several names for an address the one by which a flow was decided, when its client said none.
+    fn name_that_decided(&self, evidence: &Evidence, verdict: &Verdict) -> Option<String> {
+        if evidence.names.len() < 2 || evidence.is_named() {
+            return None;
+        }
+        let policy = Arc::clone(&self.state().policy);
+        // What nobody may reach is decided by the address, whatever its names.
+        let protected = Protected::new(Vec::new(), &[], true);
+        let is_decided_by = |name: &&Arc<str>| {
+            let seen = rules::Seen { names: std::slice::from_ref(*name), ..evidence.seen() };
+            match rules::judge(&policy, &protected, &seen) {
+                rules::Outcome::Decided { verdict: other, .. } | rules::Outcome::Listen { silent: other } => other == *verdict,
+            }
+        };
+        evidence.names.iter().find(is_decided_by).map(|name| name.to_string())
     }
 
     /// What else is to be said of a flow that was recorded.

@@ -429,8 +429,11 @@ pub struct NetArgs {
     /// After this flow
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
     pub after: u64,
-    /// At most this many
-    #[arg(long, default_value_t = 200, conflicts_with = "follow")]
+    /// Only since then, in RFC 3339 such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// The newest, at most this many
+    #[arg(long, default_value_t = 200, conflicts_with = "follow", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
 }
 

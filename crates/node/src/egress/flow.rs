@@ -9,7 +9,7 @@ use sandbar_core::egress::{
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::{Attached, Inner};
+use super::{Attached, Inner, Sources};
 
 /// What a flow was judged by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,19 @@ impl Evidence {
             Some((_, Name::Said { name, .. })) => Some(name),
             Some((_, Name::Absent | Name::Hidden | Name::Later)) | None => self.names.first().map(|name| &**name),
         }
+    }
+
+    /// Whether the client said a name.
+    pub fn is_named(&self) -> bool {
+        matches!(self.said, Some((_, Name::Said { .. })))
+    }
+
+    /// With those names alone that a rule is for.
+    pub fn meant_by(&self, rule: &CredentialRule) -> Self {
+        let seen = self.seen();
+        let is_meant = |name: &&Arc<str>| rule.is_for(&Seen { names: std::slice::from_ref(*name), ..seen });
+        let names = self.names.iter().filter(is_meant).cloned().collect();
+        Self { names, ..self.clone() }
     }
 
     /// The name that the client said, when the address is one of it.
@@ -113,6 +126,8 @@ impl Asked {
 pub(super) struct Allowed {
     pub verdict: Verdict,
     pub credential: Option<CredentialRule>,
+    /// Those of the policy that has judged it: another may hold by now.
+    pub sources: Sources,
     pub mcp: Vec<ProtocolRule>,
 }
 
@@ -273,13 +288,13 @@ impl OpenFlow {
     /// Judges a request and, when it is allowed, puts it into the list in the same moment.
     pub fn ask(self: &Arc<Self>, inner: &Inner, asked: Asked) -> Result<(Allowed, OpenRequest), Verdict> {
         let mut state = self.attached.state();
-        let policy = Arc::clone(&state.policy);
+        let (policy, sources) = (Arc::clone(&state.policy), state.sources.clone());
         let protected = inner.protected();
         let outcome = asked.with(|request| match policy.judge_request(&protected, &asked.evidence.seen(), request) {
             RequestOutcome::Deny(verdict) => Err(verdict),
             RequestOutcome::Allow { verdict, credential, mcp } => {
                 let mcp = mcp.into_iter().cloned().collect();
-                Ok(Allowed { verdict, credential: credential.cloned(), mcp })
+                Ok(Allowed { verdict, credential: credential.cloned(), sources, mcp })
             }
         });
         let allowed = outcome?;

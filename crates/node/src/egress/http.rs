@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Sources;
 use super::credentials::Secret;
 use super::flow::{Allowed, Asked, Evidence, Name, OpenRequest};
 use super::proxy::Carrier;
@@ -200,9 +201,9 @@ impl Session {
 
     /// Judges what a request asks for in its body, and puts a secret into it.
     async fn prepare(&self, request: &mut Request<Body>, evidence: &Evidence, allowed: Allowed) -> Result<(), Refusal> {
-        let Allowed { verdict, credential, mcp } = allowed;
+        let Allowed { verdict, credential, sources, mcp } = allowed;
         let secret = match &credential {
-            Some(rule) => self.secret(rule, evidence)?,
+            Some(rule) => self.secret(rule, &sources, evidence)?,
             None => None,
         };
         if let (Some(rule), Some(_)) = (&credential, &secret)
@@ -239,8 +240,8 @@ impl Session {
     }
 
     /// None when it cannot be made and the request may go without.
-    fn secret(&self, rule: &CredentialRule, evidence: &Evidence) -> Result<Option<Secret>, Refusal> {
-        let materials = self.carrier.attached.materials();
+    fn secret(&self, rule: &CredentialRule, sources: &Sources, evidence: &Evidence) -> Result<Option<Secret>, Refusal> {
+        let materials = sources.materials();
         let material = materials.get(&rule.binding.source);
         match Secret::make(&rule.binding.projection, material.map(|material| &**material)) {
             Ok(secret) => Ok(Some(secret)),

@@ -2,11 +2,14 @@
 //!
 //! Flows are numbered as they are decided about, and once more as they end. So who reads along can say how many it
 //! missed, and that is exact: flows that are open are never forgotten, and each that is forgotten has ended once.
+//!
+//! What is refused again and again is one entry that counts, and no kind of entry takes the places of another: a program
+//! cannot bury what it reached under what it was refused.
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sandbar_core::egress::{App, Flow, Verdict};
 use tokio::sync::watch;
@@ -14,6 +17,12 @@ use tokio::sync::watch;
 /// Flows that are kept per runtime: more than can be open at once.
 const FLOWS_MAX: usize = 2048;
 const _: () = assert!(FLOWS_MAX > super::proxy::FLOWS_MAX + super::udp::FLOWS_MAX);
+/// Places that refused names and refused flows leave to others when all are taken. Allowed flows have the rest.
+const REFUSED_SHARE: usize = 512;
+/// What is refused again within so long of the first time is counted in its entry.
+const REPEATS_WITHIN: Duration = Duration::from_secs(10);
+/// The latest entries that are looked at for the first time.
+const REPEATS_AMONG: usize = 256;
 /// Numbers begin with the time, so that those of a later runtime of the same sandbox are larger.
 const NUMBERS_PER_MS: u64 = 1000;
 
@@ -40,8 +49,10 @@ pub struct Counters {
 pub struct Decision {
     /// Grows from flow to flow.
     pub seq: u64,
-    /// Unix time in milliseconds.
+    /// Unix time in milliseconds; of the first, when it was refused several times.
     pub at_ms: i64,
+    /// How often the same was refused within a short time; 1 for what was allowed.
+    pub times: u64,
     /// The name that the client said, or that the address was told for.
     pub host: Option<String>,
     /// What the client speaks, where that was looked at.
@@ -117,6 +128,7 @@ struct Ring {
 struct Record {
     seq: u64,
     at_ms: i64,
+    times: AtomicU64,
     host: Option<String>,
     app: Option<App>,
     flow: Flow,
@@ -125,6 +137,8 @@ struct Record {
     counts: bool,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
+    /// The rule whose credential its client was logged in with.
+    credential: OnceLock<Arc<str>>,
     failure: OnceLock<String>,
     /// Its number among those that have ended.
     end: OnceLock<u64>,
@@ -175,15 +189,20 @@ impl Log {
     }
 
     fn add(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict, counts: bool) -> Arc<Entry> {
+        let at_ms = now_ms();
         let mut ring = super::lock(&self.shared.ring);
+        let known = ring.flows.iter().rev().take(REPEATS_AMONG).find(|record| record.is_repeated_by(host.as_deref(), app, flow, &verdict, at_ms));
+        if let Some(record) = known {
+            record.times.fetch_add(1, Relaxed);
+            return Arc::new(Entry { record: Arc::clone(record), shared: Arc::clone(&self.shared) });
+        }
         if ring.flows.len() >= FLOWS_MAX {
-            let oldest = ring.flows.iter().position(|record| record.end.get().is_some());
-            // One has ended: there are more places than flows can be open.
-            ring.flows.remove(oldest.unwrap_or(0));
+            ring.make_room(Kind::of(app, &verdict));
         }
         let record = Arc::new(Record {
             seq: ring.next,
-            at_ms: now_ms(),
+            at_ms,
+            times: AtomicU64::new(1),
             host,
             app,
             flow,
@@ -191,6 +210,7 @@ impl Log {
             counts,
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
+            credential: OnceLock::new(),
             failure: OnceLock::new(),
             end: OnceLock::new(),
         });
@@ -229,6 +249,16 @@ impl Log {
 }
 
 impl Entry {
+    /// Says by which rule's credential its client is logged in at the server.
+    pub fn logged_in(&self, rule: impl Into<Arc<str>>) {
+        self.record.credential.set(rule.into()).ok();
+    }
+
+    /// Whether anything came from the server.
+    pub fn has_received(&self) -> bool {
+        self.record.received_bytes.load(Relaxed) > 0
+    }
+
     /// Says why a flow broke that was carried. The first reason is the one that is shown.
     pub fn broke(&self, reason: impl Into<String>) {
         self.record.failure.set(reason.into()).ok();
@@ -258,7 +288,45 @@ impl Drop for Entry {
     }
 }
 
+/// What entries displace only each other when all places are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    RefusedName,
+    RefusedFlow,
+    Allowed,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::RefusedName, Self::RefusedFlow, Self::Allowed];
+
+    fn of(app: Option<App>, verdict: &Verdict) -> Self {
+        match (verdict.allow, app) {
+            (true, _) => Self::Allowed,
+            (false, Some(App::Dns)) => Self::RefusedName,
+            (false, _) => Self::RefusedFlow,
+        }
+    }
+
+    fn share(self) -> usize {
+        match self {
+            Self::RefusedName | Self::RefusedFlow => REFUSED_SHARE,
+            Self::Allowed => FLOWS_MAX - 2 * REFUSED_SHARE,
+        }
+    }
+}
+
 impl Ring {
+    /// Forgets the oldest that has ended of a kind that has more than its share, counting the one that comes.
+    fn make_room(&mut self, coming: Kind) {
+        let count = |kind: Kind| self.flows.iter().filter(|record| record.kind() == kind).count() + usize::from(kind == coming);
+        let is_over = Kind::ALL.map(|kind| count(kind) > kind.share());
+        let has_ended = |record: &Record| record.end.get().is_some();
+        let oldest = self.flows.iter().position(|record| has_ended(record) && is_over[record.kind() as usize]);
+        // Open flows may be more than their share. Then another one has ended: there are more places than flows can be open.
+        let oldest = oldest.or_else(|| self.flows.iter().position(|record| has_ended(record)));
+        self.flows.remove(oldest.unwrap_or(0));
+    }
+
     fn after(&self, seq: u64) -> impl Iterator<Item = &Record> {
         self.flows.iter().map(|record| &**record).filter(move |record| record.seq > seq)
     }
@@ -293,14 +361,12 @@ impl Sums {
 }
 
 impl FlowLog {
-    /// The flows after this number that `wanted` picks, oldest first and at most `limit`; how many after it were
-    /// forgotten; and whether there are more.
-    pub fn after(&self, seq: u64, limit: usize, wanted: impl Fn(&Decision) -> bool) -> (Vec<Decision>, u64, bool) {
+    /// The flows after this number that `wanted` picks, oldest first and at most `limit`; and how many after it were
+    /// forgotten.
+    pub fn after(&self, seq: u64, limit: usize, wanted: impl Fn(&Decision) -> bool) -> (Vec<Decision>, u64) {
         let ring = super::lock(&self.0.ring);
-        let mut flows: Vec<_> = ring.after(seq).map(Record::render).filter(wanted).take(limit + 1).collect();
-        let more = flows.len() > limit;
-        flows.truncate(limit);
-        (flows, ring.forgotten_after(seq), more)
+        let flows = ring.after(seq).map(Record::render).filter(wanted).take(limit).collect();
+        (flows, ring.forgotten_after(seq))
     }
 
     /// Reads along from behind this number on; says how many flows after it are forgotten.
@@ -331,6 +397,18 @@ impl FlowLog {
 }
 
 impl Record {
+    fn kind(&self) -> Kind {
+        Kind::of(self.app, &self.verdict)
+    }
+
+    /// Whether this is the same refusal again, and soon.
+    fn is_repeated_by(&self, host: Option<&str>, app: Option<App>, flow: Flow, verdict: &Verdict, at_ms: i64) -> bool {
+        !verdict.allow
+            && self.verdict == *verdict
+            && (self.host.as_deref(), self.app, self.flow) == (host, app, flow)
+            && at_ms.saturating_sub(self.at_ms) < REPEATS_WITHIN.as_millis() as i64
+    }
+
     fn render(&self) -> Decision {
         let state = match (self.end.get(), self.failure.get()) {
             (None, _) if self.verdict.allow => FlowState::Open,
@@ -340,13 +418,17 @@ impl Record {
         Decision {
             seq: self.seq,
             at_ms: self.at_ms,
+            times: self.times.load(Relaxed),
             host: self.host.clone(),
             app: self.app.map(App::as_str),
             addr: self.flow.addr,
             port: self.flow.port,
             proto: self.flow.proto.as_str(),
             decision: if self.verdict.allow { "allow" } else { "deny" },
-            rule: self.verdict.rule.to_string(),
+            rule: match self.credential.get() {
+                Some(credential) => format!("{} (with the credential of {credential})", self.verdict.rule),
+                None => self.verdict.rule.to_string(),
+            },
             sent_bytes: self.sent_bytes.load(Relaxed),
             received_bytes: self.received_bytes.load(Relaxed),
             state,
@@ -366,9 +448,49 @@ mod tests {
 
     use super::*;
 
+    const FLOW: Flow = Flow { addr: IpAddr::V4(std::net::Ipv4Addr::new(9, 9, 9, 9)), port: 53, proto: Protocol::Udp };
+
     fn decide(log: &Log, allow: bool) -> Arc<Entry> {
-        let flow = Flow { addr: [9, 9, 9, 9].into(), port: 53, proto: Protocol::Udp };
-        log.record(None, None, flow, Verdict { allow, rule: "test".into() })
+        log.record(None, None, FLOW, Verdict { allow, rule: "test".into() })
+    }
+
+    fn refuse_name(log: &Log, name: &str) {
+        log.record(Some(name.to_owned()), Some(App::Dns), FLOW, Verdict::deny("test"));
+    }
+
+    #[test]
+    fn what_is_refused_again_is_counted() {
+        let log = Log::new(Arc::default());
+        for _ in 0..3 {
+            refuse_name(&log, "a.test");
+            refuse_name(&log, "b.test");
+        }
+        drop([decide(&log, true), decide(&log, true)]);
+        let seen: Vec<_> = log.decisions().into_iter().map(|flow| (flow.host, flow.times)).collect();
+        assert_eq!(seen, [(Some("a.test".to_owned()), 3), (Some("b.test".to_owned()), 3), (None, 1), (None, 1)]);
+        assert_eq!(log.counters().refused, 6);
+    }
+
+    #[test]
+    fn what_is_refused_does_not_bury_what_was_reached() {
+        let log = Log::new(Arc::default());
+        let first = decide(&log, true).record.seq;
+        log.record(None, None, FLOW, Verdict::deny("first"));
+        for at in 0..3 * FLOWS_MAX {
+            refuse_name(&log, &format!("{at}.test"));
+        }
+        let kept = log.decisions();
+        assert_eq!((kept.len(), kept[0].seq, &*kept[1].rule), (FLOWS_MAX, first, "first"));
+        let count = |kept: &[Decision], allow: bool| kept.iter().filter(|flow| (flow.decision == "allow") == allow).count();
+        for _ in 0..3 * FLOWS_MAX {
+            decide(&log, true);
+        }
+        for at in 0..3 * FLOWS_MAX {
+            log.record(None, None, FLOW, Verdict::deny(format!("rule {at}")));
+        }
+        let kept = log.decisions();
+        assert_eq!((count(&kept, true), count(&kept, false)), (FLOWS_MAX - 2 * REFUSED_SHARE, 2 * REFUSED_SHARE));
+        assert_eq!(kept.iter().filter(|flow| flow.app.is_some()).count(), REFUSED_SHARE);
     }
 
     #[test]
@@ -404,8 +526,8 @@ mod tests {
         let (mut position, _) = reading.position(0);
         let open = decide(&log, true);
         let first = reading.look(&mut position).flows[0].seq;
-        for _ in 0..3 * FLOWS_MAX {
-            decide(&log, false);
+        for at in 0..3 * FLOWS_MAX {
+            log.record(None, None, FLOW, Verdict::deny(format!("rule {at}")));
         }
         let happened = reading.look(&mut position);
         assert_eq!((happened.flows.len() as u64 + happened.missed, happened.flows.len()), (3 * FLOWS_MAX as u64, FLOWS_MAX - 1));
@@ -413,11 +535,11 @@ mod tests {
         let end = reading.look(&mut position);
         assert_eq!((end.flows[0].seq, end.missed), (first, 0), "what is open is not forgotten");
         // The same for pages.
-        let (page, missed, more) = reading.after(first, 10, |flow| flow.decision == "deny");
-        assert_eq!((page.len(), missed, more), (10, (2 * FLOWS_MAX + 1) as u64, true));
-        let last = reading.after(0, usize::MAX - 1, |_| true).0.pop().unwrap().seq;
-        assert_eq!(reading.after(last, 10, |_| true), (vec![], 0, false));
+        let (page, missed) = reading.after(first, 10, |flow| flow.decision == "deny");
+        assert_eq!((page.len(), missed), (10, (2 * FLOWS_MAX + 1) as u64));
+        let last = reading.after(0, usize::MAX, |_| true).0.pop().unwrap().seq;
+        assert_eq!(reading.after(last, 10, |_| true), (vec![], 0));
         assert_eq!(reading.position(last).1, 0);
-        assert_eq!(reading.after(u64::MAX, 10, |_| true), (vec![], 0, false));
+        assert_eq!(reading.after(u64::MAX, 10, |_| true), (vec![], 0));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sandbar_core::credential::Material;
+use sandbar_core::credential::{Material, Materials};
 use sandbar_core::egress::{App, CredentialRule, Verdict};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -45,6 +45,9 @@ pub(super) enum LoginError {
     Client,
     #[error("the server did not take the credential")]
     Refused,
+    /// The client has it from the server itself.
+    #[error("the server did not take the credential: code {0} of CONNACK")]
+    Connack(u8),
     #[error("the server does not answer as the protocol says")]
     Server,
     #[error("the connection broke during the login: {0}")]
@@ -55,10 +58,8 @@ pub(super) enum LoginError {
 
 /// Carries a client that is logged in by a rule. `said` was read from it.
 pub(super) async fn serve(carrier: &Carrier, meter: Meter, app: App, said: Bytes, early: Option<Arc<TcpStream>>) -> io::Result<()> {
-    let rule = {
-        let policy = Arc::clone(&carrier.attached.state().policy);
-        policy.login_for(&carrier.evidence.seen(), app).cloned()
-    };
+    let (policy, sources) = carrier.attached.terms();
+    let rule = policy.login_for(&carrier.evidence.seen(), app).cloned();
     // The policy has just changed: this connection is about to be cut.
     let rule = rule.ok_or(io::ErrorKind::ConnectionRefused)?;
     let socket = match early {
@@ -66,34 +67,52 @@ pub(super) async fn serve(carrier: &Carrier, meter: Meter, app: App, said: Bytes
         None => carrier.dial().await.map_err(io::Error::other)?,
     };
     let mut inside = Socket::inside(Arc::clone(carrier.inside()), said);
+    let entry = Arc::clone(&meter.entry);
     let mut outside = Socket::outside(socket, meter);
-    let work = log_in(carrier, &rule, app, &mut inside, &mut outside);
-    let done = tokio::time::timeout(LOGIN_WITHIN, work).await.unwrap_or(Err(LoginError::Late));
-    if let Err(error) = done {
-        carrier.attached.record_flow(&carrier.evidence, Verdict::deny(format!("{} ({error})", rule.label)));
-        return Err(io::ErrorKind::ConnectionRefused.into());
+    let materials = sources.materials();
+    let work = log_in(&materials, &rule, app, &mut inside, &mut outside);
+    match tokio::time::timeout(LOGIN_WITHIN, work).await.unwrap_or(Err(LoginError::Late)) {
+        Ok(Done::LoggedIn) => entry.logged_in(Arc::clone(&rule.label)),
+        Ok(Done::Without) => return join(inside, outside).await,
+        Err(error) => {
+            carrier.attached.record_flow(&carrier.evidence.meant_by(&rule), Verdict::deny(format!("{} ({error})", rule.label)));
+            if !matches!(error, LoginError::Connack(_)) {
+                return Err(io::Error::other(error));
+            }
+            entry.broke(error.to_string());
+        }
     }
-    join(inside, outside).await
+    match app {
+        App::Redis => redis::carry(inside, outside).await,
+        App::Mqtt | App::Socks5 | App::Http | App::Tls | App::Ssh | App::Amqp | App::Dns | App::Mongodb => join(inside, outside).await,
+    }
 }
 
-async fn log_in(carrier: &Carrier, rule: &CredentialRule, app: App, inside: &mut Socket, outside: &mut Socket) -> Result<(), LoginError> {
-    let materials = carrier.attached.materials();
+/// How a login went that did not fail.
+enum Done {
+    LoggedIn,
+    /// There was nothing to log in with, and the rule lets its client go without.
+    Without,
+}
+
+async fn log_in(materials: &Materials, rule: &CredentialRule, app: App, inside: &mut Socket, outside: &mut Socket) -> Result<Done, LoginError> {
     let login = materials.get(&rule.binding.source).and_then(|material| Login::of(material));
     let login = match login {
         Some(login) => login,
-        None if rule.fail_open => return Ok(()),
+        None if rule.fail_open => return Ok(Done::Without),
         None => return Err(LoginError::Material),
     };
     match app {
-        App::Redis => redis::log_in(outside, login).await,
-        App::Mqtt => mqtt::log_in(inside, outside, login).await,
+        App::Redis => redis::log_in(outside, login).await?,
+        App::Mqtt => mqtt::log_in(inside, outside, login).await?,
         App::Socks5 => {
             let methods = socks5::greeted(inside).await?;
             socks5::log_in(outside, Some(login)).await?;
-            socks5::welcome(inside, &methods).await
+            socks5::welcome(inside, &methods).await?;
         }
-        App::Http | App::Tls | App::Ssh | App::Amqp | App::Dns | App::Mongodb => Err(LoginError::Material),
+        App::Http | App::Tls | App::Ssh | App::Amqp | App::Dns | App::Mongodb => return Err(LoginError::Material),
     }
+    Ok(Done::LoggedIn)
 }
 
 async fn read_bytes(stream: &mut impl Stream, len: usize) -> Result<Vec<u8>, LoginError> {

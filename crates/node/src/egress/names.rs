@@ -65,11 +65,11 @@ impl Names {
         }
     }
 
-    /// The names that the address was told for and that still hold.
+    /// The names that the address was told for and that still hold, the latest asked for first.
     pub fn of(&self, addr: IpAddr, now: Instant) -> Vec<Arc<str>> {
         let pins = super::lock(&self.pins);
         let here = pins.by_addr.get(&addr.to_canonical());
-        here.into_iter().flatten().filter(|pin| pin.until > now).map(|pin| Arc::clone(&pin.name)).collect()
+        here.into_iter().flatten().rev().filter(|pin| pin.until > now).map(|pin| Arc::clone(&pin.name)).collect()
     }
 
     /// The names that held once, the latest first.
@@ -93,9 +93,13 @@ impl Names {
 
 impl Pins {
     fn put(&mut self, addr: IpAddr, name: Arc<str>, until: Instant, now: Instant) {
-        if let Some(pin) = self.by_addr.get_mut(&addr).and_then(|here| here.iter_mut().find(|pin| pin.name == name)) {
+        if let Some(here) = self.by_addr.get_mut(&addr)
+            && let Some(at) = here.iter().position(|pin| pin.name == name)
+        {
             // A shorter answer takes nothing back that was told before.
-            pin.until = pin.until.max(until);
+            here[at].until = here[at].until.max(until);
+            // The latest asked for is the last.
+            here[at..].rotate_left(1);
             return;
         }
         if self.count >= PINS_MAX {

@@ -10,6 +10,7 @@
 //!                     '--> the client's first bytes --> judged again --refused--> told so in its own protocol
 //!                            '--> bytes as they are | requests one by one | TLS made anew | a login
 //! ```
+use std::error::Error;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -169,14 +170,33 @@ async fn serve(attached: Arc<Attached>, inner: Arc<Inner>, inside: TcpStream, pl
         () = cut.cancelled() => Err(io::Error::other(attached.cut_reason())),
         ended = work => ended,
     };
-    if let (Err(error), Some(entry)) = (&ended, entry.get()) {
-        entry.broke(error.to_string());
+    let entry = entry.get();
+    // Many a server ends its TLS without a word when all is said.
+    let is_over = |error: &io::Error| ends_early(error) && entry.is_some_and(|entry| entry.has_received());
+    let broken = ended.err().filter(|error| !is_over(error));
+    if let (Some(error), Some(entry)) = (&broken, entry) {
+        entry.broke(reason(error));
     }
     // What still runs for it has nobody left to run for.
     cut.cancel();
-    if ended.is_err() {
+    if broken.is_some() {
         ends.reset();
     }
+}
+
+/// Whether a connection ended where its protocol had more to say.
+fn ends_early(error: &(dyn Error + 'static)) -> bool {
+    let is_end = |error: &io::Error| error.kind() == io::ErrorKind::UnexpectedEof || error.get_ref().is_some_and(|inner| ends_early(inner));
+    error.downcast_ref().is_some_and(is_end) || error.source().is_some_and(ends_early)
+}
+
+/// Why a flow broke, for users. Libraries tell their own users more.
+fn reason(error: &io::Error) -> String {
+    if ends_early(error) {
+        return "the connection ended early".to_owned();
+    }
+    let text = error.to_string();
+    text.split(": https://").next().unwrap_or_default().to_owned()
 }
 
 /// The sockets of a flow, for who ends it.

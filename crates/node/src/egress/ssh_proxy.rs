@@ -15,6 +15,7 @@ use sandbar_core::egress::{App, Claim, CredentialRule, Projection, Said, Seen, S
 use sandbar_ssh::{Account, ConnectError, Doorkeeper, HostKey, HostKeyError, HostKeys, PrivateKey, PrivateKeyError, PublicKey, Refusal, Session, Settings};
 use tokio::net::TcpStream;
 
+use super::Sources;
 use super::dial::DialError;
 use super::proxy::Carrier;
 use super::refuse::drain;
@@ -80,21 +81,20 @@ pub(super) fn head_start(carrier: &Carrier) -> Duration {
 
 /// Carries a client of SSH by the rule that is for it. `said` was read from it; nothing was from the server.
 pub(super) async fn serve(carrier: &Carrier, meter: Meter, said: Bytes, early: Option<Arc<TcpStream>>) -> io::Result<()> {
-    let rule = {
-        let policy = Arc::clone(&carrier.attached.state().policy);
-        policy.login_for(&carrier.evidence.seen(), App::Ssh).cloned()
-    };
+    let (policy, sources) = carrier.attached.terms();
+    let rule = policy.login_for(&carrier.evidence.seen(), App::Ssh).cloned();
     // The policy has just changed: this connection is about to be cut.
     let rule = rule.ok_or(io::ErrorKind::ConnectionRefused)?;
     let Projection::SshProxy(proxy) = &rule.binding.projection else { return Err(io::ErrorKind::ConnectionRefused.into()) };
-    let key = private_key(carrier, &rule).await;
+    let key = private_key(&sources, &rule).await;
     if key.is_err() && rule.fail_open {
         let outside = outside(carrier, early).await.map_err(io::Error::other)?;
         return carrier.copy(&meter, Pump::new(outside, Arc::clone(carrier.inside())), BytesMut::from(&*said)).await;
     }
+    let entry = Arc::clone(&meter.entry);
     let refused = |error: &SshProxyError| {
         let text: Arc<str> = format!("{} ({error})", rule.label).into();
-        carrier.attached.record_flow(&carrier.evidence, Verdict::deny(Arc::clone(&text)));
+        carrier.attached.record_flow(&carrier.evidence.meant_by(&rule), Verdict::deny(Arc::clone(&text)));
         text
     };
     let client = match let_in(carrier, proxy, said).await {
@@ -112,7 +112,10 @@ pub(super) async fn serve(carrier: &Carrier, meter: Meter, said: Bytes, early: O
         Ok(sandbar_ssh::connect(Socket::outside(outside, meter), account).await?)
     };
     match server.await {
-        Ok(server) => relay::relay(client, server).await,
+        Ok(server) => {
+            entry.logged_in(Arc::clone(&rule.label));
+            relay::relay(client, server).await;
+        }
         Err(error) => {
             let text = refused(&error);
             let farewell = async { text.to_string() };
@@ -132,8 +135,8 @@ async fn drain_after_farewell(carrier: &Carrier) {
 }
 
 /// The key to log in with. A passphrase takes long enough to be somebody else's work.
-async fn private_key(carrier: &Carrier, rule: &CredentialRule) -> Result<PrivateKey, SshProxyError> {
-    let material = carrier.attached.materials().get(&rule.binding.source).cloned().ok_or(SshProxyError::NoKey)?;
+async fn private_key(sources: &Sources, rule: &CredentialRule) -> Result<PrivateKey, SshProxyError> {
+    let material = sources.materials().get(&rule.binding.source).cloned().ok_or(SshProxyError::NoKey)?;
     let read = tokio::task::spawn_blocking(move || match &*material {
         Material::SshPrivateKey { private_key_pem, passphrase } => Ok(PrivateKey::from_pem(private_key_pem, passphrase.as_deref())?),
         Material::Headers(_) | Material::ClientCertificate { .. } | Material::UsernamePassword { .. } => Err(SshProxyError::NoKey),

@@ -112,14 +112,12 @@ pub(super) async fn serve(carrier: Arc<Carrier>, meter: Meter, first_bytes: Byte
 fn configure(carrier: &Carrier) -> Result<Arc<ClientConfig>, Refusal> {
     let (attached, inner) = (&carrier.attached, &carrier.inner);
     let refusal = |error: super::tls::TlsError| Refusal::new(StatusCode::BAD_GATEWAY, error.to_string());
-    let rule = {
-        let policy = Arc::clone(&attached.state().policy);
-        policy.certificate_for(&carrier.evidence.seen()).cloned()
-    };
+    let (policy, sources) = attached.terms();
+    let rule = policy.certificate_for(&carrier.evidence.seen()).cloned();
     match rule {
         None => inner.tls.client().map_err(refusal),
         Some(rule) => {
-            let material = attached.materials().get(&rule.binding.source).cloned();
+            let material = sources.materials().get(&rule.binding.source).cloned();
             let made = material.ok_or(super::tls::TlsError::Certificate).and_then(|material| attached.certificates.client(&inner.tls, &material));
             match made {
                 Ok(config) => Ok(config),

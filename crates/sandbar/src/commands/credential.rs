@@ -3,6 +3,7 @@
 use std::{io::Read, path::Path};
 
 use anyhow::{Context, bail};
+use sandbar_core::{credential::is_name, limits::CREDENTIAL_NAME_MAX_CHARS};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -31,11 +32,22 @@ pub async fn run(global: &Global, command: CredentialCommand) -> anyhow::Result<
             }
         }
         CredentialCommand::Add { name, secret } => show(global, &client.post(SOURCES, &body(&name, secret)?).await?),
-        CredentialCommand::Get { name } => show(global, &client.get(&path(&name)).await?),
-        CredentialCommand::Rotate { name, secret } => show(global, &client.put(&path(&name), &body(&name, secret)?).await?),
-        CredentialCommand::Rm { names } => return super::delete_each(&client, global.output, names, path).await,
+        CredentialCommand::Get { name } => show(global, &client.get(&path(named(&name)?)).await?),
+        CredentialCommand::Rotate { name, secret } => show(global, &client.put(&path(named(&name)?), &body(&name, secret)?).await?),
+        CredentialCommand::Rm { names } => {
+            names.iter().try_for_each(|name| named(name).map(drop))?;
+            return super::delete_each(&client, global.output, names, path).await;
+        }
     }
     Ok(0)
+}
+
+/// A name that a source could have: any other would be another path.
+fn named(name: &str) -> anyhow::Result<&str> {
+    if is_name(name) {
+        return Ok(name);
+    }
+    bail!("{name:?} is no name of a credential source: {CREDENTIAL_NAME_MAX_CHARS} letters, digits, '.', '_' and '-' at most, and a letter or digit first")
 }
 
 fn path(name: &str) -> String {
@@ -138,6 +150,14 @@ mod tests {
         let cli = Cli::try_parse_from(["sandbar", "credential", "add", "x"].iter().chain(args))?;
         let Command::Credential(CredentialCommand::Add { name, secret }) = cli.command else { panic!("parsed as something else") };
         body(&name, secret)
+    }
+
+    #[test]
+    fn names_that_are_paths_are_not_asked_for() {
+        for name in ["", ".", "..", "a/b", "-x"] {
+            assert!(named(name).is_err(), "{name}");
+        }
+        assert_eq!(named("a.b-c_1").unwrap(), "a.b-c_1");
     }
 
     #[test]

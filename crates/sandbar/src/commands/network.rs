@@ -1,10 +1,12 @@
 //! `sandbar sandbox net`.
 
+use std::collections::VecDeque;
 use std::io::IsTerminal;
 
 use anyhow::Context;
 use futures_util::StreamExt;
 use reqwest::Method;
+use sandbar_core::limits::NETWORK_EVENTS_PAGE_MAX;
 use serde_json::Value;
 
 use crate::{
@@ -18,15 +20,14 @@ const HEADER: [&str; 8] = ["SEQ", "AT", "DECISION", "TO", "PROTO", "SENT", "RECE
 const WIDTHS: [usize; 8] = [16, 20, 8, 40, 8, 9, 9, 0];
 
 pub(super) async fn events(client: &Client, form: Output, args: &NetArgs) -> anyhow::Result<()> {
-    let mut query = vec![("after", args.after.to_string())];
-    query.extend(args.decision.iter().map(|decision| ("decision", decision.clone())));
+    let mut query: Vec<_> = args.decision.iter().map(|decision| ("decision", decision.clone())).collect();
+    query.extend(args.since.iter().map(|since| ("since", since.clone())));
     if args.follow {
-        query.push(("follow", "true".into()));
+        query.extend([("after", args.after.to_string()), ("follow", "true".into())]);
         let request = client.request(Method::GET, &sandbox_path(&args.id, "/network/events")).query(&query);
         return follow(client.send(request).await?, form).await;
     }
-    query.push(("limit", args.limit.to_string()));
-    let data = client.data(client.request(Method::GET, &sandbox_path(&args.id, "/network/events")).query(&query)).await?;
+    let (data, left_out) = newest(client, args, &query).await?;
     if form == Output::Json {
         output::json(&data);
         return Ok(());
@@ -40,8 +41,36 @@ pub(super) async fn events(client: &Client, form: Output, args: &NetArgs) -> any
     if data["running"] == false {
         eprintln!("{} has no runtime: what it did before is not kept", args.id);
     }
+    if left_out > 0 {
+        eprintln!("{left_out} earlier ones are left out; --limit {} shows them, too", left_out + rows.len());
+    }
     tell_missed(&data["missed"]);
     Ok(())
+}
+
+/// The newest flows as one page, and how many before them are left out. A sandbox keeps as many as fit into few pages.
+async fn newest(client: &Client, args: &NetArgs, query: &[(&str, String)]) -> anyhow::Result<(Value, usize)> {
+    let mut events: VecDeque<Value> = VecDeque::new();
+    let (mut after, mut missed, mut left_out) = (args.after.to_string(), None, 0);
+    loop {
+        let page = [("after", after), ("limit", NETWORK_EVENTS_PAGE_MAX.to_string())];
+        let request = client.request(Method::GET, &sandbox_path(&args.id, "/network/events"));
+        let mut data = client.data(request.query(query).query(&page)).await?;
+        let Value::Array(found) = data["events"].take() else { anyhow::bail!("the server answered without events") };
+        let is_last = found.len() < NETWORK_EVENTS_PAGE_MAX as usize;
+        events.extend(found);
+        let too_many = events.len().saturating_sub(args.limit as usize);
+        events.drain(..too_many);
+        left_out += too_many;
+        // Of the first page: what was forgotten since then is none of what was asked for.
+        let missed = missed.get_or_insert_with(|| data["missed"].clone());
+        if is_last {
+            data["missed"] = missed.take();
+            data["events"] = Value::Array(events.into());
+            return Ok((data, left_out));
+        }
+        after = data["next_after"].to_string();
+    }
 }
 
 async fn follow(response: reqwest::Response, form: Output) -> anyhow::Result<()> {
@@ -94,10 +123,13 @@ fn row(event: &Value) -> Vec<String> {
         (_, Some(state)) => state.to_owned(),
         (_, None) => String::new(),
     };
-    let why = match event["reason"].as_str() {
-        Some(reason) => format!("{}: {reason}", cell(&event["rule"])),
-        None => cell(&event["rule"]),
-    };
+    let mut why = cell(&event["rule"]);
+    if let Some(reason) = event["reason"].as_str() {
+        why.push_str(&format!(": {reason}"));
+    }
+    if let Some(times) = event["times"].as_i64().filter(|times| *times > 1) {
+        why.push_str(&format!(" ({times} times)"));
+    }
     vec![cell(&event["seq"]), time(&event["at"]), decision, to, proto, cell(&event["bytes_sent"]), cell(&event["bytes_received"]), why]
 }
 
@@ -125,8 +157,8 @@ mod tests {
     #[test]
     fn rows_say_whom_and_why() {
         let denied = json!({ "seq": 7, "at": "2026-01-02T03:04:05.6Z", "host": "a.test", "addr": "2001:db8::1", "port": 443, "protocol": "udp", "app": "tls",
-            "decision": "deny", "rule": "mode block-all", "bytes_sent": 0, "bytes_received": 0, "state": "closed" });
-        assert_eq!(row(&denied), ["7", "2026-01-02T03:04:05Z", "DENY", "a.test ([2001:db8::1]:443)", "udp/tls", "0", "0", "mode block-all"]);
+            "decision": "deny", "times": 3, "rule": "mode block-all", "bytes_sent": 0, "bytes_received": 0, "state": "closed" });
+        assert_eq!(row(&denied), ["7", "2026-01-02T03:04:05Z", "DENY", "a.test ([2001:db8::1]:443)", "udp/tls", "0", "0", "mode block-all (3 times)"]);
         let failed = json!({ "seq": 8, "at": "2026-01-02T03:04:05Z", "addr": "9.9.9.9", "port": 80, "protocol": "tcp",
             "decision": "allow", "rule": "mode allow-all", "bytes_sent": 1, "bytes_received": 2, "state": "failed", "reason": "Connection refused" });
         assert_eq!(row(&failed)[2..4], ["failed", "9.9.9.9:80"]);

@@ -82,11 +82,12 @@ impl EgressMeter {
         self.lock().used.get(&quota.team_id).map_or(0, |used| used.used(interval_of(quota), now_ms))
     }
 
-    /// Counts what was sent since the last look, and stops or lets go whom that concerns.
-    pub fn look(&self, live: &[(Arc<SandboxRecord>, Arc<Runtime>)], quotas: &[QuotaRecord], now_ms: i64) {
+    /// Counts what was sent since the last look, and stops or lets go whom that concerns. The quotas are asked for when
+    /// nobody else looks any more, so that whoever looks last does so by the latest.
+    pub fn look(&self, live: &[(Arc<SandboxRecord>, Arc<Runtime>)], quotas: impl FnOnce() -> Vec<QuotaRecord>, now_ms: i64) {
         let now: Vec<_> = live.iter().map(|(record, runtime)| Sent::of(record, runtime)).collect();
         let mut state = self.lock();
-        state.count(&now, quotas, now_ms);
+        state.count(&now, &quotas(), now_ms);
         for (record, runtime) in live {
             let wanted = state.beyond.get(&record.team_id);
             if runtime.egress().suspended().as_ref() != wanted {

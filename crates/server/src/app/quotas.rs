@@ -132,6 +132,7 @@ impl App {
         let (team_id, dimension) = (quota.team_id.clone(), quota.dimension);
         self.store.quota_put(&quota, now_ms()).await.map_err(|e| store_failure("setting the quota", &e))?;
         self.quotas.put(quota);
+        self.enforce(dimension);
         Ok(self.quotas(&team_id, &[dimension]).await?.remove(0))
     }
 
@@ -139,6 +140,19 @@ impl App {
     pub async fn delete_quota(&self, team_id: &str, dimension: Dimension) -> Result<(), ApiError> {
         self.store.quota_delete(team_id, dimension).await.map_err(|e| store_failure("lifting the quota", &e))?;
         self.quotas.remove(team_id, dimension);
+        self.enforce(dimension);
         Ok(())
+    }
+
+    /// Counts what sandboxes have sent, and stops or lets go those of teams that this concerns.
+    pub fn measure_egress(&self) {
+        self.usage.egress.look(&self.sandboxes.live(), || self.quotas.of(Dimension::NetworkEgressBytes), now_ms());
+    }
+
+    /// A quota that has changed is in force when the change is answered, not only from the next look on.
+    fn enforce(&self, dimension: Dimension) {
+        if dimension.is_metered() {
+            self.measure_egress();
+        }
     }
 }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use sandbar_core::quota::Dimension;
 use sandbar_node::error_text;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{SharedApp, sandboxes::now_ms};
+use crate::app::SharedApp;
 
 /// A team sends for so long beyond its quota at most, and waits for so long after an interval has passed.
 const EVERY: Duration = Duration::from_millis(500);
@@ -16,7 +15,7 @@ const LOOKS_PER_STORE: u32 = 10;
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
     let mut looks = 0u32;
     loop {
-        app.usage.egress.look(&app.sandboxes.live(), &app.quotas.of(Dimension::NetworkEgressBytes), now_ms());
+        app.measure_egress();
         let stopped = stop.is_cancelled();
         // The last room on a disk is for what frees some.
         if (stopped || looks.is_multiple_of(LOOKS_PER_STORE))

@@ -1,6 +1,6 @@
 //! The connection to the server of a client's requests: one at a time, made when there is something to ask.
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex;
@@ -64,6 +64,7 @@ impl Upstream {
     pub async fn send(&self, carrier: &Carrier, mut request: Request<Body>) -> Result<Response<Incoming>, Refusal> {
         loop {
             let (mut sender, is_new) = self.sender(carrier).await?;
+            let has_body = !request.body().is_end_stream();
             let sent = match &mut sender {
                 Sender::One(one) => one.try_send_request(request).await,
                 Sender::Two(two) => two.try_send_request(request).await,
@@ -73,7 +74,8 @@ impl Upstream {
             }
             match sent {
                 Ok(response) => return Ok(response),
-                Err(error) => request = unsent(error, is_new)?,
+                Err(_) if self.tasks.cut.is_cancelled() => return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, carrier.attached.cut_reason())),
+                Err(error) => request = unsent(error, is_new, has_body)?,
             }
         }
     }
@@ -140,10 +142,10 @@ impl Upstream {
 }
 
 /// The request again, to be sent once more.
-fn unsent(mut error: TrySendError<Request<Body>>, is_new: bool) -> Result<Request<Body>, Refusal> {
+fn unsent(mut error: TrySendError<Request<Body>>, is_new: bool, has_body: bool) -> Result<Request<Body>, Refusal> {
     match error.take_message() {
         Some(request) if !is_new => Ok(request),
-        Some(_) | None if error.error().is_user() || error.error().is_body_write_aborted() => {
+        Some(_) | None if has_body && (error.error().is_user() || error.error().is_body_write_aborted()) => {
             Err(Refusal::new(StatusCode::BAD_REQUEST, "the body of the request broke off"))
         }
         Some(_) | None => Err(broken()),

@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{Login, LoginError, Stream, read_bytes};
 
 const CONNECT: u8 = 0x10;
+const CONNACK: u8 = 0x20;
 /// With a will that a client may leave; far more than others have.
 const PACKET_BYTES_MAX: usize = 64 << 10;
 const VERSION_5: u8 = 5;
@@ -12,7 +13,8 @@ const FLAG_USERNAME: u8 = 0x80;
 const FLAG_PASSWORD: u8 = 0x40;
 const FLAG_WILL: u8 = 0x04;
 
-/// Takes the client's packet and sends the one with the login. What the server says to it, it says to the client.
+/// Takes the client's packet and sends the one with the login. What the server says to it, it says to the client, too: also
+/// that it refuses.
 pub(super) async fn log_in(client: &mut impl Stream, server: &mut impl Stream, login: Login<'_>) -> Result<(), LoginError> {
     if client.read_u8().await? != CONNECT {
         return Err(LoginError::Client);
@@ -23,7 +25,33 @@ pub(super) async fn log_in(client: &mut impl Stream, server: &mut impl Stream, l
     }
     let packet = read_bytes(client, len).await?;
     server.write_all(&rewrite(&packet, login)?).await?;
-    Ok(())
+    acknowledged(client, server).await
+}
+
+/// Passes on the server's first packet. Any other than `CONNACK`, such as a challenge, is between it and the client.
+async fn acknowledged(client: &mut impl Stream, server: &mut impl Stream) -> Result<(), LoginError> {
+    let kind = server.read_u8().await?;
+    if kind != CONNACK {
+        return Ok(client.write_all(&[kind]).await?);
+    }
+    let len = read_len(server).await.map_err(of_server)?;
+    if len > PACKET_BYTES_MAX {
+        return Err(LoginError::Server);
+    }
+    let body = read_bytes(server, len).await?;
+    let mut packet = vec![kind];
+    write_len(len, &mut packet);
+    packet.extend_from_slice(&body);
+    client.write_all(&packet).await?;
+    match body.get(1) {
+        Some(0) => Ok(()),
+        Some(code) => Err(LoginError::Connack(*code)),
+        None => Err(LoginError::Server),
+    }
+}
+
+fn of_server(error: LoginError) -> LoginError {
+    if matches!(error, LoginError::Client) { LoginError::Server } else { error }
 }
 
 /// In up to four bytes of seven bits, the lowest first.
@@ -194,7 +222,11 @@ mod tests {
         let (mut far, mut server) = tokio::io::duplex(1024);
         let packet = connect(b"MQTT", 4, 2, &[field(b"id")]);
         client.write_all(&[&[CONNECT, packet.len() as u8], &packet[..], b"rest"].concat()).await.unwrap();
+        server.write_all(&[CONNACK, 2, 0, 0, 9]).await.unwrap();
         log_in(&mut near, &mut far, LOGIN).await.unwrap();
+        let mut answer = [0; 4];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!((answer, far.read_u8().await.unwrap()), ([CONNACK, 2, 0, 0], 9));
         let mut rest = [0; 4];
         near.read_exact(&mut rest).await.unwrap();
         assert_eq!(&rest, b"rest");
@@ -202,6 +234,24 @@ mod tests {
         let mut sent = Vec::new();
         server.read_to_end(&mut sent).await.unwrap();
         assert!(sent.ends_with(b"\0\x04user\0\x04pass"));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_noticed_and_passed_on() {
+        for (said, code) in [(&[CONNACK, 2, 0, 5][..], Some(5)), (&[CONNACK, 3, 0, 0x86, 0], Some(0x86)), (&[CONNACK, 0], None), (&[0xf0], Some(0))] {
+            let (mut client, mut near) = tokio::io::duplex(64);
+            let (mut far, mut server) = tokio::io::duplex(64);
+            server.write_all(said).await.unwrap();
+            let got = match acknowledged(&mut near, &mut far).await {
+                Ok(()) => Some(0),
+                Err(LoginError::Connack(code)) => Some(code),
+                Err(_) => None,
+            };
+            drop(near);
+            let mut passed = Vec::new();
+            client.read_to_end(&mut passed).await.unwrap();
+            assert_eq!((got, passed.as_slice()), (code, said));
+        }
     }
 
     proptest! {

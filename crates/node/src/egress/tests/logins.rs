@@ -35,12 +35,19 @@ fn say(to: SocketAddr, said: &'static [u8], answer_bytes: usize) -> Result<Strin
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_logged_in_to() {
-    let rule = json!({"name": "db", "credentialRef": "secret", "protocol": "redis", "domains": ["a.test"], "ports": [{"port": 1, "endPort": 65535}]});
-    let network = bound(rule, json!({"type": "username_password"}));
-    let Some(world) = world(network.clone()).await else { return };
+    let bind = |port: u16| {
+        let ports = json!([{"port": port, "protocol": "tcp"}]);
+        let rule = json!({"name": "db", "credentialRef": "secret", "protocol": "redis", "domains": ["a.test"], "ports": ports});
+        bound(rule, json!({"type": "username_password"}))
+    };
+    let Some(world) = world(bind(1)).await else { return };
     let to = world.bench.to;
-    // A name is known by its having been asked for.
-    assert_eq!(inside(&world.bench.netns, || resolve("a.test")).await.0, 0);
+    let network = bind(to.port());
+    world.bench.handle.set_policy(policy(network.clone())).await.unwrap();
+    // A name is known by its having been asked for. Of several the one that the rule is for is shown.
+    for name in ["a.test", "b.test"] {
+        inside(&world.bench.netns, move || resolve(name)).await;
+    }
     let ping = b"*1\r\n$4\r\nPING\r\n";
     let refused = inside(&world.bench.netns, move || say(to, ping, 7)).await.unwrap_err();
     assert_eq!(refused, ErrorKind::ConnectionReset);
@@ -51,6 +58,14 @@ async fn redis_is_logged_in_to() {
     let auth = b"*3\r\n$4\r\nAUTH\r\n$4\r\nuser\r\n$4\r\npass\r\n";
     let server = talk(&world.bench.outside, vec![(auth, b"+OK\r\n"), (ping, b"+PONG\r\n")]);
     assert_eq!(inside(&world.bench.netns, move || say(to, ping, 7)).await.unwrap(), "+PONG\r\n");
+    server.join().unwrap();
+    let entry = world.bench.handle.decisions().pop().unwrap();
+    assert!(entry.decision == "allow" && entry.rule.ends_with(" (with the credential of egress.credentialRules[0] `db`)"), "{entry:?}");
+    assert_eq!(entry.host.as_deref(), Some("a.test"));
+    // What the client has of its own stays here.
+    let own = b"*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$4\r\nmine\r\n*1\r\n$4\r\nPING\r\n";
+    let server = talk(&world.bench.outside, vec![(auth, b"+OK\r\n"), (ping, b"+PONG\r\n")]);
+    assert_eq!(inside(&world.bench.netns, move || say(to, own, 12)).await.unwrap(), "+OK\r\n+PONG\r\n");
     server.join().unwrap();
     let server = talk(&world.bench.outside, vec![(auth, b"-WRONGPASS x\r\n")]);
     assert_eq!(inside(&world.bench.netns, move || say(to, ping, 7)).await.unwrap_err(), ErrorKind::ConnectionReset);

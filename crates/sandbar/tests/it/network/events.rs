@@ -29,7 +29,7 @@ fn flows_are_listed_followed_and_summed() {
         { "name": "not there", "action": "deny", "cidrs": [ip.to_string()], "ports": [{ "port": denied.port() }] }] } });
     let sandbox = Sandbox::claim(&server.api(), json!({ "network": policy }));
     let events = |query: &str| sandbox.api.get(&sandbox.path(&format!("/network/events{query}"))).ok(200);
-    assert_eq!(events(""), json!({ "events": [], "missed": 0, "running": true }));
+    assert_eq!(events(""), json!({ "events": [], "next_after": 0, "missed": 0, "running": true }));
 
     let mut follow = sandbox.api.stream(&sandbox.path("/network/events?follow=true"), &[]);
     next(&mut follow, "heartbeat");
@@ -64,6 +64,9 @@ fn flows_are_listed_followed_and_summed() {
     assert_eq!(page["next_after"], page["events"][0]["seq"]);
     let rest = events(&format!("?after={}", page["next_after"]));
     assert_eq!(rest["events"][0]["seq"].to_string(), refused["cursor"].as_str().unwrap());
+    let last = &rest["next_after"];
+    assert_eq!(last.to_string(), refused["cursor"].as_str().unwrap());
+    assert_eq!(events(&format!("?after={last}")), json!({ "events": [], "next_after": last, "missed": 0, "running": true }));
     let only = events("?decision=deny");
     assert_eq!((only["events"].as_array().unwrap().len(), &only["events"][0]["port"]), (1, &json!(denied.port())));
     assert_eq!(events("?since=2100-01-01T00:00:00Z")["events"], json!([]));

@@ -53,7 +53,11 @@ fn certificates(pem: &str, field: &str) -> Result<Vec<CertificateDer<'static>>, 
     }
     for (at, certificate) in chain.iter().enumerate() {
         if ParsedCertificate::try_from(certificate).is_err() {
-            return Err(refused(CERTIFICATE, field, &format!("certificate {} cannot be read", at + 1)));
+            let message = format!(
+                "certificate {} cannot be read: an X.509 v3 certificate is needed; `openssl x509 -req` makes one of version 1 unless it is given extensions with -extfile",
+                at + 1
+            );
+            return Err(refused(CERTIFICATE, field, &message));
         }
     }
     Ok(chain)

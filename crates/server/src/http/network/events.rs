@@ -46,7 +46,8 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 
 /// The flows of a sandbox, oldest first: what was tried, what decided, how much went where. With `follow=true` a stream
 /// of JSON lines: `event`, when a flow begins and again when it ends; `missed`; `heartbeat`. The last 2048 flows of the
-/// present runtime are kept, and all that are open. Does not wake the sandbox.
+/// present runtime are kept, and all that are open; what is refused again within ten seconds is one of them, which counts its
+/// `times`. `next_after` is the `after` of the next page. Does not wake the sandbox.
 #[utoipa::path(get, path = "/api/v1/sandboxes/{id}/network/events", tag = "network", params(
     ("id" = String, Path), ("after" = Option<i64>, Query, description = "only flows after this seq"),
     ("since" = Option<String>, Query, description = "RFC 3339; only flows since then"), ("decision" = Option<String>, Query, description = "allow or deny"),
@@ -68,12 +69,12 @@ async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
     }
     let limit = limit.unwrap_or(limits::NETWORK_EVENTS_PAGE_DEFAULT) as usize;
-    let (found, missed, more) = match &flows {
+    let (found, missed) = match &flows {
         Some(flows) => flows.log.after(filter.after, limit, |flow| filter.admits(flow)),
-        None => (Vec::new(), 0, false),
+        None => (Vec::new(), 0),
     };
     let events: Vec<_> = found.into_iter().map(rendered).collect();
-    let next_after = events.last().filter(|_| more).map(|event| event.seq);
+    let next_after = events.last().map_or(number(filter.after), |event| event.seq);
     Ok(reply::ok(NetworkEventsResponse { events, next_after, missed: number(missed), running: flows.is_some() })?.into_response())
 }
 
@@ -225,6 +226,7 @@ fn rendered(flow: Decision) -> NetworkEvent {
     NetworkEvent {
         seq: number(flow.seq),
         at: rfc3339(flow.at_ms),
+        times: number(flow.times),
         host: flow.host,
         addr: flow.addr.to_string(),
         port: flow.port,
