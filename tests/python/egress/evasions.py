@@ -143,6 +143,8 @@ def requests():
     yield Evasion("an upgrade that the server does not take", ALLOWED, raw(get(FINE, "Connection: Upgrade\\r\\nUpgrade: websocket\\r\\n", "/first") + "|" + smuggled, "parts"), foul)
     taken = get(FINE, "Connection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n", "/first")
     yield Evasion("an upgrade that the server takes", ALLOWED, raw(f"{taken}|{smuggled}", "parts", port=8081), foul, control=False)
+    for tokens in ["h2c", "websocket h2c"]:
+        yield Evasion(f"an upgrade to HTTP/2 by {tokens}", ALLOWED, f"{INSIDE} h2c {FINE} 8081 {FINE} {FOUL} {tokens}", f"^cdn: .*TOKEN.*{FOUL}")
     yield Evasion("empty lines before a request", ALLOWED, raw("\\r\\n\\r\\n" + get(FOUL)), foul, control=False)
     yield Evasion("an empty line before a request", ALLOWED, raw("\\n" + get(FOUL)), foul)
     yield Evasion("a method that nobody knows", ALLOWED, raw(f"SEIZE /$TOKEN HTTP/1.1\\r\\nHost: {FOUL}\\r\\n\\r\\n"), foul)

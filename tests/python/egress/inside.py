@@ -2,6 +2,7 @@
 when it was answered. Each says who served it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -372,6 +373,28 @@ def h2(host, port, *authorities):
             line.sendall(http.data_to_send())
     print(statuses)
     assert all(status == "200" for status in statuses)
+
+
+def h2c(host, port, first, second, *tokens):
+    """A request with an `Upgrade` for each of the tokens, and one for the second authority in the protocol that it leads to."""
+    import h2.connection
+
+    http = h2.connection.H2Connection()
+    settings = http.initiate_upgrade_connection().decode()
+    upgrades = "".join(f"Upgrade: {token}\r\n" for token in tokens)
+    with socket.create_connection((host, int(port)), PATIENCE_S) as line:
+        line.settimeout(5)
+        line.sendall(f"GET /first HTTP/1.1\r\nHost: {first}\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: {settings}\r\n{upgrades}\r\n".encode())
+        answer = line.recv(65536)
+        http.send_headers(3, [(":method", "GET"), (":scheme", "http"), (":authority", second), (":path", f"/{TOKEN}")], end_stream=True)
+        line.sendall(http.data_to_send())
+        print(answer)
+        # The answers to both, and the settings.
+        line.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while more := line.recv(65536):
+                print(more)
+    assert b" 101 " in answer, "it is no other protocol"
 
 
 def connect(address, port="80"):

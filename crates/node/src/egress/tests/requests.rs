@@ -504,7 +504,7 @@ async fn each_connection_shows_the_certificate_of_its_time() {
         while let Ok((stream, _)) = outside.accept().await {
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let which = if stream.get_ref().1.peer_certificates().unwrap()[0] == first_der { "first" } else { "other" };
-            stream.read(&mut [0; 4096]).await.unwrap();
+            assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
             stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{which}").as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
         }
