@@ -58,6 +58,11 @@ pub struct CreateSSHPublicKeyRequest {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub struct SSHPublicKey {
     pub id: String,
+    /// Whose it is.
+    pub user_id: String,
+    /// The API key that added it, with which it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_id: Option<String>,
     pub name: String,
     /// Without its comment.
     pub public_key: String,

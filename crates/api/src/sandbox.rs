@@ -133,6 +133,10 @@ pub struct UpdateConfig {
     #[serde(default, deserialize_with = "null_as_sent")]
     #[schema(value_type = Option<Webhook>)]
     pub webhook: Option<Value>,
+    /// Whatever else was sent.
+    #[serde(flatten, skip_serializing)]
+    #[schema(ignore)]
+    pub extra: Map<String, Value>,
 }
 
 /// Tells a `null` that was sent from nothing.

@@ -27,8 +27,8 @@ pub mod sniff;
 mod template;
 mod wire;
 
-pub use compile::{PolicyError, compile, compile_value};
-pub use credential::{Binding, CredentialRule, Projection, Replacement, SshProxy, UpstreamProxy};
+pub use compile::{PolicyError, check_part, compile, compile_value};
+pub use credential::{Binding, CredentialRule, FRAMING_HEADERS, Projection, Replacement, SshProxy, UpstreamProxy};
 pub use domain::{host_of_authority, normal_name};
 pub use judge::{Claim, Handling, Outcome, Said, Seen, judge};
 pub use merge::merge;
@@ -182,7 +182,7 @@ struct PortRange {
 /// What may be asked of a server in a protocol that is looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProtocolRule {
-    label: Arc<str>,
+    pub label: Arc<str>,
     domains: Domains,
     ports: Vec<PortRange>,
     tls: TlsMode,

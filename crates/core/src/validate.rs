@@ -6,6 +6,7 @@
 mod build;
 pub mod functions;
 mod services;
+mod spelling;
 mod warm;
 mod webhook;
 
@@ -57,10 +58,17 @@ pub struct Limits {
 /// The words of a refused `resume: true`; clients know them.
 const RESUME_WITHOUT_AUTO_RESUME: &str = "cannot set resume=true on public routes when sandbox auto_resume is disabled";
 
+/// Keys of a sandbox's configuration.
+const CONFIG_KEYS: &[&str] = &["env_vars", "ttl", "hard_ttl", "network", "webhook", "auto_resume", "services", "resources"];
+/// Keys of a template's specification that are looked at.
+const TEMPLATE_KEYS: &[&str] =
+    &["mainContainer", "warmProcesses", "volumeMounts", "ephemeralMounts", "network", "pool", "lifecycle", "envVars", "description", "displayName", "tags"];
+
 /// Checks the configuration of a claim and returns it normalised. `None` is the empty configuration.
 pub fn claim(config: Option<&SandboxConfig>) -> Result<SandboxConfig, Vec<Violation>> {
     let mut out = Vec::new();
     let mut config = config.cloned().unwrap_or_default();
+    out.extend(spelling::misspelt(&config.extra, CONFIG_KEYS, "config"));
     ttl_pair(config.ttl, config.hard_ttl, "config", &mut out);
     if let Some(vars) = config.env_vars.take() {
         config.env_vars = Some(keep(env_vars(&vars, "config.env_vars"), &mut out));
@@ -70,7 +78,7 @@ pub fn claim(config: Option<&SandboxConfig>) -> Result<SandboxConfig, Vec<Violat
     }
     config.network = config.network.take().filter(|network| !network.is_null());
     if let Some(network) = &config.network {
-        out.extend(network_policy(network, "config.network"));
+        out.extend(network_policy_on_template(network, "config.network"));
     }
     if let Some(asked) = &config.resources {
         out.extend(resources(asked, "config.resources").err().unwrap_or_default());
@@ -90,6 +98,7 @@ pub fn claim(config: Option<&SandboxConfig>) -> Result<SandboxConfig, Vec<Violat
 pub fn update(current: &SandboxConfig, update: &UpdateConfig) -> Result<SandboxConfig, Vec<Violation>> {
     let mut out = Vec::new();
     let mut config = current.clone();
+    out.extend(spelling::misspelt(&update.extra, CONFIG_KEYS, "config"));
     if update.ttl.is_some() {
         config.ttl = update.ttl;
     }
@@ -101,7 +110,7 @@ pub fn update(current: &SandboxConfig, update: &UpdateConfig) -> Result<SandboxC
         config.auto_resume = update.auto_resume;
     }
     if let Some(network) = update.network.as_ref().filter(|network| !network.is_null()) {
-        out.extend(network_policy(network, "config.network"));
+        out.extend(network_policy_on_template(network, "config.network"));
         config.network = Some(network.clone());
     }
     if let Some(asked) = &update.resources {
@@ -236,7 +245,7 @@ pub fn effective_resources(template: &TemplateSpec, config: &SandboxConfig) -> L
 
 /// Checks a template's specification.
 pub fn template(spec: &TemplateSpec) -> Vec<Violation> {
-    let mut out = Vec::new();
+    let mut out = spelling::misspelt(&spec.extra, TEMPLATE_KEYS, "spec");
     if spec.main_container.image.trim().is_empty() {
         out.push(Violation::new("spec.mainContainer.image", "is required"));
     } else if !is_digest(spec.main_container.image.trim())
@@ -311,7 +320,15 @@ fn template_mounts(spec: &TemplateSpec) -> Vec<Violation> {
 
 /// Checks a network policy by compiling it.
 pub fn network_policy(network: &Value, path: &str) -> Vec<Violation> {
-    let errors = egress::compile_value(network).err().unwrap_or_default();
+    policy_violations(egress::compile_value(network).err().unwrap_or_default(), path)
+}
+
+/// The same for one that holds on top of a template's, whose credential bindings it may use.
+pub fn network_policy_on_template(network: &Value, path: &str) -> Vec<Violation> {
+    policy_violations(egress::check_part(network), path)
+}
+
+fn policy_violations(errors: Vec<egress::PolicyError>, path: &str) -> Vec<Violation> {
     errors
         .into_iter()
         .map(|error| Violation::new(if error.path.is_empty() { path.to_owned() } else { format!("{path}.{}", error.path) }, error.message))

@@ -41,7 +41,7 @@ mod udp;
 
 pub use authority::{Authority, AuthorityError, LeafError};
 pub use log::{Counters, Decision, FlowLog, FlowState, Happened, Position};
-pub use sources::{Source, Sources, Terms};
+pub use sources::{Source, Sources, Terms, Version};
 
 use flow::{Evidence, Flows};
 use log::{Entry, Log, Sums};
@@ -182,6 +182,7 @@ impl Egress {
             log: Log::new(Arc::clone(&self.inner.totals)),
             names: Names::default(),
             certificates: ClientCertificates::default(),
+            held: http::Held::default(),
             udp: udp::Flows::default(),
             questions: dns::Questions::default(),
             stop: CancellationToken::new(),
@@ -293,6 +294,7 @@ struct Attached {
     log: Log,
     names: Names,
     certificates: ClientCertificates,
+    held: http::Held,
     udp: udp::Flows,
     questions: dns::Questions,
     stop: CancellationToken,
@@ -403,6 +405,11 @@ impl Attached {
 
     fn record_flow(&self, evidence: &Evidence, verdict: Verdict) -> Arc<Entry> {
         self.record(evidence.host().map(str::to_owned), evidence.app(), evidence.flow, verdict)
+    }
+
+    /// What else is to be said of a flow that was recorded.
+    fn note_flow(&self, evidence: &Evidence, verdict: Verdict) {
+        self.log.note(evidence.host().map(str::to_owned), evidence.app(), evidence.flow, verdict);
     }
 }
 

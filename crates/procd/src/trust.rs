@@ -54,7 +54,7 @@ pub fn install(root: &Path, trust: &Trust) -> io::Result<(Trusted, Option<Env>)>
         return Ok((Trusted::default(), None));
     }
     let ca = trust.ca_pem.as_bytes();
-    let system = SYSTEM_BUNDLES.iter().find_map(|path| read(&root.join(path)).filter(|bundle| !bundle.is_empty()));
+    let system = SYSTEM_BUNDLES.iter().find_map(|path| read(&root.join(path)).ok()?.filter(|bundle| !bundle.is_empty()));
     let (bundle, is_foreign) = match (system, &trust.roots_pem) {
         (Some(bundle), _) => (bundle, false),
         (None, Some(roots)) => (roots.clone().into_bytes(), true),
@@ -63,15 +63,15 @@ pub fn install(root: &Path, trust: &Trust) -> io::Result<(Trusted, Option<Env>)>
     let dir = our_dir(root)?;
     put(&dir.join(CA), ca)?;
     put(&dir.join(BUNDLE), &with(&bundle, ca))?;
-    let mut bundles: Vec<PathBuf> = SYSTEM_BUNDLES.iter().map(|path| root.join(path)).filter(|path| path.exists()).collect();
-    if is_foreign {
-        bundles.push(root.join(SYSTEM_BUNDLES[0]));
-    }
-    for path in bundles {
-        let present = if is_foreign { Some(bundle.clone()) } else { read(&path) };
-        if let Some(present) = present {
-            let _ = put(&path, &with(&present, ca));
-        }
+    for (nth, path) in SYSTEM_BUNDLES.iter().map(|path| root.join(path)).enumerate() {
+        let present = match read(&path) {
+            Ok(Some(_)) if is_foreign => bundle.clone(),
+            Ok(None) if is_foreign && nth == 0 => bundle.clone(),
+            Ok(Some(present)) => present,
+            // What cannot be read is somebody's own.
+            Ok(None) | Err(_) => continue,
+        };
+        let _ = put(&path, &with(&present, ca));
     }
     for path in ANCHORS.iter().map(|path| root.join(path)).filter(|path| path.parent().is_some_and(Path::is_dir)) {
         let _ = put(&path, ca);
@@ -110,33 +110,43 @@ fn by_subject(dir: &Path, ca: &[u8], hash: &str) {
     for n in 0..10 {
         let link = dir.join(format!("{hash}.{n}"));
         let made = symlink(BY_SUBJECT_FILE, &link);
-        if made.is_ok() || read(&link).is_some_and(|present| present == ca) {
+        if made.is_ok() || read(&link).is_ok_and(|present| present.as_deref() == Some(ca)) {
             return;
         }
     }
 }
 
-/// Lets these lines, and no others of ours, stand in a file.
+/// Lets these lines, and no others of ours, stand in a file. One that cannot be read is left as it is.
 fn known_hosts(path: &Path, lines: &[String]) {
-    let present = read(path).unwrap_or_default();
-    let present = String::from_utf8_lossy(&present);
-    let mut wanted = String::new();
-    let mut ours = false;
-    for line in present.lines() {
-        match line {
-            BEGIN => ours = true,
-            END => ours = false,
-            line if !ours => wanted.extend([line, "\n"]),
-            _ => {}
-        }
-    }
+    let Ok(present) = read(path) else { return };
+    let present = present.unwrap_or_default();
+    let mut wanted = theirs(&present);
     let lines: Vec<&str> = lines.iter().map(String::as_str).filter(|line| !line.contains(['\n', '\r'])).collect();
     if !lines.is_empty() {
-        wanted.extend([BEGIN, "\n", &lines.join("\n"), "\n", END, "\n"]);
+        if !wanted.is_empty() && !wanted.ends_with(b"\n") {
+            wanted.push(b'\n');
+        }
+        wanted.extend([BEGIN, "\n", &lines.join("\n"), "\n", END, "\n"].concat().into_bytes());
     }
     if wanted != present {
-        let _ = put(path, wanted.as_bytes());
+        let _ = put(path, &wanted);
     }
+}
+
+/// A file without what stands between our two lines. Where the second is missing, nobody can say what is ours: only the
+/// first goes.
+fn theirs(present: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(present.len());
+    // Where what may be ours begins in what is kept.
+    let mut began = None;
+    for line in present.split_inclusive(|byte| *byte == b'\n') {
+        match line.trim_ascii_end() {
+            text if text == BEGIN.as_bytes() => began = Some(kept.len()),
+            text if text == END.as_bytes() => kept.truncate(began.take().unwrap_or(kept.len())),
+            _ => kept.extend_from_slice(line),
+        }
+    }
+    kept
 }
 
 /// A bundle that has our certificate in it.
@@ -154,23 +164,32 @@ fn with(bundle: &[u8], ca: &[u8]) -> Vec<u8> {
     [bundle, line_end, wanted, b"\n"].concat()
 }
 
-/// What a file holds, if it is a file and not a strange one.
-fn read(path: &Path) -> Option<Vec<u8>> {
+/// What a file holds; `None` where there is none.
+///
+/// # Errors
+/// There is something that is no file, or too large, or that cannot be read.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     // One that somebody put a pipe in place of is not waited for.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file: File = OpenOptions::new().read(true).custom_flags(nonblock).open(path).ok()?;
-    let meta = file.metadata().ok()?;
-    if !meta.is_file() || meta.len() > TRUST_FILE_BYTES_MAX {
-        return None;
+    let file: File = match OpenOptions::new().read(true).custom_flags(nonblock).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut bytes = Vec::new();
-    file.take(TRUST_FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    file.take(TRUST_FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > TRUST_FILE_BYTES_MAX {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(Some(bytes)),
+    }
 }
 
 /// Writes a file as a whole, unless it is as it should be.
 fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if read(path).is_some_and(|present| present == bytes) {
+    if read(path).is_ok_and(|present| present.as_deref() == Some(bytes)) {
         return Ok(());
     }
     let mut new = Replacement::begin(path, None)?;
@@ -299,5 +318,44 @@ mod tests {
         let (_, env) = install(&root.0, &Trust::default()).unwrap();
         assert!(env.is_none());
         assert_eq!(root.text("etc/ssh/ssh_known_hosts"), "theirs ssh-ed25519 AAAA\n");
+    }
+
+    #[test]
+    fn the_hosts_of_others_stay_whatever_they_are() {
+        let root = Root::new("theirs", &[("etc/ssh/ssh_known_hosts", "")]);
+        let path = root.0.join(KNOWN_HOSTS);
+        let trust = |lines: &[&str]| Trust { known_hosts: lines.iter().map(|line| (*line).to_owned()).collect(), ..Trust::default() };
+        let ours = format!("{BEGIN}\nours\n{END}\n");
+        for (before, after) in [
+            // Of another encoding, and of another system.
+            (b"caf\xe9 ssh-rsa AAAA\r\n".to_vec(), [b"caf\xe9 ssh-rsa AAAA\r\n", ours.as_bytes()].concat()),
+            (format!("a\n{BEGIN}\nformer\n{END}\nb").into_bytes(), format!("a\nb\n{ours}").into_bytes()),
+            // An end without a beginning, and a beginning without an end.
+            (format!("a\n{END}\nb\n").into_bytes(), format!("a\nb\n{ours}").into_bytes()),
+            (format!("a\n{BEGIN}\nb\nc\n").into_bytes(), format!("a\nb\nc\n{ours}").into_bytes()),
+            (format!("{BEGIN}\na\n{BEGIN}\nformer\n{END}\n").into_bytes(), format!("a\n{ours}").into_bytes()),
+        ] {
+            std::fs::write(&path, &before).unwrap();
+            install(&root.0, &trust(&["ours"])).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), after, "{}", String::from_utf8_lossy(&before));
+        }
+        std::fs::write(&path, "no end of line").unwrap();
+        install(&root.0, &trust(&[])).unwrap();
+        assert_eq!(root.text(KNOWN_HOSTS), "no end of line");
+
+        let large = vec![b'#'; TRUST_FILE_BYTES_MAX as usize + 1];
+        std::fs::write(&path, &large).unwrap();
+        install(&root.0, &trust(&["ours"])).unwrap();
+        assert!(std::fs::read(&path).unwrap() == large, "one that is not read is not replaced");
+    }
+
+    #[test]
+    fn a_store_that_is_not_read_is_not_replaced() {
+        let root = Root::new("large", &[("etc/ssl/certs/ca-certificates.crt", "")]);
+        let (path, large) = (root.0.join(SYSTEM_BUNDLES[0]), vec![b'#'; TRUST_FILE_BYTES_MAX as usize + 1]);
+        std::fs::write(&path, &large).unwrap();
+        let (_, env) = root.install(Some(PUBLIC), &[]);
+        assert!(env.is_some());
+        assert!(std::fs::read(&path).unwrap() == large);
     }
 }

@@ -470,8 +470,12 @@ pub enum SshKeyCommand {
     },
     /// List your keys, and how the server's own is shown
     #[command(visible_alias = "list")]
-    Ls,
-    /// Remove a key: it lets nobody in any more
+    Ls {
+        /// Those of all members of the team, for its admins
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Remove a key, an admin of the team anybody's: it lets nobody in any more
     #[command(visible_alias = "delete")]
     Rm {
         /// Id of the key, as `ssh-key ls` shows it

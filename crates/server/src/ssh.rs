@@ -100,8 +100,8 @@ impl Gate {
             connections.spawn(async move {
                 match connection.serve(stream, entering).await {
                     Ok(()) => {}
-                    Err(error @ (SshError::Io(_) | SshError::Closed)) => tracing::debug!(%peer, %error, "an SSH connection ended"),
-                    Err(error) => tracing::info!(%peer, %error, "an SSH connection ended"),
+                    // Whoever scans for servers says nothing new.
+                    Err(error) => tracing::debug!(%peer, %error, "an SSH connection ended"),
                 }
             });
         }
@@ -142,8 +142,11 @@ impl Connection {
             let text = format!("too many SSH connections: {CONNECTIONS_PER_SANDBOX_MAX} of one sandbox and {CONNECTIONS_MAX} of all are the limit");
             return session.run(drop, std::future::ready(text)).await;
         };
-        tracing::info!(sandbox, peer = %self.peer, key = who.key.fingerprint(), "somebody has come in by SSH");
-        let client = Arc::new(Client::new(Arc::clone(&self.app), sandbox.to_owned(), who.key.fingerprint()));
+        let fingerprint = who.key.fingerprint();
+        let client = Arc::new(Client::new(Arc::clone(&self.app), sandbox.to_owned(), fingerprint.clone()));
+        // The key may have gone since it was asked for: its channels are refused.
+        let (user, key) = client.who().await.map(|(who, key)| (who.user_id, key)).unwrap_or_default();
+        tracing::info!(sandbox, peer = %self.peer, user, key, fingerprint, "somebody has come in by SSH");
         let tasks = TaskTracker::new();
         let open = |open: Open| {
             let client = Arc::clone(&client);
@@ -165,7 +168,7 @@ impl Connection {
         if tokio::time::timeout(CLOSE_WITHIN, tasks.wait()).await.is_err() {
             tracing::warn!(sandbox, "something of an SSH connection did not end with it");
         }
-        tracing::info!(sandbox, peer = %self.peer, "somebody has left by SSH");
+        tracing::info!(sandbox, peer = %self.peer, user, key, "somebody has left by SSH");
         ended
     }
 }

@@ -2,6 +2,7 @@
 //! be repeated at any time, and ends when the server stops.
 
 pub(crate) mod collect;
+pub(crate) mod credentials;
 pub(crate) mod deadlines;
 pub(crate) mod egress;
 pub(crate) mod functions;

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
-    limits::{DATA_BYTES_MAX, REQUEST_BYTES_MAX, REQUESTS_MAX},
+    limits::{DATA_BYTES_MAX, MESSAGE_BYTES, REQUEST_BYTES_MAX, REQUESTS_BYTES_MAX, REQUESTS_MAX},
     session::Told,
     wire::Writer,
 };
@@ -66,6 +66,17 @@ pub enum Request {
 }
 
 impl Request {
+    /// What it takes to keep it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Pty(pty) => pty.term.len() + pty.modes.len(),
+            Self::Env { name, value } => name.len() + value.len(),
+            Self::Exec(command) => command.len(),
+            Self::Subsystem(name) | Self::Signal(name) | Self::Other(name) => name.len(),
+            Self::Shell | Self::Resize { .. } | Self::Agent | Self::X11 => 0,
+        }
+    }
+
     /// As the protocol sends it after the channel's number; `None` for what we do not ask for.
     fn message(&self, wants_reply: bool) -> Option<Vec<u8>> {
         let head = |name: &str| Writer::default().string(name).boolean(wants_reply);
@@ -90,6 +101,13 @@ pub enum Event {
     Request { request: Request, wants_reply: bool },
 }
 
+impl Event {
+    fn bytes(&self) -> usize {
+        let Self::Request { request, .. } = self;
+        request.bytes()
+    }
+}
+
 /// What the session has put there for the channel's owner.
 #[derive(Debug, Default)]
 struct Inbox {
@@ -99,6 +117,7 @@ struct Inbox {
     eof: bool,
     closed: bool,
     events: VecDeque<Event>,
+    event_bytes: usize,
     /// How a server's program ended.
     outcome: Option<Outcome>,
     /// Requests to a server that it has not answered, and its answers that nobody has taken.
@@ -177,13 +196,16 @@ impl Shared {
     /// False when too many wait already. Of sizes of a terminal only the last one matters.
     pub fn ask(&self, event: Event) -> bool {
         let mut inbox = self.inbox();
-        let is_size = |event: &Event| matches!(event, Event::Request { request: Request::Resize { .. }, .. });
+        // One that wants an answer gets it.
+        let is_size = |event: &Event| matches!(event, Event::Request { request: Request::Resize { .. }, wants_reply: false });
         if is_size(&event) && inbox.events.back().is_some_and(is_size) {
             inbox.events.pop_back();
         }
-        if inbox.events.len() >= REQUESTS_MAX {
+        let bytes = inbox.event_bytes + event.bytes();
+        if inbox.events.len() >= REQUESTS_MAX || bytes > REQUESTS_BYTES_MAX {
             return false;
         }
+        inbox.event_bytes = bytes;
         inbox.events.push_back(event);
         drop(inbox);
         self.events.notify_one();
@@ -283,7 +305,7 @@ impl Channel {
     /// The channel is closed.
     pub async fn request(&self, request: &Request, wants_reply: bool) -> Result<bool, Gone> {
         let Some(message) = request.message(wants_reply).filter(|message| message.len() <= REQUEST_BYTES_MAX) else { return Ok(false) };
-        let permit = self.room.acquire_many(message.len() as u32).await.map_err(|_| Gone)?;
+        let permit = self.room.acquire_many((message.len() + MESSAGE_BYTES) as u32).await.map_err(|_| Gone)?;
         if wants_reply {
             self.shared.inbox().asked += 1;
         }
@@ -314,6 +336,7 @@ impl Channel {
             {
                 let mut inbox = self.shared.inbox();
                 if let Some(event) = inbox.events.pop_front() {
+                    inbox.event_bytes -= event.bytes();
                     return Some(event);
                 }
                 if inbox.closed {
@@ -336,7 +359,7 @@ impl Channel {
     pub async fn write(&self, stream: Stream, mut data: Bytes) -> Result<(), Gone> {
         while !data.is_empty() {
             let length = self.reserve(data.len()).await?;
-            let permit = self.room.acquire_many(length as u32).await.map_err(|_| Gone)?;
+            let permit = self.room.acquire_many((length + MESSAGE_BYTES) as u32).await.map_err(|_| Gone)?;
             // Given back when it has become a packet.
             permit.forget();
             self.told.send(Told::Data { id: self.id, stream, data: data.split_to(length) }).map_err(|_| Gone)?;

@@ -80,6 +80,17 @@ pub enum Direction<C> {
     Gcm(Box<Gcm>),
 }
 
+impl<C> Direction<C> {
+    /// Bytes of a block, and those at the beginning of a packet that do not count: the length, where it is sealed otherwise.
+    fn blocks(&self) -> (usize, usize) {
+        match self {
+            Self::Clear => (8, 0),
+            Self::ChaCha(_) => (8, 4),
+            Self::Gcm(_) => (16, 4),
+        }
+    }
+}
+
 pub type Sealing = Direction<chacha::SealingKey>;
 pub type Opening = Direction<chacha::OpeningKey>;
 
@@ -97,11 +108,7 @@ impl Sealing {
 
     /// Appends a payload as a packet.
     pub fn seal(&mut self, sequence: u32, payload: &[u8], random: &SystemRandom, out: &mut BytesMut) -> Result<(), SshError> {
-        let (block, unaligned) = match self {
-            Self::Clear => (8, 0),
-            Self::ChaCha(_) => (8, 4),
-            Self::Gcm(_) => (16, 4),
-        };
+        let (block, unaligned) = self.blocks();
         let aligned = 4 + 1 + payload.len() - unaligned;
         let mut padding = block - aligned % block;
         if padding < PADDING_BYTES_MIN {
@@ -151,6 +158,12 @@ impl Opening {
         u32::from_be_bytes(first) as usize
     }
 
+    /// Whether a packet that says this of its length can be one.
+    pub fn is_aligned(&self, length: usize) -> bool {
+        let (block, unaligned) = self.blocks();
+        (4 + length - unaligned).is_multiple_of(block)
+    }
+
     /// Bytes after the packet that prove it.
     pub fn tag_bytes(&self) -> usize {
         match self {
@@ -173,6 +186,9 @@ impl Opening {
             }
         };
         let (padding, rest) = opened.split_first().ok_or(WRONG)?;
+        if usize::from(*padding) < PADDING_BYTES_MIN {
+            return Err(SshError::Protocol("a packet has too little padding"));
+        }
         let payload = rest.len().checked_sub(usize::from(*padding)).filter(|length| *length > 0).ok_or(SshError::Protocol("a packet is all padding"))?;
         Ok(rest[..payload].to_vec())
     }

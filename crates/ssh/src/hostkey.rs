@@ -55,6 +55,12 @@ impl HostKey {
         KIND
     }
 
+    /// One that pretends to be another.
+    #[cfg(test)]
+    pub(crate) fn showing(self, other: &Self) -> Self {
+        Self { blob: other.blob.clone(), ..self }
+    }
+
     /// A signature as the protocol sends it.
     pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         Writer::default().string(KIND).string(self.pair.sign(message)).done()

@@ -18,7 +18,7 @@ pub const SIGNATURES: &str = "ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp38
 sk-ssh-ed25519@openssh.com,sk-ecdsa-sha2-nistp256@openssh.com";
 
 const RSA_BITS_MIN: usize = 2048;
-const RSA_BITS_MAX: usize = 8192;
+const RSA_BITS_MAX: usize = 4096;
 /// Of a key as bytes, which the longest RSA key fits.
 const BLOB_BYTES_MAX: usize = 4 << 10;
 /// A hardware key says with this bit that somebody touched it.
@@ -253,8 +253,13 @@ fn ecdsa(algorithm: &'static signature::EcdsaVerificationAlgorithm, length: usiz
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use ring::{
+        rand::SystemRandom,
+        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair},
+    };
 
     use super::*;
+    use crate::wire::Writer;
 
     const ED25519_LINE: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGQhJPCh01tAbAxrqyNsbuyLSpWnBH+HvYbLdqXkSxK me@here";
 
@@ -273,6 +278,90 @@ mod tests {
         assert_eq!(refused(&format!("ssh-dss {dss}")), KeyError::Kind("ssh-dss".into()));
         let small = crate::wire::Writer::default().string("ssh-rsa").positive(&[1, 0, 1]).positive(&[0xff; 128]).done();
         assert_eq!(refused(&format!("ssh-rsa {}", BASE64_STANDARD.encode(small))), KeyError::Bits(1024));
+    }
+
+    /// Signs as a hardware key does (PROTOCOL.u2f), which is what the device does with what ssh hands it.
+    struct Hardware {
+        kind: Kind,
+        blob: Vec<u8>,
+        sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    }
+
+    impl Hardware {
+        fn new(kind: Kind, application: &str) -> Self {
+            let random = SystemRandom::new();
+            let head = Writer::default().string(kind.name());
+            if kind == Kind::SkEd25519 {
+                let pair = Ed25519KeyPair::from_pkcs8(Ed25519KeyPair::generate_pkcs8(&random).unwrap().as_ref()).unwrap();
+                let blob = head.string(pair.public_key()).string(application).done();
+                return Self { kind, blob, sign: Box::new(move |message| pair.sign(message).as_ref().to_vec()) };
+            }
+            let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+            let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
+            let blob = head.string("nistp256").string(pair.public_key()).string(application).done();
+            let sign = move |message: &[u8]| {
+                let signature = pair.sign(&random, message).unwrap();
+                let (r, s) = signature.as_ref().split_at(32);
+                Writer::default().positive(r).positive(s).done()
+            };
+            Self { kind, blob, sign: Box::new(sign) }
+        }
+
+        /// Its signature when these are the flags and the counter, and that when these are said to be.
+        fn signature(&self, application: &str, message: &[u8], (flags, counter): (u8, u32), (said_flags, said_counter): (u8, u32)) -> Vec<u8> {
+            let hash = |bytes: &[u8]| digest(&SHA256, bytes).as_ref().to_vec();
+            let covered = [hash(application.as_bytes()), vec![flags], counter.to_be_bytes().to_vec(), hash(message)].concat();
+            Writer::default().string(self.kind.name()).string((self.sign)(&covered)).byte(said_flags).u32(said_counter).done()
+        }
+    }
+
+    /// What OpenSSH says of a signature (PROTOCOL.sshsig).
+    fn openssh_agrees(key: &PublicKey, signature: impl Fn(&[u8]) -> Vec<u8>) -> bool {
+        let folder = std::env::temp_dir().join(format!("sandbar-ssh-sk-{}-{}", std::process::id(), key.kind()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let head = |writer: Writer| writer.string("file").string("").string("sha256");
+        let covered = head(Writer::default().raw(b"SSHSIG")).string(digest(&SHA256, b"message")).done();
+        let signed = head(Writer::default().raw(b"SSHSIG").u32(1).string(key.blob())).string(signature(&covered)).done();
+        let text = BASE64_STANDARD.encode(signed);
+        let lines: Vec<&str> = text.as_bytes().chunks(70).map(|line| std::str::from_utf8(line).unwrap()).collect();
+        std::fs::write(folder.join("signature"), format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", lines.join("\n"))).unwrap();
+        std::fs::write(folder.join("signers"), format!("me {}\n", key.line())).unwrap();
+        std::fs::write(folder.join("message"), "message").unwrap();
+        let verify = std::process::Command::new("ssh-keygen")
+            .args(["-Y", "verify", "-I", "me", "-n", "file", "-f"])
+            .arg(folder.join("signers"))
+            .arg("-s")
+            .arg(folder.join("signature"))
+            .stdin(std::fs::File::open(folder.join("message")).unwrap())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status();
+        std::fs::remove_dir_all(&folder).unwrap();
+        verify.unwrap().success()
+    }
+
+    #[test]
+    fn hardware_keys_sign_what_openssh_says_they_do() {
+        for kind in [Kind::SkEd25519, Kind::SkP256] {
+            let hardware = Hardware::new(kind, "ssh:");
+            let key = PublicKey::from_blob(&hardware.blob).unwrap();
+            let touched = (TOUCHED, 7);
+            assert!(openssh_agrees(&key, |message| hardware.signature("ssh:", message, touched, touched)), "{kind:?}");
+            assert!(!openssh_agrees(&key, |message| hardware.signature("ssh:", message, touched, (TOUCHED, 8))), "{kind:?}");
+            let check = |application: &str, signed, said| {
+                let signature = hardware.signature(application, b"message", signed, said);
+                key.has_signed(kind.name(), b"message", &signature)
+            };
+            assert!(check("ssh:", touched, touched) && check("ssh:", (5, 0), (5, 0)), "{kind:?}");
+            assert!(!check("ssh:other", touched, touched), "{kind:?}: for another application");
+            assert!(!check("ssh:", touched, (TOUCHED, 8)), "{kind:?}: another counter");
+            assert!(!check("ssh:", (0, 7), touched), "{kind:?}: said to be touched");
+            assert!(!check("ssh:", (0, 7), (0, 7)), "{kind:?}: not touched");
+            let right = hardware.signature("ssh:", b"message", touched, touched);
+            assert!(!key.has_signed(kind.name(), b"another", &right) && !key.has_signed("ssh-ed25519", b"message", &right), "{kind:?}");
+            assert!(!key.has_signed(kind.name(), b"message", &right[..right.len() - 1]), "{kind:?}");
+            assert!(!key.has_signed(kind.name(), b"message", &[&*right, &[0]].concat()), "{kind:?}");
+        }
     }
 
     proptest! {

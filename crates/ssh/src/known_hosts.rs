@@ -5,10 +5,9 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use ring::hmac;
 
-use crate::PublicKey;
+use crate::{KeyError, PublicKey, wire::Malformed};
 
-/// Looked at for one server, and characters of each.
-const LINES_MAX: usize = 1000;
+/// Of a line that can be read.
 const LINE_CHARS_MAX: usize = 16 << 10;
 const DEFAULT_PORT: u16 = 22;
 /// What a server may sign the exchange with, as far as we can tell.
@@ -30,6 +29,8 @@ pub enum HostKeyError {
     Other(String),
     #[error("the server's host key ({0}) is revoked in known_hosts")]
     Revoked(String),
+    #[error("line {0} of known_hosts cannot be read; it has to be hosts and a key as in a .pub file, after @revoked or @cert-authority or neither")]
+    Unreadable(usize),
     #[error("the server's host key is of no kind that can be used")]
     Unusable,
 }
@@ -40,6 +41,8 @@ pub struct HostKeys {
     known: Vec<PublicKey>,
     revoked: Vec<PublicKey>,
     authorities: bool,
+    /// The first line that cannot be read.
+    unreadable: Option<usize>,
 }
 
 /// What the word at the beginning of a line says.
@@ -51,23 +54,41 @@ enum Marker {
 }
 
 impl HostKeys {
-    /// From lines, for a server that is called by any of these names or addresses. Lines that cannot be read are for nobody.
+    /// From lines, for a server that is called by any of these names or addresses.
     pub fn of<'a>(lines: impl IntoIterator<Item = &'a str>, hosts: &[&str], port: u16) -> Self {
-        // What is known of a host holds for each of its ports, unless there is more to know of the port.
-        let names: Vec<String> = hosts.iter().flat_map(|host| [Some(host.to_ascii_lowercase()), with_port(host, port)]).flatten().collect();
+        let plain: Vec<String> = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let with_port: Vec<String> = plain.iter().filter(|_| port != DEFAULT_PORT).map(|host| format!("[{host}]:{port}")).collect();
         let mut keys = Self::default();
-        for line in lines.into_iter().flat_map(str::lines).take(LINES_MAX) {
-            let Some((marker, patterns, key)) = split(line) else { continue };
+        let mut of_host = Vec::new();
+        for (at, line) in lines.into_iter().flat_map(str::lines).enumerate() {
+            let Ok(line) = split(line) else {
+                keys.unreadable.get_or_insert(at + 1);
+                continue;
+            };
+            let Some((marker, patterns, key)) = line else { continue };
+            // What excludes a server by one of its names does so by all.
+            let is_excluded = plain.iter().chain(&with_port).any(|name| excludes(patterns, name));
+            let is_for = |names: &[String]| !is_excluded && names.iter().any(|name| includes(patterns, name));
+            let (for_port, for_host) = (is_for(&with_port), is_for(&plain));
             // A revoked key is nobody's.
-            if marker != Marker::Revoked && !names.iter().any(|name| is_for(patterns, name)) {
+            if marker != Marker::Revoked && !for_port && !for_host {
                 continue;
             }
             match (marker, PublicKey::from_line(key)) {
                 (Marker::Authority, _) => keys.authorities = true,
-                (Marker::None, Ok((key, _))) => keys.known.push(key),
+                (Marker::None, Ok((key, _))) if for_port => keys.known.push(key),
+                (Marker::None, Ok((key, _))) => of_host.push(key),
                 (Marker::Revoked, Ok((key, _))) => keys.revoked.push(key),
-                (Marker::None | Marker::Revoked, Err(_)) => {}
+                // No server can show us such a key.
+                (Marker::None | Marker::Revoked, Err(KeyError::Kind(_) | KeyError::Bits(_))) => {}
+                (Marker::None | Marker::Revoked, Err(KeyError::Unreadable | KeyError::Private)) => {
+                    keys.unreadable.get_or_insert(at + 1);
+                }
             }
+        }
+        // What is known of a host holds for each of its ports, unless there is more to know of the port.
+        if keys.known.is_empty() {
+            keys.known = of_host;
         }
         keys
     }
@@ -77,10 +98,12 @@ impl HostKeys {
     /// # Errors
     /// It could not.
     pub fn any(&self) -> Result<(), HostKeyError> {
-        match (self.known.is_empty(), self.authorities) {
-            (false, _) => Ok(()),
-            (true, true) => Err(HostKeyError::OnlyAuthorities),
-            (true, false) => Err(HostKeyError::NoneKnown),
+        match (self.unreadable, self.known.is_empty(), self.authorities) {
+            // It might be the one that revokes the key.
+            (Some(line), ..) => Err(HostKeyError::Unreadable(line)),
+            (None, false, _) => Ok(()),
+            (None, true, true) => Err(HostKeyError::OnlyAuthorities),
+            (None, true, false) => Err(HostKeyError::NoneKnown),
         }
     }
 
@@ -107,42 +130,44 @@ impl HostKeys {
     }
 }
 
-fn with_port(host: &str, port: u16) -> Option<String> {
-    (port != DEFAULT_PORT).then(|| format!("[{}]:{port}", host.to_ascii_lowercase()))
-}
+/// Marker, patterns and key of a line.
+type Parts<'a> = (Marker, &'a str, &'a str);
 
-/// Marker, patterns and key of a line; `None` when there is nothing in it.
-fn split(line: &str) -> Option<(Marker, &str, &str)> {
-    let line = line.trim();
-    if line.is_empty() || line.starts_with('#') || line.len() > LINE_CHARS_MAX {
-        return None;
+/// The parts of a line; `None` when there is nothing in it.
+fn split(line: &str) -> Result<Option<Parts<'_>>, Malformed> {
+    fn word(text: &str) -> Result<(&str, &str), Malformed> {
+        let (word, rest) = text.split_once([' ', '\t']).ok_or(Malformed)?;
+        Ok((word, rest.trim_start()))
     }
-    let (first, rest) = line.split_once([' ', '\t'])?;
-    let (marker, patterns, key) = match first {
-        "@revoked" | "@cert-authority" => {
-            let (patterns, key) = rest.trim_start().split_once([' ', '\t'])?;
-            (if first == "@revoked" { Marker::Revoked } else { Marker::Authority }, patterns, key)
-        }
-        _ if first.starts_with('@') => return None,
-        _ => (Marker::None, first, rest),
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    if line.len() > LINE_CHARS_MAX {
+        return Err(Malformed);
+    }
+    let (first, rest) = word(line)?;
+    let marker = match first {
+        "@revoked" => Marker::Revoked,
+        "@cert-authority" => Marker::Authority,
+        _ if first.starts_with('@') => return Err(Malformed),
+        _ => return Ok(Some((Marker::None, first, rest))),
     };
-    Some((marker, patterns, key.trim_start()))
+    let (patterns, key) = word(rest)?;
+    Ok(Some((marker, patterns, key)))
 }
 
-/// Whether a list of patterns is for a name: one of them is, and none that is negated.
-fn is_for(patterns: &str, name: &str) -> bool {
+/// Whether one of a list of patterns is for a name.
+fn includes(patterns: &str, name: &str) -> bool {
     if patterns.starts_with("|1|") {
         return is_hash_of(patterns, name);
     }
-    let mut matched = false;
-    for pattern in patterns.split(',') {
-        match pattern.strip_prefix('!') {
-            Some(not) if matches(not, name) => return false,
-            Some(_) => {}
-            None => matched |= matches(pattern, name),
-        }
-    }
-    matched
+    patterns.split(',').any(|pattern| !pattern.starts_with('!') && matches(pattern, name))
+}
+
+/// Whether one that is negated is.
+fn excludes(patterns: &str, name: &str) -> bool {
+    patterns.split(',').filter_map(|pattern| pattern.strip_prefix('!')).any(|pattern| matches(pattern, name))
 }
 
 /// `|1|salt|hash`, which hides the name.
@@ -210,6 +235,9 @@ mod tests {
             ("*,!git.example", "git.example", 22, false),
             ("*,!git.example", "hub.example", 22, true),
             ("!git.example", "hub.example", 22, false),
+            ("*,!git.example", "git.example", 2222, false),
+            ("*,![git.example]:2222", "git.example", 2222, false),
+            ("*,![git.example]:2222", "git.example", 22, true),
             (hashed, "git.example", 22, true),
             (hashed, "hub.example", 22, false),
             ("|1|lnu4q0ygZ0QUrfP3IEuvUwFg6n8=", "git.example", 22, false),
@@ -229,13 +257,27 @@ mod tests {
         let revoked = format!("@revoked * {KEY}");
         let authority = format!("@cert-authority *.example {KEY}");
         assert_eq!(check(&[]), Err(HostKeyError::NoneKnown));
-        assert_eq!(check(&["# git.example", "", "git.example", "git.example ssh-ed25519 AAAA", "@who git.example x y"]), Err(HostKeyError::NoneKnown));
+        assert_eq!(check(&["# git.example", "", "git.example ssh-dss AAAAB3NzaC1kc3M=", "hub.example ssh-ed25519 AAAA"]), Err(HostKeyError::NoneKnown));
+        for wrong in ["git.example", "git.example ssh-ed25519 AAAA", "@who git.example x y", "@revoked x", "@revoked x y", &"x ".repeat(LINE_CHARS_MAX)] {
+            assert_eq!(check(&[&ok, wrong]), Err(HostKeyError::Unreadable(2)), "{wrong:.40}");
+        }
+        let many = format!("{}@revoked x {KEY}", "# one more\n".repeat(5000));
+        assert_eq!(check(&[&ok, &many]), Err(HostKeyError::Revoked(fingerprint.clone())));
+        assert_eq!(check(&[&format!("*,!git.example {KEY}")]), Err(HostKeyError::NoneKnown), "not by its address either");
         assert_eq!(check(&[&authority]), Err(HostKeyError::OnlyAuthorities));
         assert_eq!(check(&[&other]), Err(HostKeyError::Other(fingerprint.clone())));
         assert_eq!(check(&[&ok, &revoked]), Err(HostKeyError::Revoked(fingerprint)));
         assert_eq!(check(&[&other, &authority, &ok]), Ok(()));
         assert_eq!(check(&[&format!("{other}\n{ok}\n")]), Ok(()), "a whole file in one text");
         assert_eq!(check(&[&format!("192.0.2.1\t{KEY}")]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_known_of_the_port_is_all_that_counts_there() {
+        let lines = [format!("git.example {KEY}"), format!("[git.example]:2222 {OTHER}")];
+        let check = |port| HostKeys::of(lines.iter().map(String::as_str), &["git.example"], port);
+        assert!(check(22).check(&blob(KEY)).is_ok() && check(2223).check(&blob(KEY)).is_ok());
+        assert!(check(2222).check(&blob(OTHER)).is_ok() && check(2222).check(&blob(KEY)).is_err() && check(22).check(&blob(OTHER)).is_err());
     }
 
     #[test]

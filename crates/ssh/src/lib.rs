@@ -48,8 +48,8 @@ pub mod limits {
 
     /// From connect to login.
     pub const LOGIN_WITHIN: Duration = Duration::from_secs(30);
-    /// Keys that a client may offer; agents hold many.
-    pub const TRIES_MAX: u32 = 20;
+    /// Requests for a login that a client may make. Each key that it offers is one, and agents hold many.
+    pub const TRIES_MAX: u32 = 30;
     /// The line with which a client says what it is.
     pub const IDENTIFICATION_BYTES_MAX: usize = 255;
     /// Lines that a server may send before that one.
@@ -69,12 +69,18 @@ pub mod limits {
     /// Sessions and forwarded connections at once.
     pub const SESSIONS_MAX: usize = 16;
     pub const FORWARDS_MAX: usize = 128;
-    /// Requests of a channel that nobody has looked at yet.
+    /// Requests of a channel that nobody has looked at or that no answer is written to yet, and bytes of the former.
     pub const REQUESTS_MAX: usize = 64;
+    pub const REQUESTS_BYTES_MAX: usize = 256 << 10;
+    /// A command, and anything else that is asked for. What is longer is like something that we do not know.
+    pub const COMMAND_BYTES_MAX: usize = 128 << 10;
+    pub const ARGUMENT_BYTES_MAX: usize = 4 << 10;
     /// What we ask a server for in one request.
     pub const REQUEST_BYTES_MAX: usize = 64 << 10;
     /// Data of all channels on its way to the socket.
     pub const SENDING_BYTES_MAX: usize = 256 << 10;
+    /// What a message costs of that besides its data: the other side may take them byte by byte.
+    pub const MESSAGE_BYTES: usize = 64;
     /// Above this many bytes that the client does not take, nothing is read from it either.
     pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
     /// Messages that wait while keys change.
@@ -82,6 +88,11 @@ pub mod limits {
     /// Keys are changed after this many bytes in one direction, and after this time.
     pub const REKEY_BYTES: u64 = 1 << 30;
     pub const REKEY_AFTER: Duration = Duration::from_secs(3600);
+    /// What an exchange of keys may take.
+    pub const REKEY_WITHIN: Duration = Duration::from_secs(60);
+    /// The other side may ask for new keys after this many bytes, or this time.
+    pub const REKEY_BYTES_MIN: u64 = 256 << 10;
+    pub const REKEY_AFTER_MIN: Duration = Duration::from_secs(1);
     /// A client that says nothing for so long is asked whether it is there, so many times.
     pub const KEEPALIVE: Duration = Duration::from_secs(20);
     pub const KEEPALIVES_MAX: u32 = 3;
@@ -101,7 +112,7 @@ pub enum SshError {
     Closed,
     #[error("no login within {} s", limits::LOGIN_WITHIN.as_secs())]
     Late,
-    #[error("too many keys were tried")]
+    #[error("more than {} requests for a login", limits::TRIES_MAX)]
     TooManyTries,
     #[error("the other side does not answer any more")]
     Dead,

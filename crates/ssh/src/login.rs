@@ -124,6 +124,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
                 Ok(None)
             }
             message::USERAUTH_REQUEST if self.service => {
+                self.tries += 1;
+                if self.tries > TRIES_MAX {
+                    return Err(SshError::TooManyTries);
+                }
                 let (user, service, method) = (reader.text()?, reader.string()?, reader.string()?);
                 if service != SERVICE.as_bytes() {
                     return Err(SshError::Protocol("a login to a service that there is not"));
@@ -169,10 +173,137 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Entry<S> {
     }
 
     fn refuse(&mut self) -> Result<(), SshError> {
-        self.tries += 1;
-        if self.tries > TRIES_MAX {
-            return Err(SshError::TooManyTries);
-        }
         self.line.transport.send(&Writer::message(message::USERAUTH_FAILURE).string("publickey").boolean(false).done())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HostKey, HostKeyError, HostKeys, PrivateKey, private::tests::fresh};
+
+    struct Only(PublicKey);
+
+    impl Doorkeeper for Only {
+        async fn admits(&self, user: &str, key: &PublicKey) -> bool {
+            matches!(user, "somebody" | "somebody else") && *key == self.0
+        }
+    }
+
+    fn host_key() -> HostKey {
+        HostKey::from_pkcs8(&HostKey::generate().unwrap()).unwrap()
+    }
+
+    /// What a login says and what its signature is of.
+    #[derive(Debug, Clone)]
+    struct Said {
+        session: Vec<u8>,
+        user: String,
+        service: String,
+        algorithm: String,
+        blob: Vec<u8>,
+    }
+
+    impl Said {
+        fn request(&self) -> Writer {
+            let Self { user, service, algorithm, blob, .. } = self;
+            Writer::message(message::USERAUTH_REQUEST).string(user).string(service).string("publickey").boolean(true).string(algorithm).string(blob)
+        }
+    }
+
+    /// Logs in with a request whose signature is of what `lie` makes of it; afterwards `spoil` may change it. What the
+    /// server answers; nothing when it hangs up.
+    async fn knock(key: &PrivateKey, lie: impl Fn(&mut Said), spoil: impl Fn(&mut Vec<u8>)) -> Option<u8> {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let host_key = host_key();
+        let known = HostKeys::of([format!("here {}", host_key.line()).as_str()], &["here"], 22);
+        let door = Only(key.public().clone());
+        let settings = Arc::new(Settings { host_key, software: "Test" });
+        let client = async {
+            let mut line = Line { transport: Transport::new(Role::Client { software: "Test", known }).unwrap(), stream: ours };
+            line.transport.send(&Writer::message(message::SERVICE_REQUEST).string("ssh-userauth").done()).unwrap();
+            assert_eq!(line.next().await.unwrap()[0], message::SERVICE_ACCEPT);
+            let said = Said {
+                session: line.transport.session_id().to_vec(),
+                user: "somebody".to_owned(),
+                service: SERVICE.to_owned(),
+                algorithm: key.algorithms(None)[0].to_owned(),
+                blob: key.public().blob().to_vec(),
+            };
+            let mut signed = said.clone();
+            lie(&mut signed);
+            let covered = Writer::default().string(&signed.session).raw(&signed.request().done()).done();
+            let mut signature = key.sign(&said.algorithm, &covered).unwrap();
+            spoil(&mut signature);
+            line.transport.send(&said.request().string(signature).done()).unwrap();
+            line.next().await.ok().map(|answer| answer[0])
+        };
+        let server = login(theirs, settings, &door);
+        tokio::select! {
+            answer = client => answer,
+            Err(_) = server => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn every_field_that_is_signed_counts() {
+        for kind in ["ed25519", "ecdsa", "rsa"] {
+            let key = fresh(kind);
+            let (refused, other) = (Some(message::USERAUTH_FAILURE), fresh(kind));
+            assert_eq!(knock(&key, |_| {}, |_| {}).await, Some(message::USERAUTH_SUCCESS), "{kind}");
+            assert_eq!(knock(&key, |said| said.session[0] ^= 1, |_| {}).await, refused, "{kind}: another session");
+            assert_eq!(knock(&key, |said| said.session.clear(), |_| {}).await, refused, "{kind}: no session");
+            assert_eq!(knock(&key, |said| said.user.push_str(" else"), |_| {}).await, refused, "{kind}: another user");
+            assert_eq!(knock(&key, |said| said.service.push('x'), |_| {}).await, refused, "{kind}: another service");
+            assert_eq!(knock(&key, |said| said.algorithm = "rsa-sha2-256".to_owned(), |_| {}).await, refused, "{kind}: another algorithm");
+            assert_eq!(knock(&key, |said| said.blob = other.public().blob().to_vec(), |_| {}).await, refused, "{kind}: another key");
+            let spoil = |signature: &mut Vec<u8>| *signature.last_mut().unwrap() ^= 1;
+            assert_eq!(knock(&key, |_| {}, spoil).await, refused, "{kind}: a wrong signature");
+            assert_eq!(knock(&key, |_| {}, |signature| signature[5] ^= 1).await, refused, "{kind}: a signature of another kind");
+            assert_eq!(knock(&key, |_| {}, |signature| signature.push(0)).await, refused, "{kind}: a signature with more behind");
+            assert_eq!(knock(&key, |_| {}, Vec::clear).await, refused, "{kind}: no signature");
+        }
+    }
+
+    /// Whether our client takes a server that shows one key and signs with another.
+    #[tokio::test]
+    async fn a_server_has_to_sign_with_the_key_that_it_shows() {
+        let shown = host_key();
+        let line = format!("here {}", shown.line());
+        for (host_key, is_right) in [(host_key().showing(&shown), false), (shown, true)] {
+            let (ours, theirs) = tokio::io::duplex(1 << 20);
+            let key = fresh("ed25519");
+            let door = Only(key.public().clone());
+            let account = crate::Account { software: "Test", user: "somebody".into(), key, host_keys: HostKeys::of([line.as_str()], &["here"], 22) };
+            let server = login(theirs, Arc::new(Settings { host_key, software: "Test" }), &door);
+            let (client, _) = tokio::join!(crate::connect(ours, account), server);
+            match client {
+                Ok(_) => assert!(is_right),
+                Err(error) => assert!(!is_right && error.to_string().contains("the host key's signature is wrong"), "{error}"),
+            }
+        }
+        assert!(matches!(HostKeys::of([line.as_str()], &["here"], 22).check(host_key().blob()), Err(HostKeyError::Other(_))));
+    }
+
+    /// New keys cost more than most of what can be asked for.
+    #[tokio::test]
+    async fn nobody_gets_new_keys_before_the_login() {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let host_key = host_key();
+        let known = HostKeys::of([format!("here {}", host_key.line()).as_str()], &["here"], 22);
+        let door = Only(fresh("ed25519").public().clone());
+        let client = async {
+            let mut line = Line { transport: Transport::new(Role::Client { software: "Test", known }).unwrap(), stream: ours };
+            line.transport.send(&Writer::message(message::SERVICE_REQUEST).string("ssh-userauth").done()).unwrap();
+            line.next().await.unwrap();
+            line.transport.offer().unwrap();
+            let _ = line.next().await;
+            std::future::pending::<()>().await;
+        };
+        let server = login(theirs, Arc::new(Settings { host_key, software: "Test" }), &door);
+        tokio::select! {
+            () = client => {}
+            entered = server => assert!(matches!(entered, Err(SshError::Protocol("new keys were asked for too soon")))),
+        }
     }
 }

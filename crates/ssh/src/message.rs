@@ -11,6 +11,8 @@ pub const KEXINIT: u8 = 20;
 pub const NEWKEYS: u8 = 21;
 pub const KEX_ECDH_INIT: u8 = 30;
 pub const KEX_ECDH_REPLY: u8 = 31;
+/// What methods of key exchange say to one another.
+pub const KEX: std::ops::RangeInclusive<u8> = 30..=49;
 /// The first number that is not the transport's own.
 pub const FIRST_ABOVE: u8 = 50;
 pub const USERAUTH_REQUEST: u8 = 50;

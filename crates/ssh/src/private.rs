@@ -275,7 +275,7 @@ fn remainder(number: &[u8], by: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::process::Command;
 
     use proptest::prelude::*;
@@ -305,6 +305,17 @@ mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
+    }
+
+    /// A new key as ssh-keygen makes it.
+    pub fn fresh(kind: &str) -> PrivateKey {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let folder = Folder(std::env::temp_dir().join(format!("sandbar-ssh-fresh-{}-{number}", std::process::id())));
+        std::fs::create_dir_all(&folder.0).unwrap();
+        let path = folder.0.join("key");
+        run("ssh-keygen", &["-q", "-t", kind, "-N", "", "-f", path.to_str().unwrap()]);
+        PrivateKey::from_pem(&std::fs::read_to_string(path).unwrap(), None).unwrap()
     }
 
     fn run(program: &str, arguments: &[&str]) {

@@ -14,8 +14,8 @@ use crate::{
     Channel, Event, Outcome, PtyRequest, Request, SshError, Stream,
     channel::Shared,
     limits::{
-        DATA_BYTES_MAX, FORWARD_WINDOW_BYTES, FORWARDS_MAX, KEEPALIVE, KEEPALIVES_MAX, OUTPUT_BYTES_MAX, SENDING_BYTES_MAX, SESSION_WINDOW_BYTES, SESSIONS_MAX,
-        WINDOW_BYTES_MIN, WINDOWS_BYTES,
+        ARGUMENT_BYTES_MAX, COMMAND_BYTES_MAX, DATA_BYTES_MAX, FORWARD_WINDOW_BYTES, FORWARDS_MAX, KEEPALIVE, KEEPALIVES_MAX, MESSAGE_BYTES, OUTPUT_BYTES_MAX,
+        REQUESTS_MAX, SENDING_BYTES_MAX, SESSION_WINDOW_BYTES, SESSIONS_MAX, WINDOW_BYTES_MIN, WINDOWS_BYTES,
     },
     message::{self, disconnect},
     transport::Transport,
@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long a client may take to hear why it is over.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 const UNASKED: SshError = SshError::Protocol("an answer that was not asked for");
+/// Of the name of a request that is too long.
+const NAME_CHARS_MAX: usize = 64;
 /// Data that is no output.
 const STDERR: u32 = 1;
 
@@ -69,6 +71,13 @@ impl Open {
         let channel = self.channel.take()?;
         let _ = channel.told.send(Told::Accept { id: channel.id });
         Some(channel)
+    }
+
+    /// Returns when nobody waits for it any more.
+    pub async fn closed(&self) {
+        if let Some(channel) = &self.channel {
+            channel.closed().await;
+        }
     }
 
     /// Does not.
@@ -136,6 +145,8 @@ struct Entry {
     window_bytes: u32,
     /// What the other side may still send.
     window: u32,
+    /// Requests of the other side whose answers are not written yet.
+    unanswered: usize,
     ended: bool,
     close_sent: bool,
     close_received: bool,
@@ -322,7 +333,7 @@ impl Wire {
                 if self.entry(id)?.shared.answer(yes) { Ok(()) } else { Err(UNASKED) }
             }
             message::USERAUTH_REQUEST => Ok(()),
-            _ => Err(SshError::Protocol("a message that makes no sense here")),
+            _ => self.transport.unimplemented(),
         }
     }
 
@@ -386,6 +397,7 @@ impl Wire {
             opening: None,
             window_bytes,
             window: window_bytes,
+            unanswered: 0,
             ended: false,
             close_sent: false,
             close_received: false,
@@ -414,7 +426,11 @@ impl Wire {
             let peer = entry.peer;
             return if wants_reply { self.transport.send(&Writer::message(message::CHANNEL_FAILURE).u32(peer).done()) } else { Ok(()) };
         }
-        if entry.close_sent || entry.shared.ask(Event::Request { request, wants_reply }) {
+        if entry.close_sent {
+            return Ok(());
+        }
+        entry.unanswered += usize::from(wants_reply);
+        if entry.unanswered <= REQUESTS_MAX && entry.shared.ask(Event::Request { request, wants_reply }) {
             return Ok(());
         }
         Err(SshError::Protocol("too many requests at once"))
@@ -437,6 +453,7 @@ impl Wire {
             opening: Some(to),
             window_bytes,
             window: window_bytes,
+            unanswered: 0,
             ended: false,
             close_sent: false,
             close_received: false,
@@ -480,7 +497,7 @@ impl Wire {
         match told {
             Told::Open { to } => self.ask(to),
             Told::Request { id, message } => {
-                self.room.add_permits(message.len());
+                self.room.add_permits(message.len() + MESSAGE_BYTES);
                 self.say(id, Writer::message(message::CHANNEL_REQUEST), Writer::default().raw(&message))
             }
             Told::Accept { id } => {
@@ -494,7 +511,7 @@ impl Wire {
                 None => Ok(()),
             },
             Told::Data { id, stream, data } => {
-                self.room.add_permits(data.len());
+                self.room.add_permits(data.len() + MESSAGE_BYTES);
                 let Some(entry) = self.channels.get(&id).filter(|entry| !entry.close_sent && !entry.ended) else { return Ok(()) };
                 let message = match stream {
                     Stream::Out => Writer::message(message::CHANNEL_DATA).u32(entry.peer),
@@ -504,6 +521,9 @@ impl Wire {
             }
             Told::Grant { id, bytes } => self.grant(id, bytes),
             Told::Answer { id, yes } => {
+                if let Some(entry) = self.channels.get_mut(&id) {
+                    entry.unanswered = entry.unanswered.saturating_sub(1);
+                }
                 let number = if yes { message::CHANNEL_SUCCESS } else { message::CHANNEL_FAILURE };
                 self.say(id, Writer::message(number), Writer::default())
             }
@@ -553,8 +573,12 @@ impl Wire {
     }
 }
 
-/// What a request on a session asks for.
+/// What a request on a session asks for. What is longer than it may be is not kept: it is refused when its turn comes.
 fn parse(name: &str, reader: &mut Reader<'_>) -> Result<Request, Malformed> {
+    let max = if name == "exec" { "exec".len() + 4 + COMMAND_BYTES_MAX } else { ARGUMENT_BYTES_MAX };
+    if name.len() + reader.rest().len() > max {
+        return Ok(Request::Other(name.chars().take(NAME_CHARS_MAX).collect()));
+    }
     Ok(match name {
         "pty-req" => {
             let (term, cols, rows) = (reader.text()?.to_owned(), reader.u32()?, reader.u32()?);
@@ -576,4 +600,157 @@ fn parse(name: &str, reader: &mut Reader<'_>) -> Result<Request, Malformed> {
 
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{HostKey, HostKeys, Settings, limits::REQUESTS_BYTES_MAX, transport::Role};
+
+    fn wire(role: Role) -> (Wire, mpsc::UnboundedReceiver<Told>) {
+        let session = Session::new(Transport::new(role).unwrap(), tokio::io::empty());
+        (session.wire, session.told)
+    }
+
+    fn server() -> (Wire, mpsc::UnboundedReceiver<Told>) {
+        let host_key = HostKey::from_pkcs8(&HostKey::generate().unwrap()).unwrap();
+        wire(Role::Server(Arc::new(Settings { host_key, software: "Test" })))
+    }
+
+    /// A session that is open.
+    fn opened(wire: &mut Wire, told: &mut mpsc::UnboundedReceiver<Told>) -> Channel {
+        wire.take(&Writer::message(message::CHANNEL_OPEN).string("session").u32(7).u32(0).u32(1).done()).unwrap();
+        let channel = wire.opens.pop().unwrap().accept().unwrap();
+        wire.tell(told.try_recv().unwrap()).unwrap();
+        channel
+    }
+
+    fn request(channel: &Channel, name: &str, wants_reply: bool, rest: &[u8]) -> Vec<u8> {
+        Writer::message(message::CHANNEL_REQUEST).u32(channel.id).string(name).boolean(wants_reply).raw(rest).done()
+    }
+
+    fn exec(channel: &Channel, bytes: usize) -> Vec<u8> {
+        request(channel, "exec", true, &Writer::default().string(vec![b'x'; bytes]).done())
+    }
+
+    #[tokio::test]
+    async fn requests_that_wait_are_bounded_in_bytes() {
+        let (mut wire, mut told) = server();
+        let channel = opened(&mut wire, &mut told);
+        for _ in 0..REQUESTS_BYTES_MAX / COMMAND_BYTES_MAX {
+            wire.take(&exec(&channel, COMMAND_BYTES_MAX)).unwrap();
+        }
+        assert!(matches!(wire.take(&exec(&channel, 1)), Err(SshError::Protocol("too many requests at once"))));
+        // What was looked at has made room.
+        assert!(matches!(channel.event().await, Some(Event::Request { request: Request::Exec(_), .. })));
+        wire.take(&exec(&channel, 1)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_long_is_not_kept() {
+        let (mut wire, mut told) = server();
+        let channel = opened(&mut wire, &mut told);
+        wire.take(&exec(&channel, COMMAND_BYTES_MAX + 1)).unwrap();
+        for name in ["env", "pty-req", "subsystem", "signal", "what"] {
+            wire.take(&request(&channel, name, true, &[0; ARGUMENT_BYTES_MAX])).unwrap();
+        }
+        wire.take(&request(&channel, &"n".repeat(100_000), true, &[])).unwrap();
+        for name in ["exec", "env", "pty-req", "subsystem", "signal", "what", &"n".repeat(NAME_CHARS_MAX)] {
+            assert_eq!(channel.event().await, Some(Event::Request { request: Request::Other(name.to_owned()), wants_reply: true }));
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_not_written_are_bounded() {
+        let (mut wire, mut told) = server();
+        let channel = opened(&mut wire, &mut told);
+        for _ in 0..REQUESTS_MAX {
+            wire.take(&request(&channel, "shell", true, &[])).unwrap();
+            channel.event().await.unwrap();
+            channel.answer(false);
+        }
+        assert!(wire.take(&request(&channel, "shell", true, &[])).is_err());
+        while let Ok(answer) = told.try_recv() {
+            wire.tell(answer).unwrap();
+        }
+        // It had counted.
+        wire.take(&request(&channel, "shell", false, &[])).unwrap();
+    }
+
+    #[tokio::test]
+    async fn messages_for_small_windows_are_bounded() {
+        let (mut wire, mut told) = server();
+        let channel = opened(&mut wire, &mut told);
+        wire.take(&Writer::message(message::CHANNEL_WINDOW_ADJUST).u32(channel.id).u32(u32::MAX).done()).unwrap();
+        let writing = channel.write(Stream::Out, vec![0; SENDING_BYTES_MAX].into());
+        assert!(tokio::time::timeout(Duration::from_millis(200), writing).await.is_err());
+        assert!(told.len() <= SENDING_BYTES_MAX / MESSAGE_BYTES, "{}", told.len());
+    }
+
+    #[test]
+    fn what_is_not_known_is_answered() {
+        let (mut wire, _told) = server();
+        let before = wire.transport.output.len();
+        wire.take(&[200, 1, 2, 3]).unwrap();
+        assert!(wire.transport.output.len() > before);
+    }
+
+    fn numbers() -> impl Strategy<Value = u8> {
+        prop_oneof![3 => message::CHANNEL_OPEN..=message::CHANNEL_FAILURE, 1 => any::<u8>()]
+    }
+
+    /// Bodies that get further than any bytes would.
+    fn bodies() -> impl Strategy<Value = Vec<u8>> {
+        let name = prop::sample::select(vec!["session", "direct-tcpip", "pty-req", "env", "exec", "subsystem", "window-change", "signal", "exit-status"]);
+        let rest = prop::collection::vec(any::<u8>(), 0..40);
+        prop_oneof![
+            rest.clone(),
+            (0_u32..3, rest.clone()).prop_map(|(id, rest)| Writer::default().u32(id).raw(&rest).done()),
+            (0_u32..3, name.clone(), any::<bool>(), rest.clone()).prop_map(|(id, name, wants_reply, rest)| Writer::default()
+                .u32(id)
+                .string(name)
+                .boolean(wants_reply)
+                .raw(&rest)
+                .done()),
+            (0_u32..3, rest.clone()).prop_map(|(id, data)| Writer::default().u32(id).string(data).done()),
+            (name, any::<[u32; 3]>(), rest).prop_map(|(name, [a, b, c], rest)| Writer::default()
+                .string(name)
+                .u32(a)
+                .u32(b)
+                .u32(c)
+                .string(rest)
+                .u32(a % 70_000)
+                .done()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_does_harm(messages in prop::collection::vec((numbers(), bodies()), 0..30), is_client: bool) {
+            let (mut wire, mut told) = if is_client { wire(Role::Client { software: "Test", known: HostKeys::default() }) } else { server() };
+            let (to, _opened) = oneshot::channel();
+            let mut channels = Vec::new();
+            if is_client {
+                wire.tell(Told::Open { to }).unwrap();
+            } else {
+                channels.push(opened(&mut wire, &mut told));
+            }
+            for (number, body) in messages {
+                if wire.take(&[&[number], &*body].concat()).is_err() {
+                    break;
+                }
+                channels.extend(wire.opens.drain(..).filter_map(Open::accept));
+                if channels.len() > 3 {
+                    channels.remove(0);
+                }
+                while let Ok(one) = told.try_recv() {
+                    if wire.tell(one).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
 }

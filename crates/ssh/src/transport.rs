@@ -14,7 +14,10 @@ use crate::{
     cipher::{Cipher, Opening, Sealing},
     exchange::{self, Agreed, Half, Said, Shared, Side},
     key,
-    limits::{HELD_BYTES_MAX, IDENTIFICATION_BYTES_MAX, LINES_BEFORE_MAX, PACKET_BEFORE_BYTES_MAX, PACKET_BYTES_MAX, REKEY_AFTER, REKEY_BYTES},
+    limits::{
+        HELD_BYTES_MAX, IDENTIFICATION_BYTES_MAX, LINES_BEFORE_MAX, PACKET_BEFORE_BYTES_MAX, PACKET_BYTES_MAX, REKEY_AFTER, REKEY_AFTER_MIN, REKEY_BYTES,
+        REKEY_BYTES_MIN, REKEY_WITHIN,
+    },
     message,
     wire::{Reader, Writer},
 };
@@ -53,7 +56,6 @@ enum Exchange {
     /// The other side's KEXINIT is here too; a client has sent its half.
     Agreed {
         agreed: Agreed,
-        skip: bool,
         half: Option<Box<Half>>,
     },
     /// Our NEWKEYS is sent; with this the other side's packets are opened after its own.
@@ -79,6 +81,8 @@ pub struct Transport {
     packets: u32,
     keyed_at: Instant,
     exchange: Exchange,
+    /// When the exchange began that is going on, or was the last.
+    offered_at: Instant,
     /// The hash of the first exchange.
     session: Option<Vec<u8>>,
     strict: bool,
@@ -119,6 +123,7 @@ impl Transport {
             packets: 0,
             keyed_at: Instant::now(),
             exchange: Exchange::Idle,
+            offered_at: Instant::now(),
             session: None,
             strict: false,
             fresh: true,
@@ -181,13 +186,16 @@ impl Transport {
         let _ = self.put(&message);
     }
 
-    /// Asks for new keys when the present ones have served long enough.
+    /// Asks for new keys when the present ones have served long enough. What we are told meanwhile waits, so it has to end.
     pub fn renew(&mut self) -> Result<(), SshError> {
+        if !matches!(self.exchange, Exchange::Idle) && self.offered_at.elapsed() >= REKEY_WITHIN {
+            return Err(SshError::Protocol("an exchange of keys took too long"));
+        }
         let worn = self.bytes.0.max(self.bytes.1) >= REKEY_BYTES || self.packets >= REKEY_PACKETS || self.keyed_at.elapsed() >= REKEY_AFTER;
         if worn && self.session.is_some() && matches!(self.exchange, Exchange::Idle) { self.offer() } else { Ok(()) }
     }
 
-    fn offer(&mut self) -> Result<(), SshError> {
+    pub fn offer(&mut self) -> Result<(), SshError> {
         let init = match &self.role {
             Role::Server(_) => exchange::offer(Side::Server, HostKey::kind(), &self.random)?,
             Role::Client { known, .. } => exchange::offer(Side::Client, &known.algorithms(), &self.random)?,
@@ -195,6 +203,7 @@ impl Transport {
         self.put(&init)?;
         *self.said.init(self.role.side()) = init;
         self.exchange = Exchange::Offered;
+        self.offered_at = Instant::now();
         Ok(())
     }
 
@@ -238,6 +247,9 @@ impl Transport {
         if !(PACKET_BYTES_MIN..=max).contains(&length) {
             return Err(SshError::Protocol("a packet is too long or too short"));
         }
+        if !self.opening.is_aligned(length) {
+            return Err(SshError::Protocol("a packet is no whole number of blocks"));
+        }
         let whole = 4 + length + self.opening.tag_bytes();
         if self.input.len() < whole {
             self.input.reserve(whole - self.input.len());
@@ -253,6 +265,9 @@ impl Transport {
     /// Does what is the transport's own to do, and hands on the rest.
     fn take(&mut self, payload: Vec<u8>) -> Result<Option<Vec<u8>>, SshError> {
         let number = payload.first().copied().unwrap_or_default();
+        if message::KEX.contains(&number) && self.is_wrong_guess() {
+            return Ok(None);
+        }
         match number {
             message::KEXINIT => self.agree(payload).map(|()| None),
             message::KEX_ECDH_INIT if !self.is_client() => self.answer(&payload).map(|()| None),
@@ -268,15 +283,25 @@ impl Transport {
                 Exchange::Agreed { .. } | Exchange::Keyed(_) => Err(SshError::Protocol("a message while keys change")),
                 Exchange::Idle | Exchange::Offered => Ok(Some(payload)),
             },
-            _ => {
-                let unknown = Writer::message(message::UNIMPLEMENTED).u32(self.received.wrapping_sub(1)).done();
-                self.send(&unknown).map(|()| None)
-            }
+            _ => self.unimplemented().map(|()| None),
         }
+    }
+
+    /// Says that the last message is none that we know.
+    pub fn unimplemented(&mut self) -> Result<(), SshError> {
+        let unknown = Writer::message(message::UNIMPLEMENTED).u32(self.received.wrapping_sub(1)).done();
+        self.send(&unknown)
+    }
+
+    /// Whether the other side may ask for new keys now: they cost more than most of what it can send.
+    fn may_ask(&self) -> bool {
+        let served = self.bytes.0.max(self.bytes.1) >= REKEY_BYTES_MIN || self.keyed_at.elapsed() >= REKEY_AFTER_MIN;
+        self.trusted && served
     }
 
     fn agree(&mut self, init: Vec<u8>) -> Result<(), SshError> {
         match self.exchange {
+            Exchange::Idle if !self.may_ask() => return Err(SshError::Protocol("new keys were asked for too soon")),
             Exchange::Idle => self.offer()?,
             Exchange::Offered => {}
             Exchange::Agreed { .. } | Exchange::Keyed(_) => return Err(SshError::Protocol("a key exchange within another")),
@@ -296,22 +321,24 @@ impl Transport {
         if let Some(half) = &half {
             self.put(&half.init())?;
         }
-        let skip = agreed.skip_guess;
-        self.exchange = Exchange::Agreed { agreed, skip, half };
+        self.exchange = Exchange::Agreed { agreed, half };
         Ok(())
     }
 
-    /// What was agreed on and our half of it; `None` when this packet was sent by a wrong guess.
-    fn agreed(&mut self) -> Result<Option<(Agreed, Option<Half>)>, SshError> {
-        let Exchange::Agreed { agreed, skip, half } = &mut self.exchange else { return Err(SshError::Protocol("an answer that was not asked for")) };
-        if std::mem::take(skip) {
-            return Ok(None);
-        }
-        Ok(Some((agreed.clone(), half.take().map(|half| *half))))
+    /// Whether a message of the exchange was sent by a guess that was wrong, whatever method it is of.
+    fn is_wrong_guess(&mut self) -> bool {
+        let Exchange::Agreed { agreed, .. } = &mut self.exchange else { return false };
+        std::mem::take(&mut agreed.skip_guess)
+    }
+
+    /// What was agreed on and our half of it.
+    fn agreed(&mut self) -> Result<(Agreed, Option<Half>), SshError> {
+        let Exchange::Agreed { agreed, half } = &mut self.exchange else { return Err(SshError::Protocol("an answer that was not asked for")) };
+        Ok((agreed.clone(), half.take().map(|half| *half)))
     }
 
     fn answer(&mut self, payload: &[u8]) -> Result<(), SshError> {
-        let Some((agreed, _)) = self.agreed()? else { return Ok(()) };
+        let (agreed, _) = self.agreed()?;
         let Role::Server(settings) = &self.role else { return Ok(()) };
         let (shared, reply) = exchange::answer(&agreed, &self.said, payload, &settings.host_key, &self.random)?;
         self.put(&reply)?;
@@ -325,7 +352,7 @@ impl Transport {
     }
 
     fn finish(&mut self, payload: &[u8]) -> Result<(), SshError> {
-        let Some((agreed, half)) = self.agreed()? else { return Ok(()) };
+        let (agreed, half) = self.agreed()?;
         let (Role::Client { known, .. }, Some(half)) = (&self.role, half) else { return Err(SshError::Protocol("a second answer")) };
         let shared = exchange::finish(&agreed, &self.said, payload, half, known)?;
         self.key(&agreed, &shared)?;

@@ -36,7 +36,7 @@ pub use logins::{LoginToken, Rotation, TokenKind};
 pub use quotas::{QuotaRecord, TeamUse};
 pub use sandboxes::{EventRecord, ListFilter, NewEvent};
 pub use snapshots::{Named, SnapshotRecord};
-pub use ssh_keys::SshKey;
+pub use ssh_keys::{SshKey, SshKeyHolder};
 pub use teams::{Member, MemberRow, Team};
 pub use templates::TemplateRecord;
 pub use usage::{UsageAdd, UsageCursor, UsageRecord};

@@ -33,14 +33,33 @@ pub fn compile_value(policy: &Value) -> Result<Policy, Vec<PolicyError>> {
     if policy.is_null() {
         return Ok(Policy::allow_all());
     }
+    compile(&read(policy)?)
+}
+
+/// What is wrong with a policy that is one only on top of another, whose credential bindings it may use.
+pub fn check_part(policy: &Value) -> Vec<PolicyError> {
+    if policy.is_null() {
+        return Vec::new();
+    }
+    let read = read(policy).and_then(|policy| compile_with(&policy, Refs::MayBeElsewhere));
+    read.err().unwrap_or_default()
+}
+
+fn read(policy: &Value) -> Result<NetworkPolicy, Vec<PolicyError>> {
     if let Some(path) = find_array_for_object(policy, "") {
         return Err(vec![PolicyError { path, message: "must be an object".to_owned() }]);
     }
-    let policy: NetworkPolicy = serde_path_to_error::deserialize(policy).map_err(|error| {
+    serde_path_to_error::deserialize(policy).map_err(|error| {
         let path = Some(error.path().to_string()).filter(|path| path != ".").unwrap_or_default();
         vec![PolicyError { path, message: error.inner().to_string() }]
-    })?;
-    compile(&policy)
+    })
+}
+
+/// Where the bindings are that rules refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refs {
+    Here,
+    MayBeElsewhere,
 }
 
 /// Fields that are objects.
@@ -80,6 +99,10 @@ fn find_array_for_object(value: &Value, path: &str) -> Option<String> {
 
 /// Compiles a policy, or says all that is wrong with it.
 pub fn compile(policy: &NetworkPolicy) -> Result<Policy, Vec<PolicyError>> {
+    compile_with(policy, Refs::Here)
+}
+
+fn compile_with(policy: &NetworkPolicy, refs: Refs) -> Result<Policy, Vec<PolicyError>> {
     let mut errors = Errors::default();
     let mode = match policy.mode.as_str() {
         "" | "allow-all" => Mode::AllowAll,
@@ -109,8 +132,8 @@ pub fn compile(policy: &NetworkPolicy) -> Result<Policy, Vec<PolicyError>> {
     }
     let protocols = protocols::compile(&egress.protocol_rules, &mut errors);
     let bindings = credentials::bindings(&policy.credential_bindings, &mut errors);
-    let credentials = credentials::rules(&egress.credential_rules, &bindings, &mut errors);
-    let proxy = egress.proxy.as_ref().and_then(|proxy| credentials::proxy(proxy, &bindings, &mut errors));
+    let credentials = credentials::rules(&egress.credential_rules, &bindings, refs, &mut errors);
+    let proxy = egress.proxy.as_ref().and_then(|proxy| credentials::proxy(proxy, &bindings, refs, &mut errors));
     if errors.0.is_empty() { Ok(Policy { mode, rules, protocols, credentials, proxy }) } else { Err(errors.0) }
 }
 

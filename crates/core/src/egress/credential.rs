@@ -4,6 +4,10 @@ use std::sync::Arc;
 use super::request::HttpMatch;
 use super::{App, Domains, PortRange, Template};
 
+/// Headers that say how a request is delimited and where it goes: they are the proxy's, and no secret is put into them.
+pub const FRAMING_HEADERS: &[&str] =
+    &["host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive", "proxy-connection", "expect"];
+
 /// A secret for requests or connections to some domains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialRule {

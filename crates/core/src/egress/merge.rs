@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 const RULE_LISTS: &[&str] = &["trafficRules", "protocolRules", "credentialRules"];
 
 /// Puts `over` on `base`, both as written: its mode and other fields take the place of the template's. Of the lists of
-/// rules, a rule whose name the template has takes that one's place, and all others follow after the template's.
+/// rules, a rule whose name the template has takes that one's place, and all others follow after the template's, but for
+/// those without a name that it has too.
 /// Credential bindings do the same by `ref`. Unknown fields are kept.
 pub fn merge(base: &Value, over: &Value) -> Value {
     let (Value::Object(base), Value::Object(over)) = (base, over) else {
@@ -49,6 +50,8 @@ fn merge_list(base: &[Value], over: &Value, by: &str) -> Value {
         let same = name.and_then(|name| merged.iter_mut().find(|r| r.get(by).and_then(Value::as_str) == Some(name)));
         match same {
             Some(place) => *place = rule.clone(),
+            // Whoever sends back what is in force changes nothing.
+            None if name.is_none() && base.contains(rule) => {}
             None => merged.push(rule.clone()),
         }
     }

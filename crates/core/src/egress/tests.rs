@@ -217,6 +217,7 @@ fn templates_merge() {
     let want = json!({"mode": "allow-all", "x": 1, "egress": {"y": 2, "trafficRules": [
         {"name": "a", "action": "allow"}, {"name": "b", "action": "deny"}, {"action": "deny"}, {"action": "allow"}]}});
     assert_eq!(merge(&base, &over), want);
+    assert_eq!(merge(&base, &want), want, "what is in force, sent back, changes nothing");
     assert_eq!(merge(&base, &Value::Null), base);
     assert_eq!(merge(&Value::Null, &over), over);
 }

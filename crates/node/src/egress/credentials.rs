@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri};
 use sandbar_core::credential::Material;
-use sandbar_core::egress::{Projection, Replacement, Template};
-
-/// Headers by which a request is framed or judged: nothing is put into them.
-const FRAMING: [HeaderName; 5] = [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE];
+use sandbar_core::egress::{FRAMING_HEADERS, Projection, Replacement, Template};
 
 /// Why a secret was not put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +70,7 @@ impl Secret {
             }
             Self::Placeholders(placeholders) => {
                 let in_headers = pairs(placeholders, |placeholder| placeholder.in_headers);
-                for (name, value) in headers.iter_mut().filter(|(name, _)| !FRAMING.contains(name)) {
+                for (name, value) in headers.iter_mut().filter(|(name, _)| !FRAMING_HEADERS.contains(&name.as_str())) {
                     let replaced = replace(value.as_bytes(), &in_headers).or_else(|| (name == AUTHORIZATION).then(|| replace_basic(value, &in_headers))?);
                     if let Some(replaced) = replaced {
                         *value = header_value(&replaced)?;

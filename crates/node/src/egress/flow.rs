@@ -6,6 +6,7 @@ use http::{HeaderMap, Method, Uri};
 use sandbar_core::egress::{
     self as rules, App, Claim, CredentialRule, Flow, Handling, Outcome, Policy, Protected, ProtocolRule, Request, RequestOutcome, Said, Seen, Verdict,
 };
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::{Attached, Inner};
@@ -80,6 +81,8 @@ pub(super) struct Asked {
     pub method: Method,
     pub uri: Uri,
     pub headers: HeaderMap,
+    /// For its head.
+    pub _room: OwnedSemaphorePermit,
 }
 
 impl Asked {
@@ -92,8 +95,17 @@ impl Asked {
         judge(&Request { tls: self.tls, method: self.method.as_str(), path, query: self.uri.query(), headers: &headers })
     }
 
-    fn holds(&self, policy: &Policy, protected: &Protected) -> bool {
-        self.with(|request| matches!(policy.judge_request(protected, &self.evidence.seen(), request), RequestOutcome::Allow { .. }))
+    /// Whether it is still allowed, with the same secret and the same rules about its body.
+    fn holds(&self, before: &Policy, policy: &Policy, protected: &Protected) -> bool {
+        self.with(|request| {
+            let [was, is] = [before, policy].map(|policy| policy.judge_request(protected, &self.evidence.seen(), request));
+            match (was, is) {
+                (RequestOutcome::Allow { credential: was, mcp: before, .. }, RequestOutcome::Allow { credential: is, mcp: now, .. }) => {
+                    was == is && before == now
+                }
+                (RequestOutcome::Deny(_), _) | (_, RequestOutcome::Deny(_)) => false,
+            }
+        })
     }
 }
 
@@ -146,6 +158,7 @@ impl Flows {
             let outcome = rules::judge(policy, protected, &seen);
             let holds = match (open.stage, &outcome) {
                 // Who was logged in by another rule might not be any more, or as somebody else.
+                (Stage::Carried(Handling::Terminate { .. }), _) if before.certificate_for(&seen) != policy.certificate_for(&seen) => false,
                 (Stage::Carried(Handling::Login(app)), _) if before.login_for(&seen, app) != policy.login_for(&seen, app) => false,
                 (Stage::Carried(handling), Outcome::Decided { verdict, handling: now }) => verdict.allow && handling == *now,
                 // What should have been looked at has gone by.
@@ -153,7 +166,7 @@ impl Flows {
                 (Stage::Listening { .. }, Outcome::Decided { verdict, .. }) => verdict.allow,
                 (Stage::Listening { dialled }, Outcome::Listen { silent }) => silent.allow || !dialled,
             };
-            if !same_way || !holds || !open.asked.values().all(|asked| asked.holds(policy, protected)) {
+            if !same_way || !holds || !open.asked.values().all(|asked| asked.holds(before, policy, protected)) {
                 open.cut.cancel();
             }
         }
@@ -207,10 +220,12 @@ impl Attached {
         rules::judge(&policy, &protected, &one.seen()) != rules::judge(&policy, &protected, &other.seen())
     }
 
-    pub(super) fn is_request_judged_differently(&self, inner: &Inner, one: &Asked, other: &Asked) -> bool {
+    pub(super) fn is_request_judged_differently(&self, inner: &Inner, asked: &Asked, one: &Evidence, other: &Evidence) -> bool {
         let (policy, protected) = (Arc::clone(&self.state().policy), inner.protected());
-        let outcomes = [one, other].map(|asked| asked.with(|request| policy.judge_request(&protected, &asked.evidence.seen(), request)));
-        outcomes[0] != outcomes[1]
+        asked.with(|request| {
+            let [one, other] = [one, other].map(|evidence| policy.judge_request(&protected, &evidence.seen(), request));
+            one != other
+        })
     }
 
     /// Judges a connection and, when it is not refused, puts it into the list in the same moment: a policy that changes

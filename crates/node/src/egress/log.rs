@@ -121,6 +121,8 @@ struct Record {
     app: Option<App>,
     flow: Flow,
     verdict: Verdict,
+    /// False for what is told of a flow besides, which is no flow of its own.
+    counts: bool,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
     failure: OnceLock<String>,
@@ -157,9 +159,22 @@ impl Log {
         Self { shared: Arc::new(Shared { ring: Mutex::new(ring), sums: Sums::default(), totals, changes: watch::Sender::new(()) }) }
     }
 
+    /// A flow that was decided about.
     pub fn record(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict) -> Arc<Entry> {
         let allowed = verdict.allow;
         self.shared.count(|sums| if allowed { &sums.allowed } else { &sums.refused }, 1);
+        if allowed {
+            self.shared.count(|sums| &sums.open, 1);
+        }
+        self.add(host, app, flow, verdict, true)
+    }
+
+    /// What else is to be said of a flow that was recorded.
+    pub fn note(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict) {
+        self.add(host, app, flow, verdict, false);
+    }
+
+    fn add(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict, counts: bool) -> Arc<Entry> {
         let mut ring = super::lock(&self.shared.ring);
         if ring.flows.len() >= FLOWS_MAX {
             let oldest = ring.flows.iter().position(|record| record.end.get().is_some());
@@ -173,6 +188,7 @@ impl Log {
             app,
             flow,
             verdict,
+            counts,
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             failure: OnceLock::new(),
@@ -181,9 +197,6 @@ impl Log {
         ring.next += 1;
         ring.flows.push_back(Arc::clone(&record));
         drop(ring);
-        if allowed {
-            self.shared.count(|sums| &sums.open, 1);
-        }
         self.shared.changes.send_replace(());
         Arc::new(Entry { record, shared: Arc::clone(&self.shared) })
     }
@@ -236,7 +249,7 @@ impl Drop for Entry {
             ring.ends += 1;
         }
         drop(ring);
-        if self.record.verdict.allow {
+        if self.record.verdict.allow && self.record.counts {
             for sums in [&self.shared.sums, &*self.shared.totals] {
                 sums.open.fetch_sub(1, Relaxed);
             }

@@ -12,16 +12,26 @@ pub struct Source {
     held: RwLock<Held>,
 }
 
+/// Which of all that ever had a source's name, in their order: a name that was deleted can be made again, and its number is
+/// 1 then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// When the source was made.
+    pub made_at_ms: i64,
+    /// Of its rotation.
+    pub number: i64,
+}
+
 #[derive(Debug, Default)]
 struct Held {
-    version: i64,
+    version: Version,
     material: Option<Arc<Material>>,
 }
 
 impl Source {
-    /// Puts what a version of the source holds; `None` when it cannot be read. An older version than the present one
+    /// Puts what a version of the source holds; `None` when it cannot be read or is deleted. An older version than the present one
     /// changes nothing, so that whoever read it before a rotation may put it afterwards.
-    pub fn put(&self, version: i64, material: Option<Material>) {
+    pub fn put(&self, version: Version, material: Option<Material>) {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         if version >= held.version {
             *held = Held { version, material: material.map(Arc::new) };
@@ -83,15 +93,22 @@ mod tests {
         let source = Arc::new(Source::default());
         let [one, other] = [1, 2].map(|_| Sources::from_iter([("s".to_owned(), Arc::clone(&source))]));
         assert!(one.materials().is_empty(), "nothing is held yet");
-        source.put(1, login("first"));
+        let version = |made_at_ms, number| Version { made_at_ms, number };
+        source.put(version(7, 1), login("first"));
         let before = one.materials();
-        source.put(3, login("third"));
-        source.put(2, login("second"));
+        source.put(version(7, 3), login("third"));
+        source.put(version(7, 2), login("second"));
         for sources in [&one, &other] {
             assert_eq!(sources.materials()["s"].value("password"), Some("third"));
         }
         assert_eq!(before["s"].value("password"), Some("first"), "who has begun with one keeps it");
-        source.put(3, None);
+        source.put(version(7, 3), None);
         assert!(other.materials().is_empty());
+
+        // It is deleted and made again, and whoever read the former one comes last.
+        source.put(version(9, 1), login("another"));
+        source.put(version(7, 4), None);
+        source.put(version(7, 3), login("third"));
+        assert_eq!(other.materials()["s"].value("password"), Some("another"));
     }
 }

@@ -3,7 +3,7 @@
 //! The server is connected to first, and offered of the client's protocols those that can be carried; what it chooses is
 //! what the client gets. Its certificate is verified here, for the name that the client said.
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{StatusCode, Version};
@@ -23,19 +23,31 @@ use super::socket::{Meter, Socket, join};
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const HTTP_1: &[u8] = b"http/1.1";
-const HTTP_2: &[u8] = b"h2";
+pub(super) const HTTP_2: &[u8] = b"h2";
 
-/// The TLS to a server.
+/// The TLS to a server, for one connection after another.
 pub(super) struct Outer {
-    pub name: ServerName<'static>,
-    pub config: Arc<ClientConfig>,
-    pub meter: Meter,
+    name: ServerName<'static>,
+    /// What the server may choose from.
+    offer: Vec<Vec<u8>>,
+    meter: Meter,
 }
 
 impl Outer {
-    /// Over a socket that is connected.
-    pub async fn shake_hands(&self, socket: Arc<TcpStream>) -> Result<TlsStream<Socket>, Refusal> {
-        let connector = TlsConnector::from(Arc::clone(&self.config));
+    fn new(name: &str, offer: Vec<Vec<u8>>, meter: Meter) -> Result<Self, Refusal> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| Refusal::new(StatusCode::BAD_GATEWAY, "this is no name of a server"))?;
+        Ok(Self { name, offer, meter })
+    }
+
+    /// A connection, over the early socket if there is one. A certificate is shown as it is held now.
+    pub async fn connect(&self, carrier: &Carrier, early: Option<Arc<TcpStream>>) -> Result<TlsStream<Socket>, Refusal> {
+        let mut config = ClientConfig::clone(&*configure(carrier)?);
+        config.alpn_protocols.clone_from(&self.offer);
+        let socket = match early {
+            Some(socket) => socket,
+            None => carrier.dial().await.map_err(|error| Refusal::unreached(&error))?,
+        };
+        let connector = TlsConnector::from(Arc::new(config));
         let work = connector.connect(self.name.clone(), Socket::outside(socket, self.meter.clone()));
         let failed = |why: &str| Refusal::new(StatusCode::BAD_GATEWAY, format!("no TLS with the server: {why}"));
         match tokio::time::timeout(HANDSHAKE_WITHIN, work).await {
@@ -67,8 +79,8 @@ pub(super) async fn serve(carrier: Arc<Carrier>, meter: Meter, first_bytes: Byte
         Host::Absent | Host::Unreadable => carrier.evidence.flow.addr.to_string(),
     };
     let offer: Vec<Vec<u8>> = offered.iter().filter(|alpn| !http || [HTTP_1, HTTP_2].contains(&alpn.as_slice())).cloned().collect();
-    let outer = match configure(&carrier, &name, meter, offer.clone()) {
-        Ok(outer) => connect(&carrier, &outer, early).await.map(|stream| (outer, stream)),
+    let outer = match Outer::new(&name, offer.clone(), meter) {
+        Ok(outer) => outer.connect(&carrier, early).await.map(|stream| (outer, stream)),
         Err(refusal) => Err(refusal),
     };
     let chosen = match &outer {
@@ -86,49 +98,41 @@ pub(super) async fn serve(carrier: Arc<Carrier>, meter: Meter, first_bytes: Byte
     let version = if chosen.as_deref() == Some(HTTP_2) { Version::HTTP_2 } else { Version::HTTP_11 };
     let upstream = match outer {
         Ok((_, outside)) if !http => return join(inside, outside).await,
-        Ok((outer, outside)) => Upstream::new(Link::Tls(outer), version, tasks, Some(Box::new(outside))),
+        // The client knows what was chosen, so nothing else is offered any more.
+        Ok((outer, outside)) => {
+            let outer = Outer { offer: chosen.into_iter().collect(), ..outer };
+            Upstream::new(Link::Tls(outer), version, tasks, Some(Box::new(outside)))
+        }
         Err(refusal) => Upstream::new(Link::Refused(refusal), version, tasks, None),
     };
-    http::serve(Arc::new(Session { carrier, secure: Some(host), upstream, tunnel: Mutex::default() }), inside, version).await
+    http::serve(Arc::new(Session::new(carrier, Some(host), upstream)), inside, version).await
 }
 
-async fn connect(carrier: &Carrier, outer: &Outer, early: Option<Arc<TcpStream>>) -> Result<TlsStream<Socket>, Refusal> {
-    let socket = match early {
-        Some(socket) => socket,
-        None => carrier.dial().await.map_err(|error| Refusal::unreached(&error))?,
-    };
-    outer.shake_hands(socket).await
-}
-
-/// The TLS to the server, with a certificate of the client's if a rule says so.
-fn configure(carrier: &Carrier, name: &str, meter: Meter, offer: Vec<Vec<u8>>) -> Result<Outer, Refusal> {
+/// How the server is talked to: with a certificate of the client's if a rule says so.
+fn configure(carrier: &Carrier) -> Result<Arc<ClientConfig>, Refusal> {
     let (attached, inner) = (&carrier.attached, &carrier.inner);
     let refusal = |error: super::tls::TlsError| Refusal::new(StatusCode::BAD_GATEWAY, error.to_string());
-    let server = ServerName::try_from(name.to_owned()).map_err(|_| Refusal::new(StatusCode::BAD_GATEWAY, "this is no name of a server"))?;
     let rule = {
         let policy = Arc::clone(&attached.state().policy);
         policy.certificate_for(&carrier.evidence.seen()).cloned()
     };
-    let config = match rule {
-        None => inner.tls.client().map_err(refusal)?,
+    match rule {
+        None => inner.tls.client().map_err(refusal),
         Some(rule) => {
             let material = attached.materials().get(&rule.binding.source).cloned();
             let made = material.ok_or(super::tls::TlsError::Certificate).and_then(|material| attached.certificates.client(&inner.tls, &material));
             match made {
-                Ok(config) => config,
-                Err(_) if rule.fail_open => inner.tls.client().map_err(refusal)?,
+                Ok(config) => Ok(config),
+                Err(_) if rule.fail_open => inner.tls.client().map_err(refusal),
                 Err(_) => {
                     let verdict = Verdict::deny(format!("{} (its credential cannot be used)", rule.label));
                     let text = refuse::text(&verdict);
                     attached.record_flow(&carrier.evidence, verdict);
-                    return Err(Refusal::new(StatusCode::FORBIDDEN, text));
+                    Err(Refusal::new(StatusCode::FORBIDDEN, text))
                 }
             }
         }
-    };
-    let mut config = ClientConfig::clone(&config);
-    config.alpn_protocols = offer;
-    Ok(Outer { name: server, config: Arc::new(config), meter })
+    }
 }
 
 async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

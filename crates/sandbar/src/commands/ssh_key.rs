@@ -33,13 +33,13 @@ pub async fn run(global: &Global, command: SshKeyCommand) -> anyhow::Result<u8> 
                 ]),
             }
         }
-        SshKeyCommand::Ls => {
-            let list = client.get("/users/me/ssh-keys").await?;
+        SshKeyCommand::Ls { all } => {
+            let list = client.get(if all { "/users/me/ssh-keys?all=true" } else { "/users/me/ssh-keys" }).await?;
             match global.output {
                 Output::Json => output::json(&list),
                 Output::Table => {
                     let keys = list["ssh_keys"].as_array().cloned().unwrap_or_default();
-                    output::table(&["ID", "NAME", "KIND", "FINGERPRINT", "CREATED"], &keys.iter().map(row).collect::<Vec<_>>());
+                    output::table(&["ID", "NAME", "KIND", "FINGERPRINT", "CREATED", "USER"], &keys.iter().map(row).collect::<Vec<_>>());
                     let server = client.get("/metadata").await?;
                     match server["ssh"]["fingerprint_sha256"].as_str() {
                         Some(fingerprint) => output::line(&format!("\nThe server shows ED25519 {fingerprint}")),
@@ -60,7 +60,7 @@ pub async fn run(global: &Global, command: SshKeyCommand) -> anyhow::Result<u8> 
 }
 
 fn row(key: &Value) -> Vec<String> {
-    vec![cell(&key["id"]), cell(&key["name"]), cell(&key["key_type"]), cell(&key["fingerprint_sha256"]), time(&key["created_at"])]
+    vec![cell(&key["id"]), cell(&key["name"]), cell(&key["key_type"]), cell(&key["fingerprint_sha256"]), time(&key["created_at"]), cell(&key["user_id"])]
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

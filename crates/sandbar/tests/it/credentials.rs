@@ -10,6 +10,8 @@ use super::{
     http::{Api, Reply},
 };
 
+mod rotation;
+
 const SOURCES: &str = "/api/v1/credential-sources";
 
 fn headers(name: &str, secret: &str) -> Value {

@@ -14,7 +14,7 @@ mod quota;
 mod udp;
 
 /// This machine's own address, if it has one besides loopback.
-fn own_address() -> Option<IpAddr> {
+pub fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     // Nothing is sent: the kernel only says which address it would use.
     socket.connect("192.0.2.1:9").ok()?;

@@ -54,6 +54,8 @@ pub struct Principal {
     pub permissions: Permissions,
     /// The login that was used.
     login: Option<String>,
+    /// By its hash; none for a connection by SSH key.
+    token: Option<token::Sha256>,
 }
 
 impl Principal {
@@ -90,8 +92,19 @@ impl Auth {
     /// Who holds this token; 401 for one that is unknown, expired or revoked. `team` is the one that a login wants to
     /// act for.
     pub async fn verify(&self, token: &str, team: Option<&str>) -> Result<Principal, ApiError> {
+        self.holder_of(token::sha256(token), team).await
+    }
+
+    /// Who it is by now that somebody was when a long answer began: 401 when the token is worth nothing any more.
+    pub async fn verify_again(&self, who: &Principal) -> Result<Principal, ApiError> {
+        match who.token {
+            Some(hash) => self.holder_of(hash, Some(&who.team_id)).await,
+            None => Ok(who.clone()),
+        }
+    }
+
+    async fn holder_of(&self, hash: token::Sha256, team: Option<&str>) -> Result<Principal, ApiError> {
         let now = now_ms();
-        let hash = token::sha256(token);
         let grant = match self.verified.get(&hash, now) {
             Seen::Known(grant) => grant,
             Seen::Unknown { epoch } => {
@@ -124,6 +137,7 @@ impl Auth {
                     roles: role.into_iter().collect(),
                     permissions: role.map(Role::permissions).unwrap_or_default(),
                     login: Some(family.clone()),
+                    token: Some(hash),
                 })
             }
         }
@@ -145,6 +159,7 @@ impl Auth {
                 permissions: Permissions::of_roles(&key.roles) & maker.role.permissions(),
                 roles: key.roles.into_iter().filter(|role| maker.role.permissions().covers(role.permissions())).collect(),
                 login: None,
+                token: Some(*hash),
             };
             return Ok(Grant { expires_at_ms: key.expires_at_ms, holder: Holder::key(principal, key.last_used_at_ms) });
         }

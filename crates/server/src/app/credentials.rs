@@ -11,7 +11,7 @@ use sandbar_core::{
     sandbox::SandboxRecord,
 };
 use sandbar_node::{
-    egress::{Source, Sources, Terms},
+    egress::{Source, Sources, Terms, Version},
     error_text,
 };
 use sandbar_store::{CredentialRecord, Store, StoreError};
@@ -39,6 +39,8 @@ pub struct Credentials {
     seal: Arc<Seal>,
     /// What runtimes hold now, by team and name: one value for all of them.
     held: Mutex<HashMap<(String, String), Weak<Source>>>,
+    /// Those of live runtimes that could not be read when they were adopted.
+    missed: Mutex<HashMap<(String, String), Weak<Source>>>,
     checks: Semaphore,
 }
 
@@ -52,7 +54,7 @@ pub struct Listed {
 
 impl Credentials {
     pub(crate) fn new(store: Store, seal: Arc<Seal>) -> Arc<Self> {
-        Arc::new(Self { store, seal, held: Mutex::default(), checks: Semaphore::new(CHECKS_MAX) })
+        Arc::new(Self { store, seal, held: Mutex::default(), missed: Mutex::default(), checks: Semaphore::new(CHECKS_MAX) })
     }
 
     /// Whether all that a sandbox binds is there and fits. The store asks again when the row is written.
@@ -68,18 +70,58 @@ impl Credentials {
     /// A policy with the secrets that it refers to. One that is not there, or cannot be read, is absent: the policy says
     /// what becomes of what needs it.
     pub(crate) async fn terms(&self, team_id: &str, policy: Policy) -> Result<Terms, StoreError> {
-        let names: BTreeSet<String> = policy.source_refs().map(str::to_owned).collect();
-        let mut sources = Vec::with_capacity(names.len());
-        for name in names {
-            // Before the row is read: a rotation after that finds it.
-            let source = self.hold(team_id, &name);
-            match self.store.credential_get(team_id, &name).await? {
-                Some(row) => source.put(row.version, self.open(&row)),
-                None => tracing::warn!(team = team_id, source = name, "a credential source that a policy refers to is not there"),
-            }
-            sources.push((name, source));
+        let sources = self.hold_all(team_id, &policy);
+        for (name, source) in &sources {
+            self.fill(team_id, name, source).await?;
         }
         Ok(Terms { policy, sources: Sources::from_iter(sources) })
+    }
+
+    /// The same for a runtime that lives already, which goes on in any case. What cannot be read now is left to
+    /// [`Self::read_missed`].
+    pub(crate) async fn terms_of_live(&self, team_id: &str, policy: Policy) -> Terms {
+        let sources = self.hold_all(team_id, &policy);
+        for (name, source) in &sources {
+            if let Err(error) = self.fill(team_id, name, source).await {
+                tracing::error!(team = team_id, source = name, error = error_text(&error), "a credential source could not be read; it is tried again");
+                self.missed().insert((team_id.to_owned(), name.clone()), Arc::downgrade(source));
+            }
+        }
+        Terms { policy, sources: Sources::from_iter(sources) }
+    }
+
+    /// Reads once more what could not be read, for all runtimes that hold it.
+    ///
+    /// # Errors
+    /// It still cannot: what is left is for the next time.
+    pub(crate) async fn read_missed(&self) -> Result<(), StoreError> {
+        let missed: Vec<_> = self.missed().iter().map(|(key, source)| (key.clone(), source.upgrade())).collect();
+        let mut failed = Ok(());
+        for (key, source) in missed {
+            let filled = match source {
+                Some(source) => self.fill(&key.0, &key.1, &source).await,
+                None => Ok(()),
+            };
+            match filled {
+                Ok(()) => drop(self.missed().remove(&key)),
+                Err(error) => failed = Err(error),
+            }
+        }
+        failed
+    }
+
+    /// All sources of a policy, before one of them is read: a rotation after that finds it.
+    fn hold_all(&self, team_id: &str, policy: &Policy) -> Vec<(String, Arc<Source>)> {
+        let names: BTreeSet<&str> = policy.source_refs().collect();
+        names.into_iter().map(|name| (name.to_owned(), self.hold(team_id, name))).collect()
+    }
+
+    async fn fill(&self, team_id: &str, name: &str, source: &Source) -> Result<(), StoreError> {
+        match self.store.credential_get(team_id, name).await? {
+            Some(row) => source.put(version_of(&row), self.open(&row)),
+            None => tracing::warn!(team = team_id, source = name, "a credential source that a policy refers to is not there"),
+        }
+        Ok(())
     }
 
     /// What all runtimes share of a source.
@@ -97,9 +139,19 @@ impl Credentials {
 
     /// Lets all runtimes that hold a source have what it is from now on.
     fn publish(&self, row: &CredentialRecord, material: Option<Material>) {
+        self.put(row, version_of(row), material);
+    }
+
+    /// Takes it away from whoever holds it. They hold it still: it may be made again.
+    fn withdraw(&self, row: &CredentialRecord) {
+        let last = version_of(row);
+        self.put(row, Version { number: last.number + 1, ..last }, None);
+    }
+
+    fn put(&self, row: &CredentialRecord, version: Version, material: Option<Material>) {
         let held = self.lock().get(&(row.team_id.clone(), row.name.clone())).and_then(Weak::upgrade);
         if let Some(source) = held {
-            source.put(row.version, material);
+            source.put(version, material);
         }
     }
 
@@ -131,6 +183,10 @@ impl Credentials {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Weak<Source>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn missed(&self) -> MutexGuard<'_, HashMap<(String, String), Weak<Source>>> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,8 +247,7 @@ impl App {
     pub async fn delete_credential_source(&self, who: &Principal, name: &str) -> Result<(), ApiError> {
         let deleted = self.store.credential_delete(&who.team_id, name).await;
         let row = deleted.map_err(|error| store_failure("deleting the credential source", &error))?;
-        self.credentials.publish(&row, None);
-        self.credentials.lock().remove(&(row.team_id.clone(), row.name.clone()));
+        self.credentials.withdraw(&row);
         tracing::info!(team = row.team_id, source = row.name, user = who.user_id, version = row.version, "a credential source was deleted");
         Ok(())
     }
@@ -203,9 +258,16 @@ impl App {
     }
 }
 
+fn version_of(row: &CredentialRecord) -> Version {
+    Version { made_at_ms: row.created_at_ms, number: row.version }
+}
+
 fn same_kind(known: Kind, sent: Kind) -> Result<(), ApiError> {
     match known == sent {
         true => Ok(()),
         false => Err(ApiError::bad_request(format!("resolverKind: is {known} and cannot be changed to {sent}; make another source"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

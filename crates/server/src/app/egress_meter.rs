@@ -86,27 +86,7 @@ impl EgressMeter {
     pub fn look(&self, live: &[(Arc<SandboxRecord>, Arc<Runtime>)], quotas: &[QuotaRecord], now_ms: i64) {
         let now: Vec<_> = live.iter().map(|(record, runtime)| Sent::of(record, runtime)).collect();
         let mut state = self.lock();
-        let state = &mut *state;
-        let ended = std::mem::take(&mut state.ended);
-        let intervals: HashMap<&str, u64> = quotas.iter().map(|quota| (&*quota.team_id, interval_of(quota))).collect();
-        for sent in now.iter().chain(&ended) {
-            let counted = state.counted.entry(sent.runtime_id.clone()).or_default();
-            let more = sent.bytes.saturating_sub(*counted);
-            *counted = sent.bytes.max(*counted);
-            if let Some(interval_ms) = intervals.get(&*sent.team_id).filter(|_| more > 0) {
-                state.used.entry(sent.team_id.clone()).or_default().add(more, *interval_ms, now_ms);
-                state.changed = true;
-            }
-        }
-        let gone: HashSet<&str> = ended.iter().map(|sent| &*sent.runtime_id).collect();
-        let alive: HashSet<&str> = now.iter().map(|sent| &*sent.runtime_id).filter(|id| !gone.contains(id)).collect();
-        state.counted.retain(|id, _| alive.contains(&**id));
-        state.used.retain(|team_id, _| intervals.contains_key(&**team_id));
-        state.beyond = quotas
-            .iter()
-            .filter(|quota| state.used.get(&quota.team_id).map_or(0, |used| used.used(interval_of(quota), now_ms)) >= quota.limit)
-            .map(|quota| (quota.team_id.clone(), rule(quota, now_ms)))
-            .collect();
+        state.count(&now, quotas, now_ms);
         for (record, runtime) in live {
             let wanted = state.beyond.get(&record.team_id);
             if runtime.egress().suspended().as_ref() != wanted {
@@ -136,6 +116,31 @@ impl EgressMeter {
     }
 }
 
+impl State {
+    fn count(&mut self, now: &[Sent], quotas: &[QuotaRecord], now_ms: i64) {
+        let ended = std::mem::take(&mut self.ended);
+        let intervals: HashMap<&str, u64> = quotas.iter().map(|quota| (&*quota.team_id, interval_of(quota))).collect();
+        for sent in now.iter().chain(&ended) {
+            let counted = self.counted.entry(sent.runtime_id.clone()).or_default();
+            let more = sent.bytes.saturating_sub(*counted);
+            *counted = sent.bytes.max(*counted);
+            if let Some(interval_ms) = intervals.get(&*sent.team_id).filter(|_| more > 0) {
+                self.used.entry(sent.team_id.clone()).or_default().add(more, *interval_ms, now_ms);
+                self.changed = true;
+            }
+        }
+        // One whose end has only begun, or has failed, is looked at again.
+        let alive: HashSet<&str> = now.iter().map(|sent| &*sent.runtime_id).collect();
+        self.counted.retain(|id, _| alive.contains(&**id));
+        self.used.retain(|team_id, _| intervals.contains_key(&**team_id));
+        self.beyond = quotas
+            .iter()
+            .filter(|quota| self.used.get(&quota.team_id).map_or(0, |used| used.used(interval_of(quota), now_ms)) >= quota.limit)
+            .map(|quota| (quota.team_id.clone(), rule(quota, now_ms)))
+            .collect();
+    }
+}
+
 fn interval_of(quota: &QuotaRecord) -> u64 {
     quota.interval_ms.unwrap_or(INTERVAL_DEFAULT_MS)
 }
@@ -144,4 +149,38 @@ fn rule(quota: &QuotaRecord, now_ms: i64) -> Arc<str> {
     let interval_ms = interval_of(quota);
     let until = rfc3339(end_of(interval_ms, now_ms));
     format!("the team's quota of {} ({} in {interval_ms} ms) is used up until {until}", Dimension::NetworkEgressBytes.as_str(), quota.limit).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(runtime_id: &str, bytes: u64) -> Sent {
+        Sent { team_id: "t".to_owned(), runtime_id: runtime_id.to_owned(), bytes }
+    }
+
+    #[test]
+    fn a_runtime_that_ends_is_counted_once() {
+        let quotas = [QuotaRecord { team_id: "t".to_owned(), dimension: Dimension::NetworkEgressBytes, limit: 10, interval_ms: Some(60_000), burst: None }];
+        let mut state = State::default();
+        // What lives, what has begun to end, and what is used by then.
+        let looks: [(&[Sent], Option<Sent>, u64); 6] = [
+            (&[sent("a", 6)], None, 6),
+            (&[sent("a", 6)], Some(sent("a", 6)), 6),
+            (&[sent("a", 6)], None, 6),
+            (&[sent("a", 7)], Some(sent("a", 7)), 7),
+            (&[], None, 7),
+            // One that came and went between two looks.
+            (&[], Some(sent("b", 2)), 9),
+        ];
+        for (step, (now, ended, used)) in looks.into_iter().enumerate() {
+            state.ended.extend(ended);
+            state.count(now, &quotas, 1000);
+            assert_eq!(state.used["t"].used(interval_of(&quotas[0]), 1000), used, "look {step}");
+            assert_eq!(state.counted.len(), now.len(), "look {step}");
+        }
+        assert!(state.beyond.is_empty());
+        state.count(&[sent("c", 1)], &quotas, 1000);
+        assert!(state.beyond.contains_key("t"));
+    }
 }

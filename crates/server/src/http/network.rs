@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, State};
 use sandbar_api::{error::ErrorEnvelope, sandbox::UpdateConfig};
-use sandbar_core::{roles::Permission, sandbox::SandboxRecord, validate};
+use sandbar_core::{egress, roles::Permission, sandbox::SandboxRecord, validate};
 use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -22,8 +22,8 @@ pub fn router() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::new().routes(routes!(get, put)).merge(events::router())
 }
 
-/// The network policy of a sandbox: its own, else its template's, else `allow-all`. Its own holds on top of its
-/// template's, whose rules stay unless one of the same name replaces them.
+/// The network policy that is in force: the sandbox's own on top of its template's, whose rules stay unless one of the
+/// same name replaces them; `allow-all` where neither says anything.
 #[utoipa::path(get, path = "/api/v1/sandboxes/{id}/network", tag = "network", params(("id" = String, Path)), responses(
     (status = 200, body = Object), (status = 404, body = ErrorEnvelope),
 ))]
@@ -32,7 +32,7 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String
     reply::ok(policy(&app.get(&who, &id).await?))
 }
 
-/// Replace the network policy. It holds for new connections when the reply comes, and cuts those that it refuses.
+/// Replace the sandbox's own network policy, which stands on its template's; the answer is what is in force. It holds for new connections when the reply comes, and cuts those that it refuses.
 #[utoipa::path(put, path = "/api/v1/sandboxes/{id}/network", tag = "network", params(("id" = String, Path)), request_body = Object, responses(
     (status = 200, body = Object), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
 ))]
@@ -48,7 +48,7 @@ fn check(policy: &Value) -> std::result::Result<(), ApiError> {
     if !policy.is_object() {
         return Err(ApiError::bad_request("the network policy must be a JSON object"));
     }
-    let mut found = validate::network_policy(policy, "network");
+    let mut found = validate::network_policy_on_template(policy, "network");
     for violation in &mut found {
         if let Some(path) = violation.path.strip_prefix("network.") {
             violation.path = path.to_owned();
@@ -57,9 +57,13 @@ fn check(policy: &Value) -> std::result::Result<(), ApiError> {
     if found.is_empty() { Ok(()) } else { Err(violations(found)) }
 }
 
-/// Every stored field untouched; `mode` is always there, since clients require it.
+/// What is in force. `mode` is always there, since clients require it.
 fn policy(record: &SandboxRecord) -> Value {
-    let mut policy = record.config.network.clone().or_else(|| record.template.network.clone()).unwrap_or_else(|| json!({}));
+    let part = |network: &Option<Value>| network.clone().unwrap_or_default();
+    let mut policy = egress::merge(&part(&record.template.network), &part(&record.config.network));
+    if policy.is_null() {
+        policy = json!({});
+    }
     if let Some(fields) = policy.as_object_mut() {
         fields.entry("mode").or_insert_with(|| "allow-all".into());
     }

@@ -10,7 +10,7 @@ use sandbar_node::{
 use sandbar_procd_api::{PROTOCOL_PROCESS, process::Start};
 
 use crate::{
-    app::{SharedApp, contexts::unless_frozen},
+    app::{SharedApp, auth::Principal, contexts::unless_frozen},
     error::ApiError,
 };
 
@@ -32,12 +32,17 @@ impl Client {
         &self.sandbox
     }
 
-    /// The sandbox's runtime, awake. The key has to be good at this moment still.
-    pub async fn runtime(&self) -> Result<Arc<Runtime>, ApiError> {
+    /// Who comes, and which key of theirs it is. That has to be good at this moment still.
+    pub async fn who(&self) -> Result<(Principal, String), ApiError> {
         let gone = || ApiError::not_found("sandbox", &self.sandbox);
         let (record, _) = self.app.look(&self.sandbox).await?.ok_or_else(gone)?;
         let who = self.app.auth.ssh_principal(&record.team_id, &self.fingerprint).await?;
-        let who = who.ok_or_else(|| ApiError::new(ErrorCode::Forbidden, "the key does not open this sandbox any more"))?;
+        who.ok_or_else(|| ApiError::new(ErrorCode::Forbidden, "the key does not open this sandbox any more"))
+    }
+
+    /// The sandbox's runtime, awake.
+    pub async fn runtime(&self) -> Result<Arc<Runtime>, ApiError> {
+        let (who, _) = self.who().await?;
         self.app.admit_request(&who.team_id)?;
         self.app.access(&who, &self.sandbox).await
     }

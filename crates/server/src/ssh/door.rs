@@ -23,7 +23,7 @@ impl<'a> Door<'a> {
             Some(sandbox) => self.app.look(sandbox).await?.map(|(record, _)| record.team_id.clone()),
             None => None,
         };
-        // Asked for those that there are not, too: all take the same time.
+        // Asked for those that there are not, too. The answer is the same; how long it takes may differ.
         let known = self.app.auth.ssh_principal(team.as_deref().unwrap_or_default(), &key.fingerprint()).await?;
         Ok(team.is_some() && known.is_some())
     }

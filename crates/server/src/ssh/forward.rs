@@ -30,14 +30,18 @@ pub(super) async fn tcp(client: &Client, open: Open, host: &str, port: u16) {
     if host.len() > HOST_BYTES_MAX || host.contains('\0') {
         return open.refuse(Refusal::ConnectFailed, "that is no host");
     }
-    let runtime = match client.runtime().await {
+    let runtime = tokio::select! {
+        runtime = client.runtime() => runtime,
+        () = open.closed() => return,
+    };
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return open.refuse(Refusal::ConnectFailed, error.message()),
     };
     if is_own(client, host) {
         let connected = tokio::select! {
             connected = runtime.connect(port) => connected,
-            () = runtime.frozen() => Err(io::Error::other("the sandbox was paused")),
+            text = hopeless(&open, &runtime) => Err(io::Error::other(text)),
         };
         return match connected {
             Ok(stream) => carry(open, &runtime, stream).await,
@@ -53,7 +57,11 @@ pub(super) async fn unix(client: &Client, open: Open, path: &str) {
     if path.len() > PATH_BYTES_MAX || path.contains('\0') {
         return open.refuse(Refusal::ConnectFailed, "that is no path");
     }
-    let runtime = match client.runtime().await {
+    let runtime = tokio::select! {
+        runtime = client.runtime() => runtime,
+        () = open.closed() => return,
+    };
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return open.refuse(Refusal::ConnectFailed, error.message()),
     };
@@ -104,6 +112,15 @@ async fn carry(open: Open, runtime: &Runtime, stream: TcpStream) {
     }
 }
 
+/// Why nothing comes of it any more; returns when that is so.
+async fn hopeless(open: &Open, runtime: &Runtime) -> &'static str {
+    tokio::select! {
+        () = open.closed() => "the client has left",
+        () = runtime.frozen() => "the sandbox was paused",
+        () = runtime.ended() => "the sandbox has ended",
+    }
+}
+
 async fn stopped(channel: &Channel, runtime: &Runtime) {
     tokio::select! {
         () = channel.closed() => {}
@@ -114,13 +131,19 @@ async fn stopped(channel: &Channel, runtime: &Runtime) {
 
 /// Lets a process inside connect, and carries its streams.
 async fn inside(client: &Client, open: Open, runtime: &Runtime, arguments: &[Vec<u8>]) {
-    let started = client.start(runtime, arguments, &Start { cwd: Some("/".to_owned()), ..Start::default() }).await;
-    let (input, mut output) = match started {
-        Ok(started) => started,
-        Err(error) => return open.refuse(Refusal::ConnectFailed, error.message()),
+    let start = Start { cwd: Some("/".to_owned()), ..Start::default() };
+    let connects = async {
+        let (input, mut output) = client.start(runtime, arguments, &start).await.map_err(|error| error.message().to_owned())?;
+        let first = connected(&mut output).await?;
+        Ok((first, input, output))
     };
-    let first = match connected(&mut output).await {
-        Ok(first) => first,
+    // The process ends with its streams.
+    let connected = tokio::select! {
+        connected = connects => connected,
+        text = hopeless(&open, runtime) => Err(text.to_owned()),
+    };
+    let (first, input, output) = match connected {
+        Ok(connected) => connected,
         Err(text) => return open.refuse(Refusal::ConnectFailed, text),
     };
     let Some(channel) = open.accept() else { return };

@@ -22,8 +22,6 @@ const VARIABLES: [&str; 6] = ["LANG", "LANGUAGE", "TERM", "COLORTERM", "TZ", "GI
 const VARIABLES_MAX: usize = 64;
 const VARIABLE_BYTES_MAX: usize = 4 << 10;
 const TERM_BYTES_MAX: usize = 64;
-/// Bytes of a command.
-const COMMAND_BYTES_MAX: usize = 128 << 10;
 /// A terminal of a size that nobody said.
 const SIZE_DEFAULT: PtySize = PtySize { rows: 24, cols: 80 };
 /// As OpenSSH's client ends when something else than the command went wrong.
@@ -62,12 +60,18 @@ pub(super) async fn serve(client: &Client, open: Open) {
         let (input, output) = client.start(&runtime, &asked.arguments, &asked.start).await?;
         Ok::<_, crate::error::ApiError>((runtime, input, output))
     };
+    let mut resized = None;
     let started = tokio::select! {
         started = runs => started,
-        () = channel.closed() => return,
+        () = hear_meanwhile(&channel, &mut resized) => return,
     };
     let ended = match started {
-        Ok((runtime, input, output)) => follow(&channel, &runtime, input, output, pty).await,
+        Ok((runtime, input, output)) => {
+            if let Some(size) = resized.filter(|_| pty) {
+                input.resize(size);
+            }
+            follow(&channel, &runtime, input, output, pty).await
+        }
         Err(error) => Err(error.message().to_owned()),
     };
     let outcome = match ended {
@@ -86,13 +90,30 @@ pub(super) async fn serve(client: &Client, open: Open) {
     channel.end();
 }
 
+/// Hears the client while nothing runs that it could ask something of: of that only a terminal's size is kept. Returns when
+/// it goes.
+async fn hear_meanwhile(channel: &Channel, resized: &mut Option<PtySize>) {
+    while let Some(Event::Request { request, wants_reply }) = channel.event().await {
+        let is_size = if let Request::Resize { cols, rows } = request {
+            *resized = Some(size(cols, rows));
+            true
+        } else {
+            false
+        };
+        if wants_reply {
+            channel.answer(is_size);
+        }
+    }
+}
+
 /// A word of ours, among what the program says.
 async fn say(channel: &Channel, text: &str, pty: bool) -> Result<(), ()> {
     let (begin, end) = if pty { ("\r\n", "\r\n") } else { ("", "\n") };
     let line = Bytes::from(format!("{begin}sandbar: {text}{end}"));
+    let mut resized = None;
     tokio::select! {
         written = channel.write(Stream::Err, line) => written.map_err(drop),
-        () = channel.closed() => Err(()),
+        () = hear_meanwhile(channel, &mut resized) => Err(()),
     }
 }
 
@@ -118,9 +139,7 @@ async fn asked(channel: &Channel) -> Option<Asked> {
                 start.programs = vec!["bash".to_owned(), "sh".to_owned()];
                 (true, Some(vec![b"sh".to_vec(), b"-l".to_vec()]))
             }
-            Request::Exec(command) if command.len() <= COMMAND_BYTES_MAX && !command.contains(&0) => {
-                (true, Some(vec![b"/bin/sh".to_vec(), b"-lc".to_vec(), command]))
-            }
+            Request::Exec(command) if !command.contains(&0) => (true, Some(vec![b"/bin/sh".to_vec(), b"-lc".to_vec(), command])),
             Request::Subsystem(name) if name == "sftp" => {
                 start.pty_size = None;
                 (true, Some(vec![AGENT.to_vec(), b"sftp-server".to_vec()]))

@@ -1,5 +1,5 @@
 use sandbar_core::{limits, roles::Role};
-use sandbar_store::{ApiKey, Install, LoginToken, Member, Rotation, SshKey, StoreError, TokenKind};
+use sandbar_store::{ApiKey, Install, LoginToken, Member, Rotation, SshKey, SshKeyHolder, StoreError, TokenKind};
 
 use crate::{Fresh, sandboxes::sandbox, team, user};
 
@@ -79,6 +79,7 @@ async fn ssh_keys() {
         id: id.into(),
         team_id: team.into(),
         user_id: user.into(),
+        api_key_id: None,
         name: "laptop".into(),
         public_key: "ssh-ed25519 AAAA".into(),
         key_type: "ssh-ed25519".into(),
@@ -91,24 +92,59 @@ async fn ssh_keys() {
     assert!(matches!(store.ssh_key_insert(&key("b", "team", "user", "f")).await, Err(StoreError::Exists { .. })));
     store.ssh_key_insert(&key("b", "t2", "u2", "f")).await.expect("the same key for another team");
     assert_eq!(store.ssh_keys_list("team", "user").await.expect("lists"), [key("a", "team", "user", "f")]);
-    assert_eq!(store.ssh_key_holders("team", "f").await.expect("reads"), [("user".to_owned(), Role::Admin)]);
-    assert_eq!(store.ssh_key_holders("", "f").await.expect("reads"), []);
+    let holder = SshKeyHolder { id: "a".into(), user_id: "user".into(), role: Role::Admin };
+    assert_eq!(store.ssh_key_holders("team", "f", 1).await.expect("reads"), [holder]);
+    assert_eq!(store.ssh_key_holders("", "f", 1).await.expect("reads"), []);
     let member = Member { id: "m".into(), team_id: "team".into(), user_id: "u2".into(), role: Role::Viewer, joined_at_ms: 9 };
     store.member_insert(&member).await.expect("adds");
     store.ssh_key_insert(&key("c", "team", "u2", "f")).await.expect("inserts");
-    assert_eq!(store.ssh_key_holders("team", "f").await.expect("reads").len(), 2);
+    assert_eq!(store.ssh_key_holders("team", "f", 1).await.expect("reads").len(), 2);
     store.member_delete("team", "u2").await.expect("removes");
     assert_eq!(store.ssh_keys_list("team", "u2").await.expect("lists"), [], "with the member go their keys");
     assert_eq!(store.ssh_keys_list("t2", "u2").await.expect("lists").len(), 1, "those for another team stay");
-    assert!(matches!(store.ssh_key_delete("team", "u2", "a").await, Err(StoreError::NotFound { .. })));
-    store.ssh_key_delete("team", "user", "a").await.expect("deletes");
-    assert_eq!(store.ssh_key_holders("team", "f").await.expect("reads"), []);
+    assert!(matches!(store.ssh_key_delete("team", Some("u2"), "a").await, Err(StoreError::NotFound { .. })));
+    store.ssh_key_delete("team", Some("user"), "a").await.expect("deletes");
+    assert_eq!(store.ssh_key_holders("team", "f", 1).await.expect("reads"), []);
+    assert_eq!(store.ssh_keys_of_team("t2").await.expect("lists").len(), 1);
+    assert!(matches!(store.ssh_key_delete("team", None, "b").await, Err(StoreError::NotFound { .. })), "of another team");
     for n in 0..limits::SSH_KEYS_PER_USER_MAX {
         store.ssh_key_insert(&key(&format!("k-{n}"), "team", "user", &format!("f-{n}"))).await.expect("inserts");
     }
     assert!(matches!(store.ssh_key_insert(&key("more", "team", "user", "g")).await, Err(StoreError::TooMany { .. })));
     store.team_delete("t2").await.expect("deletes");
-    assert_eq!(store.ssh_key_holders("t2", "f").await.expect("reads"), [], "with the team go its keys");
+    assert_eq!(store.ssh_key_holders("t2", "f", 1).await.expect("reads"), [], "with the team go its keys");
+}
+
+#[tokio::test]
+async fn an_ssh_key_ends_with_the_key_that_added_it() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let ssh_key = |id: &str, created_at_ms| SshKey {
+        id: id.into(),
+        team_id: "team".into(),
+        user_id: "user".into(),
+        api_key_id: Some(format!("by-{id}")),
+        name: "laptop".into(),
+        public_key: "ssh-ed25519 AAAA".into(),
+        key_type: "ssh-ed25519".into(),
+        fingerprint: "f".into(),
+        comment: None,
+        created_at_ms,
+        updated_at_ms: 1,
+    };
+    let is_known = async |now_ms| !store.ssh_key_holders("team", "f", now_ms).await.expect("reads").is_empty();
+    for id in ["by-a", "by-b"] {
+        store.key_insert(&key(id, "team", "user"), id).await.expect("inserts");
+    }
+    store.ssh_key_insert(&ssh_key("a", 1)).await.expect("inserts");
+    assert!(is_known(8999).await && !is_known(9000).await, "the key expires");
+    assert!(matches!(store.ssh_key_insert(&ssh_key("b", 8999)).await, Err(StoreError::Exists { .. })));
+    store.key_deactivate("team", "by-a", 2).await.expect("deactivates");
+    assert!(!is_known(3).await, "the key was deactivated");
+    store.ssh_key_insert(&ssh_key("b", 3)).await.expect("the other is in nobody's way");
+    assert!(is_known(3).await);
+    store.key_delete("team", "by-b").await.expect("deletes");
+    assert!(!is_known(3).await && store.ssh_keys_of_team("team").await.expect("lists").is_empty(), "the key is gone");
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::Errors;
 use super::fields::{domains, host_port, label, texts, tls_mode};
 use super::protocols::{compile_match, tcp_ports};
-use crate::egress::credential::Speaks;
+use super::{Errors, Refs};
+use crate::egress::credential::{FRAMING_HEADERS, Speaks};
 use crate::egress::wire::{self, ProjectionSpec};
 use crate::egress::{App, Binding, CredentialRule, PortRange, Projection, Protocol, Replacement, SshProxy, Template, TlsMode, UpstreamProxy};
 
@@ -18,10 +18,6 @@ const PLACEHOLDER_BYTES_MIN: usize = 4;
 const PLACEHOLDER_BYTES_MAX: usize = 256;
 /// The shortest and the longest time that a secret may be kept by the proxy.
 const TTL_S_MAX: u64 = 86_400;
-
-/// Headers that say how a request is delimited and where it goes: they are the proxy's.
-const FRAMING_HEADERS: &[&str] =
-    &["host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "keep-alive", "proxy-connection", "expect"];
 
 pub(super) type Bindings = BTreeMap<String, Arc<Binding>>;
 
@@ -185,13 +181,21 @@ fn ssh_proxy(spec: &wire::SshProxySpec, path: &str, errors: &mut Errors) -> SshP
     }
 }
 
-pub(super) fn rules(list: &[wire::CredentialRule], bindings: &Bindings, errors: &mut Errors) -> Vec<CredentialRule> {
+pub(super) fn rules(list: &[wire::CredentialRule], bindings: &Bindings, refs: Refs, errors: &mut Errors) -> Vec<CredentialRule> {
     let mut names = HashSet::new();
-    let compile = |(at, rule): (usize, &wire::CredentialRule)| credential_rule(rule, &format!("egress.credentialRules[{at}]"), &mut names, bindings, errors);
-    list.iter().enumerate().filter_map(compile).collect()
+    let mut compile =
+        |(at, rule): (usize, &wire::CredentialRule)| credential_rule(rule, &format!("egress.credentialRules[{at}]"), &mut names, bindings, refs, errors);
+    list.iter().enumerate().filter_map(&mut compile).collect()
 }
 
-fn credential_rule(rule: &wire::CredentialRule, path: &str, names: &mut HashSet<String>, bindings: &Bindings, errors: &mut Errors) -> Option<CredentialRule> {
+fn credential_rule(
+    rule: &wire::CredentialRule,
+    path: &str,
+    names: &mut HashSet<String>,
+    bindings: &Bindings,
+    refs: Refs,
+    errors: &mut Errors,
+) -> Option<CredentialRule> {
     let label = label(&rule.name, path, names, errors);
     let tls = tls_mode(&rule.tls_mode, path, errors);
     let domains = domains(&rule.domains, &format!("{path}.domains"), errors);
@@ -203,7 +207,9 @@ fn credential_rule(rule: &wire::CredentialRule, path: &str, names: &mut HashSet<
     let fail_open = one_of(&rule.failure_policy, ["fail-closed", "fail-open"], &format!("{path}.failurePolicy"), errors) == 1;
     let enabled = one_of(&rule.rollout, ["enabled", "disabled"], &format!("{path}.rollout"), errors) == 0;
     let Some(binding) = bindings.get(&rule.credential_ref) else {
-        errors.add(&format!("{path}.credentialRef"), format!("`{}` is the ref of no binding", rule.credential_ref.escape_debug()));
+        if refs == Refs::Here || rule.credential_ref.is_empty() {
+            errors.add(&format!("{path}.credentialRef"), format!("`{}` is the ref of no binding", rule.credential_ref.escape_debug()));
+        }
         return None;
     };
     let speaks = speaks(rule, tls, &binding.projection, path, errors)?;
@@ -279,12 +285,13 @@ fn speaks(rule: &wire::CredentialRule, tls: TlsMode, projection: &Projection, pa
     Some(speaks)
 }
 
-pub(super) fn proxy(proxy: &wire::ProxyPolicy, bindings: &Bindings, errors: &mut Errors) -> Option<UpstreamProxy> {
+pub(super) fn proxy(proxy: &wire::ProxyPolicy, bindings: &Bindings, refs: Refs, errors: &mut Errors) -> Option<UpstreamProxy> {
     if proxy.kind != "socks5" {
         errors.add("egress.proxy.type", format!("`{}` is not socks5", proxy.kind.escape_debug()));
     }
     let credential = (!proxy.credential_ref.is_empty()).then(|| bindings.get(&proxy.credential_ref));
     match credential {
+        Some(None) if refs == Refs::MayBeElsewhere => {}
         Some(None) => errors.add("egress.proxy.credentialRef", format!("`{}` is the ref of no binding", proxy.credential_ref.escape_debug())),
         Some(Some(binding)) if binding.projection != Projection::UsernamePassword => {
             errors.add("egress.proxy.credentialRef", format!("needs a credential of type username_password, not {}", binding.projection.as_str()));

@@ -156,6 +156,14 @@ fn credentials_of_connections() {
 }
 
 #[test]
+fn a_part_may_use_bindings_of_its_template() {
+    let part = json!({"egress": {"credentialRules": [{"name": "h", "credentialRef": "there", "domains": ["a.test"], "rollout": "disabled"}]}});
+    assert_eq!(check_part(&part), []);
+    assert_eq!(compile_value(&part).unwrap_err()[0].path, "egress.credentialRules[0].credentialRef");
+    assert_eq!(check_part(&json!({"mode": "open"}))[0].path, "mode");
+}
+
+#[test]
 fn what_is_wrong_with_credentials() {
     let binding = |projection: Value| json!([{"ref": "a", "sourceRef": "s", "projection": projection}]);
     let headers = |name: &str, template: &str| json!({"type": "http_headers", "httpHeaders": {"headers": [{"name": name, "valueTemplate": template}]}});

@@ -6,10 +6,10 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex;
 
 use super::refusal::Refusal;
-use super::{Body, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HEADERS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, Tasks};
+use super::{Body, HEAD_BYTES_MAX, HEADERS_MAX, SEND_BUFFER_BYTES, SERVER_WINDOW_BYTES, STREAMS_MAX, Tasks};
 use crate::egress::proxy::Carrier;
 use crate::egress::socket::{Meter, Socket, Stream};
-use crate::egress::terminate::Outer;
+use crate::egress::terminate::{HTTP_2, Outer};
 
 /// How the server is reached.
 pub(in super::super) enum Link {
@@ -99,13 +99,20 @@ impl Upstream {
     }
 
     async fn connect(&self, carrier: &Carrier) -> Result<Box<dyn Stream>, Refusal> {
-        if let Link::Refused(refusal) = &self.link {
-            return Err(refusal.clone());
-        }
-        let socket = carrier.dial().await.map_err(|error| Refusal::unreached(&error))?;
         match &self.link {
-            Link::Plain(meter) => Ok(Box::new(Socket::outside(socket, meter.clone()))),
-            Link::Tls(outer) => Ok(Box::new(outer.shake_hands(socket).await?)),
+            Link::Plain(meter) => {
+                let socket = carrier.dial().await.map_err(|error| Refusal::unreached(&error))?;
+                Ok(Box::new(Socket::outside(socket, meter.clone())))
+            }
+            Link::Tls(outer) => {
+                let stream = outer.connect(carrier, None).await?;
+                // The client goes on with what was chosen at first.
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
+                if is_http2 != (self.version == Version::HTTP_2) {
+                    return Err(Refusal::new(StatusCode::BAD_GATEWAY, "the server speaks another version of HTTP than before"));
+                }
+                Ok(Box::new(stream))
+            }
             Link::Refused(refusal) => Err(refusal.clone()),
         }
     }
@@ -117,8 +124,9 @@ impl Upstream {
             builder
                 .max_concurrent_streams(STREAMS_MAX)
                 .max_header_list_size(HEAD_BYTES_MAX as u32)
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+                .max_send_buf_size(SEND_BUFFER_BYTES)
+                .initial_stream_window_size(SERVER_WINDOW_BYTES)
+                .initial_connection_window_size(SERVER_WINDOW_BYTES);
             let (sender, connection) = builder.handshake(io).await?;
             hyper::rt::Executor::execute(&self.tasks, connection);
             return Ok(Sender::Two(sender));

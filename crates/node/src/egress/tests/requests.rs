@@ -131,6 +131,31 @@ async fn an_upgrade_is_judged_and_then_left_alone() {
     })
     .await;
     assert!(!text.contains("upgrade") && !text.contains("http2-settings"), "{text}");
+
+    // Nor is anything where a server could read another thing than we do, and it gets no other than was asked for.
+    world.bench.handle.set_policy(policy(rules(json!({})))).await.unwrap();
+    within(&world.bench.netns, move || async move {
+        for tokens in ["websocket\r\nUpgrade: h2c", "h2c\r\nUpgrade: websocket", "websocket, h2c", "", " , h2c"] {
+            let (head, mut stream) = ask("/other", tokens).await;
+            assert!(head.starts_with("HTTP/1.1 200"), "{tokens}: {head}");
+            let mut text = vec![0; 512];
+            let len = stream.read(&mut text).await.unwrap();
+            let text = String::from_utf8_lossy(&text[..len]).into_owned();
+            assert!(!text.contains("upgrade") && !text.contains("http2-settings"), "{tokens}: {text}");
+        }
+        assert!(ask("/ws", "tcp").await.0.starts_with("HTTP/1.1 502"));
+        assert!(ask("/ws", "WebSocket").await.0.starts_with("HTTP/1.1 101"));
+    })
+    .await;
+
+    // What goes by in another protocol cannot be looked into for tools.
+    let tools = json!({"protocolRules": [{"name": "tools", "protocol": "mcp", "domains": ["a.test"], "mcp": {"tools": {"denied": ["rm"]}}}]});
+    world.bench.handle.set_policy(policy(rules(tools))).await.unwrap();
+    within(&world.bench.netns, move || async move {
+        assert!(ask("/ws", "websocket").await.0.starts_with("HTTP/1.1 403"));
+    })
+    .await;
+    assert_eq!(world.bench.handle.decisions().pop().unwrap().rule, "egress.protocolRules[0] `tools` (an upgrade is not looked into)");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,6 +179,7 @@ async fn one_request_is_never_two() {
             let mut stream = TcpStream::connect(to).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
             stream.write_all(bytes.as_bytes()).unwrap();
+            // It may be over by now.
             stream.shutdown(Shutdown::Write).ok();
             let mut text = Vec::new();
             stream.read_to_end(&mut text).ok();
@@ -246,6 +272,137 @@ async fn tls_is_made_anew_with_a_secret_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_is_not_put_where_it_would_come_back_and_is_told_of_once() {
+    let network = bearer(json!({"protocol": "http"}));
+    let Some(world) = world(network.clone()).await else { return };
+    world.give(network, token()).await;
+    let to = world.bench.to;
+    serve(&world.bench.outside, None);
+    let answers = within(&world.bench.netns, move || async move {
+        let mut client = Client::new(tokio::net::TcpStream::connect(to).await.unwrap(), Version::HTTP_11).await;
+        let mut answers = Vec::new();
+        for method in ["GET", "GET", "TRACE", "trace"] {
+            let mut request = get("a.test", "/");
+            *request.method_mut() = method.parse().unwrap();
+            answers.push(client.fetch(request).await);
+        }
+        answers
+    })
+    .await;
+    assert!(answers[..2].iter().all(|(status, text)| *status == 200 && text.contains("s3cret")), "{answers:?}");
+    let refused = "refused by the sandbox's network policy: egress.credentialRules[0] `key` (TRACE would show its secret)\n".to_owned();
+    assert_eq!(answers[2..], [(403, refused.clone()), (403, refused)]);
+    let told = world.bench.handle.decisions().iter().filter(|decision| decision.rule.contains("with the credential")).count();
+    assert_eq!((told, world.bench.handle.counters().allowed), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_a_secret_ends_with_its_rule() {
+    let network = bearer(json!({"protocol": "http"}));
+    let Some(world) = world(network.clone()).await else { return };
+    world.give(network, token()).await;
+    let to = world.bench.to;
+    serve(&world.bench.outside, None);
+    let mut stream = inside(&world.bench.netns, move || {
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.write_all(b"POST /stream HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\nabc").unwrap();
+        let mut said = Vec::new();
+        while !said.windows(3).any(|part| part == b"abc") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            said.extend(byte);
+        }
+        stream
+    })
+    .await;
+    world.give(rules(json!({})), token()).await;
+    assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_is_open_until_its_end_though_it_is_answered() {
+    let paths = |path: &str| rules(json!({"protocolRules": [{"name": "paths", "protocol": "http", "http": {"paths": {"allowed": [path]}}}]}));
+    let Some(world) = world(paths("/early")).await else { return };
+    let to = world.bench.to;
+    serve(&world.bench.outside, None);
+    let (answered, is_answered) = tokio::sync::oneshot::channel();
+    let client = within(&world.bench.netns, move || async move {
+        let (parts, body) = tokio::sync::mpsc::channel::<&'static str>(1);
+        let frames = futures_util::stream::unfold(body, |mut body| async {
+            let part = body.recv().await?;
+            Some((Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(bytes::Bytes::from_static(part.as_bytes()))), body))
+        });
+        let mut client = Client::new(tokio::net::TcpStream::connect(to).await.unwrap(), Version::HTTP_2).await;
+        let mut request = get2("http", "a.test", "/early");
+        *request.method_mut() = Method::POST;
+        *request.body_mut() = http_body_util::StreamBody::new(frames).boxed_unsync();
+        parts.send("one").await.unwrap();
+        assert_eq!(client.fetch(request).await, (200, "early".to_owned()));
+        answered.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), parts.closed()).await.is_ok()
+    });
+    let change = async {
+        is_answered.await.unwrap();
+        world.bench.handle.set_policy(policy(paths("/other"))).await.unwrap();
+    };
+    assert!(tokio::join!(client, change).0, "it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_gone_leaves_nothing_behind() {
+    let Some(world) = world(rules(json!({}))).await else { return };
+    let to = world.bench.to;
+    let stream = within(&world.bench.netns, move || async move {
+        let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+        stream.into_std().unwrap()
+    })
+    .await;
+    let (mut silent, _) = world.bench.outside.accept().unwrap();
+    silent.read_exact(&mut [0; 14]).unwrap();
+    assert_eq!(world.bench.handle.counters().open, 1);
+    rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    for _ in 0..50 {
+        if world.bench.handle.counters().open == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("its place is still taken");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_of_requests_has_a_limit() {
+    let tools = json!({"protocolRules": [{"name": "tools", "protocol": "mcp", "domains": ["a.test"], "mcp": {"tools": {"denied": ["rm"]}}}]});
+    let Some(world) = world(rules(tools)).await else { return };
+    let to = world.bench.to;
+    serve(&world.bench.outside, None);
+    let last = within(&world.bench.netns, move || async move {
+        let mut held = Vec::new();
+        for _ in 0..crate::egress::http::HELD_BYTES_MAX / 1_000_000 {
+            let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+            stream.write_all(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000001\r\n\r\n").await.unwrap();
+            stream.write_all(&vec![b' '; 1_000_000]).await.unwrap();
+            held.push(stream);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let ask = async || {
+            let mut client = Client::new(tokio::net::TcpStream::connect(to).await.unwrap(), Version::HTTP_11).await;
+            let request = Request::post("/").header(header::HOST, "a.test").body(full(&" ".repeat(1_000_000))).unwrap();
+            client.fetch(request).await.0
+        };
+        let refused = ask().await;
+        drop(held);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        (refused, ask().await)
+    })
+    .await;
+    assert_eq!(last, (503, 200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_not_who_it_should_be_gets_nothing() {
     let network = bearer(json!({"protocol": "https", "tlsMode": "terminate-reoriginate"}));
     let Some(world) = world(network.clone()).await else { return };
@@ -315,5 +472,82 @@ async fn placeholders_are_filled_in_on_the_way() {
     assert_eq!(status, 200);
     for part in ["POST /p?k=s3cret ", "x-key: k=s3cret\n", "content-length: 16\n", "{\"key\":\"s3cret\"}"] {
         assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_connection_shows_the_certificate_of_its_time() {
+    let rule = |name: &str| json!({"name": name, "credentialRef": "secret", "protocol": "https", "domains": ["a.test"], "tlsMode": "terminate-reoriginate"});
+    let network = |name| bound(rule(name), json!({"type": "tls_client_certificate"}));
+    let Some(world) = world(network("mtls")).await else { return };
+    let to = world.bench.to;
+    let certificate = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let issued = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let ca_pem = Some(world.outside.certificate_pem().to_owned());
+        (issued.der().clone(), Material::ClientCertificate { certificate_pem: issued.pem(), private_key_pem: key.serialize_pem(), ca_pem })
+    };
+    let [(first_der, first), (second_der, second)] = ["first.test", "second.test"].map(certificate);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(first_der.clone()).unwrap();
+    roots.add(second_der.clone()).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config =
+        builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(world.outside.leaf("a.test").unwrap())));
+    // Each connection is for one request, and says whose it is.
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    world.bench.outside.set_nonblocking(true).unwrap();
+    let outside = tokio::net::TcpListener::from_std(world.bench.outside.try_clone().unwrap()).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = outside.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let which = if stream.get_ref().1.peer_certificates().unwrap()[0] == first_der { "first" } else { "other" };
+            stream.read(&mut [0; 4096]).await.unwrap();
+            stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{which}").as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+    });
+
+    world.give(network("mtls"), first).await;
+    let (ask, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<Option<(u16, String)>>>(1);
+    let config = tls_client(world.bench.egress.authority().certificate(), &["h2", "http/1.1"]);
+    let client = within(&world.bench.netns, move || async move {
+        let mut client = Client::new(connect_tls(to, "a.test", config).await.unwrap(), Version::HTTP_11).await;
+        while let Some(reply) = asked.recv().await {
+            let answer = match client.send(get("a.test", "/")).await {
+                Ok(response) => {
+                    Some((response.status().as_u16(), String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()))
+                }
+                Err(_) => None,
+            };
+            reply.send(answer).unwrap();
+        }
+    });
+    let sender = &ask;
+    let ask = async || {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        sender.send(reply).await.unwrap();
+        // The server hangs up a moment later.
+        let answer = answer.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        answer
+    };
+    let said = |text: &str| Some((200, text.to_owned()));
+    let asks = async {
+        assert_eq!([ask().await, ask().await], [said("first"), said("first")]);
+        world.give(network("mtls"), second).await;
+        assert_eq!(ask().await, said("other"));
+        world.give(network("mtls"), token()).await;
+        let refused = "refused by the sandbox's network policy: egress.credentialRules[0] `mtls` (its credential cannot be used)\n";
+        assert_eq!(ask().await, Some((403, refused.to_owned())));
+        // Another rule is another client.
+        world.give(network("other"), token()).await;
+        assert_eq!(ask().await, None);
+    };
+    tokio::select! {
+        () = client => unreachable!("it is asked as long as anybody may ask"),
+        () = asks => {}
     }
 }

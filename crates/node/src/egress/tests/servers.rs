@@ -111,6 +111,11 @@ async fn answer(mut request: Request<Incoming>) -> Response<Body> {
             response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             response
         }
+        // Answered before it is read, which it is nevertheless.
+        "/early" => {
+            tokio::spawn(request.into_body().collect());
+            Response::new(full("early"))
+        }
         // Each part of the request is answered with itself, and a trailer at the end.
         "/stream" => {
             let body = request.into_body();

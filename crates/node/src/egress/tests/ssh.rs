@@ -7,7 +7,7 @@ use sandbar_core::credential::Material;
 
 use super::zone::Zone;
 use super::*;
-use crate::egress::sources::Source;
+use crate::egress::sources::{Source, Version};
 
 const SSHD: &str = "/usr/sbin/sshd";
 const PASSPHRASE: &str = "of nobody else";
@@ -119,7 +119,7 @@ impl Place {
 
     async fn give(&self, network: Value, material: Option<Material>) {
         let source = Arc::new(Source::default());
-        source.put(1, material);
+        source.put(Version::default(), material);
         let sources = [("source".to_owned(), source)].into_iter().collect();
         self.bench.handle.set_policy(Terms { policy: policy(network), sources }).await.unwrap();
     }

@@ -3,7 +3,7 @@ use sandbar_core::credential::Material;
 
 use super::zone::Zone;
 use super::*;
-use crate::egress::sources::Source;
+use crate::egress::sources::{Source, Version};
 
 /// A sandbox, a name server that leads a.test to the outside, and an authority of the outside.
 pub(super) struct World {
@@ -30,7 +30,7 @@ pub(super) async fn world(network: Value) -> Option<World> {
 impl World {
     pub async fn give(&self, network: Value, material: Material) {
         let source = Arc::new(Source::default());
-        source.put(1, Some(material));
+        source.put(Version::default(), Some(material));
         let sources = [("source".to_owned(), source)].into_iter().collect();
         self.bench.handle.set_policy(Terms { policy: policy(network), sources }).await.unwrap();
     }

@@ -33,6 +33,11 @@ fn flows_are_listed_followed_and_summed() {
 
     let mut follow = sandbox.api.stream(&sandbox.path("/network/events?follow=true"), &[]);
     next(&mut follow, "heartbeat");
+    // Somebody else follows with a key that is deleted then.
+    let key = server.api().post("/api-keys", json!({ "name": "test", "roles": ["viewer"] })).ok(201);
+    let mut revoked = server.api().with_token(key["key"].as_str().unwrap()).stream(&sandbox.path("/network/events?follow=true"), &[]);
+    next(&mut revoked, "heartbeat");
+    server.api().delete(&format!("/api-keys/{}", key["id"].as_str().unwrap())).ok(200);
     let host = ip.to_string();
     assert_eq!(connect(&sandbox, &host, open.port()), "hello");
     assert!(!connect(&sandbox, &host, denied.port()).contains("hello"));
@@ -49,6 +54,10 @@ fn flows_are_listed_followed_and_summed() {
         assert_eq!(event["data"]["bytes_received"], 6);
     };
     assert!(refused["data"]["rule"].as_str().unwrap().contains("not there"), "{refused}");
+
+    // Whatever happens, and the next heartbeat, is told it at most.
+    let last = (0..20).map(|_| serde_json::from_str::<Value>(&revoked.line().unwrap()).unwrap()).find(|line| line["type"] != "event");
+    assert_eq!(last.unwrap()["type"], "error");
 
     let page = events("?limit=1");
     assert_eq!(page["events"].as_array().unwrap().len(), 1);

@@ -6,6 +6,7 @@
 //! acknowledged nothing, and the next one finds the difference between row and machine. Only where something is
 //! destroyed is the intent written first.
 
+mod config;
 mod end;
 mod ground;
 mod hear;
@@ -18,7 +19,6 @@ use sandbar_api::sandbox::UpdateConfig;
 use sandbar_core::{
     lifecycle::{self, Effect, LifecycleError, Observation, Transition},
     sandbox::{Base, Desired, Observed, SandboxRecord, reason},
-    validate,
 };
 use sandbar_node::{Node, Root, Runtime, error_text};
 use sandbar_procd_api::Trust;
@@ -139,8 +139,8 @@ pub(super) struct Actor {
     pub keep_memory: bool,
     /// Where the files of its volumes were at the launch that the next write tells of.
     pub launched_on: spec::Trees,
-    /// Its programs are to be told whom they may trust when it is thawed.
-    pub trust_due: bool,
+    /// Whom its programs may trust, where they could not be told yet: it is frozen, or its agent did not answer.
+    pub trust_due: Option<Trust>,
     /// A write found the row gone or of another version than ours.
     pub outdated: bool,
     /// How far what happens inside was taken for its webhook.
@@ -363,6 +363,7 @@ impl Actor {
     async fn act(&mut self, transition: Transition) -> Result<(), ApiError> {
         let mut record = transition.record;
         let mut effects = VecDeque::from(transition.effects);
+        let thaws = effects.contains(&Effect::Thaw);
         let mut failure = None;
         // Of the row as it was: a new start after a cleaning has no root yet.
         let root_before = spec::root_of(&self.record);
@@ -386,6 +387,13 @@ impl Actor {
         if let Err(error) = self.write(record).await {
             self.undo().await;
             return Err(error);
+        }
+        // Behind the write, since an agent can be kept busy from inside.
+        if thaws
+            && let Some(warning) = self.tell_trust().await
+            && let Err(error) = self.store.event_append(&self.record.id, &[warning]).await
+        {
+            tracing::warn!(sandbox = self.record.id, %error, "an event was not recorded");
         }
         failure.map_or(Ok(()), Err)
     }
@@ -419,10 +427,7 @@ impl Actor {
             },
             Effect::Thaw => match self.runtime.clone().filter(|runtime| !runtime.has_ended()) {
                 Some(runtime) => match runtime.thaw().await {
-                    Ok(()) => {
-                        self.trust_again().await;
-                        (Some(Observation::Thawed), None)
-                    }
+                    Ok(()) => (Some(Observation::Thawed), None),
                     Err(error) => (None, Some(ApiError::internal("resuming the sandbox", &error_text(&error)))),
                 },
                 // It died while frozen: its files are there, so it starts anew.
@@ -452,75 +457,6 @@ impl Actor {
     fn release(&self, base: Option<&Base>) {
         self.node.release(layers_of(base));
         self.collect_soon.notify_one();
-    }
-
-    async fn update(&mut self, update: &UpdateConfig, only_services: bool) -> Result<(), ApiError> {
-        let mut config = if only_services {
-            validate::replace_services(&self.record.config, &serde_json::json!({ "services": update.services }))
-        } else {
-            validate::update(&self.record.config, update)
-        }
-        .map_err(super::violations)?;
-        self.webhooks.seal_secret(&mut config, Some(&self.record.config))?;
-        let transition =
-            lifecycle::reconfigure(&self.record, config, update.ttl, update.hard_ttl, now_ms()).map_err(|error| refusal(&error, &self.record.id))?;
-        if !transition.changed {
-            return Ok(());
-        }
-        // Asked for when it sleeps, too: a policy that does not fit the template's would keep it from starting.
-        spec::policy(&transition.record).map_err(ApiError::bad_request)?;
-        if transition.record.config.network != self.record.config.network {
-            self.credentials.check(&transition.record).await?;
-        }
-        let former = self.record.clone();
-        // What makes walls is in force before the new configuration is acknowledged; if a part of it cannot be put in
-        // force, or it cannot be written, all is taken back.
-        let wanted = transition.record.clone();
-        let done = match self.enforce(&former, &wanted).await {
-            Ok(warning) => {
-                self.note("sandbox.updated", reason::USER_REQUEST, "its configuration was changed");
-                self.events.extend(warning);
-                self.carry_out(transition).await
-            }
-            Err(error) => Err(error),
-        };
-        if done.is_err()
-            && let Err(undo) = self.enforce(&wanted, &former).await
-        {
-            tracing::error!(sandbox = former.id, error = %undo, "walls of a refused update stay in force");
-        }
-        done
-    }
-
-    /// Puts limits and network policy of a record in force on the live runtime. Returns what its owner should read about it.
-    async fn enforce(&mut self, former: &SandboxRecord, record: &SandboxRecord) -> Result<Option<NewEvent>, ApiError> {
-        let Some(runtime) = self.runtime.clone() else { return Ok(None) };
-        let policy = spec::policy(record).map_err(ApiError::bad_request)?;
-        // First what can well be refused.
-        self.node.set_limits(&runtime, spec::limits_of(record)).await.map_err(|error| {
-            tracing::warn!(sandbox = record.id, error = error_text(&error), "limits were refused");
-            ApiError::conflict("the new limits cannot be applied now: the sandbox may be using more memory than that")
-        })?;
-        let terms = self.credentials.terms(&record.team_id, policy).await.map_err(|error| store_failure("reading credential sources", &error))?;
-        let trust = self.node.trust_for(&terms.policy);
-        runtime.set_policy(terms).await.map_err(|error| ApiError::internal("applying the network policy", &error_text(&error)))?;
-        let before = spec::policy(former).ok().and_then(|policy| self.node.trust_for(&policy));
-        let Some(trust) = trust.or(before.map(|_| Trust::default())) else { return Ok(None) };
-        self.trust_due = runtime.is_frozen();
-        match self.trust_due {
-            true => Ok(None),
-            false => Ok(spec::establish(&self.node, &runtime, &record.id, trust).await),
-        }
-    }
-
-    /// After a thaw: the policy may have changed since it was frozen, under a former server, too.
-    async fn trust_again(&mut self) {
-        let trust = spec::policy(&self.record).ok().and_then(|policy| self.node.trust_for(&policy));
-        let is_due = std::mem::take(&mut self.trust_due);
-        if let (Some(trust), Some(runtime)) = (trust.or(is_due.then(Trust::default)), &self.runtime) {
-            let warning = spec::establish(&self.node, runtime, &self.record.id, trust).await;
-            self.events.extend(warning);
-        }
     }
 
     /// Writes the record with the events that belong to it, and publishes it.

@@ -57,13 +57,7 @@ impl Registry {
     }
 
     async fn adopt(&self, record: &SandboxRecord) -> Option<Arc<Runtime>> {
-        let terms = match self.credentials.terms(&record.team_id, spec::policy(record).ok()?).await {
-            Ok(terms) => terms,
-            Err(error) => {
-                tracing::error!(sandbox = record.id, error = error_text(&error), "a sandbox has none of its credentials");
-                spec::policy(record).ok()?.into()
-            }
-        };
+        let terms = self.credentials.terms_of_live(&record.team_id, spec::policy(record).ok()?).await;
         let known = Adoptable {
             runtime_id: record.runtime_id.clone()?,
             root: spec::root_of(record)?,

@@ -32,6 +32,8 @@ use crate::{
 
 /// A followed stream says this often that it lives.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+/// Whoever follows has to be allowed to still; this often it is asked.
+const VERIFY_EVERY: Duration = HEARTBEAT_EVERY;
 /// How often it is looked whether the sandbox has another runtime by now, or is gone.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// What happens within so short a time is told at once.
@@ -59,7 +61,8 @@ async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
         if limit.is_some() {
             return Err(ApiError::bad_request("limit: a followed stream has none"));
         }
-        let mut following = Following { app, who, id, filter, reading: None, heartbeat_at: tokio::time::Instant::now(), ended: false, missed: 0 };
+        let now = tokio::time::Instant::now();
+        let mut following = Following { app, who, id, filter, reading: None, heartbeat_at: now, verify_at: now + VERIFY_EVERY, ended: false, missed: 0 };
         following.attach(flows);
         let lines = stream::try_unfold(following, follow);
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
@@ -106,6 +109,7 @@ struct Following {
     filter: Filter,
     reading: Option<Reading>,
     heartbeat_at: tokio::time::Instant,
+    verify_at: tokio::time::Instant,
     ended: bool,
     /// To be told with the next lines.
     missed: u64,
@@ -127,6 +131,16 @@ impl Following {
             self.missed += missed;
             Reading { flows, position, changes }
         });
+    }
+
+    /// Refuses who may not follow any more: a key can be deleted, a role taken away.
+    async fn verify(&mut self, now: tokio::time::Instant) -> Result<(), ApiError> {
+        if now < self.verify_at {
+            return Ok(());
+        }
+        self.who = self.app.auth.verify_again(&self.who).await?;
+        self.verify_at = now + VERIFY_EVERY;
+        self.who.require(Permission::SandboxRead)
     }
 
     /// Lines to write, after a pause when there are none; None when the sandbox is gone.
@@ -175,24 +189,30 @@ async fn follow(mut following: Following) -> Result<Option<(bytes::Bytes, Follow
     }
     loop {
         let now = tokio::time::Instant::now();
-        let mut out = Vec::new();
-        if now >= following.heartbeat_at {
-            push_line(&mut out, &WatchLine::Heartbeat::<()> { time: rfc3339(crate::http::time::now_ms()) });
-        } else {
-            match following.next().await {
-                Ok(Some(lines)) => out = lines,
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    push_line(&mut out, &WatchLine::Error::<()> { error: error.message().to_owned() });
-                    following.ended = true;
-                }
+        let told = match following.verify(now).await {
+            Ok(()) if now >= following.heartbeat_at => Ok(Some(line(&WatchLine::Heartbeat::<()> { time: rfc3339(crate::http::time::now_ms()) }))),
+            Ok(()) => following.next().await,
+            Err(error) => Err(error),
+        };
+        let out = match told {
+            Ok(Some(lines)) => lines,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                following.ended = true;
+                line(&WatchLine::Error::<()> { error: error.message().to_owned() })
             }
-        }
+        };
         if !out.is_empty() {
             following.heartbeat_at = now + HEARTBEAT_EVERY;
             return Ok(Some((out.into(), following)));
         }
     }
+}
+
+fn line(line: &impl serde::Serialize) -> Vec<u8> {
+    let mut out = Vec::new();
+    push_line(&mut out, line);
+    out
 }
 
 fn push_line(out: &mut Vec<u8>, line: &impl serde::Serialize) {

@@ -1,5 +1,7 @@
 //! How a sandbox loses its processes, and how it goes.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use sandbar_core::{
     lifecycle::{self, Observation},
@@ -35,6 +37,7 @@ impl Actor {
         } else {
             (reason::RUNTIME_EXITED, "its first process ended; its files are kept")
         };
+        self.usage.ends(&Arc::new(self.record.clone()), &runtime);
         if let Err(error) = runtime.destroy().await {
             tracing::warn!(sandbox = self.record.id, error = error_text(&error), "remains of a runtime are left to the sweep");
         }

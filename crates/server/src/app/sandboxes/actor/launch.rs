@@ -27,6 +27,7 @@ impl Actor {
             match spec::make_own(&self.node, &runtime, record, terms).await {
                 Ok(warning) => {
                     self.usage.egress.begins(record, &runtime);
+                    self.trust_due = None;
                     self.events.extend(warning);
                 }
                 Err(error) => {
