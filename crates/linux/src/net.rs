@@ -28,7 +28,7 @@ mod routes;
 mod sockets;
 mod udp;
 
-pub use addresses::{Prefix, host_addresses};
+pub use addresses::{AddressChanges, Prefix, host_addresses};
 pub use sockets::{HostSockets, original_dst};
 pub use udp::{DATAGRAM_BYTES_MAX, Datagram, Datagrams, Replies, Unreachable, receive};
 

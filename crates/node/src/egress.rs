@@ -14,6 +14,7 @@ use std::time::Duration;
 use sandbar_core::credential::Materials;
 use sandbar_core::egress::{self as rules, App, Flow, Policy, Prefix, Protected, Protocol, Verdict};
 use sandbar_linux::net::{self, HostSockets, NetError, Plan};
+use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,7 +49,7 @@ use names::Names;
 use netns::Netns;
 use tls::{ClientCertificates, Tls};
 
-/// How often the machine's own addresses are looked at again.
+/// How often the machine's own addresses are looked at again when the kernel says nothing of a change.
 const HOST_ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 /// How soon and how often a port is tried again that is taken. A program of the sandbox may have taken it while no server ran; but
 /// also a process that this one is just starting holds for a moment what was closed here.
@@ -466,8 +467,11 @@ fn has_ipv6_route() -> bool {
 
 /// Ends with the egress.
 async fn keep_host_addresses(inner: Weak<Inner>) {
+    #[expect(deprecated, reason = "the safe constructor; what it watches has one descriptor as long as it lives, which is what it asks for")]
+    let opened = net::AddressChanges::open().map_err(io::Error::other).and_then(AsyncFd::new);
+    let changes = opened.inspect_err(|error| tracing::warn!(%error, "changes of the machine's addresses are noticed late")).ok();
     loop {
-        tokio::time::sleep(HOST_ADDRESSES_EVERY).await;
+        tokio::time::timeout(HOST_ADDRESSES_EVERY, changed(changes.as_ref())).await.ok();
         let Some(inner) = inner.upgrade() else { return };
         let protected = match look_around(&inner.allow) {
             Ok(protected) => protected,
@@ -492,6 +496,20 @@ async fn keep_host_addresses(inner: Weak<Inner>) {
             }
         }
     }
+}
+
+/// Returns when an address of this machine has come or gone.
+async fn changed(changes: Option<&AsyncFd<net::AddressChanges>>) {
+    while let Some(changes) = changes
+        && let Ok(mut ready) = changes.readable().await
+    {
+        let any = changes.get_ref().take();
+        ready.clear_ready();
+        if any {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn retry_sockets(attached: Weak<Attached>, inner: Weak<Inner>, stop: CancellationToken) {

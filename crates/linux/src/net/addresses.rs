@@ -1,6 +1,7 @@
 //! Prefixes, and the addresses of this machine.
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
 
 use super::netlink;
 
@@ -64,4 +65,27 @@ pub fn host_addresses() -> Result<Vec<IpAddr>, super::NetError> {
         found.extend(local);
     })?;
     Ok(found)
+}
+
+/// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR
+const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
+
+/// Readable when an interface of this machine (of the network namespace in which it was opened) has got or lost an address.
+pub struct AddressChanges(netlink::Socket);
+
+impl AddressChanges {
+    pub fn open() -> Result<Self, super::NetError> {
+        netlink::Socket::route_changes(ADDRESS_GROUPS).map(Self)
+    }
+
+    /// Forgets the changes so far, without waiting; true when there were some.
+    pub fn take(&self) -> bool {
+        self.0.drain()
+    }
+}
+
+impl AsRawFd for AddressChanges {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.fd().as_raw_fd()
+    }
 }

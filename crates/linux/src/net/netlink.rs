@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::NetError;
@@ -115,6 +116,30 @@ impl Socket {
 
     pub fn netfilter() -> Result<Self, NetError> {
         Self::open(Some(rustix::net::netlink::NETFILTER))
+    }
+
+    /// That is told of changes, by groups of them (rtnetlink(7)).
+    pub fn route_changes(groups: u32) -> Result<Self, NetError> {
+        let socket = Self::route()?;
+        rustix::net::bind(&socket.fd, &SocketAddrNetlink::new(0, groups)).map_err(|errno| NetError::Netlink(errno.into()))?;
+        Ok(socket)
+    }
+
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Forgets what has come; true when something had.
+    pub fn drain(&self) -> bool {
+        let mut buffer = vec![0; ANSWER_BYTES_MAX];
+        let mut any = false;
+        loop {
+            match self.receive(&mut buffer) {
+                // Too much for the kernel, or for us, is something too.
+                Ok(_) | Err(Errno::NOBUFS | Errno::MSGSIZE) => any = true,
+                Err(_) => return any,
+            }
+        }
     }
 
     /// `None` is NETLINK_ROUTE, protocol 0.

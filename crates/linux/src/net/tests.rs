@@ -388,3 +388,13 @@ fn changes_close_before_they_open() {
     let closed = entries(&Plan { closed: true, ..plan(&[], &["10.0.0.0/8"]) });
     assert_eq!(closed.len(), 2, "a closed plan has no openings");
 }
+
+#[test]
+fn a_new_address_is_told_of() {
+    let Some(netns) = namespace() else { return };
+    let changes = in_sandbox(&netns, || AddressChanges::open().unwrap());
+    assert!(!changes.take());
+    let _sockets = setup(netns.as_fd(), &Plan { closed: true, ..Plan::default() }).unwrap();
+    assert!(changes.take());
+    assert!(!changes.take());
+}

@@ -173,6 +173,29 @@ async fn policies_change_at_runtime_and_cut_what_is_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_policy_refuses_does_not_wait_for_other_sandboxes() {
+    let Some(bench) = bench(Policy::allow_all(), vec![]).await else {
+        return;
+    };
+    let to = bench.to;
+    let stream = inside(&bench.netns, move || TcpStream::connect(to).unwrap()).await;
+    let (mut far, _) = bench.outside.accept().unwrap();
+    far.write_all(b"x").unwrap();
+    (&stream).read_exact(&mut [0]).unwrap();
+    let (done, until_done) = std::sync::mpsc::channel::<()>();
+    let busy = bench.egress.inner.netns.run(move || until_done.recv().ok());
+    let cut = tokio::task::spawn_blocking(move || {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let error = (&stream).read(&mut [0]).unwrap_err().kind();
+        drop(done);
+        error
+    });
+    let (_, set, cut) = tokio::join!(busy, bench.handle.set_policy(Policy::block_all()), cut);
+    assert_eq!((set.is_ok(), cut.unwrap()), (true, ErrorKind::ConnectionReset));
+    assert_eq!(inside(&bench.netns, move || fetch(to)).await, Err(ErrorKind::PermissionDenied));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_adopts_and_a_stolen_port_stays_closed_until_it_is_free() {
     let Some(bench) = bench(Policy::allow_all(), vec![]).await else {
         return;
