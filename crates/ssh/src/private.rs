@@ -12,20 +12,26 @@ use ring::{
     },
 };
 use ssh_key::{
-    Kdf, Mpint,
+    Kdf, LineEnding, Mpint,
     private::{EcdsaKeypair, KeypairData},
 };
 
 use crate::{PublicKey, SshError, wire::Writer};
 
+const OPENSSH: &str = "OPENSSH PRIVATE KEY";
 /// What a passphrase may cost: the usual 16 to 24 rounds take a fraction of a second.
 const ROUNDS_MAX: u32 = 256;
+
+/// The longest number of an RSA key that can be used.
+const RSA_BYTES_MAX: usize = 4096 / 8;
 
 /// Why a text is no private key that can be used. None of these shows any of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PrivateKeyError {
     #[error("is no private key in PEM; known are OPENSSH PRIVATE KEY, PRIVATE KEY, RSA PRIVATE KEY and EC PRIVATE KEY")]
     Unreadable,
+    #[error("is in OpenSSH's format and cannot be read: it is cut short, was changed, or is of a kind that is not known")]
+    Damaged,
     #[error("is encrypted, and no passphrase was given")]
     NoPassphrase,
     #[error("is not opened by its passphrase")]
@@ -82,7 +88,7 @@ impl PrivateKey {
     pub fn from_pem(text: &str, passphrase: Option<&str>) -> Result<Self, PrivateKeyError> {
         let (label, der) = unwrap(text)?;
         match &*label {
-            "OPENSSH PRIVATE KEY" => Self::from_openssh(&der, passphrase),
+            OPENSSH => Self::from_openssh(&der, passphrase),
             "PRIVATE KEY" => Self::from_pkcs8(&der),
             "RSA PRIVATE KEY" => Self::from_rsa(RsaKeyPair::from_der(&der).map_err(|_| PrivateKeyError::Kind)?),
             "EC PRIVATE KEY" => {
@@ -92,6 +98,24 @@ impl PrivateKey {
             "ENCRYPTED PRIVATE KEY" => Err(PrivateKeyError::Encryption),
             _ => Err(PrivateKeyError::Unreadable),
         }
+    }
+
+    /// The text of a key that can be used, without its passphrase: in OpenSSH's format when it had one, else as it was.
+    ///
+    /// # Errors
+    /// As [`PrivateKey::from_pem`].
+    pub fn opened(text: &str, passphrase: Option<&str>) -> Result<String, PrivateKeyError> {
+        let (label, der) = unwrap(text)?;
+        let mut opened = text.to_owned();
+        if label == OPENSSH {
+            let key = ssh_key::PrivateKey::from_bytes(&der).map_err(|_| PrivateKeyError::Damaged)?;
+            if key.is_encrypted() {
+                let key = decrypt(key, passphrase)?;
+                opened = key.to_openssh(LineEnding::LF).map_err(|_| PrivateKeyError::Kind)?.to_string();
+            }
+        }
+        Self::from_pem(&opened, None)?;
+        Ok(opened)
     }
 
     pub fn public(&self) -> &PublicKey {
@@ -114,15 +138,7 @@ impl PrivateKey {
     }
 
     fn from_openssh(bytes: &[u8], passphrase: Option<&str>) -> Result<Self, PrivateKeyError> {
-        let mut key = ssh_key::PrivateKey::from_bytes(bytes).map_err(|_| PrivateKeyError::Unreadable)?;
-        if key.is_encrypted() {
-            if let Kdf::Bcrypt { rounds, .. } = key.kdf()
-                && *rounds > ROUNDS_MAX
-            {
-                return Err(PrivateKeyError::Rounds);
-            }
-            key = key.decrypt(passphrase.ok_or(PrivateKeyError::NoPassphrase)?).map_err(|_| PrivateKeyError::WrongPassphrase)?;
-        }
+        let key = decrypt(ssh_key::PrivateKey::from_bytes(bytes).map_err(|_| PrivateKeyError::Damaged)?, passphrase)?;
         let unusable = |_| PrivateKeyError::Kind;
         let ecdsa = |curve: &Curve, private: &[u8], public: &[u8]| {
             let pair = EcdsaKeyPair::from_private_key_and_public_key(curve.signing, private, public, &SystemRandom::new());
@@ -140,6 +156,10 @@ impl PrivateKey {
                     number.as_positive_bytes().ok_or(PrivateKeyError::Kind)
                 }
                 let (p, q, d) = (number(&pair.private.p)?, number(&pair.private.q)?, number(&pair.private.d)?);
+                // Before anything is made of them.
+                if [p, q, d].into_iter().any(|number| number.len() > RSA_BYTES_MAX) {
+                    return Err(PrivateKeyError::Kind);
+                }
                 let components = KeyPairComponents {
                     public_key: PublicKeyComponents { n: number(&pair.public.n)?, e: number(&pair.public.e)? },
                     d,
@@ -238,6 +258,17 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
         _ => vec![tag, 0x82, (length >> 8) as u8, length as u8],
     };
     [&*head, content].concat()
+}
+
+/// A key without its passphrase, if it has one.
+fn decrypt(key: ssh_key::PrivateKey, passphrase: Option<&str>) -> Result<ssh_key::PrivateKey, PrivateKeyError> {
+    if !key.is_encrypted() {
+        return Ok(key);
+    }
+    if matches!(key.kdf(), Kdf::Bcrypt { rounds, .. } if *rounds > ROUNDS_MAX) {
+        return Err(PrivateKeyError::Rounds);
+    }
+    key.decrypt(passphrase.ok_or(PrivateKeyError::NoPassphrase)?).map_err(|_| PrivateKeyError::WrongPassphrase)
 }
 
 /// A prime less one: it is odd.
@@ -346,6 +377,9 @@ pub mod tests {
             check(None).unwrap();
             run("ssh-keygen", &["-q", "-p", "-P", "", "-N", "a secret", "-f", file]);
             check(Some("a secret")).unwrap();
+            let opened = PrivateKey::opened(&std::fs::read_to_string(&path).unwrap(), Some("a secret")).unwrap();
+            assert_eq!(*PrivateKey::from_pem(&opened, None).unwrap().public(), public);
+            assert_eq!(PrivateKey::opened(&opened, None).as_ref(), Ok(&opened), "{kind} {bits}");
             assert_eq!(check(Some("another")), Err(PrivateKeyError::WrongPassphrase));
             assert_eq!(check(None), Err(PrivateKeyError::NoPassphrase));
             run("ssh-keygen", &["-q", "-p", "-P", "a secret", "-N", "", "-f", file]);

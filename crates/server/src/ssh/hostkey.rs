@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -34,7 +34,10 @@ pub enum HostKeyError {
 pub(super) fn open(data_dir: &Path) -> Result<HostKey, HostKeyError> {
     let path = data_dir.join(KEY_FILE);
     let pkcs8 = match fs::read_to_string(&path) {
-        Ok(text) => decode(&text),
+        Ok(text) => {
+            keep_private(&path)?;
+            decode(&text)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let pkcs8 = HostKey::generate().map_err(HostKeyError::NotMade)?;
             write(data_dir, &path, &pkcs8)?;
@@ -43,6 +46,18 @@ pub(super) fn open(data_dir: &Path) -> Result<HostKey, HostKeyError> {
         Err(source) => return Err(HostKeyError::Files { what: "read", path, source }),
     };
     pkcs8.and_then(|pkcs8| HostKey::from_pkcs8(&pkcs8)).ok_or(HostKeyError::NoKey { path })
+}
+
+/// A copy from elsewhere may be for others to read.
+fn keep_private(path: &Path) -> Result<(), HostKeyError> {
+    let failed = |what| move |source| HostKeyError::Files { what, path: path.to_owned(), source };
+    let mut permissions = fs::metadata(path).map_err(failed("read"))?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), mode = format!("{:o}", permissions.mode() & 0o777), "others could read the SSH host key; now they cannot");
+        permissions.set_mode(0o600);
+        fs::set_permissions(path, permissions).map_err(failed("protect"))?;
+    }
+    Ok(())
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {
@@ -66,8 +81,6 @@ fn write(data_dir: &Path, path: &Path, pkcs8: &[u8]) -> Result<(), HostKeyError>
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -77,7 +90,11 @@ mod tests {
         let first = open(&dir).unwrap().fingerprint();
         assert_eq!(open(&dir).unwrap().fingerprint(), first);
         let path = dir.join(KEY_FILE);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(open(&dir).unwrap().fingerprint(), first);
+        assert_eq!(mode(), 0o600, "whatever it was");
         fs::write(&path, "nonsense").unwrap();
         assert!(matches!(open(&dir), Err(HostKeyError::NoKey { .. })));
         fs::remove_dir_all(&dir).unwrap();

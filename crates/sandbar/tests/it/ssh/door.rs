@@ -42,6 +42,23 @@ fn keys_are_added_listed_and_removed() {
 }
 
 #[test]
+fn what_an_api_key_added_ends_with_it() {
+    let ground = ground();
+    let api = ground.server.api();
+    let sandbox = Sandbox::claim(&api, json!({}));
+    let made = api.post("/api-keys", json!({ "name": "leaks", "roles": ["developer"] })).ok(201);
+    let leaked = api.with_token(made["key"].as_str().unwrap());
+    let me = Me::with_key(&ground, &leaked);
+    assert_eq!(me.ok(&sandbox, "echo in"), "in\n");
+    leaked.get(&format!("{KEYS}?all=true")).error(&[403]);
+    let listed = |path: &str| api.get(path).ok(200)["ssh_keys"].as_array().unwrap().iter().find(|key| key["id"] == me.id.as_str()).cloned();
+    assert_eq!(listed(&format!("{KEYS}?all=true")).unwrap()["api_key_id"], made["id"]);
+    api.delete(&format!("/api-keys/{}", made["id"].as_str().unwrap())).ok(200);
+    assert_eq!(me.ssh(&sandbox, &["true"]).output().unwrap().status.code(), Some(255));
+    assert!(listed(&format!("{KEYS}?all=true")).is_none());
+}
+
+#[test]
 fn who_may_not_write_sandboxes_gets_no_way_in() {
     let ground = ground();
     let api = ground.server.api();
@@ -90,11 +107,18 @@ fn a_member_who_leaves_or_may_less_stays_outside() {
     let body = json!({ "name": "k", "public_key": me.public_key() }).to_string();
     assert_eq!(other.try_send("POST", KEYS, &headers, body.as_bytes()).unwrap().status, 201);
     assert_eq!(me.ok(&sandbox, "echo in"), "in\n");
+    let all = owner.get(&format!("{KEYS}?all=true")).ok(200);
+    let theirs = all["ssh_keys"].as_array().unwrap().iter().find(|key| key["user_id"] == user["id"]).expect("an admin sees it");
+    let theirs = format!("{KEYS}/{}", theirs["id"].as_str().unwrap());
     let knock = || me.ssh(&sandbox, &["true"]).output().unwrap().status.code();
     let member = format!("{members}/{}", user["id"].as_str().unwrap());
     owner.put(&member, json!({ "role": "viewer" })).ok(200);
     assert_eq!(knock(), Some(255));
     owner.put(&member, json!({ "role": "builder" })).ok(200);
+    assert_eq!(knock(), Some(0));
+    owner.delete(&theirs).ok(200);
+    assert_eq!(knock(), Some(255), "an admin has deleted the key");
+    assert_eq!(other.try_send("POST", KEYS, &headers, body.as_bytes()).unwrap().status, 201);
     assert_eq!(knock(), Some(0));
     owner.delete(&member).ok(200);
     assert_eq!(knock(), Some(255));

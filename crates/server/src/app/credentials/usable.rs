@@ -8,10 +8,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use sandbar_core::{credential::Material, validate::Violation};
-use ssh_key::{Kdf, LineEnding, PrivateKey};
-
-/// Rounds that a passphrase was made expensive with, at most; ssh-keygen makes 16 to 24 unless it is told otherwise.
-const ROUNDS_MAX: u32 = 256;
+use sandbar_ssh::{PrivateKey, PrivateKeyError};
 
 const CERTIFICATE: &str = "spec.staticTLSClientCertificate";
 const SSH: &str = "spec.staticSSHPrivateKey";
@@ -80,24 +77,15 @@ fn private_key(pem: &str) -> Result<std::sync::Arc<dyn rustls::sign::SigningKey>
     any_supported_type(&key).map_err(|_| refused("is of a kind that is not supported; RSA from 2048 bits, P-256, P-384 and Ed25519 are"))
 }
 
-/// The key without a passphrase, in OpenSSH's format when it was in that, else as it was.
+/// The key without its passphrase.
 fn ssh_key(pem: &str, passphrase: Option<&str>) -> Result<String, Vec<Violation>> {
-    let refused = |field: &str, message: &str| vec![refused(SSH, field, message)];
-    let plain = match PrivateKey::from_openssh(pem.trim()) {
-        Ok(key) if key.is_encrypted() => {
-            let Some(passphrase) = passphrase else { return Err(refused("passphrase", "is required: the key is encrypted")) };
-            if matches!(key.kdf(), Kdf::Bcrypt { rounds, .. } if *rounds > ROUNDS_MAX) {
-                return Err(refused("privateKeyPem", &format!("was encrypted with more than {ROUNDS_MAX} rounds, which takes too long to undo")));
-            }
-            let key = key.decrypt(passphrase).map_err(|_| refused("passphrase", "does not open the key"))?;
-            key.to_openssh(LineEnding::LF).map_err(|_| refused("privateKeyPem", "cannot be kept"))?.to_string()
-        }
-        Ok(_) | Err(_) => pem.to_owned(),
-    };
-    match sandbar_ssh::PrivateKey::from_pem(&plain, None) {
-        Ok(_) => Ok(plain),
-        Err(error) => Err(refused("privateKeyPem", &error.to_string())),
-    }
+    PrivateKey::opened(pem, passphrase).map_err(|error| {
+        vec![match error {
+            PrivateKeyError::NoPassphrase => refused(SSH, "passphrase", "is required: the key is encrypted"),
+            PrivateKeyError::WrongPassphrase => refused(SSH, "passphrase", "does not open the key"),
+            error => refused(SSH, "privateKeyPem", &error.to_string()),
+        }]
+    })
 }
 
 fn is_encrypted(pem: &str) -> bool {
