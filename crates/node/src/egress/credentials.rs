@@ -18,6 +18,8 @@ const FRAMING: [HeaderName; 5] = [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENC
 pub(super) enum CredentialError {
     #[error("its credential source is not there")]
     Missing,
+    #[error("its credential source cannot be opened")]
+    Closed,
     #[error("its credential source has not all values that it needs")]
     Values,
     #[error("what its credential source holds does not fit into a request")]
