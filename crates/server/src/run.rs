@@ -115,7 +115,8 @@ impl Server {
         let node = Node::start(config.node.clone(), slots).await?;
         let webhooks = Webhooks::new(Arc::clone(&seal), node.outbound().clone(), config.data_dir.clone());
         seal_stored(&store, &webhooks, &mut records).await?;
-        let credentials = Credentials::new(store.clone(), seal);
+        let credentials = Credentials::new(store.clone(), Arc::clone(&seal));
+        check_key(&seal, &credentials, &webhooks, &records).await?;
         let usage = Arc::new(Usage::default());
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
@@ -208,6 +209,22 @@ async fn seal_stored(store: &Store, webhooks: &Webhooks, records: &mut [SandboxR
         if webhooks.seal_stored(record)? {
             record.version = store.sandbox_update(record, record.version, &[]).await?;
         }
+    }
+    Ok(())
+}
+
+/// Says what a key that is not the one of before leaves without use: nothing else does until it is needed.
+async fn check_key(seal: &Seal, credentials: &Credentials, webhooks: &Webhooks, records: &[SandboxRecord]) -> Result<(), StartError> {
+    let mut closed: Vec<String> = credentials.closed_kinds().await?.into_iter().map(|kind| format!("credential sources of kind {kind}")).collect();
+    if records.iter().any(|record| webhooks.is_closed(record)) {
+        closed.push("secrets of webhooks".to_owned());
+    }
+    if !closed.is_empty() {
+        tracing::error!(
+            key = %seal.path().display(),
+            closed = closed.join(", "),
+            "the key's file is not the one that stored secrets were sealed with, and they cannot be opened; put the former file back and start again, or write the secrets anew"
+        );
     }
     Ok(())
 }

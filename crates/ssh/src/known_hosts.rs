@@ -93,6 +93,25 @@ impl HostKeys {
         keys
     }
 
+    /// Whether a text can be read as lines of `known_hosts`, and what line cannot: it has to have a key in at least one.
+    ///
+    /// # Errors
+    /// The number of the line, from 1; 0 when all are empty or comments.
+    pub fn check_lines(text: &str) -> Result<(), usize> {
+        let mut any = false;
+        for (at, line) in text.lines().enumerate() {
+            if line.trim().is_empty() || line.trim_start().starts_with('#') {
+                continue;
+            }
+            let is_usable = matches!(split(line), Ok(Some((marker, _, key))) if marker == Marker::Authority || PublicKey::from_line(key).is_ok());
+            if !is_usable {
+                return Err(at + 1);
+            }
+            any = true;
+        }
+        if any { Ok(()) } else { Err(0) }
+    }
+
     /// Whether a server could be known at all.
     ///
     /// # Errors
@@ -210,6 +229,19 @@ mod tests {
 
     fn blob(line: &str) -> Vec<u8> {
         PublicKey::from_line(line).unwrap().0.blob().to_vec()
+    }
+
+    #[test]
+    fn lines_that_say_nothing_are_found() {
+        for (text, want) in [
+            (format!("git.test {KEY}\n# more\n\n@revoked * {OTHER}"), Ok(())),
+            ("garbage".to_owned(), Err(1)),
+            (format!("git.test {KEY}\ngit.test ssh-ed25519 AAAA"), Err(2)),
+            (format!("@other git.test {KEY}"), Err(1)),
+            ("# nothing".to_owned(), Err(0)),
+        ] {
+            assert_eq!(HostKeys::check_lines(&text), want, "{text}");
+        }
     }
 
     #[test]

@@ -86,6 +86,18 @@ impl Store {
             .await
     }
 
+    /// The oldest source of each kind, of all teams.
+    pub async fn credentials_oldest(&self) -> Result<Vec<CredentialRecord>, StoreError> {
+        self.engine
+            .read("read the oldest credential sources", |c| {
+                // The other columns are of the row that has the least.
+                let mut statement = c.prepare(&format!("SELECT {COLUMNS}, min(created_at_ms) FROM credential_source GROUP BY kind"))?;
+                let rows = statement.query_map([], |row| Ok(record(row)))?;
+                rows.map(|row| row?).collect()
+            })
+            .await
+    }
+
     /// Those of a team's sources that these bindings name.
     ///
     /// # Errors

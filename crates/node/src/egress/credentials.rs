@@ -15,6 +15,8 @@ use sandbar_core::egress::{FRAMING_HEADERS, Projection, Replacement, Template};
 pub(super) enum CredentialError {
     #[error("its credential source is not there")]
     Missing,
+    #[error("its credential source cannot be opened")]
+    Closed,
     #[error("its credential source has not all values that it needs")]
     Values,
     #[error("what its credential source holds does not fit into a request")]

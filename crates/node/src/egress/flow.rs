@@ -65,12 +65,12 @@ impl Evidence {
         matches!(self.said, Some((_, Name::Said { .. })))
     }
 
-    /// With those names alone that a rule is for.
+    /// With those names alone that a rule is for, if it is for any of them.
     pub fn meant_by(&self, rule: &CredentialRule) -> Self {
         let seen = self.seen();
         let is_meant = |name: &&Arc<str>| rule.is_for(&Seen { names: std::slice::from_ref(*name), ..seen });
-        let names = self.names.iter().filter(is_meant).cloned().collect();
-        Self { names, ..self.clone() }
+        let names: Vec<_> = self.names.iter().filter(is_meant).cloned().collect();
+        if names.is_empty() { self.clone() } else { Self { names, ..self.clone() } }
     }
 
     /// The name that the client said, when the address is one of it.

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Sources;
-use super::credentials::Secret;
+use super::credentials::{CredentialError, Secret};
 use super::flow::{Allowed, Asked, Evidence, Name, OpenRequest};
 use super::proxy::Carrier;
 use super::refuse;
@@ -246,7 +246,10 @@ impl Session {
         match Secret::make(&rule.binding.projection, material.map(|material| &**material)) {
             Ok(secret) => Ok(Some(secret)),
             Err(_) if rule.fail_open => Ok(None),
-            Err(error) => Err(self.refused(evidence, Verdict::deny(format!("{} ({error})", rule.label)))),
+            Err(error) => {
+                let error = if sources.is_closed(&rule.binding.source) { CredentialError::Closed } else { error };
+                Err(self.refused(evidence, Verdict::deny(format!("{} ({error})", rule.label))))
+            }
         }
     }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sandbar_core::credential::{Material, Materials};
+use sandbar_core::credential::Material;
 use sandbar_core::egress::{App, CredentialRule, Verdict};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use super::Sources;
 use super::proxy::Carrier;
 use super::socket::{Meter, Socket, Stream, join};
 
@@ -39,6 +40,8 @@ impl<'a> Login<'a> {
 pub(super) enum LoginError {
     #[error("its credential source holds no name and password")]
     Material,
+    #[error("its credential source cannot be opened")]
+    Closed,
     #[error("the name or the password is too long for this protocol")]
     Long,
     #[error("the client does not begin as the protocol says")]
@@ -69,8 +72,7 @@ pub(super) async fn serve(carrier: &Carrier, meter: Meter, app: App, said: Bytes
     let mut inside = Socket::inside(Arc::clone(carrier.inside()), said);
     let entry = Arc::clone(&meter.entry);
     let mut outside = Socket::outside(socket, meter);
-    let materials = sources.materials();
-    let work = log_in(&materials, &rule, app, &mut inside, &mut outside);
+    let work = log_in(&sources, &rule, app, &mut inside, &mut outside);
     match tokio::time::timeout(LOGIN_WITHIN, work).await.unwrap_or(Err(LoginError::Late)) {
         Ok(Done::LoggedIn) => entry.logged_in(Arc::clone(&rule.label)),
         Ok(Done::Without) => return join(inside, outside).await,
@@ -95,11 +97,13 @@ enum Done {
     Without,
 }
 
-async fn log_in(materials: &Materials, rule: &CredentialRule, app: App, inside: &mut Socket, outside: &mut Socket) -> Result<Done, LoginError> {
+async fn log_in(sources: &Sources, rule: &CredentialRule, app: App, inside: &mut Socket, outside: &mut Socket) -> Result<Done, LoginError> {
+    let materials = sources.materials();
     let login = materials.get(&rule.binding.source).and_then(|material| Login::of(material));
     let login = match login {
         Some(login) => login,
         None if rule.fail_open => return Ok(Done::Without),
+        None if sources.is_closed(&rule.binding.source) => return Err(LoginError::Closed),
         None => return Err(LoginError::Material),
     };
     match app {

@@ -411,4 +411,16 @@ mod tests {
             assert!(flows.len() <= PORTS / UDP_PORTS, "{files}");
         }
     }
+
+    #[test]
+    fn an_early_end_is_seen_through_whoever_tells_of_it() {
+        let url = || io::Error::new(io::ErrorKind::UnexpectedEof, "no close_notify: https://docs.example/rustls");
+        for error in [url(), io::Error::other(url()), io::Error::other(io::Error::other(url()))] {
+            assert!(ends_early(&error));
+            assert_eq!(reason(&error), "the connection ended early");
+        }
+        let other = io::Error::other("it broke: https://docs.example");
+        assert!(!ends_early(&other));
+        assert_eq!(reason(&other), "it broke");
+    }
 }

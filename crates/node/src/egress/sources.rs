@@ -38,6 +38,12 @@ impl Source {
         }
     }
 
+    /// Whether it is there and nothing of it can be read.
+    fn is_closed(&self) -> bool {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.version > Version::default() && held.material.is_none()
+    }
+
     fn material(&self) -> Option<Arc<Material>> {
         self.held.read().unwrap_or_else(PoisonError::into_inner).material.clone()
     }
@@ -52,6 +58,11 @@ pub struct Sources {
 impl Sources {
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
+    }
+
+    /// Whether a source is there and cannot be opened.
+    pub(super) fn is_closed(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|source| source.is_closed())
     }
 
     /// What they hold now. One that holds nothing is not in it.
@@ -102,7 +113,9 @@ mod tests {
             assert_eq!(sources.materials()["s"].value("password"), Some("third"));
         }
         assert_eq!(before["s"].value("password"), Some("first"), "who has begun with one keeps it");
+        assert!(!other.is_closed("s"));
         source.put(version(7, 3), None);
+        assert!(other.is_closed("s") && !other.is_closed("t"));
         assert!(other.materials().is_empty());
 
         // It is deleted and made again, and whoever read the former one comes last.

@@ -34,6 +34,8 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 enum SshProxyError {
     #[error("its credential source holds no SSH key")]
     NoKey,
+    #[error("its credential source cannot be opened")]
+    Closed,
     #[error("the key of its credential source {0}")]
     Key(#[from] PrivateKeyError),
     #[error("the client showed no key of sandboxPublicKeys")]
@@ -136,7 +138,8 @@ async fn drain_after_farewell(carrier: &Carrier) {
 
 /// The key to log in with. A passphrase takes long enough to be somebody else's work.
 async fn private_key(sources: &Sources, rule: &CredentialRule) -> Result<PrivateKey, SshProxyError> {
-    let material = sources.materials().get(&rule.binding.source).cloned().ok_or(SshProxyError::NoKey)?;
+    let missing = || if sources.is_closed(&rule.binding.source) { SshProxyError::Closed } else { SshProxyError::NoKey };
+    let material = sources.materials().get(&rule.binding.source).cloned().ok_or_else(missing)?;
     let read = tokio::task::spawn_blocking(move || match &*material {
         Material::SshPrivateKey { private_key_pem, passphrase } => Ok(PrivateKey::from_pem(private_key_pem, passphrase.as_deref())?),
         Material::Headers(_) | Material::ClientCertificate { .. } | Material::UsernamePassword { .. } => Err(SshProxyError::NoKey),

@@ -7,7 +7,7 @@ use std::{
 
 use sandbar_core::{
     credential::{self, Definition, Kind, Material},
-    egress::Policy,
+    egress::{self, Policy},
     sandbox::SandboxRecord,
 };
 use sandbar_node::{
@@ -42,6 +42,8 @@ pub struct Credentials {
     /// Those of live runtimes that could not be read when they were adopted.
     missed: Mutex<HashMap<(String, String), Weak<Source>>>,
     checks: Semaphore,
+    /// Versions of sources of which it was said that they cannot be opened, by team and name.
+    told: Mutex<HashMap<(String, String), i64>>,
 }
 
 /// A source as it is listed.
@@ -54,15 +56,23 @@ pub struct Listed {
 
 impl Credentials {
     pub(crate) fn new(store: Store, seal: Arc<Seal>) -> Arc<Self> {
-        Arc::new(Self { store, seal, held: Mutex::default(), missed: Mutex::default(), checks: Semaphore::new(CHECKS_MAX) })
+        Arc::new(Self { store, seal, held: Mutex::default(), missed: Mutex::default(), checks: Semaphore::new(CHECKS_MAX), told: Mutex::default() })
+    }
+
+    /// Kinds of sources of which the oldest cannot be opened with the key that the server has.
+    pub(crate) async fn closed_kinds(&self) -> Result<Vec<Kind>, StoreError> {
+        let oldest = self.store.credentials_oldest().await?;
+        Ok(oldest.into_iter().filter(|row| self.open(row).is_none()).map(|row| row.kind).collect())
     }
 
     /// Whether all that a sandbox binds is there and fits. The store asks again when the row is written.
     pub(crate) async fn check(&self, record: &SandboxRecord) -> Result<(), ApiError> {
-        let bindings = credential::bindings(record.template.network.as_ref(), record.config.network.as_ref());
+        let (template, own) = (record.template.network.as_ref(), record.config.network.as_ref());
+        let bindings = credential::bindings(template, own);
         if bindings.is_empty() {
             return Ok(());
         }
+        usable::check_bindings(&egress::merge(template.unwrap_or(&Value::Null), own.unwrap_or(&Value::Null))).map_err(violations)?;
         let found = self.store.credentials_bound(&record.team_id, &bindings).await;
         found.map(drop).map_err(|error| store_failure("reading credential sources", &error))
     }
@@ -162,8 +172,17 @@ impl Credentials {
 
     fn open(&self, row: &CredentialRecord) -> Option<Material> {
         let spec = self.seal.unseal(Purpose::Credential { team_id: &row.team_id, name: &row.name }, &row.sealed);
-        let spec =
-            spec.inspect_err(|error| tracing::error!(team = row.team_id, source = row.name, error = error_text(error), "a credential source is of no use"));
+        let key = (row.team_id.clone(), row.name.clone());
+        // Bounded by how many there are. Each of them is asked for again and again.
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match &spec {
+            Ok(_) => drop(told.remove(&key)),
+            Err(error) if told.insert(key, row.version) != Some(row.version) => {
+                tracing::error!(team = row.team_id, source = row.name, error = error_text(error), "a credential source is of no use");
+            }
+            Err(_) => {}
+        }
+        drop(told);
         let spec: Value = serde_json::from_str(&spec.ok()?).ok()?;
         Material::from_spec(row.kind, &spec).ok()
     }
@@ -248,6 +267,7 @@ impl App {
         let deleted = self.store.credential_delete(&who.team_id, name).await;
         let row = deleted.map_err(|error| store_failure("deleting the credential source", &error))?;
         self.credentials.withdraw(&row);
+        self.credentials.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&(row.team_id.clone(), row.name.clone()));
         tracing::info!(team = row.team_id, source = row.name, user = who.user_id, version = row.version, "a credential source was deleted");
         Ok(())
     }

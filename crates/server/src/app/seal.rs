@@ -53,6 +53,7 @@ pub enum SealError {
 
 /// Seals and opens secrets.
 pub struct Seal {
+    path: PathBuf,
     key: LessSafeKey,
     random: SystemRandom,
 }
@@ -79,12 +80,17 @@ impl Seal {
         let random = SystemRandom::new();
         let path = data_dir.join(KEY_FILE);
         let bytes = match fs::read_to_string(&path) {
-            Ok(text) => read_key(&text).ok_or(SealError::NoKey { path })?,
+            Ok(text) => read_key(&text).ok_or_else(|| SealError::NoKey { path: path.clone() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(data_dir, &path, &random)?,
             Err(source) => return Err(SealError::Files { what: "read", path, source }),
         };
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| SealError::Closed)?;
-        Ok(Self { key: LessSafeKey::new(key), random })
+        Ok(Self { path, key: LessSafeKey::new(key), random })
+    }
+
+    /// The file of the key.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The secret as it may be kept.

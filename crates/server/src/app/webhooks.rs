@@ -105,6 +105,12 @@ impl Webhooks {
         Ok(())
     }
 
+    /// Whether a sandbox's secret cannot be opened with the key that the server has.
+    pub(crate) fn is_closed(&self, record: &SandboxRecord) -> bool {
+        let secret = record.config.webhook.as_ref().and_then(|webhook| webhook.secret.as_deref());
+        secret.is_some_and(|sealed| self.seal.unseal(Purpose::WebhookSecret, sealed).is_err())
+    }
+
     /// Seals what the first versions kept plainly. True when there was anything.
     pub(crate) fn seal_stored(&self, record: &mut SandboxRecord) -> Result<bool, SealError> {
         let Some(secret) = record.config.webhook.as_mut().and_then(|webhook| webhook.secret.as_mut()) else { return Ok(false) };

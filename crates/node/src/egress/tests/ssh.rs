@@ -107,7 +107,7 @@ impl Place {
             "mode": "block-all",
             "egress": {
                 "trafficRules": [{"name": "git", "action": "allow", "domains": ["git.test"]}],
-                "credentialRules": [{"name": "key", "credentialRef": "secret", "protocol": "ssh", "domains": ["git.test"], "ports": [{"port": 1, "endPort": 65535}]}],
+                "credentialRules": [{"name": "key", "credentialRef": "secret", "protocol": "ssh", "domains": ["git.test"], "ports": [{"port": self.to.port(), "protocol": "tcp"}]}],
             },
             "credentialBindings": [{"ref": "secret", "sourceRef": "source", "projection": projection}],
         })
@@ -289,7 +289,7 @@ async fn whoever_is_not_known_is_refused() {
 
     let good = network(&place.sandbox_key, &place.host_line);
     for (material, reason) in [
-        (None, "its credential source holds no SSH key"),
+        (None, "its credential source cannot be opened"),
         (Some(Material::SshPrivateKey { private_key_pem: other_key, passphrase: None }), "the server does not take the key for this user"),
         (Some(Material::SshPrivateKey { private_key_pem: place.server_key.clone(), passphrase: Some("wrong".to_owned()) }), "is not opened by its passphrase"),
         (Some(Material::SshPrivateKey { private_key_pem: "PRIVATE".to_owned(), passphrase: None }), "is no private key in PEM"),

@@ -88,7 +88,7 @@ fn flows_are_listed_followed_and_summed() {
         let now = events("");
         if now["running"] == false { Ok(()) } else { Err(now.to_string()) }
     });
-    assert_eq!(events(""), json!({ "events": [], "missed": 0, "running": false }));
+    assert_eq!(events(""), json!({ "events": [], "next_after": 0, "missed": 0, "running": false }));
     assert!(sandbox.is_paused());
     // Who follows goes on with the next runtime, and numbers grow.
     sandbox.post("/resume", json!({}));

@@ -91,7 +91,12 @@ fn a_team_beyond_its_quota_of_bytes_is_stopped_until_it_is_not() {
     limit(&server, 0, DAY_MS);
     is_reached(false);
     server.api().delete(QUOTA).ok(200);
-    is_reached(true);
+    assert_eq!(connect(&sandbox, &host, addr.port()), "hello", "a quota is lifted when that is answered");
+    limit(&server, 0, DAY_MS);
+    is_reached(false);
+    limit(&server, 1_000_000, DAY_MS);
+    assert_eq!(connect(&sandbox, &host, addr.port()), "hello", "a higher one holds when it is answered");
+    server.api().delete(QUOTA).ok(200);
     let lifted: Value = server.api().get(QUOTA).ok(200);
     assert_eq!(lifted["unlimited"], true);
 }

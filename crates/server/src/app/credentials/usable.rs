@@ -8,7 +8,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 use sandbar_core::{credential::Material, validate::Violation};
-use sandbar_ssh::{PrivateKey, PrivateKeyError};
+use sandbar_ssh::{HostKeys, PrivateKey, PrivateKeyError, PublicKey};
+use serde_json::Value;
 
 const CERTIFICATE: &str = "spec.staticTLSClientCertificate";
 const SSH: &str = "spec.staticSSHPrivateKey";
@@ -90,6 +91,33 @@ fn ssh_key(pem: &str, passphrase: Option<&str>) -> Result<String, Vec<Violation>
 
 fn is_encrypted(pem: &str) -> bool {
     pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || pem.contains("Proc-Type: 4,ENCRYPTED")
+}
+
+/// Whether the lines of SSH in a policy's bindings can be read: what cannot would be for nobody, silently.
+pub fn check_bindings(network: &Value) -> Result<(), Vec<Violation>> {
+    let mut found = Vec::new();
+    for (at, binding) in network["credentialBindings"].as_array().into_iter().flatten().enumerate() {
+        let proxy = &binding["projection"]["sshProxy"];
+        let mut look = |field: &str, check: &dyn Fn(&str) -> Option<String>| {
+            for (entry, text) in proxy[field].as_array().into_iter().flatten().enumerate() {
+                if let Some(message) = text.as_str().and_then(check) {
+                    let path = format!("network.credentialBindings[{at}].projection.sshProxy.{field}[{entry}]");
+                    found.push(Violation::new(path, format!("{message} (binding {})", binding["ref"])));
+                }
+            }
+        };
+        look("knownHosts", &|text| match HostKeys::check_lines(text) {
+            Ok(()) => None,
+            Err(0) => Some("has no line with a host's key".to_owned()),
+            Err(line) => Some(format!("line {line} is not as in known_hosts: hosts, then the kind and the text of a key")),
+        });
+        look("sandboxPublicKeys", &|text| {
+            let unreadable = text.lines().filter(|line| !line.trim().is_empty()).find_map(|line| PublicKey::from_line(line).err());
+            let empty = text.trim().is_empty().then(|| "is empty".to_owned());
+            empty.or_else(|| unreadable.map(|error| format!("is no public key of SSH: {error}")))
+        });
+    }
+    if found.is_empty() { Ok(()) } else { Err(found) }
 }
 
 fn refused(spec: &str, field: &str, message: &str) -> Violation {

@@ -154,3 +154,20 @@ fn an_ssh_key_that_cannot_be_used_is_refused() {
         assert!(said.contains(expected) && !said.contains(CANARY), "{said}");
     }
 }
+
+#[test]
+fn lines_of_ssh_are_read_before_they_are_kept() {
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGQhJPCh01tAbAxrqyNsbuyLSpWnBH+HvYbLdqXkSxK";
+    let check = |keys: &[&str], hosts: &[String]| {
+        let proxy = serde_json::json!({ "sandboxPublicKeys": keys, "upstreamUsername": "git", "knownHosts": hosts });
+        let binding = serde_json::json!({ "ref": "git", "sourceRef": "s", "projection": { "type": "ssh_proxy", "sshProxy": proxy } });
+        let found = super::check_bindings(&serde_json::json!({ "credentialBindings": [binding] })).err().unwrap_or_default();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    let host = format!("git.test {KEY}");
+    assert_eq!(check(&[KEY], std::slice::from_ref(&host)), "");
+    let said = check(&[KEY, "ssh-rsa x"], &[host, "garbage".to_owned()]);
+    for part in ["sshProxy.knownHosts[1]", "sshProxy.sandboxPublicKeys[1]", "\"git\""] {
+        assert!(said.contains(part), "{said}");
+    }
+}
