@@ -280,11 +280,13 @@ mod tests {
         assert_eq!(refused(&format!("ssh-rsa {}", BASE64_STANDARD.encode(small))), KeyError::Bits(1024));
     }
 
+    type Sign = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
     /// Signs as a hardware key does (PROTOCOL.u2f), which is what the device does with what ssh hands it.
     struct Hardware {
         kind: Kind,
         blob: Vec<u8>,
-        sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+        sign: Sign,
     }
 
     impl Hardware {

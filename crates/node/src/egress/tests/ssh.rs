@@ -119,7 +119,7 @@ impl Place {
 
     async fn give(&self, network: Value, material: Option<Material>) {
         let source = Arc::new(Source::default());
-        source.put(Version::default(), material);
+        source.put(Version { made_at_ms: 1, number: 1 }, material);
         let sources = [("source".to_owned(), source)].into_iter().collect();
         self.bench.handle.set_policy(Terms { policy: policy(network), sources }).await.unwrap();
     }
