@@ -115,7 +115,7 @@ fn a_terminal_has_a_size_that_can_be_changed_and_signals() {
     say(&mut socket, json!({ "type": "input", "data": "stty size\n" }));
     until(&mut socket, "50 132");
     // The interrupt goes to whoever is in the foreground, so it waits for what is to be interrupted (and not for its echo).
-    say(&mut socket, json!({ "type": "input", "data": "sh -c 'echo run$((1))ning; sleep 1000'\n" }));
+    say(&mut socket, json!({ "type": "input", "data": "sh -c 'echo run$((1))ning; exec sleep 1000'\n" }));
     until(&mut socket, "run1ning");
     say(&mut socket, json!({ "type": "input", "data": "\u{3}" }));
     say(&mut socket, json!({ "type": "input", "data": "echo after-$((40+2))\n" }));
