@@ -35,7 +35,11 @@ impl Process {
 
     fn read(&mut self) -> bool {
         let mut piece = [0; 65536];
-        let length = self.stream.read(&mut piece).unwrap();
+        let length = match self.stream.read(&mut piece) {
+            // The other side has gone without reading all that was said.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            read => read.unwrap(),
+        };
         self.buffer.extend_from_slice(&piece[..length]);
         length > 0
     }
