@@ -11,16 +11,20 @@ use tokio::{
 };
 
 use crate::{
-    Channel, Event, Outcome, PtyRequest, Request, SshError, Stream,
+    Channel, Event, Outcome, SshError, Stream,
     channel::Shared,
     limits::{
-        ARGUMENT_BYTES_MAX, COMMAND_BYTES_MAX, DATA_BYTES_MAX, FORWARD_WINDOW_BYTES, FORWARDS_MAX, KEEPALIVE, KEEPALIVES_MAX, MESSAGE_BYTES, OUTPUT_BYTES_MAX,
-        REQUESTS_MAX, SENDING_BYTES_MAX, SESSION_WINDOW_BYTES, SESSIONS_MAX, WINDOW_BYTES_MIN, WINDOWS_BYTES,
+        DATA_BYTES_MAX, FORWARD_WINDOW_BYTES, FORWARDS_MAX, KEEPALIVE, KEEPALIVES_MAX, MESSAGE_BYTES, OUTPUT_BYTES_MAX, REQUESTS_MAX, SENDING_BYTES_MAX,
+        SESSION_WINDOW_BYTES, SESSIONS_MAX, WINDOW_BYTES_MIN, WINDOWS_BYTES,
     },
     message::{self, disconnect},
     transport::Transport,
-    wire::{Malformed, Reader, Writer},
+    wire::{Reader, Writer},
 };
+
+mod request;
+
+use request::{lossy, parse};
 
 const READ_BYTES: usize = 64 << 10;
 /// While so much waits for the socket, channels wait.
@@ -29,8 +33,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long a client may take to hear why it is over.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 const UNASKED: SshError = SshError::Protocol("an answer that was not asked for");
-/// Of the name of a request that is too long.
-const NAME_CHARS_MAX: usize = 64;
 /// Data that is no output.
 const STDERR: u32 = 1;
 
@@ -571,35 +573,6 @@ impl Wire {
         }
         if first { self.transport.send(&Writer::message(message::CHANNEL_CLOSE).u32(peer).done()) } else { Ok(()) }
     }
-}
-
-/// What a request on a session asks for. What is longer than it may be is not kept: it is refused when its turn comes.
-fn parse(name: &str, reader: &mut Reader<'_>) -> Result<Request, Malformed> {
-    let max = if name == "exec" { "exec".len() + 4 + COMMAND_BYTES_MAX } else { ARGUMENT_BYTES_MAX };
-    if name.len() + reader.rest().len() > max {
-        return Ok(Request::Other(name.chars().take(NAME_CHARS_MAX).collect()));
-    }
-    Ok(match name {
-        "pty-req" => {
-            let (term, cols, rows) = (reader.text()?.to_owned(), reader.u32()?, reader.u32()?);
-            reader.take(8)?;
-            let modes = reader.string()?.to_vec();
-            Request::Pty(PtyRequest { term, cols, rows, modes })
-        }
-        "env" => Request::Env { name: lossy(reader.string()?), value: lossy(reader.string()?) },
-        "shell" => Request::Shell,
-        "exec" => Request::Exec(reader.string()?.to_vec()),
-        "subsystem" => Request::Subsystem(reader.text()?.to_owned()),
-        "window-change" => Request::Resize { cols: reader.u32()?, rows: reader.u32()? },
-        "signal" => Request::Signal(reader.text()?.to_owned()),
-        "auth-agent-req@openssh.com" => Request::Agent,
-        "x11-req" => Request::X11,
-        name => Request::Other(name.to_owned()),
-    })
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 use proptest::prelude::*;
 
-use super::*;
-use crate::{HostKey, HostKeys, Settings, limits::REQUESTS_BYTES_MAX, transport::Role};
+use super::{request::NAME_CHARS_MAX, *};
+use crate::{
+    HostKey, HostKeys, Request, Settings,
+    limits::{ARGUMENT_BYTES_MAX, COMMAND_BYTES_MAX, REQUESTS_BYTES_MAX},
+    transport::Role,
+};
 
 fn wire(role: Role) -> (Wire, mpsc::UnboundedReceiver<Told>) {
     let session = Session::new(Transport::new(role).unwrap(), tokio::io::empty());
