@@ -15,6 +15,7 @@ pub mod quantity;
 pub mod quota;
 pub mod roles;
 pub mod sandbox;
+pub mod script;
 pub mod service;
 pub mod validate;
 pub mod volume;

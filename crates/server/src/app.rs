@@ -24,6 +24,7 @@ pub mod quotas;
 pub(crate) mod room;
 pub mod sandbox_functions;
 pub mod sandboxes;
+pub mod scripts;
 pub mod seal;
 pub mod service_functions;
 pub mod services;

@@ -12,13 +12,14 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbar-core", &["sandbar-api"]),
     ("sandbar-linux", &[]),
     ("sandbar-procd-api", &[]),
+    ("sandbar-scripts", &["sandbar-linux"]),
     ("sandbar-procd", &["sandbar-procd-api", "sandbar-linux"]),
     ("sandbar-ssh", &[]),
     ("sandbar-store", &["sandbar-api", "sandbar-core"]),
     ("sandbar-tree", &[]),
     ("sandbar-node", &["sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-ssh", "sandbar-tree"]),
-    ("sandbar-server", &["sandbar-api", "sandbar-core", "sandbar-procd-api", "sandbar-ssh", "sandbar-store", "sandbar-node"]),
-    ("sandbar", &["sandbar-api", "sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-store", "sandbar-node", "sandbar-server"]),
+    ("sandbar-server", &["sandbar-api", "sandbar-core", "sandbar-procd-api", "sandbar-ssh", "sandbar-store", "sandbar-node", "sandbar-scripts"]),
+    ("sandbar", &["sandbar-api", "sandbar-core", "sandbar-linux", "sandbar-procd-api", "sandbar-store", "sandbar-node", "sandbar-scripts", "sandbar-server"]),
 ];
 
 fn crates_dir() -> PathBuf {

@@ -1,0 +1,203 @@
+//! Script functions: what they are made of and the decisions about them.
+
+use serde::{Deserialize, Serialize};
+
+/// What makes a script run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    Http,
+    Event,
+    Cron,
+}
+
+/// What made a run happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunTrigger {
+    Http,
+    /// A call that nobody waits for.
+    Async,
+    Event,
+    Cron,
+    /// Of a run that was.
+    Replay,
+}
+
+/// Who may invoke a script with the trigger http.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    #[default]
+    Admin,
+    /// Whoever has a key or login of the team.
+    Authenticated,
+    /// Everybody.
+    Public,
+    /// Who has a key of this very script.
+    Key,
+}
+
+/// In whose name `ctx.db` reads.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RunAs {
+    /// Who invoked it; the system for events and schedules.
+    #[default]
+    Caller,
+    /// Nobody: what is public can be read.
+    System,
+    /// A name of the owner's choosing, which rules of collections can name as the role `service:NAME`.
+    ServiceAccount(String),
+}
+
+/// Who wrote the code, as its owner says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthorKind {
+    /// Trusted: it may run under `bun-worker`.
+    Operator,
+    Tenant,
+}
+
+/// What happens to ticks that came while nobody was there to fire them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedRunPolicy {
+    Skip,
+    #[default]
+    RunOnce,
+    RunAll,
+}
+
+/// What happens to a tick while the run of the one before goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConcurrencyPolicy {
+    Allow,
+    #[default]
+    Skip,
+    Queue,
+    Replace,
+}
+
+/// How a schedule is kept, besides its pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Schedule {
+    /// An IANA name.
+    pub timezone: String,
+    pub missed_run_policy: MissedRunPolicy,
+    /// Of `run_all`.
+    pub missed_runs_max: u32,
+    /// A tick that is later than this is skipped.
+    pub starting_deadline_seconds: Option<u32>,
+    pub concurrency_policy: ConcurrencyPolicy,
+    /// Each tick is late by up to this much.
+    pub jitter_seconds: u32,
+}
+
+/// How often a run that failed is tried again (events, schedules, calls that nobody waits for).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retry {
+    pub max_attempts: u32,
+    pub max_age_seconds: u32,
+}
+
+/// What a script's owner decides, besides name, trigger, pattern and code.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ScriptSpec {
+    pub description: Option<String>,
+    /// None: the default of [`crate::limits`].
+    pub timeout_ms: Option<u32>,
+    pub cpu_ms: Option<u32>,
+    pub memory_mb: Option<u32>,
+    pub access: Access,
+    pub run_as: RunAs,
+    /// `fetch`, `db:read`, `db:read:SLUG`, `email`, `secrets`; none: all of them.
+    pub capabilities: Option<Vec<String>>,
+    /// Narrows the server's allow list of `ctx.fetch`; none: as it is.
+    pub fetch_allow: Option<Vec<String>>,
+    /// Calls at once.
+    pub concurrency: Option<u32>,
+    pub retry: Retry,
+    pub schedule: Schedule,
+    /// Time stands still and chance comes from the code and the input.
+    pub deterministic: bool,
+}
+
+impl Trigger {
+    pub const ALL: [Self; 3] = [Self::Http, Self::Event, Self::Cron];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Event => "event",
+            Self::Cron => "cron",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|trigger| trigger.as_str() == text)
+    }
+}
+
+impl RunTrigger {
+    pub const ALL: [Self; 5] = [Self::Http, Self::Async, Self::Event, Self::Cron, Self::Replay];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Async => "async",
+            Self::Event => "event",
+            Self::Cron => "cron",
+            Self::Replay => "replay",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|trigger| trigger.as_str() == text)
+    }
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            timezone: "UTC".to_owned(),
+            missed_run_policy: MissedRunPolicy::default(),
+            missed_runs_max: 10,
+            starting_deadline_seconds: None,
+            concurrency_policy: ConcurrencyPolicy::default(),
+            jitter_seconds: 0,
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max_attempts: 3, max_age_seconds: 24 * 60 * 60 }
+    }
+}
+
+impl Serialize for RunAs {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Caller => serializer.serialize_str("caller"),
+            Self::System => serializer.serialize_str("system"),
+            Self::ServiceAccount(name) => serializer.serialize_str(&format!("serviceAccount:{name}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RunAs {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.split_once(':') {
+            None if text == "caller" => Ok(Self::Caller),
+            None if text == "system" => Ok(Self::System),
+            Some(("serviceAccount", name)) if !name.is_empty() => Ok(Self::ServiceAccount(name.to_owned())),
+            _ => Err(serde::de::Error::custom("runAs is caller, system or serviceAccount:NAME")),
+        }
+    }
+}
