@@ -9,7 +9,9 @@
 pub mod call;
 pub mod frame;
 pub mod host;
+pub mod quickjs;
 pub mod recording;
+pub mod typescript;
 
 pub use call::{Call, Failure, FailureCode, Level, Limits, LogLine, Outcome, Usage, User};
 pub use host::{Host, Op, OpError, OpResult};
