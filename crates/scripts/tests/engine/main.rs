@@ -3,6 +3,7 @@
 mod bench;
 mod behaviour;
 mod hostile;
+mod typescript;
 mod web;
 
 use std::{
