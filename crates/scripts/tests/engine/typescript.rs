@@ -48,14 +48,15 @@ const PIECES: &[&str] = &[
 #[test]
 fn strange_code_is_an_error_and_no_end_of_the_process() {
     for piece in PIECES {
-        for times in [1, 30, 3000] {
+        for times in [1, 30, 200] {
             let code = piece.repeat(times);
-            let began = std::time::Instant::now();
             let _ = strip(&code);
-            eprintln!("{piece} {times} {:?}", began.elapsed());
             let _ = strip(&format!("type A = {code}"));
-            eprintln!("type {piece} {times} {:?}", began.elapsed());
         }
+    }
+    // These do not go back and try again.
+    for piece in ["(", "[", "{", "!", "a=>", "if(a)", "-", "new ", "`${"] {
+        let _ = strip(&piece.repeat(20_000));
     }
     assert!(strip(&"x".repeat(SOURCE_BYTES_MAX + 1)).is_err());
 }
