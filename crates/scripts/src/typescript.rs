@@ -23,7 +23,7 @@ use swc_ts_fast_strip::{Mode, Options, operate};
 use crate::frame::SyntaxError;
 
 /// More than anybody writes by hand. The parser descends as deep as the code is nested, so its stack goes with this.
-pub const SOURCE_BYTES_MAX: usize = 512 << 10;
+pub const SOURCE_BYTES_MAX: usize = 128 << 10;
 const STACK_BYTES: usize = 512 << 20;
 const TIME_MAX: Duration = Duration::from_secs(5);
 const THREADS_MAX: usize = 8;
