@@ -183,7 +183,7 @@ fn run(name: &str, code: &str, end: &End) -> Option<String> {
     });
     let ended = ended.end();
     let as_said = match (end, &ended.failure) {
-        (Is(expected), None) => ended.value.clone().unwrap_or(Value::Null).to_string() == *expected,
+        (Is(expected), None) => ended.value.as_ref().map_or("null".into(), Value::to_string) == *expected,
         (Fails(code, part), Some(failed)) => failed.code == *code && (failed.name.contains(part) || failed.message.contains(part)),
         (Any, failed) => failed.as_ref().is_none_or(|failed| failed.code != FailureCode::Internal),
         _ => false,
