@@ -18,8 +18,10 @@ const WORKERS_MAX = 24;
 const LOOK_EVERY_MS = 10;
 // What a process may grow by beyond what its scripts may have, before they are asked how much they hold: collectors are lazy.
 const GARBAGE_BYTES = 96 << 20;
-// Who does not answer within this is in the middle of something.
-const HEAP_ANSWER_MS = 100;
+// Who is busy cannot answer. With so much more in use, or after so long, that counts as too much.
+const GARBAGE_BYTES_MAX = 384 << 20;
+const HEAP_ANSWER_MS = 50;
+const HEAP_ANSWER_MS_MAX = 1000;
 
 const AsyncFunction = (async () => {}).constructor;
 const workerPath = new URL("worker.js", import.meta.url).pathname;
@@ -151,7 +153,7 @@ class Call {
     switch (message.type) {
       case "tid":
         this.tid = message.tid;
-        this.cpuFrom = cpuOf(message.tid);
+        this.cpuFrom = message.cpu;
         return;
       case "log":
         this.logs.push(message.line);
@@ -224,9 +226,9 @@ class Call {
     if (this.tid) this.cpuUs = Math.max(this.cpuUs, Math.round((cpuOf(this.tid) - this.cpuFrom) / 1000));
   }
 
-  askHeap(now) {
+  askHeap(now, isHuge) {
     if (this.asked) {
-      if (now - this.asked > HEAP_ANSWER_MS) this.outOfMemory();
+      if (now - this.asked > (isHuge ? HEAP_ANSWER_MS : HEAP_ANSWER_MS_MAX)) this.outOfMemory();
       return;
     }
     this.asked = now;
@@ -234,7 +236,7 @@ class Call {
   }
 }
 
-// Nanoseconds on a processor of a thread.
+// Nanoseconds on a processor of a worker's thread.
 const cpuOf = (tid) => {
   try {
     return Number(readFileSync(`/proc/self/task/${tid}/schedstat`, "latin1").split(" ", 1)[0]);
@@ -258,15 +260,16 @@ const watch = () => {
       return;
     }
     const now = performance.now();
-    const allowed = busy.reduce((sum, call) => sum + call.memoryBytes, restBytes + GARBAGE_BYTES);
-    const isLarge = process.memoryUsage.rss() > allowed;
+    const more = process.memoryUsage.rss() - busy.reduce((sum, call) => sum + call.memoryBytes, restBytes);
+    const isLarge = more > GARBAGE_BYTES;
     for (const call of busy) {
       if (call.cpuMs < call.timeoutMs) {
         call.look();
         if (call.cpuUs > call.cpuMs * 1000) call.fail("timeout", "TimeoutError", `used more than ${call.cpuMs}ms of a processor`);
       }
       if (call.ended) continue;
-      if (isLarge || call.asked) call.askHeap(now);
+      if (isLarge) call.askHeap(now, more > GARBAGE_BYTES_MAX);
+      else call.asked = null;
     }
   }, LOOK_EVERY_MS);
 };
