@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod cron;
+pub mod pattern;
+
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
