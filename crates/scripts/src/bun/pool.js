@@ -16,7 +16,8 @@ const IDLE_WORKERS = 2;
 // More calls than this wait for one to end, and their time runs meanwhile.
 const WORKERS_MAX = 24;
 const LOOK_EVERY_MS = 10;
-// What a process may grow by beyond what its scripts may have, before they are asked how much they hold: collectors are lazy.
+// What the process may grow by during a call beyond what that may have, before its worker is asked how much it holds:
+// collectors are lazy.
 const GARBAGE_BYTES = 96 << 20;
 // Who is busy cannot answer. With so much more in use, or after so long, that counts as too much.
 const GARBAGE_BYTES_MAX = 384 << 20;
@@ -138,6 +139,7 @@ class Call {
 
   start(place) {
     this.place = place;
+    this.base = process.memoryUsage.rss();
     place.call = this;
     place.worker.postMessage({ type: "run", text: this.text });
     this.text = null;
@@ -162,7 +164,8 @@ class Call {
         this.ops.push(`{"seq":${message.seq},"op":${JSON.stringify(message.op)},"args":${message.args}}`);
         return;
       case "step":
-        return this.step("");
+        for (let n = 0; n < message.count; n++) this.step("");
+        return;
       case "heap":
         this.asked = null;
         this.peak = Math.max(this.peak, message.bytes);
@@ -248,10 +251,8 @@ const cpuOf = (tid) => {
 // --- what calls use, while there are any ---
 
 let watching = null;
-let restBytes = 0;
 const watch = () => {
   if (watching) return;
-  restBytes = process.memoryUsage.rss();
   watching = setInterval(() => {
     const busy = [...calls.values()].filter((call) => call.place);
     if (!busy.length) {
@@ -260,15 +261,17 @@ const watch = () => {
       return;
     }
     const now = performance.now();
-    const more = process.memoryUsage.rss() - busy.reduce((sum, call) => sum + call.memoryBytes, restBytes);
-    const isLarge = more > GARBAGE_BYTES;
+    const bytes = process.memoryUsage.rss();
     for (const call of busy) {
+      // What a call that ended left behind goes by and by.
+      call.base = Math.min(call.base, bytes);
+      const more = bytes - call.base - call.memoryBytes;
       if (call.cpuMs < call.timeoutMs) {
         call.look();
         if (call.cpuUs > call.cpuMs * 1000) call.fail("timeout", "TimeoutError", `used more than ${call.cpuMs}ms of a processor`);
       }
       if (call.ended) continue;
-      if (isLarge) call.askHeap(now, more > GARBAGE_BYTES_MAX);
+      if (more > GARBAGE_BYTES) call.askHeap(now, more > GARBAGE_BYTES_MAX);
       else call.asked = null;
     }
   }, LOOK_EVERY_MS);

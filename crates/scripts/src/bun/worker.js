@@ -54,16 +54,20 @@ const fromHost = new WeakMap();
 let limits;
 let asked = 0;
 let flushing = false;
+let owed = 0;
 let over = false;
 
-// Everything that one entry into the script said goes out together, when nothing of it is left to run.
-const flush = () => {
+// Everything that one entry into the script said goes out together, when nothing of it is left to run. There is a step for each
+// entry, and one for what a timer said in between.
+const flush = (entries) => {
+  owed += entries;
   if (flushing || over) return;
   flushing = true;
   soon(() => {
     flushing = false;
     if (over) return;
-    post({ type: "step" });
+    post({ type: "step", count: owed || 1 });
+    owed = 0;
     // With nothing to wait for the event loop ends, and the worker with it.
     if (pending.size) parentPort.ref();
     else parentPort.unref();
@@ -85,7 +89,7 @@ const rpc = (op, args) =>
     const text = stringify(args === undefined ? null : args);
     pending.set(seq, { resolve, reject });
     post({ type: "rpc", seq, op, args: text });
-    flush();
+    flush(0);
   });
 
 const settle = ({ seq, value, error }) => {
@@ -109,7 +113,7 @@ const log = (level, text) => {
     line = { level: "warn", atMs: line.atMs, text: "[more was logged than is kept]" };
   }
   post({ type: "log", line: stringify({ level: line.level, at_ms: line.atMs, text: line.text }) });
-  flush();
+  flush(0);
 };
 
 // --- the call ---
@@ -139,7 +143,7 @@ const run = async (text) => {
   try {
     const ctx = makeContext(rpc, log, data, user);
     const script = compile(code, name);
-    flush();
+    flush(1);
     value = await script(ctx);
   } catch (error) {
     return end({ failure: failureOf(error, name) });
@@ -151,7 +155,7 @@ const run = async (text) => {
     return end({ failure: { code: "unserializable", name: nameOf(error), message: `what it returned is no JSON: ${messageOf(error)}` } });
   }
   if (json !== undefined && utf8Bytes(json) > limits.outputBytes) {
-    return end({ failure: { code: "payload_too_large", name: "RangeError", message: `what it returned is more than ${limits.outputBytes} bytes` } });
+    return end({ failure: { code: "payload_too_large", name: "RangeError", message: `the result is larger than ${limits.outputBytes} bytes` } });
   }
   end({ value: json });
 };
@@ -194,7 +198,7 @@ parentPort.on("message", ({ type, text }) => {
   if (type === "run") run(text);
   else if (type === "rpc-reply") {
     settle(parse(text));
-    flush();
+    flush(1);
   } else if (type === "heap") {
     collect(true);
     post({ type: "heap", bytes: heapBytes() });
