@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod fetch_allow;
+pub mod mail;
+pub mod provider;
+
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
