@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 pub mod cron;
 pub mod pattern;
+pub mod fetch_allow;
+pub mod mail;
+pub mod provider;
 
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
