@@ -37,6 +37,7 @@ mod request;
 mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
+pub mod scripts;
 mod serve;
 mod services;
 mod snapshots;
@@ -69,6 +70,8 @@ pub fn router(app: SharedApp) -> Router {
         // Bodies are bounded where they are read, each by its own limit.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(app.clone(), request::observe))
+        // Outside of all that makes errors.
+        .layer(middleware::from_fn(scripts::wire::render))
         .with_state(app)
 }
 
@@ -89,6 +92,7 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(functions::router())
+        .merge(scripts::router())
         .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())
