@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 pub mod alias;
 pub mod capability;
+pub mod cron;
 pub mod draft;
+pub mod pattern;
 
 pub use alias::{LIVE, Part, Split};
 pub use draft::Draft;

@@ -131,7 +131,7 @@ impl Draft {
         let retry = &mut self.spec.retry;
         each_field(value, |field, value| {
             match field {
-                "maxAttempts" => retry.max_attempts = integer(value, 1, limits::SCRIPT_RETRY_ATTEMPTS_MAX)?,
+                "maxAttempts" => retry.max_attempts = integer(value, 1, limits::SCRIPT_ATTEMPTS_MAX)?,
                 "maxAgeSeconds" => retry.max_age_seconds = integer(value, 1, limits::SCRIPT_RETRY_AGE_MAX_S)?,
                 _ => return Err("is not known; there are maxAttempts and maxAgeSeconds".to_owned()),
             }
