@@ -6,7 +6,10 @@ pub mod alias;
 pub mod capability;
 pub mod cron;
 pub mod draft;
+pub mod fetch_allow;
+pub mod mail;
 pub mod pattern;
+pub mod provider;
 
 pub use alias::{LIVE, Part, Split};
 pub use draft::Draft;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Access, AuthorKind, ConcurrencyPolicy, Language, MissedRunPolicy, RunAs, ScriptSpec, Trigger, capability};
+use super::{Access, AuthorKind, ConcurrencyPolicy, Language, MissedRunPolicy, RunAs, ScriptSpec, Trigger, capability, fetch_allow::FetchAllow};
 use crate::{limits, validate::Violation};
 
 /// What a script is or becomes, but for its code.
@@ -238,11 +238,11 @@ fn capabilities(value: &Value) -> Result<Vec<String>, String> {
 
 fn fetch_allow(value: &Value) -> Result<Vec<String>, String> {
     let list: Vec<String> = texts(value, limits::SCRIPT_OWN_FETCH_ALLOW_MAX)?.into_iter().map(|entry| entry.trim().to_owned()).collect();
-    let is_wrong = |entry: &&String| entry.is_empty() || entry.len() > limits::SCRIPT_OWN_FETCH_ALLOW_MAX_BYTES || entry.contains([',', '/', '@', ' ', '\0']);
-    match list.iter().find(is_wrong) {
-        Some(wrong) => Err(format!("{:?} is no host; an entry is host, host:port, *.host or *", cut(wrong))),
-        None => Ok(list),
+    if let Some(long) = list.iter().find(|entry| entry.len() > limits::SCRIPT_OWN_FETCH_ALLOW_MAX_BYTES) {
+        return Err(format!("an entry has {} bytes; at most {} are allowed", long.len(), limits::SCRIPT_OWN_FETCH_ALLOW_MAX_BYTES));
     }
+    FetchAllow::of(list.iter().map(String::as_str)).map_err(|error| error.to_string())?;
+    Ok(list)
 }
 
 fn each_field(value: &Value, mut take: impl FnMut(&str, &Value) -> Result<(), String>) -> Result<(), String> {
@@ -324,7 +324,7 @@ mod tests {
             (json!({"runAs": "serviceAccount:A b"}), "runAs: must be"),
             (json!({"capabilities": ["db:write"]}), "capabilities: \"db:write\" is no capability"),
             (json!({"capabilities": "fetch"}), "must be a list"),
-            (json!({"fetchAllow": ["https://x.io/"]}), "is no host"),
+            (json!({"fetchAllow": ["https://x.io/"]}), "is no entry of a fetch allow-list"),
             (json!({"concurrency": 0}), "concurrency: must be a whole number from 1 to 100"),
             (json!({"memoryMb": 15}), "from 16 to 512"),
             (json!({"cpuMs": 0}), "from 1 to 60000"),
