@@ -2,6 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod access;
+pub mod collection;
+pub mod item;
+pub mod moment;
+pub mod query;
+
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
