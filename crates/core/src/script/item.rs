@@ -132,7 +132,7 @@ pub fn value(field: &Field, given: Value) -> Result<Value, String> {
             Some(ms) => moment::iso(ms).into(),
             None => return Err("has to be a moment such as 2026-05-01T10:00:00Z, or milliseconds since 1970".to_owned()),
         },
-        (FieldType::Json, given) => any(given, limits::JSON_FIELD_DEPTH_MAX)?,
+        (FieldType::Json, given) => nested(given, limits::JSON_FIELD_DEPTH_MAX)?,
         (kind, given) => return Err(format!("is of type {}, and {} is none", kind.as_str(), named(&given))),
     };
     match &field.choices {
@@ -175,7 +175,7 @@ fn integer(number: &Number) -> Option<i64> {
     (-EXACT_MAX..=EXACT_MAX).contains(&whole).then_some(whole)
 }
 
-fn any(given: Value, depth: usize) -> Result<Value, String> {
+fn nested(given: Value, depth: usize) -> Result<Value, String> {
     if depth == 0 {
         return Err(format!("nests deeper than {}", limits::JSON_FIELD_DEPTH_MAX));
     }
@@ -186,10 +186,10 @@ fn any(given: Value, depth: usize) -> Result<Value, String> {
             bounded(&text, u32::MAX)?;
             Value::String(text)
         }
-        Value::Array(items) => Value::Array(items.into_iter().map(|item| any(item, depth - 1)).collect::<Result<_, _>>()?),
+        Value::Array(items) => Value::Array(items.into_iter().map(|item| nested(item, depth - 1)).collect::<Result<_, _>>()?),
         Value::Object(members) => {
             members.keys().try_for_each(|name| bounded(name, u32::MAX))?;
-            Value::Object(members.into_iter().map(|(name, value)| Ok((name, any(value, depth - 1)?))).collect::<Result<_, String>>()?)
+            Value::Object(members.into_iter().map(|(name, value)| Ok((name, nested(value, depth - 1)?))).collect::<Result<_, String>>()?)
         }
     })
 }
