@@ -7,6 +7,8 @@ pub mod collection;
 pub mod item;
 pub mod moment;
 pub mod query;
+pub mod cron;
+pub mod pattern;
 
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
