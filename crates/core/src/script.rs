@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod access;
+pub mod collection;
+pub mod item;
+pub mod moment;
+pub mod query;
 pub mod cron;
 pub mod pattern;
 pub mod fetch_allow;
