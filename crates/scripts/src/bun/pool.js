@@ -4,9 +4,8 @@
 // can reach all that lies in this process. That is why only code that its owner marked as trusted comes here, why a process
 // belongs to one team, and why the whole of it stands in a sandbox without a network.
 //
-// Messages to a worker: run, rpc-reply, heap. From it: ready, rpc, log, step (one entry is over), heap, result.
-import { readFileSync } from "node:fs";
-import { Worker } from "node:worker_threads";
+// Messages to a worker: context, run, rpc-reply, heap. From it: began, rpc, log, step (entries are over), heap, result.
+import { readFileSync, readdirSync } from "node:fs";
 
 const KIND = { run: 1, settle: 2, cancel: 3, check: 4, ready: 16, step: 17, checked: 18 };
 const HEADER_BYTES = 9;
@@ -26,6 +25,7 @@ const HEAP_ANSWER_MS_MAX = 1000;
 
 const AsyncFunction = (async () => {}).constructor;
 const workerPath = new URL("worker.js", import.meta.url).pathname;
+const context = readFileSync(new URL("ctx.js", import.meta.url), "utf8");
 
 // --- frames ---
 
@@ -90,12 +90,17 @@ const waiting = [];
 const calls = new Map();
 let running = 0;
 
+let spawned = 0;
+
 const spawn = () => {
-  const worker = new Worker(workerPath, { smol: true });
-  const place = { worker, call: null };
-  worker.on("message", (message) => place.call?.hear(message));
-  worker.on("error", (error) => place.call?.broken(error));
-  worker.on("exit", () => {
+  // Its thread has that name.
+  const name = `call-${++spawned}`;
+  const worker = new Worker(workerPath, { smol: true, name });
+  worker.postMessage({ type: "context", text: context });
+  const place = { worker, name, call: null };
+  worker.onmessage = ({ data }) => place.call?.hear(data);
+  worker.onerror = (error) => place.call?.broken(error);
+  worker.addEventListener("close", () => {
     const at = idle.indexOf(place);
     if (at >= 0) idle.splice(at, 1);
     place.call?.left();
@@ -153,9 +158,8 @@ class Call {
   hear(message) {
     if (this.ended) return;
     switch (message.type) {
-      case "tid":
-        this.tid = message.tid;
-        this.cpuFrom = message.cpu;
+      case "began":
+        this.cpuFrom = message.cpuUs;
         return;
       case "log":
         this.logs.push(message.line);
@@ -173,6 +177,7 @@ class Call {
         return;
       case "result":
         this.peak = Math.max(this.peak, message.heap);
+        this.cpuUs = message.cpuUs;
         return this.end(message.failure ? `"failure":${JSON.stringify(message.failure)}` : message.value === undefined ? "" : `"value":${message.value}`);
     }
   }
@@ -212,7 +217,7 @@ class Call {
     calls.delete(this.id);
     clearTimeout(this.timer);
     if (this.place) {
-      this.look();
+      if (!this.cpuUs) this.look();
       this.place.call = null;
       this.place.worker.terminate();
       running -= 1;
@@ -224,9 +229,11 @@ class Call {
     next();
   }
 
-  // How much of a processor it had.
+  // How much of a processor it had, also when it cannot say so.
   look() {
-    if (this.tid) this.cpuUs = Math.max(this.cpuUs, Math.round((cpuOf(this.tid) - this.cpuFrom) / 1000));
+    if (this.cpuFrom === undefined) return;
+    this.tid ??= threadNamed(this.place.name);
+    if (this.tid) this.cpuUs = Math.max(this.cpuUs, cpuUsOf(this.tid) - this.cpuFrom);
   }
 
   askHeap(now, isHuge) {
@@ -239,14 +246,17 @@ class Call {
   }
 }
 
-// Nanoseconds on a processor of a worker's thread.
-const cpuOf = (tid) => {
+const readText = (path) => {
   try {
-    return Number(readFileSync(`/proc/self/task/${tid}/schedstat`, "latin1").split(" ", 1)[0]);
+    return readFileSync(path, "latin1");
   } catch {
-    return 0;
+    return "";
   }
 };
+
+const threadNamed = (name) => readdirSync("/proc/self/task").find((tid) => readText(`/proc/self/task/${tid}/comm`).trim() === name);
+
+const cpuUsOf = (tid) => Math.round(Number(readText(`/proc/self/task/${tid}/schedstat`).split(" ", 1)[0]) / 1000);
 
 // --- what calls use, while there are any ---
 

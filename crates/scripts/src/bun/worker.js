@@ -1,24 +1,25 @@
 // What a worker of pool.js runs: one call.
-import { readFileSync, readlinkSync } from "node:fs";
-import { parentPort } from "node:worker_threads";
 import { heapStats } from "bun:jsc";
 
 const { parse, stringify } = JSON;
-const post = parentPort.postMessage.bind(parentPort);
+const post = postMessage;
 const soon = setImmediate;
 const bun = Bun;
 const collect = bun.gc;
 const utf8Bytes = Buffer.byteLength;
+const cpuOf = process.threadCpuUsage.bind(process);
+const evaluate = eval;
 const AsyncFunction = (async () => {}).constructor;
-const makeContext = (0, eval)(readFileSync(new URL("ctx.js", import.meta.url), "utf8"));
-// Which thread this is and how many nanoseconds of a processor it had. Where there are no such files nobody knows.
-const thread = () => {
-  try {
-    return { tid: Number(readlinkSync("/proc/thread-self").split("/").pop()), cpu: Number(readFileSync("/proc/thread-self/schedstat", "latin1").split(" ", 1)[0]) };
-  } catch {
-    return { tid: 0, cpu: 0 };
-  }
+
+const cpuUs = () => {
+  const { user, system } = cpuOf();
+  return user + system;
 };
+
+// Who listens is not idle: while nothing can come, nobody does, and then the event loop ends when it has nothing else to wait for.
+const add = addEventListener.bind(globalThis, "message");
+const remove = removeEventListener.bind(globalThis, "message");
+const listen = (isWanted) => (isWanted ? add(hear) : remove(hear));
 
 // A promise that nobody waits for may fail: the script goes on, as elsewhere.
 process.on("unhandledRejection", () => {});
@@ -68,9 +69,7 @@ const flush = (entries) => {
     if (over) return;
     post({ type: "step", count: owed || 1 });
     owed = 0;
-    // With nothing to wait for the event loop ends, and the worker with it.
-    if (pending.size) parentPort.ref();
-    else parentPort.unref();
+    listen(pending.size > 0);
   });
 };
 
@@ -88,6 +87,7 @@ const rpc = (op, args) =>
     const seq = ++asked;
     const text = stringify(args === undefined ? null : args);
     pending.set(seq, { resolve, reject });
+    listen(true);
     post({ type: "rpc", seq, op, args: text });
     flush(0);
   });
@@ -130,14 +130,16 @@ const heapBytes = () => {
   return heapSize + extraMemorySize;
 };
 
+let makeContext;
+
 const run = async (text) => {
+  const from = cpuUs();
+  post({ type: "began", cpuUs: from });
   const { code, name, data, user, ...rest } = parse(text);
   limits = rest;
-  post({ type: "tid", ...thread() });
-  strip();
   const end = (what) => {
     over = true;
-    post({ type: "result", heap: heapBytes(), ...what });
+    post({ type: "result", heap: heapBytes(), cpuUs: cpuUs() - from, ...what });
   };
   let value;
   try {
@@ -194,8 +196,9 @@ const framesOf = (stack, name) => {
   return frames.join("\n");
 };
 
-parentPort.on("message", ({ type, text }) => {
+const hear = ({ data: { type, text } }) => {
   if (type === "run") run(text);
+  else if (type === "context") makeContext = evaluate(text);
   else if (type === "rpc-reply") {
     settle(parse(text));
     flush(1);
@@ -203,4 +206,7 @@ parentPort.on("message", ({ type, text }) => {
     collect(true);
     post({ type: "heap", bytes: heapBytes() });
   }
-});
+};
+// All that takes time is done before there is a call.
+strip();
+listen(true);
