@@ -4,6 +4,7 @@ import { heapStats } from "bun:jsc";
 const { parse, stringify } = JSON;
 const post = postMessage;
 const soon = setImmediate;
+const clockMs = Date.now;
 const bun = Bun;
 const collect = bun.gc;
 const utf8Bytes = Buffer.byteLength;
@@ -107,13 +108,59 @@ const log = (level, text) => {
   if (cut || over) return;
   lines += 1;
   bytes += utf8Bytes(text);
-  let line = { level, atMs: Date.now(), text };
+  let line = { level, atMs: clockMs(), text };
   if (lines > limits.logLines || bytes > limits.logBytes) {
     cut = true;
     line = { level: "warn", atMs: line.atMs, text: "[more was logged than is kept]" };
   }
   post({ type: "log", line: stringify({ level: line.level, at_ms: line.atMs, text: line.text }) });
   flush(0);
+};
+
+// --- a world that was seen before ---
+
+// Time and chance as they are told: each moment of the clock was read so often, and then the last one stands still.
+const pin = (clock, seed) => {
+  const moments = clock.map(([ms, times]) => ({ ms, times }));
+  const now = () => {
+    const first = moments[0] ?? { ms: 0, times: 0 };
+    if (first.times > 1) first.times -= 1;
+    else if (moments.length > 1) moments.shift();
+    return first.ms;
+  };
+  const Real = Date;
+  globalThis.Date = new Proxy(Real, {
+    construct: (target, args, made) => Reflect.construct(target, args.length ? args : [now()], made),
+    apply: () => new Real(now()).toString(),
+    get: (target, key, self) => (key === "now" ? now : Reflect.get(target, key, self)),
+  });
+  Real.prototype.constructor = globalThis.Date;
+  Object.defineProperty(performance, "now", { value: () => 0 });
+  // sfc32: for repeating, not for secrets.
+  const state = Uint32Array.from({ length: 4 }, (_, n) => parseInt(seed.slice(n * 8, n * 8 + 8), 16));
+  const next = () => {
+    const sum = (state[0] + state[1] + state[3]) | 0;
+    state[3] += 1;
+    state[0] = state[1] ^ (state[1] >>> 9);
+    state[1] = state[2] + (state[2] << 3);
+    state[2] = ((state[2] << 21) | (state[2] >>> 11)) + sum;
+    return sum >>> 0;
+  };
+  for (let n = 0; n < 20; n++) next();
+  Math.random = () => (next() * 2 ** 21 + (next() >>> 11)) / 2 ** 53;
+  const fill = (array) => {
+    const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+    for (let n = 0; n < bytes.length; n++) bytes[n] = next();
+    return array;
+  };
+  const uuid = () => {
+    const b = fill(new Uint8Array(16));
+    b[6] = (b[6] & 15) | 64;
+    b[8] = (b[8] & 63) | 128;
+    return Array.from(b, (byte) => byte.toString(16).padStart(2, "0")).join("").replace(/(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+  };
+  Object.defineProperty(crypto, "getRandomValues", { value: fill });
+  Object.defineProperty(crypto, "randomUUID", { value: uuid });
 };
 
 // --- the call ---
@@ -135,8 +182,9 @@ let makeContext;
 const run = async (text) => {
   const from = cpuUs();
   post({ type: "began", cpuUs: from });
-  const { code, name, data, user, ...rest } = parse(text);
+  const { code, name, data, user, clock, seed, ...rest } = parse(text);
   limits = rest;
+  if (clock) pin(clock, seed);
   const end = (what) => {
     over = true;
     post({ type: "result", heap: heapBytes(), cpuUs: cpuUs() - from, ...what });
