@@ -24,8 +24,10 @@ const HEAP_ANSWER_MS = 50;
 const HEAP_ANSWER_MS_MAX = 1000;
 
 const AsyncFunction = (async () => {}).constructor;
-const workerPath = new URL("worker.js", import.meta.url).pathname;
-const context = readFileSync(new URL("ctx.js", import.meta.url), "utf8");
+const source = (name) => readFileSync(new URL(name, import.meta.url), "utf8");
+// Read once: what a script may do to the files is nothing to those after it.
+const workerUrl = URL.createObjectURL(new Blob([source("worker.js")], { type: "application/javascript" }));
+const context = source("ctx.js");
 
 // --- frames ---
 
@@ -95,7 +97,7 @@ let spawned = 0;
 const spawn = () => {
   // Its thread has that name.
   const name = `call-${++spawned}`;
-  const worker = new Worker(workerPath, { smol: true, name });
+  const worker = new Worker(workerUrl, { smol: true, name });
   worker.postMessage({ type: "context", text: context });
   const place = { worker, name, call: null };
   worker.onmessage = ({ data }) => place.call?.hear(data);
