@@ -12,5 +12,5 @@ export const lacks = {
   quickjs: {},
   'bun-worker': {},
   'sandbar-executor': { determinism: 'the wire to executors carries no clock and no seed' },
-  'node-executor': { determinism: 'the wire to executors carries no clock and no seed', secrets: 'executors of others know no ctx.secrets' },
+  'node-executor': { determinism: 'the wire to executors carries no clock and no seed', secrets: 'executors of others know no ctx.secrets', 'errors in logs': 'executors of others print errors and big integers as JSON has them' },
 };

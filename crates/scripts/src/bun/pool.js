@@ -24,9 +24,10 @@ const HEAP_ANSWER_MS = 50;
 const HEAP_ANSWER_MS_MAX = 1000;
 
 const AsyncFunction = (async () => {}).constructor;
-const source = (name) => readFileSync(new URL(name, import.meta.url), "utf8");
-// Read once: what a script may do to the files is nothing to those after it.
-const workerUrl = URL.createObjectURL(new Blob([source("worker.js")], { type: "application/javascript" }));
+const source = (name) => `${readFileSync(new URL(name, import.meta.url), "utf8")}\n//# sourceURL=sandbar:${name}`;
+// Read once: what a script may do to the files is nothing to those after it. Frames of ours have names by which they are told apart.
+const program = `import { heapStats } from "bun:jsc"; (0, eval)(${JSON.stringify(source("worker.js"))})(heapStats);`;
+const workerUrl = URL.createObjectURL(new Blob([program], { type: "application/javascript" }));
 const context = source("ctx.js");
 
 // --- frames ---
