@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 pub mod access;
 pub mod collection;
+pub mod cron;
 pub mod item;
 pub mod moment;
-pub mod query;
-pub mod cron;
 pub mod pattern;
+pub mod query;
 
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
