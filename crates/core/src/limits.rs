@@ -428,6 +428,8 @@ pub const FILTER_DEPTH_MAX: usize = 8;
 pub const FILTER_CONDITIONS_MAX: usize = 100;
 /// Values in one list of a filter.
 pub const FILTER_LIST_MAX: usize = 100;
+/// Bytes of the body of a request that holds a query.
+pub const QUERY_BODY_MAX_BYTES: usize = 256 << 10;
 /// Bytes of one text in a filter.
 pub const FILTER_TEXT_MAX_BYTES: usize = 16 << 10;
 /// Problems that one refusal names.

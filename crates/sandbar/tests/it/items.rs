@@ -11,6 +11,8 @@ use super::{
 };
 
 const COLLECTIONS: &str = "/api/collections";
+const PAGE: &str = include_str!("../../../../docs/collections.md");
+const EXPECTED: &str = "# => ";
 
 fn server() -> Server {
     Server::start_with(&[("SANDBAR_REGISTRATION", "true"), ("SANDBAR_POOL_MIN_IDLE", "0")])
@@ -447,4 +449,28 @@ fn the_command_line_keeps_collections() {
     assert!(!run(&["collection", "rm", "cli"]).0, "there is an item");
     ok(&["collection", "rm", "cli", "--force"]);
     assert!(!ok(&["collection", "ls"]).contains("cli "));
+}
+
+#[test]
+fn the_page_about_collections_says_what_happens() {
+    let server = server();
+    let script = PAGE.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("commands");
+    let expected: Vec<&str> = script.lines().filter_map(|line| line.split_once(EXPECTED)).map(|(_, text)| text.trim()).collect();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_sandbar"));
+    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap_or_default());
+    let done = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .env("PATH", path)
+        .env("SANDBAR_URL", format!("http://{}", server.api().addr()))
+        .env("SANDBAR_TOKEN", TOKEN)
+        .output()
+        .expect("bash");
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert_eq!(out.lines().collect::<Vec<_>>(), expected, "{err}");
+    assert!(done.status.success() && err.contains("the fields are id, createdAt, updatedAt, title, state, views"), "{err}");
+    // And the collection that stands there is one.
+    let example = PAGE.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a collection");
+    let mut example: Value = serde_json::from_str(example).expect("JSON");
+    example["slug"] = "example".into();
+    data(&server.api().post(COLLECTIONS, example), 201);
 }
