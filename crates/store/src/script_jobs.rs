@@ -318,3 +318,17 @@ fn job(row: &Row<'_>) -> rusqlite::Result<ScriptJob> {
         finished_at_ms: row.get(17)?,
     })
 }
+
+/// Ends a job by what came of a run of it.
+pub(crate) fn end_job(c: &rusqlite::Connection, job_id: &str, end: &JobEnd, run_id: &str, error: Option<&str>, now_ms: i64) -> Result<(), crate::StoreError> {
+    let (state, run_at_ms) = match end {
+        JobEnd::Succeeded => (JobState::Succeeded, None),
+        JobEnd::Retry { at_ms } => (JobState::Pending, Some(*at_ms)),
+        JobEnd::Dead => (JobState::Dead, None),
+        JobEnd::Dropped => (JobState::Dropped, None),
+    };
+    let sql = "UPDATE script_job SET state = ?2, run_at_ms = coalesce(?3, run_at_ms), last_run_id = ?4, last_error = ?5,
+        finished_at_ms = CASE WHEN ?3 IS NULL THEN ?6 END WHERE id = ?1 AND state = 'running'";
+    c.prepare_cached(sql)?.execute((job_id, state.as_str(), run_at_ms, run_id, error, now_ms))?;
+    Ok(())
+}
