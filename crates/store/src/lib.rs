@@ -32,7 +32,6 @@ mod webhooks;
 use std::{path::Path, sync::Arc};
 
 use rusqlite::OptionalExtension;
-use tokio::sync::Semaphore;
 
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
@@ -62,14 +61,13 @@ use engine::Engine;
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
-    /// Held by a query of items, which may read much: one at a time, so that there is always a reader for everything else.
-    queries: Arc<Semaphore>,
+    turns: Arc<items::Turns>,
 }
 
 impl Store {
     /// Opens the database file, making or migrating it as needed. Blocks for the disk.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?), queries: Arc::new(Semaphore::new(1)) })
+        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?), turns: Arc::new(items::Turns::new()) })
     }
 
     /// Lets what was asked for finish, copies the log into the database, and ends the threads. Every verb of every clone
