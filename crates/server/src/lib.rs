@@ -10,5 +10,5 @@ mod run;
 mod ssh;
 mod tasks;
 
-pub use config::{AcmeConfig, Config, SshListen, TlsConfig};
+pub use config::{AcmeConfig, Config, ScriptsConfig, SshListen, TlsConfig};
 pub use run::{Server, StartError};

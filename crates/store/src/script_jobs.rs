@@ -2,8 +2,10 @@
 //! success: what came of a run and what becomes of its job are one commit.
 
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
-use sandbar_core::{limits, script::ScriptSpec};
-use serde::Deserialize;
+use sandbar_core::{
+    limits,
+    script::{ScriptSpec, Split},
+};
 use sha2::{Digest, Sha256};
 
 use crate::{NewScriptEvent, Store, StoreError, script_events};
@@ -261,31 +263,14 @@ fn tell_of_dead_letter(c: &Connection, job: &ScriptJob, now_ms: i64) -> Result<(
 /// In nobody's name.
 pub(crate) const SYSTEM: &str = "{}";
 
-/// A version and its part, as an alias has them.
-#[derive(Deserialize)]
-struct Part {
-    version: u32,
-    weight: u32,
-}
-
 /// The version that runs now for a key: by the alias `live`, the same one for the same key, or the newest.
 pub(crate) fn live_version(c: &Connection, script_id: &str, last_version: u32, key: &str) -> Result<u32, StoreError> {
     let sql = "SELECT split FROM script_alias WHERE script_id = ?1 AND alias = 'live'";
     let split: Option<String> = c.prepare_cached(sql)?.query_row([script_id], |row| row.get(0)).optional()?;
     let Some(split) = split else { return Ok(last_version) };
-    let parts: Vec<Part> = serde_json::from_str(&split).map_err(|e| StoreError::corrupt("alias", &e))?;
-    let sum: u64 = parts.iter().map(|part| u64::from(part.weight)).sum();
+    let split: Split = serde_json::from_str(&split).map_err(|e| StoreError::corrupt("alias", &e))?;
     let digest = Sha256::digest(key.as_bytes());
-    let number = digest.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-    let mut place = if sum == 0 { 0 } else { number % sum };
-    for part in parts {
-        let weight = u64::from(part.weight);
-        if place < weight {
-            return Ok(part.version);
-        }
-        place -= weight;
-    }
-    Ok(last_version)
+    Ok(split.choose(digest.iter().take(8).fold(0, |place, byte| place << 8 | u64::from(*byte))))
 }
 
 pub(crate) fn spec(text: &str) -> Result<ScriptSpec, StoreError> {
