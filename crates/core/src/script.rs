@@ -10,6 +10,8 @@ pub mod fetch_allow;
 pub mod mail;
 pub mod pattern;
 pub mod provider;
+pub mod retry;
+pub mod schedule;
 
 pub use alias::{LIVE, Part, Split};
 pub use draft::Draft;
