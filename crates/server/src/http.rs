@@ -37,6 +37,8 @@ mod request;
 mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
+mod script_events;
+mod script_jobs;
 pub mod scripts;
 mod serve;
 mod services;
@@ -93,6 +95,8 @@ fn routes() -> Routes {
         .merge(events::router())
         .merge(functions::router())
         .merge(scripts::router())
+        .merge(script_events::router())
+        .merge(script_jobs::router())
         .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())

@@ -59,7 +59,7 @@ impl App {
             StoreError::Exists { .. } => ApiError::conflict("another event was published with this Idempotency-Key"),
             other => store_failure("publishing an event", &other),
         })?;
-        self.script_jobs.wake();
+        self.script_jobs_added();
         Ok((event.id, told))
     }
 

@@ -6,8 +6,7 @@ use std::{
 };
 
 use sandbar_core::roles::Permission;
-use sandbar_store::{JobFilter, JobState, ScriptJob, ScriptTick};
-use tokio::sync::Notify;
+use sandbar_store::{JobFilter, JobState, ScriptJob, ScriptTick, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -17,24 +16,13 @@ use super::{
 };
 use crate::error::ApiError;
 
-/// What the task that runs them and everybody else share.
+/// What runs now, by job.
 #[derive(Debug, Default)]
 pub struct ScriptJobs {
-    changed: Notify,
-    /// By job.
     running: Mutex<HashMap<String, CancellationToken>>,
 }
 
 impl ScriptJobs {
-    /// There is something to run; whoever made a job or published an event says so.
-    pub(crate) fn wake(&self) {
-        self.changed.notify_one();
-    }
-
-    pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
     /// A job runs from now on; the token is cancelled when it is not wanted any more.
     pub(crate) fn begin(&self, job_id: &str) -> CancellationToken {
         let token = CancellationToken::new();
@@ -56,6 +44,17 @@ impl ScriptJobs {
 }
 
 impl App {
+    /// For a server that starts: what the one before was at is run again, and schedules go by the clock of now.
+    pub(crate) async fn recover_script_jobs(&self) -> Result<(), StoreError> {
+        let now = now_ms();
+        let (again, given_up) = self.store.script_jobs_recover(now).await?;
+        let moved = self.store.script_schedules_rewind(now).await?;
+        if again + given_up + moved > 0 {
+            tracing::info!(again, given_up, moved, "runs that were owed and schedules were recovered");
+        }
+        Ok(())
+    }
+
     /// Runs of the team that are or were owed, the newest first.
     pub async fn script_jobs(
         &self,
@@ -82,7 +81,7 @@ impl App {
                 _ => ApiError::not_found("dead letter", job_id),
             });
         }
-        self.script_jobs.wake();
+        self.script_jobs_added();
         Ok(())
     }
 
@@ -95,7 +94,7 @@ impl App {
             let step = self.store.script_jobs_redrive(&who.team_id, script_id.as_deref(), None, now).await;
             let (count, more) = step.map_err(|e| store_failure("trying dead letters again", &e))?;
             redriven += count;
-            self.script_jobs.wake();
+            self.script_jobs_added();
             if !more {
                 return Ok(redriven);
             }

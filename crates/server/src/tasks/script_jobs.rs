@@ -60,7 +60,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = app.script_jobs.changed() => {}
+            () = app.scripts.jobs_changed.notified() => {}
             Some(done) = runs.join_next() => end(&mut busy, done),
             () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {}
         }

@@ -11,7 +11,7 @@ use crate::app::{SharedApp, sandboxes::now_ms};
 
 /// Schedules of one look.
 const PAGE: u32 = 64;
-/// Look at least this often: a schedule may have been written meanwhile, or the clock set.
+/// The clock may be set: look at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After a failure of the store the next look is no sooner.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -49,6 +49,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
         };
         tokio::select! {
             () = stop.cancelled() => {}
+            () = app.scripts.schedules_changed.notified() => {}
             () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {}
         }
     }
@@ -65,7 +66,7 @@ async fn fire(app: &SharedApp) -> Result<Duration, StoreError> {
             Ok(stepped) => {
                 app.script_jobs.cancel(&stepped.replaced);
                 if stepped.fired > 0 {
-                    app.script_jobs.wake();
+                    app.script_jobs_added();
                 }
                 if stepped.skipped > 0 {
                     tracing::debug!(script = script_id, skipped = stepped.skipped, "ticks were skipped");
