@@ -530,10 +530,9 @@ pub const SCRIPT_EVENT_DEPTH_MAX: u32 = 8;
 /// Runs of one team's scripts that wait, and bytes of their input; what would make more is refused.
 pub const SCRIPT_JOBS_WAITING_MAX: usize = 100_000;
 pub const SCRIPT_JOBS_WAITING_MAX_BYTES: usize = 256 << 20;
-/// Runs that nobody waits for, at once: in all, of one team, and of one script that says nothing of it.
+/// Runs that nobody waits for, at once: in all, and of one team.
 pub const SCRIPT_JOBS_AT_ONCE_MAX: usize = 64;
 pub const SCRIPT_JOBS_AT_ONCE_PER_TEAM_MAX: usize = 16;
-pub const SCRIPT_JOBS_AT_ONCE_PER_SCRIPT: usize = 10;
 /// Tries of one run that may be asked for.
 pub const SCRIPT_ATTEMPTS_MAX: u32 = 20;
 /// Seconds within which it may be tried again.

@@ -39,6 +39,8 @@ mod request;
 mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
+mod script_events;
+mod script_jobs;
 pub mod scripts;
 mod serve;
 mod services;
@@ -97,6 +99,8 @@ fn routes() -> Routes {
         .merge(collections::router())
         .merge(items::router())
         .merge(scripts::router())
+        .merge(script_events::router())
+        .merge(script_jobs::router())
         .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())
