@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{app::SharedApp, error::ApiError};
 
 mod auth;
+mod collections;
 pub(crate) mod contexts;
 mod credentials;
 mod events;
@@ -23,6 +24,7 @@ mod files;
 mod functions;
 mod health;
 mod images;
+mod items;
 mod keys;
 mod logs;
 mod metadata;
@@ -37,6 +39,8 @@ mod request;
 mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
+mod script_events;
+mod script_jobs;
 pub mod scripts;
 mod serve;
 mod services;
@@ -92,7 +96,11 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(functions::router())
+        .merge(collections::router())
+        .merge(items::router())
         .merge(scripts::router())
+        .merge(script_events::router())
+        .merge(script_jobs::router())
         .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())

@@ -24,6 +24,7 @@ use crate::{
         quotas::Quotas,
         sandbox_functions,
         sandboxes::Registry,
+        script_jobs::ScriptJobs,
         seal::{Seal, SealError},
         services::Services,
         usage::Usage,
@@ -135,6 +136,7 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             function_load: Arc::default(),
+            script_jobs: ScriptJobs::default(),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
             image_jobs: ImageJobs::default(),
@@ -145,6 +147,7 @@ impl Server {
         app.usage.egress.restore(&app.store).await?;
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
+        app.recover_script_jobs().await?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -172,6 +175,8 @@ impl Server {
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_jobs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_schedules::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
             tls.spawn_tasks(&app, &tracker, &stop);
