@@ -51,6 +51,7 @@ pub struct App {
     pub services: services::Services,
     pub functions: functions::Functions,
     pub function_load: Arc<function_load::FunctionLoad>,
+    pub scripts: scripts::Scripts,
     pub gateway: Gateway,
     /// How SSH is reached, when it listens.
     pub ssh: Option<Reach>,

@@ -37,6 +37,7 @@ mod request;
 mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
+pub mod script_runs;
 pub mod scripts;
 mod serve;
 mod services;
@@ -93,6 +94,7 @@ fn routes() -> Routes {
         .merge(events::router())
         .merge(functions::router())
         .merge(scripts::router())
+        .merge(script_runs::router())
         .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())

@@ -24,6 +24,7 @@ use crate::{
         quotas::Quotas,
         sandbox_functions,
         sandboxes::Registry,
+        scripts::{self, Scripts, engines::Engines},
         seal::{Seal, SealError},
         services::Services,
         usage::Usage,
@@ -112,6 +113,7 @@ impl Server {
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
         sandbox_functions::interrupt(&store).await?;
+        scripts::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
         let webhooks = Webhooks::new(Arc::clone(&seal), node.outbound().clone(), config.data_dir.clone());
         seal_stored(&store, &webhooks, &mut records).await?;
@@ -135,6 +137,7 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             function_load: Arc::default(),
+            scripts: Scripts::new(Engines::default(), seal),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
             image_jobs: ImageJobs::default(),
@@ -172,6 +175,7 @@ impl Server {
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_runs::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
             tls.spawn_tasks(&app, &tracker, &stop);
@@ -185,6 +189,7 @@ impl Server {
         http::serve(listener, front(Side::Both), None, stop.clone()).await;
         stop.cancel();
         app.gateway.close().await;
+        app.scripts.close().await;
         app.services.close().await;
         tracker.close();
         tracker.wait().await;

@@ -7,6 +7,7 @@ pub(crate) mod deadlines;
 pub(crate) mod egress;
 pub(crate) mod functions;
 pub(crate) mod pools;
+pub(crate) mod script_runs;
 pub(crate) mod usage;
 pub(crate) mod watch;
 pub(crate) mod webhooks;
