@@ -1,6 +1,7 @@
 //! The command line as clap reads it.
 
 mod credential;
+mod event;
 mod function;
 mod image;
 mod sandbox;
@@ -13,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use credential::{CredentialCommand, SecretArgs};
+pub use event::EventCommand;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
@@ -85,6 +87,9 @@ pub enum Command {
     /// See what is posted to a sandbox's webhook, and post it again
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Publish events for scripts, and see which there were
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Files that outlive sandboxes
     #[command(subcommand)]
     Volume(VolumeCommand),

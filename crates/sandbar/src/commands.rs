@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod credential;
+pub mod event;
 pub mod exec;
 pub mod function;
 pub mod image;

@@ -38,6 +38,8 @@ mod sandbox_functions;
 mod sandbox_metrics;
 mod sandboxes;
 pub mod script_runs;
+mod script_events;
+mod script_jobs;
 pub mod scripts;
 mod serve;
 mod services;
@@ -95,6 +97,8 @@ fn routes() -> Routes {
         .merge(functions::router())
         .merge(scripts::router())
         .merge(script_runs::router())
+        .merge(script_events::router())
+        .merge(script_jobs::router())
         .merge(webhooks::router())
         .merge(templates::router())
         .merge(images::router())

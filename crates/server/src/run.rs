@@ -25,6 +25,7 @@ use crate::{
         sandbox_functions,
         sandboxes::Registry,
         scripts::{self, Scripts, engines::Engines},
+        script_jobs::ScriptJobs,
         seal::{Seal, SealError},
         services::Services,
         usage::Usage,
@@ -138,6 +139,7 @@ impl Server {
             functions: Functions::default(),
             function_load: Arc::default(),
             scripts: Scripts::new(Engines::default(), seal),
+            script_jobs: ScriptJobs::default(),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
             image_jobs: ImageJobs::default(),
@@ -148,6 +150,7 @@ impl Server {
         app.usage.egress.restore(&app.store).await?;
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
+        app.recover_script_jobs().await?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -176,6 +179,8 @@ impl Server {
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::script_runs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_jobs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_schedules::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
             tls.spawn_tasks(&app, &tracker, &stop);

@@ -8,6 +8,8 @@ pub(crate) mod egress;
 pub(crate) mod functions;
 pub(crate) mod pools;
 pub(crate) mod script_runs;
+pub(crate) mod script_jobs;
+pub(crate) mod script_schedules;
 pub(crate) mod usage;
 pub(crate) mod watch;
 pub(crate) mod webhooks;

@@ -6,6 +6,7 @@ mod credentials;
 mod engine;
 mod functions;
 mod sandboxes;
+mod script_triggers;
 mod state;
 mod webhooks;
 
