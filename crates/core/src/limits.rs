@@ -500,6 +500,8 @@ pub const QUERY_OFFSET_MAX: u32 = 1_000_000;
 pub const QUERY_SORT_MAX: usize = 5;
 /// Bytes of the rows that a query finds.
 pub const QUERY_ROWS_MAX_BYTES: usize = 6 << 20;
+/// Queries of one team that wait for their turn.
+pub const QUERIES_WAITING_MAX: usize = 200;
 /// Milliseconds that a query may read.
 pub const QUERY_MAX_MS: u64 = 2000;
 /// How deep a filter may nest, and the conditions in it.
@@ -507,6 +509,8 @@ pub const FILTER_DEPTH_MAX: usize = 8;
 pub const FILTER_CONDITIONS_MAX: usize = 100;
 /// Values in one list of a filter.
 pub const FILTER_LIST_MAX: usize = 100;
+/// Bytes of the body of a request that holds a query.
+pub const QUERY_BODY_MAX_BYTES: usize = 256 << 10;
 /// Bytes of one text in a filter.
 pub const FILTER_TEXT_MAX_BYTES: usize = 16 << 10;
 /// Problems that one refusal names.

@@ -20,6 +20,7 @@ mod it {
     mod http;
     mod images;
     mod input;
+    mod items;
     mod lifecycle;
     mod logs;
     mod machine;
