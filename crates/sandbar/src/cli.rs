@@ -3,6 +3,7 @@
 mod credential;
 mod function;
 mod image;
+mod outbox;
 mod sandbox;
 mod sandbox_function;
 mod service;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use outbox::OutboxCommand;
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use service::ServiceCommand;
@@ -60,6 +62,9 @@ pub enum Output {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
+    /// Mail of scripts that was not sent, because no SMTP server is set
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Say what this machine offers for isolation, what is missing and how to get it
     Doctor(DoctorArgs),
     /// Remember the server's address and a key

@@ -8,6 +8,7 @@ pub mod image;
 pub mod key;
 pub mod login;
 mod network;
+pub mod outbox;
 pub mod sandbox;
 pub mod sandbox_function;
 mod service;

@@ -31,6 +31,7 @@ mod it {
     mod recovery;
     mod registry;
     mod sandbox_functions;
+    mod script_remote;
     mod snapshots;
     mod ssh;
     mod streams;

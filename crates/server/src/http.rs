@@ -29,6 +29,7 @@ mod metadata;
 pub mod metrics;
 mod network;
 mod openapi;
+mod outbox;
 pub mod params;
 mod quotas;
 mod render;
@@ -36,6 +37,7 @@ pub mod reply;
 mod request;
 mod sandbox_functions;
 mod sandbox_metrics;
+mod sandbox_rpc;
 mod sandboxes;
 pub mod scripts;
 mod serve;
@@ -94,6 +96,8 @@ fn routes() -> Routes {
         .merge(functions::router())
         .merge(scripts::router())
         .merge(webhooks::router())
+        .merge(outbox::router())
+        .merge(sandbox_rpc::router())
         .merge(templates::router())
         .merge(images::router())
         .merge(snapshots::router())

@@ -51,7 +51,6 @@ pub struct ScriptVersion {
     pub created_at_ms: i64,
 }
 
-
 /// What an alias points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptAlias {

@@ -8,6 +8,17 @@ use sandbar_store::{ScriptRecord, ScriptVersion};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub(crate) mod email;
+pub(crate) mod fetch;
+mod grants;
+mod live;
+pub(crate) mod outbox;
+pub(crate) mod reach;
+pub(crate) mod remote;
+mod rpc;
+
+pub use reach::ReachError;
+
 /// In whose name a script runs, and whose rules its reads go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
