@@ -2,14 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod access;
 pub mod alias;
 pub mod capability;
+pub mod collection;
 pub mod cron;
 pub mod draft;
 pub mod fetch_allow;
+pub mod item;
 pub mod mail;
+pub mod moment;
 pub mod pattern;
 pub mod provider;
+pub mod query;
 
 pub use alias::{LIVE, Part, Split};
 pub use draft::Draft;
