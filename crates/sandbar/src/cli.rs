@@ -1,8 +1,10 @@
 //! The command line as clap reads it.
 
+mod collection;
 mod credential;
 mod function;
 mod image;
+mod item;
 mod outbox;
 mod sandbox;
 mod sandbox_function;
@@ -13,9 +15,11 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use item::ItemCommand;
 pub use outbox::OutboxCommand;
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
@@ -75,6 +79,12 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
+    /// Say what items are made of, and who may do what with them
+    #[command(subcommand)]
+    Collection(CollectionCommand),
+    /// Read and write items of collections
+    #[command(subcommand)]
+    Item(ItemCommand),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),

@@ -11,6 +11,7 @@ use crate::{config::Config, gateway::Gateway, http::Metrics, ssh::Reach};
 
 pub mod auth;
 pub mod builtin;
+pub mod collections;
 pub mod contexts;
 pub mod credentials;
 pub mod egress_meter;
@@ -19,6 +20,7 @@ pub mod flows;
 pub mod function_load;
 pub mod functions;
 pub mod images;
+pub mod items;
 pub mod logs;
 pub mod quotas;
 pub(crate) mod room;

@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{app::SharedApp, error::ApiError};
 
 mod auth;
+mod collections;
 pub(crate) mod contexts;
 mod credentials;
 mod events;
@@ -23,6 +24,7 @@ mod files;
 mod functions;
 mod health;
 mod images;
+mod items;
 mod keys;
 mod logs;
 mod metadata;
@@ -94,6 +96,8 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(functions::router())
+        .merge(collections::router())
+        .merge(items::router())
         .merge(scripts::router())
         .merge(webhooks::router())
         .merge(outbox::router())

@@ -4,11 +4,13 @@
 //! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
 
+mod collections;
 mod credentials;
 mod engine;
 mod error;
 mod functions;
 mod invocations;
+mod items;
 mod keys;
 mod logins;
 mod quotas;
@@ -30,11 +32,13 @@ mod webhooks;
 use std::{path::Path, sync::Arc};
 
 use rusqlite::OptionalExtension;
+use tokio::sync::Semaphore;
 
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
 pub use invocations::{InvocationRecord, InvocationStatus};
+pub use items::{ItemQuery, ItemsFound};
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};
 pub use quotas::{QuotaRecord, TeamUse};
@@ -58,12 +62,14 @@ use engine::Engine;
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
+    /// Held by a query of items, which may read much: one at a time, so that there is always a reader for everything else.
+    queries: Arc<Semaphore>,
 }
 
 impl Store {
     /// Opens the database file, making or migrating it as needed. Blocks for the disk.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?) })
+        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?), queries: Arc::new(Semaphore::new(1)) })
     }
 
     /// Lets what was asked for finish, copies the log into the database, and ends the threads. Every verb of every clone

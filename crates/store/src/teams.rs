@@ -60,6 +60,16 @@ impl Store {
         self.engine.read("read a team", move |c| find(c, &id)).await
     }
 
+    /// The only team that there is.
+    pub async fn team_only(&self) -> Result<Option<String>, StoreError> {
+        self.engine
+            .read("read the only team", |c| {
+                let ids: Vec<String> = c.prepare_cached("SELECT id FROM team LIMIT 2")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+                Ok(<[String; 1]>::try_from(ids).ok().map(|[id]| id))
+            })
+            .await
+    }
+
     /// The teams that a user is in, oldest membership first, each with the user's role.
     pub async fn teams_of_user(&self, user_id: &str) -> Result<Vec<(Team, Role)>, StoreError> {
         let user_id = user_id.to_owned();

@@ -5,6 +5,7 @@ mod access;
 mod credentials;
 mod engine;
 mod functions;
+mod items;
 mod sandboxes;
 mod state;
 mod webhooks;

@@ -66,16 +66,12 @@ impl App {
                 let fetched = tokio::time::timeout(within, fetch::fetch_as(self, asker, args)).await;
                 fetched.unwrap_or_else(|_| Err(OpError::wrong("fetch failed: no answer in time")))
             }
-            Op::DbList | Op::DbOne => self.shared_secret_read(op, args, &team_id, &subject),
+            Op::DbList => self.script_db_list(&team_id, &subject, args).await,
+            Op::DbOne => self.script_db_one(&team_id, &subject, args).await,
             Op::EmailSend | Op::SecretsGet | Op::Sleep => {
                 Err(OpError::denied(format!("{} needs a grant; the shared SANDBOX_RPC_TOKEN is good for fetch and db alone", op.as_str())))
             }
         }
-    }
-
-    /// Rows for who knows the shared secret.
-    fn shared_secret_read(&self, op: Op, _args: &serde_json::value::RawValue, _team_id: &str, _subject: &Subject) -> OpResult {
-        Err(OpError::denied(format!("{} needs a grant", op.as_str())))
     }
 
     /// Who that is, by the database: the team that is named, and its member as it is there. Nobody is the system, which is in no role.
