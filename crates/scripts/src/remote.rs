@@ -7,7 +7,7 @@
 //!
 //! Other programs speak it, too. What they do not know of is optional, both ways.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{FailureCode, LogLine, Op, Usage};
@@ -22,7 +22,7 @@ pub struct RunRequest {
     pub code: String,
     #[serde(default = "null")]
     pub data: Box<RawValue>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "perhaps")]
     pub user: RemoteUser,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<f64>,
@@ -63,21 +63,21 @@ pub struct RunReply {
     #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
     pub value: Option<Box<RawValue>>,
     /// Texts; of other executors perhaps something else.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "perhaps")]
     pub logs: Vec<serde_json::Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Ours: the same as `logs` with all that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_known", skip_serializing_if = "Option::is_none")]
     pub log_lines: Option<Vec<LogLine>>,
     /// Ours, as are the rest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_known", skip_serializing_if = "Option::is_none")]
     pub error_name: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_known", skip_serializing_if = "Option::is_none")]
     pub stack: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_known", skip_serializing_if = "Option::is_none")]
     pub code: Option<FailureCode>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_known", skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
 }
 
@@ -88,7 +88,7 @@ pub struct RpcRequest {
     #[serde(default = "null")]
     pub args: Box<RawValue>,
     /// Whose name the executor says it is in. Not believed: who asks is known by the token.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "perhaps")]
     pub auth: RpcAuth,
 }
 
@@ -106,10 +106,10 @@ pub struct RpcReply {
     pub ok: bool,
     #[serde(default, deserialize_with = "there", skip_serializing_if = "Option::is_none")]
     pub value: Option<Box<RawValue>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Ours.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "if_known", skip_serializing_if = "Option::is_none")]
     pub code: Option<FailureCode>,
 }
 
@@ -139,6 +139,25 @@ fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawVal
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
+/// What others have under this name is perhaps something else, and then nothing to us.
+fn if_known<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    serde_json::Value::deserialize(deserializer).map(|value| serde_json::from_value(value).ok())
+}
+
+/// `null` is nothing, too.
+fn perhaps<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Text, or JSON as text.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    serde_json::Value::deserialize(deserializer).map(|value| match value {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +170,18 @@ mod tests {
             let reply: RpcReply = serde_json::from_str(json).unwrap();
             assert_eq!(reply.value.as_ref().map(|value| value.get()), value, "{json}");
         }
+    }
+
+    #[test]
+    fn what_others_mean_by_our_names_does_not_matter() {
+        let reply: RunReply =
+            serde_json::from_str(r#"{"ok":false,"logs":null,"error":{"a":1},"code":"ERR_X","usage":7,"stack":[],"errorName":null,"logLines":"x","more":1}"#)
+                .unwrap();
+        assert_eq!((reply.error.as_deref(), reply.code, reply.usage, reply.stack, reply.log_lines), (Some(r#"{"a":1}"#), None, None, None, None));
+        let request: RpcRequest = serde_json::from_str(r#"{"op":"fetch","auth":null}"#).unwrap();
+        assert_eq!((request.auth, request.args.get()), (RpcAuth::default(), "null"));
+        let run: RunRequest = serde_json::from_str(r#"{"code":"","user":null}"#).unwrap();
+        assert_eq!(run.user, RemoteUser::default());
     }
 
     #[test]

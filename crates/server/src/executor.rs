@@ -36,6 +36,8 @@ pub const PORT_DEFAULT: u16 = 8790;
 const WAITING_MAX: usize = 64;
 /// And they are sent away after so long.
 const WAITING_MAX_FOR: Duration = Duration::from_secs(2);
+/// Of a tenant's name, by which processes are told apart.
+const TENANT_MAX_CHARS: usize = 128;
 
 /// What an executor may do.
 #[derive(Debug, Clone)]
@@ -48,8 +50,8 @@ pub struct ExecutorConfig {
 
 /// Runs calls.
 pub trait Engine: Send + Sync + 'static {
-    /// It ends at the call's deadline or when it is cancelled, at the latest.
-    fn run(&self, call: Call, host: Arc<dyn Host>, cancel: CancellationToken) -> Pin<Box<dyn Future<Output = Outcome> + Send + '_>>;
+    /// It ends at the call's deadline or when it is cancelled, at the latest. Calls of one tenant may share a process.
+    fn run<'a>(&'a self, tenant: &'a str, call: Call, host: Arc<dyn Host>, cancel: CancellationToken) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 }
 
 struct Executor {
@@ -122,6 +124,7 @@ async fn run(State(executor): State<Arc<Executor>>, request: Request<Body>) -> R
         return busy(refused(StatusCode::SERVICE_UNAVAILABLE, "the executor has too much to do".to_owned()));
     };
     drop(waiting);
+    let tenant: String = request.user.tenant_id.as_deref().unwrap_or_default().chars().take(TENANT_MAX_CHARS).collect();
     let call = match call(request) {
         Ok(call) => call,
         Err(failure) => return Json(reply(Outcome { result: Err(failure), logs: Vec::new(), usage: Default::default(), clock: None })).into_response(),
@@ -131,7 +134,7 @@ async fn run(State(executor): State<Arc<Executor>>, request: Request<Body>) -> R
     let cancelled = cancel.clone().drop_guard();
     let running = tokio::spawn({
         let engine = Arc::clone(&executor.engine);
-        async move { engine.run(call, host, cancel).await }
+        async move { engine.run(&tenant, call, host, cancel).await }
     });
     let outcome = running.await;
     drop(cancelled.disarm());

@@ -93,7 +93,7 @@ impl Store {
                 put(c, &run)?;
                 let Some((job_id, end)) = job else { return Ok(()) };
                 let error = error_of(&run);
-                script_jobs::end_job(c, &job_id, &end, &run.id, error.as_deref(), run.finished_at_ms.unwrap_or(run.created_at_ms))
+                script_jobs::end_job(c, &job_id, &end, Some(&run.id), error.as_deref(), run.finished_at_ms.unwrap_or(run.created_at_ms)).map(drop)
             })
             .await
     }
@@ -111,14 +111,15 @@ impl Store {
     }
 
     /// For a server that starts: runs that somebody waited for are failed, since nobody waits any more and nobody goes on with
-    /// them; those that belong to jobs wait again. Returns how many were failed.
+    /// them; so are those of events and schedules, whose jobs get another one. Calls that nobody waits for wait again: each is
+    /// one run however often it is tried. Returns how many were failed.
     pub async fn script_runs_interrupt(&self, doc_error: &str, now_ms: i64) -> Result<usize, StoreError> {
         let error = doc_error.to_owned();
         self.engine
             .write("interrupt runs", move |c| {
-                c.execute("UPDATE script_run SET status = 'queued', started_at_ms = NULL WHERE status = 'running' AND trigger NOT IN ('http', 'replay')", [])?;
+                c.execute("UPDATE script_run SET status = 'queued', started_at_ms = NULL WHERE status = 'running' AND trigger = 'async'", [])?;
                 let sql = "UPDATE script_run SET status = 'failed', error_code = 'internal', finished_at_ms = ?2, doc = json_set(doc, '$.error', json(?1))
-                    WHERE status IN ('queued', 'running') AND trigger IN ('http', 'replay')";
+                    WHERE status IN ('queued', 'running') AND trigger <> 'async'";
                 Ok(c.execute(sql, (error, now_ms))?)
             })
             .await

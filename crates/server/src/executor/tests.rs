@@ -13,7 +13,7 @@ struct Fake {
 }
 
 impl Engine for Fake {
-    fn run(&self, call: Call, host: Arc<dyn Host>, cancel: CancellationToken) -> Pin<Box<dyn Future<Output = Outcome> + Send + '_>> {
+    fn run<'a>(&'a self, tenant: &'a str, call: Call, host: Arc<dyn Host>, cancel: CancellationToken) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>> {
         Box::pin(async move {
             let value = match call.code.split_once(' ') {
                 Some(("op", rest)) => {
@@ -32,7 +32,7 @@ impl Engine for Fake {
                 _ if call.code == "limits" => {
                     Ok(json!([call.limits.wall.as_millis() as u64, call.limits.cpu.as_millis() as u64, call.limits.memory_bytes >> 20, call.name]))
                 }
-                _ => Ok(json!({"data": serde_json::from_str::<Value>(call.data.get()).expect("JSON"), "user": call.user})),
+                _ => Ok(json!({"data": serde_json::from_str::<Value>(call.data.get()).expect("JSON"), "user": call.user, "tenant": tenant})),
             };
             let logs = vec![LogLine { level: Level::Warn, at_ms: 1, text: "line".into() }];
             let result = value.map(|value| Some(serde_json::value::to_raw_value(&value).expect("JSON")));
@@ -109,7 +109,7 @@ async fn it_answers_as_others_do_and_says_more() {
     assert_eq!(
         reply,
         json!({
-            "ok": true, "value": {"data": {"a": [1]}, "user": {"id": "u", "email": null, "roles": ["admin"]}}, "logs": ["line"],
+            "ok": true, "value": {"data": {"a": [1]}, "user": {"id": "u", "email": null, "roles": ["admin"]}, "tenant": "t"}, "logs": ["line"],
             "logLines": [{"level": "warn", "at_ms": 1, "text": "line"}], "usage": {"cpu_us": 7, "peak_memory_bytes": 8},
         })
     );

@@ -5,7 +5,11 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use reqwest::{Client, header};
 use sandbar_core::{
     limits,
-    script::{ScriptSpec, provider},
+    script::{
+        ScriptSpec,
+        capability::{self, Need},
+        provider,
+    },
 };
 use sandbar_node::error_text;
 use sandbar_scripts::{
@@ -113,22 +117,17 @@ fn main_origin(self_url: Option<&str>, domain: &str, listen: std::net::SocketAdd
     format!("http://{listen}")
 }
 
-/// The ops that a script's capabilities name.
+/// The ops that a script's capabilities name. Which collections it may read is looked at again when it does.
 fn granted(spec: &ScriptSpec) -> Vec<Op> {
-    let named = |op: Op| match &spec.capabilities {
-        None => true,
-        Some(list) => {
-            let wanted = match op {
-                Op::Fetch => "fetch",
-                Op::DbList | Op::DbOne => "db",
-                Op::EmailSend => "email",
-                Op::SecretsGet => "secrets",
-                Op::Sleep => return false,
-            };
-            list.iter().any(|capability| capability == wanted || capability.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(':')))
-        }
+    let capabilities = spec.capabilities.as_deref();
+    let is_granted = |op: &Op| match op {
+        Op::Fetch => capability::allows(capabilities, Need::Fetch),
+        Op::DbList | Op::DbOne => capabilities.is_none_or(|list| list.iter().any(|capability| capability.starts_with("db:read"))),
+        Op::EmailSend => capability::allows(capabilities, Need::Email),
+        Op::SecretsGet => capability::allows(capabilities, Need::Secrets),
+        Op::Sleep => false,
     };
-    Op::ALL.into_iter().filter(|op| *op != Op::Sleep && named(*op)).collect()
+    Op::ALL.into_iter().filter(is_granted).collect()
 }
 
 impl Executor {
