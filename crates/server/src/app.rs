@@ -60,6 +60,8 @@ pub struct App {
     pub gateway: Gateway,
     /// How SSH is reached, when it listens.
     pub ssh: Option<Reach>,
+    /// What scripts reach outside of themselves.
+    pub(crate) reach: scripts::reach::Reach,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

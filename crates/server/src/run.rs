@@ -26,6 +26,7 @@ use crate::{
         sandboxes::Registry,
         scripts::{self, Scripts, engines::Engines},
         script_jobs::ScriptJobs,
+        scripts::{ReachError, reach::Reach},
         seal::{Seal, SealError},
         services::Services,
         usage::Usage,
@@ -64,6 +65,8 @@ pub enum StartError {
     SshHostKey(#[from] HostKeyError),
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -107,6 +110,10 @@ impl Server {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
         let seal = Arc::new(Seal::open(&config.data_dir)?);
+        let reach = Reach::open(&config, &config.data_dir)?;
+        if let Ok(address) = listener.local_addr() {
+            reach.listens(address);
+        }
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
@@ -142,6 +149,7 @@ impl Server {
             script_jobs: ScriptJobs::default(),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
+            reach,
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon,

@@ -38,6 +38,17 @@ mod run;
 pub(crate) mod runs;
 pub(crate) mod secrets;
 
+pub(crate) mod email;
+pub(crate) mod fetch;
+mod grants;
+mod live;
+pub(crate) mod outbox;
+pub(crate) mod reach;
+pub(crate) mod remote;
+mod rpc;
+
+pub use reach::ReachError;
+
 /// In whose name a script runs, and whose rules its reads go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
