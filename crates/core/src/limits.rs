@@ -602,7 +602,10 @@ pub const OUTBOX_MAX_BYTES: u64 = 256 << 20;
 pub const SCRIPT_REMOTE_CALLS_MAX: usize = 256;
 /// Bytes of what an executor answers.
 pub const SCRIPT_REMOTE_ANSWER_MAX_BYTES: usize = 16 << 20;
-/// Bytes of what an executor asks for.
+/// Bytes of what an executor is sent: code, input, and what JSON makes of them.
+pub const SCRIPT_REMOTE_CALL_MAX_BYTES: usize = 16 << 20;
+/// Bytes of what an executor asks for, and of the answer.
 pub const SCRIPT_RPC_MAX_BYTES: usize = 8 << 20;
+pub const SCRIPT_RPC_ANSWER_MAX_BYTES: usize = 34 << 20;
 /// Milliseconds that a call's grant outlives its deadline.
 pub const SCRIPT_GRANT_GRACE_MS: u64 = 3000;

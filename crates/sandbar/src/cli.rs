@@ -6,6 +6,7 @@ mod event;
 mod function;
 mod image;
 mod item;
+mod outbox;
 mod sandbox;
 mod sandbox_function;
 mod service;
@@ -21,6 +22,7 @@ pub use event::EventCommand;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use item::ItemCommand;
+pub use outbox::OutboxCommand;
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use service::ServiceCommand;
@@ -66,6 +68,9 @@ pub enum Output {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
+    /// Mail of scripts that was not sent, because no SMTP server is set
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Say what this machine offers for isolation, what is missing and how to get it
     Doctor(DoctorArgs),
     /// Remember the server's address and a key

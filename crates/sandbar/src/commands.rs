@@ -11,6 +11,7 @@ pub mod item;
 pub mod key;
 pub mod login;
 mod network;
+pub mod outbox;
 pub mod sandbox;
 pub mod sandbox_function;
 mod service;

@@ -33,6 +33,7 @@ mod it {
     mod registry;
     mod sandbox_functions;
     mod script_triggers;
+    mod script_remote;
     mod snapshots;
     mod ssh;
     mod streams;

@@ -55,10 +55,13 @@ pub struct App {
     pub services: services::Services,
     pub functions: functions::Functions,
     pub function_load: Arc<function_load::FunctionLoad>,
+    pub scripts: scripts::Scripts,
     pub script_jobs: script_jobs::ScriptJobs,
     pub gateway: Gateway,
     /// How SSH is reached, when it listens.
     pub ssh: Option<Reach>,
+    /// What scripts reach outside of themselves.
+    pub(crate) reach: scripts::reach::Reach,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

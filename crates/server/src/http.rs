@@ -31,6 +31,7 @@ mod metadata;
 pub mod metrics;
 mod network;
 mod openapi;
+mod outbox;
 pub mod params;
 mod quotas;
 mod render;
@@ -38,7 +39,9 @@ pub mod reply;
 mod request;
 mod sandbox_functions;
 mod sandbox_metrics;
+mod sandbox_rpc;
 mod sandboxes;
+pub mod script_runs;
 mod script_events;
 mod script_jobs;
 pub mod scripts;
@@ -99,9 +102,12 @@ fn routes() -> Routes {
         .merge(collections::router())
         .merge(items::router())
         .merge(scripts::router())
+        .merge(script_runs::router())
         .merge(script_events::router())
         .merge(script_jobs::router())
         .merge(webhooks::router())
+        .merge(outbox::router())
+        .merge(sandbox_rpc::router())
         .merge(templates::router())
         .merge(images::router())
         .merge(snapshots::router())

@@ -7,6 +7,7 @@ pub(crate) mod deadlines;
 pub(crate) mod egress;
 pub(crate) mod functions;
 pub(crate) mod pools;
+pub(crate) mod script_runs;
 pub(crate) mod script_jobs;
 pub(crate) mod script_schedules;
 pub(crate) mod usage;

@@ -14,6 +14,7 @@ mod keys;
 mod secrets;
 mod versions;
 
+pub(crate) use idempotency::claim as claim_key;
 pub use idempotency::{Idempotency, KeyUse};
 pub use keys::ScriptKey;
 pub use secrets::ScriptSecret;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use sandbar_core::script::RunTrigger;
-use sandbar_scripts::Outcome;
-use sandbar_store::{ScriptRecord, ScriptRun, ScriptVersion};
+use sandbar_scripts::{Failure, Outcome};
+use sandbar_store::{ScriptRecord, ScriptRun, ScriptVersion, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
@@ -37,6 +37,17 @@ pub(crate) mod replay;
 mod run;
 pub(crate) mod runs;
 pub(crate) mod secrets;
+
+pub(crate) mod email;
+pub(crate) mod fetch;
+mod grants;
+mod live;
+pub(crate) mod outbox;
+pub(crate) mod reach;
+pub(crate) mod remote;
+mod rpc;
+
+pub use reach::ReachError;
 
 /// In whose name a script runs, and whose rules its reads go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +97,10 @@ pub struct Scripts {
     pub(crate) tasks: TaskTracker,
     /// Everything is to end.
     pub(crate) stop: CancellationToken,
+    /// Woken when a run is owed that was not.
+    pub(crate) jobs_changed: Notify,
+    /// Woken when a script may have another schedule.
+    pub(crate) schedules_changed: Notify,
     /// Bytes of runs that were stored since old ones were last looked for.
     pub(crate) stored_bytes: AtomicUsize,
     /// Woken when these are many.
@@ -106,6 +121,8 @@ impl Scripts {
             places: Arc::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            jobs_changed: Notify::new(),
+            schedules_changed: Notify::new(),
             stored_bytes: AtomicUsize::new(0),
             prune_soon: Notify::new(),
             emails: Mutex::default(),
@@ -121,7 +138,27 @@ impl Scripts {
     }
 }
 
+/// For a server that starts: nobody goes on with what somebody waited for.
+pub(crate) async fn interrupt(store: &Store) -> Result<(), StoreError> {
+    let error = serde_json::to_string(&Failure::internal("the server ended while it ran")).unwrap_or_default();
+    let interrupted = store.script_runs_interrupt(&error, now_ms()).await?;
+    if interrupted > 0 {
+        tracing::warn!(interrupted, "runs of scripts were under way when the server ended");
+    }
+    Ok(())
+}
+
 impl App {
+    /// A run is owed that was not.
+    pub(crate) fn script_jobs_added(&self) {
+        self.scripts.jobs_changed.notify_one();
+    }
+
+    /// A script may have another schedule.
+    pub(crate) fn script_changed(&self) {
+        self.scripts.schedules_changed.notify_one();
+    }
+
     /// What scripts know of a member of their team.
     pub(crate) async fn script_subject(&self, who: &Principal) -> Result<Subject, ApiError> {
         let now = now_ms();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sandbar_core::script::{AuthorKind, Draft, Language, Trigger, cron, draft::CodeChange, pattern};
 use sandbar_core::validate::Violation;
-use sandbar_scripts::{frame::SyntaxError, typescript};
+use sandbar_scripts::frame::SyntaxError;
 use sandbar_store::{ScriptRecord, ScriptVersion, ScriptWhole};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -70,7 +70,7 @@ impl App {
         };
         let version = version_of(&script, prepared, author.flatten(), who, now);
         self.store.script_create(&script, &version).await.map_err(|e| refused("creating the function", &e))?;
-        self.script_changed(&script);
+        self.script_changed();
         tracing::info!(action = "create", team = script.team_id, script = script.id, name = script.name, by = who.user_id, "a function was created");
         self.script(who, &script.id).await
     }
@@ -101,7 +101,7 @@ impl App {
             self.check_room()?;
         }
         self.store.script_update(&changed, version).await.map_err(|e| refused("changing the function", &e))?;
-        self.script_changed(&changed);
+        self.script_changed();
         tracing::info!(
             action = "update",
             team = changed.team_id,
@@ -117,9 +117,20 @@ impl App {
     pub(crate) async fn delete_script(self: &Arc<Self>, who: &Principal, id_or_name: &str) -> Result<(), ApiError> {
         let script = self.script(who, id_or_name).await?.script;
         self.store.script_delete(&who.team_id, &script.id).await.map_err(|e| refused("deleting the function", &e))?;
-        self.script_changed(&script);
+        self.script_changed();
         tracing::info!(action = "delete", team = script.team_id, script = script.id, name = script.name, by = who.user_id, "a function was deleted");
         Ok(())
+    }
+
+    /// When a script runs next, if it has a schedule.
+    pub(crate) async fn script_next_run(&self, script: &ScriptRecord) -> Result<Option<i64>, ApiError> {
+        match script.trigger {
+            Trigger::Http | Trigger::Event => Ok(None),
+            Trigger::Cron => {
+                let schedule = self.store.script_schedule_get(&script.id).await.map_err(|e| store_failure("reading the schedule", &e))?;
+                Ok(schedule.and_then(|schedule| schedule.next_tick_ms))
+            }
+        }
     }
 
     /// The version that a change of the code makes, if it is another code, or is said to be another's.
@@ -154,7 +165,7 @@ impl App {
             Language::JavaScript => None,
             Language::TypeScript => {
                 let (source, name) = (source.clone(), name.to_owned());
-                let stripped = tokio::task::spawn_blocking(move || typescript::strip(&source, &name)).await;
+                let stripped = tokio::task::spawn_blocking(move || super::engines::strip(&source, &name)).await;
                 let stripped = stripped.map_err(|error| ApiError::internal("reading the TypeScript", &error))?;
                 Some(stripped.map_err(|error| syntax(&error))?)
             }

@@ -12,7 +12,6 @@ use sandbar_scripts::Outcome;
 use sandbar_store::{Idempotency, JobKind, JobState, KeyUse, RunStatus, ScriptJob, ScriptRecord, ScriptRun, ScriptVersion, ScriptWhole};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Ask, Subject, record};

@@ -8,7 +8,7 @@ use std::{
 use sandbar_core::{
     limits,
     script::{
-        AuthorKind, RunTrigger, ScriptSpec,
+        AuthorKind, ScriptSpec,
         provider::{self, Provider},
     },
 };
