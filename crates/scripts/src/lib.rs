@@ -10,8 +10,10 @@ pub mod bun;
 pub mod call;
 pub mod frame;
 pub mod host;
+pub mod quickjs;
 pub mod recording;
 pub mod remote;
+pub mod typescript;
 
 pub use call::{Call, Failure, FailureCode, Level, Limits, LogLine, Outcome, Usage, User};
 pub use host::{Host, Op, OpError, OpResult};
