@@ -74,6 +74,8 @@ pub(crate) struct Ask {
     pub attempt: u32,
     /// The job that it is a try of.
     pub job_id: Option<String>,
+    /// `http://HOST[:PORT]` of the request that it comes from, if one does.
+    pub origin: Option<String>,
     /// The run is told by it that it is not wanted any more.
     pub cancel: CancellationToken,
 }

@@ -1,7 +1,5 @@
 //! Who runs the code of a script: one way to ask, whichever engine it is.
 
-use std::sync::Arc;
-
 use sandbar_core::script::provider::Provider;
 use sandbar_scripts::{Call, Failure, Host, Outcome, Recording, Usage, frame::SyntaxError};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +18,7 @@ pub struct Engines {}
 
 impl Engines {
     /// Runs a call; `host` answers what it asks for.
-    pub(crate) async fn run(&self, provider: Provider, team_id: &str, call: Call, host: Arc<dyn Host>, cancel: &CancellationToken) -> (Outcome, Recording) {
+    pub(crate) async fn run(&self, provider: Provider, team_id: &str, call: Call, host: &dyn Host, cancel: &CancellationToken) -> (Outcome, Recording) {
         let _ = (provider, team_id, call, host, cancel);
         (failed(Failure::internal("there is no engine")), Recording::default())
     }

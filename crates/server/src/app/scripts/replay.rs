@@ -60,6 +60,7 @@ impl App {
             depth: doc.depth,
             attempt: 1,
             job_id: None,
+            origin: None,
             cancel: cancel.clone(),
         };
         let place = self.script_place(&ask.script).await?;
