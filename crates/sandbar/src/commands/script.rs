@@ -30,7 +30,15 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
         ScriptCommand::Ls => {
             let list = client.get(SCRIPTS).await?;
             let row = |s: &Value| {
-                vec![cell(&s["name"]), cell(&s["trigger"]), cell(&s["pattern"]), cell(&s["access"]), cell(&s["active"]), cell(&s["version"]), time(&s["updatedAt"])]
+                vec![
+                    cell(&s["name"]),
+                    cell(&s["trigger"]),
+                    cell(&s["pattern"]),
+                    cell(&s["access"]),
+                    cell(&s["active"]),
+                    cell(&s["version"]),
+                    time(&s["updatedAt"]),
+                ]
             };
             rows(global, &list, &["NAME", "TRIGGER", "PATTERN", "ACCESS", "ACTIVE", "VERSION", "UPDATED"], row);
         }
