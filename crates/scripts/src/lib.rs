@@ -14,6 +14,9 @@ pub mod pool;
 pub mod recording;
 pub mod remote;
 pub mod worker;
+pub mod quickjs;
+pub mod recording;
+pub mod typescript;
 
 pub use call::{Call, Failure, FailureCode, Level, Limits, LogLine, Outcome, Usage, User};
 pub use host::{Host, Op, OpError, OpResult};
