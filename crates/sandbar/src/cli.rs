@@ -2,6 +2,7 @@
 
 mod collection;
 mod credential;
+mod event;
 mod function;
 mod image;
 mod item;
@@ -17,6 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
+pub use event::EventCommand;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use item::ItemCommand;
@@ -100,6 +102,9 @@ pub enum Command {
     /// See what is posted to a sandbox's webhook, and post it again
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Publish events for scripts, and see which there were
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Files that outlive sandboxes
     #[command(subcommand)]
     Volume(VolumeCommand),

@@ -3,6 +3,7 @@
 pub mod collection;
 pub mod copy;
 pub mod credential;
+pub mod event;
 pub mod exec;
 pub mod function;
 pub mod image;

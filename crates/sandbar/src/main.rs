@@ -60,6 +60,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Snapshot(command) => commands::snapshot::run(&global, command).await,
         Command::Function(command) => commands::function::run(&global, command).await,
         Command::Volume(command) => commands::volume::run(&global, command).await,
+        Command::Event(command) => commands::event::run(&global, command).await,
         Command::Webhook(command) => commands::webhook::run(&global, command).await,
         Command::Template(command) => commands::template::run(&global, command).await,
         Command::Image(command) => commands::image::run(&global, command).await,

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bun;
 pub mod call;
 pub mod frame;
 pub mod host;

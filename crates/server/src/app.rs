@@ -26,6 +26,8 @@ pub mod quotas;
 pub(crate) mod room;
 pub mod sandbox_functions;
 pub mod sandboxes;
+pub mod script_events;
+pub mod script_jobs;
 pub mod scripts;
 pub mod seal;
 pub mod service_functions;
@@ -53,6 +55,8 @@ pub struct App {
     pub services: services::Services,
     pub functions: functions::Functions,
     pub function_load: Arc<function_load::FunctionLoad>,
+    pub scripts: scripts::Scripts,
+    pub script_jobs: script_jobs::ScriptJobs,
     pub gateway: Gateway,
     /// How SSH is reached, when it listens.
     pub ssh: Option<Reach>,

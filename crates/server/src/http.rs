@@ -41,6 +41,9 @@ mod sandbox_functions;
 mod sandbox_metrics;
 mod sandbox_rpc;
 mod sandboxes;
+pub mod script_runs;
+mod script_events;
+mod script_jobs;
 pub mod scripts;
 mod serve;
 mod services;
@@ -99,6 +102,9 @@ fn routes() -> Routes {
         .merge(collections::router())
         .merge(items::router())
         .merge(scripts::router())
+        .merge(script_runs::router())
+        .merge(script_events::router())
+        .merge(script_jobs::router())
         .merge(webhooks::router())
         .merge(outbox::router())
         .merge(sandbox_rpc::router())

@@ -24,6 +24,8 @@ use crate::{
         quotas::Quotas,
         sandbox_functions,
         sandboxes::Registry,
+        scripts::{self, Scripts, engines::Engines},
+        script_jobs::ScriptJobs,
         scripts::{ReachError, reach::Reach},
         seal::{Seal, SealError},
         services::Services,
@@ -119,6 +121,7 @@ impl Server {
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
         sandbox_functions::interrupt(&store).await?;
+        scripts::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
         let webhooks = Webhooks::new(Arc::clone(&seal), node.outbound().clone(), config.data_dir.clone());
         seal_stored(&store, &webhooks, &mut records).await?;
@@ -142,6 +145,8 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             function_load: Arc::default(),
+            scripts: Scripts::new(Engines::default(), seal),
+            script_jobs: ScriptJobs::default(),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
             reach,
@@ -153,6 +158,7 @@ impl Server {
         app.usage.egress.restore(&app.store).await?;
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
+        app.recover_script_jobs().await?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -180,6 +186,9 @@ impl Server {
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_runs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_jobs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_schedules::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
             tls.spawn_tasks(&app, &tracker, &stop);
@@ -193,6 +202,7 @@ impl Server {
         http::serve(listener, front(Side::Both), None, stop.clone()).await;
         stop.cancel();
         app.gateway.close().await;
+        app.scripts.close().await;
         app.services.close().await;
         tracker.close();
         tracker.wait().await;

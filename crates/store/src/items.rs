@@ -11,8 +11,10 @@ use crate::{NewScriptEvent, Store, StoreError, collections, error::taken, script
 
 mod filter;
 mod find;
+mod turns;
 
 pub use find::{ItemQuery, ItemsFound};
+pub(crate) use turns::Turns;
 
 const COLUMNS: &str = "id, owner_id, doc, created_at_ms, updated_at_ms, generation";
 

@@ -19,6 +19,7 @@ mod schema;
 mod script_events;
 mod script_jobs;
 mod script_runs;
+mod script_schedules;
 mod scripts;
 mod snapshots;
 mod ssh_keys;
@@ -32,7 +33,6 @@ mod webhooks;
 use std::{path::Path, sync::Arc};
 
 use rusqlite::OptionalExtension;
-use tokio::sync::Semaphore;
 
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
@@ -46,6 +46,7 @@ pub use sandboxes::{EventRecord, ListFilter, NewEvent};
 pub use script_events::{DEAD_LETTER_EVENT, NewScriptEvent, ScriptEvent};
 pub use script_jobs::{Busy, Claimed, JobEnd, JobFilter, JobKind, JobState, ScriptJob};
 pub use script_runs::{RunFilter, RunStatus, ScriptRun};
+pub use script_schedules::{ScriptSchedule, ScriptTick, Stepped};
 pub use scripts::{Idempotency, KeyUse, Language, ScriptAlias, ScriptKey, ScriptRecord, ScriptSecret, ScriptVersion, ScriptWhole};
 pub use snapshots::{Named, SnapshotRecord};
 pub use ssh_keys::{SshKey, SshKeyHolder};
@@ -62,14 +63,13 @@ use engine::Engine;
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
-    /// Held by a query of items, which may read much: one at a time, so that there is always a reader for everything else.
-    queries: Arc<Semaphore>,
+    turns: Arc<items::Turns>,
 }
 
 impl Store {
     /// Opens the database file, making or migrating it as needed. Blocks for the disk.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?), queries: Arc::new(Semaphore::new(1)) })
+        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?), turns: Arc::new(items::Turns::new()) })
     }
 
     /// Lets what was asked for finish, copies the log into the database, and ends the threads. Every verb of every clone

@@ -115,7 +115,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a team with its members, keys and quotas. Refused while it owns sandboxes, templates, snapshots or volumes.
+    /// Deletes a team with its members, keys and quotas. Refused while it owns sandboxes, templates, snapshots, volumes or items.
     pub async fn team_delete(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.engine
@@ -126,6 +126,7 @@ impl Store {
                     ("templates", count("SELECT count(*) FROM template WHERE team_id = ?1")?),
                     ("snapshots", count("SELECT count(*) FROM snapshot WHERE team_id = ?1")?),
                     ("volumes", count("SELECT count(*) FROM volume WHERE team_id = ?1")?),
+                    ("items", count("SELECT ifnull(sum(items), 0) FROM collection WHERE team_id = ?1")?),
                     ("functions", count("SELECT count(*) FROM function WHERE team_id = ?1 AND deleted_at_ms IS NULL")?),
                 ]
                 .into_iter()

@@ -12,7 +12,7 @@ mod password;
 mod permission;
 mod ssh_keys;
 mod teams;
-mod token;
+pub(crate) mod token;
 mod users;
 
 use std::sync::{Arc, Mutex};

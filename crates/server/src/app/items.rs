@@ -86,6 +86,7 @@ impl App {
         let names = Names { spec: &collection.spec, readable: allowed.fields.as_ref() };
         let query = Query::read(query, &names).map_err(|error| ApiError::bad_request(error.to_string()))?;
         let asked = ItemQuery {
+            team_id: collection.team_id.clone(),
             collection_id: collection.id.clone(),
             filters: allowed.filter.iter().cloned().chain(query.filter).collect(),
             context: reader.context(now_ms()),

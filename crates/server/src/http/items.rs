@@ -144,13 +144,10 @@ async fn list(State(app): State<SharedApp>, asker: Asker, Path(slug): Path<Strin
     params(("slug" = String, Path)), request_body = ItemQueryRequest, responses(
     (status = 200, body = ItemList), (status = 400, body = Failed), (status = 401, body = Failed), (status = 403, body = Failed), (status = 404, body = Failed),
 ))]
-async fn query(
-    State(app): State<SharedApp>,
-    asker: Asker,
-    Path(slug): Path<String>,
-    extract::OptionalJson(body): extract::OptionalJson<ItemQueryRequest>,
-) -> Result<ItemList> {
-    let ItemQueryRequest { filter, sort, limit, offset, meta } = body;
+async fn query(State(app): State<SharedApp>, asker: Asker, Path(slug): Path<String>, body: Body) -> Result<ItemList> {
+    let bytes = extract::read(body, limits::QUERY_BODY_MAX_BYTES).await?;
+    let query = if extract::is_blank(&bytes) { ItemQueryRequest::default() } else { extract::parse(&bytes)? };
+    let ItemQueryRequest { filter, sort, limit, offset, meta } = query;
     let count = counted(meta.as_deref())?;
     found(app.list_items(asker.reader(), &slug, &QueryText { filter, sort, limit, offset }, count).await?)
 }

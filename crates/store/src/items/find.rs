@@ -1,4 +1,4 @@
-//! Queries of items. They read whole collections, so they have bounds: one at a time, so long, so many bytes.
+//! Queries of items. They may read whole collections, so they have bounds: one at a time, so long, so many bytes.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use crate::{Store, StoreError};
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ItemQuery {
+    /// Whose turn it is.
+    pub team_id: String,
     pub collection_id: String,
     /// All of them have to hold.
     pub filters: Vec<Filter>,
@@ -48,7 +50,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`] for one that reads too long or finds too much.
     pub async fn items_find(&self, query: ItemQuery) -> Result<ItemsFound, StoreError> {
-        let _one = self.queries.acquire().await.map_err(|_| StoreError::Closed)?;
+        let _turn = self.turns.take(&query.team_id).await?;
         self.engine.read("find items", move |c| found(c, &query)).await
     }
 }

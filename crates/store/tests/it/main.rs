@@ -7,6 +7,7 @@ mod engine;
 mod functions;
 mod items;
 mod sandboxes;
+mod script_triggers;
 mod state;
 mod webhooks;
 
