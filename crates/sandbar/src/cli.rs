@@ -2,6 +2,7 @@
 
 mod collection;
 mod credential;
+mod executor;
 mod event;
 mod function;
 mod image;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use event::EventCommand;
+pub use executor::ExecutorArgs;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use item::ItemCommand;
@@ -68,6 +70,8 @@ pub enum Output {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
+    /// Run scripts for a server that is elsewhere
+    Executor(ExecutorArgs),
     /// Mail of scripts that was not sent, because no SMTP server is set
     #[command(subcommand)]
     Outbox(OutboxCommand),

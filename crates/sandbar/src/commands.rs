@@ -5,6 +5,7 @@ pub mod copy;
 pub mod credential;
 pub mod event;
 pub mod exec;
+pub mod executor;
 pub mod function;
 pub mod image;
 pub mod item;
