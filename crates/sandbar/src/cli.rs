@@ -2,6 +2,7 @@
 
 mod collection;
 mod credential;
+mod dead_letters;
 mod executor;
 mod event;
 mod function;
@@ -10,6 +11,7 @@ mod item;
 mod outbox;
 mod sandbox;
 mod sandbox_function;
+mod script;
 mod service;
 mod webhook;
 
@@ -19,6 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
+pub use dead_letters::DeadLettersCommand;
 pub use event::EventCommand;
 pub use executor::ExecutorArgs;
 pub use function::{FunctionCommand, SourceArgs};
@@ -27,6 +30,7 @@ pub use item::ItemCommand;
 pub use outbox::OutboxCommand;
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
+pub use script::{PutArgs, RunFileArgs, ScriptAliasCommand, ScriptCommand, ScriptInvokeArgs, ScriptKeyCommand, ScriptSecretCommand};
 pub use service::ServiceCommand;
 pub use webhook::WebhookCommand;
 
@@ -72,9 +76,6 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run scripts for a server that is elsewhere
     Executor(ExecutorArgs),
-    /// Mail of scripts that was not sent, because no SMTP server is set
-    #[command(subcommand)]
-    Outbox(OutboxCommand),
     /// Say what this machine offers for isolation, what is missing and how to get it
     Doctor(DoctorArgs),
     /// Remember the server's address and a key
@@ -85,6 +86,9 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
+    /// JavaScript that runs on the server: called, on events, or at moments
+    #[command(subcommand)]
+    Script(ScriptCommand),
     /// Say what items are made of, and who may do what with them
     #[command(subcommand)]
     Collection(CollectionCommand),
