@@ -3,6 +3,7 @@
 mod collection;
 mod credential;
 mod dead_letters;
+mod executor;
 mod event;
 mod function;
 mod image;
@@ -22,6 +23,7 @@ pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use dead_letters::DeadLettersCommand;
 pub use event::EventCommand;
+pub use executor::ExecutorArgs;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use item::ItemCommand;
@@ -72,9 +74,8 @@ pub enum Output {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
-    /// Mail of scripts that was not sent, because no SMTP server is set
-    #[command(subcommand)]
-    Outbox(OutboxCommand),
+    /// Run scripts for a server that is elsewhere
+    Executor(ExecutorArgs),
     /// Say what this machine offers for isolation, what is missing and how to get it
     Doctor(DoctorArgs),
     /// Remember the server's address and a key

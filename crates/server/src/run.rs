@@ -115,6 +115,7 @@ impl Server {
         }
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
+        reach.mailer.outbox.forget_deleted(&store).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
         let mut records = store.sandboxes_all().await?;
         let named = store.named().await?;
