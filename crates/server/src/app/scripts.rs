@@ -8,6 +8,8 @@ use sandbar_store::{ScriptRecord, ScriptVersion};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub(crate) mod bun;
+
 /// In whose name a script runs, and whose rules its reads go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
