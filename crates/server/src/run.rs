@@ -130,6 +130,7 @@ impl Server {
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
+        let engines = Engines::new(node.clone(), config.scripts.bun.as_deref());
         let app = Arc::new(App {
             config,
             store,
@@ -144,7 +145,7 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             function_load: Arc::default(),
-            scripts: Scripts::new(Engines::default(), seal),
+            scripts: Scripts::new(engines, seal),
             script_jobs: ScriptJobs::default(),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),

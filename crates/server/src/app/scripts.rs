@@ -25,6 +25,7 @@ use crate::{
 };
 
 pub(crate) mod aliases;
+mod bun;
 pub(crate) mod definition;
 pub(crate) mod dispatch;
 pub(crate) mod engines;
@@ -48,8 +49,6 @@ pub(crate) mod remote;
 mod rpc;
 
 pub use reach::ReachError;
-
-pub(crate) mod bun;
 
 /// In whose name a script runs, and whose rules its reads go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

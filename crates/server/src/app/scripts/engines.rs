@@ -1,8 +1,13 @@
 //! Who runs the code of a script: one way to ask, whichever engine it is.
 
+use std::path::Path;
+
 use sandbar_core::script::provider::Provider;
+use sandbar_node::Node;
 use sandbar_scripts::{Call, Failure, Host, Outcome, Recording, Usage, frame::SyntaxError};
 use tokio_util::sync::CancellationToken;
+
+use super::bun::Bun;
 
 /// Why a script was not found good.
 #[derive(Debug)]
@@ -13,13 +18,22 @@ pub(crate) enum Unchecked {
 }
 
 /// The engines that there are.
-#[derive(Default)]
-pub struct Engines {}
+pub struct Engines {
+    bun: Bun,
+}
 
 impl Engines {
+    /// `bun` is its program, where the operator named it.
+    pub(crate) fn new(node: Node, bun: Option<&Path>) -> Self {
+        Self { bun: Bun::new(node, bun) }
+    }
+
     /// Runs a call; `host` answers what it asks for.
     pub(crate) async fn run(&self, provider: Provider, team_id: &str, call: Call, host: &dyn Host, cancel: &CancellationToken) -> (Outcome, Recording) {
-        let _ = (provider, team_id, call, host, cancel);
+        if provider == Provider::BunWorker {
+            let ran = self.bun.run(team_id, call, host, cancel).await;
+            return (ran.outcome, ran.recording);
+        }
         (failed(Failure::internal("there is no engine")), Recording::default())
     }
 
@@ -36,7 +50,9 @@ impl Engines {
     }
 
     /// Ends them.
-    pub(crate) async fn close(&self) {}
+    pub(crate) async fn close(&self) {
+        self.bun.close();
+    }
 }
 
 /// An end that came before a beginning.
