@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
-use serde_json::{Value, json};
+use anyhow::{Context, ensure};
+use serde_json::{Value, json, value::RawValue};
 use tokio::task::JoinSet;
 
 use yardsticks::Yardsticks;
@@ -70,13 +70,19 @@ return { n: ctx.data.n + 1, a: a.title, b: b.length, c: c.title };"#
             Self::Ops => json!({"n": 42, "a": "hello", "b": 2, "c": "hello"}),
         }
     }
+
+    fn check(self, returned: Option<Box<RawValue>>) -> anyhow::Result<()> {
+        let returned: Value = serde_json::from_str(returned.as_deref().map_or("null", RawValue::get))?;
+        ensure!(returned == self.result(), "the script returned {returned}");
+        Ok(())
+    }
 }
 
 /// Against a server of its own.
 pub async fn measure(args: &BenchArgs, counts: &Counts, report: &mut Report) -> anyhow::Result<()> {
     let folder = Folder::make(args)?;
     let yardsticks = Yardsticks::find(args, &folder.0)?;
-    report.add(IN_PROCESS, async || in_process::calls(&yardsticks, counts).await).await;
+    report.add(IN_PROCESS, async || in_process::calls(&yardsticks, &folder.0, counts).await).await;
     if ![OVER_HTTP, EVENTS, SCHEDULES].iter().any(|name| report.wants(name)) {
         return Ok(());
     }

@@ -1,6 +1,8 @@
 //! Calls without a server around them: this process speaks with the engines' processes itself and answers what scripts ask for.
 
 use std::{
+    collections::VecDeque,
+    path::Path,
     pin::Pin,
     process,
     sync::{
@@ -10,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use sandbar_scripts::{
-    Call, Host, Limits, Op, OpResult, User,
+    Call, Host, Limits, Op, OpError, OpResult, User, frame,
     pool::{Workers, WorkersConfig},
+    quickjs::Engine,
 };
 use serde_json::{Value, value::RawValue};
 use tokio::task::JoinSet;
@@ -38,43 +41,50 @@ const WARM_UP: usize = 50;
 const ASKED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
 
-/// Each kind of work, by us and by every yardstick in turns; then by many clients.
-pub async fn calls(yardsticks: &Yardsticks, counts: &Counts) -> anyhow::Result<Vec<Row>> {
-    let calls = Calls::begin()?;
+/// Each kind of work by us, by the engine alone and by every yardstick, in turns; then by many clients. `folder` is ours.
+pub async fn calls(yardsticks: &Yardsticks, folder: &Path, counts: &Counts) -> anyhow::Result<Vec<Row>> {
+    let workers = Workers::new(WorkersConfig { spare: false, ..WorkersConfig::new(Some(folder.to_owned())) });
+    let measured = measure(&Calls { workers: workers.clone() }, yardsticks, folder, counts).await;
+    workers.shutdown().await;
+    measured
+}
+
+async fn measure(calls: &Calls, yardsticks: &Yardsticks, folder: &Path, counts: &Counts) -> anyhow::Result<Vec<Row>> {
+    let engine = tokio::task::block_in_place(|| Engine::open(Some(folder)))?;
+    let mut rows = Vec::new();
     for work in Work::ALL {
         for _ in 0..WARM_UP {
             calls.call(work).await?;
+            alone(&engine, work)?;
         }
-    }
-    let (mut rows, mut instances) = (Vec::new(), Samples::default());
-    for work in Work::ALL {
-        let (mut ours, mut theirs) = (Samples::default(), Vec::new());
+        let (mut ours, mut floor, mut theirs) = (Samples::default(), Samples::default(), Vec::new());
         let n = counts.requests.div_ceil(ROUNDS);
         for _ in 0..ROUNDS {
-            instances.append(tokio::task::block_in_place(|| engine_alone(n))?);
             for _ in 0..n {
                 ours.push(timed(|| calls.call(work)).await?);
             }
+            for _ in 0..n {
+                floor.push(timed(async || alone(&engine, work)).await?);
+            }
             yardsticks.run(work, n, &mut theirs).await?;
         }
-        rows.extend(beside(work, &ours, &theirs, yardsticks));
+        rows.extend(beside(work, &ours, &floor, &theirs, yardsticks));
     }
-    rows.insert(0, Row::times("script: engine alone, instance made and dropped", &instances, None, Target::None));
-    rows.extend(together(&calls, counts.sustained).await?);
-    rows.extend(memory(&calls).await?);
+    rows.extend(together(calls, counts.sustained).await?);
+    rows.extend(memory(calls).await?);
     Ok(rows)
 }
 
-/// Our row, which says how it compares, and one for each yardstick.
-fn beside(work: Work, ours: &Samples, theirs: &[Measured], yardsticks: &Yardsticks) -> Vec<Row> {
-    let (name, target) = match work {
-        Work::Trivial => ("script: trivial, in process", Target::AtMost(CALL_MS_MAX)),
-        Work::Ops => ("script: 3 ops, in process", Target::None),
+/// Our rows, which say how they compare, and one for each yardstick.
+fn beside(work: Work, ours: &Samples, floor: &Samples, theirs: &[Measured], yardsticks: &Yardsticks) -> Vec<Row> {
+    let (alone, name, target) = match work {
+        Work::Trivial => ("script: trivial, engine alone", "script: trivial, in process", Target::AtMost(CALL_MS_MAX)),
+        Work::Ops => ("script: 3 ops, engine alone", "script: 3 ops, in process", Target::None),
     };
     let compared = theirs.iter().map(|their| format!("{:.2} of {}", ours.median() / their.samples.median(), their.kind.as_str()));
-    let missing = yardsticks.missing().map(|kind| format!("not measured: {} ({})", kind.as_str(), kind.hint()));
-    let native = theirs.iter().find(|their| their.kind == Kind::NativeQuickjs).map(|their| (their.samples.median(), "native QuickJS"));
-    let row = Row::times(name, ours, native, target).note(compared.chain(missing).collect::<Vec<_>>().join(", "));
+    let missing = yardsticks.missing().map(|kind| format!("{} not measured: {}", kind.as_str(), kind.hint()));
+    let row = Row::times(name, ours, Some((floor.median(), "engine alone")), target).note(compared.chain(missing).collect::<Vec<_>>().join(", "));
+    let alone = Row::times(alone, floor, None, Target::None).note("in this process, a fresh instance each, and dropped");
     let rows = theirs.iter().map(|their| {
         let name = match (work, their.kind) {
             (Work::Trivial, Kind::NativeQuickjs) => "script: trivial, native QuickJS",
@@ -86,7 +96,7 @@ fn beside(work: Work, ours: &Samples, theirs: &[Measured], yardsticks: &Yardstic
         };
         Row::times(name, &their.samples, None, Target::None).note(format!("no wall around it; RSS {:.0} MiB", their.rss_bytes as f64 / f64::from(1 << 20)))
     });
-    std::iter::once(row).chain(rows).collect()
+    [alone, row].into_iter().chain(rows).collect()
 }
 
 async fn together(calls: &Calls, for_time: Duration) -> anyhow::Result<Vec<Row>> {
@@ -113,7 +123,7 @@ async fn memory(calls: &Calls) -> anyhow::Result<Vec<Row>> {
     let (silent, cancel) = (Arc::new(Silent::default()), CancellationToken::new());
     let mut waiting = JoinSet::new();
     for _ in 0..CLIENTS {
-        let (workers, silent, cancel) = (Arc::clone(&calls.workers), Arc::clone(&silent), cancel.clone());
+        let (workers, silent, cancel) = (calls.workers.clone(), Arc::clone(&silent), cancel.clone());
         let call = Call { limits: Limits { wall: ASKED_WITHIN * 2, ..limits() }, ..of(Work::Ops)? };
         waiting.spawn(async move { workers.run(TEAM, call, &*silent, &cancel).await });
     }
@@ -136,21 +146,54 @@ async fn memory(calls: &Calls) -> anyhow::Result<Vec<Row>> {
 /// Calls by workers of our own.
 #[derive(Clone)]
 struct Calls {
-    workers: Arc<Workers>,
+    workers: Workers,
 }
 
 impl Calls {
-    fn begin() -> anyhow::Result<Self> {
-        Ok(Self { workers: Arc::new(Workers::new(WorkersConfig::default())) })
-    }
-
     async fn call(&self, work: Work) -> anyhow::Result<()> {
         let ran = self.workers.run(TEAM, of(work)?, &Answering, &CancellationToken::new()).await;
-        let Some(returned) = ran.outcome.result? else { bail!("the script returned nothing") };
-        let returned: Value = serde_json::from_str(returned.get())?;
-        ensure!(returned == work.result(), "the script returned {returned}");
-        Ok(())
+        work.check(ran.outcome.result?)
     }
+}
+
+/// The same call by an engine in this process.
+fn alone(engine: &Engine, work: Work) -> anyhow::Result<()> {
+    let Call { code, name, data, user, limits, seed, clock } = of(work)?;
+    let run = frame::Run {
+        code,
+        name,
+        data,
+        user,
+        timeout_ms: limits.wall.as_millis() as u64,
+        cpu_ms: limits.cpu.as_millis() as u64,
+        memory_bytes: limits.memory_bytes,
+        output_bytes: limits.output_bytes,
+        log_lines: limits.log_lines,
+        log_bytes: limits.log_bytes,
+        ops_pending: limits.ops_pending,
+        ops: limits.ops,
+        seed: hex::encode(seed),
+        clock,
+    };
+    let (mut instance, mut step) = engine.start(run, Arc::default());
+    let mut asked = VecDeque::new();
+    loop {
+        if let Some(done) = step.done {
+            return match done.failure {
+                Some(failure) => Err(failure.into()),
+                None => work.check(done.value),
+            };
+        }
+        asked.extend(step.ops);
+        let (Some(instance), Some(next)) = (&mut instance, asked.pop_front()) else { bail!("the engine waits for nothing") };
+        step = instance.settle(frame::Settle { seq: next.seq, value: Some(answer(next.op, &next.args)?), error: None });
+    }
+}
+
+/// What is asked for is read, as any host has to.
+fn answer(op: Op, args: &RawValue) -> serde_json::Result<Box<RawValue>> {
+    serde_json::from_str::<Value>(args.get())?;
+    RawValue::from_string(if op == Op::DbList { format!("[{ROW},{ROW}]") } else { ROW.to_owned() })
 }
 
 fn of(work: Work) -> anyhow::Result<Call> {
@@ -173,16 +216,12 @@ fn limits() -> Limits {
     }
 }
 
-/// Answers at once, after reading what it is asked.
+/// Answers at once.
 struct Answering;
 
 impl Host for Answering {
     fn op<'a>(&'a self, op: Op, args: &'a RawValue) -> Pin<Box<dyn Future<Output = OpResult> + Send + 'a>> {
-        Box::pin(async move {
-            let answer = if op == Op::DbList { format!("[{ROW},{ROW}]") } else { ROW.to_owned() };
-            let read = serde_json::from_str::<Value>(args.get()).and_then(|_| RawValue::from_string(answer));
-            read.map_err(|error| sandbar_scripts::OpError::internal(error.to_string()))
-        })
+        Box::pin(async move { answer(op, args).map_err(|error| OpError::internal(error.to_string())) })
     }
 }
 

@@ -6,6 +6,9 @@ use anyhow::Context;
 
 use crate::bench::stats::{Row, Target};
 
+/// How this program is told to be an engine's process.
+const COMMAND: &[u8] = b"script-engine";
+
 /// Of all of them, in MiB.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Memory {
@@ -46,7 +49,7 @@ impl Memory {
 
 fn is_engine(pid: u32) -> bool {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    command.split(|b| *b == 0).nth(1).is_some_and(|argument| argument == sandbar_scripts::worker::COMMAND.as_bytes())
+    command.split(|b| *b == 0).nth(1) == Some(COMMAND)
 }
 
 fn descendants(ancestor: u32) -> anyhow::Result<Vec<u32>> {

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,24 +22,22 @@ const PACE: Duration = Duration::from_millis(20);
 const PARALLEL: usize = 64;
 /// Runs that have not begun by then are missed.
 const BEGUN_WITHIN: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(100);
-const PAGE: usize = 100;
+const POLL: Duration = Duration::from_millis(250);
+const PAGE: usize = 200;
 
 /// One event after the other, then many at once.
 pub async fn events(client: &Client, fdatasync_ms: f64, n: usize, burst: usize) -> anyhow::Result<Vec<Row>> {
     let alone = Script::create(client, "bench-event", "event", "bench:alone:*").await?;
-    let mut published = BTreeMap::new();
     for _ in 0..n {
-        published.extend([publish(client, "bench:alone").await?]);
+        publish(client, "bench:alone").await?;
         tokio::time::sleep(PACE).await;
     }
-    let one_by_one = alone.latencies(&published).await?;
+    let one_by_one = alone.latencies(&published(client, "bench:alone", n).await?).await?;
     let together = Script::create(client, "bench-burst", "event", "bench:burst:*").await?;
     let begun = Instant::now();
-    let publishes = stream::iter((0..burst).map(|_| publish(client, "bench:burst"))).buffer_unordered(PARALLEL);
-    let published: BTreeMap<String, i64> = publishes.try_collect().await?;
+    stream::iter((0..burst).map(|_| publish(client, "bench:burst"))).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     let took = begun.elapsed();
-    let at_once = together.latencies(&published).await?;
+    let at_once = together.latencies(&published(client, "bench:burst", burst).await?).await?;
     // The event and its job are written down before, and the job is taken by a write.
     let floor = Some((fdatasync_ms, "fdatasync"));
     Ok(vec![
@@ -52,8 +51,8 @@ pub async fn events(client: &Client, fdatasync_ms: f64, n: usize, burst: usize) 
 pub async fn schedule(client: &Client, for_time: Duration) -> anyhow::Result<Vec<Row>> {
     let script = Script::create(client, "bench-schedule", "cron", "* * * * * *").await?;
     tokio::time::sleep(for_time).await;
-    client.data(client.request(reqwest::Method::PATCH, &script.path("")).json(&json!({"active": false}))).await?;
-    let ticks = script.list("/ticks").await?;
+    client.data(client.request(Method::PATCH, &script.path("")).json(&json!({"active": false}))).await?;
+    let ticks = list(client, &script.path("/ticks")).await?;
     let mut fired = BTreeMap::new();
     for tick in ticks.iter().filter(|tick| tick["outcome"] == "fired") {
         fired.insert(text(tick, "jobId")?, moment_ms(tick, "tick")?);
@@ -85,7 +84,7 @@ impl<'a> Script<'a> {
         let begun = Instant::now();
         loop {
             let mut samples = BTreeMap::new();
-            for run in self.list("/runs").await? {
+            for run in list(self.client, &self.path("/runs")).await? {
                 let (Ok(started_ms), Some(job)) = (moment_ms(&run, "startedAt"), run["jobId"].as_str()) else { continue };
                 // The job of an event is called EVENT.SCRIPT.
                 let due = due_ms.get(job).or_else(|| due_ms.get(job.split_once('.')?.0));
@@ -98,31 +97,39 @@ impl<'a> Script<'a> {
             tokio::time::sleep(POLL).await;
         }
     }
-
-    /// All that there is of a list.
-    async fn list(&self, of: &str) -> anyhow::Result<Vec<Value>> {
-        let mut all = Vec::new();
-        let mut cursor: Option<String> = None;
-        loop {
-            let mut request = self.client.request(reqwest::Method::GET, &self.path(of)).query(&[("limit", PAGE)]);
-            if let Some(cursor) = &cursor {
-                request = request.query(&[("cursor", cursor)]);
-            }
-            let mut page: Value = self.client.send(request).await?.json().await?;
-            let Value::Array(entries) = page["data"].take() else { anyhow::bail!("{of} is no list") };
-            all.extend(entries);
-            match page["nextCursor"].as_str() {
-                Some(next) => cursor = Some(next.to_owned()),
-                None => return Ok(all),
-            }
-        }
-    }
 }
 
-/// Id and moment of a new event.
-async fn publish(client: &Client, channel: &str) -> anyhow::Result<(String, i64)> {
-    let event = client.post("/api/events", &json!({"channel": channel, "event": "happened", "data": {}})).await?;
-    Ok((text(&event, "id")?, moment_ms(&event, "createdAt")?))
+async fn publish(client: &Client, channel: &str) -> anyhow::Result<()> {
+    client.post("/api/events", &json!({"channel": channel, "event": "happened"})).await.map(drop)
+}
+
+/// The events of a channel, and when each was written down.
+async fn published(client: &Client, channel: &str, n: usize) -> anyhow::Result<BTreeMap<String, i64>> {
+    let mut found = BTreeMap::new();
+    for event in list(client, "/api/events").await?.iter().filter(|event| event["channel"] == channel) {
+        found.insert(text(event, "id")?, moment_ms(event, "createdAt")?);
+    }
+    ensure!(found.len() == n, "{} of {n} events were written down", found.len());
+    Ok(found)
+}
+
+/// All that there is of a list.
+async fn list(client: &Client, path: &str) -> anyhow::Result<Vec<Value>> {
+    let mut all = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let mut request = client.request(Method::GET, path).query(&[("limit", PAGE)]);
+        if let Some(cursor) = &cursor {
+            request = request.query(&[("cursor", cursor)]);
+        }
+        let mut page: Value = client.send(request).await?.json().await?;
+        let Value::Array(entries) = page["data"].take() else { bail!("{path} is no list") };
+        all.extend(entries);
+        match page["nextCursor"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => return Ok(all),
+        }
+    }
 }
 
 fn text(value: &Value, field: &str) -> anyhow::Result<String> {
