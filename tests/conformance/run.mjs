@@ -2,13 +2,14 @@
 //   SANDBAR_URL, SANDBAR_TOKEN   the server
 //   PROVIDER                     what it says that it ran them with
 //   PROFILE                      whose differences are allowed for: quickjs, bun-worker, sandbar-executor, node-executor
-//   WEB_HOST                     an address of this machine that scripts may fetch from; WEB_PORT_FILE gets the port
+//   WEB_ADDRESS                  an address and port of this machine, where the suite serves what scripts fetch
 //   ONLY                         names of groups, or GROUP/NAME
 import assert from 'node:assert/strict';
-import { differences } from './differences.mjs';
+import { differences, lacks } from './differences.mjs';
+import { serve } from './web.mjs';
 
-const { SANDBAR_URL, SANDBAR_TOKEN, PROVIDER, PROFILE, WEB_URL, CLOSED_URL, ONLY } = process.env;
-const GROUPS = ['values', 'errors', 'console', 'context', 'limits', 'web', 'language', 'typescript', 'fetch', 'db', 'mail', 'isolation'];
+const { SANDBAR_URL, SANDBAR_TOKEN, PROVIDER, PROFILE, WEB_ADDRESS, CANARY_FILE, ONLY } = process.env;
+const GROUPS = ['values', 'errors', 'console', 'context', 'limits', 'web', 'language', 'typescript', 'fetch', 'db', 'mail', 'isolation', 'deterministic', 'escape'];
 const AT_ONCE = 6;
 
 const api = async (method, path, body, raw) => {
@@ -61,13 +62,17 @@ const judge = async (test, name) => {
     const put = await api('PUT', `/api/functions/${create.json.data.id}/secrets/${secret}`, { value });
     assert.ok(put.status < 300, `no secret: ${JSON.stringify(put.json)}`);
   }
-  const data = 'data' in test ? test.data : { web: WEB_URL, closed: CLOSED_URL };
-  const { status, json: result } = await api('POST', `/api/functions/${name}/invoke`, undefined, test.body ?? JSON.stringify(data));
+  const data = 'data' in test ? test.data : { web: web.url, closed: closed.url, canary: CANARY_FILE, server: SANDBAR_URL };
+  const invoke = () => api('POST', `/api/functions/${name}/invoke`, undefined, test.body ?? JSON.stringify(data));
+  const { status, json: result } = await invoke();
   const shown = JSON.stringify(result).slice(0, 500);
   if (test.status) return assert.equal(status, test.status, shown);
-  if (result.provider !== undefined) assert.equal(result.provider, PROVIDER, shown);
+  if (result.provider !== undefined) assert.equal(result.provider, test.provider ?? PROVIDER, shown);
   assert.equal(typeof result.durationMs, 'number', shown);
-  if (test.anything) return assert.equal(typeof result.ok, 'boolean', shown);
+  if (test.anything) {
+    assert.equal(typeof result.ok, 'boolean', shown);
+    return assert.ok(!test.check || test.check(result.value), shown);
+  }
   if (test.fails) fails(test, status, result, shown, name);
   else {
     assert.equal(result.ok, true, shown);
@@ -75,6 +80,7 @@ const judge = async (test, name) => {
     assert.ok(!('error' in result), shown);
     if (test.absent) assert.ok(!('value' in result), shown);
     if (test.check) assert.ok(test.check(result.value), shown);
+    if (test.same) assert.deepEqual((await invoke()).json.value, result.value);
     if ('value' in test) assert.deepEqual(result.value, test.value, shown);
   }
   if (test.logs) assert.deepEqual(lines(result.logs), test.logs, shown);
@@ -100,8 +106,11 @@ const fails = (test, status, result, shown, name) => {
   }
 };
 
-const isWanted = (group, test) => !ONLY || ONLY.split(',').some((only) => only === group || only === `${group}/${test.name}`);
+const isWanted = (group, test) => (!test.only || test.only.includes(PROFILE)) && (!ONLY || ONLY.split(',').some((only) => only === group || only === `${group}/${test.name}`));
 
+const [host, port] = WEB_ADDRESS.split(':');
+const web = await serve(host, Number(port));
+const closed = await serve(host, 0);
 const tests = [];
 for (const group of GROUPS) {
   const { default: cases } = await import(`./cases/${group}.mjs`);
@@ -113,7 +122,8 @@ const failed = [];
 let passed = 0;
 const one = async (test, at) => {
   const name = `case_${at}`;
-  const difference = differences[`${test.group}/${test.name}`]?.[PROFILE];
+  const missing = lacks[PROFILE][test.needs];
+  const difference = missing ? { why: missing } : differences[`${test.group}/${test.name}`]?.[PROFILE];
   if (difference) different.push(`${test.group}/${test.name}: ${difference.why}`);
   if (difference && !difference.instead) return;
   try {

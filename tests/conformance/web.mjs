@@ -1,7 +1,7 @@
 // What scripts of the suite fetch from.
 import http from 'node:http';
 
-export const serve = async (host) => {
+export const serve = async (host, port) => {
   const server = http.createServer(async (request, response) => {
     const [, first, second] = request.url.split('?')[0].split('/');
     const chunks = [];
@@ -30,6 +30,6 @@ export const serve = async (host) => {
         return send(404, 'missing');
     }
   });
-  await new Promise((done) => server.listen(0, host, done));
-  return { url: `http://${host}:${server.address().port}`, close: () => (server.closeAllConnections(), server.close()) };
+  await new Promise((done) => server.listen(port, host, done));
+  return { url: `http://${host}:${server.address().port}` };
 };

@@ -500,6 +500,8 @@ pub const QUERY_OFFSET_MAX: u32 = 1_000_000;
 pub const QUERY_SORT_MAX: usize = 5;
 /// Bytes of the rows that a query finds.
 pub const QUERY_ROWS_MAX_BYTES: usize = 6 << 20;
+/// Queries of one team that wait for their turn.
+pub const QUERIES_WAITING_MAX: usize = 200;
 /// Milliseconds that a query may read.
 pub const QUERY_MAX_MS: u64 = 2000;
 /// How deep a filter may nest, and the conditions in it.
@@ -507,6 +509,8 @@ pub const FILTER_DEPTH_MAX: usize = 8;
 pub const FILTER_CONDITIONS_MAX: usize = 100;
 /// Values in one list of a filter.
 pub const FILTER_LIST_MAX: usize = 100;
+/// Bytes of the body of a request that holds a query.
+pub const QUERY_BODY_MAX_BYTES: usize = 256 << 10;
 /// Bytes of one text in a filter.
 pub const FILTER_TEXT_MAX_BYTES: usize = 16 << 10;
 /// Problems that one refusal names.
@@ -526,10 +530,9 @@ pub const SCRIPT_EVENT_DEPTH_MAX: u32 = 8;
 /// Runs of one team's scripts that wait, and bytes of their input; what would make more is refused.
 pub const SCRIPT_JOBS_WAITING_MAX: usize = 100_000;
 pub const SCRIPT_JOBS_WAITING_MAX_BYTES: usize = 256 << 20;
-/// Runs that nobody waits for, at once: in all, of one team, and of one script that says nothing of it.
+/// Runs that nobody waits for, at once: in all, and of one team.
 pub const SCRIPT_JOBS_AT_ONCE_MAX: usize = 64;
 pub const SCRIPT_JOBS_AT_ONCE_PER_TEAM_MAX: usize = 16;
-pub const SCRIPT_JOBS_AT_ONCE_PER_SCRIPT: usize = 10;
 /// Tries of one run that may be asked for.
 pub const SCRIPT_ATTEMPTS_MAX: u32 = 20;
 /// Seconds within which it may be tried again.
@@ -599,7 +602,10 @@ pub const OUTBOX_MAX_BYTES: u64 = 256 << 20;
 pub const SCRIPT_REMOTE_CALLS_MAX: usize = 256;
 /// Bytes of what an executor answers.
 pub const SCRIPT_REMOTE_ANSWER_MAX_BYTES: usize = 16 << 20;
-/// Bytes of what an executor asks for.
+/// Bytes of what an executor is sent: code, input, and what JSON makes of them.
+pub const SCRIPT_REMOTE_CALL_MAX_BYTES: usize = 16 << 20;
+/// Bytes of what an executor asks for, and of the answer.
 pub const SCRIPT_RPC_MAX_BYTES: usize = 8 << 20;
+pub const SCRIPT_RPC_ANSWER_MAX_BYTES: usize = 34 << 20;
 /// Milliseconds that a call's grant outlives its deadline.
 pub const SCRIPT_GRANT_GRACE_MS: u64 = 3000;

@@ -15,6 +15,8 @@ pub mod moment;
 pub mod pattern;
 pub mod provider;
 pub mod query;
+pub mod retry;
+pub mod schedule;
 
 pub use alias::{LIVE, Part, Split};
 pub use draft::Draft;

@@ -1,8 +1,12 @@
 //! The command line as clap reads it.
 
+mod collection;
 mod credential;
+mod event;
 mod function;
 mod image;
+mod item;
+mod outbox;
 mod sandbox;
 mod sandbox_function;
 mod service;
@@ -12,9 +16,13 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
+pub use event::EventCommand;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use item::ItemCommand;
+pub use outbox::OutboxCommand;
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use service::ServiceCommand;
@@ -60,6 +68,9 @@ pub enum Output {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
+    /// Mail of scripts that was not sent, because no SMTP server is set
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Say what this machine offers for isolation, what is missing and how to get it
     Doctor(DoctorArgs),
     /// Remember the server's address and a key
@@ -70,6 +81,12 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
+    /// Say what items are made of, and who may do what with them
+    #[command(subcommand)]
+    Collection(CollectionCommand),
+    /// Read and write items of collections
+    #[command(subcommand)]
+    Item(ItemCommand),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -85,6 +102,9 @@ pub enum Command {
     /// See what is posted to a sandbox's webhook, and post it again
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Publish events for scripts, and see which there were
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Files that outlive sandboxes
     #[command(subcommand)]
     Volume(VolumeCommand),

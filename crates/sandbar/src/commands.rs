@@ -1,13 +1,17 @@
 //! What the client side of the command line does: one file per noun.
 
+pub mod collection;
 pub mod copy;
 pub mod credential;
+pub mod event;
 pub mod exec;
 pub mod function;
 pub mod image;
+pub mod item;
 pub mod key;
 pub mod login;
 mod network;
+pub mod outbox;
 pub mod sandbox;
 pub mod sandbox_function;
 mod service;

@@ -20,6 +20,7 @@ mod it {
     mod http;
     mod images;
     mod input;
+    mod items;
     mod lifecycle;
     mod logs;
     mod machine;
@@ -31,6 +32,8 @@ mod it {
     mod recovery;
     mod registry;
     mod sandbox_functions;
+    mod script_triggers;
+    mod script_remote;
     mod snapshots;
     mod ssh;
     mod streams;

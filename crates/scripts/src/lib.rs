@@ -6,10 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bun;
 pub mod call;
 pub mod frame;
 pub mod host;
 pub mod recording;
+pub mod remote;
 
 pub use call::{Call, Failure, FailureCode, Level, Limits, LogLine, Outcome, Usage, User};
 pub use host::{Host, Op, OpError, OpResult};

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod config;
 pub mod error;
+pub mod executor;
 mod gateway;
 pub mod http;
 mod run;

@@ -24,6 +24,9 @@ use crate::{
         quotas::Quotas,
         sandbox_functions,
         sandboxes::Registry,
+        scripts::{self, Scripts, engines::Engines},
+        script_jobs::ScriptJobs,
+        scripts::{ReachError, reach::Reach},
         seal::{Seal, SealError},
         services::Services,
         usage::Usage,
@@ -62,6 +65,8 @@ pub enum StartError {
     SshHostKey(#[from] HostKeyError),
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -105,6 +110,10 @@ impl Server {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
         let seal = Arc::new(Seal::open(&config.data_dir)?);
+        let reach = Reach::open(&config, &config.data_dir)?;
+        if let Ok(address) = listener.local_addr() {
+            reach.listens(address);
+        }
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
@@ -112,6 +121,7 @@ impl Server {
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
         sandbox_functions::interrupt(&store).await?;
+        scripts::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
         let webhooks = Webhooks::new(Arc::clone(&seal), node.outbound().clone(), config.data_dir.clone());
         seal_stored(&store, &webhooks, &mut records).await?;
@@ -135,8 +145,11 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             function_load: Arc::default(),
+            scripts: Scripts::new(Engines::default(), seal),
+            script_jobs: ScriptJobs::default(),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
+            reach,
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon,
@@ -145,6 +158,7 @@ impl Server {
         app.usage.egress.restore(&app.store).await?;
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
+        app.recover_script_jobs().await?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -172,6 +186,9 @@ impl Server {
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_runs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_jobs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_schedules::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
             tls.spawn_tasks(&app, &tracker, &stop);
@@ -185,6 +202,7 @@ impl Server {
         http::serve(listener, front(Side::Both), None, stop.clone()).await;
         stop.cancel();
         app.gateway.close().await;
+        app.scripts.close().await;
         app.services.close().await;
         tracker.close();
         tracker.wait().await;

@@ -120,6 +120,9 @@ CREATE TABLE collection (
     slug TEXT NOT NULL,
     -- Name, fields, permissions, whether items have owners: JSON.
     doc TEXT NOT NULL,
+    -- How many there are, and the bytes of their documents.
+    items INTEGER NOT NULL,
+    item_bytes INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,
     generation INTEGER NOT NULL,
@@ -138,6 +141,18 @@ CREATE TABLE item (
     PRIMARY KEY (collection_id, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX item_by_time ON item (collection_id, created_at_ms DESC, id);
+
+-- The values of unique fields.
+CREATE TABLE item_unique (
+    collection_id TEXT NOT NULL,
+    field TEXT NOT NULL,
+    -- JSON
+    value TEXT NOT NULL,
+    item_id TEXT NOT NULL,
+    PRIMARY KEY (collection_id, field, value),
+    FOREIGN KEY (collection_id, item_id) REFERENCES item (collection_id, id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX item_unique_by_item ON item_unique (collection_id, item_id);
 
 -- What happened, for scripts to be told.
 CREATE TABLE script_event (

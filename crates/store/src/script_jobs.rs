@@ -2,8 +2,10 @@
 //! success: what came of a run and what becomes of its job are one commit.
 
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
-use sandbar_core::{limits, script::ScriptSpec};
-use serde::Deserialize;
+use sandbar_core::{
+    limits,
+    script::{ScriptSpec, Split},
+};
 use sha2::{Digest, Sha256};
 
 use crate::{NewScriptEvent, Store, StoreError, script_events};
@@ -261,31 +263,14 @@ fn tell_of_dead_letter(c: &Connection, job: &ScriptJob, now_ms: i64) -> Result<(
 /// In nobody's name.
 pub(crate) const SYSTEM: &str = "{}";
 
-/// A version and its part, as an alias has them.
-#[derive(Deserialize)]
-struct Part {
-    version: u32,
-    weight: u32,
-}
-
 /// The version that runs now for a key: by the alias `live`, the same one for the same key, or the newest.
 pub(crate) fn live_version(c: &Connection, script_id: &str, last_version: u32, key: &str) -> Result<u32, StoreError> {
     let sql = "SELECT split FROM script_alias WHERE script_id = ?1 AND alias = 'live'";
     let split: Option<String> = c.prepare_cached(sql)?.query_row([script_id], |row| row.get(0)).optional()?;
     let Some(split) = split else { return Ok(last_version) };
-    let parts: Vec<Part> = serde_json::from_str(&split).map_err(|e| StoreError::corrupt("alias", &e))?;
-    let sum: u64 = parts.iter().map(|part| u64::from(part.weight)).sum();
+    let split: Split = serde_json::from_str(&split).map_err(|e| StoreError::corrupt("alias", &e))?;
     let digest = Sha256::digest(key.as_bytes());
-    let number = digest.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-    let mut place = if sum == 0 { 0 } else { number % sum };
-    for part in parts {
-        let weight = u64::from(part.weight);
-        if place < weight {
-            return Ok(part.version);
-        }
-        place -= weight;
-    }
-    Ok(last_version)
+    Ok(split.choose(digest.iter().take(8).fold(0, |place, byte| place << 8 | u64::from(*byte))))
 }
 
 pub(crate) fn spec(text: &str) -> Result<ScriptSpec, StoreError> {
@@ -317,18 +302,4 @@ fn job(row: &Row<'_>) -> rusqlite::Result<ScriptJob> {
         created_at_ms: row.get(16)?,
         finished_at_ms: row.get(17)?,
     })
-}
-
-/// Ends a job by what came of a run of it.
-pub(crate) fn end_job(c: &rusqlite::Connection, job_id: &str, end: &JobEnd, run_id: &str, error: Option<&str>, now_ms: i64) -> Result<(), crate::StoreError> {
-    let (state, run_at_ms) = match end {
-        JobEnd::Succeeded => (JobState::Succeeded, None),
-        JobEnd::Retry { at_ms } => (JobState::Pending, Some(*at_ms)),
-        JobEnd::Dead => (JobState::Dead, None),
-        JobEnd::Dropped => (JobState::Dropped, None),
-    };
-    let sql = "UPDATE script_job SET state = ?2, run_at_ms = coalesce(?3, run_at_ms), last_run_id = ?4, last_error = ?5,
-        finished_at_ms = CASE WHEN ?3 IS NULL THEN ?6 END WHERE id = ?1 AND state = 'running'";
-    c.prepare_cached(sql)?.execute((job_id, state.as_str(), run_at_ms, run_id, error, now_ms))?;
-    Ok(())
 }

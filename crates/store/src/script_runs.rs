@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::script::RunTrigger;
 
-use crate::{JobEnd, Store, StoreError, script_jobs};
+use crate::{Idempotency, JobEnd, ScriptJob, Store, StoreError, script_jobs, scripts};
 
 /// An execution. Texts are JSON.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,14 +86,35 @@ impl Store {
         self.engine.write("keep a run", move |c| put(c, &run)).await
     }
 
-    /// Stores what came of a run, and ends the job that it was of, in one commit.
-    pub async fn script_run_finish(&self, run: ScriptRun, job: Option<(String, JobEnd)>) -> Result<(), StoreError> {
+    /// Stores what came of a run, and ends the job that it was of, in one commit. A call that nobody waits for and that is tried
+    /// again waits again: it is one run however often it is tried.
+    pub async fn script_run_finish(&self, mut run: ScriptRun, job: Option<(String, JobEnd)>) -> Result<(), StoreError> {
         self.engine
             .write("finish a run", move |c| {
+                if run.trigger == RunTrigger::Async && matches!(job, Some((_, JobEnd::Retry { .. }))) {
+                    (run.status, run.finished_at_ms) = (RunStatus::Queued, None);
+                }
                 put(c, &run)?;
                 let Some((job_id, end)) = job else { return Ok(()) };
                 let error = error_of(&run);
-                script_jobs::end_job(c, &job_id, &end, &run.id, error.as_deref(), run.finished_at_ms.unwrap_or(run.created_at_ms))
+                script_jobs::end_job(c, &job_id, &end, Some(&run.id), error.as_deref(), run.finished_at_ms.unwrap_or(run.created_at_ms)).map(drop)
+            })
+            .await
+    }
+
+    /// Stores a run that is owed and its job, and claims an idempotency key for it (key, SHA-256 of the body), all or nothing.
+    pub async fn script_run_enqueue(&self, run: ScriptRun, job: ScriptJob, key: Option<(String, String)>) -> Result<Idempotency, StoreError> {
+        self.engine
+            .write("queue a run", move |c| {
+                if let Some((key, body)) = key
+                    && let used @ Idempotency::Used(_) = scripts::claim_key(c, &key, &body, &run)?
+                {
+                    return Ok(used);
+                }
+                script_jobs::check_room(c, &job.team_id, 1, job.input.len())?;
+                put(c, &run)?;
+                script_jobs::insert(c, &job)?;
+                Ok(Idempotency::New)
             })
             .await
     }
@@ -111,14 +132,15 @@ impl Store {
     }
 
     /// For a server that starts: runs that somebody waited for are failed, since nobody waits any more and nobody goes on with
-    /// them; those that belong to jobs wait again. Returns how many were failed.
+    /// them; so are those of events and schedules, whose jobs get another one. Calls that nobody waits for wait again: each is
+    /// one run however often it is tried. Returns how many were failed.
     pub async fn script_runs_interrupt(&self, doc_error: &str, now_ms: i64) -> Result<usize, StoreError> {
         let error = doc_error.to_owned();
         self.engine
             .write("interrupt runs", move |c| {
-                c.execute("UPDATE script_run SET status = 'queued', started_at_ms = NULL WHERE status = 'running' AND trigger NOT IN ('http', 'replay')", [])?;
+                c.execute("UPDATE script_run SET status = 'queued', started_at_ms = NULL WHERE status = 'running' AND trigger = 'async'", [])?;
                 let sql = "UPDATE script_run SET status = 'failed', error_code = 'internal', finished_at_ms = ?2, doc = json_set(doc, '$.error', json(?1))
-                    WHERE status IN ('queued', 'running') AND trigger IN ('http', 'replay')";
+                    WHERE status IN ('queued', 'running') AND trigger <> 'async'";
                 Ok(c.execute(sql, (error, now_ms))?)
             })
             .await
@@ -209,13 +231,17 @@ impl Store {
     }
 }
 
-/// Stores a run in place of what there was of it.
+/// Stores a run, or what has become of it.
 pub(crate) fn put(c: &Connection, run: &ScriptRun) -> Result<(), StoreError> {
     let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let bytes = run.doc.len() + run.input.len() + length(&run.output) + length(&run.logs) + length(&run.recording);
     let sql = format!(
-        "INSERT OR REPLACE INTO script_run ({SMALL}, input, output, logs, recording, bytes)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)"
+        "INSERT INTO script_run ({SMALL}, input, output, logs, recording, bytes)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
+        ON CONFLICT (id) DO UPDATE SET version = excluded.version, status = excluded.status, error_code = excluded.error_code, provider = excluded.provider,
+            started_at_ms = excluded.started_at_ms, finished_at_ms = excluded.finished_at_ms, duration_us = excluded.duration_us, cpu_us = excluded.cpu_us,
+            peak_memory_bytes = excluded.peak_memory_bytes, doc = excluded.doc, input = excluded.input, output = excluded.output, logs = excluded.logs,
+            recording = excluded.recording, bytes = excluded.bytes"
     );
     c.prepare_cached(&sql)?.execute(rusqlite::params![
         run.id,

@@ -7,13 +7,14 @@ use sandbar_core::{
     script::{AuthorKind, LIVE, ScriptSpec, Split, Trigger},
 };
 
-use crate::{Store, StoreError, error::taken};
+use crate::{Store, StoreError, error::taken, script_schedules::sync_schedule};
 
 mod idempotency;
 mod keys;
 mod secrets;
 mod versions;
 
+pub(crate) use idempotency::claim as claim_key;
 pub use idempotency::{Idempotency, KeyUse};
 pub use keys::ScriptKey;
 pub use secrets::ScriptSecret;
@@ -50,7 +51,6 @@ pub struct ScriptVersion {
     pub created_by: Option<String>,
     pub created_at_ms: i64,
 }
-
 
 /// What an alias points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +121,7 @@ impl Store {
                     ))
                     .map_err(taken("a function of this name"))?;
                 versions::insert(c, &version)?;
+                sync_schedule(c, &script, script.created_at_ms)?;
                 versions::put_alias(c, &script.id, LIVE, &Split::whole(version.number), script.created_by.as_deref(), script.created_at_ms)
             })
             .await
@@ -152,6 +153,7 @@ impl Store {
                 if changed == 0 {
                     return Err(gone_or_stale(c, &script.id)?);
                 }
+                sync_schedule(c, &script, script.updated_at_ms)?;
                 let Some(version) = version else { return Ok(()) };
                 versions::insert(c, &version)?;
                 versions::put_alias(c, &script.id, LIVE, &Split::whole(version.number), version.created_by.as_deref(), script.updated_at_ms)?;

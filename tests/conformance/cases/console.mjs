@@ -5,6 +5,8 @@ export default [
   { name: 'objects', code: "console.log({ a: [1, { b: 2 }] }, ['x'])", logs: ['{"a":[1,{"b":2}]} ["x"]'] },
   { name: 'cycles', code: 'const a = {}; a.a = a; console.log(a)', logs: ['[unserializable]'] },
   { name: 'a big integer', code: 'console.log({ a: 1n })', logs: ['[unserializable]'] },
+  { name: 'an error', code: "\nconsole.log('it:', new TypeError('boom'))", checkLogs: ([line]) => line.startsWith('it: TypeError: boom') && /:2:\d+/.test(line) && !/sandbar|blob/.test(line), needs: 'errors in logs' },
+  { name: 'a big integer alone', code: 'console.log(12n)', logs: ['12n'], needs: 'errors in logs' },
   { name: 'every level', code: "for (const l of ['debug', 'log', 'info', 'warn', 'error']) console[l](l)", logs: ['debug', 'log', 'info', 'warn', 'error'] },
   { name: 'an empty line', code: "console.log(''); console.log('x')", logs: ['', 'x'] },
   { name: 'lines within', code: "console.log('a\\nb')", logs: ['a\nb'] },

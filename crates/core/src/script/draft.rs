@@ -100,7 +100,9 @@ impl Draft {
                 self.code.source = Some(code.to_owned());
             }
             "language" => self.code.language = Some(one_of(value, Language::named, Language::ALL.map(Language::as_str).as_slice())?),
-            "authorKind" => self.code.author = Some(nullable(value, |value| one_of(value, AuthorKind::named, AuthorKind::ALL.map(AuthorKind::as_str).as_slice()))?),
+            "authorKind" => {
+                self.code.author = Some(nullable(value, |value| one_of(value, AuthorKind::named, AuthorKind::ALL.map(AuthorKind::as_str).as_slice()))?)
+            }
             "trusted" => {
                 let trusted = boolean(value)?;
                 self.code.author.get_or_insert(if trusted { Some(AuthorKind::Operator) } else { None });
@@ -156,8 +158,10 @@ impl Draft {
                 }
                 "jitterSeconds" => schedule.jitter_seconds = integer(value, 0, limits::SCRIPT_JITTER_MAX_S)?,
                 _ => {
-                    return Err("is not known; there are timezone, missedRunPolicy, missedRunsMax, startingDeadlineSeconds, concurrencyPolicy and jitterSeconds"
-                        .to_owned());
+                    return Err(
+                        "is not known; there are timezone, missedRunPolicy, missedRunsMax, startingDeadlineSeconds, concurrencyPolicy and jitterSeconds"
+                            .to_owned(),
+                    );
                 }
             }
             Ok(())
@@ -185,8 +189,7 @@ pub fn is_secret_name(text: &str) -> bool {
 }
 
 fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, b)| if matches!(at, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_hexdigit() })
+    text.len() == 36 && text.bytes().enumerate().all(|(at, b)| if matches!(at, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_hexdigit() })
 }
 
 fn text(value: &Value) -> Result<&str, String> {

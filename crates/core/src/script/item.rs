@@ -136,7 +136,7 @@ pub fn value(field: &Field, given: Value) -> Result<Value, String> {
         (kind, given) => return Err(format!("is of type {}, and {} is none", kind.as_str(), named(&given))),
     };
     match &field.choices {
-        Some(choices) if !choices.contains(&kept) => Err(format!("has to be one of {}", listed_values(choices))),
+        Some(choices) if !choices.iter().any(|choice| same(choice, &kept)) => Err(format!("has to be one of {}", listed_values(choices))),
         Some(_) | None => Ok(kept),
     }
 }
@@ -202,6 +202,14 @@ fn bounded(text: &str, chars_max: u32) -> Result<(), String> {
     match text.len() > chars_max as usize && text.chars().count() > chars_max as usize {
         true => Err(format!("may have at most {chars_max} characters")),
         false => Ok(()),
+    }
+}
+
+/// 2.0 is 2 for whoever writes a list of choices.
+fn same(choice: &Value, kept: &Value) -> bool {
+    match (choice, kept) {
+        (Value::Number(choice), Value::Number(kept)) => plain(choice) == *kept,
+        _ => choice == kept,
     }
 }
 

@@ -4,9 +4,8 @@
 // can reach all that lies in this process. That is why only code that its owner marked as trusted comes here, why a process
 // belongs to one team, and why the whole of it stands in a sandbox without a network.
 //
-// Messages to a worker: run, rpc-reply, heap. From it: ready, rpc, log, step (one entry is over), heap, result.
-import { readFileSync } from "node:fs";
-import { Worker } from "node:worker_threads";
+// Messages to a worker: context, run, rpc-reply, heap. From it: began, rpc, log, step (entries are over), heap, result.
+import { readFileSync, readdirSync } from "node:fs";
 
 const KIND = { run: 1, settle: 2, cancel: 3, check: 4, ready: 16, step: 17, checked: 18 };
 const HEADER_BYTES = 9;
@@ -16,7 +15,8 @@ const IDLE_WORKERS = 2;
 // More calls than this wait for one to end, and their time runs meanwhile.
 const WORKERS_MAX = 24;
 const LOOK_EVERY_MS = 10;
-// What a process may grow by beyond what its scripts may have, before they are asked how much they hold: collectors are lazy.
+// What the process may grow by during a call beyond what that may have, before its worker is asked how much it holds:
+// collectors are lazy.
 const GARBAGE_BYTES = 96 << 20;
 // Who is busy cannot answer. With so much more in use, or after so long, that counts as too much.
 const GARBAGE_BYTES_MAX = 384 << 20;
@@ -24,7 +24,11 @@ const HEAP_ANSWER_MS = 50;
 const HEAP_ANSWER_MS_MAX = 1000;
 
 const AsyncFunction = (async () => {}).constructor;
-const workerPath = new URL("worker.js", import.meta.url).pathname;
+const source = (name) => `${readFileSync(new URL(name, import.meta.url), "utf8")}\n//# sourceURL=sandbar:${name}`;
+// Read once: what a script may do to the files is nothing to those after it. Frames of ours have names by which they are told apart.
+const program = `import { heapStats } from "bun:jsc"; (0, eval)(${JSON.stringify(source("worker.js"))})(heapStats);`;
+const workerUrl = URL.createObjectURL(new Blob([program], { type: "application/javascript" }));
+const context = source("ctx.js");
 
 // --- frames ---
 
@@ -89,12 +93,17 @@ const waiting = [];
 const calls = new Map();
 let running = 0;
 
+let spawned = 0;
+
 const spawn = () => {
-  const worker = new Worker(workerPath, { smol: true });
-  const place = { worker, call: null };
-  worker.on("message", (message) => place.call?.hear(message));
-  worker.on("error", (error) => place.call?.broken(error));
-  worker.on("exit", () => {
+  // Its thread has that name.
+  const name = `call-${++spawned}`;
+  const worker = new Worker(workerUrl, { smol: true, name });
+  worker.postMessage({ type: "context", text: context });
+  const place = { worker, name, call: null };
+  worker.onmessage = ({ data }) => place.call?.hear(data);
+  worker.onerror = (error) => place.call?.broken(error);
+  worker.addEventListener("close", () => {
     const at = idle.indexOf(place);
     if (at >= 0) idle.splice(at, 1);
     place.call?.left();
@@ -138,6 +147,7 @@ class Call {
 
   start(place) {
     this.place = place;
+    this.base = process.memoryUsage.rss();
     place.call = this;
     place.worker.postMessage({ type: "run", text: this.text });
     this.text = null;
@@ -151,9 +161,8 @@ class Call {
   hear(message) {
     if (this.ended) return;
     switch (message.type) {
-      case "tid":
-        this.tid = message.tid;
-        this.cpuFrom = message.cpu;
+      case "began":
+        this.cpuFrom = message.cpuUs;
         return;
       case "log":
         this.logs.push(message.line);
@@ -162,7 +171,8 @@ class Call {
         this.ops.push(`{"seq":${message.seq},"op":${JSON.stringify(message.op)},"args":${message.args}}`);
         return;
       case "step":
-        return this.step("");
+        for (let n = 0; n < message.count; n++) this.step("");
+        return;
       case "heap":
         this.asked = null;
         this.peak = Math.max(this.peak, message.bytes);
@@ -170,6 +180,7 @@ class Call {
         return;
       case "result":
         this.peak = Math.max(this.peak, message.heap);
+        this.cpuUs = message.cpuUs;
         return this.end(message.failure ? `"failure":${JSON.stringify(message.failure)}` : message.value === undefined ? "" : `"value":${message.value}`);
     }
   }
@@ -209,7 +220,7 @@ class Call {
     calls.delete(this.id);
     clearTimeout(this.timer);
     if (this.place) {
-      this.look();
+      if (!this.cpuUs) this.look();
       this.place.call = null;
       this.place.worker.terminate();
       running -= 1;
@@ -221,9 +232,11 @@ class Call {
     next();
   }
 
-  // How much of a processor it had.
+  // How much of a processor it had, also when it cannot say so.
   look() {
-    if (this.tid) this.cpuUs = Math.max(this.cpuUs, Math.round((cpuOf(this.tid) - this.cpuFrom) / 1000));
+    if (this.cpuFrom === undefined) return;
+    this.tid ??= threadNamed(this.place.name);
+    if (this.tid) this.cpuUs = Math.max(this.cpuUs, cpuUsOf(this.tid) - this.cpuFrom);
   }
 
   askHeap(now, isHuge) {
@@ -236,22 +249,23 @@ class Call {
   }
 }
 
-// Nanoseconds on a processor of a worker's thread.
-const cpuOf = (tid) => {
+const readText = (path) => {
   try {
-    return Number(readFileSync(`/proc/self/task/${tid}/schedstat`, "latin1").split(" ", 1)[0]);
+    return readFileSync(path, "latin1");
   } catch {
-    return 0;
+    return "";
   }
 };
+
+const threadNamed = (name) => readdirSync("/proc/self/task").find((tid) => readText(`/proc/self/task/${tid}/comm`).trim() === name);
+
+const cpuUsOf = (tid) => Math.round(Number(readText(`/proc/self/task/${tid}/schedstat`).split(" ", 1)[0]) / 1000);
 
 // --- what calls use, while there are any ---
 
 let watching = null;
-let restBytes = 0;
 const watch = () => {
   if (watching) return;
-  restBytes = process.memoryUsage.rss();
   watching = setInterval(() => {
     const busy = [...calls.values()].filter((call) => call.place);
     if (!busy.length) {
@@ -260,15 +274,17 @@ const watch = () => {
       return;
     }
     const now = performance.now();
-    const more = process.memoryUsage.rss() - busy.reduce((sum, call) => sum + call.memoryBytes, restBytes);
-    const isLarge = more > GARBAGE_BYTES;
+    const bytes = process.memoryUsage.rss();
     for (const call of busy) {
+      // What a call that ended left behind goes by and by.
+      call.base = Math.min(call.base, bytes);
+      const more = bytes - call.base - call.memoryBytes;
       if (call.cpuMs < call.timeoutMs) {
         call.look();
         if (call.cpuUs > call.cpuMs * 1000) call.fail("timeout", "TimeoutError", `used more than ${call.cpuMs}ms of a processor`);
       }
       if (call.ended) continue;
-      if (isLarge) call.askHeap(now, more > GARBAGE_BYTES_MAX);
+      if (more > GARBAGE_BYTES) call.askHeap(now, more > GARBAGE_BYTES_MAX);
       else call.asked = null;
     }
   }, LOOK_EVERY_MS);

@@ -112,7 +112,7 @@ fn at_once(c: &Connection, script_id: &str) -> Result<Result<usize, &'static str
     if row.get_ref(0)?.as_str().ok().and_then(Trigger::named) == Some(Trigger::Cron) && spec.schedule.concurrency_policy != ConcurrencyPolicy::Allow {
         return Ok(Ok(1));
     }
-    Ok(Ok(spec.concurrency.map_or(limits::SCRIPT_JOBS_AT_ONCE_PER_SCRIPT, |max| max.max(1) as usize)))
+    Ok(Ok(spec.concurrency.unwrap_or(limits::SCRIPT_CONCURRENCY_DEFAULT).max(1) as usize))
 }
 
 fn drop_waiting(c: &Connection, script_id: &str, reason: &str, now_ms: i64) -> Result<usize, StoreError> {

@@ -42,7 +42,8 @@ impl Store {
         self.engine
             .read("read a secret of a script", move |c| {
                 let sql = "SELECT name, sealed, version, updated_at_ms FROM script_secret WHERE script_id = ?1 AND name = ?2";
-                let read = |row: &rusqlite::Row<'_>| Ok(ScriptSecret { name: row.get(0)?, sealed: row.get(1)?, version: row.get(2)?, updated_at_ms: row.get(3)? });
+                let read =
+                    |row: &rusqlite::Row<'_>| Ok(ScriptSecret { name: row.get(0)?, sealed: row.get(1)?, version: row.get(2)?, updated_at_ms: row.get(3)? });
                 Ok(c.prepare_cached(sql)?.query_row((id, name), read).optional()?)
             })
             .await

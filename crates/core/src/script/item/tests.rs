@@ -29,7 +29,7 @@ fn values_fit_their_fields_or_not() {
         (json!({"name": "a", "type": "integer"}), json!(9_007_199_254_740_992_i64), None),
         (json!({"name": "a", "type": "integer"}), json!(u64::MAX), None),
         (json!({"name": "a", "type": "integer"}), json!("3"), None),
-        (json!({"name": "a", "type": "integer", "enum": [1, 2]}), json!(2.0), Some(json!(2))),
+        (json!({"name": "a", "type": "integer", "enum": [1.0, 2.0]}), json!(2.0), Some(json!(2))),
         (json!({"name": "a", "type": "number"}), json!(1.5), Some(json!(1.5))),
         (json!({"name": "a", "type": "number"}), json!(2.0), Some(json!(2))),
         (json!({"name": "a", "type": "boolean"}), json!(1), None),
