@@ -2,6 +2,7 @@
 
 mod collection;
 mod credential;
+mod dead_letters;
 mod event;
 mod function;
 mod image;
@@ -9,6 +10,7 @@ mod item;
 mod outbox;
 mod sandbox;
 mod sandbox_function;
+mod script;
 mod service;
 mod webhook;
 
@@ -18,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
+pub use dead_letters::DeadLettersCommand;
 pub use event::EventCommand;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
@@ -25,6 +28,7 @@ pub use item::ItemCommand;
 pub use outbox::OutboxCommand;
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
+pub use script::{PutArgs, RunFileArgs, ScriptAliasCommand, ScriptCommand, ScriptInvokeArgs, ScriptKeyCommand, ScriptSecretCommand};
 pub use service::ServiceCommand;
 pub use webhook::WebhookCommand;
 
@@ -81,6 +85,9 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
+    /// JavaScript that runs on the server: called, on events, or at moments
+    #[command(subcommand)]
+    Script(ScriptCommand),
     /// Say what items are made of, and who may do what with them
     #[command(subcommand)]
     Collection(CollectionCommand),

@@ -3,6 +3,7 @@
 pub mod collection;
 pub mod copy;
 pub mod credential;
+mod dead_letters;
 pub mod event;
 pub mod exec;
 pub mod function;
@@ -14,6 +15,7 @@ mod network;
 pub mod outbox;
 pub mod sandbox;
 pub mod sandbox_function;
+pub mod script;
 mod service;
 pub mod snapshot;
 pub mod ssh;

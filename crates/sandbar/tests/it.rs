@@ -32,8 +32,8 @@ mod it {
     mod recovery;
     mod registry;
     mod sandbox_functions;
-    mod script_triggers;
     mod script_remote;
+    mod script_triggers;
     mod snapshots;
     mod ssh;
     mod streams;

@@ -24,9 +24,8 @@ use crate::{
         quotas::Quotas,
         sandbox_functions,
         sandboxes::Registry,
-        scripts::{self, Scripts, engines::Engines},
         script_jobs::ScriptJobs,
-        scripts::{ReachError, reach::Reach},
+        scripts::{self, ReachError, Scripts, engines::Engines, reach::Reach},
         seal::{Seal, SealError},
         services::Services,
         usage::Usage,
@@ -131,6 +130,7 @@ impl Server {
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
+        let engines = Engines::open(&config.data_dir);
         let app = Arc::new(App {
             config,
             store,
@@ -145,7 +145,7 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             function_load: Arc::default(),
-            scripts: Scripts::new(Engines::default(), seal),
+            scripts: Scripts::new(engines, seal),
             script_jobs: ScriptJobs::default(),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
@@ -177,6 +177,7 @@ impl Server {
     /// Sandboxes go on running without a server.
     pub async fn run(self) {
         let Self { app, listener, public, tls, ssh, stop, tasks: tracker, _lock } = self;
+        app.scripts.engines.warm();
         tracker.spawn(tasks::pools::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
-    time::Duration,
 };
 
 use sandbar_core::script::RunTrigger;
@@ -74,6 +73,8 @@ pub(crate) struct Ask {
     pub attempt: u32,
     /// The job that it is a try of.
     pub job_id: Option<String>,
+    /// `http://HOST[:PORT]` of the request that it comes from, if one does.
+    pub origin: Option<String>,
     /// The run is told by it that it is not wanted any more.
     pub cancel: CancellationToken,
 }
@@ -82,9 +83,6 @@ pub(crate) struct Ask {
 /// the end of its job if it has one.
 pub(crate) struct Ran {
     pub outcome: Outcome,
-    /// `quickjs`, `bun-worker` or `remote-http`.
-    pub provider: &'static str,
-    pub duration: Duration,
     pub run: ScriptRun,
 }
 

@@ -182,6 +182,7 @@ async fn prepare(app: &SharedApp, job: &ScriptJob, cancel: CancellationToken) ->
         depth: job.depth,
         attempt: job.attempts,
         job_id: Some(job.id.clone()),
+        origin: None,
         cancel,
     }))
 }

@@ -15,7 +15,7 @@ use sandbar_store::ScriptRecord;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Subject, redact::Redactor};
+use super::{Subject, email, fetch, reach::Asker, redact::Redactor};
 use crate::app::SharedApp;
 
 /// The host of one run.
@@ -51,9 +51,13 @@ impl Dispatch {
     }
 
     async fn dispatch(&self, op: Op, args: &RawValue) -> OpResult {
+        let slug = match op {
+            Op::DbList | Op::DbOne => read::<Slug>(op, args)?.slug,
+            Op::Fetch | Op::EmailSend | Op::SecretsGet | Op::Sleep => String::new(),
+        };
         let need = match op {
             Op::Fetch => Need::Fetch,
-            Op::DbList | Op::DbOne => Need::DbRead(&read::<Slug>(op, args)?.slug.clone()),
+            Op::DbList | Op::DbOne => Need::DbRead(&slug),
             Op::EmailSend => Need::Email,
             Op::SecretsGet => Need::Secrets,
             // Whoever speaks with the engine answers it, and no other op is one.
@@ -63,9 +67,32 @@ impl Dispatch {
             return Err(OpError::denied(lacking(need)));
         }
         match op {
-            Op::Fetch | Op::DbList | Op::DbOne | Op::EmailSend | Op::Sleep => Err(OpError::internal("not there")),
+            Op::Fetch => self.fetch(args).await,
+            Op::DbList => self.app.script_db_list(&self.script.team_id, &self.reader, args).await,
+            Op::DbOne => self.app.script_db_one(&self.script.team_id, &self.reader, args).await,
+            Op::EmailSend => email::send(&self.app, &self.script, &self.run_id, args).await,
             Op::SecretsGet => self.secret(&read::<Name>(op, args)?.name).await,
+            Op::Sleep => Err(OpError::wrong("sleep is no op of the host")),
         }
+    }
+
+    /// Secrets that are to stand in its headers are put there by the host, if the script may have secrets at all; the script does
+    /// not see them, but whoever is asked may send them back.
+    async fn fetch(&self, args: &RawValue) -> OpResult {
+        let names = fetch::secret_names(args);
+        if !names.is_empty() && !capability::allows(self.script.spec.capabilities.as_deref(), Need::Secrets) {
+            return Err(OpError::denied(lacking(Need::Secrets)));
+        }
+        let mut secrets = BTreeMap::new();
+        for name in names {
+            if let Some(value) = self.app.script_secret(&self.script, &name).await? {
+                secrets.insert(name, value);
+            }
+        }
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).extend(secrets.clone());
+        let secret = |name: &str| secrets.get(name).cloned();
+        let asker = Asker { team_id: &self.script.team_id, script: Some(&self.script), run_id: &self.run_id, secret: Some(&secret) };
+        fetch::fetch_as(&self.app, asker, args).await
     }
 
     async fn secret(&self, name: &str) -> OpResult {

@@ -73,11 +73,6 @@ struct Shown<'a> {
     headers: Vec<(&'a str, String)>,
 }
 
-/// Asks for a script. Dropping the future gives it up.
-pub(crate) async fn fetch(app: &App, team_id: &str, script: &ScriptRecord, args: &RawValue) -> OpResult {
-    fetch_as(app, Asker { team_id, script: Some(script), run_id: "", secret: None }, args).await
-}
-
 /// Names of the secrets that are to be put into a request's headers: whoever asks gives them by [`Asker::secret`].
 pub(crate) fn secret_names(args: &RawValue) -> BTreeSet<String> {
     let Ok(Args { init: Some(Init { headers: Some(headers), .. }), .. }) = serde_json::from_str(args.get()) else { return BTreeSet::new() };
@@ -88,7 +83,7 @@ pub(crate) fn secret_names(args: &RawValue) -> BTreeSet<String> {
     texts.into_iter().flat_map(secrets::names).take(limits::SCRIPT_FETCH_HEADERS_MAX).map(str::to_owned).collect()
 }
 
-/// Asks for who asks.
+/// Asks for who asks. Dropping the future gives it up.
 pub(crate) async fn fetch_as(app: &App, asker: Asker<'_>, args: &RawValue) -> OpResult {
     let own = asker.script.and_then(|script| script.spec.fetch_allow.as_deref()).map(own_list).transpose()?;
     let ceiling = &app.config.scripts.fetch_allow;

@@ -45,6 +45,8 @@ pub(crate) struct Wish {
     /// Calls of the same one go to the same version of a split.
     pub sticky: Option<String>,
     pub idempotency_key: Option<String>,
+    /// Where the request came to.
+    pub origin: Option<String>,
 }
 
 /// What became of a call.
@@ -91,6 +93,7 @@ impl App {
             depth: 0,
             attempt: 1,
             job_id: None,
+            origin: wish.origin,
             cancel: self.scripts.stop.child_token(),
         };
         match wish.is_async {

@@ -12,7 +12,7 @@ use sandbar_core::{
         provider::{self, Provider},
     },
 };
-use sandbar_scripts::{Call, Failure, FailureCode, Limits, Outcome, Recording, User, call::Clock};
+use sandbar_scripts::{Call, Failure, FailureCode, Host, Limits, Outcome, Recording, User, call::Clock};
 use sandbar_store::{JobEnd, RunStatus, ScriptRun, ScriptVersion, StoreError};
 use sha2::{Digest, Sha256};
 
@@ -22,6 +22,7 @@ use super::{
     engines::failed,
     places::{Entered, Place},
     record::{self, RunDoc},
+    remote::{self, Remote},
 };
 use crate::app::{App, sandboxes::now_ms};
 
@@ -44,9 +45,10 @@ impl App {
             Some(place) => self.run_placed(ask, place).await,
             None => {
                 let now = now_ms();
-                let failure = Failure { code: FailureCode::Cancelled, name: "AbortError".to_owned(), message: "cancelled before it began".to_owned(), stack: None };
+                let failure =
+                    Failure { code: FailureCode::Cancelled, name: "AbortError".to_owned(), message: "cancelled before it began".to_owned(), stack: None };
                 let outcome = failed(failure);
-                Ran { run: ended(&ask, &outcome, None, Duration::ZERO, now, Recording::default()), provider: "none", duration: Duration::ZERO, outcome }
+                Ran { run: ended(&ask, &outcome, None, Duration::ZERO, now, Recording::default()), outcome }
             }
         }
     }
@@ -57,10 +59,18 @@ impl App {
         let host = Arc::new(Dispatch::new(Arc::clone(self), Arc::clone(&ask.script), &ask.run_id, &ask.subject));
         let chosen = self.script_provider(&ask.version);
         let (mut outcome, recording) = match &chosen {
-            Ok(provider) => {
-                let (host, call) = (Arc::clone(&host), call_of(&ask));
-                self.scripts.engines.run(*provider, &ask.script.team_id, call, host, &ask.cancel).await
+            Ok(Provider::RemoteHttp) => {
+                let remote = Remote {
+                    script: &ask.script,
+                    version: ask.version.number,
+                    subject: &ask.subject,
+                    call: &call_of(&ask),
+                    host: Arc::clone(&host) as Arc<dyn Host>,
+                    request_origin: ask.origin.as_deref(),
+                };
+                remote::run(self, remote, &ask.cancel).await
             }
+            Ok(provider) => self.scripts.engines.run(*provider, &ask.script.team_id, call_of(&ask), host.as_ref(), &ask.cancel).await,
             Err(cause) => (failed(Failure::internal(cause.as_str())), Recording::default()),
         };
         drop(place);
@@ -87,7 +97,7 @@ impl App {
             duration_ms = duration.as_micros() as f64 / 1e3,
             "a script ran"
         );
-        Ran { outcome, provider, duration, run }
+        Ran { outcome, run }
     }
 
     /// Keeps what came of a run, and with it the end of its job.

@@ -98,6 +98,7 @@ fn wish(params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
         version: params.integer("version", 1..=u32::MAX)?,
         sticky: bounded(headers, STICKY_KEY)?,
         idempotency_key: bounded(headers, IDEMPOTENCY_KEY)?,
+        origin: headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(|host| format!("http://{host}")),
     })
 }
 
