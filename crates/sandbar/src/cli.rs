@@ -221,6 +221,12 @@ pub struct BenchArgs {
     /// mitmproxy's mitmdump, to measure beside [default: the one in PATH, if any]
     #[arg(long, env = "SANDBAR_BENCH_MITMDUMP", value_name = "FILE")]
     pub mitmdump: Option<PathBuf>,
+    /// Bun, to measure script functions beside [default: the one in PATH, if any]
+    #[arg(long, env = "SANDBAR_BENCH_BUN", value_name = "FILE")]
+    pub bun: Option<PathBuf>,
+    /// bench/native-quickjs, to measure script functions beside
+    #[arg(long, env = "SANDBAR_BENCH_RQUICKJS", value_name = "FILE")]
+    pub rquickjs: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
