@@ -52,15 +52,20 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             serve::run(serve::start(&settings).await?).await?;
             Ok(0)
         }
+        Command::Executor(args) => commands::executor::run(args).await,
         Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args, global.output)),
         Command::Login => commands::login::run(&global).await,
         Command::Sandbox(command) => commands::sandbox::run(&global, command).await,
+        Command::Script(command) => commands::script::run(&global, command).await,
+        Command::Collection(command) => commands::collection::run(&global, command).await,
+        Command::Item(command) => commands::item::run(&global, command).await,
         Command::Key(command) => commands::key::run(&global, command).await,
         Command::Credential(command) => commands::credential::run(&global, command).await,
         Command::SshKey(command) => commands::ssh_key::run(&global, command).await,
         Command::Snapshot(command) => commands::snapshot::run(&global, command).await,
         Command::Function(command) => commands::function::run(&global, command).await,
         Command::Volume(command) => commands::volume::run(&global, command).await,
+        Command::Event(command) => commands::event::run(&global, command).await,
         Command::Webhook(command) => commands::webhook::run(&global, command).await,
         Command::Template(command) => commands::template::run(&global, command).await,
         Command::Image(command) => commands::image::run(&global, command).await,

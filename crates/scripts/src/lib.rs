@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bun;
 pub mod call;
 pub mod frame;
 pub mod host;
@@ -13,6 +14,7 @@ pub mod link;
 pub mod pool;
 pub mod quickjs;
 pub mod recording;
+pub mod remote;
 pub mod typescript;
 pub mod worker;
 

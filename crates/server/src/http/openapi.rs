@@ -35,6 +35,7 @@ use super::Routes;
         (name = "credentials", description = "Secrets that sandboxes use and never see"),
         (name = "observability", description = "Output and events"),
         (name = "templates", description = "How sandboxes are made"),
+        (name = "collections", description = "Small data that scripts read"),
         (name = "quotas", description = "Limits of a team"),
         (name = "auth", description = "Logging in"),
         (name = "users", description = "Who one is"),

@@ -5,7 +5,9 @@ mod access;
 mod credentials;
 mod engine;
 mod functions;
+mod items;
 mod sandboxes;
+mod script_triggers;
 mod state;
 mod webhooks;
 
