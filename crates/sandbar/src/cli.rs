@@ -72,9 +72,6 @@ pub enum Output {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
-    /// Mail of scripts that was not sent, because no SMTP server is set
-    #[command(subcommand)]
-    Outbox(OutboxCommand),
     /// Say what this machine offers for isolation, what is missing and how to get it
     Doctor(DoctorArgs),
     /// Remember the server's address and a key

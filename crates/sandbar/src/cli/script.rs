@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::dead_letters::DeadLettersCommand;
+use super::{dead_letters::DeadLettersCommand, outbox::OutboxCommand};
 
 /// Shown with `put`.
 const PUT_EXAMPLES: &str = "\
@@ -116,6 +116,9 @@ pub enum ScriptCommand {
     /// Make keys with which a script of access `key` can be called
     #[command(subcommand)]
     Key(ScriptKeyCommand),
+    /// Mail that was kept because no mail server is set
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Runs that were given up
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
