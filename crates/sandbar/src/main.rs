@@ -52,6 +52,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             serve::run(serve::start(&settings).await?).await?;
             Ok(0)
         }
+        Command::Executor(args) => commands::executor::run(args).await,
         Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args, global.output)),
         Command::Login => commands::login::run(&global).await,
         Command::Sandbox(command) => commands::sandbox::run(&global, command).await,

@@ -36,7 +36,13 @@ const STACK_BYTES: usize = 4 << 20;
 ///
 /// Call it first thing in a program: it expects to be the only thread.
 pub fn main(cache_dir: Option<&Path>) -> ExitCode {
-    match serve(cache_dir) {
+    let Some(stream) = process::inherited(0) else {
+        complain("standard input is no stream");
+        return ExitCode::FAILURE;
+    };
+    // One descriptor for both directions: the filter knows it by its number. It is closed after the last word was said: then we are killed.
+    let stream = Arc::new(File::from(stream));
+    match serve(&stream, cache_dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());
@@ -47,8 +53,6 @@ pub fn main(cache_dir: Option<&Path>) -> ExitCode {
 
 #[derive(Debug, thiserror::Error)]
 enum WorkerError {
-    #[error("standard input is no stream")]
-    NoStream,
     #[error("{0}")]
     Walls(#[from] confine::ConfineError),
     #[error("cannot load the engine: {0}")]
@@ -59,9 +63,8 @@ enum WorkerError {
     Desk(#[from] desk::DeskError),
 }
 
-fn serve(cache_dir: Option<&Path>) -> Result<(), WorkerError> {
-    let stream = process::inherited(0).ok_or(WorkerError::NoStream)?;
-    let detached = confine::detach(&stream, cache_dir)?;
+fn serve(stream: &Arc<File>, cache_dir: Option<&Path>) -> Result<(), WorkerError> {
+    let detached = confine::detach(stream, cache_dir)?;
     let engine = quickjs::Engine::open(cache_dir).map_err(|error| WorkerError::Engine(error.to_string()))?;
     // Once for all: what is made when it is first needed is made now, the file in memory that instances are mapped from.
     if let Some(error) = engine.check("", "").error {
@@ -70,9 +73,7 @@ fn serve(cache_dir: Option<&Path>) -> Result<(), WorkerError> {
     let surrendered = detached.surrender()?;
     std::panic::set_hook(Box::new(|panic| complain(&format!("panicked: {panic}"))));
 
-    // One descriptor for both directions: the filter knows it by its number.
-    let stream = Arc::new(File::from(stream));
-    let desk = Arc::new(Desk::new(engine, Arc::clone(&stream)));
+    let desk = Arc::new(Desk::new(engine, Arc::clone(stream)));
     // All of them are there before the filter is, and none runs anything before it has its own.
     let (begun, sealed, ready) = (Arc::new(Barrier::new(THREADS + 1)), Arc::new(Barrier::new(THREADS + 1)), Arc::new(Barrier::new(THREADS + 1)));
     for number in 0..THREADS {
@@ -100,7 +101,7 @@ fn serve(cache_dir: Option<&Path>) -> Result<(), WorkerError> {
     confine::seal_thread()?;
     ready.wait();
     desk.say(&frame::encode(Kind::Ready, 0, b""))?;
-    desk.read(stream)?;
+    desk.read(&**stream)?;
     Ok(())
 }
 
