@@ -150,6 +150,13 @@ pub enum Command {
     /// The client that the way out of a sandbox is measured with
     #[command(hide = true)]
     BenchClient(crate::bench::ClientArgs),
+    /// The process that runs scripts for the server that started it
+    #[command(hide = true)]
+    ScriptEngine {
+        /// Where the compiled engine is kept
+        #[arg(long, value_name = "DIR")]
+        cache_dir: Option<PathBuf>,
+    },
     /// Print a completion script
     Completions {
         /// The shell

@@ -208,6 +208,7 @@ impl Server {
         app.services.close().await;
         tracker.close();
         tracker.wait().await;
+        app.scripts.engines.close().await;
         app.node.shutdown().await;
         if let Err(error) = app.store.close().await {
             tracing::error!(error = error_text(&error), "the database did not close cleanly; it recovers at the next start");

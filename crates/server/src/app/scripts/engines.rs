@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::DirBuilderExt, path::Path};
 
 use sandbar_core::script::provider::Provider;
-use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, Usage, Workers, WorkersConfig, frame::SyntaxError};
+use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, Usage, Workers, WorkersConfig};
 use tokio_util::sync::CancellationToken;
 
 /// Where the compiled engine is kept, below the data directory.
@@ -64,8 +64,4 @@ impl Engines {
 /// An end that came before a beginning.
 pub(super) fn failed(failure: Failure) -> Outcome {
     Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None }
-}
-
-pub(super) fn strip(_: &str, _: &str) -> Result<String, SyntaxError> {
-    Err(SyntaxError { message: "TypeScript is not there yet".to_owned(), line: 1, column: 1 })
 }

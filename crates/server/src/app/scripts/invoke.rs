@@ -114,18 +114,24 @@ impl App {
                     return app.answer_again(&ask, used).await;
                 }
             }
-            let place = match app.script_place(&ask.script).await {
-                Ok(place) => place,
-                Err(refusal) => {
-                    if let Some(key) = &key {
-                        let released = app.store.script_idempotency_release(&ask.script.id, key, &ask.run_id).await;
-                        released.map_err(|e| store_failure("releasing the idempotency key", &e))?;
+            let (script, run_id) = (Arc::clone(&ask.script), ask.run_id.clone());
+            let ran = async {
+                let place = app.script_place(&ask.script).await?;
+                let ran = app.run_placed(ask, place).await;
+                app.finish_script(ran.run.clone(), None).await.map_err(|e| store_failure("keeping what came of the call", &e))?;
+                Ok(ran)
+            };
+            let ran = match (ran.await, &key) {
+                (Ok(ran), _) => ran,
+                // Nothing came of it that could be answered again.
+                (Err(refusal), Some(key)) => {
+                    if let Err(error) = app.store.script_idempotency_release(&script.id, key, &run_id).await {
+                        tracing::error!(%error, run = run_id, "an idempotency key stays taken");
                     }
                     return Err(refusal);
                 }
+                (Err(refusal), None) => return Err(refusal),
             };
-            let ran = app.run_placed(ask, place).await;
-            app.finish_script(ran.run.clone(), None).await.map_err(|e| store_failure("keeping what came of the call", &e))?;
             Ok(Invoked::Ran { run: Box::new(ran.run), outcome: Some(ran.outcome), replayed: false })
         });
         let done = task.await.unwrap_or_else(|error| Err(ApiError::internal("running the function", &error)));
