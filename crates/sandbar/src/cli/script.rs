@@ -86,9 +86,6 @@ pub enum ScriptCommand {
         /// The run's id
         run: String,
     },
-    /// Mail that was not sent, because no SMTP server is set
-    #[command(subcommand)]
-    Outbox(OutboxCommand),
     /// Run a run again with what it was told then, and say in what it differs
     Replay {
         /// The run's id
