@@ -450,6 +450,8 @@ pub const SCRIPT_RUNS_PER_SCRIPT_MAX: usize = 10_000;
 pub const SCRIPT_RUNS_PER_TEAM_BYTES_MAX: usize = 512 << 20;
 /// Calls of one script that nobody waits for and that have not ended.
 pub const SCRIPT_ASYNC_PENDING_MAX: usize = 10_000;
+/// Processes of Bun at once: one for each team that runs trusted scripts in it.
+pub const SCRIPT_BUN_PROCESSES_MAX: usize = 8;
 /// Characters of an idempotency key.
 pub const IDEMPOTENCY_KEY_MAX_CHARS: usize = 255;
 /// Milliseconds for which it is remembered.

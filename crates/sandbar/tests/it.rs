@@ -34,6 +34,7 @@ mod it {
     mod sandbox_functions;
     mod script_remote;
     mod script_triggers;
+    mod scripts;
     mod snapshots;
     mod ssh;
     mod streams;

@@ -115,6 +115,7 @@ impl Server {
         }
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
+        reach.mailer.outbox.forget_deleted(&store).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
         let mut records = store.sandboxes_all().await?;
         let named = store.named().await?;
@@ -131,6 +132,7 @@ impl Server {
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
         let engines = Engines::open(&config.data_dir);
+        let engines = Engines::new(node.clone(), config.scripts.bun.as_deref());
         let app = Arc::new(App {
             config,
             store,

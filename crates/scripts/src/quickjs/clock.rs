@@ -14,10 +14,16 @@ const COARSE_MS: i64 = 64;
 const READINGS_MAX: usize = 4096;
 
 pub(super) enum GuestClock {
-    Real { told: Vec<(i64, u32)> },
+    Real {
+        told: Vec<(i64, u32)>,
+    },
     /// `at` is the entry that is read, `used` how often it was. When all were, the last one stands; with none at all the clock
     /// stands at 1970-01-01T00:00:00Z.
-    Replayed { readings: Vec<(i64, u32)>, at: usize, used: u32 },
+    Replayed {
+        readings: Vec<(i64, u32)>,
+        at: usize,
+        used: u32,
+    },
 }
 
 impl GuestClock {

@@ -329,7 +329,22 @@ mod tests {
     fn urls_are_taken_apart() {
         let parts = |which, url, text| url_parts(which, url, text).map(|parts| parts.split('\n').map(str::to_owned).collect::<Vec<_>>());
         let whole = parts(0, "https://a:b@ex%41mple.org:8443/x/../y?q=1#h", None).unwrap();
-        assert_eq!(whole, ["https://a:b@example.org:8443/y?q=1#h", "https://example.org:8443", "https:", "a", "b", "example.org:8443", "example.org", "8443", "/y", "?q=1", "#h"]);
+        assert_eq!(
+            whole,
+            [
+                "https://a:b@example.org:8443/y?q=1#h",
+                "https://example.org:8443",
+                "https:",
+                "a",
+                "b",
+                "example.org:8443",
+                "example.org",
+                "8443",
+                "/y",
+                "?q=1",
+                "#h"
+            ]
+        );
         assert_eq!(parts(0, "../z", Some("http://h/a/b")).unwrap()[0], "http://h/z");
         assert_eq!(parts(9, "http://h/", Some("a b\nc")).unwrap()[0], "http://h/?a%20bc");
         assert_eq!(parts(0, "not a url", None), None);

@@ -19,16 +19,14 @@ pub(super) fn accept(bytes: &[u8]) -> Result<Box<RawValue>, JsonFault> {
     let mut halves: Vec<usize> = Vec::new();
     while let Some(&byte) = text.get(at) {
         match (in_string, byte) {
-            (true, b'\\') => {
-                match unit(&text, at) {
-                    Some(0xd800..0xdc00) if unit(&text, at + 6).is_some_and(|low| (0xdc00..0xe000).contains(&low)) => at += 11,
-                    Some(0xd800..0xe000) => {
-                        halves.push(at);
-                        at += 5;
-                    }
-                    _ => at += 1,
+            (true, b'\\') => match unit(&text, at) {
+                Some(0xd800..0xdc00) if unit(&text, at + 6).is_some_and(|low| (0xdc00..0xe000).contains(&low)) => at += 11,
+                Some(0xd800..0xe000) => {
+                    halves.push(at);
+                    at += 5;
                 }
-            }
+                _ => at += 1,
+            },
             (_, b'"') => in_string = !in_string,
             (false, b'[' | b'{') => {
                 depth += 1;
@@ -71,7 +69,11 @@ mod tests {
             ("{", Err(JsonFault::NoJson)),
             ("1 2", Err(JsonFault::NoJson)),
         ] {
-            assert_eq!(accept(text.as_bytes()).as_deref().map(RawValue::get).map_err(|fault| format!("{fault:?}")), expected.map_err(|fault| format!("{fault:?}")), "{text}");
+            assert_eq!(
+                accept(text.as_bytes()).as_deref().map(RawValue::get).map_err(|fault| format!("{fault:?}")),
+                expected.map_err(|fault| format!("{fault:?}")),
+                "{text}"
+            );
         }
         assert!(accept("[".repeat(DEPTH_MAX).as_bytes()).is_err_and(|fault| fault == JsonFault::NoJson));
         assert!(accept("[".repeat(DEPTH_MAX + 1).as_bytes()).is_err_and(|fault| fault == JsonFault::TooDeep));

@@ -89,7 +89,9 @@ pub(super) fn done(state: &mut State, result: Result<Option<Box<RawValue>>, Fail
 pub(super) fn stopped(state: &State, stop: Stop) -> Failure {
     match stop {
         Stop::Wall => Failure::timeout(state.budget.wall()),
-        Stop::Cpu => Failure { message: format!("timed out after {}ms of processor time", state.budget.cpu().as_millis()), ..Failure::timeout(state.budget.cpu()) },
+        Stop::Cpu => {
+            Failure { message: format!("timed out after {}ms of processor time", state.budget.cpu().as_millis()), ..Failure::timeout(state.budget.cpu()) }
+        }
         Stop::Cancelled => failure(FailureCode::Cancelled, "CancelledError", "the call was cancelled".into()),
     }
 }
@@ -119,7 +121,8 @@ pub(super) fn of_syntax(description: &str, code: &str) -> SyntaxError {
 
 fn of_thrown(description: &str, refused: bool, most: usize) -> Failure {
     let thrown: Option<Thrown> = serde_json::from_str(description).ok();
-    let starved = thrown.as_ref().is_none_or(|thrown| thrown.nothing.is_some() || thrown.name == "InternalError" && thrown.message.starts_with("out of memory"));
+    let starved =
+        thrown.as_ref().is_none_or(|thrown| thrown.nothing.is_some() || thrown.name == "InternalError" && thrown.message.starts_with("out of memory"));
     if refused && starved {
         return Failure { stack: thrown.and_then(|thrown| thrown.stack).as_deref().and_then(frames), ..out_of_memory(most) };
     }

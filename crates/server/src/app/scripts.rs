@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub(crate) mod aliases;
+mod bun;
 pub(crate) mod definition;
 pub(crate) mod dispatch;
 pub(crate) mod engines;

@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::DirBuilderExt, path::Path};
 
+use std::path::Path;
+
 use sandbar_core::script::provider::Provider;
 use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, Usage, Workers, WorkersConfig, frame::SyntaxError};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +31,29 @@ impl Engines {
     /// Starts an engine in the background, so that the first call need not wait for it.
     pub(crate) fn warm(&self) {
         self.workers.warm();
+use sandbar_node::Node;
+use sandbar_scripts::{Call, Failure, Host, Outcome, Recording, Usage, frame::SyntaxError};
+use tokio_util::sync::CancellationToken;
+
+use super::bun::Bun;
+
+/// Why a script was not found good.
+#[derive(Debug)]
+pub(crate) enum Unchecked {
+    Syntax(SyntaxError),
+    /// Nothing is known of it.
+    Engine(String),
+}
+
+/// The engines that there are.
+pub struct Engines {
+    bun: Bun,
+}
+
+impl Engines {
+    /// `bun` is its program, where the operator named it.
+    pub(crate) fn new(node: Node, bun: Option<&Path>) -> Self {
+        Self { bun: Bun::new(node, bun) }
     }
 
     /// Runs a call; `host` answers what it asks for.
@@ -42,6 +67,11 @@ impl Engines {
                 (failed(Failure::internal(format!("{} is not on this machine", provider.as_str()))), Recording::default())
             }
         }
+        if provider == Provider::BunWorker {
+            let ran = self.bun.run(team_id, call, host, cancel).await;
+            return (ran.outcome, ran.recording);
+        }
+        (failed(Failure::internal("there is no engine")), Recording::default())
     }
 
     /// Runs a call with the answers of a recording; in what it asked for other things.
@@ -58,6 +88,7 @@ impl Engines {
     /// Ends them.
     pub(crate) async fn close(&self) {
         self.workers.shutdown().await;
+        self.bun.close();
     }
 }
 

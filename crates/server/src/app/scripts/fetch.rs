@@ -11,7 +11,6 @@ use sandbar_core::{
 };
 use sandbar_node::outbound::{FetchAsk, FetchError, Fetched, Redirects};
 use sandbar_scripts::{OpError, OpResult};
-use sandbar_store::ScriptRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -195,8 +194,8 @@ fn headers(given: Option<Headers>, asker: Asker<'_>) -> Result<HeaderMap, OpErro
             continue;
         }
         let (text, is_secret) = secrets::filled_in(text.trim(), asker.secret)?;
-        let mut value =
-            HeaderValue::from_str(&text).map_err(|_| OpError::wrong(format!("fetch: the header {} has characters that no header may have", shown())))?;
+        let value = Some(&text).filter(|text| text.is_ascii()).and_then(|text| HeaderValue::from_str(text).ok());
+        let mut value = value.ok_or_else(|| OpError::wrong(format!("fetch: the header {} has characters that no header may have", shown())))?;
         value.set_sensitive(is_secret);
         bytes += name.len() + text.len();
         if bytes > limits::SCRIPT_FETCH_HEADERS_MAX_BYTES {
