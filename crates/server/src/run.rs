@@ -205,6 +205,7 @@ impl Server {
         http::serve(listener, front(Side::Both), None, stop.clone()).await;
         stop.cancel();
         app.gateway.close().await;
+        app.script_jobs.ended.cancelled().await;
         app.scripts.close().await;
         app.services.close().await;
         tracker.close();

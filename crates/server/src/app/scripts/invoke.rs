@@ -45,6 +45,8 @@ pub(crate) struct Wish {
     /// Calls of the same one go to the same version of a split.
     pub sticky: Option<String>,
     pub idempotency_key: Option<String>,
+    /// How many scripts it came through.
+    pub depth: u32,
     /// Where the request came to.
     pub origin: Option<String>,
 }
@@ -79,6 +81,10 @@ impl App {
         if !script.active {
             return Err(ApiError::new(ErrorCode::Forbidden, format!("function {:?} is inactive", script.name)));
         }
+        if wish.depth > limits::SCRIPT_EVENT_DEPTH_MAX {
+            let text = format!("the call came through {} scripts, and {} is the limit: this looks like a loop", wish.depth, limits::SCRIPT_EVENT_DEPTH_MAX);
+            return Err(ApiError::with_status(508, ErrorCode::Conflict, text));
+        }
         let version = self.wanted_version(&target, &wish).await?;
         let mut calling = self.function_load.enter(&script.team_id, &script.id, usize::MAX)?;
         let data = read_data(body, &mut calling).await?;
@@ -90,7 +96,7 @@ impl App {
             trigger: if wish.is_async { RunTrigger::Async } else { RunTrigger::Http },
             data,
             subject: target.subject,
-            depth: 0,
+            depth: wish.depth,
             attempt: 1,
             job_id: None,
             origin: wish.origin,
