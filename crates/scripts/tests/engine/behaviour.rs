@@ -265,12 +265,6 @@ fn an_answer_that_nobody_waits_for_is_nothing() {
 
 #[test]
 fn memory_has_a_limit() {
-    for code in [
-        "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
-        "let s = 'x'; for (;;) s = s + s + Math.random()",
-        "const a = []; for (;;) a.push({})",
-        "new Array(1e8).fill(0)",
-    ] {
     for code in ["const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))", "const a = []; for (;;) a.push('x'.repeat(1e5) + a.length)", "const a = []; for (;;) a.push({})", "new Array(1e8).fill(0)"] {
         let ended = call(code).with(|run| run.memory_bytes = 24 << 20).end();
         let failed = ended.failure.unwrap();

@@ -163,8 +163,8 @@ impl App {
         let code = match language {
             Language::JavaScript => None,
             Language::TypeScript => {
-                let (source, name) = (source.clone(), name.to_owned());
-                let stripped = tokio::task::spawn_blocking(move || typescript::strip(&source, &name)).await;
+                let source = source.clone();
+                let stripped = tokio::task::spawn_blocking(move || typescript::strip(&source)).await;
                 let stripped = stripped.map_err(|error| ApiError::internal("reading the TypeScript", &error))?;
                 Some(stripped.map_err(|error| syntax(&error))?)
             }
