@@ -24,6 +24,9 @@ impl Engines {
     /// Starts nothing yet. Without a folder for the compiled engine, each process compiles it. `bun` is its program, where the
     /// operator named it.
     pub(crate) fn open(data_dir: &Path, node: Node, bun: Option<&Path>) -> Self {
+    /// Starts nothing yet. Without a folder for the compiled engine, each process compiles it. `bun` is the program of that name,
+    /// where the operator named it.
+    pub(crate) fn new(data_dir: &Path, node: Node, bun: Option<&Path>) -> Self {
         let dir = data_dir.join(CACHE_DIR);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         if let Err(error) = &made {
@@ -43,6 +46,7 @@ impl Engines {
             Provider::QuickJs => self.workers.run(team_id, call, host, cancel).await,
             Provider::BunWorker => self.bun.run(team_id, call, host, cancel).await,
             Provider::RemoteHttp => return (failed(Failure::internal("an executor is not on this machine")), Recording::default()),
+            Provider::RemoteHttp => return (failed(Failure::internal("remote-http is not on this machine")), Recording::default()),
         };
         (ran.outcome, ran.recording)
     }
