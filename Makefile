@@ -24,6 +24,7 @@ test: ## Everything: format, lints, unit and integration tests, public clients e
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path bench/native-quickjs/Cargo.toml
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 unit: ## Tests of every crate
@@ -63,7 +64,8 @@ accept: ## An acceptance suite (ACCEPT_SUITE) with three releases of the public 
 	tests/accept.sh $(ACCEPT_SUITE)
 
 bench: build ## Measure against the floors of this machine
-	$(TARGET)/release/sandbar bench
+	$(CARGO) build --release --locked --manifest-path bench/native-quickjs/Cargo.toml --target-dir $(TARGET)/native-quickjs
+	SANDBAR_BENCH_RQUICKJS=$(TARGET)/native-quickjs/release/native-quickjs $(TARGET)/release/sandbar bench
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -6,7 +6,10 @@
 //! surrender  no user, no capabilities, an empty root, no file at all                                  (threads may be there)
 //!   start all threads
 //! seal       no system call but those of `seccomp/compute.rs`                                         (all threads)
+//! seal_thread  and whoever tries one ends the process                                                 (each that runs what strangers write)
 //! ```
+//!
+//! Threads that a library has started for its own housekeeping are refused what they try, and live.
 //!
 //! Each wall holds without the others, so that one that this kernel lacks, or that has a hole, is no door. Where not root
 //! starts the process, what only root can do is left out, and said.
@@ -21,7 +24,10 @@ use std::{
     ptr,
 };
 
-use crate::{landlock, seccomp};
+use crate::{
+    landlock,
+    seccomp::{self, Verdict},
+};
 
 /// The user and group of a confined process: this and its pid, within [`USERS`]. Sandboxes' ranges begin at
 /// [`crate::userns::BASE_MIN`] or above, people and services end below 65,536, and what is between no distribution gives to
@@ -155,15 +161,28 @@ impl Surrendered {
     pub fn seal(self) -> Result<Vec<&'static str>, ConfineError> {
         set_limit("make no more threads", libc::RLIMIT_NPROC, 0)?;
         set_limit("open no more files", libc::RLIMIT_NOFILE, 0)?;
-        let filter = seccomp::compute_filter();
-        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-        // SAFETY: the kernel copies the program, which is as long as it says and lives until after the call.
-        let other = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, ptr::from_ref(&program)) };
-        match other {
-            0 => Ok(self.missing),
-            -1 => Err(last_error("filter system calls")),
-            _ => Err(ConfineError { what: "filter the system calls of all threads", source: io::ErrorKind::ResourceBusy.into() }),
-        }
+        filter(Verdict::Errno(libc::EPERM), SECCOMP_FILTER_FLAG_TSYNC)?;
+        Ok(self.missing)
+    }
+}
+
+/// The last step, in each thread that is going to run what strangers write, after [`Surrendered::seal`]: it was refused all but what it needs;
+/// now it dies of trying, and the process with it.
+///
+/// # Errors
+/// When the filter is refused.
+pub fn seal_thread() -> Result<(), ConfineError> {
+    filter(Verdict::Kill, 0)
+}
+
+fn filter(other: Verdict, flags: u32) -> Result<(), ConfineError> {
+    let filter = seccomp::compute_filter(other);
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies the program, which is as long as it says and lives until after the call.
+    match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, ptr::from_ref(&program)) } {
+        0 => Ok(()),
+        -1 => Err(last_error("filter system calls")),
+        _ => Err(ConfineError { what: "filter the system calls of all threads", source: io::ErrorKind::ResourceBusy.into() }),
     }
 }
 

@@ -13,10 +13,10 @@ pub use table::{CHECKED, Check, Checked, GROUPS, Group, Verdict};
 /// The program, compiled on first use.
 pub fn filter() -> &'static [libc::sock_filter] {
     static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
-    FILTER.get_or_init(|| compile::compile(GROUPS, CHECKED, Verdict::Errno(libc::ENOSYS)))
+    FILTER.get_or_init(|| compile::compile(GROUPS, CHECKED, Verdict::Errno(libc::ENOSYS), Verdict::Kill))
 }
 
-/// The program for a process that has all that it needs and computes ([`crate::confine`]): whatever it has no use for ends it.
-pub(crate) fn compute_filter() -> Vec<libc::sock_filter> {
-    compile::compile(compute::GROUPS, compute::CHECKED, Verdict::Kill)
+/// The program for a process that has all that it needs and computes ([`crate::confine`]): whatever it has no use for gets this verdict.
+pub(crate) fn compute_filter(other: Verdict) -> Vec<libc::sock_filter> {
+    compile::compile(compute::GROUPS, compute::CHECKED, other, other)
 }

@@ -244,6 +244,11 @@ fn attempt(what: &str, sealed: bool) -> ExitCode {
         thread::spawn(move || {
             early.wait();
             meet.wait();
+            // One of a library's own: it is refused, and nobody dies of it.
+            let refused = open(c"/etc/passwd") < 0;
+            let errno = io::Error::last_os_error();
+            meet.wait();
+            assert!(refused && (!sealed || errno.raw_os_error() == Some(libc::EPERM)), "{errno}");
         })
     };
     if let Some(folder) = &folder {
@@ -260,6 +265,9 @@ fn attempt(what: &str, sealed: bool) -> ExitCode {
     if sealed {
         let missing = surrendered.seal().unwrap();
         eprintln!("missing {missing:?}");
+        meet.wait();
+        meet.wait();
+        confine::seal_thread().unwrap();
     }
     let tried = match what {
         "compute" | "folder" => compute(),
@@ -279,10 +287,11 @@ fn attempt(what: &str, sealed: bool) -> ExitCode {
     };
     let errno = if tried < 0 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 };
     eprintln!("done {errno}");
-    meet.wait();
     if !sealed {
-        thread.join().unwrap();
+        meet.wait();
+        meet.wait();
     }
+    thread.join().unwrap();
     // SAFETY: ends the process, threads and all.
     unsafe { libc::_exit(0) }
 }

@@ -3,6 +3,7 @@
 mod collection;
 mod credential;
 mod dead_letters;
+mod executor;
 mod event;
 mod function;
 mod image;
@@ -22,6 +23,7 @@ pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use dead_letters::DeadLettersCommand;
 pub use event::EventCommand;
+pub use executor::ExecutorArgs;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use item::ItemCommand;
@@ -72,9 +74,8 @@ pub enum Output {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
-    /// Mail of scripts that was not sent, because no SMTP server is set
-    #[command(subcommand)]
-    Outbox(OutboxCommand),
+    /// Run scripts for a server that is elsewhere
+    Executor(ExecutorArgs),
     /// Say what this machine offers for isolation, what is missing and how to get it
     Doctor(DoctorArgs),
     /// Remember the server's address and a key
@@ -149,6 +150,13 @@ pub enum Command {
     /// The client that the way out of a sandbox is measured with
     #[command(hide = true)]
     BenchClient(crate::bench::ClientArgs),
+    /// The process that runs scripts for the server that started it
+    #[command(hide = true)]
+    ScriptEngine {
+        /// Where the compiled engine is kept
+        #[arg(long, value_name = "DIR")]
+        cache_dir: Option<PathBuf>,
+    },
     /// Print a completion script
     Completions {
         /// The shell
@@ -213,6 +221,12 @@ pub struct BenchArgs {
     /// mitmproxy's mitmdump, to measure beside [default: the one in PATH, if any]
     #[arg(long, env = "SANDBAR_BENCH_MITMDUMP", value_name = "FILE")]
     pub mitmdump: Option<PathBuf>,
+    /// Bun, to measure script functions beside [default: the one in PATH, if any]
+    #[arg(long, env = "SANDBAR_BENCH_BUN", value_name = "FILE")]
+    pub bun: Option<PathBuf>,
+    /// bench/native-quickjs, to measure script functions beside
+    #[arg(long, env = "SANDBAR_BENCH_RQUICKJS", value_name = "FILE")]
+    pub rquickjs: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -25,6 +25,10 @@ use cli::{Cli, Command, Output};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // It has to be the only thread.
+    if let Command::ScriptEngine { cache_dir } = &cli.command {
+        return sandbar_scripts::worker::main(cache_dir.as_deref());
+    }
     let json_wanted = cli.global.output == Output::Json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -48,7 +52,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             serve::run(serve::start(&settings).await?).await?;
             Ok(0)
         }
-        Command::Outbox(command) => commands::outbox::run(&global, command).await,
+        Command::Executor(args) => commands::executor::run(args).await,
         Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args, global.output)),
         Command::Login => commands::login::run(&global).await,
         Command::Sandbox(command) => commands::sandbox::run(&global, command).await,
@@ -72,6 +76,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::BenchUpstream { listen } => bench::upstream(listen).await.map(|()| 0),
         Command::BenchClient(args) => tokio::task::block_in_place(|| bench::client(&args)).map(|()| 0),
         Command::Demo(args) => demo::run(global.output, args).await,
+        Command::ScriptEngine { .. } => unreachable!("taken by main"),
         Command::Completions { shell } => {
             // Into memory first: a reader that has gone is no panic.
             let mut script = Vec::new();

@@ -32,8 +32,9 @@ mod it {
     mod recovery;
     mod registry;
     mod sandbox_functions;
-    mod script_triggers;
     mod script_remote;
+    mod script_triggers;
+    mod scripts;
     mod snapshots;
     mod ssh;
     mod streams;

@@ -12,8 +12,10 @@ pub mod frame;
 pub mod host;
 pub mod link;
 pub mod pool;
+pub mod quickjs;
 pub mod recording;
 pub mod remote;
+pub mod typescript;
 pub mod worker;
 
 pub use call::{Call, Failure, FailureCode, Level, Limits, LogLine, Outcome, Usage, User};

@@ -15,7 +15,7 @@ use axum::{
 };
 use sandbar_core::{limits, script::provider::base_url};
 use sandbar_scripts::{
-    Call, Failure, Host, LogLine, Outcome, User,
+    Call, Failure, Host, LogLine, Outcome, User, Workers,
     call::Limits,
     remote::{RemoteUser, RpcAuth, RunReply, RunRequest},
 };
@@ -52,6 +52,12 @@ pub struct ExecutorConfig {
 pub trait Engine: Send + Sync + 'static {
     /// It ends at the call's deadline or when it is cancelled, at the latest. Calls of one tenant may share a process.
     fn run<'a>(&'a self, tenant: &'a str, call: Call, host: Arc<dyn Host>, cancel: CancellationToken) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+}
+
+impl Engine for Workers {
+    fn run<'a>(&'a self, tenant: &'a str, call: Call, host: Arc<dyn Host>, cancel: CancellationToken) -> Pin<Box<dyn Future<Output = Outcome> + Send + 'a>> {
+        Box::pin(async move { Self::run(self, tenant, call, &*host, &cancel).await.outcome })
+    }
 }
 
 struct Executor {

@@ -115,6 +115,7 @@ impl Server {
         }
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
+        reach.mailer.outbox.forget_deleted(&store).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
         let mut records = store.sandboxes_all().await?;
         let named = store.named().await?;
@@ -130,6 +131,7 @@ impl Server {
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
+        let engines = Engines::open(&config.data_dir);
         let engines = Engines::new(node.clone(), config.scripts.bun.as_deref());
         let app = Arc::new(App {
             config,
@@ -177,6 +179,7 @@ impl Server {
     /// Sandboxes go on running without a server.
     pub async fn run(self) {
         let Self { app, listener, public, tls, ssh, stop, tasks: tracker, _lock } = self;
+        app.scripts.engines.warm();
         tracker.spawn(tasks::pools::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));

@@ -19,8 +19,9 @@ enum Leaf {
     Checked(&'static Checked),
 }
 
-/// What stands in neither list has the verdict `unknown`.
-pub(super) fn compile(groups: &'static [Group], checked: &'static [Checked], unknown: Verdict) -> Vec<sock_filter> {
+/// What stands in neither list has the verdict `unknown`; and what is to be killed gets `kill`.
+pub(super) fn compile(groups: &'static [Group], checked: &'static [Checked], unknown: Verdict, kill: Verdict) -> Vec<sock_filter> {
+    let kill = action(kill, libc::SECCOMP_RET_KILL_PROCESS);
     let mut program = vec![
         load(OFFSET_ARCH),
         jump(BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0),
@@ -29,7 +30,7 @@ pub(super) fn compile(groups: &'static [Group], checked: &'static [Checked], unk
         jump(BPF_JGE, X32_BIT, 0, 1),
         ret(libc::SECCOMP_RET_KILL_PROCESS),
     ];
-    program.extend(tree(&runs(groups, checked, unknown)));
+    program.extend(tree(&runs(groups, checked, unknown), kill));
     debug_assert!(program.len() < 4096, "the kernel's limit");
     program
 }
@@ -61,32 +62,32 @@ fn runs(groups: &'static [Group], checked: &'static [Checked], unknown: Verdict)
     runs
 }
 
-fn tree(runs: &[(u32, Leaf)]) -> Vec<sock_filter> {
+fn tree(runs: &[(u32, Leaf)], kill: u32) -> Vec<sock_filter> {
     match runs {
-        [] => vec![ret_of(Verdict::Kill)],
-        [(_, Leaf::Verdict(verdict))] => vec![ret_of(*verdict)],
-        [(_, Leaf::Checked(checked))] => arguments(checked),
+        [] => vec![ret(kill)],
+        [(_, Leaf::Verdict(verdict))] => vec![ret(action(*verdict, kill))],
+        [(_, Leaf::Checked(checked))] => arguments(checked, kill),
         _ => {
             let (low, high) = runs.split_at(runs.len() / 2);
             let (first_high, _) = high[0];
-            let low = tree(low);
+            let low = tree(low, kill);
             let mut out = match u8::try_from(low.len()) {
                 Ok(over) => vec![jump(BPF_JGE, first_high, over, 0)],
                 // A conditional jump reaches 255 instructions, the plain one everywhere.
                 Err(_) => vec![jump(BPF_JGE, first_high, 0, 1), instruction(BPF_JMP | BPF_JA, low.len() as u32)],
             };
             out.extend(low);
-            out.extend(tree(high));
+            out.extend(tree(high, kill));
             out
         }
     }
 }
 
-fn arguments(checked: &Checked) -> Vec<sock_filter> {
+fn arguments(checked: &Checked, kill: u32) -> Vec<sock_filter> {
     let mut out = Vec::new();
     for (conditions, verdict) in checked.checks {
         // From the last condition back, so that each knows how far it is to the next check.
-        let mut code = vec![ret_of(*verdict)];
+        let mut code = vec![ret(action(*verdict, kill))];
         for condition in conditions.iter().rev() {
             let miss = code.len() as u8;
             let mut test = match *condition {
@@ -103,7 +104,7 @@ fn arguments(checked: &Checked) -> Vec<sock_filter> {
         }
         out.extend(code);
     }
-    out.push(ret_of(checked.otherwise));
+    out.push(ret(action(checked.otherwise, kill)));
     out
 }
 
@@ -115,12 +116,12 @@ fn load(offset: u32) -> sock_filter {
     instruction(BPF_LD | BPF_W | BPF_ABS, offset)
 }
 
-fn ret_of(verdict: Verdict) -> sock_filter {
-    ret(match verdict {
+fn action(verdict: Verdict, kill: u32) -> u32 {
+    match verdict {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
         Verdict::Errno(errno) => libc::SECCOMP_RET_ERRNO | errno.unsigned_abs(),
-        Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
-    })
+        Verdict::Kill => kill,
+    }
 }
 
 fn ret(action: u32) -> sock_filter {
@@ -245,8 +246,16 @@ mod tests {
 
     #[test]
     fn who_only_computes_may_do_what_the_list_says_and_nothing_else() {
-        let judge = |number: libc::c_long, args| judge_by(&super::super::compute_filter(), AUDIT_ARCH_X86_64, number as u32, args);
-        let kill = libc::SECCOMP_RET_KILL_PROCESS;
+        for (filter, kill) in
+            [(super::super::compute_filter(Verdict::Kill), libc::SECCOMP_RET_KILL_PROCESS), (super::super::compute_filter(Verdict::Errno(1)), errno(1))]
+        {
+            check_compute_filter(&filter, kill);
+            assert_eq!(judge_by(&filter, AUDIT_ARCH_X86_64, X32_BIT, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        }
+    }
+
+    fn check_compute_filter(filter: &[sock_filter], kill: u32) {
+        let judge = |number: libc::c_long, args| judge_by(filter, AUDIT_ARCH_X86_64, number as u32, args);
         let mut named = std::collections::BTreeSet::new();
         for group in compute::GROUPS {
             for number in group.calls {
@@ -269,6 +278,5 @@ mod tests {
             assert_eq!(judge(number, [0, 4096, (libc::PROT_READ | libc::PROT_WRITE) as u64, 0, 0, 0]), ALLOWED);
             assert_eq!(judge(number, [0, 4096, (libc::PROT_READ | libc::PROT_EXEC) as u64, 0, 0, 0]), kill);
         }
-        assert_eq!(judge_by(&super::super::compute_filter(), AUDIT_ARCH_X86_64, X32_BIT, [0; 6]), kill);
     }
 }

@@ -19,6 +19,12 @@ pub(super) const GROUPS: &[Group] = &[
 ];
 
 pub(super) const CHECKED: &[Checked] = &[
+    Checked {
+        reason: "a thread that runs what strangers write has a second, stricter filter; a filter only takes away",
+        call: SYS_seccomp,
+        checks: &[(&[Check::Equal(0, SECCOMP_SET_MODE_FILTER)], Verdict::Allow)],
+        otherwise: Verdict::Kill,
+    },
     Checked { reason: "the stream is standard input", call: SYS_read, checks: &[(&[Check::Equal(0, 0)], Verdict::Allow)], otherwise: Verdict::Kill },
     Checked {
         reason: "the stream, and complaints; not the files that memory is mapped from",

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::dead_letters::DeadLettersCommand;
+use super::{dead_letters::DeadLettersCommand, outbox::OutboxCommand};
 
 /// Shown with `put`.
 const PUT_EXAMPLES: &str = "\
@@ -86,6 +86,9 @@ pub enum ScriptCommand {
         /// The run's id
         run: String,
     },
+    /// Mail that was not sent, because no SMTP server is set
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Run a run again with what it was told then, and say in what it differs
     Replay {
         /// The run's id

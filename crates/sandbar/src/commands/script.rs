@@ -30,7 +30,15 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
         ScriptCommand::Ls => {
             let list = client.get(SCRIPTS).await?;
             let row = |s: &Value| {
-                vec![cell(&s["name"]), cell(&s["trigger"]), cell(&s["pattern"]), cell(&s["access"]), cell(&s["active"]), cell(&s["version"]), time(&s["updatedAt"])]
+                vec![
+                    cell(&s["name"]),
+                    cell(&s["trigger"]),
+                    cell(&s["pattern"]),
+                    cell(&s["access"]),
+                    cell(&s["active"]),
+                    cell(&s["version"]),
+                    time(&s["updatedAt"]),
+                ]
             };
             rows(global, &list, &["NAME", "TRIGGER", "PATTERN", "ACCESS", "ACTIVE", "VERSION", "UPDATED"], row);
         }
@@ -47,6 +55,7 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
         ScriptCommand::Invoke(args) => return invoke(global, &client, args).await,
         ScriptCommand::Logs { script, follow, limit } => return runs::logs(&client, &script, follow, limit).await,
         ScriptCommand::Runs { script, status, trigger, limit } => runs::list(global, &client, script, status, trigger, limit).await?,
+        ScriptCommand::Outbox(command) => return super::outbox::run(global, command).await,
         ScriptCommand::Show { run } => runs::show(global, &client, &run).await?,
         ScriptCommand::Replay { run, version } => return runs::replay(global, &client, &run, version).await,
         ScriptCommand::Versions { script } => {

@@ -1,5 +1,12 @@
 //! What executors of scripts ask back, and where `ctx.fetch` comes to.
 
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex},
+    thread,
+};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -128,4 +135,146 @@ fn the_outbox_is_for_admins() {
     }
     assert_eq!(api.get("/api/outbox?limit=0").status, 400);
     assert_eq!(api.anonymous().get("/api/outbox").status, 401);
+}
+
+/// An executor of the test's own: what it does with a call is up to the test.
+struct Executor {
+    addr: SocketAddr,
+    calls: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Executor {
+    fn start(run: impl Fn(&Value) -> (u16, String) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (addr, calls) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let (kept, run) = (Arc::clone(&calls), Arc::new(run));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (kept, run) = (Arc::clone(&kept), Arc::clone(&run));
+                thread::spawn(move || {
+                    let mut reader = BufReader::new(stream);
+                    let mut length = 0;
+                    loop {
+                        let mut line = String::new();
+                        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                            return;
+                        }
+                        if let Some(said) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+                            length = said.trim().parse().unwrap();
+                        }
+                        if line == "\r\n" {
+                            break;
+                        }
+                    }
+                    let mut body = vec![0; length];
+                    reader.read_exact(&mut body).unwrap();
+                    let call: Value = serde_json::from_slice(&body).unwrap();
+                    kept.lock().unwrap().push(call.clone());
+                    let (status, answer) = run(&call);
+                    let _ = write!(reader.get_mut(), "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}", answer.len());
+                });
+            }
+        });
+        Self { addr, calls }
+    }
+
+    fn calls(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+}
+
+/// An op of a call, asked back for with what the call gave.
+fn ask_back(call: &Value, op: &str, args: Value) -> (u16, Value) {
+    let origin: SocketAddr = call["mainOrigin"].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap();
+    let api = Api::new(origin, call["rpcToken"].as_str().unwrap());
+    // In somebody else's name: nobody believes that.
+    let reply = api.post(RPC, json!({"op": op, "args": args, "auth": {"userId": "root", "roles": ["admin"], "tenantId": "other"}}));
+    (reply.status, reply.value())
+}
+
+#[test]
+fn an_executor_runs_scripts_and_asks_back_with_a_grant() {
+    let executor = Executor::start(|call| match call["code"].as_str().unwrap() {
+        "return 'ops'" => {
+            let ops = [
+                ("secrets.get", json!({"name": "KEY"})),
+                ("secrets.get", json!(["OTHER"])),
+                ("email.send", json!({"to": "ann@b.test", "subject": "s", "text": "t"})),
+                ("db.one", json!(["nope", "1"])),
+                ("fetch", json!(["http://a.test/"])),
+            ];
+            let answers: Vec<Value> = ops.into_iter().map(|(op, args)| ask_back(call, op, args).1).collect();
+            (200, json!({"ok": true, "value": answers, "logs": ["one", {"two": 2}]}).to_string())
+        }
+        "throw new TypeError('x')" => (200, json!({"ok": false, "error": "x", "logs": ["before"]}).to_string()),
+        "return undefined" => (200, json!({"ok": true, "logs": []}).to_string()),
+        "return 'busy'" => (503, "no\nroom".to_owned()),
+        "return 'html'" => (200, "<html>".to_owned()),
+        _ => (404, String::new()),
+    });
+    let url = format!("http://{}/", executor.addr);
+    let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0"), ("FUNCTIONS_EXEC_URL", &url)]);
+    let api = server.api();
+    let (team_id, user_id) = team(&api);
+    let make = |name: &str, code: &str| {
+        let reply = api.post("/api/functions", json!({"name": name, "trigger": "http", "code": code, "timeoutMs": 2000}));
+        assert_eq!(reply.status, 201, "{}", reply.text());
+    };
+    let invoke = |name: &str| {
+        let reply = api.post(&format!("/api/functions/{name}/invoke"), json!({"n": 1}));
+        (reply.status, reply.value())
+    };
+    make("ops", "return 'ops'");
+    let kept = api.put("/api/functions/ops/secrets/KEY", json!({"value": "hush-hush"}));
+    assert!(kept.status < 300, "{}", kept.text());
+    let (status, ran) = invoke("ops");
+    assert_eq!((status, &ran["ok"], &ran["provider"]), (200, &json!(true), &json!("remote-http")), "{ran}");
+    let call = executor.calls().remove(0);
+    assert_eq!(
+        (&call["data"], &call["timeoutMs"], &call["user"]["id"], &call["user"]["tenantId"]),
+        (&json!({"n": 1}), &json!(2000.0), &json!(user_id), &json!(team_id)),
+        "{call}"
+    );
+    let answers = ran["value"].as_array().unwrap();
+    // What a script gives back of a secret is not shown.
+    assert!(answers[0]["ok"] == true && answers[0]["value"] != "hush-hush", "{answers:?}");
+    assert_eq!((&answers[1]["value"], &answers[2]["value"]), (&Value::Null, &json!(true)), "{answers:?}");
+    assert_eq!(answers[3]["error"], "Collection \"nope\" not found");
+    assert!(answers[4]["error"].as_str().unwrap().contains("URL not in fetch allow-list: http://a.test/"), "{answers:?}");
+    let mail = api.get("/api/outbox").value()["data"][0].clone();
+    assert_eq!((&mail["to"], &mail["script"]), (&json!(["ann@b.test"]), &json!("ops")), "{mail}");
+    let raw = api.get(&format!("/api/outbox/{}", mail["id"].as_str().unwrap())).value()["data"]["raw"].clone();
+    assert!(raw.as_str().unwrap().contains("\r\nTo: ann@b.test\r\n"), "{raw}");
+    // The call is over, and so is its grant.
+    assert_eq!(ask_back(&call, "secrets.get", json!({"name": "KEY"})).0, 401);
+    for (name, code, result) in [
+        ("thrown", "throw new TypeError('x')", json!({"ok": false, "error": "x", "code": "user_error"})),
+        ("nothing", "return undefined", json!({"ok": true})),
+        ("busy", "return 'busy'", json!({"ok": false, "error": "executor http 503: no room", "code": "internal"})),
+        ("html", "return 'html'", json!({"ok": false, "error": "executor returned non-JSON body", "code": "internal"})),
+        ("lost", "return 'lost'", json!({"ok": false, "error": "executor http 404: ", "code": "internal"})),
+    ] {
+        make(name, code);
+        let (status, ran) = invoke(name);
+        assert_eq!(status, if result["ok"] == true { 200 } else { 500 }, "{ran}");
+        for (field, value) in result.as_object().unwrap() {
+            assert_eq!(&ran[field], value, "{name}: {ran}");
+        }
+        assert!(result["ok"] != true || ran.get("value").is_none(), "{ran}");
+    }
+}
+
+#[test]
+fn an_executor_that_is_not_there_or_never_answers_is_said() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0"), ("SANDBAR_FUNCTIONS_EXEC_URL", &url), ("SANDBAR_FUNCTIONS_SANDBOX", "remote-http")]);
+    let api = server.api();
+    let made = api.post("/api/functions", json!({"name": "f", "trigger": "http", "code": "return 1", "timeoutMs": 50}));
+    assert_eq!(made.status, 201, "{}", made.text());
+    let ran = api.post("/api/functions/f/invoke", json!({})).value();
+    assert_eq!((&ran["ok"], &ran["error"], &ran["code"]), (&json!(false), &json!("timed out after 50ms"), &json!("timeout")), "{ran}");
+    drop(silent);
+    let ran = api.post("/api/functions/f/invoke", json!({})).value();
+    assert!(ran["error"].as_str().unwrap().starts_with("executor fetch failed: "), "{ran}");
 }

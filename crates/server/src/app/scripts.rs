@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
-    time::Duration,
 };
 
 use sandbar_core::script::RunTrigger;
@@ -85,9 +84,6 @@ pub(crate) struct Ask {
 /// the end of its job if it has one.
 pub(crate) struct Ran {
     pub outcome: Outcome,
-    /// `quickjs`, `bun-worker` or `remote-http`.
-    pub provider: &'static str,
-    pub duration: Duration,
     pub run: ScriptRun,
 }
 

@@ -96,7 +96,12 @@ async fn get_invocation(State(app): State<SharedApp>, who: Principal, Path(id): 
 #[utoipa::path(post, path = "/api/runs/{id}/replay", tag = "scripts", params(("id" = String, Path)), request_body = ReplayRequest, responses(
     (status = 200, body = Data<ReplayView>), (status = 401, body = Failed), (status = 403, body = Failed), (status = 404, body = Failed), (status = 409, body = Failed),
 ))]
-async fn replay(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, OptionalJson(request): OptionalJson<ReplayRequest>) -> Result<Data<ReplayView>> {
+async fn replay(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(id): Path<String>,
+    OptionalJson(request): OptionalJson<ReplayRequest>,
+) -> Result<Data<ReplayView>> {
     require_admin(&who)?;
     let replayed = app.replay_script(&who, &id, request.version).await?;
     let value = replayed.outcome.result.ok().flatten();

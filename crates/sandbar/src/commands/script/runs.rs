@@ -17,14 +17,7 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// Runs that were printed and are remembered while following.
 const SEEN_MAX: usize = 10_000;
 
-pub async fn list(
-    global: &Global,
-    client: &Client,
-    script: Option<String>,
-    status: Option<String>,
-    trigger: Option<String>,
-    limit: u32,
-) -> anyhow::Result<()> {
+pub async fn list(global: &Global, client: &Client, script: Option<String>, status: Option<String>, trigger: Option<String>, limit: u32) -> anyhow::Result<()> {
     let filters = [("function", script), ("status", status), ("trigger", trigger)];
     let query: String = filters.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", segment(&value?)))).collect();
     let list = client.get(&format!("{RUNS}?limit={limit}{query}")).await?;

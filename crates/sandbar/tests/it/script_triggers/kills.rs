@@ -90,7 +90,11 @@ fn kills_under_load_lose_no_event_and_no_tick() {
         eventually(&format!("the end of the runs of {name}"), DONE_WITHIN, || {
             let open: usize = ["pending", "running"].iter().map(|state| jobs(&api, name, state).len()).sum();
             // It goes on each second: the moment between two is asked for.
-            if open == 0 && api.json("PATCH", &format!("/api/functions/{id}"), &json!({ "active": false })).status == 200 { Ok(()) } else { Err(format!("{open} runs")) }
+            if open == 0 && api.json("PATCH", &format!("/api/functions/{id}"), &json!({ "active": false })).status == 200 {
+                Ok(())
+            } else {
+                Err(format!("{open} runs"))
+            }
         });
     }
 
@@ -108,7 +112,11 @@ fn kills_under_load_lose_no_event_and_no_tick() {
     assert!(interrupted.iter().all(|run| run["errorCode"] == "internal" || run["error"]["code"] == "internal"), "{interrupted:?}");
 
     let (fired, skipped) = (account_for(&api, "tick"), account_for(&api, "each"));
-    eprintln!("{kills} kills, {} events acknowledged, {} interrupted runs; tick: {fired:?}, each: {skipped:?} fired and skipped", acknowledged.len(), interrupted.len());
+    eprintln!(
+        "{kills} kills, {} events acknowledged, {} interrupted runs; tick: {fired:?}, each: {skipped:?} fired and skipped",
+        acknowledged.len(),
+        interrupted.len()
+    );
     assert!(acknowledged.len() > kills, "there was hardly any load");
 }
 
@@ -118,11 +126,8 @@ fn account_for(api: &Api, name: &str) -> (u64, u64) {
     let ms = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
     let mut ticks = all(api, &format!("/api/functions/{name}/ticks"));
     ticks.reverse();
-    let done: HashSet<String> = ["succeeded", "dropped"]
-        .iter()
-        .flat_map(|state| jobs(api, name, state))
-        .map(|job| job["id"].as_str().unwrap().to_owned())
-        .collect();
+    let done: HashSet<String> =
+        ["succeeded", "dropped"].iter().flat_map(|state| jobs(api, name, state)).map(|job| job["id"].as_str().unwrap().to_owned()).collect();
     let (mut fired, mut skipped, mut expected) = (0, 0, ms(&ticks[0]["firstTick"]));
     for tick in &ticks {
         let count = tick["count"].as_u64().unwrap();

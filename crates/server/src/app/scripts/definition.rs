@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use sandbar_core::script::{AuthorKind, Draft, Language, Trigger, cron, draft::CodeChange, pattern};
 use sandbar_core::validate::Violation;
-use sandbar_scripts::frame::SyntaxError;
+use sandbar_scripts::{CheckError, frame::SyntaxError};
 use sandbar_store::{ScriptRecord, ScriptVersion, ScriptWhole};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::engines::Unchecked;
 use crate::{
     app::{
         App,
@@ -52,7 +51,7 @@ impl App {
         }
         let Draft { name, trigger, pattern, active, spec, code } = draft;
         let CodeChange { source, language, author } = code;
-        let prepared = self.prepare_script(&name, source.unwrap_or_default(), language.unwrap_or_default()).await?;
+        let prepared = self.prepare_script(&who.team_id, &name, source.unwrap_or_default(), language.unwrap_or_default()).await?;
         let now = now_ms();
         let script = ScriptRecord {
             id: Uuid::new_v4().to_string(),
@@ -154,13 +153,13 @@ impl App {
         if hash_of(language, &source) == live.hash && (author == live.author_kind || author.is_none() && is_written) {
             return Ok(None);
         }
-        let prepared = self.prepare_script(&changed.name, source, language).await?;
+        let prepared = self.prepare_script(&who.team_id, &changed.name, source, language).await?;
         changed.last_version = whole.script.last_version + 1;
         Ok(Some(version_of(changed, prepared, author, who, now_ms)))
     }
 
     /// Makes JavaScript of a source, and finds out whether it can be compiled.
-    async fn prepare_script(&self, name: &str, source: String, language: Language) -> Result<Prepared, ApiError> {
+    async fn prepare_script(&self, team_id: &str, name: &str, source: String, language: Language) -> Result<Prepared, ApiError> {
         let code = match language {
             Language::JavaScript => None,
             Language::TypeScript => {
@@ -170,10 +169,10 @@ impl App {
                 Some(stripped.map_err(|error| syntax(&error))?)
             }
         };
-        match self.scripts.engines.check(code.as_deref().unwrap_or(&source), name).await {
+        match self.scripts.engines.check(team_id, code.as_deref().unwrap_or(&source), name).await {
             Ok(()) => {}
-            Err(Unchecked::Syntax(error)) => return Err(syntax(&error)),
-            Err(Unchecked::Engine(cause)) => {
+            Err(CheckError::Syntax(error)) => return Err(syntax(&error)),
+            Err(CheckError::Engine(cause)) => {
                 tracing::error!(cause, "a script could not be checked");
                 return Err(ApiError::unavailable("the script could not be checked: the engine did not answer").retry_after(1));
             }

@@ -11,7 +11,6 @@ use sandbar_core::{
 };
 use sandbar_node::outbound::{FetchAsk, FetchError, Fetched, Redirects};
 use sandbar_scripts::{OpError, OpResult};
-use sandbar_store::ScriptRecord;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -73,11 +72,6 @@ struct Shown<'a> {
     headers: Vec<(&'a str, String)>,
 }
 
-/// Asks for a script. Dropping the future gives it up.
-pub(crate) async fn fetch(app: &App, team_id: &str, script: &ScriptRecord, args: &RawValue) -> OpResult {
-    fetch_as(app, Asker { team_id, script: Some(script), run_id: "", secret: None }, args).await
-}
-
 /// Names of the secrets that are to be put into a request's headers: whoever asks gives them by [`Asker::secret`].
 pub(crate) fn secret_names(args: &RawValue) -> BTreeSet<String> {
     let Ok(Args { init: Some(Init { headers: Some(headers), .. }), .. }) = serde_json::from_str(args.get()) else { return BTreeSet::new() };
@@ -88,7 +82,7 @@ pub(crate) fn secret_names(args: &RawValue) -> BTreeSet<String> {
     texts.into_iter().flat_map(secrets::names).take(limits::SCRIPT_FETCH_HEADERS_MAX).map(str::to_owned).collect()
 }
 
-/// Asks for who asks.
+/// Asks for who asks. Dropping the future gives it up.
 pub(crate) async fn fetch_as(app: &App, asker: Asker<'_>, args: &RawValue) -> OpResult {
     let own = asker.script.and_then(|script| script.spec.fetch_allow.as_deref()).map(own_list).transpose()?;
     let ceiling = &app.config.scripts.fetch_allow;
@@ -192,8 +186,8 @@ fn headers(given: Option<Headers>, asker: Asker<'_>) -> Result<HeaderMap, OpErro
             continue;
         }
         let (text, is_secret) = secrets::filled_in(text.trim(), asker.secret)?;
-        let mut value =
-            HeaderValue::from_str(&text).map_err(|_| OpError::wrong(format!("fetch: the header {} has characters that no header may have", shown())))?;
+        let value = Some(&text).filter(|text| text.is_ascii()).and_then(|text| HeaderValue::from_str(text).ok());
+        let mut value = value.ok_or_else(|| OpError::wrong(format!("fetch: the header {} has characters that no header may have", shown())))?;
         value.set_sensitive(is_secret);
         bytes += name.len() + text.len();
         if bytes > limits::SCRIPT_FETCH_HEADERS_MAX_BYTES {

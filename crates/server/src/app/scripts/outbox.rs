@@ -10,6 +10,7 @@ use std::{
 
 use sandbar_api::ErrorCode;
 use sandbar_core::limits;
+use sandbar_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -86,6 +87,30 @@ impl Outbox {
     pub(super) async fn put(&self, team: &str, about: About, mail: Vec<u8>) -> io::Result<()> {
         let (outbox, team) = (self.clone(), team.to_owned());
         tokio::task::spawn_blocking(move || outbox.write(&team, &about, &mail)).await.map_err(io::Error::other)?
+    }
+
+    /// Removes the mails of a team that is no more.
+    pub(crate) async fn forget(&self, team: &str) {
+        let (outbox, team) = (self.clone(), team.to_owned());
+        let removed = tokio::task::spawn_blocking(move || {
+            let _one = outbox.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            fs::remove_dir_all(outbox.team_dir(&team)?)
+        });
+        match removed.await {
+            Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(%error, "the outbox of a deleted team was not removed"),
+            Ok(Ok(()) | Err(_)) | Err(_) => {}
+        }
+    }
+
+    /// The same for all teams that are no more, as after a crash.
+    pub(crate) async fn forget_deleted(&self, store: &Store) -> Result<(), StoreError> {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return Ok(()) };
+        for team in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            if store.team_get(&team).await?.is_none() {
+                self.forget(&team).await;
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, team: &str, about: &About, mail: &[u8]) -> io::Result<()> {

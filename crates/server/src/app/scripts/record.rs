@@ -1,6 +1,5 @@
 //! What is kept of a run besides its columns.
 
-use sandbar_core::script::RunTrigger;
 use sandbar_scripts::{Failure, LogLine, Recording};
 use sandbar_store::{RunStatus, ScriptRun};
 use serde::{Deserialize, Serialize};
@@ -92,12 +91,4 @@ pub(crate) fn logs(run: &ScriptRun) -> Vec<LogLine> {
 /// What it asked for.
 pub(crate) fn recording(run: &ScriptRun) -> Option<Recording> {
     serde_json::from_str(run.recording.as_deref()?).ok()
-}
-
-/// Whether somebody waits for runs of this kind, so that there is nobody to go on with one that a server left.
-pub(crate) fn is_waited_for(trigger: RunTrigger) -> bool {
-    match trigger {
-        RunTrigger::Http | RunTrigger::Replay => true,
-        RunTrigger::Async | RunTrigger::Event | RunTrigger::Cron => false,
-    }
 }

@@ -105,7 +105,9 @@ fn main_origin(self_url: Option<&str>, domain: &str, listen: std::net::SocketAdd
     let is_ours = |origin: &&str| {
         let Ok(url) = url::Url::parse(origin) else { return false };
         let host = url.host_str().unwrap_or_default();
-        host == domain || host.strip_prefix("api.") == Some(domain) || host.trim_matches(['[', ']']).parse() == Ok(listen.ip())
+        let is_name = host == domain || host.strip_prefix("api.") == Some(domain) || host.trim_matches(['[', ']']).parse() == Ok(listen.ip());
+        // Behind another port there is a proxy at best, which may want TLS; that is for the operator to say.
+        is_name && url.port_or_known_default() == Some(listen.port())
     };
     if let Some(origin) = request_origin.filter(is_ours) {
         return origin.to_owned();

@@ -72,14 +72,8 @@ impl App {
         drop(place);
         let (mut outcome, recording, mut differences) = replayed;
         redactor.outcome(&mut outcome);
-        let mut kept = run::ended(
-            &ask,
-            &outcome,
-            Some(sandbar_core::script::provider::Provider::QuickJs),
-            began.elapsed(),
-            began_ms,
-            redactor.recording(recording),
-        );
+        let mut kept =
+            run::ended(&ask, &outcome, Some(sandbar_core::script::provider::Provider::QuickJs), began.elapsed(), began_ms, redactor.recording(recording));
         if let Ok(Some(value)) = &outcome.result {
             kept.output = Some(redactor.json(value.clone()).get().to_owned());
         }

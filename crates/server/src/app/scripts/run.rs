@@ -45,9 +45,10 @@ impl App {
             Some(place) => self.run_placed(ask, place).await,
             None => {
                 let now = now_ms();
-                let failure = Failure { code: FailureCode::Cancelled, name: "AbortError".to_owned(), message: "cancelled before it began".to_owned(), stack: None };
+                let failure =
+                    Failure { code: FailureCode::Cancelled, name: "AbortError".to_owned(), message: "cancelled before it began".to_owned(), stack: None };
                 let outcome = failed(failure);
-                Ran { run: ended(&ask, &outcome, None, Duration::ZERO, now, Recording::default()), provider: "none", duration: Duration::ZERO, outcome }
+                Ran { run: ended(&ask, &outcome, None, Duration::ZERO, now, Recording::default()), outcome }
             }
         }
     }
@@ -96,7 +97,7 @@ impl App {
             duration_ms = duration.as_micros() as f64 / 1e3,
             "a script ran"
         );
-        Ran { outcome, provider, duration, run }
+        Ran { outcome, run }
     }
 
     /// Keeps what came of a run, and with it the end of its job.

@@ -52,7 +52,12 @@ async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
 #[utoipa::path(post, path = "/api/functions/{id}/keys", tag = "scripts", params(("id" = String, Path, description = "id or name")), request_body = KeyRequest, responses(
     (status = 201, body = Data<KeyView>), (status = 400, body = Failed), (status = 401, body = Failed), (status = 403, body = Failed), (status = 404, body = Failed),
 ))]
-async fn create(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, OptionalJson(request): OptionalJson<KeyRequest>) -> Result<Data<KeyView>> {
+async fn create(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(id): Path<String>,
+    OptionalJson(request): OptionalJson<KeyRequest>,
+) -> Result<Data<KeyView>> {
     require_admin(&who)?;
     let (key, text) = app.create_script_key(&who, &id, &request.name).await?;
     wire::created(rendered(key, Some(text)))

@@ -9,7 +9,7 @@ use sandbar_core::{
 use sandbar_scripts::{LogLine, OpRecord};
 use sandbar_store::{RunStatus, ScriptAlias, ScriptRun, ScriptVersion, ScriptWhole};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::{
@@ -307,7 +307,8 @@ pub fn version(whole: &ScriptWhole, version: ScriptVersion, with_code: bool) -> 
 pub fn result(run: &ScriptRun, value: Option<Box<RawValue>>) -> InvokeResult {
     let RunDoc { error, in_flight, .. } = RunDoc::read(&run.doc);
     let lines = record::logs(run);
-    let (error, error_name, stack) = error.map(|failure| (failure.message, failure.name, failure.stack)).map_or((None, None, None), |(a, b, c)| (Some(a), Some(b), c));
+    let (error, error_name, stack) =
+        error.map(|failure| (failure.message, failure.name, failure.stack)).map_or((None, None, None), |(a, b, c)| (Some(a), Some(b), c));
     InvokeResult {
         ok: run.status == RunStatus::Succeeded,
         value: value.or_else(|| raw(run.output.as_deref())),
@@ -369,8 +370,8 @@ pub fn run(run: ScriptRun, is_whole: bool) -> RunView {
 
 fn op(record: OpRecord) -> OpView {
     let OpRecord { op, args, asked_us, answer, .. } = record;
-    let (took_ms, value, error) = answer
-        .map_or((None, None, None), |answer| (Some(answer.took_us as f64 / 1e3), answer.value, answer.error.map(|error| error.message)));
+    let (took_ms, value, error) =
+        answer.map_or((None, None, None), |answer| (Some(answer.took_us as f64 / 1e3), answer.value, answer.error.map(|error| error.message)));
     OpView { op: op.as_str(), args, asked_ms: asked_us as f64 / 1e3, took_ms, value, error }
 }
 
@@ -385,4 +386,3 @@ fn raw(text: Option<&str>) -> Option<Box<RawValue>> {
 fn ms(us: i64) -> f64 {
     us as f64 / 1e3
 }
-

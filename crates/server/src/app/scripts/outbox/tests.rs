@@ -48,6 +48,10 @@ async fn mails_are_kept_for_their_team() {
     for id in [outbox.list("u", None, 1).unwrap()[0].id.as_str(), "", "..", "../t", "x/../../secret"] {
         assert!(outbox.get("t", id).unwrap().is_none(), "{id}");
     }
+    outbox.forget("t").await;
+    outbox.forget("t").await;
+    outbox.forget("..").await;
+    assert!(outbox.list("t", None, 10).unwrap().is_empty() && outbox.list("u", None, 10).unwrap().len() == 1);
     for team in ["", "..", "a/b"] {
         assert!(outbox.list(team, None, 1).is_err(), "{team}");
     }

@@ -1,0 +1,322 @@
+//! What a call is and how it ends.
+
+use super::*;
+
+#[test]
+fn a_script_returns_what_it_computes() {
+    assert_eq!(value("return ctx.data.n + 1"), json!(42));
+}
+
+#[test]
+fn results_are_json() {
+    for (code, expected) in [
+        ("return {a: [1, 'x', null, true], b: undefined, c: () => 1}", json!({"a": [1, "x", null, true]})),
+        ("return new Date(0)", json!("1970-01-01T00:00:00.000Z")),
+        ("return {toJSON: () => 'mine'}", json!("mine")),
+        ("return [NaN, Infinity, -0]", json!([null, null, 0])),
+        ("return 'ä\\u0000\\n\u{1f600}'", json!("ä\u{0}\n\u{1f600}")),
+        ("return '\\ud83d'", json!("\u{fffd}")),
+        ("return new Map([[1, 2]])", json!({})),
+        ("return Promise.resolve(3)", json!(3)),
+        ("return {then: (resolve) => resolve(4)}", json!(4)),
+        ("return null", Value::Null),
+        ("return {__proto__: {a: 1}, b: 2}", json!({"b": 2})),
+        ("return JSON.parse('{\"__proto__\": 1}')", json!({"__proto__": 1})),
+    ] {
+        assert_eq!(value(code), expected, "{code}");
+    }
+    for code in ["return undefined", "", "return () => 1", "return Symbol('x')", "// nothing"] {
+        let ended = call(code).end();
+        assert!(ended.value.is_none() && ended.failure.is_none(), "{code}");
+    }
+}
+
+#[test]
+fn what_is_no_json_is_said() {
+    for (code, message) in [
+        ("const a = {}; a.a = a; return a", "circular"),
+        ("return 1n", "BigInt"),
+        ("return {toJSON() { throw new Error('mine') }}", "mine"),
+        ("return {get a() { throw new Error('getter') }}", "getter"),
+        ("let a = []; for (let i = 0; i < 200; i++) a = [a]; return a", "nested too deep"),
+    ] {
+        let (failed, _, said) = failure(code);
+        assert_eq!(failed, FailureCode::Unserializable, "{code}: {said}");
+        assert!(said.contains(message), "{code}: {said}");
+    }
+    let large = call("return 'x'.repeat(100)").with(|run| run.output_bytes = 100).failure();
+    assert_eq!(large.code, FailureCode::PayloadTooLarge);
+    assert_eq!(call("return 'x'.repeat(98)").with(|run| run.output_bytes = 100).value().as_str().unwrap().len(), 98);
+}
+
+#[test]
+fn errors_say_what_and_where() {
+    let code = "const x = 1;\nfunction inner() {\n  null.length;\n}\ninner();";
+    let failed = call(code).failure();
+    assert_eq!((failed.code, failed.name.as_str()), (FailureCode::UserError, "TypeError"));
+    assert_eq!(failed.stack.as_deref(), Some("    at inner (job:3:8)\n    at <anonymous> (job:5:1)"));
+    let after_await = call("await ctx.db.one('a', 1);\n\nthrow new RangeError('late')").failure();
+    assert_eq!((after_await.name.as_str(), after_await.message.as_str()), ("RangeError", "late"));
+    assert_eq!(after_await.stack.as_deref(), Some("    at <anonymous> (job:3:21)"));
+    let in_callback = call("return [1].map(() => {\n throw new Error('x') })").failure();
+    assert_eq!(in_callback.stack.as_deref(), Some("    at <anonymous> (job:2:17)\n    at <anonymous> (job:1:15)"));
+    class_of_thrown();
+}
+
+fn class_of_thrown() {
+    for (code, name, message) in [
+        ("throw 'text'", "Error", "text"),
+        ("throw 42", "Error", "42"),
+        ("throw null", "Error", "null was thrown"),
+        ("throw undefined", "Error", "undefined was thrown"),
+        ("throw {a: 1}", "Error", "{\"a\":1}"),
+        ("throw {name: 'Mine', message: 'm'}", "Mine", "m"),
+        ("throw Symbol('s')", "Error", "Symbol(s)"),
+        ("throw 10n", "Error", "10"),
+        ("class E extends Error { name = 'E' }; throw new E('m')", "E", "m"),
+        ("throw Object.create(null)", "Error", "{}"),
+        ("await Promise.reject(new TypeError('t'))", "TypeError", "t"),
+        ("await Promise.any([Promise.reject(1)])", "AggregateError", ""),
+    ] {
+        let (failed, found_name, found) = failure(code);
+        assert_eq!((failed, found_name.as_str()), (FailureCode::UserError, name), "{code}");
+        assert!(found.contains(message), "{code}: {found}");
+    }
+}
+
+#[test]
+fn code_that_does_not_compile_says_where() {
+    for (code, line, column) in [
+        ("return 1 +", 1, 11),
+        ("const a = 1;\nconst a = 2;", 2, 7),
+        ("let x = ;", 1, 9),
+        ("\n\n  foo bar", 3, 7),
+        ("if (x) {", 1, 9),
+        ("import fs from 'fs'", 1, 1),
+        ("export default 1", 1, 1),
+        ("let ctx = 1", 1, 5),
+        ("}); (async function () {", 1, 1),
+        ("return 1\n}, async function () {", 2, 1),
+        ("}(0), function () {", 1, 1),
+        ("} + function () {", 1, 1),
+        ("// a comment\n} /* and */ , { a() {", 2, 1),
+        ("'unclosed", 1, 1),
+        ("`unclosed", 1, 1),
+        ("/* unclosed", 1, 1),
+        ("return /(/", 1, 8),
+    ] {
+        let checked = ENGINE.check(code, "job").error.unwrap_or_else(|| panic!("{code} compiles"));
+        assert_eq!(checked.line, line, "{code}: {checked}");
+        assert!(checked.column.abs_diff(column) <= 12, "{code}: {checked}");
+        let failed = call(code).failure();
+        assert_eq!((failed.code, failed.name.as_str()), (FailureCode::UserError, "SyntaxError"), "{code}");
+    }
+    for code in [
+        "",
+        "return 1 // comment",
+        "'use strict'; return this",
+        "await 0; for await (const x of []) {}",
+        "<!-- html",
+        "return {}\n/* } */ // }",
+        "return `${'}'}`",
+    ] {
+        assert_eq!(ENGINE.check(code, "job").error, None, "{code}");
+    }
+}
+
+#[test]
+fn ctx_asks_the_host() {
+    assert_eq!(value("return await ctx.db.one('posts', 7)"), json!({"id": 7, "slug": "posts"}));
+    assert_eq!(value("return await ctx.db.list('posts', {limit: 2})"), json!([{"limit": 2}]));
+    assert_eq!(value("return await ctx.email.send({to: 'a@b', subject: 's'})"), json!(true));
+    assert_eq!(value("return [await ctx.secrets.get('KEY'), await ctx.secrets.get('NO')]"), json!(["s3cret", null]));
+    assert_eq!(value("const r = await Promise.all([ctx.db.one('a', 1), ctx.db.one('b', 2)]); return r.map(x => x.slug)"), json!(["a", "b"]));
+    let (code, name, message) = failure("await ctx.db.one('missing', 1)");
+    assert_eq!((code, name.as_str(), message.as_str()), (FailureCode::UserError, "Error", "Collection \"missing\" not found"));
+    assert_eq!(call("\nawait ctx.db.one('missing', 1)").failure().stack.as_deref(), Some("    at <anonymous> (job:2:17)"));
+    let denied = call("await ctx.fetch('https://denied/')").failure();
+    assert_eq!((denied.code, denied.message.contains("not in fetch allow-list")), (FailureCode::Denied, true));
+    assert_eq!(value("try { await ctx.fetch('https://denied/') } catch (e) { return [e.code, e instanceof Error] }"), json!(["denied", true]));
+    assert_eq!(failure("throw Object.assign(new Error('x'), {code: 'denied'})").0, FailureCode::UserError, "only the host denies");
+}
+
+#[test]
+fn a_fetched_answer_is_three_things_and_more() {
+    assert_eq!(value("return await ctx.fetch('https://x/')").as_object().unwrap().keys().collect::<Vec<_>>(), ["ok", "status", "text"]);
+    assert_eq!(
+        value(
+            "const r = await ctx.fetch(new URL('https://x/a')); return [r.headers.get('Content-Type'), r.url, r.redirected, typeof r.text, (await r.json()).url, Object.keys(r)]"
+        ),
+        json!(["text/plain", "https://x/a", false, "string", "https://x/a", ["status", "ok", "text"]])
+    );
+    assert_eq!(
+        value("const r = await ctx.fetch('https://x/', {method: 'POST', headers: {A: 1}, body: new URLSearchParams({q: 'a b'})}); return r.json()"),
+        json!({"url": "https://x/", "init": {"method": "POST", "body": "q=a+b", "headers": {"a": "1", "content-type": "application/x-www-form-urlencoded;charset=UTF-8"}}})
+    );
+    assert_eq!(failure("await ctx.fetch('https://x/', {body: {a: 1}})").1, "TypeError");
+    assert_eq!(value("try { await ctx.fetch('https://x/', {signal: AbortSignal.abort()}) } catch (e) { return e.name }"), json!("AbortError"));
+}
+
+#[test]
+fn ctx_is_what_was_given_and_stays_so() {
+    let whole = call("return [ctx.user, Object.keys(ctx), ctx.data]")
+        .with(|run| run.user = User { id: Some("u".into()), email: Some("a@b".into()), roles: vec!["admin".into()] });
+    assert_eq!(whole.value(), json!([{"id": "u", "email": "a@b", "roles": ["admin"]}, ["data", "user", "fetch", "db", "email", "secrets"], {"n": 41}]));
+    assert_eq!(value("return ctx.user"), json!({"id": null, "email": null, "roles": []}));
+    assert_eq!(
+        value(
+            "ctx.fetch = 1; ctx.db.list = 2; ctx.user.id = 'root'; delete ctx.email; return [typeof ctx.fetch, typeof ctx.db.list, ctx.user.id, typeof ctx.email]"
+        ),
+        json!(["function", "function", null, "object"])
+    );
+    assert_eq!(failure("'use strict'; ctx.fetch = 1").1, "TypeError");
+    assert_eq!(value("ctx.data.n = 1; return ctx.data"), json!({"n": 1}));
+    assert_eq!(
+        value(
+            "return ['fetch', 'process', 'require', 'Bun', 'std', 'os', 'SharedArrayBuffer', 'Atomics', 'navigator', 'print', 'gc'].filter(name => name in globalThis)"
+        ),
+        json!([])
+    );
+    assert!(failure("await import('fs')").2.contains("import() is not available"));
+}
+
+#[test]
+fn the_console_is_kept() {
+    let ended = call("console.log('a', 1, {b: [2]}, undefined, null); console.error('e'); console.warn('w'); console.info('i'); console.debug('d'); const c = {}; c.c = c; console.log(c, 1n, Symbol('s'));").end();
+    let said: Vec<(String, String)> = ended.logs.iter().map(|line| (format!("{:?}", line.level), line.text.clone())).collect();
+    let expected =
+        [("Log", "a 1 {\"b\":[2]} undefined null"), ("Error", "e"), ("Warn", "w"), ("Info", "i"), ("Debug", "d"), ("Log", "[unserializable] 1n Symbol(s)")];
+    assert_eq!(said, expected.map(|(level, text)| (level.to_owned(), text.to_owned())));
+    let thrown = call("console.log(new TypeError('bad'))").end();
+    assert_eq!(thrown.logs[0].text, "TypeError: bad\n    at <anonymous> (job:1:26)");
+    let flood = call("for (let i = 0; i < 1e5; i++) console.log('x'.repeat(100))").with(|run| (run.log_lines, run.log_bytes) = (10, 1 << 20)).end();
+    assert_eq!((flood.logs.len(), flood.logs[10].text.contains("full")), (11, true));
+    let wide = call("console.log('x'.repeat(1e6)); console.log('y')").end();
+    assert_eq!(wide.logs.len(), 1);
+}
+
+#[test]
+fn promises_that_nobody_looks_after_are_logged() {
+    let ended =
+        call("Promise.reject(new Error('lost')); (async () => { throw 'gone' })(); const kept = Promise.reject(1); kept.catch(() => {}); await 0; return 1")
+            .end();
+    assert_eq!(ended.value, Some(json!(1)));
+    let texts: Vec<&str> = ended.logs.iter().map(|line| line.text.lines().next().unwrap()).collect();
+    assert_eq!(texts, ["Uncaught (in promise) Error: lost", "Uncaught (in promise) gone"]);
+    let timer = call("setTimeout(() => { throw new Error('tick') }, 1); await new Promise(r => setTimeout(r, 2)); return 2").end();
+    assert_eq!((timer.value, timer.logs[0].text.lines().next()), (Some(json!(2)), Some("Uncaught Error: tick")));
+}
+
+#[test]
+fn nothing_to_wait_for_is_an_end() {
+    for code in ["await new Promise(() => {})", "return new Promise(() => {})", "await {then() {}}"] {
+        let (failed, name, _) = failure(code);
+        assert_eq!((failed, name.as_str()), (FailureCode::UserError, "DeadlockError"), "{code}");
+    }
+}
+
+#[test]
+fn ops_have_a_limit() {
+    let run = |code: &str| call(code).with(|run| (run.ops_pending, run.ops) = (3, 5));
+    assert_eq!(
+        run("return (await Promise.allSettled([1, 2, 3, 4].map(i => ctx.db.one('a', i)))).map(r => r.status)").value(),
+        json!(["fulfilled", "fulfilled", "fulfilled", "rejected"])
+    );
+    assert!(run("for (let i = 0; i < 6; i++) await ctx.db.one('a', i)").failure().message.contains("too many calls of ctx"));
+    assert!(failure("await ctx.db.list('a', 1n)").2.contains("BigInt"));
+    assert!(failure("await ctx.db.list('a', 'x'.repeat(9e6))").2.contains("too large"));
+    assert!(failure("let a = []; for (let i = 0; i < 200; i++) a = [a]; await ctx.db.list('a', a)").2.contains("too deep"));
+    assert_eq!(value("const a = {}; a.a = a; try { await ctx.db.list('x', a) } catch (e) { return e.name }"), json!("TypeError"));
+}
+
+#[test]
+fn time_is_up() {
+    let spin = call("function spin() {\n  for (;;) {}\n}\nspin()").with(|run| run.timeout_ms = 60).failure();
+    assert_eq!((spin.code, spin.message.as_str()), (FailureCode::Timeout, "timed out after 60ms"));
+    assert!(spin.stack.is_some_and(|stack| stack.contains("at spin (job:2:")));
+    let cpu = call("for (;;) {}").with(|run| run.cpu_ms = 50).failure();
+    assert_eq!((cpu.code, cpu.message.contains("timed out after 50ms")), (FailureCode::Timeout, true));
+    let caught = call("for (;;) { try { for (;;) {} } catch {} finally { continue } }").with(|run| run.timeout_ms = 60).failure();
+    assert_eq!(caught.code, FailureCode::Timeout);
+}
+
+#[test]
+fn a_call_that_is_not_wanted_stops() {
+    let cancel = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let (instance, step) = ENGINE.start(call("for (;;) {}").run, cancel);
+    assert!(instance.is_none());
+    assert_eq!(step.done.unwrap().failure.unwrap().code, FailureCode::Cancelled);
+    let (instance, step) = ENGINE.start(call("await ctx.db.one('a', 1)").run, Arc::default());
+    assert_eq!((step.ops.len(), step.done.is_none()), (1, true));
+    assert_eq!(instance.unwrap().cancel().failure.unwrap().code, FailureCode::Cancelled);
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_is_nothing() {
+    let (instance, _) = ENGINE.start(call("return (await ctx.db.one('a', 1)).id").run, Arc::default());
+    let mut instance = instance.unwrap();
+    for seq in [0, 2, u32::MAX] {
+        let step = instance.settle(Settle { seq, value: Some(raw(&json!({"id": "wrong"}))), error: None });
+        assert!(step.done.is_none() && step.ops.is_empty());
+    }
+    let step = std::thread::spawn(move || instance.settle(Settle { seq: 1, value: Some(raw(&json!({"id": "right"}))), error: None })).join().unwrap();
+    assert_eq!(step.done.unwrap().value.unwrap().get(), "\"right\"");
+}
+
+#[test]
+fn memory_has_a_limit() {
+    for code in [
+        "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
+        "let s = 'x'; for (;;) s = s + s + Math.random()",
+        "const a = []; for (;;) a.push({})",
+        "new Array(1e8).fill(0)",
+    ] {
+        let ended = call(code).with(|run| run.memory_bytes = 24 << 20).end();
+        let failed = ended.failure.unwrap();
+        assert_eq!((failed.code, failed.name.as_str()), (FailureCode::Memory, "MemoryError"), "{code}: {failed:?}");
+        assert!(ended.done.usage.peak_memory_bytes <= 24 << 20);
+    }
+    assert_eq!(call("try { new Uint8Array(1 << 30) } catch (e) { return e.name }").value(), json!("InternalError"), "a script may go on");
+    assert_eq!(call("return 1").with(|run| run.memory_bytes = 1 << 20).failure().code, FailureCode::Memory, "less than an engine needs");
+}
+
+#[test]
+fn recursion_has_an_end_that_can_be_caught() {
+    let (failed, name, _) = failure("const f = () => f() + 1; return f()");
+    assert_eq!((failed, name.as_str()), (FailureCode::UserError, "RangeError"));
+    assert_eq!(value("let n = 0; const f = () => { n++; f() }; try { f() } catch (e) { return [e instanceof RangeError, n > 1000] }"), json!([true, true]));
+}
+
+#[test]
+fn a_replay_sees_the_same_world() {
+    let code = "const ids = [crypto.randomUUID(), Math.random(), Math.random()]; const t = Date.now(); while (Date.now() < t + 3); return {ids, t, later: Date.now(), perf: performance.now(), date: new Date().toISOString()}";
+    let first = call(code).end();
+    let clock = first.done.clock.clone().unwrap();
+    let again = call(code).with(|run| run.clock = Some(clock)).end();
+    assert_eq!(first.value, again.value);
+    assert_eq!(again.done.clock, None);
+    let other = call(code).with(|run| run.seed = "08".repeat(32)).value();
+    assert_ne!(first.value.unwrap()["ids"], other["ids"]);
+    assert_eq!(
+        call("return [Date.now(), new Date().toISOString(), performance.now()]").with(|run| run.clock = Some(Clock::default())).value(),
+        json!([0, "1970-01-01T00:00:00.000Z", 0])
+    );
+    assert_eq!(
+        call("return [Date.now(), Date.now(), Date.now()]").with(|run| run.clock = Some(Clock(vec![(5, 2), (7, 1)]))).value(),
+        json!([5, 7, 7]),
+        "the start reads it, too"
+    );
+}
+
+#[test]
+fn calls_see_nothing_of_each_other() {
+    value("globalThis.leak = 1; Object.prototype.evil = 2; Array.prototype.map = () => 'mine'; JSON.stringify = () => '3'; return 1");
+    assert_eq!(value("return [typeof leak, typeof {}.evil, [1].map(x => x + 1), JSON.stringify(1)]"), json!(["undefined", "undefined", [2], "1"]));
+}
+
+#[test]
+fn usage_is_measured() {
+    let ended = call("for (let i = 0; i < 1e5; i++); return 1").end();
+    assert!(ended.done.usage.cpu_us > 0);
+    assert!(ended.done.usage.peak_memory_bytes > 1 << 20);
+}
