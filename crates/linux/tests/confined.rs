@@ -23,8 +23,10 @@ use sandbar_linux::{confine, process};
 
 const ATTEMPT: &str = "attempt";
 
+type Attempt = fn() -> i64;
+
 /// What a sealed process dies of.
-const ATTEMPTS: &[(&str, fn() -> i64)] = &[
+const ATTEMPTS: &[(&str, Attempt)] = &[
     ("open a file", || open(c"/etc/passwd")),
     ("open its own environment", || open(c"/proc/self/environ")),
     // SAFETY: C strings, and an attribute of the size that is said.
@@ -314,7 +316,7 @@ fn compute() -> i64 {
         std::panic::set_hook(Box::new(|_| {}));
         panic!("caught")
     });
-    i64::from(map.is_empty() || caught.is_ok()) * -1
+    -i64::from(map.is_empty() || caught.is_ok())
 }
 
 fn open(path: &std::ffi::CStr) -> i64 {

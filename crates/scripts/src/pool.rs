@@ -68,7 +68,7 @@ impl WorkersConfig {
             workers_max: 32,
             calls_per_worker_max: 64,
             waiting_max: 1024,
-            wait_max: Duration::from_secs(30),
+            wait_max: Duration::from_secs(60),
             memory_bytes_max: 8 << 30,
             idle_max: Duration::from_secs(60),
             spare: true,
@@ -195,10 +195,11 @@ impl Workers {
     /// Ends all workers, and the calls that they have.
     pub async fn shutdown(&self) {
         self.inner.closing.cancel();
-        let mut state = self.inner.state();
-        let links: Vec<Link> = state.seats.values().filter_map(|seat| seat.worker.get().cloned()).collect();
-        let spare = std::mem::take(&mut state.spare);
-        drop(state);
+        let (links, spare) = {
+            let mut state = self.inner.state();
+            let links: Vec<Link> = state.seats.values().filter_map(|seat| seat.worker.get().cloned()).collect();
+            (links, std::mem::take(&mut state.spare))
+        };
         for link in links.into_iter().chain(spare.into_link()) {
             link.end("the server stops");
         }

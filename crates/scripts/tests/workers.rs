@@ -32,6 +32,8 @@ const TESTS: &[(&str, Test)] = tests![
     a_team_has_a_worker_of_its_own,
     a_killed_worker_takes_its_calls_along_and_nothing_else,
     scripts_that_spin_end_and_others_do_not_wait_for_them,
+    as_many_scripts_spin_as_there_are_threads,
+    a_worker_that_stands_still_is_replaced,
     calls_that_are_given_up_are_forgotten,
     more_calls_than_turns_wait,
     idle_workers_end,
@@ -269,6 +271,35 @@ async fn scripts_that_spin_end_and_others_do_not_wait_for_them(cache: PathBuf) {
         assert!(failure(&ran).1.contains("timed out after 1000ms"), "{}", failure(&ran).1);
     }
     assert_eq!(value(&quick), "1");
+    pool.shutdown().await;
+}
+
+async fn as_many_scripts_spin_as_there_are_threads(cache: PathBuf) {
+    let pool = Workers::new(config(cache));
+    let (host, cancel) = (Moody::default(), CancellationToken::new());
+    assert_eq!(value(&pool.run("a", call("return 1", LONG), &host, &cancel).await), "1");
+    let before = workers();
+    let spins = (0..sandbar_scripts::worker::THREADS).map(|_| pool.run("a", call("for (;;) {}", Duration::from_millis(300)), &host, &cancel));
+    for ran in futures_util::future::join_all(spins).await {
+        assert_eq!(failure(&ran).0, FailureCode::Timeout, "{:?}", failure(&ran));
+    }
+    assert_eq!(workers(), before, "it is the same worker");
+    pool.shutdown().await;
+}
+
+async fn a_worker_that_stands_still_is_replaced(cache: PathBuf) {
+    let pool = Workers::new(config(cache));
+    let (silent, cancel) = (Silent::default(), CancellationToken::new());
+    let stop = async {
+        silent.asked(1).await;
+        let pid = *workers().iter().next().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), rustix::process::Signal::STOP).unwrap();
+        pid
+    };
+    let (ran, stopped) = tokio::join!(pool.run("a", call(WAIT, Duration::from_secs(1)), &silent, &cancel), stop);
+    assert_eq!(failure(&ran), (FailureCode::Timeout, "timed out after 1000ms (waiting for db.list)"));
+    assert_eq!(value(&pool.run("a", call("return 1", LONG), &silent, &cancel).await), "1");
+    until(|| !workers().contains(&stopped)).await;
     pool.shutdown().await;
 }
 

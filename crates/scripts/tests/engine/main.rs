@@ -3,6 +3,7 @@
 mod behaviour;
 mod bench;
 mod hostile;
+mod typescript;
 mod web;
 
 use std::{
