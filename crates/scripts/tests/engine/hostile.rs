@@ -1,4 +1,3 @@
-
 //! Scripts that mean no good. Each ends as the table says, and the next script notices nothing.
 
 use super::*;

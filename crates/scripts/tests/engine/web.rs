@@ -1,4 +1,3 @@
-
 //! What a script finds beside the language.
 
 use super::*;

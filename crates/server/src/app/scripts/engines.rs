@@ -16,14 +16,10 @@ const CACHE_DIR: &str = "script-cache";
 pub struct Engines {
     /// Processes with QuickJS.
     workers: Workers,
-    /// Sandboxes with Bun.
     bun: Bun,
 }
 
 impl Engines {
-    /// Starts nothing yet. Without a folder for the compiled engine, each process compiles it. `bun` is its program, where the
-    /// operator named it.
-    pub(crate) fn open(data_dir: &Path, node: Node, bun: Option<&Path>) -> Self {
     /// Starts nothing yet. Without a folder for the compiled engine, each process compiles it. `bun` is the program of that name,
     /// where the operator named it.
     pub(crate) fn new(data_dir: &Path, node: Node, bun: Option<&Path>) -> Self {
@@ -45,7 +41,6 @@ impl Engines {
         let ran = match provider {
             Provider::QuickJs => self.workers.run(team_id, call, host, cancel).await,
             Provider::BunWorker => self.bun.run(team_id, call, host, cancel).await,
-            Provider::RemoteHttp => return (failed(Failure::internal("an executor is not on this machine")), Recording::default()),
             Provider::RemoteHttp => return (failed(Failure::internal("remote-http is not on this machine")), Recording::default()),
         };
         (ran.outcome, ran.recording)
@@ -72,8 +67,4 @@ impl Engines {
 /// An end that came before a beginning.
 pub(super) fn failed(failure: Failure) -> Outcome {
     Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None }
-}
-
-pub(super) fn strip(_: &str, _: &str) -> Result<String, sandbar_scripts::frame::SyntaxError> {
-    Err(sandbar_scripts::frame::SyntaxError { message: "TypeScript is not there yet".to_owned(), line: 1, column: 1 })
 }
