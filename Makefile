@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ACCEPT_SUITE ?= ../shared/accept
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build run test check unit clients images docs egress webapp ssh accept bench clean help
+.PHONY: build run test check unit clients images docs egress webapp ssh scripts accept bench clean help
 
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -20,10 +20,11 @@ run: ## Start the server, show what it does, go on serving until Ctrl-C
 
 test: ## Everything: format, lints, unit and integration tests, public clients end to end
 	@packaging/prerequisites.sh test
-	$(MAKE) check unit clients images docs egress webapp ssh
+	$(MAKE) check unit clients images docs egress webapp ssh scripts
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path bench/native-quickjs/Cargo.toml
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 unit: ## Tests of every crate
@@ -53,13 +54,18 @@ ssh: ## A gibibyte through ssh and sftp
 	$(CARGO) build --locked -p sandbar
 	tests/ssh.sh
 
+scripts: ## Script functions with every provider, executors of others, and the examples
+	$(CARGO) build --locked -p sandbar
+	tests/scripts.sh
+
 accept: ## An acceptance suite (ACCEPT_SUITE) with three releases of the public client
 	@packaging/prerequisites.sh test
 	$(CARGO) build --release --locked -p sandbar
 	tests/accept.sh $(ACCEPT_SUITE)
 
 bench: build ## Measure against the floors of this machine
-	$(TARGET)/release/sandbar bench
+	$(CARGO) build --release --locked --manifest-path bench/native-quickjs/Cargo.toml --target-dir $(TARGET)/native-quickjs
+	SANDBAR_BENCH_RQUICKJS=$(TARGET)/native-quickjs/release/native-quickjs $(TARGET)/release/sandbar bench
 
 clean: ## Remove what was built
 	$(CARGO) clean

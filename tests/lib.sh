@@ -76,6 +76,28 @@ npm_client() {
   cp "$root/tests/npm/check.mjs" "$dir/" && echo "$dir"
 }
 
+# bun_program: prints the path of Bun.
+bun_program() {
+  local release=1.4.5 dir=$root/target/clients/bun
+  local program=$dir/$release/node_modules/bun/bin/bun.exe
+  if [ ! -x "$program" ]; then
+    rm -rf "$dir" && mkdir -p "$dir/$release" &&
+      npm install --prefix "$dir/$release" --no-audit --no-fund --loglevel=error "bun@$release" >&2 || return 1
+  fi
+  echo "$program"
+}
+
+# smtp_python: prints the interpreter of an environment with a mail server.
+smtp_python() {
+  local release=1.4.6 venv
+  venv=$root/target/clients/aiosmtpd-$release
+  if [ ! -e "$venv/.complete" ]; then
+    rm -rf "$venv"
+    python3 -m venv "$venv" >&2 && "$venv/bin/pip" install --quiet --disable-pip-version-check "aiosmtpd==$release" >&2 && touch "$venv/.complete" || return 1
+  fi
+  echo "$venv/bin/python"
+}
+
 # web_application: prints the path of a tar with JupyterLab and all it needs, for the Python that sandboxes find.
 web_application() {
   local release=4.6.6 dir=$root/target/clients/jupyterlab

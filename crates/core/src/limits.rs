@@ -375,3 +375,239 @@ pub const WEBHOOK_INSIDE_BURST: u32 = 500;
 pub const WEBHOOK_INSIDE_PER_SECOND: u32 = 50;
 /// Changes of files that are told of one burst.
 pub const WEBHOOK_BURST_FILES_MAX: usize = 256;
+
+// --- Scripts ----------------------------------------------------------------------------------------------------------
+
+/// Scripts of one team.
+pub const SCRIPTS_PER_TEAM_MAX: usize = 1000;
+/// Characters of a script's name.
+pub const SCRIPT_NAME_MAX_CHARS: usize = 64;
+/// Bytes of a script's source.
+pub const SCRIPT_CODE_MAX_BYTES: usize = 1 << 20;
+/// Bytes of the body of a request that holds a script: its source escaped at its worst, and all else.
+pub const SCRIPT_BODY_MAX_BYTES: usize = 8 << 20;
+/// Milliseconds that a call may take.
+pub const SCRIPT_TIMEOUT_MIN_MS: u32 = 50;
+/// See [`SCRIPT_TIMEOUT_MIN_MS`].
+pub const SCRIPT_TIMEOUT_MAX_MS: u32 = 60_000;
+/// Milliseconds that a call may take when its script names no number.
+pub const SCRIPT_TIMEOUT_DEFAULT_MS: u32 = 5000;
+/// MiB of memory that a call may have.
+pub const SCRIPT_MEMORY_MIN_MB: u32 = 16;
+/// See [`SCRIPT_MEMORY_MIN_MB`].
+pub const SCRIPT_MEMORY_MAX_MB: u32 = 512;
+/// MiB of memory that a call may have when its script names no number.
+pub const SCRIPT_MEMORY_DEFAULT_MB: u32 = 64;
+/// Calls of one script at once.
+pub const SCRIPT_CONCURRENCY_MAX: u32 = 100;
+/// Calls of one script at once when it names no number.
+pub const SCRIPT_CONCURRENCY_DEFAULT: u32 = 10;
+/// Calls of all scripts of a team at once.
+pub const SCRIPT_CONCURRENCY_PER_TEAM_MAX: usize = 128;
+/// Calls of one script that wait until another ends.
+pub const SCRIPT_WAITING_MAX: usize = 64;
+/// Milliseconds that a call waits so.
+pub const SCRIPT_WAITING_MAX_MS: u64 = 2000;
+/// Bytes of the JSON that a call is given.
+pub const SCRIPT_INPUT_MAX_BYTES: usize = 6 << 20;
+/// Bytes of the JSON that a call returns.
+pub const SCRIPT_OUTPUT_MAX_BYTES: usize = 6 << 20;
+/// Lines that a call logs; what comes after them is dropped, and a line says so.
+pub const SCRIPT_LOG_LINES_MAX: usize = 1000;
+/// Bytes of these.
+pub const SCRIPT_LOG_MAX_BYTES: usize = 256 << 10;
+/// Ops of one call that wait for their answer at once.
+pub const SCRIPT_OPS_PENDING_MAX: usize = 64;
+/// Ops of one call.
+pub const SCRIPT_OPS_MAX: usize = 1000;
+/// Capabilities that a script may list.
+pub const SCRIPT_CAPABILITIES_MAX: usize = 64;
+/// Entries of a script's own allow list.
+pub const SCRIPT_OWN_FETCH_ALLOW_MAX: usize = 64;
+/// Bytes of one of them.
+pub const SCRIPT_OWN_FETCH_ALLOW_MAX_BYTES: usize = 255;
+/// Seconds of lateness after which a tick is skipped.
+pub const SCRIPT_STARTING_DEADLINE_MAX_S: u32 = 7 * 86_400;
+/// Versions of one script; the oldest that no alias names make room.
+pub const SCRIPT_VERSIONS_MAX: usize = 200;
+/// Aliases of one script.
+pub const SCRIPT_ALIASES_MAX: usize = 32;
+/// Secrets of one script.
+pub const SCRIPT_SECRETS_MAX: usize = 64;
+/// Characters of a secret's name.
+pub const SCRIPT_SECRET_NAME_MAX_CHARS: usize = 64;
+/// Bytes of a secret. A shorter one could not be kept out of logs without spoiling them.
+pub const SCRIPT_SECRET_MIN_BYTES: usize = 4;
+/// See [`SCRIPT_SECRET_MIN_BYTES`].
+pub const SCRIPT_SECRET_MAX_BYTES: usize = 16 << 10;
+/// Keys of one script.
+pub const SCRIPT_KEYS_MAX: usize = 100;
+/// Milliseconds that a run is kept.
+pub const SCRIPT_RUN_KEPT_MS: i64 = 30 * 86_400_000;
+/// Runs of one script that are kept.
+pub const SCRIPT_RUNS_PER_SCRIPT_MAX: usize = 10_000;
+/// Bytes of the runs of a team that are kept; the oldest go first.
+pub const SCRIPT_RUNS_PER_TEAM_BYTES_MAX: usize = 512 << 20;
+/// Calls of one script that nobody waits for and that have not ended.
+pub const SCRIPT_ASYNC_PENDING_MAX: usize = 10_000;
+/// Processes of Bun at once: one for each team that runs trusted scripts in it.
+pub const SCRIPT_BUN_PROCESSES_MAX: usize = 8;
+/// Characters of an idempotency key.
+pub const IDEMPOTENCY_KEY_MAX_CHARS: usize = 255;
+/// Milliseconds for which it is remembered.
+pub const IDEMPOTENCY_KEPT_MS: i64 = 86_400_000;
+
+// --- Collections and items --------------------------------------------------------------------------------------------
+
+/// Collections of one team.
+pub const COLLECTIONS_PER_TEAM_MAX: usize = 200;
+/// Characters of a collection's slug, of a field's name, and of what a rule calls a role.
+pub const COLLECTION_NAME_MAX_CHARS: usize = 63;
+/// Fields of one collection.
+pub const FIELDS_PER_COLLECTION_MAX: usize = 100;
+/// Values that one field may be restricted to.
+pub const FIELD_CHOICES_MAX: usize = 100;
+/// Permission rules of one collection.
+pub const RULES_PER_COLLECTION_MAX: usize = 100;
+/// Bytes of the body of a request that makes or changes a collection.
+pub const COLLECTION_BODY_MAX_BYTES: usize = 512 << 10;
+/// Items of one collection.
+pub const ITEMS_PER_COLLECTION_MAX: u64 = 100_000;
+/// Bytes of one item's fields as JSON.
+pub const ITEM_MAX_BYTES: usize = 256 << 10;
+/// Bytes of all items of one team.
+pub const ITEMS_PER_TEAM_MAX_BYTES: u64 = 512 << 20;
+/// Characters of an item's id.
+pub const ITEM_ID_MAX_CHARS: usize = 128;
+/// Characters of a field of type `string`, at most and when the field says nothing.
+pub const STRING_FIELD_MAX_CHARS: u32 = 4096;
+/// How deep a field of type `json` may nest.
+pub const JSON_FIELD_DEPTH_MAX: usize = 32;
+/// Items that one request can make.
+pub const ITEMS_PER_REQUEST_MAX: usize = 100;
+/// Bytes of the body of a request that makes or changes items.
+pub const ITEMS_BODY_MAX_BYTES: usize = 6 << 20;
+/// Items that a change of a collection's fields looks at, and their bytes: with more, only changes that no item can break are
+/// made.
+pub const ITEMS_REVISED_MAX: u64 = 10_000;
+pub const ITEMS_REVISED_MAX_BYTES: u64 = 16 << 20;
+/// Items that are deleted at a time when their collection is.
+pub const ITEMS_DELETED_AT_ONCE_MAX: usize = 2000;
+/// Rows of one query, and when it says nothing.
+pub const QUERY_LIMIT_MAX: u32 = 200;
+pub const QUERY_LIMIT_DEFAULT: u32 = 50;
+/// Rows that a query can skip: more than there can be.
+pub const QUERY_OFFSET_MAX: u32 = 1_000_000;
+/// Fields that a query sorts by.
+pub const QUERY_SORT_MAX: usize = 5;
+/// Bytes of the rows that a query finds.
+pub const QUERY_ROWS_MAX_BYTES: usize = 6 << 20;
+/// Queries of one team that wait for their turn.
+pub const QUERIES_WAITING_MAX: usize = 200;
+/// Milliseconds that a query may read.
+pub const QUERY_MAX_MS: u64 = 2000;
+/// How deep a filter may nest, and the conditions in it.
+pub const FILTER_DEPTH_MAX: usize = 8;
+pub const FILTER_CONDITIONS_MAX: usize = 100;
+/// Values in one list of a filter.
+pub const FILTER_LIST_MAX: usize = 100;
+/// Bytes of the body of a request that holds a query.
+pub const QUERY_BODY_MAX_BYTES: usize = 256 << 10;
+/// Bytes of one text in a filter.
+pub const FILTER_TEXT_MAX_BYTES: usize = 16 << 10;
+/// Problems that one refusal names.
+pub const VIOLATIONS_NAMED_MAX: usize = 20;
+// --- Scripts: events, runs that are owed, schedules ------------------------------------------------------------------------
+
+/// Bytes of a pattern of events, and of channel and event of one.
+pub const SCRIPT_PATTERN_MAX_BYTES: usize = 256;
+/// Segments of these.
+pub const SCRIPT_TARGET_SEGMENTS_MAX: usize = 16;
+/// Bytes of the pattern of a schedule.
+pub const SCRIPT_CRON_MAX_BYTES: usize = 256;
+/// Bytes of the data of an event that a client publishes, as JSON.
+pub const SCRIPT_EVENT_DATA_MAX_BYTES: usize = 256 << 10;
+/// Scripts that an event came through, from which on no more scripts are told of it: a loop ends here.
+pub const SCRIPT_EVENT_DEPTH_MAX: u32 = 8;
+/// Runs of one team's scripts that wait, and bytes of their input; what would make more is refused.
+pub const SCRIPT_JOBS_WAITING_MAX: usize = 100_000;
+pub const SCRIPT_JOBS_WAITING_MAX_BYTES: usize = 256 << 20;
+/// Runs that nobody waits for, at once: in all, and of one team.
+pub const SCRIPT_JOBS_AT_ONCE_MAX: usize = 64;
+pub const SCRIPT_JOBS_AT_ONCE_PER_TEAM_MAX: usize = 16;
+/// Tries of one run that may be asked for.
+pub const SCRIPT_ATTEMPTS_MAX: u32 = 20;
+/// Seconds within which it may be tried again.
+pub const SCRIPT_RETRY_AGE_MAX_S: u32 = 7 * 86_400;
+/// Milliseconds until a run is tried again for the first time; from there on four times as long each.
+pub const SCRIPT_BACKOFF_MS: i64 = 2000;
+/// Milliseconds between two tries at most.
+pub const SCRIPT_BACKOFF_MAX_MS: i64 = 3_600_000;
+/// Times that the end of the server may interrupt one run before it is given up: it may be the cause.
+pub const SCRIPT_INTERRUPTIONS_MAX: u32 = 20;
+/// Milliseconds that events and what became of runs that were owed can be read; dead letters for longer.
+pub const SCRIPT_JOBS_KEPT_MS: i64 = 7 * 86_400_000;
+pub const SCRIPT_DEAD_LETTERS_KEPT_MS: i64 = 90 * 86_400_000;
+/// Of one script in one state; beyond it the oldest go.
+pub const SCRIPT_JOBS_KEPT_MAX: usize = 20_000;
+/// Events of one team.
+pub const SCRIPT_EVENTS_KEPT_MAX: usize = 100_000;
+/// Ticks of one schedule.
+pub const SCRIPT_TICKS_KEPT_MAX: usize = 20_000;
+/// Runs of one schedule that wait for the one before.
+pub const SCRIPT_SCHEDULE_QUEUE_MAX: usize = 100;
+/// Missed ticks that are made up for at once.
+pub const SCRIPT_MISSED_RUNS_MAX: u32 = 100;
+/// Seconds by which a tick may be put off.
+pub const SCRIPT_JITTER_MAX_S: u32 = 3600;
+/// Milliseconds after which a tick that did not fire counts as missed.
+pub const SCRIPT_TICK_GRACE_MS: i64 = 10_000;
+
+// --- What scripts ask of the server ------------------------------------------------------------------------------------
+
+/// Entries of a list of hosts that `ctx.fetch` may ask.
+pub const SCRIPT_FETCH_ALLOW_MAX: usize = 256;
+/// Characters of a URL that stand in a message.
+pub const SCRIPT_URL_SHOWN_MAX_CHARS: usize = 300;
+/// Bytes of a URL.
+pub const SCRIPT_URL_MAX_BYTES: usize = 8192;
+/// Redirects that are followed.
+pub const SCRIPT_FETCH_REDIRECTS_MAX: usize = 5;
+/// Bytes of what is sent, and of what is answered.
+pub const SCRIPT_FETCH_BODY_MAX_BYTES: usize = 6 << 20;
+pub const SCRIPT_FETCH_ANSWER_MAX_BYTES: usize = 10 << 20;
+/// Headers that a script sends, and that it is shown of an answer; bytes of names and values of these.
+pub const SCRIPT_FETCH_HEADERS_MAX: usize = 64;
+pub const SCRIPT_FETCH_HEADERS_MAX_BYTES: usize = 32 << 10;
+pub const SCRIPT_FETCH_ANSWER_HEADERS_MAX: usize = 256;
+/// Requests at once, of one team and in all.
+pub const SCRIPT_FETCHES_PER_TEAM_MAX: usize = 64;
+pub const SCRIPT_FETCHES_MAX: usize = 512;
+/// Milliseconds of one request, whatever the run's deadline is.
+pub const SCRIPT_FETCH_MAX_MS: u64 = 60_000;
+
+/// People that one mail goes to.
+pub const SCRIPT_MAIL_RECIPIENTS_MAX: usize = 50;
+/// Bytes of a subject, and of text and HTML each.
+pub const SCRIPT_MAIL_SUBJECT_MAX_BYTES: usize = 998;
+pub const SCRIPT_MAIL_BODY_MAX_BYTES: usize = 1 << 20;
+/// Mails that are sent at once, of one team and in all.
+pub const SCRIPT_MAILS_PER_TEAM_MAX: usize = 4;
+pub const SCRIPT_MAILS_MAX: usize = 16;
+/// Seconds within which an SMTP server has to answer.
+pub const SCRIPT_MAIL_TIMEOUT_S: u64 = 20;
+/// Mails of one team that are kept where no SMTP server is set, and bytes of these; beyond it the oldest go.
+pub const OUTBOX_MAX: usize = 1000;
+pub const OUTBOX_MAX_BYTES: u64 = 256 << 20;
+
+/// Calls at an executor at once.
+pub const SCRIPT_REMOTE_CALLS_MAX: usize = 256;
+/// Bytes of what an executor answers.
+pub const SCRIPT_REMOTE_ANSWER_MAX_BYTES: usize = 16 << 20;
+/// Bytes of what an executor is sent: code, input, and what JSON makes of them.
+pub const SCRIPT_REMOTE_CALL_MAX_BYTES: usize = 16 << 20;
+/// Bytes of what an executor asks for, and of the answer.
+pub const SCRIPT_RPC_MAX_BYTES: usize = 8 << 20;
+pub const SCRIPT_RPC_ANSWER_MAX_BYTES: usize = 34 << 20;
+/// Milliseconds that a call's grant outlives its deadline.
+pub const SCRIPT_GRANT_GRACE_MS: u64 = 3000;

@@ -2,6 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod access;
+pub mod alias;
+pub mod capability;
+pub mod collection;
+pub mod cron;
+pub mod draft;
+pub mod fetch_allow;
+pub mod item;
+pub mod mail;
+pub mod moment;
+pub mod pattern;
+pub mod provider;
+pub mod query;
+pub mod retry;
+pub mod schedule;
+
+pub use alias::{LIVE, Part, Split};
+pub use draft::Draft;
+
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -57,6 +76,15 @@ pub enum AuthorKind {
     /// Trusted: it may run under `bun-worker`.
     Operator,
     Tenant,
+}
+
+/// What the source of a script is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    #[default]
+    JavaScript,
+    TypeScript,
 }
 
 /// What happens to ticks that came while nobody was there to fire them.
@@ -161,6 +189,108 @@ impl RunTrigger {
     }
 }
 
+impl Access {
+    pub const ALL: [Self; 4] = [Self::Admin, Self::Authenticated, Self::Public, Self::Key];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Authenticated => "authenticated",
+            Self::Public => "public",
+            Self::Key => "key",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|access| access.as_str() == text)
+    }
+}
+
+impl AuthorKind {
+    pub const ALL: [Self; 2] = [Self::Operator, Self::Tenant];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Tenant => "tenant",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+impl Language {
+    pub const ALL: [Self; 2] = [Self::JavaScript, Self::TypeScript];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::JavaScript => "javascript",
+            Self::TypeScript => "typescript",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|language| language.as_str() == text)
+    }
+}
+
+impl MissedRunPolicy {
+    pub const ALL: [Self; 3] = [Self::Skip, Self::RunOnce, Self::RunAll];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::RunOnce => "run_once",
+            Self::RunAll => "run_all",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == text)
+    }
+}
+
+impl ConcurrencyPolicy {
+    pub const ALL: [Self; 4] = [Self::Allow, Self::Skip, Self::Queue, Self::Replace];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Skip => "skip",
+            Self::Queue => "queue",
+            Self::Replace => "replace",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == text)
+    }
+}
+
+impl RunAs {
+    /// `caller`, `system` or `serviceAccount:NAME`.
+    pub fn named(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            None if text == "caller" => Some(Self::Caller),
+            None if text == "system" => Some(Self::System),
+            Some(("serviceAccount", name)) if draft::is_name(name) => Some(Self::ServiceAccount(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for RunAs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Caller => f.write_str("caller"),
+            Self::System => f.write_str("system"),
+            Self::ServiceAccount(name) => write!(f, "serviceAccount:{name}"),
+        }
+    }
+}
+
 impl Default for Schedule {
     fn default() -> Self {
         Self {
@@ -182,22 +312,13 @@ impl Default for Retry {
 
 impl Serialize for RunAs {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Caller => serializer.serialize_str("caller"),
-            Self::System => serializer.serialize_str("system"),
-            Self::ServiceAccount(name) => serializer.serialize_str(&format!("serviceAccount:{name}")),
-        }
+        serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for RunAs {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        match text.split_once(':') {
-            None if text == "caller" => Ok(Self::Caller),
-            None if text == "system" => Ok(Self::System),
-            Some(("serviceAccount", name)) if !name.is_empty() => Ok(Self::ServiceAccount(name.to_owned())),
-            _ => Err(serde::de::Error::custom("runAs is caller, system or serviceAccount:NAME")),
-        }
+        Self::named(&text).ok_or_else(|| serde::de::Error::custom("runAs is caller, system or serviceAccount:NAME"))
     }
 }

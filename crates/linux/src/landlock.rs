@@ -20,6 +20,15 @@ pub const ABI_MIN: u32 = 2;
 /// The version that keeps signals and abstract sockets inside (Linux 6.12). Before, namespaces alone do: pids and the network are its own.
 pub const ABI_SCOPES: u32 = 6;
 
+/// The rights of version 1, by number.
+const FS_V1: u64 = (1 << 13) - 1;
+const TRUNCATE: u64 = 1 << 14;
+const IOCTL_DEV: u64 = 1 << 15;
+/// Bind and connect TCP.
+const NET_V4: u64 = 3;
+/// To read, write, make, rename and remove files and folders: numbers 1 to 5, 7, 8, and what came later.
+pub(crate) const PLAIN_FILES: u64 = 0b1_1011_1110 | REFER | TRUNCATE;
+
 /// `struct landlock_ruleset_attr`. Kernels that know a shorter one accept this while the rest is zero.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +55,17 @@ pub fn abi() -> u32 {
         let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) };
         u32::try_from(version).unwrap_or(0)
     })
+}
+
+/// All that this kernel's Landlock can take away. For kernels that have any.
+pub(crate) fn everything() -> RulesetAttr {
+    let abi = abi();
+    let from = |version, rights| if abi >= version { rights } else { 0 };
+    RulesetAttr {
+        handled_access_fs: FS_V1 | from(2, REFER) | from(3, TRUNCATE) | from(5, IOCTL_DEV),
+        handled_access_net: from(4, NET_V4),
+        scoped: from(ABI_SCOPES, SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL),
+    }
 }
 
 /// What a sandbox's ruleset says, or `None` when this kernel cannot.

@@ -1,6 +1,7 @@
 //! Linux, directly: the only crate that says `unsafe`. Everything here is synchronous.
 pub mod caps;
 pub mod cgroup;
+pub mod confine;
 pub mod inotify;
 pub mod landlock;
 pub mod launch;

@@ -3,6 +3,7 @@
 //! Calls that are refused on purpose get EPERM, so that programs say what happened; calls that nobody here knows get ENOSYS, so that libraries
 //! fall back as on an older kernel. Calls of another architecture kill the process.
 mod compile;
+mod compute;
 mod table;
 
 use std::sync::OnceLock;
@@ -12,5 +13,10 @@ pub use table::{CHECKED, Check, Checked, GROUPS, Group, Verdict};
 /// The program, compiled on first use.
 pub fn filter() -> &'static [libc::sock_filter] {
     static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
-    FILTER.get_or_init(compile::compile)
+    FILTER.get_or_init(|| compile::compile(GROUPS, CHECKED, Verdict::Errno(libc::ENOSYS), Verdict::Kill))
+}
+
+/// The program for a process that has all that it needs and computes ([`crate::confine`]): whatever it has no use for gets this verdict.
+pub(crate) fn compute_filter(other: Verdict) -> Vec<libc::sock_filter> {
+    compile::compile(compute::GROUPS, compute::CHECKED, other, other)
 }

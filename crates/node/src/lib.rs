@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub mod client;
 pub mod connections;
 pub mod egress;
+pub mod enclosed;
 pub mod image;
 mod launcher;
 mod layers;
@@ -354,8 +355,11 @@ impl Node {
     }
 
     async fn launch_with(&self, spec: &RuntimeSpec, root: Root, priority: Priority) -> Result<Arc<Runtime>, RuntimeError> {
+        self.launch_on(self.ground(spec)?, spec, root, priority).await
+    }
+
+    async fn launch_on(&self, ground: Ground, spec: &RuntimeSpec, root: Root, priority: Priority) -> Result<Arc<Runtime>, RuntimeError> {
         let runtime_id = random_id("rt-");
-        let ground = self.ground(spec)?;
         let paths = self.paths(&runtime_id, &root);
         let limits = spec.limits;
         let raw = {

@@ -24,6 +24,10 @@ use tokio::{
 
 use crate::{egress::Egress, shares::Shares};
 
+mod fetch;
+
+pub use fetch::{FetchAsk, FetchError, Fetched, Redirects};
+
 /// Names that are looked up at once: each takes a thread, for as long as its name servers are silent.
 const LOOKUPS_MAX: usize = 64;
 /// And for one team.
@@ -54,25 +58,34 @@ pub enum OutboundError {
     Failed(String),
 }
 
-/// Posts to what is not protected. Clones are the same.
+/// Asks what is not protected. Clones are the same.
 #[derive(Clone)]
 pub struct Outbound {
     client: Client,
+    /// Of requests whose answers are shown: what is open to the server alone is closed to it, so that it shares no connection with
+    /// the other.
+    fetcher: Client,
     egress: Egress,
 }
 
 impl Outbound {
     pub(crate) fn new(egress: Egress) -> Result<Self, reqwest::Error> {
-        let guard = Guard(Arc::new(Lookups::new(egress.clone())));
-        let client = Client::builder()
-            // A proxy would look names up itself, and reach what it likes.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .dns_resolver(Arc::new(guard))
-            .pool_max_idle_per_host(IDLE_MAX)
-            .pool_idle_timeout(IDLE_FOR)
-            .build()?;
-        Ok(Self { client, egress })
+        Self::with_lookups(&egress, Arc::new(Lookups::new(Box::new(system_lookup))))
+    }
+
+    fn with_lookups(egress: &Egress, lookups: Arc<Lookups>) -> Result<Self, reqwest::Error> {
+        let client = |is_shown| {
+            let guard = Guard { lookups: Arc::clone(&lookups), egress: egress.clone(), is_shown };
+            Client::builder()
+                // A proxy would look names up itself, and reach what it likes.
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .dns_resolver(Arc::new(guard))
+                .pool_max_idle_per_host(IDLE_MAX)
+                .pool_idle_timeout(IDLE_FOR)
+                .build()
+        };
+        Ok(Self { client: client(false)?, fetcher: client(true)?, egress: egress.clone() })
     }
 
     /// Posts once for a team. The answer's head has to come within `within`; of its body is taken what comes by then.
@@ -105,10 +118,22 @@ tokio::task_local! {
 }
 
 /// Finds no protected address.
-struct Guard(Arc<Lookups>);
+struct Guard {
+    lookups: Arc<Lookups>,
+    egress: Egress,
+    /// Whether users see what is answered.
+    is_shown: bool,
+}
+
+/// Addresses of a name, in a thread that may wait.
+type Lookup = Box<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+
+fn system_lookup(name: &str) -> io::Result<Vec<SocketAddr>> {
+    (name, 0).to_socket_addrs().map(Iterator::collect)
+}
 
 struct Lookups {
-    egress: Egress,
+    lookup: Lookup,
     places: Arc<Semaphore>,
     teams: Shares,
     /// Names that are being looked up, each for all who ask: one that nobody answers for takes one thread, however often it
@@ -142,19 +167,19 @@ struct AllProtected {
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let lookups = Arc::clone(&self.0);
+        let (lookups, egress, is_shown) = (Arc::clone(&self.lookups), self.egress.clone(), self.is_shown);
         // Asked here: the future may be polled by another task.
         let team = TEAM.try_with(Clone::clone).unwrap_or_default();
         Box::pin(async move {
             let name = name.as_str().to_owned();
             let found = lookups.look_up(&team, &name).await?;
-            let protected = lookups.egress.protected();
+            let protected = egress.protected();
             let mut reason = None;
             let open: Vec<SocketAddr> = found
                 .iter()
                 .copied()
                 .filter(|address| {
-                    let refused = protected.reason_for_server(address.ip());
+                    let refused = if is_shown { protected.reason(address.ip()) } else { protected.reason_for_server(address.ip()) };
                     reason = reason.or(refused);
                     refused.is_none()
                 })
@@ -169,8 +194,8 @@ impl Resolve for Guard {
 }
 
 impl Lookups {
-    fn new(egress: Egress) -> Self {
-        Self { egress, places: Arc::new(Semaphore::new(LOOKUPS_MAX)), teams: Shares::new(LOOKUPS_PER_TEAM_MAX), under_way: Mutex::default() }
+    fn new(lookup: Lookup) -> Self {
+        Self { lookup, places: Arc::new(Semaphore::new(LOOKUPS_MAX)), teams: Shares::new(LOOKUPS_PER_TEAM_MAX), under_way: Mutex::default() }
     }
 
     async fn look_up(self: &Arc<Self>, team: &str, name: &str) -> Result<Arc<[SocketAddr]>, Box<dyn std::error::Error + Send + Sync>> {
@@ -181,7 +206,8 @@ impl Lookups {
                 // The team's first: who waits for it takes nothing of what is for all.
                 let of_team = self.teams.of(team).acquire_owned().await?;
                 let of_all = Arc::clone(&self.places).acquire_owned().await?;
-                self.begin(name, (of_team, of_all), |name| (name, 0).to_socket_addrs().map(Iterator::collect))
+                let lookups = Arc::clone(self);
+                self.begin(name, (of_team, of_all), move |name| (lookups.lookup)(name))
             }
         };
         let found = found.wait_for(Option::is_some).await.map_err(|_| format!("{name} was not looked up to the end"))?.clone();
@@ -243,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_for_a_name_that_is_looked_up_waits_for_the_same_answer() {
-        let lookups = Arc::new(Lookups::new(Egress::with_nameservers(Vec::new(), Vec::new()).expect("starts")));
+        let lookups = Arc::new(Lookups::new(Box::new(system_lookup)));
         let places = || {
             let of_team = lookups.teams.of("a").try_acquire_owned().expect("a place of the team");
             (of_team, Arc::clone(&lookups.places).try_acquire_owned().expect("a place"))

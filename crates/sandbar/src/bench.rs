@@ -8,6 +8,7 @@ mod guests;
 mod images;
 mod published;
 mod rows;
+mod scripts;
 mod state;
 mod stats;
 
@@ -60,6 +61,7 @@ async fn own(args: &BenchArgs, counts: &rows::Counts, report: &mut Report) -> an
         server.destroy().await?;
         outcome?;
     }
+    scripts::measure(args, counts, report).await?;
     egress::measure(args, counts, report).await
 }
 

@@ -1,10 +1,17 @@
 //! The command line as clap reads it.
 
+mod collection;
 mod credential;
+mod dead_letters;
+mod executor;
+mod event;
 mod function;
 mod image;
+mod item;
+mod outbox;
 mod sandbox;
 mod sandbox_function;
+mod script;
 mod service;
 mod webhook;
 
@@ -12,11 +19,18 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
+pub use dead_letters::DeadLettersCommand;
+pub use event::EventCommand;
+pub use executor::ExecutorArgs;
 pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
+pub use item::ItemCommand;
+pub use outbox::OutboxCommand;
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
+pub use script::{PutArgs, RunFileArgs, ScriptAliasCommand, ScriptCommand, ScriptInvokeArgs, ScriptKeyCommand, ScriptSecretCommand};
 pub use service::ServiceCommand;
 pub use webhook::WebhookCommand;
 
@@ -60,6 +74,8 @@ pub enum Output {
 pub enum Command {
     /// Run the server
     Serve(ServeArgs),
+    /// Run scripts for a server that is elsewhere
+    Executor(ExecutorArgs),
     /// Say what this machine offers for isolation, what is missing and how to get it
     Doctor(DoctorArgs),
     /// Remember the server's address and a key
@@ -70,6 +86,15 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
+    /// JavaScript that runs on the server: called, on events, or at moments
+    #[command(subcommand)]
+    Script(ScriptCommand),
+    /// Say what items are made of, and who may do what with them
+    #[command(subcommand)]
+    Collection(CollectionCommand),
+    /// Read and write items of collections
+    #[command(subcommand)]
+    Item(ItemCommand),
     /// Make and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -85,6 +110,9 @@ pub enum Command {
     /// See what is posted to a sandbox's webhook, and post it again
     #[command(subcommand)]
     Webhook(WebhookCommand),
+    /// Publish events for scripts, and see which there were
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Files that outlive sandboxes
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -122,6 +150,13 @@ pub enum Command {
     /// The client that the way out of a sandbox is measured with
     #[command(hide = true)]
     BenchClient(crate::bench::ClientArgs),
+    /// The process that runs scripts for the server that started it
+    #[command(hide = true)]
+    ScriptEngine {
+        /// Where the compiled engine is kept
+        #[arg(long, value_name = "DIR")]
+        cache_dir: Option<PathBuf>,
+    },
     /// Print a completion script
     Completions {
         /// The shell
@@ -186,6 +221,12 @@ pub struct BenchArgs {
     /// mitmproxy's mitmdump, to measure beside [default: the one in PATH, if any]
     #[arg(long, env = "SANDBAR_BENCH_MITMDUMP", value_name = "FILE")]
     pub mitmdump: Option<PathBuf>,
+    /// Bun, to measure script functions beside [default: the one in PATH, if any]
+    #[arg(long, env = "SANDBAR_BENCH_BUN", value_name = "FILE")]
+    pub bun: Option<PathBuf>,
+    /// bench/native-quickjs, to measure script functions beside
+    #[arg(long, env = "SANDBAR_BENCH_RQUICKJS", value_name = "FILE")]
+    pub rquickjs: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,15 +1,22 @@
 //! What the client side of the command line does: one file per noun.
 
+pub mod collection;
 pub mod copy;
 pub mod credential;
+mod dead_letters;
+pub mod event;
 pub mod exec;
+pub mod executor;
 pub mod function;
 pub mod image;
+pub mod item;
 pub mod key;
 pub mod login;
 mod network;
+mod outbox;
 pub mod sandbox;
 pub mod sandbox_function;
+pub mod script;
 mod service;
 pub mod snapshot;
 pub mod ssh;

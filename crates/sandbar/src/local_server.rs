@@ -86,6 +86,11 @@ impl LocalServer {
         }
     }
 
+    /// Of its process; `None` when it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Ends the server; its sandboxes live on.
     pub async fn stop(&mut self) {
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {

@@ -25,6 +25,10 @@ use cli::{Cli, Command, Output};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // It has to be the only thread.
+    if let Command::ScriptEngine { cache_dir } = &cli.command {
+        return sandbar_scripts::worker::main(cache_dir.as_deref());
+    }
     let json_wanted = cli.global.output == Output::Json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -48,15 +52,20 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
             serve::run(serve::start(&settings).await?).await?;
             Ok(0)
         }
+        Command::Executor(args) => commands::executor::run(args).await,
         Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args, global.output)),
         Command::Login => commands::login::run(&global).await,
         Command::Sandbox(command) => commands::sandbox::run(&global, command).await,
+        Command::Script(command) => commands::script::run(&global, command).await,
+        Command::Collection(command) => commands::collection::run(&global, command).await,
+        Command::Item(command) => commands::item::run(&global, command).await,
         Command::Key(command) => commands::key::run(&global, command).await,
         Command::Credential(command) => commands::credential::run(&global, command).await,
         Command::SshKey(command) => commands::ssh_key::run(&global, command).await,
         Command::Snapshot(command) => commands::snapshot::run(&global, command).await,
         Command::Function(command) => commands::function::run(&global, command).await,
         Command::Volume(command) => commands::volume::run(&global, command).await,
+        Command::Event(command) => commands::event::run(&global, command).await,
         Command::Webhook(command) => commands::webhook::run(&global, command).await,
         Command::Template(command) => commands::template::run(&global, command).await,
         Command::Image(command) => commands::image::run(&global, command).await,
@@ -67,6 +76,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::BenchUpstream { listen } => bench::upstream(listen).await.map(|()| 0),
         Command::BenchClient(args) => tokio::task::block_in_place(|| bench::client(&args)).map(|()| 0),
         Command::Demo(args) => demo::run(global.output, args).await,
+        Command::ScriptEngine { .. } => unreachable!("taken by main"),
         Command::Completions { shell } => {
             // Into memory first: a reader that has gone is no panic.
             let mut script = Vec::new();

@@ -17,8 +17,12 @@ use sandbar_core::{
     image::ImageName,
     limits::{POOL_MAX_IDLE, URL_MAX_BYTES},
 };
-use sandbar_server::SshListen;
+use sandbar_server::{ScriptsConfig, SshListen};
 use serde::{Deserialize, Deserializer, de::Error as _};
+
+mod scripts;
+
+use scripts::{FetchHosts, Sandbox, SmtpUrl};
 
 /// Read when no `--config` is given and the file is there.
 pub const CONFIG_PATH_DEFAULT: &str = "/etc/sandbar/sandbar.toml";
@@ -62,6 +66,8 @@ pub struct ServeSettings {
     pub pool_min_idle: u32,
     /// Registries from which templates may have their images pulled by themselves.
     pub image_registries: Vec<String>,
+    /// Who runs scripts, and what they may ask for.
+    pub scripts: ScriptsConfig,
     /// Form of the log.
     pub log: LogFormat,
     /// A tracing filter: a level, or directives as in `info,sandbar_node=debug`.
@@ -154,6 +160,37 @@ pub struct Layer {
     /// names without one, or `*` for all [default: none, only `sandbar image pull`]
     #[arg(long, env = "SANDBAR_IMAGE_REGISTRIES", value_name = "HOSTS")]
     pub image_registries: Option<Hosts>,
+    /// Who runs scripts: auto, quickjs, remote-http or bun-worker (also FUNCTIONS_SANDBOX) [default: auto, which is remote-http
+    /// when there is an executor, else quickjs]
+    #[arg(long, env = "SANDBAR_FUNCTIONS_SANDBOX", value_name = "NAME")]
+    pub functions_sandbox: Option<Sandbox>,
+    /// Base URL of an executor for remote-http (also FUNCTIONS_EXEC_URL) [default: none]
+    #[arg(long, env = "SANDBAR_FUNCTIONS_EXEC_URL", value_name = "URL")]
+    pub functions_exec_url: Option<String>,
+    /// What executors that do not know grants show when they ask back (also SANDBOX_RPC_TOKEN) [default: none, only grants]
+    #[arg(long, env = "SANDBAR_SANDBOX_RPC_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub sandbox_rpc_token: Option<String>,
+    /// Base URL at which executors reach this server (also SELF_URL) [default: its own address]
+    #[arg(long, env = "SANDBAR_SELF_URL", value_name = "URL")]
+    pub self_url: Option<String>,
+    /// Hosts that ctx.fetch may ask, comma-separated: HOST with all below it, *.HOST for those below alone, either with :PORT, or *
+    /// for all (also FUNCTIONS_FETCH_ALLOW) [default: none]
+    #[arg(long, env = "SANDBAR_FUNCTIONS_FETCH_ALLOW", value_name = "HOSTS")]
+    pub functions_fetch_allow: Option<FetchHosts>,
+    /// Let bun-worker run everybody's code, not only what is marked as the operator's (also
+    /// FUNCTIONS_SANDBOX_TRUST_ALL_AUTHORS) [default: false]
+    #[arg(long, env = "SANDBAR_FUNCTIONS_SANDBOX_TRUST_ALL_AUTHORS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = scripts::boolean)]
+    pub functions_sandbox_trust_all_authors: Option<bool>,
+    /// Server that takes the mail of scripts: smtp://[USER:PASSWORD@]HOST[:PORT][?tls=required|opportunistic|none] or smtps://...
+    /// [default: none, mail is kept in files]
+    #[arg(long, env = "SANDBAR_SMTP_URL", value_name = "URL", hide_env_values = true)]
+    pub smtp_url: Option<SmtpUrl>,
+    /// Whom that mail is from, as USER@HOST or NAME <USER@HOST> [default: sandbar@ and the public domain]
+    #[arg(long, env = "SANDBAR_MAIL_FROM", value_name = "ADDRESS")]
+    pub mail_from: Option<String>,
+    /// The program of bun-worker [default: bun, where PATH has it]
+    #[arg(long, env = "SANDBAR_BUN", value_name = "FILE")]
+    pub bun: Option<PathBuf>,
     /// Form of the log [default: text]
     #[arg(long, env = "SANDBAR_LOG", value_enum, value_name = "FORM")]
     pub log: Option<LogFormat>,
@@ -186,13 +223,23 @@ impl Layer {
             egress_ca_file: self.egress_ca_file.or(below.egress_ca_file),
             pool_min_idle: self.pool_min_idle.or(below.pool_min_idle),
             image_registries: self.image_registries.or(below.image_registries),
+            functions_sandbox: self.functions_sandbox.or(below.functions_sandbox),
+            functions_exec_url: self.functions_exec_url.or(below.functions_exec_url),
+            sandbox_rpc_token: self.sandbox_rpc_token.or(below.sandbox_rpc_token),
+            self_url: self.self_url.or(below.self_url),
+            functions_fetch_allow: self.functions_fetch_allow.or(below.functions_fetch_allow),
+            functions_sandbox_trust_all_authors: self.functions_sandbox_trust_all_authors.or(below.functions_sandbox_trust_all_authors),
+            smtp_url: self.smtp_url.or(below.smtp_url),
+            mail_from: self.mail_from.or(below.mail_from),
+            bun: self.bun.or(below.bun),
             log: self.log.or(below.log),
             log_level: self.log_level.or(below.log_level),
         }
     }
 
     /// Fills in the defaults and checks what a type cannot.
-    pub fn complete(self) -> anyhow::Result<ServeSettings> {
+    pub fn complete(mut self) -> anyhow::Result<ServeSettings> {
+        let scripts = self.take_scripts()?;
         let tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
@@ -233,6 +280,7 @@ impl Layer {
             egress_ca_file: self.egress_ca_file.filter(|path| !path.as_os_str().is_empty()),
             pool_min_idle: self.pool_min_idle.unwrap_or(4),
             image_registries: self.image_registries.unwrap_or_default().0,
+            scripts,
             log: self.log.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
         };
@@ -282,7 +330,8 @@ impl AcmeSettings {
     }
 }
 
-/// Reads settings: `flags` (which clap already put over the environment), then the file, then `defaults` of the command.
+/// Reads settings: `flags` (which clap already put over the environment), the environment by the names that other products use,
+/// then the file, then `defaults` of the command.
 ///
 /// # Errors
 /// The file cannot be read, has a key that no setting has, or a value does not fit.
@@ -292,7 +341,8 @@ pub fn load(flags: Layer, config: Option<&Path>, defaults: Layer) -> anyhow::Res
         None if Path::new(CONFIG_PATH_DEFAULT).exists() => read(Path::new(CONFIG_PATH_DEFAULT))?,
         None => Layer::default(),
     };
-    flags.over(file).over(defaults).complete()
+    let known = Layer::of_known_names(|name| std::env::var(name).ok())?;
+    flags.over(known).over(file).over(defaults).complete()
 }
 
 fn read(path: &Path) -> anyhow::Result<Layer> {

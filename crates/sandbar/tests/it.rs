@@ -20,6 +20,7 @@ mod it {
     mod http;
     mod images;
     mod input;
+    mod items;
     mod lifecycle;
     mod logs;
     mod machine;
@@ -31,6 +32,9 @@ mod it {
     mod recovery;
     mod registry;
     mod sandbox_functions;
+    mod script_remote;
+    mod script_triggers;
+    mod scripts;
     mod snapshots;
     mod ssh;
     mod streams;

@@ -67,7 +67,7 @@ pub struct Run {
 pub struct Settle {
     /// As in [`Asked::seq`].
     pub seq: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub value: Option<Box<RawValue>>,
     /// There is this or a value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,7 @@ pub struct Asked {
 #[serde(rename_all = "camelCase")]
 pub struct Done {
     /// None with `failure`, or when the script returned `undefined`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub value: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -136,6 +136,11 @@ impl Kind {
     }
 }
 
+/// A value that is there; `null` is one, and not none.
+pub(crate) fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(from).map(Some)
+}
+
 /// The bytes of a frame with a payload that is JSON already.
 pub fn encode(kind: Kind, call: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEADER_BYTES + payload.len());
@@ -144,6 +149,20 @@ pub fn encode(kind: Kind, call: u32, payload: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&call.to_be_bytes());
     frame.extend_from_slice(payload);
     frame
+}
+
+/// The bytes of a frame; `None` when its payload would be larger than one may be.
+pub fn pack(kind: Kind, call: u32, payload: &impl Serialize) -> Option<Vec<u8>> {
+    let mut frame = vec![0; HEADER_BYTES];
+    serde_json::to_writer(&mut frame, payload).ok()?;
+    let length = frame.len() - HEADER_BYTES;
+    if length > FRAME_BYTES_MAX {
+        return None;
+    }
+    frame[..4].copy_from_slice(&(length as u32 + 5).to_be_bytes());
+    frame[4] = kind as u8;
+    frame[5..HEADER_BYTES].copy_from_slice(&call.to_be_bytes());
+    Some(frame)
 }
 
 /// Kind, call and the length of the payload that follows a header; `None` for nonsense.
@@ -158,11 +177,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn null_is_a_value() {
+        for (text, want) in [(r#"{"seq":1,"value":null}"#, Some("null")), (r#"{"seq":1,"value":[ 1 ]}"#, Some("[ 1 ]")), (r#"{"seq":1}"#, None)] {
+            let settle: Settle = serde_json::from_str(text).unwrap();
+            assert_eq!(settle.value.as_deref().map(RawValue::get), want);
+            assert_eq!(serde_json::to_string(&settle).unwrap(), text);
+        }
+        assert_eq!(serde_json::from_str::<Done>(r#"{"value":null}"#).unwrap().value.unwrap().get(), "null");
+    }
+
+    #[test]
     fn headers_are_read_as_they_were_written() {
         for kind in [Kind::Run, Kind::Settle, Kind::Cancel, Kind::Check, Kind::Ready, Kind::Step, Kind::Checked] {
             let frame = encode(kind, 0xdead_beef, b"{}");
             assert_eq!(header(frame[..HEADER_BYTES].try_into().unwrap()), Some((kind, 0xdead_beef, 2)));
         }
+        assert_eq!(pack(Kind::Checked, 7, &Checked { error: None }), Some(encode(Kind::Checked, 7, br#"{"error":null}"#)));
+        assert_eq!(pack(Kind::Settle, 7, &"x".repeat(FRAME_BYTES_MAX)), None);
         assert_eq!(header([0, 0, 0, 4, 1, 0, 0, 0, 0]), None, "shorter than its own header");
         assert_eq!(header([255; HEADER_BYTES]), None);
     }

@@ -6,13 +6,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bun;
 pub mod call;
 pub mod frame;
 pub mod host;
+pub mod link;
+pub mod pool;
 pub mod quickjs;
 pub mod recording;
+pub mod remote;
 pub mod typescript;
+pub mod worker;
 
 pub use call::{Call, Failure, FailureCode, Level, Limits, LogLine, Outcome, Usage, User};
 pub use host::{Host, Op, OpError, OpResult};
+pub use link::{CheckError, Link, LinkError, Ran, Replayed};
+pub use pool::{Workers, WorkersConfig};
 pub use recording::{OpRecord, Recording};

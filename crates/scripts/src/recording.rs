@@ -39,7 +39,7 @@ pub struct Answer {
     /// Which answer of the run it was, from 0.
     pub nth: u32,
     pub took_us: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::frame::present")]
     pub value: Option<Box<RawValue>>,
     /// There is this or a value.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ use crate::{config::Config, gateway::Gateway, http::Metrics, ssh::Reach};
 
 pub mod auth;
 pub mod builtin;
+pub mod collections;
 pub mod contexts;
 pub mod credentials;
 pub mod egress_meter;
@@ -19,11 +20,14 @@ pub mod flows;
 pub mod function_load;
 pub mod functions;
 pub mod images;
+pub mod items;
 pub mod logs;
 pub mod quotas;
 pub(crate) mod room;
 pub mod sandbox_functions;
 pub mod sandboxes;
+pub mod script_events;
+pub mod script_jobs;
 pub mod scripts;
 pub mod seal;
 pub mod service_functions;
@@ -51,9 +55,13 @@ pub struct App {
     pub services: services::Services,
     pub functions: functions::Functions,
     pub function_load: Arc<function_load::FunctionLoad>,
+    pub scripts: scripts::Scripts,
+    pub script_jobs: script_jobs::ScriptJobs,
     pub gateway: Gateway,
     /// How SSH is reached, when it listens.
     pub ssh: Option<Reach>,
+    /// What scripts reach outside of themselves.
+    pub(crate) reach: scripts::reach::Reach,
     pub image_jobs: images::ImageJobs,
     /// Woken when a template changed, and with it perhaps the pools.
     pub templates_changed: Notify,

@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use sandbar_core::{egress::Prefix, public_host};
+use sandbar_core::{
+    egress::Prefix,
+    public_host,
+    script::{fetch_allow::FetchAllow, mail::SmtpConfig, provider::ProviderSetting},
+};
 use sandbar_node::NodeConfig;
 
 const HTTPS_PORT: u16 = 443;
@@ -34,8 +38,32 @@ pub struct Config {
     pub pool_min_idle: u32,
     /// Registries from which templates may have their images pulled by themselves: hosts, `default`, or `*`.
     pub image_registries: Vec<String>,
+    /// Who runs scripts, and what they may ask for.
+    pub scripts: ScriptsConfig,
     /// This machine's part.
     pub node: NodeConfig,
+}
+
+/// Who runs scripts, and what they may ask for.
+#[derive(Debug, Clone, Default)]
+pub struct ScriptsConfig {
+    pub provider: ProviderSetting,
+    /// An executor, without a slash at the end.
+    pub exec_url: Option<String>,
+    /// What an executor that does not know grants shows us when it asks back.
+    pub rpc_token: Option<String>,
+    /// Where executors reach us when no request says it, without a slash at the end.
+    pub self_url: Option<String>,
+    /// Where `ctx.fetch` may go.
+    pub fetch_allow: FetchAllow,
+    /// `bun-worker` runs everybody's code.
+    pub trust_all_authors: bool,
+    /// Takes mail; without one it is kept in files.
+    pub smtp: Option<SmtpConfig>,
+    /// Whom mail is from, as `NAME <USER@HOST>` or `USER@HOST`.
+    pub mail_from: Option<String>,
+    /// The program of `bun-worker`.
+    pub bun: Option<PathBuf>,
 }
 
 /// Where people come in by SSH.

@@ -122,12 +122,14 @@ impl From<ProcdError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorEnvelope { success: false, error: ErrorDetail { code: self.code, message: self.message, details: self.details } };
+        let body = ErrorEnvelope { success: false, error: ErrorDetail::from(&self) };
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(body)).into_response();
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        // For those routes whose errors are written in another way.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{app::SharedApp, error::ApiError};
 
 mod auth;
+mod collections;
 pub(crate) mod contexts;
 mod credentials;
 mod events;
@@ -23,12 +24,14 @@ mod files;
 mod functions;
 mod health;
 mod images;
+mod items;
 mod keys;
 mod logs;
 mod metadata;
 pub mod metrics;
 mod network;
 mod openapi;
+mod outbox;
 pub mod params;
 mod quotas;
 mod render;
@@ -36,7 +39,12 @@ pub mod reply;
 mod request;
 mod sandbox_functions;
 mod sandbox_metrics;
+mod sandbox_rpc;
 mod sandboxes;
+mod script_events;
+mod script_jobs;
+pub mod script_runs;
+pub mod scripts;
 mod serve;
 mod services;
 mod snapshots;
@@ -69,6 +77,8 @@ pub fn router(app: SharedApp) -> Router {
         // Bodies are bounded where they are read, each by its own limit.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(app.clone(), request::observe))
+        // Outside of all that makes errors.
+        .layer(middleware::from_fn(scripts::wire::render))
         .with_state(app)
 }
 
@@ -89,7 +99,15 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(functions::router())
+        .merge(collections::router())
+        .merge(items::router())
+        .merge(scripts::router())
+        .merge(script_runs::router())
+        .merge(script_events::router())
+        .merge(script_jobs::router())
         .merge(webhooks::router())
+        .merge(outbox::router())
+        .merge(sandbox_rpc::router())
         .merge(templates::router())
         .merge(images::router())
         .merge(snapshots::router())

@@ -24,6 +24,8 @@ use crate::{
         quotas::Quotas,
         sandbox_functions,
         sandboxes::Registry,
+        script_jobs::ScriptJobs,
+        scripts::{self, ReachError, Scripts, engines::Engines, reach::Reach},
         seal::{Seal, SealError},
         services::Services,
         usage::Usage,
@@ -62,6 +64,8 @@ pub enum StartError {
     SshHostKey(#[from] HostKeyError),
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -105,13 +109,19 @@ impl Server {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
         let seal = Arc::new(Seal::open(&config.data_dir)?);
+        let reach = Reach::open(&config, &config.data_dir)?;
+        if let Ok(address) = listener.local_addr() {
+            reach.listens(address);
+        }
         let store = open_store(config.data_dir.join("sandbar.db")).await?;
         let auth = auth::Auth::start(&store, config.bootstrap_token.as_deref(), config.registration).await?;
+        reach.mailer.outbox.forget_deleted(&store).await?;
         builtin::ensure(&store, config.pool_min_idle).await?;
         let mut records = store.sandboxes_all().await?;
         let named = store.named().await?;
         let slots = records.iter().filter_map(|record| record.uid_slot).chain(named.slots.iter().copied()).collect();
         sandbox_functions::interrupt(&store).await?;
+        scripts::interrupt(&store).await?;
         let node = Node::start(config.node.clone(), slots).await?;
         let webhooks = Webhooks::new(Arc::clone(&seal), node.outbound().clone(), config.data_dir.clone());
         seal_stored(&store, &webhooks, &mut records).await?;
@@ -121,6 +131,7 @@ impl Server {
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
+        let engines = Engines::new(&config.data_dir, node.clone(), config.scripts.bun.as_deref());
         let app = Arc::new(App {
             config,
             store,
@@ -135,8 +146,11 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             function_load: Arc::default(),
+            scripts: Scripts::new(engines, seal),
+            script_jobs: ScriptJobs::default(),
             gateway: Gateway::default(),
             ssh: ssh.as_ref().map(|ssh| ssh.reach.clone()),
+            reach,
             image_jobs: ImageJobs::default(),
             templates_changed: Notify::new(),
             collect_soon,
@@ -145,6 +159,7 @@ impl Server {
         app.usage.egress.restore(&app.store).await?;
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
+        app.recover_script_jobs().await?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -163,6 +178,7 @@ impl Server {
     /// Sandboxes go on running without a server.
     pub async fn run(self) {
         let Self { app, listener, public, tls, ssh, stop, tasks: tracker, _lock } = self;
+        app.scripts.engines.warm();
         tracker.spawn(tasks::pools::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::deadlines::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::watch::run(app.clone(), stop.clone()));
@@ -172,6 +188,9 @@ impl Server {
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_runs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_jobs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::script_schedules::run(app.clone(), stop.clone()));
         let front = |side| Front { app: app.clone(), router: http::router(app.clone()), side };
         if let Some(tls) = &tls {
             tls.spawn_tasks(&app, &tracker, &stop);
@@ -185,9 +204,12 @@ impl Server {
         http::serve(listener, front(Side::Both), None, stop.clone()).await;
         stop.cancel();
         app.gateway.close().await;
+        app.script_jobs.ended.cancelled().await;
+        app.scripts.close().await;
         app.services.close().await;
         tracker.close();
         tracker.wait().await;
+        app.scripts.engines.close().await;
         app.node.shutdown().await;
         if let Err(error) = app.store.close().await {
             tracing::error!(error = error_text(&error), "the database did not close cleanly; it recovers at the next start");

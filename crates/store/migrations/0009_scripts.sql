@@ -120,6 +120,9 @@ CREATE TABLE collection (
     slug TEXT NOT NULL,
     -- Name, fields, permissions, whether items have owners: JSON.
     doc TEXT NOT NULL,
+    -- How many there are, and the bytes of their documents.
+    items INTEGER NOT NULL,
+    item_bytes INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,
     generation INTEGER NOT NULL,
@@ -139,6 +142,18 @@ CREATE TABLE item (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX item_by_time ON item (collection_id, created_at_ms DESC, id);
 
+-- The values of unique fields.
+CREATE TABLE item_unique (
+    collection_id TEXT NOT NULL,
+    field TEXT NOT NULL,
+    -- JSON
+    value TEXT NOT NULL,
+    item_id TEXT NOT NULL,
+    PRIMARY KEY (collection_id, field, value),
+    FOREIGN KEY (collection_id, item_id) REFERENCES item (collection_id, id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX item_unique_by_item ON item_unique (collection_id, item_id);
+
 -- What happened, for scripts to be told.
 CREATE TABLE script_event (
     id TEXT PRIMARY KEY,
@@ -151,6 +166,11 @@ CREATE TABLE script_event (
     depth INTEGER NOT NULL,
     -- The run that caused it.
     cause_run_id TEXT,
+    -- JSON: in whose name scripts are told.
+    subject TEXT NOT NULL,
+    -- Scripts that were told, and why there are not more.
+    jobs INTEGER NOT NULL,
+    note TEXT,
     created_at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX script_event_by_team ON script_event (team_id, created_at_ms DESC, id);
@@ -171,6 +191,8 @@ CREATE TABLE script_job (
     -- Moment of the next try while pending.
     run_at_ms INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
+    -- Tries that the end of the server cut short; they are no attempts.
+    interruptions INTEGER NOT NULL,
     -- After this it is not tried again.
     give_up_at_ms INTEGER NOT NULL,
     depth INTEGER NOT NULL,
@@ -185,19 +207,45 @@ CREATE TABLE script_job (
     UNIQUE (script_id, kind, source, version)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX script_job_due ON script_job (run_at_ms) WHERE state = 'pending';
-CREATE INDEX script_job_running ON script_job (state) WHERE state = 'running';
-CREATE INDEX script_job_by_script ON script_job (script_id, state, created_at_ms DESC);
-CREATE INDEX script_job_by_team ON script_job (team_id, state, created_at_ms DESC);
+CREATE INDEX script_job_waiting ON script_job (script_id, run_at_ms, id) WHERE state = 'pending';
+CREATE INDEX script_job_running ON script_job (script_id) WHERE state = 'running';
+CREATE INDEX script_job_by_script ON script_job (script_id, state, created_at_ms DESC, id);
+CREATE INDEX script_job_by_team ON script_job (team_id, created_at_ms DESC, id);
+CREATE INDEX script_job_finished ON script_job (state, finished_at_ms) WHERE finished_at_ms IS NOT NULL;
+
+-- What waits of each team. The triggers keep it.
+CREATE TABLE script_backlog (
+    team_id TEXT PRIMARY KEY REFERENCES team (id) ON DELETE CASCADE,
+    jobs INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER script_job_made AFTER INSERT ON script_job WHEN new.state = 'pending' BEGIN
+    INSERT INTO script_backlog (team_id, jobs, bytes) VALUES (new.team_id, 1, octet_length(new.input))
+        ON CONFLICT (team_id) DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER script_job_begun AFTER UPDATE OF state ON script_job WHEN old.state = 'pending' AND new.state <> 'pending' BEGIN
+    UPDATE script_backlog SET jobs = jobs - 1, bytes = bytes - octet_length(old.input) WHERE team_id = old.team_id;
+END;
+CREATE TRIGGER script_job_back AFTER UPDATE OF state ON script_job WHEN old.state <> 'pending' AND new.state = 'pending' BEGIN
+    INSERT INTO script_backlog (team_id, jobs, bytes) VALUES (new.team_id, 1, octet_length(new.input))
+        ON CONFLICT (team_id) DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER script_job_gone AFTER DELETE ON script_job WHEN old.state = 'pending' BEGIN
+    UPDATE script_backlog SET jobs = jobs - 1, bytes = bytes - octet_length(old.input) WHERE team_id = old.team_id;
+END;
 
 CREATE TABLE script_schedule (
     script_id TEXT PRIMARY KEY REFERENCES script (id) ON DELETE CASCADE,
     team_id TEXT NOT NULL,
-    -- The next tick by the pattern, and when it is due (jitter included).
-    next_tick_ms INTEGER NOT NULL,
-    due_at_ms INTEGER NOT NULL,
+    -- What the next tick was found by.
+    pattern TEXT NOT NULL,
+    timezone TEXT NOT NULL,
+    -- The next tick by the pattern, and when it is due (jitter included). None: there is none any more.
+    next_tick_ms INTEGER,
+    due_at_ms INTEGER,
     updated_at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX script_schedule_due ON script_schedule (due_at_ms);
+CREATE INDEX script_schedule_due ON script_schedule (due_at_ms) WHERE due_at_ms IS NOT NULL;
 
 -- What became of each tick.
 CREATE TABLE script_tick (
@@ -207,7 +255,8 @@ CREATE TABLE script_tick (
     outcome TEXT NOT NULL,
     -- Why it was skipped, or why it is late.
     reason TEXT,
-    -- Skipped ticks in a row up to this one that this row stands for.
+    -- Skipped ticks in a row that this row stands for: the first of them, and how many.
+    first_tick_ms INTEGER NOT NULL,
     count INTEGER NOT NULL,
     decided_at_ms INTEGER NOT NULL,
     job_id TEXT,

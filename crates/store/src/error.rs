@@ -33,6 +33,15 @@ pub enum StoreError {
     /// Somebody binds a credential source.
     #[error("credential source {name:?} is in use by {}{}", by.join(", "), if *others > 0 { format!(" and {others} others") } else { String::new() })]
     Bound { name: String, by: Vec<String>, others: usize },
+    /// Another item has the same value in a field in which no two may.
+    #[error("another item has the same {field}")]
+    Duplicate { field: String },
+    /// A change of a collection's fields that its items do not fit.
+    #[error("{0}")]
+    Unfit(String),
+    /// A query was given up.
+    #[error("{0}")]
+    Query(&'static str),
     #[error("the disk that holds the database is full")]
     Full,
     /// The database was written by a newer version of the program.

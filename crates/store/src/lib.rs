@@ -4,18 +4,22 @@
 //! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
 
+mod collections;
 mod credentials;
 mod engine;
 mod error;
 mod functions;
 mod invocations;
+mod items;
 mod keys;
 mod logins;
 mod quotas;
 mod sandboxes;
 mod schema;
+mod script_events;
 mod script_jobs;
 mod script_runs;
+mod script_schedules;
 mod scripts;
 mod snapshots;
 mod ssh_keys;
@@ -34,13 +38,16 @@ pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
 pub use invocations::{InvocationRecord, InvocationStatus};
+pub use items::{ItemQuery, ItemsFound};
 pub use keys::ApiKey;
 pub use logins::{LoginToken, Rotation, TokenKind};
 pub use quotas::{QuotaRecord, TeamUse};
 pub use sandboxes::{EventRecord, ListFilter, NewEvent};
-pub use script_jobs::{JobEnd, JobKind, JobState, ScriptJob};
-pub use script_runs::{RunStatus, ScriptRun};
-pub use scripts::{Language, ScriptRecord, ScriptVersion};
+pub use script_events::{DEAD_LETTER_EVENT, NewScriptEvent, ScriptEvent};
+pub use script_jobs::{Busy, Claimed, JobEnd, JobFilter, JobKind, JobState, ScriptJob};
+pub use script_runs::{RunFilter, RunStatus, ScriptRun};
+pub use script_schedules::{ScriptSchedule, ScriptTick, Stepped};
+pub use scripts::{Idempotency, KeyUse, Language, ScriptAlias, ScriptKey, ScriptRecord, ScriptSecret, ScriptVersion, ScriptWhole};
 pub use snapshots::{Named, SnapshotRecord};
 pub use ssh_keys::{SshKey, SshKeyHolder};
 pub use teams::{Member, MemberRow, Team};
@@ -56,12 +63,13 @@ use engine::Engine;
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
+    turns: Arc<items::Turns>,
 }
 
 impl Store {
     /// Opens the database file, making or migrating it as needed. Blocks for the disk.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?) })
+        Ok(Self { engine: Arc::new(Engine::open(path, engine::SLACK_BYTES)?), turns: Arc::new(items::Turns::new()) })
     }
 
     /// Lets what was asked for finish, copies the log into the database, and ends the threads. Every verb of every clone

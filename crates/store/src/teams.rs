@@ -60,6 +60,16 @@ impl Store {
         self.engine.read("read a team", move |c| find(c, &id)).await
     }
 
+    /// The only team that there is.
+    pub async fn team_only(&self) -> Result<Option<String>, StoreError> {
+        self.engine
+            .read("read the only team", |c| {
+                let ids: Vec<String> = c.prepare_cached("SELECT id FROM team LIMIT 2")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+                Ok(<[String; 1]>::try_from(ids).ok().map(|[id]| id))
+            })
+            .await
+    }
+
     /// The teams that a user is in, oldest membership first, each with the user's role.
     pub async fn teams_of_user(&self, user_id: &str) -> Result<Vec<(Team, Role)>, StoreError> {
         let user_id = user_id.to_owned();
@@ -105,7 +115,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a team with its members, keys and quotas. Refused while it owns sandboxes, templates, snapshots or volumes.
+    /// Deletes a team with its members, keys and quotas. Refused while it owns sandboxes, templates, snapshots, volumes or items.
     pub async fn team_delete(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.engine
@@ -116,7 +126,9 @@ impl Store {
                     ("templates", count("SELECT count(*) FROM template WHERE team_id = ?1")?),
                     ("snapshots", count("SELECT count(*) FROM snapshot WHERE team_id = ?1")?),
                     ("volumes", count("SELECT count(*) FROM volume WHERE team_id = ?1")?),
+                    ("items", count("SELECT ifnull(sum(items), 0) FROM collection WHERE team_id = ?1")?),
                     ("functions", count("SELECT count(*) FROM function WHERE team_id = ?1 AND deleted_at_ms IS NULL")?),
+                    ("scripts", count("SELECT count(*) FROM script WHERE team_id = ?1")?),
                 ]
                 .into_iter()
                 .filter(|(_, count)| *count > 0)

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
 
-use super::table::{CHECKED, Check, Checked, GROUPS, Verdict};
+use super::table::{Check, Checked, Group, Verdict};
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const OFFSET_NUMBER: u32 = 0;
@@ -19,7 +19,9 @@ enum Leaf {
     Checked(&'static Checked),
 }
 
-pub(super) fn compile() -> Vec<sock_filter> {
+/// What stands in neither list has the verdict `unknown`; and what is to be killed gets `kill`.
+pub(super) fn compile(groups: &'static [Group], checked: &'static [Checked], unknown: Verdict, kill: Verdict) -> Vec<sock_filter> {
+    let kill = action(kill, libc::SECCOMP_RET_KILL_PROCESS);
     let mut program = vec![
         load(OFFSET_ARCH),
         jump(BPF_JEQ, AUDIT_ARCH_X86_64, 1, 0),
@@ -28,23 +30,23 @@ pub(super) fn compile() -> Vec<sock_filter> {
         jump(BPF_JGE, X32_BIT, 0, 1),
         ret(libc::SECCOMP_RET_KILL_PROCESS),
     ];
-    program.extend(tree(&runs()));
+    program.extend(tree(&runs(groups, checked, unknown), kill));
     debug_assert!(program.len() < 4096, "the kernel's limit");
     program
 }
 
 /// The table as runs of call numbers with one outcome: each begins at its number and ends where the next begins.
-fn runs() -> Vec<(u32, Leaf)> {
+fn runs(groups: &'static [Group], checked: &'static [Checked], unknown: Verdict) -> Vec<(u32, Leaf)> {
     let mut calls: BTreeMap<u32, Leaf> = BTreeMap::new();
-    for group in GROUPS {
+    for group in groups {
         for call in group.calls {
             calls.insert(*call as u32, Leaf::Verdict(group.verdict));
         }
     }
-    for checked in CHECKED {
+    for checked in checked {
         calls.insert(checked.call as u32, Leaf::Checked(checked));
     }
-    let unknown = Leaf::Verdict(Verdict::Errno(libc::ENOSYS));
+    let unknown = Leaf::Verdict(unknown);
     let last = calls.keys().next_back().copied().unwrap_or(0);
     let mut runs: Vec<(u32, Leaf)> = Vec::new();
     for number in 0..=last + 1 {
@@ -60,32 +62,32 @@ fn runs() -> Vec<(u32, Leaf)> {
     runs
 }
 
-fn tree(runs: &[(u32, Leaf)]) -> Vec<sock_filter> {
+fn tree(runs: &[(u32, Leaf)], kill: u32) -> Vec<sock_filter> {
     match runs {
-        [] => vec![ret_of(Verdict::Errno(libc::ENOSYS))],
-        [(_, Leaf::Verdict(verdict))] => vec![ret_of(*verdict)],
-        [(_, Leaf::Checked(checked))] => arguments(checked),
+        [] => vec![ret(kill)],
+        [(_, Leaf::Verdict(verdict))] => vec![ret(action(*verdict, kill))],
+        [(_, Leaf::Checked(checked))] => arguments(checked, kill),
         _ => {
             let (low, high) = runs.split_at(runs.len() / 2);
             let (first_high, _) = high[0];
-            let low = tree(low);
+            let low = tree(low, kill);
             let mut out = match u8::try_from(low.len()) {
                 Ok(over) => vec![jump(BPF_JGE, first_high, over, 0)],
                 // A conditional jump reaches 255 instructions, the plain one everywhere.
                 Err(_) => vec![jump(BPF_JGE, first_high, 0, 1), instruction(BPF_JMP | BPF_JA, low.len() as u32)],
             };
             out.extend(low);
-            out.extend(tree(high));
+            out.extend(tree(high, kill));
             out
         }
     }
 }
 
-fn arguments(checked: &Checked) -> Vec<sock_filter> {
+fn arguments(checked: &Checked, kill: u32) -> Vec<sock_filter> {
     let mut out = Vec::new();
     for (conditions, verdict) in checked.checks {
         // From the last condition back, so that each knows how far it is to the next check.
-        let mut code = vec![ret_of(*verdict)];
+        let mut code = vec![ret(action(*verdict, kill))];
         for condition in conditions.iter().rev() {
             let miss = code.len() as u8;
             let mut test = match *condition {
@@ -102,7 +104,7 @@ fn arguments(checked: &Checked) -> Vec<sock_filter> {
         }
         out.extend(code);
     }
-    out.push(ret_of(checked.otherwise));
+    out.push(ret(action(checked.otherwise, kill)));
     out
 }
 
@@ -114,11 +116,12 @@ fn load(offset: u32) -> sock_filter {
     instruction(BPF_LD | BPF_W | BPF_ABS, offset)
 }
 
-fn ret_of(verdict: Verdict) -> sock_filter {
-    ret(match verdict {
+fn action(verdict: Verdict, kill: u32) -> u32 {
+    match verdict {
         Verdict::Allow => libc::SECCOMP_RET_ALLOW,
         Verdict::Errno(errno) => libc::SECCOMP_RET_ERRNO | errno.unsigned_abs(),
-    })
+        Verdict::Kill => kill,
+    }
 }
 
 fn ret(action: u32) -> sock_filter {
@@ -135,10 +138,15 @@ fn jump(kind: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{CHECKED, GROUPS, compute};
     use super::*;
 
-    /// Runs the program as the kernel would.
     fn judge(arch: u32, number: u32, args: [u64; 6]) -> u32 {
+        judge_by(super::super::filter(), arch, number, args)
+    }
+
+    /// Runs the program as the kernel would.
+    fn judge_by(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
         let word = |offset: u32| match offset {
             OFFSET_NUMBER => number,
             OFFSET_ARCH => arch,
@@ -147,7 +155,6 @@ mod tests {
                 (args[(at / 8) as usize] >> (8 * (at % 8))) as u32
             }
         };
-        let program = super::super::filter();
         let (mut at, mut a) = (0usize, 0u32);
         loop {
             let i = program[at];
@@ -190,6 +197,7 @@ mod tests {
                 let want = match group.verdict {
                     Verdict::Allow => ALLOWED,
                     Verdict::Errno(e) => errno(e),
+                    Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
                 };
                 assert_eq!(call(*number, [0; 6]), want, "call {number}");
             }
@@ -234,5 +242,41 @@ mod tests {
         assert_eq!(call(libc::SYS_prlimit64, [0, core, 0, 1, 0, 0]), ALLOWED);
         assert_eq!(call(libc::SYS_prlimit64, [0, core, 1 << 40, 0, 0, 0]), errno(0));
         assert_eq!(call(libc::SYS_prlimit64, [0, 7, 1 << 40, 0, 0, 0]), ALLOWED);
+    }
+
+    #[test]
+    fn who_only_computes_may_do_what_the_list_says_and_nothing_else() {
+        for (filter, kill) in
+            [(super::super::compute_filter(Verdict::Kill), libc::SECCOMP_RET_KILL_PROCESS), (super::super::compute_filter(Verdict::Errno(1)), errno(1))]
+        {
+            check_compute_filter(&filter, kill);
+            assert_eq!(judge_by(&filter, AUDIT_ARCH_X86_64, X32_BIT, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        }
+    }
+
+    fn check_compute_filter(filter: &[sock_filter], kill: u32) {
+        let judge = |number: libc::c_long, args| judge_by(filter, AUDIT_ARCH_X86_64, number as u32, args);
+        let mut named = std::collections::BTreeSet::new();
+        for group in compute::GROUPS {
+            for number in group.calls {
+                assert!(named.insert(*number), "{number} is named twice");
+                assert_eq!(judge(*number, [0; 6]), ALLOWED, "call {number}");
+            }
+        }
+        for checked in compute::CHECKED {
+            assert!(named.insert(checked.call), "{} is named twice", checked.call);
+        }
+        for number in (0..2000).filter(|n| !named.contains(n)) {
+            assert_eq!(judge(number, [0; 6]), kill, "call {number}");
+        }
+        for (number, fd, want) in
+            [(libc::SYS_read, 0, ALLOWED), (libc::SYS_read, 3, kill), (libc::SYS_write, 0, ALLOWED), (libc::SYS_write, 2, ALLOWED), (libc::SYS_write, 3, kill)]
+        {
+            assert_eq!(judge(number, [fd, 0, 0, 0, 0, 0]), want);
+        }
+        for number in [libc::SYS_mmap, libc::SYS_mprotect] {
+            assert_eq!(judge(number, [0, 4096, (libc::PROT_READ | libc::PROT_WRITE) as u64, 0, 0, 0]), ALLOWED);
+            assert_eq!(judge(number, [0, 4096, (libc::PROT_READ | libc::PROT_EXEC) as u64, 0, 0, 0]), kill);
+        }
     }
 }

@@ -8,6 +8,8 @@ pub enum Verdict {
     Allow,
     /// It fails with this error number; 0 means that it does nothing and succeeds.
     Errno(i32),
+    /// It ends the process.
+    Kill,
 }
 
 /// Calls with one verdict for one reason.

@@ -41,6 +41,9 @@ pub struct Counts {
     pub small_files: usize,
     pub large_files: usize,
     pub sustained: Duration,
+    pub events: usize,
+    pub event_burst: usize,
+    pub ticking: Duration,
 }
 
 pub const FULL: Counts = Counts {
@@ -55,6 +58,9 @@ pub const FULL: Counts = Counts {
     small_files: 10_000,
     large_files: 3,
     sustained: Duration::from_secs(5),
+    events: 300,
+    event_burst: 1000,
+    ticking: Duration::from_secs(15),
 };
 pub const QUICK: Counts = Counts {
     claims: 20,
@@ -68,6 +74,9 @@ pub const QUICK: Counts = Counts {
     small_files: 1_000,
     large_files: 1,
     sustained: Duration::from_secs(2),
+    events: 50,
+    event_burst: 200,
+    ticking: Duration::from_secs(5),
 };
 
 pub async fn claim(guests: &Guests, floors: &Floors, n: usize) -> anyhow::Result<Row> {

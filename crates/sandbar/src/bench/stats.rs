@@ -13,6 +13,11 @@ impl Samples {
         self.0.push(time.as_secs_f64() * 1000.0);
     }
 
+    /// Those of another measurement of the same.
+    pub fn append(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -12,7 +12,7 @@ mod password;
 mod permission;
 mod ssh_keys;
 mod teams;
-mod token;
+pub(crate) mod token;
 mod users;
 
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ use crate::{app::SharedApp, error::ApiError, http::time::now_ms};
 use cache::{Cache, Grant, Holder, Seen};
 
 /// Names the team that a login acts for, when its user is in several.
-const TEAM_HEADER: &str = "x-team-id";
+pub(crate) const TEAM_HEADER: &str = "x-team-id";
 /// A key's last use is written at most this often.
 const TOUCH_EVERY_MS: i64 = 60_000;
 
@@ -247,7 +247,8 @@ fn refused(operation: &str, error: &StoreError) -> ApiError {
     match error {
         StoreError::NotFound { what, id } => ApiError::not_found(what, id),
         StoreError::Exists { .. } | StoreError::Stale { .. } | StoreError::Mounted { .. } | StoreError::Bound { .. } => ApiError::conflict(error.to_string()),
-        StoreError::Binding(_) => ApiError::bad_request(error.to_string()),
+        StoreError::Duplicate { .. } | StoreError::Unfit(_) => ApiError::conflict(error.to_string()),
+        StoreError::Binding(_) | StoreError::Query(_) => ApiError::bad_request(error.to_string()),
         StoreError::InUse { by, .. } => {
             let resources: Vec<_> = by.iter().map(|(category, count)| serde_json::json!({ "category": category, "count": count })).collect();
             ApiError::conflict(error.to_string()).with_details(serde_json::json!({ "blocking_resources": resources }))

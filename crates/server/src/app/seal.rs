@@ -32,6 +32,11 @@ pub enum Purpose<'a> {
         team_id: &'a str,
         name: &'a str,
     },
+    /// What a script is given by this name.
+    ScriptSecret {
+        script_id: &'a str,
+        name: &'a str,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +75,7 @@ impl Purpose<'_> {
             Self::WebhookSecret => b"webhook secret".to_vec(),
             // Neither id nor name can hold a zero byte.
             Self::Credential { team_id, name } => format!("credential source\0{team_id}\0{name}").into_bytes(),
+            Self::ScriptSecret { script_id, name } => format!("script secret\0{script_id}\0{name}").into_bytes(),
         }
     }
 }

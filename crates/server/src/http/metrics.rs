@@ -15,6 +15,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use sandbar_core::script::RunTrigger;
 use sandbar_node::egress::Counters;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -48,6 +49,8 @@ pub struct Metrics {
     runtimes: Family<OriginLabels, Counter>,
     webhook_tries: Family<OutcomeLabels, Counter>,
     webhook_waiting: Gauge,
+    scripts: Family<ScriptLabels, Counter>,
+    script_latency: Histogram,
     sandboxes: Family<StateLabels, Gauge>,
     pool_idle: Family<PoolLabels, Gauge>,
     pool_wanted: Family<PoolLabels, Gauge>,
@@ -116,6 +119,13 @@ struct OutcomeLabels {
     outcome: &'static str,
 }
 
+/// What made a script run, and `ok` or the code of its failure.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScriptLabels {
+    trigger: &'static str,
+    outcome: String,
+}
+
 /// Seconds; from a tenth of a millisecond, which a warm call takes, to a minute.
 const LATENCY_BUCKETS_S: [f64; 15] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 
@@ -146,6 +156,8 @@ impl Metrics {
             runtimes: Family::default(),
             webhook_tries: Family::default(),
             webhook_waiting: Gauge::default(),
+            scripts: Family::default(),
+            script_latency: Histogram::new(LATENCY_BUCKETS_S),
             sandboxes: Family::default(),
             pool_idle: Family::default(),
             pool_wanted: Family::default(),
@@ -163,6 +175,8 @@ impl Metrics {
         registry.register("webhook_tries", "Attempts to post to webhooks, by what came of them", metrics.webhook_tries.clone());
         registry.register("webhook_waiting", "Events that wait to be posted to webhooks", metrics.webhook_waiting.clone());
         registry.register("agent_errors", "Calls to agents that failed in transport", AGENT_ERRORS.clone());
+        registry.register("script_runs", "Runs of scripts, by what made them happen and what came of them", metrics.scripts.clone());
+        registry.register_with_unit("script_run_duration", "Time from the start of a run to its end", Unit::Seconds, metrics.script_latency.clone());
         registry.register("sandboxes", "Sandboxes by state", metrics.sandboxes.clone());
         registry.register("pool_idle", "Idle runtimes that wait for a claim", metrics.pool_idle.clone());
         registry.register("pool_wanted", "Idle runtimes that are wanted", metrics.pool_wanted.clone());
@@ -190,6 +204,12 @@ impl Metrics {
         if ok {
             self.claim_latency.observe(took.as_secs_f64());
         }
+    }
+
+    /// A script ran for so long; `code` says why it failed, if it did.
+    pub fn script_ran(&self, trigger: RunTrigger, code: Option<&str>, took: Duration) {
+        self.scripts.get_or_create(&ScriptLabels { trigger: trigger.as_str(), outcome: code.unwrap_or("ok").to_owned() }).inc();
+        self.script_latency.observe(took.as_secs_f64());
     }
 
     /// An event was posted to a webhook: `delivered`, `retried` or `failed`.

@@ -71,6 +71,7 @@ async fn update(State(app): State<SharedApp>, who: Principal, Path(id): Path<Str
 ))]
 async fn delete(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<Message> {
     app.auth.delete_team(&who, &id).await?;
+    app.reach.mailer.outbox.forget(&id).await;
     reply::message("team deleted")
 }
 

@@ -5,7 +5,10 @@ mod access;
 mod credentials;
 mod engine;
 mod functions;
+mod items;
 mod sandboxes;
+mod script_triggers;
+mod scripts;
 mod state;
 mod webhooks;
 

@@ -19,7 +19,8 @@ pub(crate) fn store_failure(operation: &str, error: &StoreError) -> ApiError {
         StoreError::NotFound { what, id } => ApiError::not_found(what, id),
         StoreError::Quota(_) => ApiError::new(ErrorCode::QuotaExceeded, error.to_string()),
         StoreError::Mounted { .. } | StoreError::Bound { .. } => ApiError::conflict(error.to_string()),
-        StoreError::Binding(_) => ApiError::bad_request(error.to_string()),
+        StoreError::Duplicate { .. } | StoreError::Unfit(_) => ApiError::conflict(error.to_string()),
+        StoreError::Binding(_) | StoreError::Query(_) => ApiError::bad_request(error.to_string()),
         other => ApiError::internal(operation, &error_text(other)),
     }
 }

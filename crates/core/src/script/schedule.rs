@@ -1,0 +1,178 @@
+//! What becomes of the ticks of a schedule: each fires or is skipped, and which and why is decided here.
+
+use jiff::Timestamp;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{ConcurrencyPolicy, MissedRunPolicy, Schedule, cron};
+use crate::limits;
+
+/// Ticks that one decision is about. Of a schedule that was missed for longer the others follow in the next ones.
+const TICKS_MAX: usize = 50_000;
+
+/// What is known of a schedule at a moment.
+#[derive(Debug, Clone, Copy)]
+pub struct State<'a> {
+    pub script_id: &'a str,
+    pub cron: &'a cron::Schedule,
+    pub policy: &'a Schedule,
+    /// The first tick that nothing was decided about.
+    pub next_tick_ms: i64,
+    /// Ticks from there on that something was decided about all the same, from and to, in order: the clock was set back since.
+    pub accounted: &'a [(i64, i64)],
+    /// A run of an earlier tick has not ended.
+    pub busy: bool,
+    /// So many wait for that.
+    pub waiting: usize,
+    pub now_ms: i64,
+}
+
+/// What becomes of the ticks that are due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// In order, each tick once.
+    pub ticks: Vec<Tick>,
+    /// What has not ended of earlier ticks is dropped.
+    pub replaces: bool,
+    /// The first tick that nothing is decided about now. None where the calendar ends.
+    pub next: Option<Next>,
+}
+
+/// The next tick, and when it is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Next {
+    pub tick_ms: i64,
+    pub due_at_ms: i64,
+}
+
+/// What becomes of a tick, or of several skipped ones in a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tick {
+    pub first_tick_ms: i64,
+    pub tick_ms: i64,
+    pub count: u64,
+    pub fires: bool,
+    /// Why it is skipped, or why it is late.
+    pub reason: Option<String>,
+}
+
+/// The first tick after a moment.
+pub fn next(script_id: &str, cron: &cron::Schedule, policy: &Schedule, after_ms: i64) -> Option<Next> {
+    let tick_ms = cron.next_after(after_ms)?;
+    Some(Next { tick_ms, due_at_ms: due_at_ms(script_id, policy, tick_ms) })
+}
+
+/// What `ctx.data` of a tick's run is.
+pub fn input(pattern: &str, tick_ms: i64, now_ms: i64) -> String {
+    let iso = |ms: i64| Timestamp::from_millisecond(ms).map(|at| format!("{at:.3}")).ok();
+    json!({ "firedAt": iso(now_ms), "pattern": pattern, "scheduledAt": iso(tick_ms) }).to_string()
+}
+
+/// Decides about all ticks that are due.
+pub fn decide(state: &State<'_>) -> Decision {
+    let (due, next) = due(state);
+    // More of them are due than this decision is about: none of these is the last.
+    let more = next.is_some_and(|next| next.due_at_ms <= state.now_ms);
+    let mut decided = Decided::default();
+    let policy = state.policy;
+    let late_ms = |tick: i64| state.now_ms - due_at_ms(state.script_id, policy, tick);
+    let too_late = |tick: i64| policy.starting_deadline_seconds.is_some_and(|max| late_ms(tick) > i64::from(max) * 1000);
+    let is_missed = |tick: i64| late_ms(tick) > limits::SCRIPT_TICK_GRACE_MS;
+    let last = due.iter().rposition(|tick| !too_late(*tick)).filter(|_| !more);
+    let mut missed_left = if more { usize::MAX } else { due.iter().filter(|tick| is_missed(**tick) && !too_late(**tick)).count() };
+    let (mut busy, mut waiting) = (state.busy, state.waiting);
+    for (position, &tick) in due.iter().enumerate() {
+        if too_late(tick) {
+            decided.skip(tick, format!("it is later than startingDeadlineSeconds allows ({})", policy.starting_deadline_seconds.unwrap_or_default()));
+            continue;
+        }
+        let missed = is_missed(tick);
+        if missed {
+            let left = missed_left;
+            missed_left = missed_left.saturating_sub(1);
+            match policy.missed_run_policy {
+                MissedRunPolicy::Skip => {
+                    decided.skip(tick, "it was missed".to_owned());
+                    continue;
+                }
+                MissedRunPolicy::RunOnce if last != Some(position) => {
+                    decided.skip(tick, "it was missed, and a later one stands for it".to_owned());
+                    continue;
+                }
+                MissedRunPolicy::RunAll if left > policy.missed_runs_max as usize => {
+                    decided.skip(tick, format!("it was missed with more than missedRunsMax others ({})", policy.missed_runs_max));
+                    continue;
+                }
+                MissedRunPolicy::RunOnce | MissedRunPolicy::RunAll => {}
+            }
+        }
+        // What was missed and is made up for tick by tick never runs at once, and waits for what runs.
+        let made_up = missed && policy.missed_run_policy == MissedRunPolicy::RunAll;
+        match policy.concurrency_policy {
+            ConcurrencyPolicy::Skip if busy && !made_up => decided.skip(tick, "the run of an earlier tick has not ended".to_owned()),
+            ConcurrencyPolicy::Queue if waiting >= limits::SCRIPT_SCHEDULE_QUEUE_MAX => {
+                decided.skip(tick, format!("{} runs of earlier ticks wait already", limits::SCRIPT_SCHEDULE_QUEUE_MAX));
+            }
+            ConcurrencyPolicy::Replace if last != Some(position) => decided.skip(tick, "a later one replaces it".to_owned()),
+            _ => {
+                decided.fire(tick, missed.then(|| format!("it is late by {} s", late_ms(tick) / 1000)));
+                (busy, waiting) = (true, waiting + 1);
+            }
+        }
+    }
+    let replaces = policy.concurrency_policy == ConcurrencyPolicy::Replace && state.busy && decided.ticks.iter().any(|tick| tick.fires);
+    Decision { ticks: decided.ticks, replaces, next }
+}
+
+/// The ticks that are due, and the first that is not or that is too many.
+fn due(state: &State<'_>) -> (Vec<i64>, Option<Next>) {
+    let mut due = Vec::new();
+    let mut tick_ms = state.next_tick_ms;
+    loop {
+        let due_at_ms = due_at_ms(state.script_id, state.policy, tick_ms);
+        if due_at_ms > state.now_ms || due.len() >= TICKS_MAX {
+            return (due, Some(Next { tick_ms, due_at_ms }));
+        }
+        let place = state.accounted.partition_point(|(_, to)| *to < tick_ms);
+        if state.accounted.get(place).is_none_or(|(from, _)| *from > tick_ms) {
+            due.push(tick_ms);
+        }
+        let Some(next) = state.cron.next_after(tick_ms) else { return (due, None) };
+        tick_ms = next;
+    }
+}
+
+/// A tick is put off by an amount that follows from it, so that it is the same whenever it is looked at.
+fn due_at_ms(script_id: &str, policy: &Schedule, tick_ms: i64) -> i64 {
+    if policy.jitter_seconds == 0 {
+        return tick_ms;
+    }
+    let digest = Sha256::new().chain_update(script_id).chain_update(tick_ms.to_le_bytes()).finalize();
+    let number = digest.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    tick_ms.saturating_add((number % (u64::from(policy.jitter_seconds) * 1000)).cast_signed())
+}
+
+#[derive(Default)]
+struct Decided {
+    ticks: Vec<Tick>,
+}
+
+impl Decided {
+    fn fire(&mut self, tick_ms: i64, reason: Option<String>) {
+        self.ticks.push(Tick { first_tick_ms: tick_ms, tick_ms, count: 1, fires: true, reason });
+    }
+
+    /// Those in a row with one reason are one entry.
+    fn skip(&mut self, tick_ms: i64, reason: String) {
+        match self.ticks.last_mut() {
+            Some(last) if !last.fires && last.reason.as_ref() == Some(&reason) => {
+                last.tick_ms = tick_ms;
+                last.count += 1;
+            }
+            _ => self.ticks.push(Tick { first_tick_ms: tick_ms, tick_ms, count: 1, fires: false, reason: Some(reason) }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

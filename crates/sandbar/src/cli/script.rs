@@ -1,0 +1,291 @@
+//! `sandbar script` as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{dead_letters::DeadLettersCommand, outbox::OutboxCommand};
+
+/// Shown with `put`.
+const PUT_EXAMPLES: &str = "\
+The file holds the body of an async function of ctx; what it returns is its result. A name ending
+in .ts is TypeScript.
+
+Examples:
+  sandbar script put hello.js --access public
+  sandbar script put enrich.ts --trigger event --pattern 'items:posts:created'
+  sandbar script put digest.js --trigger cron --pattern '0 9 * * *' --timezone Europe/Berlin";
+
+/// Shown with `run`.
+const RUN_EXAMPLES: &str = "\
+Nothing of a server is needed: ctx.db, ctx.email and ctx.secrets are refused, and ctx.fetch goes
+only where --fetch-allow says.
+
+Examples:
+  sandbar script run hello.js --data '{\"name\":\"Ada\"}'
+  sandbar script run enrich.ts --data @event.json --fetch-allow api.example.com";
+
+#[derive(Debug, Subcommand)]
+pub enum ScriptCommand {
+    /// Make a script of a file, or change the one of its name
+    #[command(visible_alias = "create", after_help = PUT_EXAMPLES)]
+    Put(PutArgs),
+    /// List scripts
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show one script
+    Get {
+        /// Id or name
+        script: String,
+        /// Print its code alone
+        #[arg(long)]
+        code: bool,
+        /// Of this version
+        #[arg(long, value_name = "N", requires = "code")]
+        version: Option<u32>,
+    },
+    /// Delete scripts
+    #[command(visible_aliases = ["delete", "remove"])]
+    Rm {
+        /// Ids or names
+        #[arg(required = true)]
+        scripts: Vec<String>,
+    },
+    /// Run a file here, with the engine that servers use
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunFileArgs),
+    /// Call a script with the trigger http
+    Invoke(ScriptInvokeArgs),
+    /// Print what runs of a script logged, oldest first
+    Logs {
+        /// Id or name
+        script: String,
+        /// Go on with new runs
+        #[arg(short, long)]
+        follow: bool,
+        /// At most this many runs, 1 to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// List runs, newest first
+    Runs {
+        /// Only those of this script
+        script: Option<String>,
+        /// queued, running, succeeded or failed
+        #[arg(long)]
+        status: Option<String>,
+        /// http, async, event, cron or replay
+        #[arg(long)]
+        trigger: Option<String>,
+        /// At most this many, 1 to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show a run with all that it was given, logged and asked for
+    Show {
+        /// The run's id
+        run: String,
+    },
+    /// Run a run again with what it was told then, and say in what it differs
+    Replay {
+        /// The run's id
+        run: String,
+        /// Under this version
+        #[arg(long, value_name = "N")]
+        version: Option<u32>,
+    },
+    /// List versions of a script, newest first
+    Versions {
+        /// Id or name
+        script: String,
+    },
+    /// Make a former version live
+    Rollback {
+        /// Id or name
+        script: String,
+        /// This one; else the one before the one that is live
+        #[arg(long, value_name = "N")]
+        version: Option<u32>,
+    },
+    /// Name versions
+    #[command(subcommand)]
+    Alias(ScriptAliasCommand),
+    /// Keep secrets that a script is given
+    #[command(subcommand)]
+    Secret(ScriptSecretCommand),
+    /// Make keys with which a script of access `key` can be called
+    #[command(subcommand)]
+    Key(ScriptKeyCommand),
+    /// Mail that was kept because no mail server is set
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
+    /// Runs that were given up
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// List what became of the ticks of a schedule, newest first
+    Ticks {
+        /// Id or name
+        script: String,
+        /// At most this many, 1 to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// The code, or `-` for standard input
+    pub file: PathBuf,
+    /// Its name; else that of the file without its end
+    #[arg(long)]
+    pub name: Option<String>,
+    /// http, event or cron
+    #[arg(long)]
+    pub trigger: Option<String>,
+    /// Which events, or when
+    #[arg(long)]
+    pub pattern: Option<String>,
+    /// An IANA name
+    #[arg(long, value_name = "ZONE")]
+    pub timezone: Option<String>,
+    /// Who may call it: admin, authenticated, public or key
+    #[arg(long)]
+    pub access: Option<String>,
+    /// Milliseconds that a call may take, 50 to 60000
+    #[arg(long, value_name = "MS")]
+    pub timeout: Option<u32>,
+    /// MiB that a call may have
+    #[arg(long, value_name = "MB")]
+    pub memory: Option<u32>,
+    /// Calls at once
+    #[arg(long, value_name = "N")]
+    pub concurrency: Option<u32>,
+    /// In whose name it reads: caller, system or serviceAccount:NAME
+    #[arg(long, value_name = "WHO")]
+    pub run_as: Option<String>,
+    /// What it may ask for, such as fetch or db:read:posts; may be given several times
+    #[arg(long = "capability", value_name = "WHAT")]
+    pub capabilities: Vec<String>,
+    /// javascript or typescript
+    #[arg(long)]
+    pub language: Option<String>,
+    /// Its author is trusted: it may run where code is not walled in
+    #[arg(long)]
+    pub trusted: bool,
+    /// Keep it from running
+    #[arg(long)]
+    pub inactive: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RunFileArgs {
+    /// The code, or `-` for standard input
+    pub file: PathBuf,
+    /// What ctx.data is: JSON, `@file`, or `-` for standard input
+    #[arg(long, default_value = "{}")]
+    pub data: String,
+    /// Hosts that ctx.fetch may ask, with commas between them
+    #[arg(long, default_value = "", value_name = "HOSTS")]
+    pub fetch_allow: String,
+    /// Milliseconds that it may take, 50 to 60000
+    #[arg(long, default_value_t = 5000, value_name = "MS")]
+    pub timeout: u32,
+    /// MiB that it may have
+    #[arg(long, default_value_t = 64, value_name = "MB")]
+    pub memory: u32,
+    /// javascript or typescript; else by the file's name
+    #[arg(long)]
+    pub language: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ScriptInvokeArgs {
+    /// Name or id
+    pub script: String,
+    /// What ctx.data is: JSON, `@file`, or `-` for standard input
+    #[arg(long, default_value = "{}")]
+    pub data: String,
+    /// Do not wait for what comes of it
+    #[arg(long = "async")]
+    pub is_async: bool,
+    /// The version that this alias names
+    #[arg(long)]
+    pub alias: Option<String>,
+    /// This version
+    #[arg(long, value_name = "N", conflicts_with = "alias")]
+    pub version: Option<u32>,
+    /// The same key again is the same call
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScriptAliasCommand {
+    /// Let an alias point to a version, or to two by weight
+    Set {
+        /// Id or name
+        script: String,
+        /// The alias; `live` is what is called
+        alias: String,
+        /// A version, or VERSION=WEIGHT twice
+        #[arg(required = true, num_args = 1..=2)]
+        versions: Vec<String>,
+    },
+    /// Delete an alias
+    Rm {
+        /// Id or name
+        script: String,
+        /// The alias
+        alias: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScriptSecretCommand {
+    /// List a script's secrets by name
+    Ls {
+        /// Id or name
+        script: String,
+    },
+    /// Keep a secret, in place of the former one of the name
+    Set {
+        /// Id or name
+        script: String,
+        /// What ctx.secrets.get calls it
+        name: String,
+        /// env:VARIABLE, a file, or `-` for standard input; never the secret itself
+        #[arg(default_value = "-", value_name = "FROM")]
+        from: String,
+    },
+    /// Delete a secret
+    Rm {
+        /// Id or name
+        script: String,
+        /// The secret
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScriptKeyCommand {
+    /// List a script's keys
+    Ls {
+        /// Id or name
+        script: String,
+    },
+    /// Make a key; it is shown once
+    Create {
+        /// Id or name
+        script: String,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        name: String,
+    },
+    /// Delete a key
+    Rm {
+        /// Id or name
+        script: String,
+        /// The key's id
+        key: String,
+    },
+}

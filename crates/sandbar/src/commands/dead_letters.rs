@@ -1,0 +1,84 @@
+//! `sandbar script dead-letters` and `sandbar script ticks`.
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{DeadLettersCommand, Global, Output},
+    client::{Client, segment},
+    output::{self, cell, time},
+};
+
+const LETTERS: &str = "/api/dead-letters";
+
+pub async fn run(global: &Global, command: DeadLettersCommand) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    match command {
+        DeadLettersCommand::Ls { script, limit } => {
+            let function = script.map(|script| format!("&function={}", segment(&script))).unwrap_or_default();
+            let list = client.get(&format!("{LETTERS}?limit={limit}{function}")).await?;
+            match global.output {
+                Output::Json => output::json(&list),
+                Output::Table => {
+                    let row = |l: &Value| {
+                        vec![cell(&l["id"]), cell(&l["kind"]), cell(&l["version"]), cell(&l["attempts"]), time(&l["finishedAt"]), cell(&l["lastError"])]
+                    };
+                    let rows: Vec<_> = list.as_array().into_iter().flatten().map(row).collect();
+                    output::table(&["ID", "KIND", "VERSION", "TRIES", "GIVEN UP", "ERROR"], &rows);
+                }
+            }
+            Ok(0)
+        }
+        DeadLettersCommand::Redrive { ids, script, .. } if ids.is_empty() => {
+            let body = script.map_or_else(|| json!({}), |script| json!({ "function": script }));
+            let done = client.post(&format!("{LETTERS}/redrive"), &body).await?;
+            match global.output {
+                Output::Json => output::json(&done),
+                Output::Table => output::line(&format!("{} are tried again", cell(&done["redriven"]))),
+            }
+            Ok(0)
+        }
+        DeadLettersCommand::Redrive { ids, .. } => redrive(&client, global.output, ids).await,
+        DeadLettersCommand::Rm { ids } => super::delete_each(&client, global.output, ids, |id| format!("{LETTERS}/{}", segment(id))).await,
+    }
+}
+
+/// Each for itself: one that is not there keeps no other.
+async fn redrive(client: &Client, form: Output, ids: Vec<String>) -> anyhow::Result<u8> {
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for id in ids {
+        match client.post(&format!("{LETTERS}/{}/redrive", segment(&id)), &json!({})).await {
+            Ok(_) => {
+                if form == Output::Table {
+                    output::line(&output::printable(&id));
+                }
+                done.push(id);
+            }
+            Err(error) => {
+                eprintln!("sandbar: {id}: {error:#}");
+                failed.push(json!({ "id": id, "error": format!("{error:#}") }));
+            }
+        }
+    }
+    if form == Output::Json {
+        output::json(&json!({ "redriven": done, "failed": failed }));
+    }
+    Ok(u8::from(!failed.is_empty()))
+}
+
+/// What became of the ticks of a script's schedule.
+pub async fn ticks(global: &Global, script: &str, limit: u32) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let list = client.get(&format!("/api/functions/{}/ticks?limit={limit}", segment(script))).await?;
+    match global.output {
+        Output::Json => output::json(&list),
+        Output::Table => {
+            let row = |t: &Value| {
+                let tick = if t["count"] == 1 { time(&t["tick"]) } else { format!("{} and {} before", time(&t["tick"]), t["count"].as_u64().unwrap_or(1) - 1) };
+                vec![tick, cell(&t["outcome"]), cell(&t["reason"]), cell(&t["jobId"])]
+            };
+            let rows: Vec<_> = list.as_array().into_iter().flatten().map(row).collect();
+            output::table(&["TICK", "OUTCOME", "REASON", "JOB"], &rows);
+        }
+    }
+    Ok(0)
+}

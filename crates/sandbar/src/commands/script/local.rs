@@ -1,0 +1,122 @@
+//! A script that runs here, without a server, by the engine that servers use.
+
+use std::{pin::Pin, time::Duration};
+
+use anyhow::{Context, bail};
+use sandbar_core::{limits, script::fetch_allow::FetchAllow};
+use sandbar_scripts::{Call, CheckError, Host, Limits, Op, OpError, OpResult, User, Workers, WorkersConfig, typescript};
+use serde_json::{json, value::RawValue};
+use tokio_util::sync::CancellationToken;
+
+use super::{language_of, print_result, read_data, read_text};
+use crate::cli::{Output, RunFileArgs};
+
+mod fetch;
+
+/// There is one team here.
+const TEAM: &str = "local";
+
+/// Answers what a script asks for.
+struct Local {
+    fetch: fetch::Fetch,
+}
+
+/// The exit code is 1 when it failed.
+pub async fn run(form: Output, args: RunFileArgs) -> anyhow::Result<u8> {
+    let (timeout_min, timeout_max) = (limits::SCRIPT_TIMEOUT_MIN_MS, limits::SCRIPT_TIMEOUT_MAX_MS);
+    if !(timeout_min..=timeout_max).contains(&args.timeout) {
+        bail!("--timeout is from {timeout_min} to {timeout_max} ms");
+    }
+    let (memory_min, memory_max) = (limits::SCRIPT_MEMORY_MIN_MB, limits::SCRIPT_MEMORY_MAX_MB);
+    if !(memory_min..=memory_max).contains(&args.memory) {
+        bail!("--memory is from {memory_min} to {memory_max} MiB");
+    }
+    let allow: FetchAllow = args.fetch_allow.parse().context("--fetch-allow")?;
+    let name = args.file.file_name().and_then(|name| name.to_str()).unwrap_or("script").to_owned();
+    let source = read_text(&args.file)?;
+    let code = match args.language.as_deref().unwrap_or(language_of(&args.file)) {
+        "javascript" => source,
+        "typescript" => typescript::strip(&source).with_context(|| name.clone())?,
+        other => bail!("{other:?} is neither javascript nor typescript"),
+    };
+    let data = RawValue::from_string(read_data(&args.data)?)?;
+    let workers = Workers::new(WorkersConfig { spare: false, workers_max: 1, ..WorkersConfig::new(cache_dir()) });
+    match workers.check(TEAM, &code, &name).await {
+        Ok(()) => {}
+        Err(error @ CheckError::Syntax(_)) => bail!("{name}: {error}"),
+        Err(error @ CheckError::Engine(_)) => bail!("the engine does not start: {error}"),
+    }
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)?;
+    let wall = Duration::from_millis(args.timeout.into());
+    let call = Call {
+        code,
+        name,
+        data,
+        user: User::default(),
+        limits: Limits {
+            wall,
+            cpu: wall,
+            memory_bytes: u64::from(args.memory) << 20,
+            output_bytes: limits::SCRIPT_OUTPUT_MAX_BYTES,
+            log_lines: limits::SCRIPT_LOG_LINES_MAX,
+            log_bytes: limits::SCRIPT_LOG_MAX_BYTES,
+            ops_pending: limits::SCRIPT_OPS_PENDING_MAX,
+            ops: limits::SCRIPT_OPS_MAX,
+        },
+        seed,
+        clock: None,
+    };
+    let cancel = CancellationToken::new();
+    let began = std::time::Instant::now();
+    let host = Local { fetch: fetch::Fetch::new(allow)? };
+    let ran = tokio::select! {
+        ran = workers.run(TEAM, call, &host, &cancel) => ran,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    };
+    let took = began.elapsed();
+    workers.shutdown().await;
+    let (value, failure) = match ran.outcome.result {
+        Ok(value) => (value, None),
+        Err(failure) => (None, Some(failure)),
+    };
+    let mut result = json!({
+        "ok": failure.is_none(),
+        "logs": ran.outcome.logs.iter().map(|line| &line.text).collect::<Vec<_>>(),
+        "durationMs": took.as_micros() as f64 / 1e3,
+        "cpuMs": ran.outcome.usage.cpu_us as f64 / 1e3,
+        "peakMemoryBytes": ran.outcome.usage.peak_memory_bytes,
+        "provider": "quickjs",
+    });
+    if let Some(value) = value {
+        result["value"] = serde_json::from_str(value.get())?;
+    }
+    if let Some(failure) = failure {
+        result["error"] = failure.message.into();
+        result["errorName"] = failure.name.into();
+        result["stack"] = failure.stack.into();
+        result["code"] = failure.code.as_str().into();
+    }
+    Ok(print_result(form, &result))
+}
+
+impl Host for Local {
+    fn op<'a>(&'a self, op: Op, args: &'a RawValue) -> Pin<Box<dyn Future<Output = OpResult> + Send + 'a>> {
+        match op {
+            Op::Fetch => Box::pin(self.fetch.fetch(args)),
+            Op::DbList | Op::DbOne | Op::EmailSend | Op::SecretsGet | Op::Sleep => {
+                Box::pin(async move { Err(OpError::denied(format!("{} needs a server; this script runs without one", op.as_str()))) })
+            }
+        }
+    }
+}
+
+/// Where the compiled engine is kept from one run to the next: the user's own cache, or nowhere.
+fn cache_dir() -> Option<std::path::PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let base = std::env::var_os("XDG_CACHE_HOME").map(std::path::PathBuf::from).filter(|dir| dir.is_absolute());
+    let base = base.or_else(|| Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    let dir = base.join("sandbar").join("script-engine");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).ok()?;
+    Some(dir)
+}

@@ -1,0 +1,404 @@
+//! One call from its first frame to its last step.
+
+use std::{collections::VecDeque, future, pin::Pin, time::Duration};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    CANCEL_MAX, Incoming, Link, Ran, Seat, WALL_GRACE,
+    bounds::{Bounds, Broken},
+    recorder::Recorder,
+    tape::Tape,
+};
+use crate::{
+    Call, Failure, FailureCode, Host, LogLine, Op, OpError, OpResult, Outcome, Recording, Usage,
+    frame::{self, Asked, Done, Kind, Run, Settle},
+};
+
+/// Settled ops that an engine is sent ahead, before it has said what came of earlier ones: so many, of so many bytes together.
+/// It is what an engine has to keep for a call.
+const AHEAD_MAX: usize = 8;
+const AHEAD_BYTES_MAX: usize = 1 << 20;
+
+type Flying<'h> = Pin<Box<dyn Future<Output = (u32, OpResult)> + Send + 'h>>;
+
+/// Who answers.
+pub(super) enum Source<'h> {
+    Host { host: &'h dyn Host, flying: FuturesUnordered<Flying<'h>> },
+    Tape(Tape<'h>),
+}
+
+pub(super) struct Drive<'h> {
+    /// None when the engine was gone already.
+    seat: Option<Seat>,
+    link: Link,
+    source: Source<'h>,
+    bounds: Bounds,
+    recorder: Recorder,
+    logs: Vec<LogLine>,
+    wall: Duration,
+    deadline: Instant,
+    /// To be sent, each when there is room for it.
+    queue: VecDeque<Vec<u8>>,
+    /// Sent and not answered by a step: sizes.
+    ahead: VecDeque<usize>,
+}
+
+/// How it came to an end.
+enum End {
+    Done(Done),
+    TimeUp,
+    Cancelled,
+    Broken(Broken),
+    Gone,
+}
+
+/// What there is to do next.
+enum Event {
+    Step(Option<Incoming>),
+    Answer(u32, OpResult),
+    Stuck,
+    Sent,
+    TimeUp,
+    Cancelled,
+}
+
+impl<'h> Source<'h> {
+    pub fn host(host: &'h dyn Host) -> Self {
+        Self::Host { host, flying: FuturesUnordered::new() }
+    }
+
+    pub fn tape(recording: &'h Recording) -> Self {
+        Self::Tape(Tape::new(recording))
+    }
+
+    fn ask(&mut self, asked: Asked, wall: Duration) {
+        match self {
+            Self::Host { host, flying } => {
+                let host = *host;
+                flying.push(Box::pin(async move {
+                    let answer = if asked.op == Op::Sleep { doze(&asked.args, wall).await } else { host.op(asked.op, &asked.args).await };
+                    (asked.seq, answer)
+                }));
+            }
+            Self::Tape(tape) => tape.ask(&asked),
+        }
+    }
+
+    /// The next answer, when there is one. `idle`: the engine has said all that it had to say so far.
+    async fn next(&mut self, idle: bool) -> Event {
+        match self {
+            Self::Host { flying, .. } => match flying.next().await {
+                Some((seq, answer)) => Event::Answer(seq, answer),
+                None => future::pending().await,
+            },
+            Self::Tape(tape) if idle => match tape.next() {
+                Some((seq, answer)) => Event::Answer(seq, answer),
+                None if tape.is_stuck() => Event::Stuck,
+                None => future::pending().await,
+            },
+            Self::Tape(_) => future::pending().await,
+        }
+    }
+
+    /// Gives up what is under way.
+    fn finish(self) -> Vec<String> {
+        match self {
+            Self::Host { .. } => Vec::new(),
+            Self::Tape(tape) => tape.finish(),
+        }
+    }
+}
+
+/// `sleep`. What is longer than the whole call may last is as good as that.
+async fn doze(args: &RawValue, wall: Duration) -> OpResult {
+    #[derive(Deserialize)]
+    struct Args {
+        ms: f64,
+    }
+    let Ok(Args { ms }) = serde_json::from_str(args.get()) else {
+        return Err(OpError::wrong("a timer needs a number of milliseconds"));
+    };
+    let most = wall + WALL_GRACE * 2;
+    sleep(Duration::try_from_secs_f64(ms.max(0.0) / 1000.0).unwrap_or(most).min(most)).await;
+    Ok(RawValue::NULL.to_owned())
+}
+
+impl<'h> Drive<'h> {
+    pub fn new(link: &Link, call: &Call, source: Source<'h>) -> Self {
+        let wall = call.limits.wall;
+        Self {
+            seat: link.seat(),
+            link: link.clone(),
+            source,
+            bounds: Bounds::new(&call.limits),
+            recorder: Recorder::new(&call.seed),
+            logs: Vec::new(),
+            wall,
+            deadline: Instant::now() + wall,
+            queue: VecDeque::new(),
+            ahead: VecDeque::new(),
+        }
+    }
+
+    /// The outcome, and what a replay did otherwise than its recording.
+    pub async fn run(mut self, call: Call, cancel: &CancellationToken) -> (Ran, Vec<String>) {
+        let Some(seat) = self.seat.take() else {
+            let why = self.link.why_gone();
+            return self.fail(Failure::internal(why));
+        };
+        let Some(run) = frame::pack(Kind::Run, seat.id, &wire(call)) else {
+            let message = format!("code and data together are larger than {} bytes", frame::FRAME_BYTES_MAX);
+            return self.fail(Failure { code: FailureCode::PayloadTooLarge, name: "RangeError".into(), message, stack: None });
+        };
+        self.queue.push_back(run);
+        let mut seat = Leaving::new(seat);
+        match self.pump(&mut seat, cancel).await {
+            End::Done(done) => {
+                seat.is_over();
+                self.end(done)
+            }
+            End::TimeUp => {
+                let mut failure = Failure::timeout(self.wall);
+                let waiting = self.recorder.names_of_waiting();
+                if !waiting.is_empty() {
+                    failure.message = format!("{} (waiting for {waiting})", failure.message);
+                }
+                self.cut_off(seat, failure).await
+            }
+            End::Cancelled => {
+                let failure = Failure { code: FailureCode::Cancelled, name: "CancelledError".into(), message: "cancelled".into(), stack: None };
+                self.cut_off(seat, failure).await
+            }
+            End::Broken(Broken(why)) => {
+                seat.is_over();
+                self.link.end(format!("the engine ended (it sent {why})"));
+                self.fail(Failure::internal(format!("the engine ended (it sent {why})")))
+            }
+            End::Gone => {
+                seat.is_over();
+                let why = self.link.why_gone();
+                self.fail(Failure::internal(why))
+            }
+        }
+    }
+
+    async fn pump(&mut self, seat: &mut Leaving, cancel: &CancellationToken) -> End {
+        let out = self.link.shared.out.clone();
+        loop {
+            let idle = self.ahead.is_empty() && self.queue.is_empty();
+            let until = if idle { self.deadline } else { self.deadline + WALL_GRACE };
+            let may_send = self.may_send();
+            let event = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Event::Cancelled,
+                step = seat.steps().recv() => Event::Step(step),
+                permit = out.reserve(), if may_send => {
+                    let (Ok(permit), Some(frame)) = (permit, self.queue.pop_front()) else { return End::Gone };
+                    self.ahead.push_back(frame.len());
+                    permit.send(frame);
+                    seat.was_sent();
+                    Event::Sent
+                }
+                event = self.source.next(idle) => event,
+                () = sleep_until(until) => Event::TimeUp,
+            };
+            let end = match event {
+                Event::Step(None) => return End::Gone,
+                Event::Step(Some(incoming)) => self.step(&incoming).unwrap_or_else(|broken| Some(End::Broken(broken))),
+                Event::Answer(seq, answer) => {
+                    self.answer(seat.id(), seq, answer);
+                    None
+                }
+                Event::Sent => None,
+                Event::Cancelled => return End::Cancelled,
+                Event::Stuck | Event::TimeUp => return End::TimeUp,
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        let Some(next) = self.queue.front() else { return false };
+        let bytes: usize = self.ahead.iter().sum();
+        self.ahead.is_empty() || (self.ahead.len() < AHEAD_MAX && bytes + next.len() <= AHEAD_BYTES_MAX)
+    }
+
+    fn step(&mut self, incoming: &Incoming) -> Result<Option<End>, Broken> {
+        if incoming.kind != Kind::Step {
+            return Err(Broken("an answer to a check that it was not asked for"));
+        }
+        let step = self.bounds.step(&incoming.payload)?;
+        self.ahead.pop_front();
+        self.bounds.log(&mut self.logs, step.logs);
+        for asked in step.ops {
+            self.bounds.asked(&asked, self.recorder.waiting())?;
+            self.recorder.asked(&asked);
+            // Nobody would be told.
+            if step.done.is_none() {
+                self.source.ask(asked, self.wall);
+            }
+        }
+        Ok(step.done.map(|done| End::Done(self.bounds.done(done))))
+    }
+
+    fn answer(&mut self, call: u32, seq: u32, mut answer: OpResult) {
+        let settled = settle(call, seq, &answer).unwrap_or_else(|| {
+            answer = Err(OpError::wrong(format!("the answer is larger than {} bytes", frame::FRAME_BYTES_MAX)));
+            settle(call, seq, &answer).unwrap_or_default()
+        });
+        self.recorder.answered(seq, &answer);
+        self.queue.push_back(settled);
+    }
+
+    /// Ends a call that the engine has not ended.
+    async fn cut_off(mut self, mut seat: Leaving, failure: Failure) -> (Ran, Vec<String>) {
+        // What is under way for the script is given up first, whatever the engine does.
+        let source = std::mem::replace(&mut self.source, Source::Host { host: &Nobody, flying: FuturesUnordered::new() });
+        let diverged = source.finish();
+        let (bounds, logs) = (&mut self.bounds, &mut self.logs);
+        let last = seat
+            .leave(|incoming| {
+                let step = bounds.step(&incoming.payload).ok()?;
+                bounds.log(logs, step.logs);
+                step.done.map(|done| bounds.done(done))
+            })
+            .await;
+        let done = match last {
+            // It ended it by itself meanwhile, and knows better where.
+            Some(Done { failure: Some(own), usage, clock, .. }) if own.code == failure.code && own.code == FailureCode::Timeout => {
+                Done { value: None, failure: Some(own), usage, clock }
+            }
+            Some(Done { usage, clock, .. }) => Done { value: None, failure: Some(failure), usage, clock },
+            None => Done { value: None, failure: Some(failure), usage: Usage::default(), clock: None },
+        };
+        let (ran, _) = self.end(done);
+        (ran, diverged)
+    }
+
+    fn fail(self, failure: Failure) -> (Ran, Vec<String>) {
+        self.end(Done { value: None, failure: Some(failure), usage: Usage::default(), clock: None })
+    }
+
+    fn end(self, done: Done) -> (Ran, Vec<String>) {
+        let recording = self.recorder.finish(done.clock.clone());
+        let result = done.failure.map_or(Ok(done.value), Err);
+        let outcome = Outcome { result, logs: self.logs, usage: done.usage, clock: done.clock };
+        (Ran { outcome, recording }, self.source.finish())
+    }
+}
+
+/// What is left when a source was taken away.
+struct Nobody;
+
+impl Host for Nobody {
+    fn op<'a>(&'a self, _: Op, _: &'a RawValue) -> Pin<Box<dyn Future<Output = OpResult> + Send + 'a>> {
+        Box::pin(future::pending())
+    }
+}
+
+/// A seat that is not left before the engine has ended its call, also when whoever ran it has gone away: it is cancelled then.
+struct Leaving {
+    seat: Option<Seat>,
+    /// The engine knows of it.
+    sent: bool,
+}
+
+impl Leaving {
+    fn new(seat: Seat) -> Self {
+        Self { seat: Some(seat), sent: false }
+    }
+
+    fn id(&self) -> u32 {
+        self.seat.as_ref().map_or(0, |seat| seat.id)
+    }
+
+    fn steps(&mut self) -> &mut mpsc::Receiver<Incoming> {
+        match &mut self.seat {
+            Some(seat) => &mut seat.steps,
+            None => unreachable!("taken only by what ends it"),
+        }
+    }
+
+    fn was_sent(&mut self) {
+        self.sent = true;
+    }
+
+    fn is_over(&mut self) {
+        self.seat = None;
+    }
+
+    /// Cancels the call and waits for its end, as `last` finds it. An engine that does not end it is given up.
+    async fn leave(&mut self, last: impl FnMut(&Incoming) -> Option<Done> + Send) -> Option<Done> {
+        let seat = self.seat.as_mut()?;
+        let done = if self.sent { leave(seat, last).await } else { None };
+        self.seat = None;
+        done
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let Some(mut seat) = self.seat.take().filter(|_| self.sent) else { return };
+        let last = |incoming: &Incoming| serde_json::from_slice::<frame::Step>(&incoming.payload).ok()?.done;
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { leave(&mut seat, last).await })),
+            Err(_) => seat.link.end("the engine ended (with the server)"),
+        }
+    }
+}
+
+async fn leave(seat: &mut Seat, mut last: impl FnMut(&Incoming) -> Option<Done>) -> Option<Done> {
+    let until = Instant::now() + CANCEL_MAX;
+    let cancel = frame::encode(Kind::Cancel, seat.id, b"");
+    let done = timeout_at(until, async {
+        seat.link.shared.out.send(cancel).await.ok()?;
+        while let Some(incoming) = seat.steps.recv().await {
+            if let Some(done) = last(&incoming) {
+                return Some(done);
+            }
+        }
+        None
+    });
+    done.await.unwrap_or_else(|_| {
+        seat.link.end("the engine ended (it did not let go of a call in time)");
+        None
+    })
+}
+
+fn wire(call: Call) -> Run {
+    let limits = call.limits;
+    Run {
+        code: call.code,
+        name: call.name,
+        data: call.data,
+        user: call.user,
+        timeout_ms: limits.wall.as_millis() as u64,
+        cpu_ms: limits.cpu.as_millis() as u64,
+        memory_bytes: limits.memory_bytes,
+        output_bytes: limits.output_bytes,
+        log_lines: limits.log_lines,
+        log_bytes: limits.log_bytes,
+        ops_pending: limits.ops_pending,
+        ops: limits.ops,
+        seed: hex::encode(call.seed),
+        clock: call.clock,
+    }
+}
+
+fn settle(call: u32, seq: u32, answer: &OpResult) -> Option<Vec<u8>> {
+    let settle = match answer {
+        Ok(value) => Settle { seq, value: Some(value.clone()), error: None },
+        Err(error) => Settle { seq, value: None, error: Some(error.clone()) },
+    };
+    frame::pack(Kind::Settle, call, &settle)
+}

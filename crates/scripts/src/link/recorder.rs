@@ -1,0 +1,94 @@
+//! Writes down what a run asks and what it is told, as far as there is room.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use serde_json::value::RawValue;
+
+use crate::{Op, OpRecord, OpResult, Recording, call::Clock, frame::Asked, recording::Answer};
+
+/// Of arguments and answers in one recording.
+pub const RECORDING_BYTES_MAX: usize = 2 << 20;
+/// What a record takes aside from those, about.
+const RECORD_BYTES: usize = 128;
+/// Ops that a message names.
+const NAMED_MAX: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Recorder {
+    started: Instant,
+    ops: Vec<OpRecord>,
+    /// Number of an op that waits, and its place in `ops`; none for one that there was no room for.
+    waiting: BTreeMap<u32, (Op, Option<usize>)>,
+    answers: u32,
+    room: usize,
+    incomplete: bool,
+    seed: String,
+}
+
+impl Recorder {
+    pub fn new(seed: &[u8; 32]) -> Self {
+        Self {
+            started: Instant::now(),
+            ops: Vec::new(),
+            waiting: BTreeMap::new(),
+            answers: 0,
+            room: RECORDING_BYTES_MAX,
+            incomplete: false,
+            seed: hex::encode(seed),
+        }
+    }
+
+    pub fn asked(&mut self, asked: &Asked) {
+        let place = self.take(RECORD_BYTES).then(|| {
+            let args = if self.take(asked.args.get().len()) { asked.args.clone() } else { RawValue::NULL.to_owned() };
+            let asked_us = self.started.elapsed().as_micros() as u64;
+            self.ops.push(OpRecord { seq: asked.seq, op: asked.op, args, asked_us, answer: None });
+            self.ops.len() - 1
+        });
+        self.waiting.insert(asked.seq, (asked.op, place));
+    }
+
+    pub fn answered(&mut self, seq: u32, result: &OpResult) {
+        let Some((_, place)) = self.waiting.remove(&seq) else { return };
+        let nth = self.answers;
+        self.answers += 1;
+        let bytes = match result {
+            Ok(value) => value.get().len(),
+            Err(error) => error.message.len(),
+        };
+        let kept = place.is_some() && self.take(bytes);
+        if let Some(record) = place.and_then(|place| self.ops.get_mut(place)) {
+            let took_us = (self.started.elapsed().as_micros() as u64).saturating_sub(record.asked_us);
+            let (value, error) = if kept { (result.as_ref().ok().cloned(), result.as_ref().err().cloned()) } else { (None, None) };
+            record.answer = Some(Answer { nth, took_us, value, error });
+        }
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// `fetch, db.list`: what has no answer yet.
+    pub fn names_of_waiting(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for (op, _) in self.waiting.values() {
+            if !names.contains(&op.as_str()) && names.len() < NAMED_MAX {
+                names.push(op.as_str());
+            }
+        }
+        names.join(", ")
+    }
+
+    pub fn finish(self, clock: Option<Clock>) -> Recording {
+        Recording { ops: self.ops, clock, seed: self.seed, incomplete: self.incomplete }
+    }
+
+    /// Whether there is room for so much more. When once there is none the recording is of no use, and takes no more.
+    fn take(&mut self, bytes: usize) -> bool {
+        match self.room.checked_sub(bytes) {
+            Some(left) if !self.incomplete => self.room = left,
+            _ => self.incomplete = true,
+        }
+        !self.incomplete
+    }
+}

@@ -1,0 +1,70 @@
+//! Who runs the code of a script on this machine: one way to ask, whichever engine it is.
+
+use std::{fs, os::unix::fs::DirBuilderExt, path::Path};
+
+use sandbar_core::script::provider::Provider;
+use sandbar_node::Node;
+use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, Usage, Workers, WorkersConfig};
+use tokio_util::sync::CancellationToken;
+
+use super::bun::Bun;
+
+/// Where the compiled engine is kept, below the data directory.
+const CACHE_DIR: &str = "script-cache";
+
+/// The engines that there are.
+pub struct Engines {
+    /// Processes with QuickJS.
+    workers: Workers,
+    bun: Bun,
+}
+
+impl Engines {
+    /// Starts nothing yet. Without a folder for the compiled engine, each process compiles it. `bun` is the program of that name,
+    /// where the operator named it.
+    pub(crate) fn new(data_dir: &Path, node: Node, bun: Option<&Path>) -> Self {
+        let dir = data_dir.join(CACHE_DIR);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        if let Err(error) = &made {
+            tracing::warn!(%error, dir = %dir.display(), "the compiled engine of scripts cannot be kept; each worker compiles it anew");
+        }
+        Self { workers: Workers::new(WorkersConfig::new(made.is_ok().then_some(dir))), bun: Bun::new(node, bun) }
+    }
+
+    /// Starts an engine in the background, so that the first call need not wait for it.
+    pub(crate) fn warm(&self) {
+        self.workers.warm();
+    }
+
+    /// Runs a call; `host` answers what it asks for.
+    pub(crate) async fn run(&self, provider: Provider, team_id: &str, call: Call, host: &dyn Host, cancel: &CancellationToken) -> (Outcome, Recording) {
+        let ran = match provider {
+            Provider::QuickJs => self.workers.run(team_id, call, host, cancel).await,
+            Provider::BunWorker => self.bun.run(team_id, call, host, cancel).await,
+            Provider::RemoteHttp => return (failed(Failure::internal("remote-http is not on this machine")), Recording::default()),
+        };
+        (ran.outcome, ran.recording)
+    }
+
+    /// Runs a call with the answers of a recording; in what it asked for other things.
+    pub(crate) async fn replay(&self, team_id: &str, call: Call, recording: &Recording, cancel: &CancellationToken) -> (Outcome, Recording, Vec<String>) {
+        let Replayed { ran, diverged } = self.workers.replay(team_id, call, recording, cancel).await;
+        (ran.outcome, ran.recording, diverged)
+    }
+
+    /// Whether code can be compiled.
+    pub(crate) async fn check(&self, team_id: &str, code: &str, name: &str) -> Result<(), CheckError> {
+        self.workers.check(team_id, code, name).await
+    }
+
+    /// Ends them.
+    pub(crate) async fn close(&self) {
+        self.workers.shutdown().await;
+        self.bun.close();
+    }
+}
+
+/// An end that came before a beginning.
+pub(super) fn failed(failure: Failure) -> Outcome {
+    Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None }
+}

@@ -1,0 +1,242 @@
+//! `remote-http`: an executor runs the script, elsewhere, and asks us back for what it asks for.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use reqwest::{Client, header};
+use sandbar_core::{
+    limits,
+    script::{
+        ScriptSpec,
+        capability::{self, Need},
+        provider,
+    },
+};
+use sandbar_node::error_text;
+use sandbar_scripts::{
+    Call, Failure, FailureCode, Host, Level, LogLine, Op, Outcome, Recording, Usage,
+    remote::{RemoteUser, RunReply, RunRequest},
+};
+use sandbar_store::ScriptRecord;
+use tokio_util::sync::CancellationToken;
+
+use super::{Subject, grants::Claims};
+use crate::app::{App, sandboxes::now_ms};
+
+#[cfg(test)]
+mod tests;
+
+/// An executor ends what runs too long by itself. It has so much more time to say so.
+const WALL_GRACE: Duration = Duration::from_millis(1000);
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Of what an executor says in place of an answer.
+const ERROR_MAX_CHARS: usize = 200;
+/// Of a failure's texts.
+const TEXT_MAX_BYTES: usize = 64 << 10;
+
+/// An executor that is configured.
+pub(super) struct Executor {
+    client: Client,
+    url: String,
+}
+
+/// A run for an executor.
+pub(crate) struct Remote<'a> {
+    pub script: &'a ScriptRecord,
+    pub version: u32,
+    pub subject: &'a Subject,
+    pub call: &'a Call,
+    /// Answers what it asks for.
+    pub host: Arc<dyn Host>,
+    /// `http://HOST[:PORT]` of the request that it comes from, if one does.
+    pub request_origin: Option<&'a str>,
+}
+
+/// Has an executor run a script. It ends at the call's deadline or when it is cancelled, at the latest.
+pub(crate) async fn run(app: &App, remote: Remote<'_>, cancel: &CancellationToken) -> (Outcome, Recording) {
+    let Remote { script, version, subject, call, host, request_origin } = remote;
+    let Some(executor) = &app.reach.executor else {
+        return (failed(Failure::internal(provider::NO_EXECUTOR)), Recording::default());
+    };
+    let grace_ms = call.limits.wall.as_millis() as i64 + limits::SCRIPT_GRANT_GRACE_MS as i64;
+    let claims = Claims {
+        invocation: String::new(),
+        team_id: script.team_id.clone(),
+        script_id: script.id.clone(),
+        version,
+        subject: subject.clone(),
+        ops: granted(&script.spec).into_iter().map(|op| op.as_str().to_owned()).collect(),
+        expires_at_ms: now_ms() + grace_ms,
+    };
+    let Some(open) = app.reach.live.open(claims, host, &call.limits, hex::encode(call.seed)) else {
+        return (failed(Failure::internal("too many calls are at the executor")), Recording::default());
+    };
+    let request = RunRequest {
+        code: call.code.clone(),
+        data: call.data.clone(),
+        user: RemoteUser { id: call.user.id.clone(), email: call.user.email.clone(), roles: call.user.roles.clone(), tenant_id: Some(script.team_id.clone()) },
+        timeout_ms: Some(call.limits.wall.as_millis() as f64),
+        main_origin: Some(app.main_origin(request_origin)),
+        rpc_token: Some(open.grant.clone()),
+        name: Some(call.name.clone()),
+        cpu_ms: Some(call.limits.cpu.as_millis() as u64),
+        memory_bytes: Some(call.limits.memory_bytes),
+    };
+    let reply = tokio::select! {
+        () = cancel.cancelled() => Err(Failure { code: FailureCode::Cancelled, name: "AbortError".into(), message: "cancelled".into(), stack: None }),
+        reply = tokio::time::timeout(call.limits.wall + WALL_GRACE, executor.run(&request)) => reply.unwrap_or_else(|_| Err(Failure::timeout(call.limits.wall))),
+    };
+    let recording = open.finish();
+    let outcome = reply.map_or_else(failed, |reply| outcome(reply, call, &recording));
+    (outcome, recording)
+}
+
+impl App {
+    /// Where an executor reaches us. What a request says of our name is believed only where it can name nobody else: the grant goes
+    /// there, and who invokes a script that is public may say any name.
+    pub(crate) fn main_origin(&self, request_origin: Option<&str>) -> String {
+        main_origin(self.config.scripts.self_url.as_deref(), &self.config.public_domain, self.reach.listening().unwrap_or(self.config.listen), request_origin)
+    }
+}
+
+fn main_origin(self_url: Option<&str>, domain: &str, listen: std::net::SocketAddr, request_origin: Option<&str>) -> String {
+    if let Some(url) = self_url {
+        return url.to_owned();
+    }
+    let is_ours = |origin: &&str| {
+        let Ok(url) = url::Url::parse(origin) else { return false };
+        let host = url.host_str().unwrap_or_default();
+        let is_name = host == domain || host.strip_prefix("api.") == Some(domain) || host.trim_matches(['[', ']']).parse() == Ok(listen.ip());
+        // Behind another port there is a proxy at best, which may want TLS; that is for the operator to say.
+        is_name && url.port_or_known_default() == Some(listen.port())
+    };
+    if let Some(origin) = request_origin.filter(is_ours) {
+        return origin.to_owned();
+    }
+    let mut listen = listen;
+    if listen.ip().is_unspecified() {
+        listen.set_ip(if listen.is_ipv6() { IpAddr::from(std::net::Ipv6Addr::LOCALHOST) } else { IpAddr::from([127, 0, 0, 1]) });
+    }
+    format!("http://{listen}")
+}
+
+/// The ops that a script's capabilities name. Which collections it may read is looked at again when it does.
+fn granted(spec: &ScriptSpec) -> Vec<Op> {
+    let capabilities = spec.capabilities.as_deref();
+    let is_granted = |op: &Op| match op {
+        Op::Fetch => capability::allows(capabilities, Need::Fetch),
+        Op::DbList | Op::DbOne => capabilities.is_none_or(|list| list.iter().any(|capability| capability.starts_with("db:read"))),
+        Op::EmailSend => capability::allows(capabilities, Need::Email),
+        Op::SecretsGet => capability::allows(capabilities, Need::Secrets),
+        Op::Sleep => false,
+    };
+    Op::ALL.into_iter().filter(is_granted).collect()
+}
+
+impl Executor {
+    pub fn new(url: &str) -> Result<Self, reqwest::Error> {
+        // The operator's own machine, so nothing is looked at but that it stays the one.
+        let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_MAX).build()?;
+        Ok(Self { client, url: format!("{url}/run") })
+    }
+
+    async fn run(&self, request: &RunRequest) -> Result<RunReply, Failure> {
+        let unreached =
+            |error: reqwest::Error| Failure::internal(format!("executor fetch failed: {}", cut_chars(&error_text(&error.without_url()), ERROR_MAX_CHARS)));
+        let json = serde_json::to_vec(request).map_err(|error| Failure::internal(error.to_string()))?;
+        let sent = self.client.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(json).send().await;
+        let mut response = sent.map_err(unreached)?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(unreached)? {
+            if body.len() + piece.len() > limits::SCRIPT_REMOTE_ANSWER_MAX_BYTES {
+                return Err(Failure::internal(format!("executor answered with more than {} bytes", limits::SCRIPT_REMOTE_ANSWER_MAX_BYTES)));
+            }
+            body.extend_from_slice(&piece);
+        }
+        if !status.is_success() {
+            return Err(Failure::internal(format!("executor http {}: {}", status.as_u16(), cut_chars(&String::from_utf8_lossy(&body), ERROR_MAX_CHARS))));
+        }
+        serde_json::from_slice(&body).map_err(|_| Failure::internal("executor returned non-JSON body"))
+    }
+}
+
+fn failed(failure: Failure) -> Outcome {
+    Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None }
+}
+
+/// What an executor says as we say it, within what the call may have.
+fn outcome(reply: RunReply, call: &Call, recording: &Recording) -> Outcome {
+    let logs = logs(&reply, call);
+    let usage = reply.usage.unwrap_or_default();
+    let result = if reply.ok {
+        match reply.value {
+            Some(value) if value.get().len() > call.limits.output_bytes => {
+                let message = format!("the result is larger than {} bytes", call.limits.output_bytes);
+                Err(Failure { code: FailureCode::PayloadTooLarge, name: "RangeError".into(), message, stack: None })
+            }
+            value => Ok(value),
+        }
+    } else {
+        let mut message = reply.error.unwrap_or_else(|| "the executor gave no reason".to_owned());
+        cut(&mut message, TEXT_MAX_BYTES);
+        let code = reply.code.unwrap_or_else(|| code_of(&message, recording));
+        let mut name = reply.error_name.unwrap_or_else(|| if code == FailureCode::Timeout { "TimeoutError".into() } else { "Error".into() });
+        cut(&mut name, 256);
+        let stack = reply.stack.map(|mut stack| {
+            cut(&mut stack, TEXT_MAX_BYTES);
+            stack
+        });
+        Err(Failure { code, name, message, stack })
+    };
+    Outcome { result, logs, usage, clock: None }
+}
+
+/// What others give as a sentence alone.
+fn code_of(message: &str, recording: &Recording) -> FailureCode {
+    let denied = recording
+        .ops
+        .iter()
+        .filter_map(|record| record.answer.as_ref()?.error.as_ref())
+        .any(|error| error.code == FailureCode::Denied && error.message == message);
+    if denied {
+        FailureCode::Denied
+    } else if message.contains("timed out after ") {
+        FailureCode::Timeout
+    } else {
+        FailureCode::UserError
+    }
+}
+
+fn logs(reply: &RunReply, call: &Call) -> Vec<LogLine> {
+    let at_ms = now_ms();
+    let given: Vec<LogLine> = match &reply.log_lines {
+        Some(lines) => lines.clone(),
+        None => {
+            let line = |value: &serde_json::Value| LogLine { level: Level::Log, at_ms, text: value.as_str().map_or_else(|| value.to_string(), str::to_owned) };
+            reply.logs.iter().map(line).collect()
+        }
+    };
+    let (mut kept, mut bytes_left) = (Vec::new(), call.limits.log_bytes);
+    let many = given.len();
+    // Ours has said already that there were more, in a line of its own.
+    for mut line in given.into_iter().take(call.limits.log_lines + 1) {
+        if bytes_left == 0 {
+            break;
+        }
+        cut(&mut line.text, bytes_left);
+        bytes_left -= line.text.len();
+        kept.push(line);
+    }
+    if kept.len() < many {
+        kept.push(LogLine { level: Level::Warn, at_ms, text: "[log truncated]".to_owned() });
+    }
+    kept
+}
+
+fn cut(text: &mut String, bytes_max: usize) {
+    text.truncate(text.floor_char_boundary(bytes_max));
+}
+
+fn cut_chars(text: &str, chars_max: usize) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(chars_max).collect()
+}

@@ -1,0 +1,86 @@
+//! Lets schedules of scripts fire. Which tick is next stands in rows, so a server that was away finds what it missed; what
+//! becomes of a tick is decided by `core::script::schedule` and written in one commit with the run that it makes.
+
+use std::time::{Duration, Instant};
+
+use sandbar_node::error_text;
+use sandbar_store::StoreError;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{SharedApp, sandboxes::now_ms};
+
+/// Schedules of one look.
+const PAGE: u32 = 64;
+/// The clock may be set: look at least this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a failure of the store the next look is no sooner.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// A clock that went back by more than this was set.
+const SET_BACK_MS: i64 = 1000;
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const PRUNE_MAX: u32 = 2000;
+
+pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
+    // What the clock would say if it had not been set since.
+    let (mut began, mut began_ms) = (Instant::now(), i64::MAX);
+    let mut pruned: Option<Instant> = None;
+    while !stop.is_cancelled() {
+        let expected_ms = began_ms.saturating_add(began.elapsed().as_millis() as i64);
+        if now_ms() < expected_ms.saturating_sub(SET_BACK_MS) {
+            match app.store.script_schedules_rewind(now_ms()).await {
+                Ok(moved) if moved > 0 => tracing::warn!(moved, "the clock was set back, and schedules with it"),
+                Ok(_) => {}
+                Err(error) => tracing::error!(error = error_text(&error), "schedules were not set back with the clock; they fire when it is that late again"),
+            }
+        }
+        (began, began_ms) = (Instant::now(), now_ms());
+        if pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
+            pruned = Some(Instant::now());
+            if let Err(error) = app.store.script_ticks_prune(PRUNE_MAX).await {
+                tracing::warn!(error = error_text(&error), "old ticks were not removed");
+            }
+        }
+        let wait = match fire(&app).await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::error!(error = error_text(&error), "schedules of functions cannot be read");
+                AFTER_FAILURE
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = app.scripts.schedules_changed.notified() => {}
+            () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {}
+        }
+    }
+}
+
+/// Fires what is due; returns how long nothing more will be.
+async fn fire(app: &SharedApp) -> Result<Duration, StoreError> {
+    let now = now_ms();
+    let (due, next) = app.store.script_schedules_due(now, PAGE).await?;
+    let (more, mut failed) = (due.len() == PAGE as usize, false);
+    for script_id in due {
+        // One that cannot be read keeps no other from firing.
+        match app.store.script_schedule_step(&script_id, now_ms()).await {
+            Ok(stepped) => {
+                app.script_jobs.cancel(&stepped.replaced);
+                if stepped.fired > 0 {
+                    app.script_jobs_added();
+                }
+                if stepped.skipped > 0 {
+                    tracing::debug!(script = script_id, skipped = stepped.skipped, "ticks were skipped");
+                }
+            }
+            Err(error) => {
+                failed = true;
+                tracing::error!(script = script_id, error = error_text(&error), "a schedule did not fire; it is tried again");
+            }
+        }
+    }
+    if failed {
+        return Ok(AFTER_FAILURE);
+    }
+    let until = |at: i64| Duration::from_millis((at - now_ms()).max(0).unsigned_abs());
+    Ok(if more { Duration::ZERO } else { next.map_or(Duration::MAX, until) })
+}

@@ -1,0 +1,22 @@
+// What a script may use, and how it ends when it wants more.
+export default [
+  { name: 'time, spinning', code: 'for (;;);', timeoutMs: 200, fails: 'timeout', error: 'timed out after 200ms' },
+  { name: 'time, waiting', code: 'await new Promise((r) => setTimeout(r, 30000))', timeoutMs: 200, fails: 'timeout', error: 'timed out after 200ms' },
+  { name: 'time, in microtasks', code: 'for (;;) await 0', timeoutMs: 200, fails: 'timeout', error: 'timed out after 200ms' },
+  { name: 'time, waiting for an op', code: 'await ctx.fetch(`${ctx.data.web}/slow`)', timeoutMs: 300, fails: 'timeout', error: 'timed out after 300ms' },
+  { name: 'time, caught', code: 'for (;;) { try { for (;;); } catch {} finally { continue } }', timeoutMs: 200, fails: 'timeout', error: 'timed out after 200ms' },
+  { name: 'time, sorting', code: 'for (;;) [3, 1, 2].sort(() => { for (;;); })', timeoutMs: 200, fails: 'timeout', error: 'timed out after 200ms' },
+  { name: 'logs before the time was up', code: "console.log('begun'); for (;;);", timeoutMs: 200, fails: 'timeout', logs: ['begun'] },
+  { name: 'in time', code: "await new Promise((r) => setTimeout(r, 100)); return 'done'", timeoutMs: 5000, value: 'done' },
+  { name: 'lines of logs', code: 'for (let i = 0; i < 3000; i++) console.log(i)', absent: true, checkLogs: (logs) => logs.length === 1001 && logs[999] === '999' },
+  { name: 'bytes of logs', code: "for (let i = 0; i < 10; i++) console.log('x'.repeat(100 << 10))", absent: true, checkLogs: (logs) => logs.join('').length < 300 << 10 },
+  { name: 'a result of 5 MiB', code: "return 'x'.repeat(5 << 20)", check: (v) => v.length === 5 << 20 },
+  { name: 'a result of 7 MiB', code: "return 'x'.repeat(7 << 20)", fails: 'payload_too_large' },
+  { name: 'a body of 7 MiB', code: 'return 1', body: `"${'x'.repeat(7 << 20)}"`, status: 413 },
+  { name: 'memory, small things', code: 'const a = []; for (;;) a.push({ n: a.length })', timeoutMs: 20000, fails: 'memory' },
+  { name: 'memory, bytes', code: 'const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))', timeoutMs: 20000, fails: 'memory' },
+  { name: 'memory, text', code: "let s = 'xyz'; for (;;) s += s", timeoutMs: 20000, fails: 'memory' },
+  { name: 'garbage is none', code: 'let n = 0; for (let i = 0; i < 200; i++) n += new Uint8Array(1 << 20).length; return n', timeoutMs: 20000, value: 200 * (1 << 20) },
+  { name: 'a promise that never settles', code: 'await new Promise(() => {})', timeoutMs: 1000, fails: 'user_error', error: /never|settle|deadlock/i },
+  { name: 'many ops', code: 'const r = await Promise.all(Array.from({ length: 50 }, (_, i) => ctx.db.one("posts", String(i)))); return r.length', value: 50 },
+];

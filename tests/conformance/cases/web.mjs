@@ -1,0 +1,21 @@
+// What web pages have and the language has not.
+export default [
+  { name: 'URL', code: "const u = new URL('/b?x=1#f', 'https://Example.com:8443/a/'); return [u.href, u.host, u.searchParams.get('x')]", value: ['https://example.com:8443/b?x=1#f', 'example.com:8443', '1'] },
+  { name: 'a bad URL', code: "try { new URL('nope') } catch (e) { return e.name }", value: 'TypeError' },
+  { name: 'URLSearchParams', code: "const p = new URLSearchParams({ a: '1 2' }); p.append('b', 'é&'); return [p.toString(), [...p].length, p.get('b'), p.has('c')]", value: ['a=1+2&b=%C3%A9%26', 2, 'é&', false] },
+  { name: 'TextEncoder', code: "return [...new TextEncoder().encode('é😀')]", value: [195, 169, 240, 159, 152, 128] },
+  { name: 'TextDecoder', code: "return new TextDecoder().decode(new Uint8Array([226, 130, 172, 255]))", value: '€\ufffd' },
+  { name: 'atob and btoa', code: "return [btoa('hello'), atob('aGVsbG8=')]", value: ['aGVsbG8=', 'hello'] },
+  { name: 'structuredClone', code: "const a = { d: new Date(0), m: new Map([[1, { x: 1 }]]) }; a.self = a; const b = structuredClone(a); return [b !== a, b.self === b, b.d.getTime(), b.m.get(1)]", value: [true, true, 0, { x: 1 }] },
+  { name: 'randomUUID', code: 'const a = crypto.randomUUID(), b = crypto.randomUUID(); return [/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(a), a !== b]', value: [true, true] },
+  { name: 'getRandomValues', code: 'const a = crypto.getRandomValues(new Uint8Array(32)); return [a.length, new Set(a).size > 8]', value: [32, true] },
+  { name: 'digest', code: "const d = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode('abc'))); return [...d].map((b) => b.toString(16).padStart(2, '0')).join('')", value: 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad' },
+  { name: 'timers in order', code: 'const out = []; const at = (ms) => new Promise((r) => setTimeout(() => { out.push(ms); r() }, ms)); await Promise.all([at(60), at(1), at(30)]); return out', value: [1, 30, 60] },
+  { name: 'a timer with arguments', code: 'return await new Promise((r) => setTimeout(r, 1, 7))', value: 7 },
+  { name: 'a timer that is cleared', code: "let hit = false; const t = setTimeout(() => { hit = true }, 5); clearTimeout(t); await new Promise((r) => setTimeout(r, 30)); return hit", value: false },
+  { name: 'queueMicrotask', code: 'const out = []; queueMicrotask(() => out.push(2)); out.push(1); await 0; return out', value: [1, 2] },
+  { name: 'the clock', code: 'const a = Date.now(); await new Promise((r) => setTimeout(r, 20)); const d = Date.now() - a; return [d >= 10, a > 1600000000000]', value: [true, true] },
+  { name: 'chance', code: 'return new Set(Array.from({ length: 20 }, Math.random)).size', value: 20 },
+  { name: 'what is not there', code: "return ['fetch', 'process', 'Bun', 'require', 'module', 'WebSocket', 'Worker', 'Deno', 'XMLHttpRequest', 'postMessage', 'std', 'os'].filter((n) => { try { return (0, eval)('typeof ' + n) !== 'undefined' && n !== 'Bun' } catch { return false } })", value: [] },
+  { name: 'nor here', code: 'return [typeof fetch, typeof process, typeof Bun, typeof require, typeof module, typeof WebSocket]', value: Array(6).fill('undefined') },
+];
