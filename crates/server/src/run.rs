@@ -131,8 +131,7 @@ impl Server {
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
-        let engines = Engines::open(&config.data_dir);
-        let engines = Engines::new(node.clone(), config.scripts.bun.as_deref());
+        let engines = Engines::new(&config.data_dir, node.clone(), config.scripts.bun.as_deref());
         let app = Arc::new(App {
             config,
             store,
@@ -205,10 +204,12 @@ impl Server {
         http::serve(listener, front(Side::Both), None, stop.clone()).await;
         stop.cancel();
         app.gateway.close().await;
+        app.script_jobs.ended.cancelled().await;
         app.scripts.close().await;
         app.services.close().await;
         tracker.close();
         tracker.wait().await;
+        app.scripts.engines.close().await;
         app.node.shutdown().await;
         if let Err(error) = app.store.close().await {
             tracing::error!(error = error_text(&error), "the database did not close cleanly; it recovers at the next start");

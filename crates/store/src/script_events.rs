@@ -70,14 +70,19 @@ impl Store {
 
     /// Removes events that are too old, and of teams that have too many the oldest; at most `max`. Returns how many.
     pub async fn script_events_prune(&self, before_ms: i64, max: u32) -> Result<usize, StoreError> {
+        // Looking through all of them takes a while, and nobody who writes has to wait for it.
+        let teams: Vec<String> = self
+            .engine
+            .read("look for teams with many events", |c| {
+                let mut statement = c.prepare_cached("SELECT team_id FROM script_event GROUP BY team_id HAVING count(*) > ?1")?;
+                let rows = statement.query_map([limits::SCRIPT_EVENTS_KEPT_MAX], |row| row.get(0))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await?;
         self.engine
             .write("remove old events", move |c| {
                 let sql = "DELETE FROM script_event WHERE id IN (SELECT id FROM script_event WHERE created_at_ms < ?1 ORDER BY created_at_ms LIMIT ?2)";
                 let removed = c.prepare_cached(sql)?.execute((before_ms, max))?;
-                let teams: Vec<String> = c
-                    .prepare_cached("SELECT team_id FROM script_event GROUP BY team_id HAVING count(*) > ?1")?
-                    .query_map([limits::SCRIPT_EVENTS_KEPT_MAX], |row| row.get(0))?
-                    .collect::<Result<_, _>>()?;
                 let mut more = 0;
                 for team in teams {
                     let sql = "DELETE FROM script_event WHERE id IN

@@ -96,7 +96,9 @@ impl Store {
                 let mut moved = 0;
                 while let Some(row) = rows.next()? {
                     let (id, pattern, timezone): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                    let next = schedule::next(&id, &parse(&pattern, &timezone)?, &spec(row.get_ref(4)?.as_str().unwrap_or_default())?.schedule, now_ms);
+                    // One that cannot be read keeps no other from being set back.
+                    let (Ok(cron), Ok(spec)) = (parse(&pattern, &timezone), spec(row.get_ref(4)?.as_str().unwrap_or_default())) else { continue };
+                    let next = schedule::next(&id, &cron, &spec.schedule, now_ms);
                     let planned: Option<i64> = row.get(3)?;
                     if let Some(next) = next
                         && planned.is_none_or(|planned| planned > next.tick_ms)

@@ -128,6 +128,7 @@ impl Store {
                     ("volumes", count("SELECT count(*) FROM volume WHERE team_id = ?1")?),
                     ("items", count("SELECT ifnull(sum(items), 0) FROM collection WHERE team_id = ?1")?),
                     ("functions", count("SELECT count(*) FROM function WHERE team_id = ?1 AND deleted_at_ms IS NULL")?),
+                    ("scripts", count("SELECT count(*) FROM script WHERE team_id = ?1")?),
                 ]
                 .into_iter()
                 .filter(|(_, count)| *count > 0)

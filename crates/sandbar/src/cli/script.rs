@@ -86,9 +86,6 @@ pub enum ScriptCommand {
         /// The run's id
         run: String,
     },
-    /// Mail that was not sent, because no SMTP server is set
-    #[command(subcommand)]
-    Outbox(OutboxCommand),
     /// Run a run again with what it was told then, and say in what it differs
     Replay {
         /// The run's id
@@ -119,6 +116,9 @@ pub enum ScriptCommand {
     /// Make keys with which a script of access `key` can be called
     #[command(subcommand)]
     Key(ScriptKeyCommand),
+    /// Mail that was kept because no mail server is set
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Runs that were given up
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),

@@ -55,7 +55,6 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
         ScriptCommand::Invoke(args) => return invoke(global, &client, args).await,
         ScriptCommand::Logs { script, follow, limit } => return runs::logs(&client, &script, follow, limit).await,
         ScriptCommand::Runs { script, status, trigger, limit } => runs::list(global, &client, script, status, trigger, limit).await?,
-        ScriptCommand::Outbox(command) => return super::outbox::run(global, command).await,
         ScriptCommand::Show { run } => runs::show(global, &client, &run).await?,
         ScriptCommand::Replay { run, version } => return runs::replay(global, &client, &run, version).await,
         ScriptCommand::Versions { script } => {
@@ -73,6 +72,7 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
         ScriptCommand::Alias(command) => alias(global, &client, command).await?,
         ScriptCommand::Secret(command) => secret(global, &client, command).await?,
         ScriptCommand::Key(command) => key(global, &client, command).await?,
+        ScriptCommand::Outbox(command) => return super::outbox::run(global, command).await,
         ScriptCommand::DeadLetters(command) => return super::dead_letters::run(global, command).await,
         ScriptCommand::Ticks { script, limit } => return super::dead_letters::ticks(global, &script, limit).await,
     }
@@ -154,7 +154,11 @@ fn print_result(form: Output, result: &Value) -> u8 {
                 eprintln!("{}", output::printable(&cell(line)));
             }
             if result["ok"] == true {
-                output::json(&result["value"]);
+                match &result["value"] {
+                    Value::Null if result.get("value").is_none() => {}
+                    Value::String(text) => output::line(text),
+                    value => output::line(&value.to_string()),
+                }
             } else {
                 eprintln!("sandbar: {}: {} ({})", cell(&result["errorName"]), cell(&result["error"]), cell(&result["code"]));
                 for line in result["stack"].as_str().unwrap_or_default().lines() {

@@ -89,6 +89,24 @@ fn an_event_runs_whoever_asks_for_it() {
 }
 
 #[test]
+fn a_write_of_an_item_runs_whoever_asks_for_it() {
+    let server = shared();
+    let api = server.api();
+    let posts = json!({ "slug": "t-posts", "name": "Posts", "fields": [{ "name": "title", "type": "string" }] });
+    assert_eq!(api.post("/api/collections", posts).status, 201);
+    let code = "return [ctx.data.event, ctx.data.data.title, ctx.user.id]";
+    let told = function(&api, "t-posts", "event", "items:t-posts:*", code, json!({}));
+    let made = api.try_send("POST", "/api/items/t-posts", &[("x-sandbar-script-depth", "3")], br#"{"title":"First"}"#).unwrap();
+    let item = data(&made, 201);
+    let job = wait_for_jobs(&api, &told, "succeeded", 1).remove(0);
+    assert_eq!((&job["depth"], &job["input"]["data"]["id"]), (&json!(3), &item["id"]));
+    let run = data(&api.get(&format!("/api/runs/{}", job["lastRunId"].as_str().unwrap())), 200);
+    assert_eq!(run["value"], json!(["items:t-posts:created", "First", null]), "{run}");
+    assert_eq!(api.delete(&format!("/api/items/t-posts/{}", item["id"].as_str().unwrap())).status, 200);
+    assert_eq!(wait_for_jobs(&api, &told, "succeeded", 2)[0]["input"]["event"], "items:t-posts:deleted");
+}
+
+#[test]
 fn what_cannot_be_published_is_refused() {
     let server = shared();
     let api = server.api();
@@ -164,7 +182,7 @@ fn a_loop_of_events_ends() {
     let api = server.api();
     let looped = function(&api, "t-loop", "event", "t-loop", "return 1", json!({}));
     let body = json!({ "channel": "t-loop", "event": "x" }).to_string();
-    let send = |depth: &str| data(&api.try_send("POST", "/api/events", &[("sandbar-script-depth", depth)], body.as_bytes()).unwrap(), 202);
+    let send = |depth: &str| data(&api.try_send("POST", "/api/events", &[("x-sandbar-script-depth", depth)], body.as_bytes()).unwrap(), 202);
     assert_eq!(send("8")["matched"], 1);
     let ended = send("9");
     assert_eq!(ended["matched"], 0);

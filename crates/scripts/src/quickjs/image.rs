@@ -22,7 +22,7 @@ const PRELUDE: &str = concat!(
     "])"
 );
 /// Of the guest's own stack, which is 1 MiB; the rest is for what QuickJS does beyond its own count.
-const STACK_BYTES: u32 = 640 << 10;
+const STACK_BYTES: u32 = 448 << 10;
 const PAGE_BYTES: usize = 4096;
 const WASM_PAGE_BYTES: usize = 65536;
 
@@ -174,7 +174,7 @@ mod tests {
         memory[5 * PAGE_BYTES - 1] = 3;
         let body = data(&memory);
         assert_eq!(body[..3], [2, 0, 0x41]);
-        assert_eq!(body.len(), 1 + 2 * (2 + 1 + 2) + 2 + 3 + 3 * PAGE_BYTES - 1, "two segments, three pages");
+        assert_eq!(body.len(), 1 + (2 + 2 + 1 + 2) + (2 + 3 + 1 + 2) + 3 * PAGE_BYTES, "two segments, three pages");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::{
     app::{
         App,
         sandboxes::{store_failure, violations},
+        script_events::Cause,
     },
     error::ApiError,
     http::{params::shown, time::now_ms},
@@ -35,6 +36,8 @@ mod ops;
 pub struct Reader<'a> {
     pub team_id: &'a str,
     pub subject: &'a Subject,
+    /// What made its request.
+    pub cause: Option<&'a Cause>,
 }
 
 /// What a query found.
@@ -125,12 +128,15 @@ impl App {
                 let made = new_item(&reader, &collection, &allowed, fields.clone(), now);
                 // Of several it matters which one it is.
                 let item = made.map_err(|error| if given.len() > 1 { error.with_message(|text| format!("item {n}: {text}")) } else { error })?;
-                let event = told(&collection, "created", &item, now);
+                let event = told(&reader, &collection, "created", &item, now);
                 items.push((item, event));
             }
             let rows = items.iter().map(|(item, _)| reader.shown(&collection, item, now)).collect();
             match self.store.items_insert(&collection, items).await {
-                Ok(()) => return Ok(rows),
+                Ok(()) => {
+                    self.script_jobs_added();
+                    return Ok(rows);
+                }
                 Err(StoreError::Stale { .. } | StoreError::NotFound { .. }) => {}
                 Err(error @ StoreError::Exists { .. }) => return Err(ApiError::conflict(error.to_string())),
                 Err(error) => return Err(store_failure("saving the items", &error)),
@@ -146,8 +152,9 @@ impl App {
             let now = now_ms();
             let (collection, allowed, before) = self.item_for(&reader, slug, id, Action::Update).await?;
             let mut next = changed_item(&reader, &collection, &allowed, &before, given.clone(), now)?;
-            match self.store.item_update(&collection, &next, told(&collection, "updated", &next, now)).await {
+            match self.store.item_update(&collection, &next, told(&reader, &collection, "updated", &next, now)).await {
                 Ok(generation) => {
+                    self.script_jobs_added();
                     next.generation = generation;
                     return Ok(reader.shown(&collection, &next, now));
                 }
@@ -163,8 +170,11 @@ impl App {
         for _ in 0..TRIES {
             let now = now_ms();
             let (collection, _, before) = self.item_for(&reader, slug, id, Action::Delete).await?;
-            match self.store.item_delete(&collection, id, before.generation, told(&collection, "deleted", &before, now)).await {
-                Ok(()) => return Ok(()),
+            match self.store.item_delete(&collection, id, before.generation, told(&reader, &collection, "deleted", &before, now)).await {
+                Ok(()) => {
+                    self.script_jobs_added();
+                    return Ok(());
+                }
                 Err(StoreError::Stale { .. } | StoreError::NotFound { .. }) => {}
                 Err(error) => return Err(store_failure("deleting the item", &error)),
             }
@@ -288,14 +298,14 @@ fn owner_rule(collection: &CollectionRecord) -> String {
 }
 
 /// What scripts are told of a change. They see all of the item, in the name of nobody.
-fn told(collection: &CollectionRecord, what: &str, item: &ItemRecord, now: i64) -> NewScriptEvent {
+fn told(reader: &Reader<'_>, collection: &CollectionRecord, what: &str, item: &ItemRecord, now: i64) -> NewScriptEvent {
     NewScriptEvent {
         id: uuid::Uuid::new_v4().to_string(),
         team_id: collection.team_id.clone(),
         target: format!("items:{}:{what}", collection.slug),
         data: item::rendered(&collection.spec, item, None).to_string(),
-        depth: 0,
-        cause_run_id: None,
+        depth: reader.cause.map_or(0, |cause| cause.depth),
+        cause_run_id: reader.cause.and_then(|cause| cause.run_id.clone()),
         subject: json!(Subject::default()).to_string(),
         created_at_ms: now,
     }

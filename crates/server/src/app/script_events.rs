@@ -1,5 +1,6 @@
 //! Events that clients publish, and events that were.
 
+use http::HeaderMap;
 use sandbar_api::ErrorCode;
 use sandbar_core::{limits, roles::Permission, script::pattern};
 use sandbar_store::{NewScriptEvent, ScriptEvent, StoreError};
@@ -18,6 +19,28 @@ use crate::error::ApiError;
 /// Channels whose events only the server publishes.
 const RESERVED: [&str; 2] = ["items", "system"];
 
+/// Requests of scripts say by these how many scripts they came through, and which run they are of; no script sends another one.
+/// Whoever else says it only ends a loop of its own team sooner.
+pub const DEPTH_HEADER: &str = "x-sandbar-script-depth";
+pub const RUN_HEADER: &str = "x-sandbar-script-run";
+
+/// What made a request that changes something.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// How many scripts it came through.
+    pub depth: u32,
+    /// The run whose request it is.
+    pub run_id: Option<String>,
+}
+
+impl Cause {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let run_id = text(RUN_HEADER).filter(|id| id.len() <= limits::NAME_MAX_CHARS).map(str::to_owned);
+        Self { depth: text(DEPTH_HEADER).and_then(|depth| depth.parse().ok()).unwrap_or_default(), run_id }
+    }
+}
+
 /// What a client wants published.
 #[derive(Debug)]
 pub struct Publish {
@@ -26,10 +49,7 @@ pub struct Publish {
     pub data: Box<RawValue>,
     /// The same one twice is one event.
     pub idempotency_key: Option<String>,
-    /// How many scripts it came through, as their requests say.
-    pub depth: u32,
-    /// The run whose request it is.
-    pub cause_run_id: Option<String>,
+    pub cause: Cause,
 }
 
 impl App {
@@ -49,8 +69,8 @@ impl App {
             team_id: who.team_id.clone(),
             target: format!("{}:{}", publish.channel, publish.event),
             data: publish.data.get().to_owned(),
-            depth: publish.depth,
-            cause_run_id: publish.cause_run_id,
+            depth: publish.cause.depth,
+            cause_run_id: publish.cause.run_id,
             subject: serde_json::to_string(&Subject::default()).unwrap_or_else(|_| "{}".to_owned()),
             created_at_ms: now_ms(),
         };

@@ -20,6 +20,8 @@ use crate::error::ApiError;
 #[derive(Debug, Default)]
 pub struct ScriptJobs {
     running: Mutex<HashMap<String, CancellationToken>>,
+    /// The task has ended, and needs no engine any more.
+    pub(crate) ended: CancellationToken,
 }
 
 impl ScriptJobs {

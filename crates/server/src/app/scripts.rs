@@ -128,12 +128,11 @@ impl Scripts {
         }
     }
 
-    /// Cancels what runs, waits for its end, and ends the engines.
+    /// Cancels the calls of clients and waits for their end. The engines go on: others may be using them.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.engines.close().await;
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
         auth::{self, Principal},
         items::{Reader, Rows},
         sandboxes::store_failure,
+        script_events::Cause,
         scripts::Subject,
     },
     error::ApiError,
@@ -72,11 +73,12 @@ struct ItemQueryRequest {
 struct Asker {
     team_id: String,
     subject: Subject,
+    cause: Cause,
 }
 
 impl Asker {
     fn reader(&self) -> Reader<'_> {
-        Reader { team_id: &self.team_id, subject: &self.subject }
+        Reader { team_id: &self.team_id, subject: &self.subject, cause: Some(&self.cause) }
     }
 }
 
@@ -84,16 +86,17 @@ impl FromRequestParts<SharedApp> for Asker {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &SharedApp) -> std::result::Result<Self, Response> {
+        let cause = Cause::of(&parts.headers);
         if parts.headers.contains_key(header::AUTHORIZATION) {
             let who = Principal::from_request_parts(parts, app).await.map_err(IntoResponse::into_response)?;
             if who.team_id.is_empty() {
                 return Err(ApiError::new(ErrorCode::Forbidden, "you are in no team; make one or ask to be added to one").into_response());
             }
             let roles = who.roles.iter().map(|role| role.as_str().to_owned()).collect();
-            return Ok(Self { team_id: who.team_id, subject: Subject { user_id: Some(who.user_id), email: None, roles } });
+            return Ok(Self { team_id: who.team_id, subject: Subject { user_id: Some(who.user_id), email: None, roles }, cause });
         }
         let team_id = nobodys_team(parts, app).await.map_err(IntoResponse::into_response)?;
-        Ok(Self { team_id, subject: Subject::default() })
+        Ok(Self { team_id, subject: Subject::default(), cause })
     }
 }
 

@@ -18,14 +18,14 @@ use super::{
     time::rfc3339,
 };
 use crate::{
-    app::{SharedApp, auth::Principal, script_events::Publish},
+    app::{
+        SharedApp,
+        auth::Principal,
+        script_events::{Cause, Publish},
+    },
     error::ApiError,
 };
 
-/// Requests of a script say how many scripts they came through, and which run they are of. Whoever says it without need only
-/// ends a loop of its own team sooner.
-pub const DEPTH_HEADER: &str = "sandbar-script-depth";
-pub const RUN_HEADER: &str = "sandbar-script-run";
 /// Bytes of a body around its data.
 const AROUND_MAX_BYTES: usize = 8 << 10;
 /// Bytes of a key of idempotency.
@@ -91,15 +91,13 @@ async fn publish(
     headers: HeaderMap,
     Json(request): Json<PublishRequest, { limits::SCRIPT_EVENT_DATA_MAX_BYTES + AROUND_MAX_BYTES }>,
 ) -> Result<Data<Published>> {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let idempotency_key = header("idempotency-key");
+    let idempotency_key = headers.get("idempotency-key").and_then(|value| value.to_str().ok()).map(str::to_owned);
     if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_MAX_BYTES) {
         return Err(ApiError::bad_request(format!("Idempotency-Key: has 1 to {KEY_MAX_BYTES} bytes")));
     }
-    let depth = header(DEPTH_HEADER).and_then(|depth| depth.parse().ok()).unwrap_or(0);
-    let cause_run_id = header(RUN_HEADER).filter(|id| id.len() <= limits::NAME_MAX_CHARS);
+    let cause = Cause::of(&headers);
     let PublishRequest { channel, event, data } = request;
-    let (id, matched) = app.publish_script_event(&who, Publish { channel, event, data, idempotency_key, depth, cause_run_id }).await?;
+    let (id, matched) = app.publish_script_event(&who, Publish { channel, event, data, idempotency_key, cause }).await?;
     wire::with_status(StatusCode::ACCEPTED, Data { data: Published { id, matched } })
 }
 

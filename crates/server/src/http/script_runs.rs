@@ -42,7 +42,13 @@ struct ReplayView {
 
 /// `/api/runs`, `/api/functions/{id}/runs` and `/api/invocations`
 pub fn router() -> OpenApiRouter<SharedApp> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(list_of_function)).routes(routes!(get)).routes(routes!(get_invocation)).routes(routes!(replay))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(list_of_function))
+        .routes(routes!(get_of_function))
+        .routes(routes!(get))
+        .routes(routes!(get_invocation))
+        .routes(routes!(replay))
 }
 
 /// Runs of the team, the newest first.
@@ -78,6 +84,20 @@ async fn list_of_function(State(app): State<SharedApp>, who: Principal, Path(id)
 async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<Data<RunView>> {
     require_admin(&who)?;
     wire::data(render::run(app.script_run(&who, &id).await?, true))
+}
+
+/// A whole run of a function.
+#[utoipa::path(get, path = "/api/functions/{id}/runs/{run}", tag = "scripts", params(("id" = String, Path, description = "id or name"), ("run" = String, Path)), responses(
+    (status = 200, body = Data<RunView>), (status = 401, body = Failed), (status = 403, body = Failed), (status = 404, body = Failed),
+))]
+async fn get_of_function(State(app): State<SharedApp>, who: Principal, Path((id, run)): Path<(String, String)>) -> Result<Data<RunView>> {
+    require_admin(&who)?;
+    let script_id = script_id(&app, &who, &id).await?;
+    let found = app.script_run(&who, &run).await?;
+    if found.script_id != script_id {
+        return Err(ApiError::not_found("run", &run));
+    }
+    wire::data(render::run(found, true))
 }
 
 /// A call that nobody waited for: whoever made it may ask, and admins.

@@ -43,6 +43,7 @@ const PRUNE_MAX: u32 = 2000;
 type Of = (String, String);
 
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
+    let _ended = app.script_jobs.ended.clone().drop_guard();
     let mut busy = Busy::default();
     let mut runs: JoinSet<Of> = JoinSet::new();
     let mut pruned_at_ms = 0;
@@ -51,7 +52,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
             pruned_at_ms = now_ms();
             prune(&app).await;
         }
-        let wait = match start(&app, &mut busy, &mut runs).await {
+        let wait = match start(&app, &stop, &mut busy, &mut runs).await {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::error!(error = error_text(&error), "runs that are owed cannot be read");
@@ -74,7 +75,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
 }
 
 /// Starts everything that is due and may run; returns how long nothing more will be.
-async fn start(app: &SharedApp, busy: &mut Busy, runs: &mut JoinSet<Of>) -> Result<Duration, StoreError> {
+async fn start(app: &SharedApp, stop: &CancellationToken, busy: &mut Busy, runs: &mut JoinSet<Of>) -> Result<Duration, StoreError> {
     let claimed = app.store.script_jobs_claim(now_ms(), busy.clone()).await?;
     if claimed.dropped > 0 {
         tracing::info!(dropped = claimed.dropped, "runs of functions that are gone or not active were dropped");
@@ -83,11 +84,11 @@ async fn start(app: &SharedApp, busy: &mut Busy, runs: &mut JoinSet<Of>) -> Resu
         let of = (job.team_id.clone(), job.script_id.clone());
         *busy.teams.entry(of.0.clone()).or_default() += 1;
         *busy.scripts.entry(of.1.clone()).or_default() += 1;
-        let (app, cancel) = (app.clone(), app.script_jobs.begin(&job.id));
+        let (app, stop, cancel) = (app.clone(), stop.clone(), app.script_jobs.begin(&job.id));
         runs.spawn(async move {
             let id = job.id.clone();
             // Whatever happens, its place is given back.
-            if AssertUnwindSafe(attempt(&app, job, cancel)).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(attempt(&app, &stop, job, cancel)).catch_unwind().await.is_err() {
                 tracing::error!(job = id, "a run that was owed failed inside the server; it is run again");
                 tokio::time::sleep(AFTER_PANIC).await;
                 give_back(&app, &id, now_ms()).await;
@@ -117,7 +118,7 @@ fn end(busy: &mut Busy, done: Result<Of, tokio::task::JoinError>) {
 }
 
 /// Runs a job once and writes down what came of it.
-async fn attempt(app: &SharedApp, job: ScriptJob, cancel: CancellationToken) {
+async fn attempt(app: &SharedApp, stop: &CancellationToken, job: ScriptJob, cancel: CancellationToken) {
     let ask = match prepare(app, &job, cancel.clone()).await {
         Ok(Ok(ask)) => ask,
         Ok(Err(reason)) => return end_without_run(app, &job.id, JobEnd::Dropped, reason).await,
@@ -144,7 +145,7 @@ async fn attempt(app: &SharedApp, job: ScriptJob, cancel: CancellationToken) {
     let end = match &ran.outcome.result {
         Ok(_) => JobEnd::Succeeded,
         // The server ends. The run stays unfinished, and is run again by the next one.
-        Err(failure) if failure.code == FailureCode::Cancelled && !cancel.is_cancelled() => return,
+        Err(failure) if stop.is_cancelled() && matches!(failure.code, FailureCode::Cancelled | FailureCode::Internal) && !cancel.is_cancelled() => return,
         Err(failure) => match retry::after(failure.code.as_str(), job.attempts, &retry, jitter(), now_ms()) {
             Fate::Retry { at_ms } => JobEnd::Retry { at_ms },
             Fate::Dead => JobEnd::Dead,

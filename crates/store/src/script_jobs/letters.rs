@@ -91,6 +91,16 @@ impl Store {
 
     /// Forgets what ended long ago, and of scripts that have too much of it the oldest; at most `max` of each. Returns how many.
     pub async fn script_jobs_prune(&self, now_ms: i64, max: u32) -> Result<usize, StoreError> {
+        // Looking through all of them takes a while, and nobody who writes has to wait for it.
+        let much: Vec<(String, String)> = self
+            .engine
+            .read("look for scripts that were owed much", |c| {
+                let sql = "SELECT script_id, state FROM script_job WHERE state NOT IN ('pending', 'running') GROUP BY script_id, state HAVING count(*) > ?1";
+                let mut statement = c.prepare_cached(sql)?;
+                let rows = statement.query_map([limits::SCRIPT_JOBS_KEPT_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await?;
         self.engine
             .write("forget runs that were owed", move |c| {
                 let mut removed = 0;
@@ -100,10 +110,6 @@ impl Store {
                     let kept = if state == JobState::Dead { limits::SCRIPT_DEAD_LETTERS_KEPT_MS } else { limits::SCRIPT_JOBS_KEPT_MS };
                     removed += c.prepare_cached(sql)?.execute((state.as_str(), now_ms.saturating_sub(kept), max))?;
                 }
-                let sql = "SELECT script_id, state FROM script_job WHERE state NOT IN ('pending', 'running') GROUP BY script_id, state HAVING count(*) > ?1";
-                let mut statement = c.prepare_cached(sql)?;
-                let much: Vec<(String, String)> =
-                    statement.query_map([limits::SCRIPT_JOBS_KEPT_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
                 for (script_id, state) in much {
                     let sql = "DELETE FROM script_job WHERE id IN (SELECT id FROM script_job WHERE script_id = ?1 AND state = ?2
                         ORDER BY created_at_ms DESC, id LIMIT ?3 OFFSET ?4)";

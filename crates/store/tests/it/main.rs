@@ -8,6 +8,7 @@ mod functions;
 mod items;
 mod sandboxes;
 mod script_triggers;
+mod scripts;
 mod state;
 mod webhooks;
 

@@ -36,7 +36,7 @@ pub async fn run(form: Output, args: RunFileArgs) -> anyhow::Result<u8> {
     let source = read_text(&args.file)?;
     let code = match args.language.as_deref().unwrap_or(language_of(&args.file)) {
         "javascript" => source,
-        "typescript" => typescript::strip(&source, &name).with_context(|| name.clone())?,
+        "typescript" => typescript::strip(&source).with_context(|| name.clone())?,
         other => bail!("{other:?} is neither javascript nor typescript"),
     };
     let data = RawValue::from_string(read_data(&args.data)?)?;

@@ -30,14 +30,14 @@ impl App {
     /// `db.list`: `{slug, query?}` → rows.
     pub(crate) async fn script_db_list(&self, team_id: &str, subject: &Subject, args: &RawValue) -> OpResult {
         let List { slug, query } = read("ctx.db.list(slug, query)", args)?;
-        let found = self.list_items(Reader { team_id, subject }, &slug, &query.unwrap_or_default(), false).await.map_err(refused)?;
+        let found = self.list_items(Reader { team_id, subject, cause: None }, &slug, &query.unwrap_or_default(), false).await.map_err(refused)?;
         written(&found.rows)
     }
 
     /// `db.one`: `{slug, id}` → row or null.
     pub(crate) async fn script_db_one(&self, team_id: &str, subject: &Subject, args: &RawValue) -> OpResult {
         let One { slug, id } = read("ctx.db.one(slug, id)", args)?;
-        written(&self.find_item(Reader { team_id, subject }, &slug, &id).await.map_err(refused)?)
+        written(&self.find_item(Reader { team_id, subject, cause: None }, &slug, &id).await.map_err(refused)?)
     }
 }
 

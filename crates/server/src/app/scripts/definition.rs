@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sandbar_core::script::{AuthorKind, Draft, Language, Trigger, cron, draft::CodeChange, pattern};
 use sandbar_core::validate::Violation;
-use sandbar_scripts::{CheckError, frame::SyntaxError};
+use sandbar_scripts::{CheckError, frame::SyntaxError, typescript};
 use sandbar_store::{ScriptRecord, ScriptVersion, ScriptWhole};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -163,8 +163,8 @@ impl App {
         let code = match language {
             Language::JavaScript => None,
             Language::TypeScript => {
-                let (source, name) = (source.clone(), name.to_owned());
-                let stripped = tokio::task::spawn_blocking(move || super::engines::strip(&source, &name)).await;
+                let source = source.clone();
+                let stripped = tokio::task::spawn_blocking(move || typescript::strip(&source)).await;
                 let stripped = stripped.map_err(|error| ApiError::internal("reading the TypeScript", &error))?;
                 Some(stripped.map_err(|error| syntax(&error))?)
             }

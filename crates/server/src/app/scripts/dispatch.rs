@@ -23,6 +23,7 @@ pub(crate) struct Dispatch {
     app: SharedApp,
     script: Arc<ScriptRecord>,
     run_id: String,
+    depth: u32,
     /// In whose name it reads.
     reader: Subject,
     /// Secrets that it was given.
@@ -40,9 +41,9 @@ struct Name {
 }
 
 impl Dispatch {
-    pub fn new(app: SharedApp, script: Arc<ScriptRecord>, run_id: &str, caller: &Subject) -> Self {
+    pub fn new(app: SharedApp, script: Arc<ScriptRecord>, run_id: &str, depth: u32, caller: &Subject) -> Self {
         let reader = reader(&script.spec.run_as, caller);
-        Self { app, script, run_id: run_id.to_owned(), reader, given: Mutex::default() }
+        Self { app, script, run_id: run_id.to_owned(), depth, reader, given: Mutex::default() }
     }
 
     /// What keeps the secrets that this run was given out of what is kept of it.
@@ -91,7 +92,7 @@ impl Dispatch {
         }
         self.given.lock().unwrap_or_else(PoisonError::into_inner).extend(secrets.clone());
         let secret = |name: &str| secrets.get(name).cloned();
-        let asker = Asker { team_id: &self.script.team_id, script: Some(&self.script), run_id: &self.run_id, secret: Some(&secret) };
+        let asker = Asker { team_id: &self.script.team_id, script: Some(&self.script), run_id: &self.run_id, depth: self.depth, secret: Some(&secret) };
         fetch::fetch_as(&self.app, asker, args).await
     }
 

@@ -75,7 +75,7 @@ enum People {
 
 /// Sends for a script.
 pub(crate) async fn send(app: &App, script: &ScriptRecord, run_id: &str, args: &RawValue) -> OpResult {
-    let asker = Asker { team_id: &script.team_id, script: Some(script), run_id, secret: None };
+    let asker = Asker { team_id: &script.team_id, script: Some(script), run_id, depth: 0, secret: None };
     app.reach.mailer.send(asker, args).await
 }
 

@@ -16,7 +16,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::reach::Asker;
-use crate::app::App;
+use crate::app::{
+    App,
+    script_events::{DEPTH_HEADER, RUN_HEADER},
+};
 
 mod secrets;
 #[cfg(test)]
@@ -144,6 +147,11 @@ fn prepare<'a>(asker: Asker<'a>, args: &RawValue, judge: impl FnOnce(&str) -> Re
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
     if body.is_some() {
         headers.entry(header::CONTENT_TYPE).or_insert(TEXT);
+    }
+    // A request that comes back to us says so: loops end by that.
+    headers.insert(DEPTH_HEADER, asker.depth.saturating_add(1).into());
+    if let Ok(run_id) = HeaderValue::from_str(asker.run_id) {
+        headers.insert(RUN_HEADER, run_id);
     }
     if !headers.contains_key(&TRACEPARENT) {
         headers.insert(TRACEPARENT, traceparent(asker.run_id));

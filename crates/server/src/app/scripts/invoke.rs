@@ -45,6 +45,8 @@ pub(crate) struct Wish {
     /// Calls of the same one go to the same version of a split.
     pub sticky: Option<String>,
     pub idempotency_key: Option<String>,
+    /// How many scripts it came through.
+    pub depth: u32,
     /// Where the request came to.
     pub origin: Option<String>,
 }
@@ -79,6 +81,10 @@ impl App {
         if !script.active {
             return Err(ApiError::new(ErrorCode::Forbidden, format!("function {:?} is inactive", script.name)));
         }
+        if wish.depth > limits::SCRIPT_EVENT_DEPTH_MAX {
+            let text = format!("the call came through {} scripts, and {} is the limit: this looks like a loop", wish.depth, limits::SCRIPT_EVENT_DEPTH_MAX);
+            return Err(ApiError::with_status(508, ErrorCode::Conflict, text));
+        }
         let version = self.wanted_version(&target, &wish).await?;
         let mut calling = self.function_load.enter(&script.team_id, &script.id, usize::MAX)?;
         let data = read_data(body, &mut calling).await?;
@@ -90,7 +96,7 @@ impl App {
             trigger: if wish.is_async { RunTrigger::Async } else { RunTrigger::Http },
             data,
             subject: target.subject,
-            depth: 0,
+            depth: wish.depth,
             attempt: 1,
             job_id: None,
             origin: wish.origin,
@@ -114,18 +120,24 @@ impl App {
                     return app.answer_again(&ask, used).await;
                 }
             }
-            let place = match app.script_place(&ask.script).await {
-                Ok(place) => place,
-                Err(refusal) => {
-                    if let Some(key) = &key {
-                        let released = app.store.script_idempotency_release(&ask.script.id, key, &ask.run_id).await;
-                        released.map_err(|e| store_failure("releasing the idempotency key", &e))?;
+            let (script, run_id) = (Arc::clone(&ask.script), ask.run_id.clone());
+            let ran = async {
+                let place = app.script_place(&ask.script).await?;
+                let ran = app.run_placed(ask, place).await;
+                app.finish_script(ran.run.clone(), None).await.map_err(|e| store_failure("keeping what came of the call", &e))?;
+                Ok(ran)
+            };
+            let ran = match (ran.await, &key) {
+                (Ok(ran), _) => ran,
+                // Nothing came of it that could be answered again.
+                (Err(refusal), Some(key)) => {
+                    if let Err(error) = app.store.script_idempotency_release(&script.id, key, &run_id).await {
+                        tracing::error!(%error, run = run_id, "an idempotency key stays taken");
                     }
                     return Err(refusal);
                 }
+                (Err(refusal), None) => return Err(refusal),
             };
-            let ran = app.run_placed(ask, place).await;
-            app.finish_script(ran.run.clone(), None).await.map_err(|e| store_failure("keeping what came of the call", &e))?;
             Ok(Invoked::Ran { run: Box::new(ran.run), outcome: Some(ran.outcome), replayed: false })
         });
         let done = task.await.unwrap_or_else(|error| Err(ApiError::internal("running the function", &error)));

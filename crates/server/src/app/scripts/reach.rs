@@ -26,6 +26,8 @@ pub(crate) struct Asker<'a> {
     /// None when nobody knows which one: an executor that does not know grants asks.
     pub script: Option<&'a ScriptRecord>,
     pub run_id: &'a str,
+    /// How many scripts it came through.
+    pub depth: u32,
     /// Gives the secrets that are bound to the script; they go where the script wants them without it seeing them.
     pub secret: Option<&'a (dyn Fn(&str) -> Option<String> + Sync)>,
 }

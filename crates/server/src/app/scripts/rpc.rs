@@ -61,7 +61,7 @@ impl App {
         let (team_id, subject) = self.subject_of(auth).await?;
         match op {
             Op::Fetch => {
-                let asker = Asker { team_id: &team_id, script: None, run_id: "", secret: None };
+                let asker = Asker { team_id: &team_id, script: None, run_id: "", depth: 0, secret: None };
                 let within = std::time::Duration::from_millis(limits::SCRIPT_FETCH_MAX_MS);
                 let fetched = tokio::time::timeout(within, fetch::fetch_as(self, asker, args)).await;
                 fetched.unwrap_or_else(|_| Err(OpError::wrong("fetch failed: no answer in time")))

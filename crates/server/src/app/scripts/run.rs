@@ -56,7 +56,7 @@ impl App {
     /// Runs a script that has its place.
     pub(crate) async fn run_placed(self: &Arc<Self>, ask: Ask, place: Place) -> Ran {
         let (began, began_ms) = (Instant::now(), now_ms());
-        let host = Arc::new(Dispatch::new(Arc::clone(self), Arc::clone(&ask.script), &ask.run_id, &ask.subject));
+        let host = Arc::new(Dispatch::new(Arc::clone(self), Arc::clone(&ask.script), &ask.run_id, ask.depth, &ask.subject));
         let chosen = self.script_provider(&ask.version);
         let (mut outcome, recording) = match &chosen {
             Ok(Provider::RemoteHttp) => {

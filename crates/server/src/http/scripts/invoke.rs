@@ -18,6 +18,7 @@ use crate::{
     app::{
         SharedApp,
         auth::{Principal, Rejection},
+        script_events::Cause,
         scripts::{
             invoke::{Caller, Invoked, Wish},
             keys::PREFIX,
@@ -98,6 +99,7 @@ fn wish(params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
         version: params.integer("version", 1..=u32::MAX)?,
         sticky: bounded(headers, STICKY_KEY)?,
         idempotency_key: bounded(headers, IDEMPOTENCY_KEY)?,
+        depth: Cause::of(headers).depth,
         origin: headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(|host| format!("http://{host}")),
     })
 }

@@ -8,7 +8,7 @@ use tokio::{
 
 use super::*;
 
-const ASKER: Asker<'static> = Asker { team_id: "t", script: None, run_id: "run-1", secret: None };
+const ASKER: Asker<'static> = Asker { team_id: "t", script: None, run_id: "run-1", depth: 0, secret: None };
 
 fn composed(args: Value) -> Result<(String, About), OpError> {
     let from = mailbox("Sandbar <sandbar@a.test>").expect("an address");

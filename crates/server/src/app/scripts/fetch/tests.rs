@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn asker<'a>(secret: &'a (dyn Fn(&str) -> Option<String> + Sync)) -> Asker<'a> {
-    Asker { team_id: "t", script: None, run_id: "0188ac24-0000-7000-8000-000000000001", secret: Some(secret) }
+    Asker { team_id: "t", script: None, run_id: "0188ac24-0000-7000-8000-000000000001", depth: 2, secret: Some(secret) }
 }
 
 fn prepared(args: Value) -> Result<FetchAsk<'static>, OpError> {
