@@ -111,7 +111,15 @@ fn code_that_does_not_compile_says_where() {
         let failed = call(code).failure();
         assert_eq!((failed.code, failed.name.as_str()), (FailureCode::UserError, "SyntaxError"), "{code}");
     }
-    for code in ["", "return 1 // comment", "'use strict'; return this", "await 0; for await (const x of []) {}", "<!-- html", "return {}\n/* } */ // }", "return `${'}'}`"] {
+    for code in [
+        "",
+        "return 1 // comment",
+        "'use strict'; return this",
+        "await 0; for await (const x of []) {}",
+        "<!-- html",
+        "return {}\n/* } */ // }",
+        "return `${'}'}`",
+    ] {
         assert_eq!(ENGINE.check(code, "job").error, None, "{code}");
     }
 }
@@ -136,7 +144,9 @@ fn ctx_asks_the_host() {
 fn a_fetched_answer_is_three_things_and_more() {
     assert_eq!(value("return await ctx.fetch('https://x/')").as_object().unwrap().keys().collect::<Vec<_>>(), ["ok", "status", "text"]);
     assert_eq!(
-        value("const r = await ctx.fetch(new URL('https://x/a')); return [r.headers.get('Content-Type'), r.url, r.redirected, typeof r.text, (await r.json()).url, Object.keys(r)]"),
+        value(
+            "const r = await ctx.fetch(new URL('https://x/a')); return [r.headers.get('Content-Type'), r.url, r.redirected, typeof r.text, (await r.json()).url, Object.keys(r)]"
+        ),
         json!(["text/plain", "https://x/a", false, "string", "https://x/a", ["status", "ok", "text"]])
     );
     assert_eq!(
@@ -149,14 +159,22 @@ fn a_fetched_answer_is_three_things_and_more() {
 
 #[test]
 fn ctx_is_what_was_given_and_stays_so() {
-    let whole = call("return [ctx.user, Object.keys(ctx), ctx.data]").with(|run| run.user = User { id: Some("u".into()), email: Some("a@b".into()), roles: vec!["admin".into()] });
+    let whole = call("return [ctx.user, Object.keys(ctx), ctx.data]")
+        .with(|run| run.user = User { id: Some("u".into()), email: Some("a@b".into()), roles: vec!["admin".into()] });
     assert_eq!(whole.value(), json!([{"id": "u", "email": "a@b", "roles": ["admin"]}, ["data", "user", "fetch", "db", "email", "secrets"], {"n": 41}]));
     assert_eq!(value("return ctx.user"), json!({"id": null, "email": null, "roles": []}));
-    assert_eq!(value("ctx.fetch = 1; ctx.db.list = 2; ctx.user.id = 'root'; delete ctx.email; return [typeof ctx.fetch, typeof ctx.db.list, ctx.user.id, typeof ctx.email]"), json!(["function", "function", null, "object"]));
+    assert_eq!(
+        value(
+            "ctx.fetch = 1; ctx.db.list = 2; ctx.user.id = 'root'; delete ctx.email; return [typeof ctx.fetch, typeof ctx.db.list, ctx.user.id, typeof ctx.email]"
+        ),
+        json!(["function", "function", null, "object"])
+    );
     assert_eq!(failure("'use strict'; ctx.fetch = 1").1, "TypeError");
     assert_eq!(value("ctx.data.n = 1; return ctx.data"), json!({"n": 1}));
     assert_eq!(
-        value("return ['fetch', 'process', 'require', 'Bun', 'std', 'os', 'SharedArrayBuffer', 'Atomics', 'navigator', 'print', 'gc'].filter(name => name in globalThis)"),
+        value(
+            "return ['fetch', 'process', 'require', 'Bun', 'std', 'os', 'SharedArrayBuffer', 'Atomics', 'navigator', 'print', 'gc'].filter(name => name in globalThis)"
+        ),
         json!([])
     );
     assert!(failure("await import('fs')").2.contains("import() is not available"));
@@ -166,7 +184,8 @@ fn ctx_is_what_was_given_and_stays_so() {
 fn the_console_is_kept() {
     let ended = call("console.log('a', 1, {b: [2]}, undefined, null); console.error('e'); console.warn('w'); console.info('i'); console.debug('d'); const c = {}; c.c = c; console.log(c, 1n, Symbol('s'));").end();
     let said: Vec<(String, String)> = ended.logs.iter().map(|line| (format!("{:?}", line.level), line.text.clone())).collect();
-    let expected = [("Log", "a 1 {\"b\":[2]} undefined null"), ("Error", "e"), ("Warn", "w"), ("Info", "i"), ("Debug", "d"), ("Log", "[unserializable] 1n Symbol(s)")];
+    let expected =
+        [("Log", "a 1 {\"b\":[2]} undefined null"), ("Error", "e"), ("Warn", "w"), ("Info", "i"), ("Debug", "d"), ("Log", "[unserializable] 1n Symbol(s)")];
     assert_eq!(said, expected.map(|(level, text)| (level.to_owned(), text.to_owned())));
     let thrown = call("console.log(new TypeError('bad'))").end();
     assert_eq!(thrown.logs[0].text, "TypeError: bad\n    at <anonymous> (job:1:17)");
@@ -178,7 +197,9 @@ fn the_console_is_kept() {
 
 #[test]
 fn promises_that_nobody_looks_after_are_logged() {
-    let ended = call("Promise.reject(new Error('lost')); (async () => { throw 'gone' })(); const kept = Promise.reject(1); kept.catch(() => {}); await 0; return 1").end();
+    let ended =
+        call("Promise.reject(new Error('lost')); (async () => { throw 'gone' })(); const kept = Promise.reject(1); kept.catch(() => {}); await 0; return 1")
+            .end();
     assert_eq!(ended.value, Some(json!(1)));
     let texts: Vec<&str> = ended.logs.iter().map(|line| line.text.lines().next().unwrap()).collect();
     assert_eq!(texts, ["Uncaught (in promise) Error: lost", "Uncaught (in promise) gone"]);
@@ -197,7 +218,10 @@ fn nothing_to_wait_for_is_an_end() {
 #[test]
 fn ops_have_a_limit() {
     let run = |code: &str| call(code).with(|run| (run.ops_pending, run.ops) = (3, 5));
-    assert_eq!(run("return (await Promise.allSettled([1, 2, 3, 4].map(i => ctx.db.one('a', i)))).map(r => r.status)").value(), json!(["fulfilled", "fulfilled", "fulfilled", "rejected"]));
+    assert_eq!(
+        run("return (await Promise.allSettled([1, 2, 3, 4].map(i => ctx.db.one('a', i)))).map(r => r.status)").value(),
+        json!(["fulfilled", "fulfilled", "fulfilled", "rejected"])
+    );
     assert!(run("for (let i = 0; i < 6; i++) await ctx.db.one('a', i)").failure().message.contains("too many calls of ctx"));
     assert!(failure("await ctx.db.list('a', 1n)").2.contains("BigInt"));
     assert!(failure("await ctx.db.list('a', 'x'.repeat(9e6))").2.contains("too large"));
@@ -241,7 +265,12 @@ fn an_answer_that_nobody_waits_for_is_nothing() {
 
 #[test]
 fn memory_has_a_limit() {
-    for code in ["const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))", "const a = []; for (;;) a.push('x'.repeat(1e5) + a.length)", "const a = []; for (;;) a.push({})", "new Array(1e8).fill(0)"] {
+    for code in [
+        "const a = []; for (;;) a.push(new Uint8Array(1 << 20).fill(1))",
+        "const a = []; for (;;) a.push('x'.repeat(1e5) + a.length)",
+        "const a = []; for (;;) a.push({})",
+        "new Array(1e8).fill(0)",
+    ] {
         let ended = call(code).with(|run| run.memory_bytes = 24 << 20).end();
         let failed = ended.failure.unwrap();
         assert_eq!((failed.code, failed.name.as_str()), (FailureCode::Memory, "MemoryError"), "{code}: {failed:?}");
@@ -268,8 +297,15 @@ fn a_replay_sees_the_same_world() {
     assert_eq!(again.done.clock, None);
     let other = call(code).with(|run| run.seed = "08".repeat(32)).value();
     assert_ne!(first.value.unwrap()["ids"], other["ids"]);
-    assert_eq!(call("return [Date.now(), new Date().toISOString(), performance.now()]").with(|run| run.clock = Some(Clock::default())).value(), json!([0, "1970-01-01T00:00:00.000Z", 0]));
-    assert_eq!(call("return [Date.now(), Date.now(), Date.now()]").with(|run| run.clock = Some(Clock(vec![(5, 2), (7, 1)]))).value(), json!([5, 7, 7]), "the start reads it, too");
+    assert_eq!(
+        call("return [Date.now(), new Date().toISOString(), performance.now()]").with(|run| run.clock = Some(Clock::default())).value(),
+        json!([0, "1970-01-01T00:00:00.000Z", 0])
+    );
+    assert_eq!(
+        call("return [Date.now(), Date.now(), Date.now()]").with(|run| run.clock = Some(Clock(vec![(5, 2), (7, 1)]))).value(),
+        json!([5, 7, 7]),
+        "the start reads it, too"
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Scripts in the engine, without anybody around it: what they can do, how they end.
 
-mod bench;
+#![allow(clippy::unwrap_used)]
+
 mod behaviour;
+mod bench;
 mod hostile;
 mod typescript;
 mod web;
@@ -67,7 +69,9 @@ fn host(op: Op, args: Value) -> Result<Value, OpError> {
     match op {
         Op::Sleep => Ok(Value::Null),
         Op::Fetch if args["url"] == "https://denied/" => Err(OpError::denied("URL not in fetch allow-list: https://denied/")),
-        Op::Fetch => Ok(json!({"status": 200, "ok": true, "text": args.to_string(), "url": args["url"], "headers": {"content-type": "text/plain"}, "redirected": false})),
+        Op::Fetch => {
+            Ok(json!({"status": 200, "ok": true, "text": args.to_string(), "url": args["url"], "headers": {"content-type": "text/plain"}, "redirected": false}))
+        }
         Op::DbOne if args["slug"] == "missing" => Err(OpError::wrong("Collection \"missing\" not found")),
         Op::DbOne => Ok(json!({"id": args["id"], "slug": args["slug"]})),
         Op::DbList => Ok(json!([args["query"]])),

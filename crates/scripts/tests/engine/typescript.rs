@@ -41,21 +41,22 @@ fn what_is_refused_is_said_with_its_place() {
 
 /// Each nests as deep as it is repeated.
 const PIECES: &[&str] = &[
-    "(", "[", "{", "!", "a=>", "a?b:", "if(a)", "-", "typeof ", "a<", "<a>", "`${", "new ", "a**", "(a?(", "class{a=", "f<a,", "x as ", "/*", "a:", "async(", "@a ", "\u{0}",
-    "'", "/(", "else ", "keyof ", "await ",
+    "(", "[", "{", "!", "a=>", "a?b:", "if(a)", "-", "typeof ", "a<", "<a>", "`${", "new ", "a**", "(a?(", "class{a=", "f<a,", "x as ", "/*", "a:", "async(",
+    "@a ", "\u{0}", "'", "/(", "else ", "keyof ", "await ",
 ];
 
 #[test]
 fn strange_code_is_an_error_and_no_end_of_the_process() {
     for piece in PIECES {
-        for times in [1, 30, 3000] {
+        for times in [1, 30, 200] {
             let code = piece.repeat(times);
-            let began = std::time::Instant::now();
             let _ = strip(&code);
-            eprintln!("{piece} {times} {:?}", began.elapsed());
             let _ = strip(&format!("type A = {code}"));
-            eprintln!("type {piece} {times} {:?}", began.elapsed());
         }
+    }
+    // These do not go back and try again.
+    for piece in ["(", "[", "{", "!", "a=>", "if(a)", "-", "new ", "`${", "a?b:", "a**", "typeof ", "a+", "await "] {
+        let _ = strip(&piece.repeat((SOURCE_BYTES_MAX - 100) / piece.len()));
     }
     assert!(strip(&"x".repeat(SOURCE_BYTES_MAX + 1)).is_err());
 }
