@@ -126,7 +126,7 @@ struct Load {
 impl Load {
     async fn of<F, Called>(clients: usize, for_time: Duration, call: F) -> anyhow::Result<Self>
     where
-        F: Fn() -> Called + Clone + Send + 'static,
+        F: Fn() -> Called + Clone + Send + Sync + 'static,
         Called: Future<Output = anyhow::Result<()>> + Send,
     {
         let begun = Instant::now();
