@@ -53,7 +53,7 @@ cp "$here/shim.c" source/
 # shim.c includes quickjs.c.
 # shellcheck disable=SC2086
 (cd source && "$work/zig/bin/python" -m ziglang cc $flags -o guest.wasm shim.c libregexp.c libunicode.c dtoa.c)
-cp source/guest.wasm "$out/guest.wasm"
+cat source/guest.wasm >"$out/guest.wasm"
 {
     echo "# Written by guests/quickjs/build.sh: what guest.wasm was made of, and its own sum (SHA-256)."
     echo "zig $zig_version"

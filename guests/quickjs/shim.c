@@ -269,7 +269,7 @@ static JSValue asker_stack(Pending *entry)
         return JS_UNDEFINED;
     JSFunctionBytecode *code = JS_VALUE_GET_OBJ(entry->asker)->u.func.function_bytecode;
     int column, line = find_line_num(context, code, entry->asker_pc, &column);
-    const char *function = JS_AtomToCString(context, code->func_name);
+    const char *function = get_func_name(context, entry->asker);
     const char *file = JS_AtomToCString(context, code->filename);
     DynBuf text;
     js_dbuf_init(context, &text);

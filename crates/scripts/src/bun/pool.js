@@ -82,7 +82,7 @@ const receive = (kind, id, text) => {
   // An answer for a call that has ended meanwhile.
   if (!call) return;
   if (kind === KIND.settle) call.settle(text);
-  else if (kind === KIND.cancel) call.fail("cancelled", "CancelledError", "cancelled");
+  else if (kind === KIND.cancel) call.fail("cancelled", "CancelledError", "the call was cancelled");
   else fail(`a frame of kind ${kind}`);
 };
 
@@ -201,12 +201,12 @@ class Call {
   }
 
   outOfMemory() {
-    this.fail("memory", "MemoryError", `used more than ${Math.round(this.memoryBytes / 1048576)} MiB of memory`);
+    this.fail("memory", "MemoryError", `the script needs more memory than it may have: ${Math.round(this.memoryBytes / 1048576)} MiB`);
   }
 
   // Nothing is left that could wake the script.
   left() {
-    this.fail("user_error", "DeadlockError", "it waits for a promise that nothing can settle any more");
+    this.fail("user_error", "DeadlockError", "the script waits for a promise that nothing will settle");
   }
 
   broken(error) {
@@ -281,7 +281,7 @@ const watch = () => {
       const more = bytes - call.base - call.memoryBytes;
       if (call.cpuMs < call.timeoutMs) {
         call.look();
-        if (call.cpuUs > call.cpuMs * 1000) call.fail("timeout", "TimeoutError", `used more than ${call.cpuMs}ms of a processor`);
+        if (call.cpuUs > call.cpuMs * 1000) call.fail("timeout", "TimeoutError", `timed out after ${call.cpuMs}ms of processor time`);
       }
       if (call.ended) continue;
       if (more > GARBAGE_BYTES) call.askHeap(now, more > GARBAGE_BYTES_MAX);
@@ -309,6 +309,12 @@ const check = ({ code }) => {
         message = first.message ?? message;
         line = Math.max(1, first.position.line - 1);
         column = first.position.column;
+        // What is missing at the end is noticed after the end.
+        const lines = code.split("\n");
+        if (line > lines.length) {
+          line = lines.length;
+          column = lines.at(-1).length + 1;
+        }
       }
     }
     return { message, line, column };

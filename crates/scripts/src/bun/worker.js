@@ -102,7 +102,7 @@
   };
 
   const LEVELS = ["debug", "log", "info", "warn", "error"];
-  const CUT = "[more was logged than is kept]";
+  const CUT = "[the log is full: further lines are left out]";
   let lines = 0;
   let bytes = 0;
   // False when no more is taken.
@@ -225,6 +225,29 @@
     return evaluate(`${PREFIX}${code}\n}})\n//# sourceURL=${encodeURI(name)}`)(undefined);
   };
 
+  // Deeper than this is more than others read.
+  const DEPTH_MAX = 100;
+  const isTooDeep = (json) => {
+    let depth = 0;
+    for (let at = 0; at < json.length; at++) {
+      const char = json[at];
+      if (char === '"') {
+        for (at++; json[at] !== '"'; at++) if (json[at] === "\\") at++;
+      } else if (char === "[" || char === "{") {
+        if (++depth > DEPTH_MAX) return true;
+      } else if (char === "]" || char === "}") depth--;
+    }
+    return false;
+  };
+  const refusal = (json) => {
+    const length = utf8Bytes(json);
+    if (length > limits.outputBytes) {
+      return { failure: { code: "payload_too_large", name: "PayloadTooLargeError", message: `the result has ${length} bytes: ${limits.outputBytes} are allowed` } };
+    }
+    if (!isTooDeep(json)) return null;
+    return { failure: { code: "unserializable", name: "UnserializableError", message: `the result is nested too deep: ${DEPTH_MAX} levels are allowed` } };
+  };
+
   let makeContext;
 
   const run = async (text) => {
@@ -255,12 +278,9 @@
     try {
       json = stringify(value);
     } catch (error) {
-      return end({ failure: { code: "unserializable", name: nameOf(error), message: `what it returned is no JSON: ${messageOf(error)}`.slice(0, MESSAGE_CHARS_MAX) } });
+      return end({ failure: { code: "unserializable", name: "UnserializableError", message: `the result is no JSON: ${messageOf(error)}`.slice(0, MESSAGE_CHARS_MAX) } });
     }
-    if (json !== undefined && utf8Bytes(json) > limits.outputBytes) {
-      return end({ failure: { code: "payload_too_large", name: "RangeError", message: `the result is larger than ${limits.outputBytes} bytes` } });
-    }
-    end({ value: json });
+    end(json === undefined ? {} : refusal(json) ?? { value: json });
   };
 
   const hear = ({ data: { type, text } }) => {

@@ -22,7 +22,7 @@ const PRELUDE: &str = concat!(
     "])"
 );
 /// Of the guest's own stack, which is 1 MiB; the rest is for what QuickJS does beyond its own count.
-const STACK_BYTES: u32 = 256 << 10;
+const STACK_BYTES: u32 = 448 << 10;
 const PAGE_BYTES: usize = 4096;
 const WASM_PAGE_BYTES: usize = 65536;
 
