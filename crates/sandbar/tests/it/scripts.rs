@@ -114,7 +114,7 @@ fn what_cannot_be_a_function_is_told_by_field() {
         (json!({ "name": "x", "code": "return 1", "capabilities": ["db:write"] }), "capabilities: "),
         (json!({ "name": "x", "code": "return 1", "fetchAllow": ["http://x/"] }), "fetchAllow: "),
         (json!({ "name": "x", "code": "return 1", "timeout": 1 }), "timeout: is no field of a function"),
-        (json!({ "name": "x", "code": "let = 1" }), "code: "),
+        (json!({ "name": "x", "code": "const = 1" }), "code: "),
         (json!({ "name": "x", "code": "return 1 }" }), "code: "),
     ];
     for (body, expected) in rows {

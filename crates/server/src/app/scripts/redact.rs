@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use sandbar_scripts::{Outcome, Recording};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 /// Names and values.
 #[derive(Debug, Default)]
@@ -26,7 +26,8 @@ impl Redactor {
         let mut text = Cow::Borrowed(text);
         for (name, value) in &self.0 {
             let escaped = serde_json::to_string(value).unwrap_or_default();
-            let escaped = escaped.trim_matches('"');
+            // One quotation mark from each end: the value may have its own there.
+            let escaped = escaped.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default();
             for form in [value.as_str(), escaped] {
                 if !form.is_empty() && text.contains(form) {
                     text = Cow::Owned(text.replace(form, &mark(name)));
@@ -87,34 +88,44 @@ impl Redactor {
         recording
     }
 
+    /// Rewrites each text within JSON and leaves all else as it stands, the order of fields too: a replay compares.
     fn rewritten(&self, json: Box<RawValue>, rewrite: impl Fn(&str) -> String) -> Box<RawValue> {
         if self.is_empty() {
             return json;
         }
-        let Ok(mut value) = serde_json::from_str::<Value>(json.get()) else { return json };
-        walk(&mut value, &rewrite);
-        serde_json::value::to_raw_value(&value).unwrap_or_default()
+        let (mut out, mut rest) = (String::with_capacity(json.get().len()), json.get());
+        while let Some(begin) = rest.find('"') {
+            let Some(length) = literal_length(&rest[begin..]) else { break };
+            let literal = &rest[begin..begin + length];
+            out.push_str(&rest[..begin]);
+            let rewritten = serde_json::from_str::<String>(literal).ok().and_then(|text| Some(rewrite(&text)).filter(|rewritten| *rewritten != text));
+            match rewritten.and_then(|text| serde_json::to_string(&text).ok()) {
+                Some(text) => out.push_str(&text),
+                None => out.push_str(literal),
+            }
+            rest = &rest[begin + length..];
+        }
+        out.push_str(rest);
+        RawValue::from_string(out).unwrap_or_default()
     }
+}
+
+/// Bytes of the text that begins with a quotation mark, both of these included.
+fn literal_length(json: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (at, byte) in json.bytes().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
 }
 
 fn mark(name: &str) -> String {
     format!("[secret {name}]")
-}
-
-/// JSON that was read is not nested deeper than the reader allows.
-fn walk(value: &mut Value, rewrite: &impl Fn(&str) -> String) {
-    match value {
-        Value::String(text) => *text = rewrite(text),
-        Value::Array(list) => list.iter_mut().for_each(|value| walk(value, rewrite)),
-        Value::Object(fields) => {
-            let old = std::mem::take(fields);
-            for (key, mut value) in old {
-                walk(&mut value, rewrite);
-                fields.insert(rewrite(&key), value);
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }
 
 #[cfg(test)]
@@ -130,9 +141,10 @@ mod tests {
         let redactor = Redactor::new([("KEY".to_owned(), "s3cr3t".to_owned()), ("LONG".to_owned(), "s3cr3t-and \"more\"".to_owned())]);
         assert_eq!(redactor.text("a s3cr3t b"), "a [secret KEY] b");
         assert_eq!(redactor.text("s3cr3t-and \"more\""), "[secret LONG]", "the longer one first");
+        assert_eq!(redactor.text(r#""s3cr3t-and \"more\"""#), r#""[secret LONG]""#, "a quotation mark at its end");
         assert_eq!(redactor.text(r#"{"a":"s3cr3t-and \"more\""}"#), r#"{"a":"[secret LONG]"}"#, "as it stands in JSON");
         let json = redactor.json(raw(r#"{"h":{"authorization":"Bearer s3cr3t"},"s3cr3t":[1,"\u0073\u0033cr3t"]}"#));
-        assert_eq!(json.get(), r#"{"[secret KEY]":[1,"[secret KEY]"],"h":{"authorization":"Bearer [secret KEY]"}}"#);
+        assert_eq!(json.get(), r#"{"h":{"authorization":"Bearer [secret KEY]"},"[secret KEY]":[1,"[secret KEY]"]}"#);
         assert_eq!(redactor.restored(json).get(), r#"{"h":{"authorization":"Bearer s3cr3t"},"s3cr3t":[1,"s3cr3t"]}"#);
         assert_eq!(Redactor::default().json(raw(r#"{"b": 1}"#)).get(), r#"{"b": 1}"#, "without secrets nothing is touched");
     }
