@@ -85,7 +85,7 @@ async fn collections_are_a_teams_own() {
     let posts = made(&store, "posts", json!([{"name": "title", "type": "string"}])).await;
     assert!(matches!(store.collection_insert(&posts).await, Err(StoreError::Exists { .. })));
     store.collection_insert(&CollectionRecord { id: "c-other".into(), team_id: "other".into(), ..posts.clone() }).await.expect("another team's");
-    assert_eq!(store.collections_list("team").await.expect("lists"), [posts.clone()]);
+    assert_eq!(store.collections_list("team").await.expect("lists"), std::slice::from_ref(&posts));
     let mut next = posts.clone();
     next.spec.description = Some("What we write".into());
     let changed = store.collection_update(&next, 5).await.expect("changes");
