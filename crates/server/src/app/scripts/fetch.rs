@@ -150,7 +150,10 @@ fn prepare<'a>(asker: Asker<'a>, args: &RawValue, judge: impl FnOnce(&str) -> Re
     }
     // A request that comes back to us says so: loops end by that.
     headers.insert(DEPTH_HEADER, asker.depth.saturating_add(1).into());
-    if let Ok(run_id) = HeaderValue::from_str(asker.run_id) {
+    // Nobody knows the run of an executor that knows no grants.
+    if !asker.run_id.is_empty()
+        && let Ok(run_id) = HeaderValue::from_str(asker.run_id)
+    {
         headers.insert(RUN_HEADER, run_id);
     }
     if !headers.contains_key(&TRACEPARENT) {
