@@ -8,7 +8,7 @@ export default [
   { name: 'time, sorting', code: 'for (;;) [3, 1, 2].sort(() => { for (;;); })', timeoutMs: 200, fails: 'timeout', error: 'timed out after 200ms' },
   { name: 'logs before the time was up', code: "console.log('begun'); for (;;);", timeoutMs: 200, fails: 'timeout', logs: ['begun'] },
   { name: 'in time', code: "await new Promise((r) => setTimeout(r, 100)); return 'done'", timeoutMs: 5000, value: 'done' },
-  { name: 'lines of logs', code: 'for (let i = 0; i < 3000; i++) console.log(i)', absent: true, checkLogs: (logs) => logs.length === 1001 && logs[999] === '999' },
+  { name: 'lines of logs', code: 'for (let i = 0; i < 3000; i++) console.log(i)', absent: true, checkLogs: (logs) => logs.length > 1000 && logs.length <= 1002 && logs[999] === '999' },
   { name: 'bytes of logs', code: "for (let i = 0; i < 10; i++) console.log('x'.repeat(100 << 10))", absent: true, checkLogs: (logs) => logs.join('').length < 300 << 10 },
   { name: 'a result of 5 MiB', code: "return 'x'.repeat(5 << 20)", check: (v) => v.length === 5 << 20 },
   { name: 'a result of 7 MiB', code: "return 'x'.repeat(7 << 20)", fails: 'payload_too_large' },
