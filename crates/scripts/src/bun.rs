@@ -4,7 +4,8 @@
 //! it is the sandbox that keeps it from the machine.
 
 /// What stands beside the program: names and texts.
-pub const FILES: &[(&str, &str)] = &[("pool.js", include_str!("bun/pool.js")), ("worker.js", include_str!("bun/worker.js")), ("ctx.js", include_str!("ctx.js"))];
+pub const FILES: &[(&str, &str)] =
+    &[("pool.js", include_str!("bun/pool.js")), ("worker.js", include_str!("bun/worker.js")), ("ctx.js", include_str!("ctx.js"))];
 
 /// What Bun is started with, given the folder that has the files.
 pub fn arguments(dir: &str) -> Vec<String> {
