@@ -19,7 +19,7 @@ sum() { sha256sum <"$1" | cut -d' ' -f1; }
 
 # What is committed: these lines of the lock can be checked without a compiler.
 committed() {
-    for file in build.sh shim.c stack-limit.patch; do
+    for file in build.sh shim.c hooks.c stack-limit.patch; do
         echo "guests/quickjs/$file $(sum "$here/$file")"
     done
     echo "guest.wasm $(sum "$out/guest.wasm")"
@@ -48,12 +48,12 @@ for file in source/*.[ch]; do
     echo "$file $(sum "$file")"
 done >inputs
 patch --quiet -d source -p1 <"$here/stack-limit.patch"
-cp "$here/shim.c" source/
+cp "$here/shim.c" "$here/hooks.c" source/
 
-# shim.c includes quickjs.c.
+# shim.c includes quickjs.c and hooks.c.
 # shellcheck disable=SC2086
 (cd source && "$work/zig/bin/python" -m ziglang cc $flags -o guest.wasm shim.c libregexp.c libunicode.c dtoa.c)
-cp source/guest.wasm "$out/guest.wasm"
+cat source/guest.wasm >"$out/guest.wasm"
 {
     echo "# Written by guests/quickjs/build.sh: what guest.wasm was made of, and its own sum (SHA-256)."
     echo "zig $zig_version"

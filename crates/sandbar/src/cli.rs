@@ -3,8 +3,8 @@
 mod collection;
 mod credential;
 mod dead_letters;
-mod executor;
 mod event;
+mod executor;
 mod function;
 mod image;
 mod item;

@@ -104,16 +104,17 @@
     });
   };
 
+  // `await`, and not the promise itself: an async function that returns a promise calls its `then`, which may be the script's.
   const ctx = {
     data,
     user: freeze({ id: user.id, email: user.email, roles: freeze(user.roles) }),
     fetch,
     db: freeze({
-      list: async (slug, query) => rpc("db.list", { slug, query }),
-      one: async (slug, id) => rpc("db.one", { slug, id }),
+      list: async (slug, query) => await rpc("db.list", { slug, query }),
+      one: async (slug, id) => await rpc("db.one", { slug, id }),
     }),
-    email: freeze({ send: async (message) => rpc("email.send", message) }),
-    secrets: freeze({ get: async (name) => rpc("secrets.get", { name }) }),
+    email: freeze({ send: async (message) => await rpc("email.send", message) }),
+    secrets: freeze({ get: async (name) => await rpc("secrets.get", { name }) }),
   };
   hidden(ctx, "console", console);
   return freeze(ctx);

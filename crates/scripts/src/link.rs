@@ -46,7 +46,7 @@ pub const WALL_GRACE: Duration = Duration::from_millis(250);
 pub const CHECK_MAX: Duration = Duration::from_secs(15);
 
 /// Steps of all calls that were read and that nobody has looked at yet.
-const UNREAD_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
+const UNREAD_BYTES_MAX: usize = FRAME_BYTES_MAX;
 const UNREAD_STEPS_MAX: usize = 32;
 /// A call whose owner does not look at its steps for so long holds up all others.
 const UNREAD_MAX: Duration = Duration::from_secs(30);

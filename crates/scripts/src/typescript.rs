@@ -3,8 +3,13 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    },
     thread,
+    time::Duration,
 };
 
 use swc_common::{
@@ -18,8 +23,10 @@ use swc_ts_fast_strip::{Mode, Options, operate};
 use crate::frame::SyntaxError;
 
 /// More than anybody writes by hand. The parser descends as deep as the code is nested, so its stack goes with this.
-pub const SOURCE_BYTES_MAX: usize = 512 << 10;
+pub const SOURCE_BYTES_MAX: usize = 128 << 10;
 const STACK_BYTES: usize = 512 << 20;
+const TIME_MAX: Duration = Duration::from_secs(5);
+const THREADS_MAX: usize = 8;
 const HEAD: &str = "async function script(ctx) {\n";
 const TAIL: &str = "\n}";
 
@@ -30,16 +37,38 @@ pub fn strip(code: &str) -> Result<String, SyntaxError> {
     }
     let wrapped = format!("{HEAD}{code}{TAIL}");
     let lines = code.split('\n').count() as u32;
-    // On a thread of its own: what it parses is a stranger's, and its depth is theirs to choose.
-    let stripped = thread::scope(|scope| {
-        let thread = thread::Builder::new().name("typescript".into()).stack_size(STACK_BYTES);
-        let started = thread.spawn_scoped(scope, || catch_unwind(AssertUnwindSafe(|| without_types(wrapped))).ok());
-        started.ok()?.join().ok()?
-    });
-    let stripped = stripped.unwrap_or_else(|| Err(nowhere("the code cannot be read".into())));
+    let stripped = elsewhere(wrapped);
     let stripped = stripped.map_err(|error| within(error, lines))?;
     let body = stripped.split_once('\n').and_then(|(_, rest)| rest.rsplit_once('\n')).map(|(body, _)| body.to_owned());
     body.ok_or_else(|| nowhere("the code cannot be read".into()))
+}
+
+/// On a thread of its own: what is parsed is a stranger's, and so are its depth and the time that it takes. Nothing can stop the
+/// parser; who waits gives up, and of those that go on there are only so many.
+fn elsewhere(wrapped: String) -> Result<String, SyntaxError> {
+    static AT_WORK: AtomicUsize = AtomicUsize::new(0);
+    struct Place;
+    impl Drop for Place {
+        fn drop(&mut self) {
+            AT_WORK.fetch_sub(1, SeqCst);
+        }
+    }
+    if AT_WORK.fetch_add(1, SeqCst) >= THREADS_MAX {
+        drop(Place);
+        return Err(nowhere("too much TypeScript is being read at once: try again".into()));
+    }
+    let place = Place;
+    let (answer, answered) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("typescript".into()).stack_size(STACK_BYTES);
+    let started = thread.spawn(move || {
+        let _place = place;
+        let read = catch_unwind(AssertUnwindSafe(|| without_types(wrapped)));
+        let _ = answer.send(read.unwrap_or_else(|_| Err(nowhere("the code cannot be read".into()))));
+    });
+    if started.is_err() {
+        return Err(nowhere("there is no room to read TypeScript: try again".into()));
+    }
+    answered.recv_timeout(TIME_MAX).unwrap_or_else(|_| Err(nowhere(format!("the code takes more than {} s to read", TIME_MAX.as_secs()))))
 }
 
 fn without_types(wrapped: String) -> Result<String, SyntaxError> {

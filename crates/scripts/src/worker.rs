@@ -12,7 +12,7 @@ mod tests;
 
 use std::{
     fs::File,
-    io::Write,
+    io::{BufReader, Write},
     path::Path,
     process::ExitCode,
     sync::{Arc, Barrier, atomic::AtomicBool},
@@ -31,6 +31,7 @@ use desk::{Desk, Machine};
 pub const THREADS: usize = 64;
 /// A thread's stack: WebAssembly takes a mebibyte of it, what is around it little.
 const STACK_BYTES: usize = 4 << 20;
+const READ_BYTES: usize = 64 << 10;
 
 /// Serves the stream that is its standard input until that ends. `cache_dir` is where the compiled engine is kept.
 ///
@@ -101,7 +102,7 @@ fn serve(stream: &Arc<File>, cache_dir: Option<&Path>) -> Result<(), WorkerError
     confine::seal_thread()?;
     ready.wait();
     desk.say(&frame::encode(Kind::Ready, 0, b""))?;
-    desk.read(&**stream)?;
+    desk.read(BufReader::with_capacity(READ_BYTES, &**stream))?;
     Ok(())
 }
 

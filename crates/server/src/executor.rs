@@ -32,7 +32,7 @@ use bridge::{Bridge, NoBridge};
 
 /// Where it listens when nothing is said.
 pub const PORT_DEFAULT: u16 = 8790;
-/// Calls that wait for a place; more are sent away.
+/// Calls that come in or wait for a place; more are sent away.
 const WAITING_MAX: usize = 64;
 /// And they are sent away after so long.
 const WAITING_MAX_FOR: Duration = Duration::from_secs(2);
@@ -109,6 +109,10 @@ fn router(mut config: ExecutorConfig, engine: Arc<dyn Engine>, listen: SocketAdd
 
 async fn run(State(executor): State<Arc<Executor>>, request: Request<Body>) -> Response {
     let refused = |status: StatusCode, text: String| (status, Json(RunReply { error: Some(text), ..RunReply::default() })).into_response();
+    // Who waits for a place is counted before a byte of the body is taken.
+    let Ok(waiting) = executor.waiting.try_acquire() else {
+        return busy(refused(StatusCode::TOO_MANY_REQUESTS, "the executor has too much to do".to_owned()));
+    };
     let body = match extract::read(request.into_body(), limits::SCRIPT_REMOTE_CALL_MAX_BYTES).await {
         Ok(body) => body,
         Err(error) => return refused(StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST), error.message().to_owned()),
@@ -121,10 +125,6 @@ async fn run(State(executor): State<Arc<Executor>>, request: Request<Body>) -> R
     let host = match executor.host(&request) {
         Ok(host) => host,
         Err(text) => return refused(StatusCode::BAD_REQUEST, text),
-    };
-    // Who waits for a place is counted, too.
-    let Ok(waiting) = executor.waiting.try_acquire() else {
-        return busy(refused(StatusCode::TOO_MANY_REQUESTS, "the executor has too much to do".to_owned()));
     };
     let Ok(Ok(_place)) = tokio::time::timeout(WAITING_MAX_FOR, Arc::clone(&executor.places).acquire_owned()).await else {
         return busy(refused(StatusCode::SERVICE_UNAVAILABLE, "the executor has too much to do".to_owned()));

@@ -34,6 +34,7 @@ pub enum ScriptCommand {
     #[command(visible_alias = "list")]
     Ls,
     /// Show one script
+    #[command(disable_version_flag = true)]
     Get {
         /// Id or name
         script: String,
@@ -55,6 +56,7 @@ pub enum ScriptCommand {
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunFileArgs),
     /// Call a script with the trigger http
+    #[command(disable_version_flag = true)]
     Invoke(ScriptInvokeArgs),
     /// Print what runs of a script logged, oldest first
     Logs {
@@ -87,6 +89,7 @@ pub enum ScriptCommand {
         run: String,
     },
     /// Run a run again with what it was told then, and say in what it differs
+    #[command(disable_version_flag = true)]
     Replay {
         /// The run's id
         run: String,
@@ -100,6 +103,7 @@ pub enum ScriptCommand {
         script: String,
     },
     /// Make a former version live
+    #[command(disable_version_flag = true)]
     Rollback {
         /// Id or name
         script: String,

@@ -13,7 +13,8 @@ use crate::{cli::ExecutorArgs, output};
 pub async fn run(args: ExecutorArgs) -> anyhow::Result<u8> {
     use tokio::signal::unix::{SignalKind, signal};
     let address = args.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], args.port.unwrap_or(PORT_DEFAULT))));
-    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}; choose another address or port with --listen"))?;
+    let listener =
+        tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}; choose another address or port with --listen"))?;
     let workers = Workers::new(WorkersConfig::new(cache_dir()));
     workers.warm();
     let (stop, mut terminate, mut interrupt) = (CancellationToken::new(), signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

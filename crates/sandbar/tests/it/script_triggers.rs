@@ -74,7 +74,7 @@ fn an_event_runs_whoever_asks_for_it() {
     let job = wait_for_jobs(&api, &sum, "succeeded", 1).remove(0);
     assert_eq!((&job["source"], &job["attempts"], &job["kind"]), (&published["id"], &json!(1), &json!("event")));
     let run = data(&api.get(&format!("/api/runs/{}", job["lastRunId"].as_str().unwrap())), 200);
-    assert_eq!(run["value"], json!({ "event": "t-orders:paid", "n": 42, "user": null }), "{run}");
+    assert_eq!(run["output"], json!({ "event": "t-orders:paid", "n": 42, "user": null }), "{run}");
     let events = all(&api, "/api/events");
     let event = events.iter().find(|event| event["id"] == published["id"]).expect("the event");
     assert_eq!((&event["channel"], &event["event"], &event["matched"]), (&json!("t-orders"), &json!("paid"), &json!(1)));
@@ -101,7 +101,7 @@ fn a_write_of_an_item_runs_whoever_asks_for_it() {
     let job = wait_for_jobs(&api, &told, "succeeded", 1).remove(0);
     assert_eq!((&job["depth"], &job["input"]["data"]["id"]), (&json!(3), &item["id"]));
     let run = data(&api.get(&format!("/api/runs/{}", job["lastRunId"].as_str().unwrap())), 200);
-    assert_eq!(run["value"], json!(["items:t-posts:created", "First", null]), "{run}");
+    assert_eq!(run["output"], json!(["items:t-posts:created", "First", null]), "{run}");
     assert_eq!(api.delete(&format!("/api/items/t-posts/{}", item["id"].as_str().unwrap())).status, 200);
     assert_eq!(wait_for_jobs(&api, &told, "succeeded", 2)[0]["input"]["event"], "items:t-posts:deleted");
 }

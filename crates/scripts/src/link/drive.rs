@@ -27,11 +27,15 @@ use crate::{
 const AHEAD_MAX: usize = 8;
 const AHEAD_BYTES_MAX: usize = 1 << 20;
 
-type Flying<'h> = Pin<Box<dyn Future<Output = (u32, OpResult)> + Send + 'h>>;
+/// Arguments of the ops that a call waits for, together. QuickJS has less to say at once; whoever has more waits for answers in between.
+const ASKED_BYTES_MAX: usize = 32 << 20;
+
+/// Number of the op, bytes of its arguments, and the answer.
+type Flying<'h> = Pin<Box<dyn Future<Output = (u32, usize, OpResult)> + Send + 'h>>;
 
 /// Who answers.
 pub(super) enum Source<'h> {
-    Host { host: &'h dyn Host, flying: FuturesUnordered<Flying<'h>> },
+    Host { host: &'h dyn Host, flying: FuturesUnordered<Flying<'h>>, bytes: usize },
     Tape(Tape<'h>),
 }
 
@@ -72,31 +76,40 @@ enum Event {
 
 impl<'h> Source<'h> {
     pub fn host(host: &'h dyn Host) -> Self {
-        Self::Host { host, flying: FuturesUnordered::new() }
+        Self::Host { host, flying: FuturesUnordered::new(), bytes: 0 }
     }
 
     pub fn tape(recording: &'h Recording) -> Self {
         Self::Tape(Tape::new(recording))
     }
 
-    fn ask(&mut self, asked: Asked, wall: Duration) {
+    /// Refuses an op when too much is under way already.
+    fn ask(&mut self, asked: Asked, wall: Duration) -> Result<(), OpError> {
         match self {
-            Self::Host { host, flying } => {
-                let host = *host;
+            Self::Host { host, flying, bytes } => {
+                let (host, length) = (*host, asked.args.get().len());
+                if *bytes + length > ASKED_BYTES_MAX {
+                    return Err(OpError::wrong(format!("what is asked for at once is larger than {ASKED_BYTES_MAX} bytes")));
+                }
+                *bytes += length;
                 flying.push(Box::pin(async move {
                     let answer = if asked.op == Op::Sleep { doze(&asked.args, wall).await } else { host.op(asked.op, &asked.args).await };
-                    (asked.seq, answer)
+                    (asked.seq, length, answer)
                 }));
             }
             Self::Tape(tape) => tape.ask(&asked),
         }
+        Ok(())
     }
 
     /// The next answer, when there is one. `idle`: the engine has said all that it had to say so far.
     async fn next(&mut self, idle: bool) -> Event {
         match self {
-            Self::Host { flying, .. } => match flying.next().await {
-                Some((seq, answer)) => Event::Answer(seq, answer),
+            Self::Host { flying, bytes, .. } => match flying.next().await {
+                Some((seq, length, answer)) => {
+                    *bytes -= length;
+                    Event::Answer(seq, answer)
+                }
                 None => future::pending().await,
             },
             Self::Tape(tape) if idle => match tape.next() {
@@ -163,6 +176,7 @@ impl<'h> Drive<'h> {
         match self.pump(&mut seat, cancel).await {
             End::Done(done) => {
                 seat.is_over();
+                self.recorder.unhear(self.ahead.len() + self.queue.len());
                 self.end(done)
             }
             End::TimeUp => {
@@ -212,7 +226,7 @@ impl<'h> Drive<'h> {
             };
             let end = match event {
                 Event::Step(None) => return End::Gone,
-                Event::Step(Some(incoming)) => self.step(&incoming).unwrap_or_else(|broken| Some(End::Broken(broken))),
+                Event::Step(Some(incoming)) => self.step(seat.id(), &incoming).unwrap_or_else(|broken| Some(End::Broken(broken))),
                 Event::Answer(seq, answer) => {
                     self.answer(seat.id(), seq, answer);
                     None
@@ -233,7 +247,7 @@ impl<'h> Drive<'h> {
         self.ahead.is_empty() || (self.ahead.len() < AHEAD_MAX && bytes + next.len() <= AHEAD_BYTES_MAX)
     }
 
-    fn step(&mut self, incoming: &Incoming) -> Result<Option<End>, Broken> {
+    fn step(&mut self, call: u32, incoming: &Incoming) -> Result<Option<End>, Broken> {
         if incoming.kind != Kind::Step {
             return Err(Broken("an answer to a check that it was not asked for"));
         }
@@ -244,8 +258,11 @@ impl<'h> Drive<'h> {
             self.bounds.asked(&asked, self.recorder.waiting())?;
             self.recorder.asked(&asked);
             // Nobody would be told.
-            if step.done.is_none() {
-                self.source.ask(asked, self.wall);
+            let seq = asked.seq;
+            if step.done.is_none()
+                && let Err(refused) = self.source.ask(asked, self.wall)
+            {
+                self.answer(call, seq, Err(refused));
             }
         }
         Ok(step.done.map(|done| End::Done(self.bounds.done(done))))
@@ -263,7 +280,7 @@ impl<'h> Drive<'h> {
     /// Ends a call that the engine has not ended.
     async fn cut_off(mut self, mut seat: Leaving, failure: Failure) -> (Ran, Vec<String>) {
         // What is under way for the script is given up first, whatever the engine does.
-        let source = std::mem::replace(&mut self.source, Source::Host { host: &Nobody, flying: FuturesUnordered::new() });
+        let source = std::mem::replace(&mut self.source, Source::host(&Nobody));
         let diverged = source.finish();
         let (bounds, logs) = (&mut self.bounds, &mut self.logs);
         let last = seat

@@ -79,6 +79,14 @@ impl Recorder {
         names.join(", ")
     }
 
+    /// The last answers were not heard any more: the script had ended before.
+    pub fn unhear(&mut self, last: usize) {
+        let heard = self.answers.saturating_sub(last as u32);
+        for record in &mut self.ops {
+            record.answer = record.answer.take().filter(|answer| answer.nth < heard);
+        }
+    }
+
     pub fn finish(self, clock: Option<Clock>) -> Recording {
         Recording { ops: self.ops, clock, seed: self.seed, incomplete: self.incomplete }
     }

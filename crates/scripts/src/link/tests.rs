@@ -219,6 +219,39 @@ async fn an_engine_that_lies_is_given_up() {
 }
 
 #[tokio::test]
+async fn what_waits_for_the_host_is_bounded_in_bytes() {
+    let large = |seq| Asked { seq, op: Op::Fetch, args: to_raw_value(&"x".repeat(12 << 20)).unwrap() };
+    let (ours, mut theirs) = duplex(64 << 10);
+    let engine = async {
+        theirs.write_all(&frame::encode(Kind::Ready, 0, b"")).await.unwrap();
+        for ops in [vec![large(1), large(2)], vec![large(3)]] {
+            theirs.write_all(&frame::pack(Kind::Step, 1, &Step { ops, ..Step::default() }).unwrap()).await.unwrap();
+        }
+        loop {
+            let mut bytes = [0; HEADER_BYTES];
+            theirs.read_exact(&mut bytes).await.unwrap();
+            let (kind, _, length) = frame::header(bytes).unwrap();
+            let mut payload = vec![0; length];
+            theirs.read_exact(&mut payload).await.unwrap();
+            if kind == Kind::Settle {
+                theirs.write_all(&frame::pack(Kind::Step, 1, &fake::value(None)).unwrap()).await.unwrap();
+                return serde_json::from_slice::<frame::Settle>(&payload).unwrap();
+            }
+        }
+    };
+    let (read, write) = tokio::io::split(ours);
+    let (silent, cancel) = (Silent::default(), CancellationToken::new());
+    let run = async {
+        let (link, _) = Link::open(read, write).await.unwrap();
+        // Its call has to be known before the engine speaks of it.
+        link.run(call("x", LONG_MS), &silent, &cancel).await
+    };
+    let (ran, settle) = tokio::join!(run, engine);
+    assert_eq!((settle.seq, settle.error.map(|error| error.message)), (3, Some("what is asked for at once is larger than 33554432 bytes".to_owned())));
+    assert_eq!(result_of(&ran), Ok(None));
+}
+
+#[tokio::test]
 async fn what_is_too_much_is_cut() {
     let logs: Vec<LogLine> = (0..200).map(|n| LogLine { level: Level::Log, at_ms: n, text: "é".repeat(7) }).collect();
     let done = |value: Option<Box<RawValue>>, failure| Some(Done { value, failure, usage: Default::default(), clock: None });

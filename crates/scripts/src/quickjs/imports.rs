@@ -300,6 +300,9 @@ fn url_parts(which: u32, url: &str, text: Option<&str>) -> Option<String> {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,5 +1,7 @@
 //! Scripts in the engine, without anybody around it: what they can do, how they end.
 
+#![allow(clippy::unwrap_used)]
+
 mod behaviour;
 mod bench;
 mod hostile;

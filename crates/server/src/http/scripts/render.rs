@@ -208,8 +208,7 @@ pub struct RunView {
     pub hash: String,
     pub job_id: Option<String>,
     pub replay_of: Option<String>,
-    #[schema(value_type = Object)]
-    pub subject: Subject,
+    pub subject: SubjectView,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<String>,
     /// These four are not in lists.
@@ -223,6 +222,15 @@ pub struct RunView {
     pub logs: Option<Vec<LogView>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ops: Option<Vec<OpView>>,
+}
+
+/// In whose name a run was.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SubjectView {
+    pub user_id: Option<String>,
+    pub email: Option<String>,
+    pub roles: Vec<String>,
 }
 
 /// What a run asked of its host.
@@ -358,7 +366,7 @@ pub fn run(run: ScriptRun, is_whole: bool) -> RunView {
         hash: doc.hash,
         job_id: doc.job_id,
         replay_of: doc.replay_of,
-        subject: doc.subject,
+        subject: subject(doc.subject),
         in_flight: doc.in_flight,
         input: is_whole.then(|| raw(Some(&run.input))).flatten(),
         output: raw(run.output.as_deref()),
@@ -366,6 +374,11 @@ pub fn run(run: ScriptRun, is_whole: bool) -> RunView {
         ops: is_whole.then(|| recording.map(|recording| recording.ops.into_iter().map(op).collect()).unwrap_or_default()),
         id: run.id,
     }
+}
+
+fn subject(subject: Subject) -> SubjectView {
+    let Subject { user_id, email, roles } = subject;
+    SubjectView { user_id, email, roles }
 }
 
 fn op(record: OpRecord) -> OpView {
