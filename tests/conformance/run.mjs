@@ -102,7 +102,7 @@ const fails = (test, status, result, shown, name) => {
     const frames = result.stack.split('\n').filter((line) => /^\s*at /.test(line));
     if (test.line) assert.match(frames[0], new RegExp(`\\b${test.line}:\\d+\\)?$`), shown);
     (test.frames ?? []).forEach((frame, at) => assert.ok(frames[at].includes(frame), shown));
-    for (const frame of frames) assert.ok(frame.includes(name), `a frame that is not the script's: ${frame}`);
+    for (const frame of frames) assert.ok(frame.includes(name) || (test.foreignFrame && frame.includes(test.foreignFrame)), `a frame that is not the script's: ${frame}`);
   }
 };
 

@@ -72,12 +72,13 @@ async function answer({ mainOrigin, rpcToken, user }, { requestId, op, args }) {
 
 async function work({ code, data, user }) {
   const port = parentPort;
+  const { parse, stringify } = JSON;
   const pending = new Map();
   let last = 0;
   const rpc = (op, args) =>
     new Promise((resolve, reject) => {
       pending.set(++last, { resolve, reject });
-      port.postMessage({ type: 'rpc', requestId: last, op, args: JSON.parse(JSON.stringify(args)) });
+      port.postMessage({ type: 'rpc', requestId: last, op, args: parse(stringify(args)) });
     });
   port.on('message', ({ requestId, ok, value, error }) => {
     const waiter = pending.get(requestId);
@@ -88,7 +89,7 @@ async function work({ code, data, user }) {
   const text = (value) => {
     if (typeof value === 'string') return value;
     try {
-      return JSON.stringify(value) ?? String(value);
+      return stringify(value) ?? String(value);
     } catch {
       return '[unserializable]';
     }
@@ -102,7 +103,6 @@ async function work({ code, data, user }) {
     db: { list: (slug, query) => rpc('db.list', { slug, query }), one: (slug, id) => rpc('db.one', { slug, id }) },
     email: { send: (message) => rpc('email.send', message) },
   };
-  const stringify = JSON.stringify;
   const done = (result) => port.postMessage({ type: 'result', result });
   process.on('unhandledRejection', () => {});
   process.on('uncaughtException', () => {});
@@ -121,7 +121,7 @@ async function work({ code, data, user }) {
   }
   try {
     const json = stringify(value);
-    done(json === undefined ? { ok: true } : { ok: true, value: JSON.parse(json) });
+    done(json === undefined ? { ok: true } : { ok: true, value: parse(json) });
   } catch (error) {
     done({ ok: false, error: `unserializable: ${error.message}` });
   }
