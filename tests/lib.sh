@@ -46,6 +46,7 @@ start_server() {
   # No packet is sent: this only asks which of our addresses faces the world.
   own_address=$(python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("192.0.2.1", 9)); print(s.getsockname()[0])' 2>/dev/null || echo 127.0.0.1)
   SANDBAR_DATA_DIR=$work/data SANDBAR_LISTEN=127.0.0.1:$port SANDBAR_BOOTSTRAP_TOKEN=$token SANDBAR_EGRESS_ALLOW=${SANDBAR_EGRESS_ALLOW:-$own_address/32} SANDBAR_SSH_LISTEN=${SANDBAR_SSH_LISTEN:-off} \
+    SANDBAR_SCRIPT_CACHE_DIR=${SANDBAR_SCRIPT_CACHE_DIR:-${CARGO_TARGET_DIR:-$root/target}/tmp/script-cache} \
     "$sandbar" serve >"$work/server.log" 2>&1 &
   server_pid=$!
   for _ in $(seq 600); do

@@ -191,6 +191,10 @@ pub struct Layer {
     /// The program of bun-worker [default: bun, where PATH has it]
     #[arg(long, env = "SANDBAR_BUN", value_name = "FILE")]
     pub bun: Option<PathBuf>,
+    /// Folder of the compiled engine of scripts, which nobody else may write to; servers of one version can share it
+    /// [default: script-cache below the data directory]
+    #[arg(long, env = "SANDBAR_SCRIPT_CACHE_DIR", value_name = "DIR")]
+    pub script_cache_dir: Option<PathBuf>,
     /// Form of the log [default: text]
     #[arg(long, env = "SANDBAR_LOG", value_enum, value_name = "FORM")]
     pub log: Option<LogFormat>,
@@ -232,6 +236,7 @@ impl Layer {
             smtp_url: self.smtp_url.or(below.smtp_url),
             mail_from: self.mail_from.or(below.mail_from),
             bun: self.bun.or(below.bun),
+            script_cache_dir: self.script_cache_dir.or(below.script_cache_dir),
             log: self.log.or(below.log),
             log_level: self.log_level.or(below.log_level),
         }

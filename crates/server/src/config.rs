@@ -64,6 +64,8 @@ pub struct ScriptsConfig {
     pub mail_from: Option<String>,
     /// The program of `bun-worker`.
     pub bun: Option<PathBuf>,
+    /// Where the compiled engine is kept, if not below the data directory.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// Where people come in by SSH.

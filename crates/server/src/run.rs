@@ -131,7 +131,7 @@ impl Server {
         let quotas = Quotas::start(&store).await?;
         let sandboxes = Registry::new(store.clone(), node.clone(), Arc::clone(&usage), Arc::clone(&webhooks), Arc::clone(&credentials));
         let collect_soon = Arc::clone(&sandboxes.collect_soon);
-        let engines = Engines::new(&config.data_dir, node.clone(), config.scripts.bun.as_deref());
+        let engines = Engines::new(&config.data_dir, &config.scripts, node.clone());
         let app = Arc::new(App {
             config,
             store,

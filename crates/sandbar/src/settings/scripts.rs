@@ -63,6 +63,7 @@ impl Layer {
             smtp: self.smtp_url.take().and_then(|url| url.0),
             mail_from: self.mail_from.take().filter(|text| !text.is_empty()),
             bun: self.bun.take().filter(|path| !path.as_os_str().is_empty()),
+            cache_dir: self.script_cache_dir.take().filter(|path| !path.as_os_str().is_empty()),
         };
         if config.provider == ProviderSetting::Always(Provider::RemoteHttp) && config.exec_url.is_none() {
             bail!("functions_sandbox is remote-http, so functions_exec_url has to name the executor");

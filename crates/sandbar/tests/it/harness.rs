@@ -167,6 +167,8 @@ impl Server {
             .env("SANDBAR_LISTEN", self.addr.to_string())
             .env("SANDBAR_BOOTSTRAP_TOKEN", TOKEN)
             .env("HOST_SECRET", SECRET)
+            // It is compiled once for all tests.
+            .env("SANDBAR_SCRIPT_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/script-cache"))
             // One machine has one default port.
             .env("SANDBAR_SSH_LISTEN", "off")
             .envs(self.env.iter().map(|(name, value)| (name, value)))

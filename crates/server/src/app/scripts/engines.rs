@@ -1,6 +1,10 @@
 //! Who runs the code of a script on this machine: one way to ask, whichever engine it is.
 
-use std::{fs, os::unix::fs::DirBuilderExt, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::Path,
+};
 
 use sandbar_core::script::provider::Provider;
 use sandbar_node::Node;
@@ -8,6 +12,7 @@ use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Repla
 use tokio_util::sync::CancellationToken;
 
 use super::bun::Bun;
+use crate::config::ScriptsConfig;
 
 /// Where the compiled engine is kept, below the data directory.
 const CACHE_DIR: &str = "script-cache";
@@ -20,15 +25,14 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Starts nothing yet. Without a folder for the compiled engine, each process compiles it. `bun` is the program of that name,
-    /// where the operator named it.
-    pub(crate) fn new(data_dir: &Path, node: Node, bun: Option<&Path>) -> Self {
-        let dir = data_dir.join(CACHE_DIR);
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+    /// Starts nothing yet. Without a folder for the compiled engine, each process compiles it.
+    pub(crate) fn new(data_dir: &Path, config: &ScriptsConfig, node: Node) -> Self {
+        let dir = config.cache_dir.clone().unwrap_or_else(|| data_dir.join(CACHE_DIR));
+        let made = make_private(&dir);
         if let Err(error) = &made {
             tracing::warn!(%error, dir = %dir.display(), "the compiled engine of scripts cannot be kept; each worker compiles it anew");
         }
-        Self { workers: Workers::new(WorkersConfig::new(made.is_ok().then_some(dir))), bun: Bun::new(node, bun) }
+        Self { workers: Workers::new(WorkersConfig::new(made.is_ok().then_some(dir))), bun: Bun::new(node, config.bun.as_deref()) }
     }
 
     /// Starts an engine in the background, so that the first call need not wait for it.
@@ -62,6 +66,16 @@ impl Engines {
         self.workers.shutdown().await;
         self.bun.close();
     }
+}
+
+/// Makes a folder that is ours alone. What lies there is run.
+fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let found = fs::symlink_metadata(dir)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a folder that only its owner, who has to be us, may write to"));
+    }
+    Ok(())
 }
 
 /// An end that came before a beginning.

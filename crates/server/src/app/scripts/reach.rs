@@ -19,6 +19,9 @@ use super::{
 };
 use crate::config::Config;
 
+/// Gives secrets by their names.
+pub(crate) type SecretOf<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
+
 /// Who asks for something in a script's run.
 #[derive(Clone, Copy)]
 pub(crate) struct Asker<'a> {
@@ -29,7 +32,7 @@ pub(crate) struct Asker<'a> {
     /// How many scripts it came through.
     pub depth: u32,
     /// Gives the secrets that are bound to the script; they go where the script wants them without it seeing them.
-    pub secret: Option<&'a (dyn Fn(&str) -> Option<String> + Sync)>,
+    pub secret: Option<SecretOf<'a>>,
 }
 
 /// Places of which everybody has so many, and all together so many.

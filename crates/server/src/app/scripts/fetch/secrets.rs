@@ -2,6 +2,8 @@
 
 use sandbar_scripts::OpError;
 
+use super::super::reach::SecretOf;
+
 const OPEN: &str = "{{secrets.";
 const CLOSE: &str = "}}";
 /// Of a secret's name in a message.
@@ -13,7 +15,7 @@ pub(super) fn names(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// A header's text with its secrets, and whether there are any.
-pub(super) fn filled_in(text: &str, secret: Option<&(dyn Fn(&str) -> Option<String> + Sync)>) -> Result<(String, bool), OpError> {
+pub(super) fn filled_in(text: &str, secret: Option<SecretOf<'_>>) -> Result<(String, bool), OpError> {
     let mut filled = String::new();
     let mut rest = text;
     let mut is_secret = false;
