@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::DirBuilderExt, path::Path};
 
 use sandbar_core::script::provider::Provider;
 use sandbar_node::Node;
-use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, Usage, Workers, WorkersConfig};
+use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, StripError, Usage, Workers, WorkersConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::bun::Bun;
@@ -50,6 +50,11 @@ impl Engines {
     pub(crate) async fn replay(&self, team_id: &str, call: Call, recording: &Recording, cancel: &CancellationToken) -> (Outcome, Recording, Vec<String>) {
         let Replayed { ran, diverged } = self.workers.replay(team_id, call, recording, cancel).await;
         (ran.outcome, ran.recording, diverged)
+    }
+
+    /// TypeScript without its types.
+    pub(crate) async fn strip(&self, source: &str) -> Result<String, StripError> {
+        self.workers.strip(source).await
     }
 
     /// Whether code can be compiled.
