@@ -105,6 +105,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     seats: HashMap<String, Seat>,
+    /// Turns of teams that have TypeScript to read.
+    strips: HashMap<String, Arc<Semaphore>>,
     spare: Spare,
     /// Somebody ends idle workers.
     swept: bool,

@@ -1,11 +1,13 @@
-//! TypeScript is read by a process that is there for one source, and ended when it takes too long.
+//! TypeScript is read by a process that is there for one source, and ended when it takes too long. Each team has one at a time, so that the sources
+//! of one, however bad, are not before those of all others.
 
-use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
 use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
+    sync::{AcquireError, Semaphore},
     time::timeout,
 };
 
@@ -23,6 +25,8 @@ use crate::{
 
 /// Sources that are read at once.
 pub(super) const STRIPS_MAX: usize = 4;
+/// Of them, of one team.
+const TEAM_STRIPS_MAX: usize = 1;
 /// What was read, in JSON, where a byte may be six.
 const ANSWER_BYTES_MAX: u64 = 8 * SOURCE_BYTES_MAX as u64;
 /// How a process ends that has no stack or no memory left: by the signal of the fault, or because it may not send itself one.
@@ -56,27 +60,39 @@ impl Workers {
     ///
     /// # Errors
     /// Where the source is wrong, that it takes too long, or why nothing is known about it.
-    pub async fn strip(&self, source: &str) -> Result<String, StripError> {
+    pub async fn strip(&self, team_id: &str, source: &str) -> Result<String, StripError> {
         typescript::check_size(source).map_err(StripError::Syntax)?;
         let inner = &*self.inner;
         tokio::select! {
             biased;
             () = inner.closing.cancelled() => Err(StartError::Closed.into()),
-            stripped = inner.strip(source) => stripped,
+            stripped = inner.strip(team_id, source) => stripped,
         }
     }
 }
 
 impl Inner {
-    async fn strip(&self, source: &str) -> Result<String, StripError> {
+    async fn strip(&self, team_id: &str, source: &str) -> Result<String, StripError> {
+        let turns = self.strip_turns(team_id)?;
+        let enter = async { Ok::<_, AcquireError>((turns.acquire().await?, self.strips.acquire().await?, self.reserve(MEMORY_BYTES).await?)) };
         let wait_max = self.config.wait_max;
-        let enter = async { Ok::<_, tokio::sync::AcquireError>((self.strips.acquire().await?, self.reserve(MEMORY_BYTES).await?)) };
         let entered = timeout(wait_max, enter).await;
         let entered = entered.map_err(|_| StripError::Engine(format!("there was no room to read TypeScript within {} s", wait_max.as_secs())))?;
         let _room = entered.map_err(|_| StartError::Closed)?;
         let mut running = self.launcher.launch(Part::Strip, &self.tasks).await?;
         let said = exchange(&mut running.stream, source, self.config.strip_max).await;
         understand(said, running).await
+    }
+
+    fn strip_turns(&self, team_id: &str) -> Result<Arc<Semaphore>, StripError> {
+        let mut state = self.state();
+        // Who has or wants a turn holds on to them.
+        state.strips.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let turns = state.strips.entry(team_id.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(TEAM_STRIPS_MAX)));
+        if Arc::strong_count(turns) > self.config.waiting_max + TEAM_STRIPS_MAX {
+            return Err(StripError::Engine(format!("{} sources of this team wait already", self.config.waiting_max)));
+        }
+        Ok(Arc::clone(turns))
     }
 }
 

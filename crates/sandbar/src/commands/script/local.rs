@@ -37,7 +37,7 @@ pub async fn run(form: Output, args: RunFileArgs) -> anyhow::Result<u8> {
     let workers = Workers::new(WorkersConfig { spare: false, workers_max: 1, ..WorkersConfig::new(cache_dir()) });
     let code = match args.language.as_deref().unwrap_or(language_of(&args.file)) {
         "javascript" => source,
-        "typescript" => match workers.strip(&source).await {
+        "typescript" => match workers.strip(TEAM, &source).await {
             Ok(code) => code,
             Err(error @ (StripError::Syntax(_) | StripError::TooSlow)) => bail!("{name}: {error}"),
             Err(error @ StripError::Engine(_)) => bail!("{error}"),

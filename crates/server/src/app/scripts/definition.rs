@@ -162,7 +162,7 @@ impl App {
     async fn prepare_script(&self, team_id: &str, name: &str, source: String, language: Language) -> Result<Prepared, ApiError> {
         let code = match language {
             Language::JavaScript => None,
-            Language::TypeScript => match self.scripts.engines.strip(&source).await {
+            Language::TypeScript => match self.scripts.engines.strip(team_id, &source).await {
                 Ok(code) => Some(code),
                 Err(StripError::Syntax(error)) => return Err(syntax(&error)),
                 Err(error @ StripError::TooSlow) => return Err(ApiError::bad_request(format!("code: {error}"))),

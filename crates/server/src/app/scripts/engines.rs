@@ -53,8 +53,8 @@ impl Engines {
     }
 
     /// TypeScript without its types.
-    pub(crate) async fn strip(&self, source: &str) -> Result<String, StripError> {
-        self.workers.strip(source).await
+    pub(crate) async fn strip(&self, team_id: &str, source: &str) -> Result<String, StripError> {
+        self.workers.strip(team_id, source).await
     }
 
     /// Whether code can be compiled.

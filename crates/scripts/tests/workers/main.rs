@@ -2,6 +2,9 @@
 //!
 //! The program executes itself as a worker, which has to begin with a single thread; so it has a `main` of its own.
 #![allow(clippy::unwrap_used)]
+
+mod typescript;
+
 use std::{
     collections::HashSet,
     fs,
@@ -13,11 +16,10 @@ use std::{
 };
 
 use sandbar_linux::confine;
-use sandbar_scripts::{
-    Call, CheckError, FailureCode, Host, Limits, Op, OpError, OpResult, Ran, StripError, User, Workers, WorkersConfig, typescript::SOURCE_BYTES_MAX, worker,
-};
+use sandbar_scripts::{Call, CheckError, FailureCode, Host, Limits, Op, OpError, OpResult, Ran, User, Workers, WorkersConfig, worker};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio_util::sync::CancellationToken;
+use typescript::*;
 
 const LONG: Duration = Duration::from_secs(120);
 const WAIT: &str = "await ctx.db.list('posts')";
@@ -45,6 +47,7 @@ const TESTS: &[(&str, Test)] = tests![
     typescript_loses_its_types,
     a_reader_of_typescript_is_confined,
     typescript_that_takes_too_long_is_given_up_and_nothing_goes_on,
+    bad_typescript_of_one_team_is_not_before_that_of_others,
     typescript_that_nests_too_deep_is_an_error_of_the_source,
     strange_typescript_is_never_a_fault_of_ours,
     a_reader_of_typescript_that_cannot_start_says_so,
@@ -417,130 +420,4 @@ async fn a_replay_sees_the_same_world(cache: PathBuf) {
         assert_eq!(order(&again.ran), order(&ran));
     }
     pool.shutdown().await;
-}
-
-/// What the parser does not come back from while anybody waits: each bracket may begin a cast or a function, and both are tried.
-fn endless() -> String {
-    "<a>".repeat(40_000)
-}
-
-async fn typescript_loses_its_types(cache: PathBuf) {
-    let pool = Workers::new(config(cache));
-    assert_eq!(pool.strip("const a: number = 1;\nreturn a as any").await.unwrap(), "const a         = 1;\nreturn a       ");
-    assert_eq!(pool.strip("").await.unwrap(), "");
-    assert_eq!(pool.strip("return 'Äé€😀' as string").await.unwrap(), "return 'Äé€😀'          ");
-    let Err(StripError::Syntax(error)) = pool.strip("const a = 1;\nenum E { A }").await else { panic!() };
-    assert_eq!(error.line, 2, "{error}");
-    // As much as there may be, and more of them than are read at once.
-    let most = format!("return '{}' as string", "\u{1}".repeat(SOURCE_BYTES_MAX - 19));
-    let most = most.get(..SOURCE_BYTES_MAX).unwrap_or(&most);
-    for stripped in futures_util::future::join_all((0..12).map(|_| pool.strip(most))).await {
-        assert_eq!(stripped.unwrap().len(), most.len());
-    }
-    let Err(StripError::Syntax(error)) = pool.strip(&"x".repeat(SOURCE_BYTES_MAX + 1)).await else { panic!() };
-    assert!(error.message.contains("131072 are allowed"), "{error}");
-    assert_eq!((pool.count(), workers()), (0, HashSet::new()));
-    pool.shutdown().await;
-    assert!(matches!(pool.strip("").await, Err(StripError::Engine(_))));
-}
-
-async fn a_reader_of_typescript_is_confined(cache: PathBuf) {
-    let pool = Workers::new(WorkersConfig { strip_max: LONG, ..config(cache) });
-    let endless = endless();
-    let read = pool.strip(&endless);
-    let look = async {
-        // Busy with what it was sent: all walls are up.
-        until(|| workers().iter().any(|pid| is_computing(*pid))).await;
-        let pid = *workers().iter().next().unwrap();
-        assert_eq!(assert_confined(pid), 2);
-        let open: HashSet<String> = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        assert_eq!(open, ["0", "1", "2"].map(str::to_owned).into());
-        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-        let data = limits.lines().find(|line| line.starts_with("Max data size")).unwrap();
-        assert!(data.contains(&format!(" {} ", worker::strip::MEMORY_BYTES)), "{data}");
-    };
-    tokio::select! { read = read => panic!("{read:?}"), () = look => {} }
-    // Who is not waited for is ended, too.
-    until(|| workers().is_empty()).await;
-    pool.shutdown().await;
-}
-
-/// The thread that parses has had more of the processor than starting takes.
-fn is_computing(pid: u32) -> bool {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks.map(|task| task.path()).any(|task| {
-        let is_it = fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "typescript");
-        // In nanoseconds.
-        is_it
-            && fs::read_to_string(task.join("schedstat"))
-                .is_ok_and(|text| text.split(' ').next().and_then(|ns| ns.parse().ok()).is_some_and(|ns: u64| ns > 100_000_000))
-    })
-}
-
-async fn typescript_that_takes_too_long_is_given_up_and_nothing_goes_on(cache: PathBuf) {
-    let pool = Workers::new(WorkersConfig { strip_max: Duration::from_millis(300), ..config(cache.clone()) });
-    let (endless, seconds) = (endless(), "a<".repeat(3000));
-    for read in futures_util::future::join_all([&endless, &seconds].repeat(3).iter().map(|code| pool.strip(code))).await {
-        assert!(matches!(read, Err(StripError::TooSlow)), "{read:?}");
-    }
-    assert_eq!(workers(), HashSet::new());
-    pool.shutdown().await;
-
-    // Others wait so long for their turn, and no longer.
-    let pool =
-        Workers::new(WorkersConfig { strip_max: LONG, wait_max: Duration::from_millis(300), memory_bytes_max: worker::strip::MEMORY_BYTES, ..config(cache) });
-    let wait = async {
-        until(|| workers().len() == 1).await;
-        pool.strip("return 1").await
-    };
-    let end = async {
-        let waited = wait.await;
-        pool.shutdown().await;
-        waited
-    };
-    let (read, waited) = tokio::join!(pool.strip(&endless), end);
-    assert!(waited.as_ref().is_err_and(|error| error.to_string().starts_with("there was no room to read TypeScript")), "{waited:?}");
-    assert!(read.as_ref().is_err_and(|error| error.to_string().ends_with("the server stops")), "{read:?}");
-    until(|| workers().is_empty()).await;
-}
-
-async fn typescript_that_nests_too_deep_is_an_error_of_the_source(cache: PathBuf) {
-    let pool = Workers::new(WorkersConfig { strip_max: LONG, ..config(cache) });
-    for (open, close) in [("(", ")"), ("[", "]"), ("`${", "}`"), ("a=>", "")] {
-        let code = |times: usize| format!("return {}1{}", open.repeat(times), close.repeat(times));
-        let few = pool.strip(&code(1000)).await;
-        assert!(few.is_ok(), "{open}: {few:?}");
-        let many = pool.strip(&code((SOURCE_BYTES_MAX - 8) / (open.len() + close.len()))).await;
-        let Err(StripError::Syntax(error)) = many else { panic!("{open}: {many:?}") };
-        assert!(error.message.contains("nested too deeply"), "{open}: {error}");
-    }
-    assert_eq!(workers(), HashSet::new());
-    pool.shutdown().await;
-}
-
-/// Each nests as deep as it is repeated, or makes the parser try again and again.
-const PIECES: &[&str] = &[
-    "(", "[", "{", "!", "a=>", "a?b:", "if(a)", "-", "typeof ", "a<", "<a>", "`${", "new ", "a**", "(a?(", "class{a=", "f<a,", "x as ", "/*", "a:", "async(",
-    "@a ", "\u{0}", "'", "/(", "else ", "keyof ", "await ", "a+", "A<(a", "=>{", "type A=", "a.b?.", "\u{2028}",
-];
-
-async fn strange_typescript_is_never_a_fault_of_ours(cache: PathBuf) {
-    let pool = Workers::new(WorkersConfig { strip_max: Duration::from_millis(500), wait_max: LONG, ..config(cache) });
-    let all = |piece: &str| [1, 30, 200, SOURCE_BYTES_MAX / 8].map(|times| piece.repeat(times)).map(|code| [format!("type A = {code}"), code]).concat();
-    for piece in PIECES {
-        let codes = all(piece);
-        for read in futures_util::future::join_all(codes.iter().map(|code| pool.strip(code))).await {
-            assert!(!matches!(read, Err(StripError::Engine(_))), "{piece}: {read:?}");
-        }
-    }
-    assert_eq!(workers(), HashSet::new());
-    pool.shutdown().await;
-}
-
-async fn a_reader_of_typescript_that_cannot_start_says_so(cache: PathBuf) {
-    for (program, why) in [("/nowhere", "cannot execute it: No such file or directory (os error 2)"), ("/bin/false", "the engine ended before it was ready")] {
-        let read = Workers::new(WorkersConfig { program: program.into(), ..config(cache.clone()) }).strip("return 1").await;
-        let Err(StripError::Engine(said)) = read else { panic!("{read:?}") };
-        assert_eq!(said, format!("the process that reads TypeScript could not be started: {why}"));
-    }
 }
