@@ -156,6 +156,9 @@ pub enum Command {
         /// Where the compiled engine is kept
         #[arg(long, value_name = "DIR")]
         cache_dir: Option<PathBuf>,
+        /// Take the types out of one source, and end
+        #[arg(long, conflicts_with = "cache_dir")]
+        strip: bool,
     },
     /// Print a completion script
     Completions {

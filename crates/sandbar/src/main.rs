@@ -19,6 +19,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use sandbar_scripts::worker;
 use serde_json::json;
 
 use cli::{Cli, Command, Output};
@@ -26,8 +27,8 @@ use cli::{Cli, Command, Output};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // It has to be the only thread.
-    if let Command::ScriptEngine { cache_dir } = &cli.command {
-        return sandbar_scripts::worker::main(cache_dir.as_deref());
+    if let Command::ScriptEngine { cache_dir, strip } = &cli.command {
+        return if *strip { worker::strip::main() } else { worker::main(cache_dir.as_deref()) };
     }
     let json_wanted = cli.global.output == Output::Json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -21,5 +21,5 @@ pub mod worker;
 pub use call::{Call, Failure, FailureCode, Level, Limits, LogLine, Outcome, Usage, User};
 pub use host::{Host, Op, OpError, OpResult};
 pub use link::{CheckError, Link, LinkError, Ran, Replayed};
-pub use pool::{Workers, WorkersConfig};
+pub use pool::{StripError, Workers, WorkersConfig};
 pub use recording::{OpRecord, Recording};

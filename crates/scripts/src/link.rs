@@ -34,6 +34,7 @@ use crate::{
     Call, Host, Outcome, Recording,
     frame::{self, Check, Checked, FRAME_BYTES_MAX, HEADER_BYTES, Kind, SyntaxError},
 };
+pub(crate) use bounds::cut_syntax_error;
 use drive::{Drive, Source};
 
 /// From the start of an engine until it can be sent calls. The first start on a machine compiles the engine.
@@ -195,7 +196,7 @@ impl Link {
             self.end("the engine answered a check with something else");
             return Err(gone());
         };
-        checked.error.map_or(Ok(()), |error| Err(CheckError::Syntax(bounds::cut_syntax_error(error))))
+        checked.error.map_or(Ok(()), |error| Err(CheckError::Syntax(cut_syntax_error(error))))
     }
 
     pub fn is_gone(&self) -> bool {

@@ -1,5 +1,5 @@
 //! Worker processes: one for each team that has something to run, so that who breaks out of the engine finds only their own
-//! team's calls; and one that is nobody's yet, so that a first call does not wait for a start.
+//! team's calls; and one that is nobody's yet, so that a first call does not wait for a start. TypeScript is read by others ([`strip`]).
 //!
 //! ```text
 //! call ─▶ seat of the team ─▶ its turn (so many at once) ─▶ memory (so much on this machine) ─▶ link
@@ -9,6 +9,7 @@
 //! [`WorkersConfig::memory_bytes_max`]: what calls may take is reserved before they begin.
 
 mod process;
+mod strip;
 
 use std::{
     collections::HashMap,
@@ -18,13 +19,15 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore},
+    sync::{AcquireError, Notify, OnceCell, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Call, CheckError, Failure, FailureCode, Host, Link, Outcome, Ran, Recording, Replayed, Usage};
 use process::{Launcher, StartError};
+use strip::STRIPS_MAX;
+pub use strip::StripError;
 
 /// What an instance of the engine takes beside the memory that its script may have.
 const CALL_OVERHEAD_BYTES: u64 = 32 << 20;
@@ -51,6 +54,8 @@ pub struct WorkersConfig {
     pub waiting_max: usize,
     /// How long a call waits for its turn.
     pub wait_max: Duration,
+    /// How long reading one source of TypeScript may take.
+    pub strip_max: Duration,
     /// Of all calls at once.
     pub memory_bytes_max: u64,
     /// After which a worker without calls is ended.
@@ -69,6 +74,7 @@ impl WorkersConfig {
             calls_per_worker_max: 64,
             waiting_max: 1024,
             wait_max: Duration::from_secs(60),
+            strip_max: Duration::from_secs(5),
             memory_bytes_max: 8 << 30,
             idle_max: Duration::from_secs(60),
             spare: true,
@@ -91,6 +97,7 @@ struct Inner {
     memory: Arc<Semaphore>,
     launcher: Launcher,
     starts: Semaphore,
+    strips: Semaphore,
     closing: CancellationToken,
     tasks: TaskTracker,
 }
@@ -98,6 +105,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     seats: HashMap<String, Seat>,
+    /// Turns of teams that have TypeScript to read.
+    strips: HashMap<String, Arc<Semaphore>>,
     spare: Spare,
     /// Somebody ends idle workers.
     swept: bool,
@@ -148,6 +157,7 @@ impl Workers {
             left: Notify::new(),
             memory: Arc::new(Semaphore::new(memory)),
             starts: Semaphore::new(1),
+            strips: Semaphore::new(STRIPS_MAX),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             config,
@@ -225,9 +235,7 @@ impl Workers {
         let turns = inner.turns(team_id).ok_or_else(|| Failure::internal("the engine was taken away"))?;
         let closed = |_| Failure::internal("the server stops");
         let turn = turns.acquire_owned().await.map_err(closed)?;
-        // One that wants more than there is has all of it.
-        let units = (memory_bytes + CALL_OVERHEAD_BYTES).div_ceil(MEMORY_UNIT).min(inner.config.memory_bytes_max / MEMORY_UNIT);
-        let memory = Arc::clone(&inner.memory).acquire_many_owned(units as u32).await.map_err(closed)?;
+        let memory = inner.reserve(memory_bytes + CALL_OVERHEAD_BYTES).await.map_err(closed)?;
         let link = inner.link(team_id).await?;
         Ok(Entered { link, _memory: memory, _turn: turn, _user: user })
     }
@@ -267,6 +275,12 @@ impl Inner {
             tokio::spawn(sweep(Arc::downgrade(self), self.config.idle_max, self.closing.clone()));
         }
         Ok(true)
+    }
+
+    /// One that wants more than there is has all of it.
+    async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, AcquireError> {
+        let units = bytes.div_ceil(MEMORY_UNIT).min(self.config.memory_bytes_max / MEMORY_UNIT);
+        Arc::clone(&self.memory).acquire_many_owned(units as u32).await
     }
 
     fn turns(&self, team_id: &str) -> Option<Arc<Semaphore>> {

@@ -3,13 +3,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-        mpsc,
-    },
-    thread,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use swc_common::{
@@ -24,51 +18,37 @@ use crate::frame::SyntaxError;
 
 /// More than anybody writes by hand. The parser descends as deep as the code is nested, so its stack goes with this.
 pub const SOURCE_BYTES_MAX: usize = 128 << 10;
-const STACK_BYTES: usize = 512 << 20;
-const TIME_MAX: Duration = Duration::from_secs(5);
-const THREADS_MAX: usize = 8;
 const HEAD: &str = "async function script(ctx) {\n";
 const TAIL: &str = "\n}";
 
 /// The body of an async function, without its types.
+///
+/// Nothing can stop the parser, which takes as much time, stack and memory as it likes with what a stranger has written: that belongs into a
+/// process of its own, and [`crate::Workers::strip`] has one. Here it is the caller's thread.
+///
+/// # Errors
+/// Where the code is wrong.
 pub fn strip(code: &str) -> Result<String, SyntaxError> {
-    if code.len() > SOURCE_BYTES_MAX {
-        return Err(nowhere(format!("the code has {} bytes: {SOURCE_BYTES_MAX} are allowed", code.len())));
-    }
+    check_size(code)?;
     let wrapped = format!("{HEAD}{code}{TAIL}");
     let lines = code.split('\n').count() as u32;
-    let stripped = elsewhere(wrapped);
+    let stripped = catch_unwind(AssertUnwindSafe(|| without_types(wrapped))).unwrap_or_else(|_| Err(nowhere("the code cannot be read")));
     let stripped = stripped.map_err(|error| within(error, lines))?;
     let body = stripped.split_once('\n').and_then(|(_, rest)| rest.rsplit_once('\n')).map(|(body, _)| body.to_owned());
-    body.ok_or_else(|| nowhere("the code cannot be read".into()))
+    body.ok_or_else(|| nowhere("the code cannot be read"))
 }
 
-/// On a thread of its own: what is parsed is a stranger's, and so are its depth and the time that it takes. Nothing can stop the
-/// parser; who waits gives up, and of those that go on there are only so many.
-fn elsewhere(wrapped: String) -> Result<String, SyntaxError> {
-    static AT_WORK: AtomicUsize = AtomicUsize::new(0);
-    struct Place;
-    impl Drop for Place {
-        fn drop(&mut self) {
-            AT_WORK.fetch_sub(1, SeqCst);
-        }
+/// Whether there is not more of it than is read.
+pub(crate) fn check_size(code: &str) -> Result<(), SyntaxError> {
+    if code.len() <= SOURCE_BYTES_MAX {
+        return Ok(());
     }
-    if AT_WORK.fetch_add(1, SeqCst) >= THREADS_MAX {
-        drop(Place);
-        return Err(nowhere("too much TypeScript is being read at once: try again".into()));
-    }
-    let place = Place;
-    let (answer, answered) = mpsc::sync_channel(1);
-    let thread = thread::Builder::new().name("typescript".into()).stack_size(STACK_BYTES);
-    let started = thread.spawn(move || {
-        let _place = place;
-        let read = catch_unwind(AssertUnwindSafe(|| without_types(wrapped)));
-        let _ = answer.send(read.unwrap_or_else(|_| Err(nowhere("the code cannot be read".into()))));
-    });
-    if started.is_err() {
-        return Err(nowhere("there is no room to read TypeScript: try again".into()));
-    }
-    answered.recv_timeout(TIME_MAX).unwrap_or_else(|_| Err(nowhere(format!("the code takes more than {} s to read", TIME_MAX.as_secs()))))
+    Err(nowhere(format!("the code has {} bytes: {SOURCE_BYTES_MAX} are allowed", code.len())))
+}
+
+/// What is wrong with the code as a whole.
+pub(crate) fn nowhere(message: impl Into<String>) -> SyntaxError {
+    SyntaxError { message: message.into(), line: 1, column: 1 }
 }
 
 fn without_types(wrapped: String) -> Result<String, SyntaxError> {
@@ -112,8 +92,4 @@ impl Emitter for First {
 /// From the wrapped code's lines to the author's.
 fn within(error: SyntaxError, lines: u32) -> SyntaxError {
     SyntaxError { line: error.line.saturating_sub(1).clamp(1, lines), ..error }
-}
-
-fn nowhere(message: String) -> SyntaxError {
-    SyntaxError { message, line: 1, column: 1 }
 }

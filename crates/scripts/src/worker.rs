@@ -7,6 +7,7 @@
 pub(crate) mod desk;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod strip;
 #[cfg(test)]
 mod tests;
 
@@ -37,13 +38,17 @@ const READ_BYTES: usize = 64 << 10;
 ///
 /// Call it first thing in a program: it expects to be the only thread.
 pub fn main(cache_dir: Option<&Path>) -> ExitCode {
+    with_stream(|stream| serve(stream, cache_dir))
+}
+
+fn with_stream(serve: impl FnOnce(&Arc<File>) -> Result<(), WorkerError>) -> ExitCode {
     let Some(stream) = process::inherited(0) else {
         complain("standard input is no stream");
         return ExitCode::FAILURE;
     };
     // One descriptor for both directions: the filter knows it by its number. It is closed after the last word was said: then we are killed.
     let stream = Arc::new(File::from(stream));
-    match serve(&stream, cache_dir) {
+    match serve(&stream) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());
@@ -60,6 +65,8 @@ enum WorkerError {
     Engine(String),
     #[error("cannot start threads: {0}")]
     Threads(#[source] std::io::Error),
+    #[error("cannot limit its memory: {0}")]
+    Memory(#[source] std::io::Error),
     #[error("{0}")]
     Desk(#[from] desk::DeskError),
 }
@@ -72,7 +79,7 @@ fn serve(stream: &Arc<File>, cache_dir: Option<&Path>) -> Result<(), WorkerError
         return Err(WorkerError::Engine(error.message));
     }
     let surrendered = detached.surrender()?;
-    std::panic::set_hook(Box::new(|panic| complain(&format!("panicked: {panic}"))));
+    complain_of_panics();
 
     let desk = Arc::new(Desk::new(engine, Arc::clone(stream)));
     // All of them are there before the filter is, and none runs anything before it has its own.
@@ -104,6 +111,10 @@ fn serve(stream: &Arc<File>, cache_dir: Option<&Path>) -> Result<(), WorkerError
     desk.say(&frame::encode(Kind::Ready, 0, b""))?;
     desk.read(BufReader::with_capacity(READ_BYTES, &**stream))?;
     Ok(())
+}
+
+fn complain_of_panics() {
+    std::panic::set_hook(Box::new(|panic| complain(&format!("panicked: {panic}"))));
 }
 
 /// To whoever reads our standard error, without the ceremony of standard streams.

@@ -95,7 +95,7 @@ impl Bounds {
     }
 }
 
-pub(super) fn cut_syntax_error(mut error: SyntaxError) -> SyntaxError {
+pub(crate) fn cut_syntax_error(mut error: SyntaxError) -> SyntaxError {
     cut(&mut error.message, TEXT_MAX);
     error
 }

@@ -1,4 +1,4 @@
-//! One worker process: started, listened to, and never left behind.
+//! One process: started, listened to, and never left behind.
 
 use std::{
     io,
@@ -6,7 +6,7 @@ use std::{
         fd::OwnedFd,
         unix::{net::UnixStream as StdStream, process::CommandExt},
     },
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
 };
@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::UnixStream,
     sync::oneshot,
+    task::JoinHandle,
 };
 use tokio_util::task::TaskTracker;
 
@@ -27,7 +28,7 @@ const LINE_BYTES_MAX: u64 = 4 << 10;
 /// Orders that the launcher has not got to yet.
 const ORDERS_MAX: usize = 64;
 
-/// Why there is no worker.
+/// Why there is no process.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     #[error("the server stops")]
@@ -43,10 +44,24 @@ pub(super) enum StartError {
     Said(LinkError, String),
 }
 
+/// What a process is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    /// Scripts ([`crate::worker::main`]).
+    Engine,
+    /// One source of TypeScript ([`crate::worker::strip::main`]).
+    Strip,
+}
+
 /// A thread that starts processes, and lives as long as they may: they are ended when the thread that started them does.
 #[derive(Debug)]
 pub(super) struct Launcher {
-    orders: mpsc::SyncSender<oneshot::Sender<Result<Started, StartError>>>,
+    orders: mpsc::SyncSender<Order>,
+}
+
+struct Order {
+    part: Part,
+    started: oneshot::Sender<Result<Started, StartError>>,
 }
 
 struct Started {
@@ -55,17 +70,29 @@ struct Started {
     complaints: ChildStderr,
 }
 
+/// A process that runs. It is ended when this is dropped.
+pub(super) struct Running {
+    pub stream: UnixStream,
+    process: Process,
+    complaints: Complaints,
+}
+
+struct Complaints {
+    listening: JoinHandle<()>,
+    last: Arc<Mutex<String>>,
+}
+
 /// Killed and reaped when it is dropped.
 struct Process(Option<Child>);
 
 impl Launcher {
     pub fn new(config: &WorkersConfig) -> Self {
-        let (orders, taken) = mpsc::sync_channel::<oneshot::Sender<Result<Started, StartError>>>(ORDERS_MAX);
+        let (orders, taken) = mpsc::sync_channel::<Order>(ORDERS_MAX);
         let config = config.clone();
         let work = move || {
-            for order in taken {
+            for Order { part, started } in taken {
                 // Who does not wait any more has it dropped, and that ends it.
-                let _ = order.send(launch(&config));
+                let _ = started.send(launch(&config, part));
             }
         };
         // Without the thread every order fails, and says so.
@@ -75,23 +102,43 @@ impl Launcher {
         Self { orders }
     }
 
-    async fn launch(&self) -> Result<Started, StartError> {
+    /// Starts a process, and listens to it by a task of `tasks`.
+    pub async fn launch(&self, part: Part, tasks: &TaskTracker) -> Result<Running, StartError> {
         let (order, started) = oneshot::channel();
-        match self.orders.try_send(order) {
-            Ok(()) => started.await.map_err(|_| StartError::Closed)?,
-            Err(mpsc::TrySendError::Full(_)) => Err(StartError::Spawn(io::ErrorKind::ResourceBusy.into())),
-            Err(mpsc::TrySendError::Disconnected(_)) => Err(StartError::Closed),
-        }
+        let Started { process, stream, complaints } = match self.orders.try_send(Order { part, started: order }) {
+            Ok(()) => started.await.map_err(|_| StartError::Closed)??,
+            Err(mpsc::TrySendError::Full(_)) => return Err(StartError::Spawn(io::ErrorKind::ResourceBusy.into())),
+            Err(mpsc::TrySendError::Disconnected(_)) => return Err(StartError::Closed),
+        };
+        let complaints = tokio::process::ChildStderr::from_std(complaints).map_err(StartError::Stream)?;
+        let stream = UnixStream::from_std(stream).map_err(StartError::Stream)?;
+        let last = Arc::default();
+        let listening = tasks.spawn(listen(complaints, process.id(), Arc::clone(&last)));
+        Ok(Running { stream, process, complaints: Complaints { listening, last } })
+    }
+}
+
+impl Running {
+    /// Ends it, if it has not ended; returns how it did, and its last complaint.
+    pub async fn end(self) -> (Option<ExitStatus>, String) {
+        let Self { stream, process, complaints } = self;
+        drop(stream);
+        (process.end().await, complaints.last().await)
+    }
+}
+
+impl Complaints {
+    /// When there will be no more of them.
+    async fn last(self) -> String {
+        let _ = self.listening.await;
+        std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Starts a worker and waits until it is ready. It is ended with its link, and reaped by a task of `tasks`.
 pub(super) async fn start(launcher: &Launcher, tasks: &TaskTracker) -> Result<Link, StartError> {
-    let Started { process, stream, complaints } = launcher.launch().await?;
-    let last = Arc::new(Mutex::new(String::new()));
-    let complaints = tokio::process::ChildStderr::from_std(complaints).map_err(StartError::Stream)?;
-    let listening = tasks.spawn(listen(complaints, process.id(), Arc::clone(&last)));
-    let (read, write) = UnixStream::from_std(stream).map_err(StartError::Stream)?.into_split();
+    let Running { stream, process, complaints } = launcher.launch(Part::Engine, tasks).await?;
+    let (read, write) = stream.into_split();
     match Link::open(read, write).await {
         Ok((link, gone)) => {
             tasks.spawn(async move {
@@ -102,20 +149,21 @@ pub(super) async fn start(launcher: &Launcher, tasks: &TaskTracker) -> Result<Li
         }
         Err(error) => {
             process.end().await;
-            let _ = listening.await;
-            let said = std::mem::take(&mut *last.lock().unwrap_or_else(PoisonError::into_inner));
+            let said = complaints.last().await;
             Err(if said.is_empty() { StartError::Link(error) } else { StartError::Said(error, said) })
         }
     }
 }
 
-fn launch(config: &WorkersConfig) -> Result<Started, StartError> {
+fn launch(config: &WorkersConfig, part: Part) -> Result<Started, StartError> {
     let (ours, theirs) = StdStream::pair().map_err(StartError::Stream)?;
     ours.set_nonblocking(true).map_err(StartError::Stream)?;
     let mut command = Command::new(&config.program);
     command.arg0("sandbar").arg(&config.argument);
-    if let Some(dir) = &config.cache_dir {
-        command.arg("--cache-dir").arg(dir);
+    match (part, &config.cache_dir) {
+        (Part::Engine, Some(dir)) => _ = command.arg("--cache-dir").arg(dir),
+        (Part::Engine, None) => {}
+        (Part::Strip, _) => _ = command.arg("--strip"),
     }
     command.env_clear().current_dir("/").stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(StartError::Spawn)?;
@@ -125,7 +173,7 @@ fn launch(config: &WorkersConfig) -> Result<Started, StartError> {
     Ok(Started { process, stream: ours, complaints })
 }
 
-/// Logs what a worker says of itself. More than is logged is read all the same, so that it never waits for us.
+/// Logs what a process says of itself. More than is logged is read all the same, so that it never waits for us.
 async fn listen(complaints: tokio::process::ChildStderr, pid: u32, last: Arc<Mutex<String>>) {
     let mut complaints = BufReader::new(complaints);
     let mut left = LINES_MAX;
@@ -150,10 +198,9 @@ impl Process {
         self.0.as_ref().map_or(0, Child::id)
     }
 
-    async fn end(mut self) {
-        if let Some(child) = self.0.take() {
-            let _ = tokio::task::spawn_blocking(move || bury(child)).await;
-        }
+    async fn end(mut self) -> Option<ExitStatus> {
+        let child = self.0.take()?;
+        tokio::task::spawn_blocking(move || bury(child)).await.ok()?
     }
 }
 
@@ -166,7 +213,7 @@ impl Drop for Process {
     }
 }
 
-fn bury(mut child: Child) {
+fn bury(mut child: Child) -> Option<ExitStatus> {
     let _ = child.kill();
-    let _ = child.wait();
+    child.wait().ok()
 }

@@ -4,7 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use anyhow::{Context, bail};
 use sandbar_core::{limits, script::fetch_allow::FetchAllow};
-use sandbar_scripts::{Call, CheckError, Host, Limits, Op, OpError, OpResult, User, Workers, WorkersConfig, typescript};
+use sandbar_scripts::{Call, CheckError, Host, Limits, Op, OpError, OpResult, StripError, User, Workers, WorkersConfig};
 use serde_json::{json, value::RawValue};
 use tokio_util::sync::CancellationToken;
 
@@ -34,13 +34,17 @@ pub async fn run(form: Output, args: RunFileArgs) -> anyhow::Result<u8> {
     let allow: FetchAllow = args.fetch_allow.parse().context("--fetch-allow")?;
     let name = args.file.file_name().and_then(|name| name.to_str()).unwrap_or("script").to_owned();
     let source = read_text(&args.file)?;
+    let workers = Workers::new(WorkersConfig { spare: false, workers_max: 1, ..WorkersConfig::new(cache_dir()) });
     let code = match args.language.as_deref().unwrap_or(language_of(&args.file)) {
         "javascript" => source,
-        "typescript" => typescript::strip(&source).with_context(|| name.clone())?,
+        "typescript" => match workers.strip(TEAM, &source).await {
+            Ok(code) => code,
+            Err(error @ (StripError::Syntax(_) | StripError::TooSlow)) => bail!("{name}: {error}"),
+            Err(error @ StripError::Engine(_)) => bail!("{error}"),
+        },
         other => bail!("{other:?} is neither javascript nor typescript"),
     };
     let data = RawValue::from_string(read_data(&args.data)?)?;
-    let workers = Workers::new(WorkersConfig { spare: false, workers_max: 1, ..WorkersConfig::new(cache_dir()) });
     match workers.check(TEAM, &code, &name).await {
         Ok(()) => {}
         Err(error @ CheckError::Syntax(_)) => bail!("{name}: {error}"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sandbar_core::script::{AuthorKind, Draft, Language, Trigger, cron, draft::CodeChange, pattern};
 use sandbar_core::validate::Violation;
-use sandbar_scripts::{CheckError, frame::SyntaxError, typescript};
+use sandbar_scripts::{CheckError, StripError, frame::SyntaxError};
 use sandbar_store::{ScriptRecord, ScriptVersion, ScriptWhole};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -162,12 +162,16 @@ impl App {
     async fn prepare_script(&self, team_id: &str, name: &str, source: String, language: Language) -> Result<Prepared, ApiError> {
         let code = match language {
             Language::JavaScript => None,
-            Language::TypeScript => {
-                let source = source.clone();
-                let stripped = tokio::task::spawn_blocking(move || typescript::strip(&source)).await;
-                let stripped = stripped.map_err(|error| ApiError::internal("reading the TypeScript", &error))?;
-                Some(stripped.map_err(|error| syntax(&error))?)
-            }
+            Language::TypeScript => match self.scripts.engines.strip(team_id, &source).await {
+                Ok(code) => Some(code),
+                Err(StripError::Syntax(error)) => return Err(syntax(&error)),
+                Err(error @ StripError::TooSlow) => return Err(ApiError::bad_request(format!("code: {error}"))),
+                Err(StripError::Engine(cause)) => {
+                    tracing::error!(cause, "the TypeScript of a script could not be read");
+                    return Err(ApiError::unavailable("the script could not be read: there is no room for its TypeScript now, or its reader did not answer")
+                        .retry_after(1));
+                }
+            },
         };
         match self.scripts.engines.check(team_id, code.as_deref().unwrap_or(&source), name).await {
             Ok(()) => {}

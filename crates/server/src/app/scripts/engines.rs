@@ -8,7 +8,7 @@ use std::{
 
 use sandbar_core::script::provider::Provider;
 use sandbar_node::Node;
-use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, Usage, Workers, WorkersConfig};
+use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, StripError, Usage, Workers, WorkersConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::bun::Bun;
@@ -54,6 +54,11 @@ impl Engines {
     pub(crate) async fn replay(&self, team_id: &str, call: Call, recording: &Recording, cancel: &CancellationToken) -> (Outcome, Recording, Vec<String>) {
         let Replayed { ran, diverged } = self.workers.replay(team_id, call, recording, cancel).await;
         (ran.outcome, ran.recording, diverged)
+    }
+
+    /// TypeScript without its types.
+    pub(crate) async fn strip(&self, team_id: &str, source: &str) -> Result<String, StripError> {
+        self.workers.strip(team_id, source).await
     }
 
     /// Whether code can be compiled.

@@ -2,6 +2,9 @@
 //!
 //! The program executes itself as a worker, which has to begin with a single thread; so it has a `main` of its own.
 #![allow(clippy::unwrap_used)]
+
+mod typescript;
+
 use std::{
     collections::HashSet,
     fs,
@@ -13,9 +16,10 @@ use std::{
 };
 
 use sandbar_linux::confine;
-use sandbar_scripts::{Call, CheckError, FailureCode, Host, Limits, Op, OpError, OpResult, Ran, User, Workers, WorkersConfig};
+use sandbar_scripts::{Call, CheckError, FailureCode, Host, Limits, Op, OpError, OpResult, Ran, User, Workers, WorkersConfig, worker};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio_util::sync::CancellationToken;
+use typescript::*;
 
 const LONG: Duration = Duration::from_secs(120);
 const WAIT: &str = "await ctx.db.list('posts')";
@@ -40,12 +44,19 @@ const TESTS: &[(&str, Test)] = tests![
     an_engine_that_cannot_start_is_a_failure_of_the_call,
     nothing_is_left_after_shutdown,
     a_replay_sees_the_same_world,
+    typescript_loses_its_types,
+    a_reader_of_typescript_is_confined,
+    typescript_that_takes_too_long_is_given_up_and_nothing_goes_on,
+    bad_typescript_of_one_team_is_not_before_that_of_others,
+    typescript_that_nests_too_deep_is_an_error_of_the_source,
+    strange_typescript_is_never_a_fault_of_ours,
+    a_reader_of_typescript_that_cannot_start_says_so,
 ];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
     if words.get(1).is_some_and(|word| word == "script-engine") {
-        return sandbar_scripts::worker::main(words.get(3).map(Path::new));
+        return if words[2] == "--strip" { worker::strip::main() } else { worker::main(words.get(3).map(Path::new)) };
     }
     let cache = std::env::temp_dir().join(format!("sandbar-workers-{}", std::process::id()));
     fs::create_dir_all(&cache).unwrap();
@@ -162,6 +173,31 @@ async fn scripts_run(cache: PathBuf) {
     workers.shutdown().await;
 }
 
+/// The walls that a process shows, of all kinds; returns how many threads it has.
+fn assert_confined(pid: u32) -> usize {
+    let of = |file: &str| format!("/proc/{pid}/{file}");
+    let mut threads = 0;
+    for task in fs::read_dir(of("task")).unwrap() {
+        threads += 1;
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let has = |line: &str| assert!(status.contains(line), "{line:?} in {status}");
+        let user = confine::USER_FIRST + pid % confine::USERS;
+        has("\nSeccomp:\t2\n");
+        has("\nNoNewPrivs:\t1\n");
+        has(&format!("\nUid:\t{user}\t{user}\t{user}\t{user}\n"));
+        has(&format!("\nGid:\t{user}\t{user}\t{user}\t{user}\n"));
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            has(&format!("\n{set}:\t0000000000000000\n"));
+        }
+    }
+    assert_eq!(fs::read_dir(of("root")).unwrap().count(), 0);
+    assert_eq!(fs::read(of("environ")).unwrap(), b"");
+    for kind in ["net", "ipc", "uts"] {
+        assert_ne!(fs::read_link(of(&format!("ns/{kind}"))).unwrap(), fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
+    }
+    threads
+}
+
 async fn a_worker_is_confined(cache: PathBuf) {
     let pool = Workers::new(config(cache));
     let (silent, never) = (Silent::default(), never());
@@ -170,21 +206,8 @@ async fn a_worker_is_confined(cache: PathBuf) {
         silent.asked(1).await;
         let pid = *workers().iter().next().unwrap();
         let of = |file: &str| format!("/proc/{pid}/{file}");
-        let mut threads = 0;
-        for task in fs::read_dir(of("task")).unwrap() {
-            threads += 1;
-            let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-            let has = |line: &str| assert!(status.contains(line), "{line:?} in {status}");
-            let user = confine::USER_FIRST + pid % confine::USERS;
-            has("\nSeccomp:\t2\n");
-            has("\nNoNewPrivs:\t1\n");
-            has(&format!("\nUid:\t{user}\t{user}\t{user}\t{user}\n"));
-            has(&format!("\nGid:\t{user}\t{user}\t{user}\t{user}\n"));
-            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-                has(&format!("\n{set}:\t0000000000000000\n"));
-            }
-        }
-        assert!(threads > sandbar_scripts::worker::THREADS);
+        let threads = assert_confined(pid);
+        assert!(threads > worker::THREADS);
         for entry in fs::read_dir(of("fd")).unwrap() {
             let entry = entry.unwrap();
             let target = fs::read_link(entry.path()).unwrap();
@@ -196,11 +219,6 @@ async fn a_worker_is_confined(cache: PathBuf) {
                 _ => target.starts_with("/memfd:") || target.contains("sandbar-workers-"),
             };
             assert!(expected, "{:?} is {target}", entry.file_name());
-        }
-        assert_eq!(fs::read_dir(of("root")).unwrap().count(), 0);
-        assert_eq!(fs::read(of("environ")).unwrap(), b"");
-        for kind in ["net", "ipc", "uts"] {
-            assert_ne!(fs::read_link(of(&format!("ns/{kind}"))).unwrap(), fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
         }
     };
     tokio::select! { ran = run => panic!("{ran:?}"), () = look => {} }
@@ -279,7 +297,7 @@ async fn as_many_scripts_spin_as_there_are_threads(cache: PathBuf) {
     let (host, cancel) = (Moody::default(), CancellationToken::new());
     assert_eq!(value(&pool.run("a", call("return 1", LONG), &host, &cancel).await), "1");
     let before = workers();
-    let spins = (0..sandbar_scripts::worker::THREADS).map(|_| pool.run("a", call("for (;;) {}", Duration::from_millis(300)), &host, &cancel));
+    let spins = (0..worker::THREADS).map(|_| pool.run("a", call("for (;;) {}", Duration::from_millis(300)), &host, &cancel));
     for ran in futures_util::future::join_all(spins).await {
         assert_eq!(failure(&ran).0, FailureCode::Timeout, "{:?}", failure(&ran));
     }
