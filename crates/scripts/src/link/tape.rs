@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::{Call, Op, OpError, OpResult, Recording, call::Clock, frame::Asked};
 
-/// Sentences about differences, and the bytes of arguments that one quotes.
+/// Sentences about differences, and the bytes of arguments that one quotes at most.
 const DIVERGED_MAX: usize = 100;
 const QUOTED_MAX: usize = 200;
 
@@ -124,11 +124,28 @@ impl<'r> Tape<'r> {
     fn differs(&mut self, how: &str, op: Op, args: &RawValue) {
         if self.diverged.len() < DIVERGED_MAX {
             let args = args.get();
-            let quoted = &args[..args.floor_char_boundary(QUOTED_MAX)];
-            let more = if quoted.len() < args.len() { "..." } else { "" };
-            self.diverged.push(format!("{how}: {} {quoted}{more}", op.as_str()));
+            // Whole or not at all: in a part nobody could tell what is secret.
+            let quoted = if args.len() <= QUOTED_MAX { args.to_owned() } else { format!("({} bytes)", args.len()) };
+            self.diverged.push(format!("{how}: {} {quoted}", op.as_str()));
         } else if self.diverged.len() == DIVERGED_MAX {
             self.diverged.push("and more".to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_quoted_whole_or_not_at_all() {
+        let recording = Recording::default();
+        let mut tape = Tape::new(&recording);
+        for (seq, length) in [(1, QUOTED_MAX - 2), (2, QUOTED_MAX)] {
+            let args = serde_json::value::to_raw_value(&"x".repeat(length)).unwrap();
+            tape.ask(&Asked { seq, op: Op::Fetch, args });
+        }
+        let whole = format!("asked now and not then: fetch \"{}\"", "x".repeat(QUOTED_MAX - 2));
+        assert_eq!(tape.finish(), [whole, "asked now and not then: fetch (202 bytes)".to_owned()]);
     }
 }

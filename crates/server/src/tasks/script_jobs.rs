@@ -169,8 +169,8 @@ async fn prepare(app: &SharedApp, job: &ScriptJob, cancel: CancellationToken) ->
     let data = RawValue::from_string(job.input.clone()).map_err(|e| StoreError::Corrupt { what: "input of a run", cause: e.to_string() })?;
     let subject = serde_json::from_str(&job.subject).map_err(|e| StoreError::Corrupt { what: "subject of a run", cause: e.to_string() })?;
     let (trigger, run_id) = match job.kind {
-        JobKind::Event => (RunTrigger::Event, Uuid::new_v4().to_string()),
-        JobKind::Cron => (RunTrigger::Cron, Uuid::new_v4().to_string()),
+        JobKind::Event => (RunTrigger::Event, Uuid::now_v7().to_string()),
+        JobKind::Cron => (RunTrigger::Cron, Uuid::now_v7().to_string()),
         JobKind::Async => (RunTrigger::Async, job.source.clone()),
     };
     Ok(Ok(Ask {

@@ -1,9 +1,14 @@
 //! Runs: every call leaves one, and it can be run again.
 
+use std::{io::Write, time::Duration};
+
 use serde_json::json;
 
 use super::{call, data, make, path, refused};
-use crate::it::harness::{Server, shared};
+use crate::it::{
+    harness::{Server, shared},
+    http::eventually,
+};
 
 #[test]
 fn every_call_leaves_a_run() {
@@ -99,7 +104,7 @@ fn a_killed_server_leaves_no_run_that_goes_on_for_ever() {
         let api = api.clone();
         move || api.try_send("POST", &path("r-killed", "/invoke"), &[("idempotency-key", "k")], b"{}")
     });
-    let run = crate::it::http::eventually("the run begins", std::time::Duration::from_secs(60), || {
+    let run = eventually("the run begins", Duration::from_secs(60), || {
         let runs = data(&api.get(&path("r-killed", "/runs?status=running")), 200);
         runs.as_array().and_then(|runs| runs.first()).map(|run| run["id"].as_str().unwrap().to_owned()).ok_or_else(|| runs.to_string())
     });
@@ -112,4 +117,26 @@ fn a_killed_server_leaves_no_run_that_goes_on_for_ever() {
     let again = api.try_send("POST", &path("r-killed", "/invoke"), &[("idempotency-key", "k")], b"{}").unwrap();
     assert_eq!((again.status, again.header("idempotency-replayed")), (500, Some("true")), "{}", again.text());
     assert!(again.value()["error"].as_str().is_some_and(|error| error.contains("the server ended")));
+}
+
+#[test]
+fn a_replay_that_nobody_waits_for_is_cancelled_and_kept() {
+    let server = shared();
+    let api = server.api();
+    make(&api, "r-dropped", "return 1", json!({ "timeoutMs": 60_000, "concurrency": 1 }));
+    let id = call(&api, "r-dropped", json!({}))["runId"].as_str().unwrap().to_owned();
+    api.json("PATCH", &path("r-dropped", ""), &json!({ "code": "for (;;);" }));
+    let body = br#"{"version":2}"#;
+    let json = [("content-type", "application/json")];
+    let mut stream = api.open("POST", &format!("/api/runs/{id}/replay"), &json, Some(body.len() as u64)).unwrap();
+    stream.write_all(body).unwrap();
+    let within = Duration::from_secs(50);
+    let one = || api.post(&path("r-dropped", "/invoke?version=1"), json!({})).status;
+    eventually("the replay has the only place", within, || if one() == 429 { Ok(()) } else { Err("free".to_owned()) });
+    drop(stream);
+    eventually("it is cancelled and kept", within, || {
+        let runs = data(&api.get(&path("r-dropped", "/runs?trigger=replay")), 200);
+        if runs[0]["code"] == "cancelled" { Ok(()) } else { Err(runs.to_string()) }
+    });
+    assert_eq!(one(), 200);
 }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Ask, Subject, record};
+use super::{Ask, Ran, Subject, record};
 use crate::{
     app::{
         App,
@@ -92,7 +92,7 @@ impl App {
         let ask = Ask {
             script: Arc::new(target.whole.script),
             version: Arc::new(version),
-            run_id: Uuid::new_v4().to_string(),
+            run_id: Uuid::now_v7().to_string(),
             trigger: if wish.is_async { RunTrigger::Async } else { RunTrigger::Http },
             data,
             subject: target.subject,
@@ -123,9 +123,10 @@ impl App {
             let (script, run_id) = (Arc::clone(&ask.script), ask.run_id.clone());
             let ran = async {
                 let place = app.script_place(&ask.script).await?;
-                let ran = app.run_placed(ask, place).await;
-                app.finish_script(ran.run.clone(), None).await.map_err(|e| store_failure("keeping what came of the call", &e))?;
-                Ok(ran)
+                let Ran { mut run, outcome } = app.run_placed(ask, place).await;
+                let shown = record::without_texts(&mut run);
+                app.finish_script(run, None).await.map_err(|e| store_failure("keeping what came of the call", &e))?;
+                Ok(Ran { run: shown, outcome })
             };
             let ran = match (ran.await, &key) {
                 (Ok(ran), _) => ran,
@@ -151,7 +152,7 @@ impl App {
         let run = record::begun(&ask, RunStatus::Queued, now);
         let retry = ask.script.spec.retry;
         let job = ScriptJob {
-            id: Uuid::new_v4().to_string(),
+            id: Uuid::now_v7().to_string(),
             team_id: run.team_id.clone(),
             script_id: run.script_id.clone(),
             version: run.version,

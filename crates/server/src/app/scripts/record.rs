@@ -83,6 +83,14 @@ pub(crate) fn begun(ask: &Ask, status: RunStatus, now_ms: i64) -> ScriptRun {
     }
 }
 
+/// The same run without its largest texts, for whoever has no need of them.
+pub(super) fn without_texts(run: &mut ScriptRun) -> ScriptRun {
+    let (input, output, recording) = (std::mem::take(&mut run.input), run.output.take(), run.recording.take());
+    let small = run.clone();
+    (run.input, run.output, run.recording) = (input, output, recording);
+    small
+}
+
 /// The lines that a run logged.
 pub(crate) fn logs(run: &ScriptRun) -> Vec<LogLine> {
     run.logs.as_deref().and_then(|logs| serde_json::from_str(logs).ok()).unwrap_or_default()

@@ -1,113 +1,232 @@
 //! Secrets that a run was given do not stand in what is kept of it: in their place stands `[secret NAME]`.
 
-use std::borrow::Cow;
-
-use sandbar_scripts::{Outcome, Recording};
+use sandbar_scripts::{Failure, LogLine, Op, Outcome, Recording};
 use serde_json::value::RawValue;
 
-/// Names and values.
-#[derive(Debug, Default)]
-pub(super) struct Redactor(Vec<(String, String)>);
+use super::engines::failed;
+
+mod swaps;
+#[cfg(test)]
+mod tests;
+
+use swaps::{Over, Room, Swaps};
+
+/// Bytes by which what is kept of a run may grow: marks can be longer than what they stand for.
+const GROWTH_MAX_BYTES: usize = 4 << 20;
+/// Bytes that are compared for one run, which takes a fraction of a second.
+const EFFORT_MAX_BYTES: usize = 1 << 30;
+/// More than this is not looked through where others wait for the thread.
+const AT_ONCE_MAX_BYTES: usize = 64 << 10;
+/// In the place of what would become too large, or take too long to look through.
+const TOO_LARGE: &str = "[too large to keep]";
+
+/// Keeps secrets out of what is kept.
+#[derive(Default)]
+pub(super) struct Redactor {
+    /// Names and values.
+    secrets: Vec<(String, String)>,
+    marked: Swaps,
+}
+
+/// What is kept of a run.
+pub(super) struct Kept {
+    /// As it is answered: its value is whole.
+    pub outcome: Outcome,
+    /// The value as it is kept.
+    pub output: Option<String>,
+    pub recording: Recording,
+}
 
 impl Redactor {
-    /// The longest values first, so that one which is part of another does not spoil it.
     pub fn new(secrets: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut secrets: Vec<_> = secrets.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        secrets.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
-        Self(secrets)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// A text without the values, also as they stand in JSON within it.
-    pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let mut text = Cow::Borrowed(text);
-        for (name, value) in &self.0 {
+        let secrets: Vec<_> = secrets.into_iter().collect();
+        let mut forms = Vec::with_capacity(secrets.len());
+        for (name, value) in &secrets {
             let escaped = serde_json::to_string(value).unwrap_or_default();
-            // One quotation mark from each end: the value may have its own there.
+            // As it stands in JSON within a text. One quotation mark from each end: the value may have its own there.
             let escaped = escaped.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default();
-            for form in [value.as_str(), escaped] {
-                if !form.is_empty() && text.contains(form) {
-                    text = Cow::Owned(text.replace(form, &mark(name)));
+            if escaped != value {
+                forms.push((escaped.to_owned(), mark(name)));
+            }
+            forms.push((value.clone(), mark(name)));
+        }
+        Self { secrets, marked: Swaps::new(forms) }
+    }
+
+    /// Takes the secrets out of what a run came to; off this thread where that may take a while. `held` is let go when it is done,
+    /// also when nobody waits for it any more.
+    pub async fn keep(self, outcome: Outcome, recording: Recording, held: impl Send + 'static) -> Kept {
+        if self.marked.is_empty() || size_of(&outcome, &recording) <= AT_ONCE_MAX_BYTES {
+            return self.kept(outcome, recording);
+        }
+        let kept = tokio::task::spawn_blocking(move || {
+            let _held = held;
+            self.kept(outcome, recording)
+        });
+        kept.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "what a run came to could not be looked through, and is not kept");
+            let outcome = failed(Failure::internal("what came of the run could not be kept"));
+            Kept { outcome, output: None, recording: Recording { incomplete: true, ..Recording::default() } }
+        })
+    }
+
+    fn kept(&self, mut outcome: Outcome, mut recording: Recording) -> Kept {
+        let mut room = Room::new(GROWTH_MAX_BYTES, EFFORT_MAX_BYTES);
+        for LogLine { text, .. } in &mut outcome.logs {
+            self.mark_text(text, &mut room);
+        }
+        let output = match &mut outcome.result {
+            Ok(value) => value.as_ref().map(|value| self.marked_json(value, &mut room).unwrap_or_else(|| value.get().to_owned())),
+            Err(Failure { name, message, stack, .. }) => {
+                for text in [name, message].into_iter().chain(stack) {
+                    self.mark_text(text, &mut room);
                 }
+                None
             }
-        }
-        text
-    }
-
-    /// JSON without the values in any of its texts.
-    pub fn json(&self, json: Box<RawValue>) -> Box<RawValue> {
-        self.rewritten(json, |text| self.text(text).into_owned())
-    }
-
-    /// JSON with the values again where they were taken out.
-    pub fn restored(&self, json: Box<RawValue>) -> Box<RawValue> {
-        self.rewritten(json, |text| self.0.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&mark(name), value)))
-    }
-
-    /// All that a run came to and that is kept.
-    pub fn outcome(&self, outcome: &mut Outcome) {
-        if self.is_empty() {
-            return;
-        }
-        for line in &mut outcome.logs {
-            if let Cow::Owned(text) = self.text(&line.text) {
-                line.text = text;
-            }
-        }
-        if let Err(failure) = &mut outcome.result {
-            failure.message = self.text(&failure.message).into_owned();
-            failure.stack = failure.stack.take().map(|stack| self.text(&stack).into_owned());
-        }
-    }
-
-    pub fn recording(&self, recording: Recording) -> Recording {
-        self.each(recording, |json| self.json(json), |text| self.text(text).into_owned())
-    }
-
-    /// A recording as it was before it was kept.
-    pub fn restored_recording(&self, recording: Recording) -> Recording {
-        self.each(recording, |json| self.restored(json), str::to_owned)
-    }
-
-    fn each(&self, mut recording: Recording, json: impl Fn(Box<RawValue>) -> Box<RawValue>, text: impl Fn(&str) -> String) -> Recording {
-        if self.is_empty() {
-            return recording;
-        }
+        };
         for op in &mut recording.ops {
-            op.args = json(std::mem::take(&mut op.args));
-            if let Some(answer) = &mut op.answer {
-                answer.value = answer.value.take().map(&json);
-                if let Some(error) = &mut answer.error {
-                    error.message = text(&error.message);
-                }
+            self.mark_json(&mut op.args, &mut room);
+            let Some(answer) = &mut op.answer else { continue };
+            if let Some(value) = &mut answer.value {
+                self.mark_json(value, &mut room);
+            }
+            if let Some(error) = &mut answer.error {
+                self.mark_text(&mut error.message, &mut room);
             }
         }
-        recording
+        recording.incomplete |= room.is_over;
+        Kept { outcome, output, recording }
     }
 
-    /// Rewrites each text within JSON and leaves all else as it stands, the order of fields too: a replay compares.
-    fn rewritten(&self, json: Box<RawValue>, rewrite: impl Fn(&str) -> String) -> Box<RawValue> {
-        if self.is_empty() {
-            return json;
-        }
-        let (mut out, mut rest) = (String::with_capacity(json.get().len()), json.get());
-        while let Some(begin) = rest.find('"') {
-            let Some(length) = literal_length(&rest[begin..]) else { break };
-            let literal = &rest[begin..begin + length];
-            out.push_str(&rest[..begin]);
-            let rewritten = serde_json::from_str::<String>(literal).ok().and_then(|text| Some(rewrite(&text)).filter(|rewritten| *rewritten != text));
-            match rewritten.and_then(|text| serde_json::to_string(&text).ok()) {
-                Some(text) => out.push_str(&text),
-                None => out.push_str(literal),
-            }
-            rest = &rest[begin + length..];
-        }
-        out.push_str(rest);
-        RawValue::from_string(out).unwrap_or_default()
+    /// A sentence with JSON in it, without the values in any text of that.
+    pub fn sentence(&self, text: String) -> String {
+        let mut room = Room::new(GROWTH_MAX_BYTES, EFFORT_MAX_BYTES);
+        rewritten(&self.marked, &text, &mut room).map_or_else(|Over| TOO_LARGE.to_owned(), |rewritten| rewritten.unwrap_or(text))
     }
+
+    /// A recording as it was before it was kept; none if it would be larger than any can have been. What the secrets are now is what
+    /// it was told.
+    pub fn restored(&self, mut recording: Recording) -> Option<Recording> {
+        let marks = Swaps::new(self.secrets.iter().map(|(name, value)| (mark(name), value.clone())));
+        let mut room = Room::new(GROWTH_MAX_BYTES, EFFORT_MAX_BYTES);
+        for op in &mut recording.ops {
+            let told = op.answer.as_mut().and_then(|answer| answer.value.as_mut());
+            let secret = if op.op == Op::SecretsGet { secret_name(&op.args) } else { None };
+            match (told, secret) {
+                (Some(value), Some(name)) if value.get() != "null" => {
+                    if let Some((_, secret)) = self.secrets.iter().find(|(known, _)| *known == name) {
+                        let secret = serde_json::value::to_raw_value(secret).ok()?;
+                        room.grow(secret.get().len().saturating_sub(value.get().len())).ok()?;
+                        *value = secret;
+                    }
+                }
+                (Some(value), _) => restore(&marks, value, &mut room).ok()?,
+                (None, _) => {}
+            }
+            restore(&marks, &mut op.args, &mut room).ok()?;
+        }
+        Some(recording)
+    }
+
+    fn mark_text(&self, text: &mut String, room: &mut Room) {
+        let swapped = self.marked.swap(text, room).and_then(|swapped| {
+            room.grow(swapped.as_ref().map_or(0, |swapped| swapped.len().saturating_sub(text.len())))?;
+            Ok(swapped)
+        });
+        match swapped {
+            Ok(None) => {}
+            Ok(Some(swapped)) => *text = swapped,
+            Err(Over) => *text = TOO_LARGE.to_owned(),
+        }
+    }
+
+    fn mark_json(&self, json: &mut Box<RawValue>, room: &mut Room) {
+        if let Some(marked) = self.marked_json(json, room) {
+            *json = RawValue::from_string(marked).unwrap_or_default();
+        }
+    }
+
+    /// JSON without the values in any of its texts, if they stand there.
+    fn marked_json(&self, json: &RawValue, room: &mut Room) -> Option<String> {
+        rewritten(&self.marked, json.get(), room).unwrap_or_else(|Over| Some(format!("\"{TOO_LARGE}\"")))
+    }
+}
+
+/// The name of the secret that is asked for.
+pub(super) fn secret_name(args: &RawValue) -> Option<String> {
+    let args: serde_json::Value = serde_json::from_str(args.get()).ok()?;
+    args.get("name")?.as_str().map(str::to_owned)
+}
+
+fn restore(marks: &Swaps, json: &mut Box<RawValue>, room: &mut Room) -> Result<(), Over> {
+    if let Some(restored) = rewritten(marks, json.get(), room)? {
+        *json = RawValue::from_string(restored).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Swaps in each text within JSON and leaves all else as it stands, the order of fields too: a replay compares. None where nothing
+/// was found.
+fn rewritten(swaps: &Swaps, json: &str, room: &mut Room) -> Result<Option<String>, Over> {
+    // The quotation marks are no part of a text.
+    if swaps.is_empty() || json.len() < swaps.shortest() + 2 {
+        return Ok(None);
+    }
+    let (mut out, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(begin) = json[at..].find('"').map(|begin| at + begin) {
+        let Some(length) = literal_length(&json[begin..]) else { break };
+        at = begin + length;
+        // A text is never longer than what spells it.
+        if length < swaps.shortest() + 2 {
+            continue;
+        }
+        let literal = &json[begin..at];
+        let Some(text) = swaps.swap(&spelt(literal), room)? else { continue };
+        let text = serde_json::to_string(&text).map_err(|_| Over)?;
+        room.grow(text.len().saturating_sub(literal.len()))?;
+        out.push_str(&json[copied..begin]);
+        out.push_str(&text);
+        copied = at;
+    }
+    if copied == 0 {
+        return Ok(None);
+    }
+    out.push_str(&json[copied..]);
+    Ok(Some(out))
+}
+
+/// The text that a literal spells. Half a surrogate is no text, and JSON may hold it all the same: a character stands for it that
+/// says so.
+fn spelt(literal: &str) -> std::borrow::Cow<'_, str> {
+    let inner = &literal[1..literal.len() - 1];
+    if !inner.contains('\\') {
+        return inner.into();
+    }
+    let whole = serde_json::from_str::<String>(literal).or_else(|_| serde_json::from_str(&without_half_surrogates(literal)));
+    whole.map_or(inner.into(), Into::into)
+}
+
+fn without_half_surrogates(literal: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(literal.len()), literal);
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let unit = |text: &str| text.strip_prefix("\\u")?.get(..4).and_then(|hex| u16::from_str_radix(hex, 16).ok());
+        let length = match unit(rest) {
+            Some(0xd800..=0xdbff) if matches!(unit(&rest[6..]), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                out.push_str("\\ufffd");
+                rest = &rest[6..];
+                continue;
+            }
+            // What is escaped is a character of one byte; the literal goes on at least to its end.
+            _ => 2.min(rest.len()),
+        };
+        out.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Bytes of the text that begins with a quotation mark, both of these included.
@@ -128,24 +247,14 @@ fn mark(name: &str) -> String {
     format!("[secret {name}]")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn raw(json: &str) -> Box<RawValue> {
-        RawValue::from_string(json.to_owned()).unwrap()
-    }
-
-    #[test]
-    fn values_are_taken_out_wherever_they_stand_and_put_back() {
-        let redactor = Redactor::new([("KEY".to_owned(), "s3cr3t".to_owned()), ("LONG".to_owned(), "s3cr3t-and \"more\"".to_owned())]);
-        assert_eq!(redactor.text("a s3cr3t b"), "a [secret KEY] b");
-        assert_eq!(redactor.text("s3cr3t-and \"more\""), "[secret LONG]", "the longer one first");
-        assert_eq!(redactor.text(r#""s3cr3t-and \"more\"""#), r#""[secret LONG]""#, "a quotation mark at its end");
-        assert_eq!(redactor.text(r#"{"a":"s3cr3t-and \"more\""}"#), r#"{"a":"[secret LONG]"}"#, "as it stands in JSON");
-        let json = redactor.json(raw(r#"{"h":{"authorization":"Bearer s3cr3t"},"s3cr3t":[1,"\u0073\u0033cr3t"]}"#));
-        assert_eq!(json.get(), r#"{"h":{"authorization":"Bearer [secret KEY]"},"[secret KEY]":[1,"[secret KEY]"]}"#);
-        assert_eq!(redactor.restored(json).get(), r#"{"h":{"authorization":"Bearer s3cr3t"},"s3cr3t":[1,"s3cr3t"]}"#);
-        assert_eq!(Redactor::default().json(raw(r#"{"b": 1}"#)).get(), r#"{"b": 1}"#, "without secrets nothing is touched");
-    }
+fn size_of(outcome: &Outcome, recording: &Recording) -> usize {
+    let result = match &outcome.result {
+        Ok(value) => value.as_ref().map_or(0, |value| value.get().len()),
+        Err(failure) => failure.message.len() + failure.stack.as_ref().map_or(0, String::len),
+    };
+    let answered = |answer: &sandbar_scripts::recording::Answer| {
+        answer.value.as_ref().map_or(0, |value| value.get().len()) + answer.error.as_ref().map_or(0, |error| error.message.len())
+    };
+    let ops = recording.ops.iter().map(|op| op.args.get().len() + op.answer.as_ref().map_or(0, answered));
+    result + outcome.logs.iter().map(|line| line.text.len()).sum::<usize>() + ops.sum::<usize>()
 }

@@ -1,8 +1,8 @@
 //! A run once more, with what it was told then: the same answers, clock and chance, under the same version or another.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use sandbar_core::script::RunTrigger;
+use sandbar_core::script::{RunTrigger, provider::Provider};
 use sandbar_scripts::{Op, Outcome, Recording};
 use sandbar_store::{RunStatus, ScriptRun};
 use serde_json::value::RawValue;
@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Ask,
+    Ask, fetch,
     places::Entered,
     record::{self, RunDoc},
-    redact::Redactor,
+    redact::{self, Redactor},
     run,
 };
 use crate::{
@@ -35,7 +35,18 @@ pub(crate) struct ReplayedRun {
 
 impl App {
     /// Runs a run again. Nothing goes out: what it asks for that it did not ask for then is refused.
+    /// The client may go: then it is cancelled, and what came of it is kept all the same.
     pub(crate) async fn replay_script(self: &Arc<Self>, who: &Principal, run_id: &str, version: Option<u32>) -> Result<ReplayedRun, ApiError> {
+        let cancel = self.scripts.stop.child_token();
+        let gone = cancel.clone().drop_guard();
+        let (app, who, run_id) = (Arc::clone(self), who.clone(), run_id.to_owned());
+        let task = self.scripts.tasks.spawn(async move { app.replayed(&who, &run_id, version, cancel).await });
+        let done = task.await.unwrap_or_else(|error| Err(ApiError::internal("replaying the run", &error)));
+        gone.disarm();
+        done
+    }
+
+    async fn replayed(self: &Arc<Self>, who: &Principal, run_id: &str, version: Option<u32>, cancel: CancellationToken) -> Result<ReplayedRun, ApiError> {
         let before = self.script_run(who, run_id).await?;
         match before.status {
             RunStatus::Succeeded | RunStatus::Failed => {}
@@ -49,11 +60,10 @@ impl App {
         let version = self.script_version(&whole, version.unwrap_or(before.version)).await?;
         let data = RawValue::from_string(before.input.clone()).map_err(|e| ApiError::internal("reading the run's input", &e))?;
         let doc = RunDoc::read(&before.doc);
-        let cancel = CancellationToken::new();
         let ask = Ask {
             script: Arc::new(whole.script),
             version: Arc::new(version),
-            run_id: Uuid::new_v4().to_string(),
+            run_id: Uuid::now_v7().to_string(),
             trigger: RunTrigger::Replay,
             data,
             subject: doc.subject.clone(),
@@ -61,46 +71,54 @@ impl App {
             attempt: 1,
             job_id: None,
             origin: None,
-            cancel: cancel.clone(),
+            cancel,
         };
         let place = self.script_place(&ask.script).await?;
-        let _gone = cancel.drop_guard();
+        let given = self.given_then(&ask, &recorded).await?;
+        let restore = tokio::task::spawn_blocking(move || {
+            let redactor = Redactor::new(given);
+            let restored = redactor.restored(recorded);
+            (redactor, restored, place)
+        });
+        let (redactor, restored, place) = restore.await.map_err(|error| ApiError::internal("restoring the recording", &error))?;
+        let recording = restored.ok_or_else(|| ApiError::conflict("with its secrets, what this run was told is too much, so it cannot be replayed"))?;
         let (began, began_ms) = (std::time::Instant::now(), now_ms());
-        let redactor = self.given_then(&ask, &recorded).await?;
-        let recording = redactor.restored_recording(recorded);
         let replayed = self.scripts.engines.replay(&ask.script.team_id, run::call_of(&ask), &recording, &ask.cancel).await;
-        drop(place);
-        let (mut outcome, recording, mut differences) = replayed;
-        redactor.outcome(&mut outcome);
-        let mut kept =
-            run::ended(&ask, &outcome, Some(sandbar_core::script::provider::Provider::QuickJs), began.elapsed(), began_ms, redactor.recording(recording));
-        if let Ok(Some(value)) = &outcome.result {
-            kept.output = Some(redactor.json(value.clone()).get().to_owned());
-        }
+        let duration = began.elapsed();
+        let (outcome, recording, differences) = replayed;
+        let mut differences: Vec<String> = differences.into_iter().map(|difference| redactor.sentence(difference)).collect();
+        let kept = redactor.keep(outcome, recording, place).await;
+        let (mut kept, outcome) = run::ended(&ask, kept, Some(Provider::QuickJs), duration, began_ms);
         let mut kept_doc = RunDoc::read(&kept.doc);
         kept_doc.replay_of = Some(before.id.clone());
         kept.doc = kept_doc.text();
-        for difference in &mut differences {
-            *difference = redactor.text(difference).into_owned();
-        }
         differences.extend(compare(&before, &kept));
-        self.finish_script(kept.clone(), None).await.map_err(|e| store_failure("keeping the run", &e))?;
-        tracing::info!(action = "replay", team = kept.team_id, script = kept.script_id, run = kept.id, of = before.id, by = who.user_id, "a run was replayed");
-        Ok(ReplayedRun { run: kept, outcome, differences })
+        let shown = record::without_texts(&mut kept);
+        self.finish_script(kept, None).await.map_err(|e| store_failure("keeping the run", &e))?;
+        tracing::info!(
+            action = "replay",
+            team = shown.team_id,
+            script = shown.script_id,
+            run = shown.id,
+            of = before.id,
+            by = who.user_id,
+            "a run was replayed"
+        );
+        Ok(ReplayedRun { run: shown, outcome, differences })
     }
 
     /// The secrets that a run was given, as they are now.
-    async fn given_then(&self, ask: &Ask, recorded: &Recording) -> Result<Redactor, ApiError> {
+    async fn given_then(&self, ask: &Ask, recorded: &Recording) -> Result<Vec<(String, String)>, ApiError> {
         let mut given = Vec::new();
-        for op in recorded.ops.iter().filter(|op| op.op == Op::SecretsGet) {
-            let Some(name) = serde_json::from_str::<serde_json::Value>(op.args.get()).ok().and_then(|args| Some(args.get("name")?.as_str()?.to_owned())) else {
-                continue;
-            };
-            if let Ok(Some(value)) = self.script_secret(&ask.script, &name).await {
-                given.push((name, value));
+        for name in secrets_of(recorded) {
+            match self.script_secret(&ask.script, &name).await {
+                Ok(Some(value)) => given.push((name, value)),
+                Ok(None) => {}
+                // Without it, what is kept of the replay might hold it.
+                Err(error) => return Err(ApiError::conflict(format!("the run cannot be replayed: {error}"))),
             }
         }
-        Ok(Redactor::new(given))
+        Ok(given)
     }
 
     /// A place for a call that somebody waits for; 429 when it would be long.
@@ -126,6 +144,16 @@ impl App {
     }
 }
 
+/// Names of the secrets that a run asked for itself, and of those that were put into its requests.
+fn secrets_of(recorded: &Recording) -> BTreeSet<String> {
+    let names = recorded.ops.iter().flat_map(|op| match op.op {
+        Op::SecretsGet => redact::secret_name(&op.args).into_iter().collect(),
+        Op::Fetch => fetch::secret_names(&op.args),
+        Op::DbList | Op::DbOne | Op::EmailSend | Op::Sleep => BTreeSet::new(),
+    });
+    names.collect()
+}
+
 /// In what the result of a run differs from another's.
 fn compare(before: &ScriptRun, now: &ScriptRun) -> Vec<String> {
     let mut differences = Vec::new();
@@ -149,4 +177,26 @@ fn compare(before: &ScriptRun, now: &ScriptRun) -> Vec<String> {
         differences.push("the message of its error is another".to_owned());
     }
     differences
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbar_scripts::OpRecord;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_given_by_name_and_in_headers() {
+        let asked = |op, args: &str| OpRecord { seq: 0, op, args: RawValue::from_string(args.to_owned()).unwrap(), asked_us: 0, answer: None };
+        let ops = vec![
+            asked(Op::SecretsGet, r#"{"name":"ONE"}"#),
+            asked(Op::SecretsGet, r#"{"name":"ONE"}"#),
+            asked(Op::Fetch, r#"{"url":"https://a.example/","init":{"headers":{"authorization":"Bearer {{secrets.TWO}}"}}}"#),
+            asked(Op::Fetch, r#"{"url":"https://a.example/","init":{"headers":[["x-key","{{secrets.THREE}}"]]}}"#),
+            asked(Op::DbOne, r#"{"slug":"a","id":"{{secrets.FOUR}}"}"#),
+            asked(Op::SecretsGet, "null"),
+        ];
+        let names = secrets_of(&Recording { ops, ..Recording::default() });
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["ONE", "THREE", "TWO"]);
+    }
 }

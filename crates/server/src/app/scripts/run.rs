@@ -22,6 +22,7 @@ use super::{
     engines::failed,
     places::{Entered, Place},
     record::{self, RunDoc},
+    redact::Kept,
     remote::{self, Remote},
 };
 use crate::app::{App, sandboxes::now_ms};
@@ -48,7 +49,9 @@ impl App {
                 let failure =
                     Failure { code: FailureCode::Cancelled, name: "AbortError".to_owned(), message: "cancelled before it began".to_owned(), stack: None };
                 let outcome = failed(failure);
-                Ran { run: ended(&ask, &outcome, None, Duration::ZERO, now, Recording::default()), outcome }
+                let kept = Kept { outcome, output: None, recording: Recording::default() };
+                let (run, outcome) = ended(&ask, kept, None, Duration::ZERO, now);
+                Ran { run, outcome }
             }
         }
     }
@@ -58,7 +61,7 @@ impl App {
         let (began, began_ms) = (Instant::now(), now_ms());
         let host = Arc::new(Dispatch::new(Arc::clone(self), Arc::clone(&ask.script), &ask.run_id, ask.depth, &ask.subject));
         let chosen = self.script_provider(&ask.version);
-        let (mut outcome, recording) = match &chosen {
+        let (outcome, recording) = match &chosen {
             Ok(Provider::RemoteHttp) => {
                 let remote = Remote {
                     script: &ask.script,
@@ -73,15 +76,10 @@ impl App {
             Ok(provider) => self.scripts.engines.run(*provider, &ask.script.team_id, call_of(&ask), host.as_ref(), &ask.cancel).await,
             Err(cause) => (failed(Failure::internal(cause.as_str())), Recording::default()),
         };
-        drop(place);
         let duration = began.elapsed();
         let provider = chosen.as_ref().map_or("none", |provider| provider.as_str());
-        let redactor = host.redactor();
-        redactor.outcome(&mut outcome);
-        let mut run = ended(&ask, &outcome, chosen.ok(), duration, began_ms, redactor.recording(recording));
-        if let (false, Ok(Some(value))) = (redactor.is_empty(), &outcome.result) {
-            run.output = Some(redactor.json(value.clone()).get().to_owned());
-        }
+        let kept = host.redactor().keep(outcome, recording, place).await;
+        let (run, outcome) = ended(&ask, kept, chosen.ok(), duration, began_ms);
         self.metrics.script_ran(ask.trigger, run.error_code.as_deref(), duration);
         tracing::info!(
             action = "invoke",
@@ -167,29 +165,29 @@ fn limits_of(spec: &ScriptSpec) -> Limits {
     }
 }
 
-/// The row of a run that has ended.
-pub(super) fn ended(ask: &Ask, outcome: &Outcome, provider: Option<Provider>, duration: Duration, began_ms: i64, recording: Recording) -> ScriptRun {
+/// The row of a run that has ended, and what is answered.
+pub(super) fn ended(ask: &Ask, kept: Kept, provider: Option<Provider>, duration: Duration, began_ms: i64) -> (ScriptRun, Outcome) {
+    let Kept { outcome, output, recording } = kept;
     let mut run = record::begun(ask, RunStatus::Running, began_ms);
     let mut doc = RunDoc::of(ask);
     doc.in_flight = recording.ops.iter().filter(|op| op.answer.is_none()).map(|op| op.op.as_str().to_owned()).collect();
     match &outcome.result {
-        Ok(value) => {
-            run.status = RunStatus::Succeeded;
-            run.output = value.as_ref().map(|value| value.get().to_owned());
-        }
+        Ok(_) => run.status = RunStatus::Succeeded,
         Err(failure) => {
             run.status = RunStatus::Failed;
             run.error_code = Some(failure.code.as_str().to_owned());
             doc.error = Some(failure.clone());
         }
     }
+    run.output = output;
     run.provider = provider.map(|provider| provider.as_str().to_owned());
     run.finished_at_ms = Some(began_ms + duration.as_millis() as i64);
     run.duration_us = Some(duration.as_micros() as i64);
     run.cpu_us = Some(outcome.usage.cpu_us as i64);
     run.peak_memory_bytes = Some(outcome.usage.peak_memory_bytes as i64);
     run.logs = (!outcome.logs.is_empty()).then(|| serde_json::to_string(&outcome.logs).unwrap_or_default());
-    run.recording = serde_json::to_string(&recording).ok();
+    // Without even a seed there was no run.
+    run.recording = (!recording.seed.is_empty() || recording.incomplete).then(|| serde_json::to_string(&recording).ok()).flatten();
     run.doc = doc.text();
-    run
+    (run, outcome)
 }
