@@ -10,7 +10,7 @@ set -eu
 
 zig_version=0.17.1
 crate_version=0.14.0
-flags="-target wasm32-wasi -mexec-model=reactor -O2 -s -std=gnu11 -D_GNU_SOURCE -DNDEBUG -Wl,-z,stack-size=1048576 -Wno-everything"
+flags="-target wasm32-wasi -mexec-model=reactor -O2 -s -std=gnu11 -D_GNU_SOURCE -DNDEBUG -Wl,-z,stack-size=3145728 -Wno-everything"
 
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here/../../crates/scripts/src/quickjs

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{FailureCode, LogLine, Op, Usage};
+use crate::{FailureCode, LogLine, Op, Usage, json};
 
 /// What an op rejects with when an executor was not told whom to ask.
 pub const NO_BRIDGE: &str = "ctx.* host bridges require SANDBOX_RPC_TOKEN + SELF_URL to be configured on the main app";
@@ -85,7 +85,7 @@ pub struct RunReply {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RpcRequest {
     pub op: String,
-    #[serde(default = "null")]
+    #[serde(default = "null", deserialize_with = "tidy")]
     pub args: Box<RawValue>,
     /// Whose name the executor says it is in. Not believed: who asks is known by the token.
     #[serde(default, deserialize_with = "perhaps")]
@@ -134,9 +134,14 @@ fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()
 }
 
+/// JSON that any reader takes, whatever others send.
+fn tidy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<RawValue>, D::Error> {
+    json::tidy(Box::<RawValue>::deserialize(deserializer)?).map_err(|fault| serde::de::Error::custom(format!("what it has {fault}")))
+}
+
 /// A value that is there, also when it is `null`.
 fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
+    tidy(deserializer).map(Some)
 }
 
 /// What others have under this name is perhaps something else, and then nothing to us.

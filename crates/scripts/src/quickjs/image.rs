@@ -19,10 +19,12 @@ const PRELUDE: &str = concat!(
     include_str!("prelude/url.js"),
     ",",
     include_str!("prelude/web.js"),
+    ",",
+    include_str!("prelude/timers.js"),
     "])"
 );
-/// Of the guest's own stack, which is 1 MiB; the rest is for what QuickJS does beyond its own count.
-const STACK_BYTES: u32 = 448 << 10;
+/// Of the guest's own stack, which is 3 MiB (`guests/quickjs/build.sh`); the rest is for what QuickJS does beyond its own count.
+const STACK_BYTES: u32 = 2 << 20;
 const PAGE_BYTES: usize = 4096;
 const WASM_PAGE_BYTES: usize = 65536;
 
