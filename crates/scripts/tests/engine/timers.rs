@@ -87,12 +87,3 @@ fn timers_have_an_end_that_is_told() {
     assert_eq!((ended.failure.unwrap().name.as_str(), sleeps), ("DeadlockError", 100_000));
     assert!(ended.logs[0].text.contains("too many timers in one run"), "{:?}", ended.logs);
 }
-#[test]
-fn probe() {
-    for code in ["function spin() {\n  let n = 0;\n  for (;;) n = Math.max(n, 1);\n}\nspin()", "function spin() {\n  let n = 0;\n  for (;;) n = Math.max(n, 1);\n}\n\nspin()", "let n = 0;\nfor (;;) n = Math.max(n, 1)", "function g() {}\nfunction spin() {\n  let n = 0;\n  for (;;) g();\n}\nspin()", "function spin() {\n  let n = 0;\n  for (;;) n++;\n}\nspin()"] {
-        for ms in [60, 100] {
-        let spin = call(code).with(|run| run.timeout_ms = ms).play();
-        println!("PROBE {:?}", spin.failure.unwrap().stack);
-        }
-    }
-}
