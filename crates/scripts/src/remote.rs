@@ -178,6 +178,17 @@ mod tests {
     }
 
     #[test]
+    fn json_of_others_is_what_any_reader_takes() {
+        let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
+        for (json, value) in [(r#""\ud83d""#, Some(r#""\ufffd""#)), ("1e308", Some("1e308")), ("[1e999]", None), (&deep, None)] {
+            let args = serde_json::from_str::<RpcRequest>(&format!(r#"{{"op":"fetch","args":{json}}}"#)).map(|request| request.args);
+            assert_eq!(args.as_deref().map(RawValue::get).ok(), value, "{json}");
+            let reply = serde_json::from_str::<RunReply>(&format!(r#"{{"ok":true,"value":{json}}}"#));
+            assert_eq!(reply.as_ref().ok().and_then(|reply| reply.value.as_deref()).map(RawValue::get), value, "{json}");
+        }
+    }
+
+    #[test]
     fn what_others_mean_by_our_names_does_not_matter() {
         let reply: RunReply =
             serde_json::from_str(r#"{"ok":false,"logs":null,"error":{"a":1},"code":"ERR_X","usage":7,"stack":[],"errorName":null,"logLines":"x","more":1}"#)

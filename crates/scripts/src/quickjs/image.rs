@@ -160,7 +160,7 @@ mod tests {
         use sha2::{Digest, Sha256};
         let lock = include_str!("guest.lock");
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        for file in ["build.sh", "shim.c", "hooks.c", "stack-limit.patch"].map(|file| format!("guests/quickjs/{file}")) {
+        for file in ["build.sh", "shim.c", "hooks.c", "stack-limit.patch", "interrupt-line.patch"].map(|file| format!("guests/quickjs/{file}")) {
             let line = format!("{file} {}", hex::encode(Sha256::digest(std::fs::read(root.join(&file)).unwrap())));
             assert!(lock.lines().any(|known| known == line), "{file} is not what guest.wasm was built from: run guests/quickjs/build.sh");
         }

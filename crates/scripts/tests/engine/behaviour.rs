@@ -258,6 +258,10 @@ fn time_is_up() {
     let spin = call("function spin() {\n  let n = 0;\n  for (;;) n = Math.max(n, 1);\n}\nspin()").with(|run| run.timeout_ms = 60).failure();
     assert_eq!((spin.code, spin.message.as_str()), (FailureCode::Timeout, "timed out after 60ms"));
     assert!(spin.stack.as_ref().is_some_and(|stack| stack.contains("at spin (job:3:")), "{spin:?}");
+    for (body, line) in [("for (;;) n++", 3), ("for (;;) {\n    n += 1;\n    n -= 1;\n  }", 5), ("while (n === 0);", 3), ("do { n = 1 } while (n)", 3)] {
+        let alone = call(&format!("function spin() {{\n  let n = 0;\n  {body}\n}}\nspin()")).with(|run| run.timeout_ms = 60).failure();
+        assert!(alone.stack.as_ref().is_some_and(|stack| stack.contains(&format!("at spin (job:{line}:"))), "{body}: {alone:?}");
+    }
     let cpu = call("for (;;) {}").with(|run| run.cpu_ms = 50).failure();
     assert_eq!((cpu.code, cpu.message.contains("timed out after 50ms")), (FailureCode::Timeout, true));
     let caught = call("for (;;) { try { for (;;) {} } catch {} finally { continue } }").with(|run| run.timeout_ms = 60).failure();
@@ -311,7 +315,16 @@ fn recursion_has_an_end_that_can_be_caught() {
     let depth = value("let n = 0; const f = () => { n++; f() }; try { f() } catch (e) { return [e instanceof RangeError, n] }");
     assert_eq!(depth[0], json!(true));
     assert!(depth[1].as_u64().unwrap() >= 5000, "{depth}");
-    for through in ["[1].map(f)", "'a'.replace(/a/, f)", "[2, 1].sort(f)", "Reflect.apply(f, null, [])", "JSON.parse('[1]', f)", "`${{toString: f}}`", "eval('f()')", "new f()"] {
+    for through in [
+        "[1].map(f)",
+        "'a'.replace(/a/, f)",
+        "[2, 1].sort(f)",
+        "Reflect.apply(f, null, [])",
+        "JSON.parse('[1]', f)",
+        "`${{toString: f}}`",
+        "eval('f()')",
+        "new f()",
+    ] {
         let code = format!("function f() {{ return {through} }} try {{ f() }} catch (e) {{ return e instanceof RangeError }}");
         assert_eq!(value(&code), json!(true), "{through}");
     }

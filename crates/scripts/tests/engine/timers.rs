@@ -50,10 +50,19 @@ fn timers_come_when_they_are_due_and_then_in_the_order_of_their_making() {
         ("setTimeout(say(1), 1.9); setTimeout(say(2), 1); setTimeout(say(0), -5); setTimeout(say('nan'), NaN); await wait(2)", json!([0, "nan", 1, 2])),
         // What one leaves to do comes before the next one.
         ("setTimeout(() => { (async () => { for (let i = 0; i < 5; i++) await 0; say(1)() })() }, 1); setTimeout(say(2), 1); await wait(2)", json!([1, 2])),
-        ("const t = setInterval(() => { if (said.push(said.length) === 4) clearInterval(t) }, 10); setTimeout(say('x'), 25); await wait(100)", json!([0, 1, "x", 3])),
-        ("const t = setTimeout(say(1), 5); setTimeout(() => clearTimeout(t), 5); const u = setTimeout(say(2), 6); await wait(5); clearInterval(u); await wait(5)", json!([1])),
+        (
+            "const t = setInterval(() => { if (said.push(said.length) === 4) clearInterval(t) }, 10); setTimeout(say('x'), 25); await wait(100)",
+            json!([0, 1, "x", 3]),
+        ),
+        (
+            "const t = setTimeout(say(1), 5); setTimeout(() => clearTimeout(t), 5); const u = setTimeout(say(2), 6); await wait(5); clearInterval(u); await wait(5)",
+            json!([1]),
+        ),
         ("const u = setTimeout(() => clearTimeout(t), 5); const t = setTimeout(say(1), 5); await wait(9)", json!([])),
-        ("clearTimeout(); clearTimeout(99); clearTimeout('x'); clearTimeout(null); const t = setTimeout(say(1), 1); await wait(2); clearTimeout(t)", json!([1])),
+        (
+            "clearTimeout(); clearTimeout(99); clearTimeout('x'); clearTimeout(null); const t = setTimeout(say(1), 1); await wait(2); clearTimeout(t)",
+            json!([1]),
+        ),
         (
             "const all = []; for (let i = 0; i < 200; i++) all.push(setTimeout(say(i), (i * 37) % 101)); for (let i = 0; i < 200; i++) if (i % 3) clearTimeout(all[i]); await wait(200); const want = []; for (let i = 0; i < 200; i += 3) want.push(i); want.sort((a, b) => (a * 37) % 101 - (b * 37) % 101 || a - b); said.splice(0, said.length, JSON.stringify(want) === JSON.stringify([...said]), said.length)",
             json!([true, 67]),
@@ -65,9 +74,12 @@ fn timers_come_when_they_are_due_and_then_in_the_order_of_their_making() {
 
 #[test]
 fn timers_that_were_cleared_take_nothing() {
-    let (ended, sleeps) = timed(call(&format!("{WAIT} for (let i = 0; i < 70000; i++) clearTimeout(setTimeout(say(i), 1000 - i % 1000)); await wait(1); return said.length")));
+    let (ended, sleeps) =
+        timed(call(&format!("{WAIT} for (let i = 0; i < 70000; i++) clearTimeout(setTimeout(say(i), 1000 - i % 1000)); await wait(1); return said.length")));
     assert_eq!((ended.failure, ended.value, sleeps), (None, Some(json!(0)), 1));
-    let (ended, sleeps) = timed(call(&format!("{WAIT} for (let i = 0; i < 300; i++) {{ const t = setTimeout(say(i), 5000); await wait(1); clearTimeout(t) }} return said.length")));
+    let (ended, sleeps) = timed(call(&format!(
+        "{WAIT} for (let i = 0; i < 300; i++) {{ const t = setTimeout(say(i), 5000); await wait(1); clearTimeout(t) }} return said.length"
+    )));
     assert_eq!((ended.failure, ended.value), (None, Some(json!(0))));
     assert!(sleeps <= 301, "{sleeps}");
 }
