@@ -10,7 +10,7 @@ set -eu
 
 zig_version=0.17.1
 crate_version=0.14.0
-flags="-target wasm32-wasi -mexec-model=reactor -O2 -s -std=gnu11 -D_GNU_SOURCE -DNDEBUG -Wl,-z,stack-size=1048576 -Wno-everything"
+flags="-target wasm32-wasi -mexec-model=reactor -O2 -s -std=gnu11 -D_GNU_SOURCE -DNDEBUG -Wl,-z,stack-size=3145728 -Wno-everything"
 
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here/../../crates/scripts/src/quickjs
@@ -19,7 +19,7 @@ sum() { sha256sum <"$1" | cut -d' ' -f1; }
 
 # What is committed: these lines of the lock can be checked without a compiler.
 committed() {
-    for file in build.sh shim.c hooks.c stack-limit.patch; do
+    for file in build.sh shim.c hooks.c stack-limit.patch interrupt-line.patch; do
         echo "guests/quickjs/$file $(sum "$here/$file")"
     done
     echo "guest.wasm $(sum "$out/guest.wasm")"
@@ -48,6 +48,7 @@ for file in source/*.[ch]; do
     echo "$file $(sum "$file")"
 done >inputs
 patch --quiet -d source -p1 <"$here/stack-limit.patch"
+patch --quiet -d source -p1 <"$here/interrupt-line.patch"
 cp "$here/shim.c" "$here/hooks.c" source/
 
 # shim.c includes quickjs.c and hooks.c.

@@ -109,8 +109,8 @@ static JSValue hook_ask(JSContext *c, JSValueConst this_value, int argc, JSValue
         return promise;
     }
     if (JS_IsUndefined(error)) {
-        const char *message = seq == ASK_TOO_MANY_WAIT ? "too many calls of ctx and timers wait at once"
-                            : seq == ASK_TOO_MANY      ? "too many calls of ctx and timers in one run"
+        const char *message = seq == ASK_TOO_MANY_WAIT ? "too many calls of ctx wait at once"
+                            : seq == ASK_TOO_MANY      ? "too many calls of ctx in one run"
                             : seq == ASK_UNKNOWN       ? "there is no such call of ctx"
                                                        : "the arguments are too large or nested too deep";
         JSValue stack = asker_stack(&entry);

@@ -32,6 +32,10 @@ pub struct User {
     pub roles: Vec<String>,
 }
 
+/// Timers that wait at a time, as far as an engine asks for each, and timers of one call. They are no ops ([`Limits::ops`]).
+pub const SLEEPS_PENDING_MAX: usize = 1000;
+pub const SLEEPS_MAX: usize = 100_000;
+
 /// What a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -43,7 +47,7 @@ pub struct Limits {
     pub output_bytes: usize,
     pub log_lines: usize,
     pub log_bytes: usize,
-    /// Ops that wait for an answer at once, and ops in all.
+    /// Ops that wait for an answer at once, and ops in all. Timers are counted apart.
     pub ops_pending: usize,
     pub ops: usize,
 }

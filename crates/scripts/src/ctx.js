@@ -12,7 +12,7 @@
   const StringHere = String;
   const headersForEach = Headers.prototype.forEach, headersHas = Headers.prototype.has, headersSet = Headers.prototype.set;
   const searchToString = URLSearchParams.prototype.toString;
-  const { split, startsWith, includes, trimEnd } = String.prototype;
+  const { split, startsWith, includes, trimEnd, toWellFormed } = String.prototype;
 
   // Only what the script wrote: our own frames and those of built-ins say nothing to its author.
   const frames = (stack) => {
@@ -20,7 +20,8 @@
     let kept = "";
     for (let i = 0; i < lines.length; i++) {
       const line = lines[i];
-      if (!apply(includes, line, ["sandbar:"]) && !apply(includes, line, ["(native)"])) kept += (kept === "" ? "" : "\n") + line;
+      const isOurs = apply(includes, line, ["sandbar:"]) || apply(includes, line, ["(native)"]) || apply(includes, line, ["at <input>:"]);
+      if (!isOurs) kept += (kept === "" ? "" : "\n") + line;
     }
     return apply(trimEnd, kept, []);
   };
@@ -46,7 +47,7 @@
     if (!taken) return;
     let text = "";
     for (let i = 0; i < values.length; i++) text += (i === 0 ? "" : " ") + show(values[i]);
-    if (log(number, text) === false) taken = false;
+    if (log(number, apply(toWellFormed, text, [])) === false) taken = false;
   };
   const console = { debug: level(0), log: level(1), info: level(2), warn: level(3), error: level(4) };
 

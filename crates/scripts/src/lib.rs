@@ -10,6 +10,7 @@ pub mod bun;
 pub mod call;
 pub mod frame;
 pub mod host;
+mod json;
 pub mod link;
 pub mod pool;
 pub mod quickjs;

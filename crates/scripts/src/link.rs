@@ -67,7 +67,7 @@ pub struct Ran {
 #[derive(Debug, Clone)]
 pub struct Replayed {
     pub ran: Ran,
-    /// What the script asked for this time and not then, or then and not this time. A bounded number of sentences.
+    /// What the script asked for this time and not then, or then and not this time; timers aside. A bounded number of sentences.
     pub diverged: Vec<String>,
 }
 

@@ -10,7 +10,6 @@ mod clock;
 mod image;
 mod imports;
 mod instance;
-mod json;
 mod limits;
 mod random;
 mod verdict;
@@ -33,8 +32,11 @@ use limits::Ticker;
 pub const INSTANCES_MAX: u32 = 256;
 /// The most that [`frame::Run::memory_bytes`] can grant.
 pub const MEMORY_BYTES_MAX: usize = 1 << 30;
-/// Of the thread's own stack, while a script runs: half of what threads have.
-const WASM_STACK_BYTES: usize = 1 << 20;
+/// Of the thread's own stack, while a script runs. It is more than what QuickJS takes of it before it finds the stack of the guest too
+/// full (`image::STACK_BYTES`): only then can a script catch that it went too deep.
+const WASM_STACK_BYTES: usize = 6 << 20;
+/// What a thread in which scripts run needs.
+pub const THREAD_STACK_BYTES: usize = 8 << 20;
 
 /// Makes instances. Clones are the same engine.
 #[derive(Clone)]
@@ -87,6 +89,8 @@ fn config(cache_dir: Option<&Path>) -> Result<Config, EngineError> {
         .memory_init_cow(true)
         .cranelift_opt_level(OptLevel::Speed)
         .max_wasm_stack(WASM_STACK_BYTES)
+        // There are no such stacks here, but it must not be less.
+        .async_stack_size(THREAD_STACK_BYTES)
         .parallel_compilation(false)
         .wasm_backtrace_max_frames(None)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

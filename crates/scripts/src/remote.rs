@@ -10,7 +10,7 @@
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::{FailureCode, LogLine, Op, Usage};
+use crate::{FailureCode, LogLine, Op, Usage, json};
 
 /// What an op rejects with when an executor was not told whom to ask.
 pub const NO_BRIDGE: &str = "ctx.* host bridges require SANDBOX_RPC_TOKEN + SELF_URL to be configured on the main app";
@@ -85,7 +85,7 @@ pub struct RunReply {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RpcRequest {
     pub op: String,
-    #[serde(default = "null")]
+    #[serde(default = "null", deserialize_with = "tidy")]
     pub args: Box<RawValue>,
     /// Whose name the executor says it is in. Not believed: who asks is known by the token.
     #[serde(default, deserialize_with = "perhaps")]
@@ -134,9 +134,14 @@ fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()
 }
 
+/// JSON that any reader takes, whatever others send.
+fn tidy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<RawValue>, D::Error> {
+    json::tidy(Box::<RawValue>::deserialize(deserializer)?).map_err(|fault| serde::de::Error::custom(format!("what it has {fault}")))
+}
+
 /// A value that is there, also when it is `null`.
 fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
+    tidy(deserializer).map(Some)
 }
 
 /// What others have under this name is perhaps something else, and then nothing to us.
@@ -169,6 +174,17 @@ mod tests {
             assert_eq!(reply.value.as_ref().map(|value| value.get()), value, "{json}");
             let reply: RpcReply = serde_json::from_str(json).unwrap();
             assert_eq!(reply.value.as_ref().map(|value| value.get()), value, "{json}");
+        }
+    }
+
+    #[test]
+    fn json_of_others_is_what_any_reader_takes() {
+        let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
+        for (json, value) in [(r#""\ud83d""#, Some(r#""\ufffd""#)), ("1e308", Some("1e308")), ("[1e999]", None), (&deep, None)] {
+            let args = serde_json::from_str::<RpcRequest>(&format!(r#"{{"op":"fetch","args":{json}}}"#)).map(|request| request.args);
+            assert_eq!(args.as_deref().map(RawValue::get).ok(), value, "{json}");
+            let reply = serde_json::from_str::<RunReply>(&format!(r#"{{"ok":true,"value":{json}}}"#));
+            assert_eq!(reply.as_ref().ok().and_then(|reply| reply.value.as_deref()).map(RawValue::get), value, "{json}");
         }
     }
 

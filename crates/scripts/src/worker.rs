@@ -30,8 +30,6 @@ use desk::{Desk, Machine};
 
 /// Threads that run scripts. As many as there may be calls, so that it is the kernel who shares the processor among those that spin.
 pub const THREADS: usize = 64;
-/// A thread's stack: WebAssembly takes a mebibyte of it, what is around it little.
-const STACK_BYTES: usize = 4 << 20;
 const READ_BYTES: usize = 64 << 10;
 
 /// Serves the stream that is its standard input until that ends. `cache_dir` is where the compiled engine is kept.
@@ -87,7 +85,7 @@ fn serve(stream: &Arc<File>, cache_dir: Option<&Path>) -> Result<(), WorkerError
     for number in 0..THREADS {
         let desk = Arc::clone(&desk);
         let (begun, sealed, ready) = (Arc::clone(&begun), Arc::clone(&sealed), Arc::clone(&ready));
-        let thread = thread::Builder::new().name(format!("script-{number}")).stack_size(STACK_BYTES);
+        let thread = thread::Builder::new().name(format!("script-{number}")).stack_size(quickjs::THREAD_STACK_BYTES);
         thread
             .spawn(move || {
                 begun.wait();

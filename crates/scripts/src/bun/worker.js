@@ -4,6 +4,8 @@
   "use strict";
   const { parse, stringify } = JSON;
   const { defineProperty } = Object;
+  const { apply } = Reflect;
+  const { slice, toWellFormed } = String.prototype;
   const { now } = Date;
   const post = postMessage;
   const soon = setImmediate;
@@ -170,6 +172,9 @@
   // Before the first line of the script.
   const PREFIX = "(function (Bun) { return async function (ctx) {";
 
+  // Halves of surrogate pairs, the script's or those of this cut, are nothing that the host can read.
+  const readable = (text, most) => apply(toWellFormed, apply(slice, text, [0, most]), []);
+
   const isObject = (value) => (typeof value === "object" && value !== null) || typeof value === "function";
   // Getters of a script's own errors may throw, too.
   const safely = (read, otherwise) => {
@@ -181,7 +186,7 @@
   };
   const nameOf = (error) => {
     const name = safely(() => error.name);
-    return typeof name === "string" && name !== "" ? name.slice(0, NAME_CHARS_MAX) : "Error";
+    return typeof name === "string" && name !== "" ? readable(name, NAME_CHARS_MAX) : "Error";
   };
   const messageOf = (error) => {
     if (!isObject(error)) return error === undefined || error === null ? `${error} was thrown` : String(error);
@@ -191,12 +196,12 @@
   };
 
   const failureOf = (error, name) => {
-    const message = messageOf(error).slice(0, MESSAGE_CHARS_MAX);
+    const message = readable(messageOf(error), MESSAGE_CHARS_MAX);
     const failure = { code: (isObject(error) && fromHost.get(error)) || "user_error", name: isObject(error) ? nameOf(error) : "Error", message };
     if (failure.code !== "denied" && failure.code !== "internal") failure.code = "user_error";
     if (error instanceof RangeError && /out of memory/i.test(message)) failure.code = "memory";
     const stack = safely(() => framesOf(String(error.stack), name));
-    if (stack) failure.stack = stack.slice(0, STACK_CHARS_MAX);
+    if (stack) failure.stack = readable(stack, STACK_CHARS_MAX);
     return failure;
   };
 
@@ -278,7 +283,7 @@
     try {
       json = stringify(value);
     } catch (error) {
-      return end({ failure: { code: "unserializable", name: "UnserializableError", message: `the result is no JSON: ${messageOf(error)}`.slice(0, MESSAGE_CHARS_MAX) } });
+      return end({ failure: { code: "unserializable", name: "UnserializableError", message: readable(`the result is no JSON: ${messageOf(error)}`, MESSAGE_CHARS_MAX) } });
     }
     end(json === undefined ? {} : refusal(json) ?? { value: json });
   };

@@ -1,8 +1,12 @@
 //! What an engine may say of one call. What goes beyond it without harm is cut; what an engine cannot have meant ends it.
 
+use serde_json::value::RawValue;
+
 use crate::{
-    Failure, FailureCode, Limits, LogLine,
+    Failure, FailureCode, Limits, LogLine, Op,
+    call::{SLEEPS_MAX, SLEEPS_PENDING_MAX},
     frame::{Asked, Done, Step, SyntaxError},
+    json::{self, JsonFault},
 };
 
 /// Of a failure's name, in bytes.
@@ -21,6 +25,7 @@ pub(super) struct Bounds {
     steps_left: usize,
     ops_left: usize,
     pending_max: usize,
+    sleeps_left: usize,
     last_seq: u32,
     lines_left: usize,
     log_bytes_left: usize,
@@ -38,6 +43,7 @@ impl Bounds {
             steps_left: steps,
             ops_left: limits.ops,
             pending_max: limits.ops_pending,
+            sleeps_left: SLEEPS_MAX,
             last_seq: 0,
             lines_left: limits.log_lines.saturating_add(NOTE_LINES),
             log_bytes_left: limits.log_bytes.saturating_add(NOTE_BYTES),
@@ -51,14 +57,22 @@ impl Bounds {
         serde_json::from_slice(payload).map_err(|_| Broken("a step that is no JSON of that form"))
     }
 
-    /// An op is asked for while `pending` others wait.
+    /// An op is asked for while `pending` others of its kind wait: timers, or all others.
     pub fn asked(&mut self, asked: &Asked, pending: usize) -> Result<(), Broken> {
         if asked.seq <= self.last_seq {
             return Err(Broken("an op's number that it had used"));
         }
         self.last_seq = asked.seq;
-        self.ops_left = self.ops_left.checked_sub(1).ok_or(Broken("more ops than are allowed"))?;
-        if pending >= self.pending_max {
+        let pending_max = if asked.op == Op::Sleep {
+            self.sleeps_left = self.sleeps_left.checked_sub(1).ok_or(Broken("more timers than are allowed"))?;
+            // Its end is another entry.
+            self.steps_left = self.steps_left.saturating_add(1);
+            SLEEPS_PENDING_MAX
+        } else {
+            self.ops_left = self.ops_left.checked_sub(1).ok_or(Broken("more ops than are allowed"))?;
+            self.pending_max
+        };
+        if pending >= pending_max {
             return Err(Broken("more ops at once than are allowed"));
         }
         Ok(())
@@ -83,6 +97,14 @@ impl Bounds {
             let message = format!("the result is larger than {} bytes", self.output_bytes);
             done.failure = Some(Failure { code: FailureCode::PayloadTooLarge, name: "RangeError".into(), message, stack: None });
         }
+        if done.failure.is_none()
+            && let Some(value) = done.value.take()
+        {
+            match json::tidy(value) {
+                Ok(value) => done.value = Some(value),
+                Err(fault) => done.failure = Some(fault.failure()),
+            }
+        }
         if let Some(failure) = &mut done.failure {
             done.value = None;
             cut(&mut failure.name, NAME_MAX);
@@ -95,6 +117,13 @@ impl Bounds {
     }
 }
 
+/// Arguments that any reader takes; or why not, and none.
+pub(super) fn tidy_args(asked: &mut Asked) -> Result<(), JsonFault> {
+    let args = std::mem::replace(&mut asked.args, RawValue::NULL.to_owned());
+    asked.args = json::tidy(args)?;
+    Ok(())
+}
+
 pub(crate) fn cut_syntax_error(mut error: SyntaxError) -> SyntaxError {
     cut(&mut error.message, TEXT_MAX);
     error
@@ -102,4 +131,55 @@ pub(crate) fn cut_syntax_error(mut error: SyntaxError) -> SyntaxError {
 
 fn cut(text: &mut String, bytes_max: usize) {
     text.truncate(text.floor_char_boundary(bytes_max));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn limits() -> Limits {
+        let wall = Duration::from_secs(1);
+        Limits { wall, cpu: wall, memory_bytes: 1, output_bytes: 1000, log_lines: 1, log_bytes: 1, ops_pending: 1, ops: 2 }
+    }
+
+    fn asked(seq: u32, op: Op, args: &str) -> Asked {
+        Asked { seq, op, args: RawValue::from_string(args.into()).unwrap() }
+    }
+
+    #[test]
+    fn timers_are_no_ops_and_are_bounded() {
+        let mut bounds = Bounds::new(&limits());
+        let mut ask = |seq, op, pending| bounds.asked(&asked(seq, op, "1"), pending);
+        assert_eq!(ask(1, Op::Fetch, 0), Ok(()));
+        assert_eq!(ask(2, Op::Sleep, 1), Ok(()));
+        assert_eq!(ask(3, Op::DbOne, 0), Ok(()));
+        assert_eq!(ask(4, Op::Sleep, SLEEPS_PENDING_MAX), Err(Broken("more ops at once than are allowed")));
+        assert!((5..SLEEPS_MAX as u32 + 3).all(|seq| ask(seq, Op::Sleep, 0).is_ok()));
+        assert_eq!(ask(u32::MAX, Op::Sleep, 0), Err(Broken("more timers than are allowed")));
+        let mut bounds = Bounds::new(&limits());
+        let steps = (1..10_000).take_while(|seq| bounds.asked(&asked(*seq, Op::Sleep, "1"), 0).is_ok() && bounds.step(b"{}").is_ok());
+        assert_eq!(steps.count(), 9999, "each has a step of its own");
+    }
+
+    #[test]
+    fn values_and_arguments_are_what_any_reader_takes() {
+        let deep = format!("{}{}", "[".repeat(101), "]".repeat(101));
+        let bounds = Bounds::new(&limits());
+        for (value, want) in [
+            (r#"{"a":"\ud83d"}"#, Ok(r#"{"a":"\ufffd"}"#)),
+            ("[1e999]", Err("the result has a number that is too large")),
+            (&deep, Err("the result is nested too deep: 100 levels are allowed")),
+        ] {
+            let done = Done { value: Some(RawValue::from_string(value.into()).unwrap()), failure: None, usage: Default::default(), clock: None };
+            let done = bounds.done(done);
+            let failure = done.failure.as_ref().map(|failure| (failure.code, failure.message.as_str()));
+            assert_eq!(done.value.as_deref().map(RawValue::get), want.ok());
+            assert_eq!(failure, want.err().map(|message| (FailureCode::Unserializable, message)));
+            let mut asked = asked(1, Op::Fetch, value);
+            assert_eq!(tidy_args(&mut asked).is_ok(), want.is_ok());
+            assert_eq!(asked.args.get(), want.unwrap_or("null"));
+        }
+    }
 }

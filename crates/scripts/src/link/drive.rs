@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CANCEL_MAX, Incoming, Link, Ran, Seat, WALL_GRACE,
-    bounds::{Bounds, Broken},
+    bounds::{self, Bounds, Broken},
     recorder::Recorder,
     tape::Tape,
 };
 use crate::{
     Call, Failure, FailureCode, Host, LogLine, Op, OpError, OpResult, Outcome, Recording, Usage,
     frame::{self, Asked, Done, Kind, Run, Settle},
+    json::JsonFault,
 };
 
 /// Settled ops that an engine is sent ahead, before it has said what came of earlier ones: so many, of so many bytes together.
@@ -83,10 +84,13 @@ impl<'h> Source<'h> {
         Self::Tape(Tape::new(recording))
     }
 
-    /// Refuses an op when too much is under way already.
-    fn ask(&mut self, asked: Asked, wall: Duration) -> Result<(), OpError> {
+    /// Refuses an op when its arguments are none, or too much is under way already.
+    fn ask(&mut self, asked: Asked, fault: Option<JsonFault>, wall: Duration) -> Result<(), OpError> {
         match self {
             Self::Host { host, flying, bytes } => {
+                if let Some(fault) = fault {
+                    return Err(OpError::wrong(format!("what is asked for {fault}")));
+                }
                 let (host, length) = (*host, asked.args.get().len());
                 if *bytes + length > ASKED_BYTES_MAX {
                     return Err(OpError::wrong(format!("what is asked for at once is larger than {ASKED_BYTES_MAX} bytes")));
@@ -254,13 +258,14 @@ impl<'h> Drive<'h> {
         let step = self.bounds.step(&incoming.payload)?;
         self.ahead.pop_front();
         self.bounds.log(&mut self.logs, step.logs);
-        for asked in step.ops {
-            self.bounds.asked(&asked, self.recorder.waiting())?;
+        for mut asked in step.ops {
+            let fault = bounds::tidy_args(&mut asked).err();
+            self.bounds.asked(&asked, self.recorder.waiting(asked.op))?;
             self.recorder.asked(&asked);
             // Nobody would be told.
             let seq = asked.seq;
             if step.done.is_none()
-                && let Err(refused) = self.source.ask(asked, self.wall)
+                && let Err(refused) = self.source.ask(asked, fault, self.wall)
             {
                 self.answer(call, seq, Err(refused));
             }

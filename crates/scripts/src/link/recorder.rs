@@ -64,8 +64,9 @@ impl Recorder {
         }
     }
 
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// Of the kind of `op`: timers, or all others.
+    pub fn waiting(&self, op: Op) -> usize {
+        self.waiting.values().filter(|(waiting, _)| (*waiting == Op::Sleep) == (op == Op::Sleep)).count()
     }
 
     /// `fetch, db.list`: what has no answer yet.

@@ -19,10 +19,12 @@ const PRELUDE: &str = concat!(
     include_str!("prelude/url.js"),
     ",",
     include_str!("prelude/web.js"),
+    ",",
+    include_str!("prelude/timers.js"),
     "])"
 );
-/// Of the guest's own stack, which is 1 MiB; the rest is for what QuickJS does beyond its own count.
-const STACK_BYTES: u32 = 448 << 10;
+/// Of the guest's own stack, which is 3 MiB (`guests/quickjs/build.sh`); the rest is for what QuickJS does beyond its own count.
+const STACK_BYTES: u32 = 2 << 20;
 const PAGE_BYTES: usize = 4096;
 const WASM_PAGE_BYTES: usize = 65536;
 
@@ -158,7 +160,7 @@ mod tests {
         use sha2::{Digest, Sha256};
         let lock = include_str!("guest.lock");
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        for file in ["build.sh", "shim.c", "hooks.c", "stack-limit.patch"].map(|file| format!("guests/quickjs/{file}")) {
+        for file in ["build.sh", "shim.c", "hooks.c", "stack-limit.patch", "interrupt-line.patch"].map(|file| format!("guests/quickjs/{file}")) {
             let line = format!("{file} {}", hex::encode(Sha256::digest(std::fs::read(root.join(&file)).unwrap())));
             assert!(lock.lines().any(|known| known == line), "{file} is not what guest.wasm was built from: run guests/quickjs/build.sh");
         }

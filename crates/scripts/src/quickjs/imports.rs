@@ -10,11 +10,15 @@ use wasmtime::{Caller, Linker, Memory};
 
 use super::{
     clock::GuestClock,
-    json,
     limits::{Budget, MemoryCap},
     random::Stream,
 };
-use crate::{Level, LogLine, Op, frame::Asked};
+use crate::{
+    Level, LogLine, Op,
+    call::{SLEEPS_MAX, SLEEPS_PENDING_MAX},
+    frame::Asked,
+    json::{self, JsonFault},
+};
 
 /// Of the arguments of all ops of one step: as large as an answer to a call may be, and a bit.
 const ARGS_BYTES_MAX: usize = 8 << 20;
@@ -22,6 +26,8 @@ const ARGS_BYTES_MAX: usize = 8 << 20;
 const DESCRIPTION_BYTES_MAX: usize = 256 << 10;
 /// Of a URL; there are no longer ones in practice, and taking one apart cannot be interrupted.
 const URL_BYTES_MAX: usize = 64 << 10;
+/// Of what is hashed at a time; between, time is looked at.
+const DIGEST_BYTES: usize = 1 << 20;
 
 /// One call, as far as the host's side of the guest has to know it.
 pub(super) struct State {
@@ -42,7 +48,7 @@ pub(super) struct State {
 pub(super) enum Ending {
     Value(Box<RawValue>),
     Nothing,
-    TooDeep,
+    Unfit(JsonFault),
     TooLarge(usize),
     Thrown(String),
     Unserializable(String),
@@ -54,10 +60,14 @@ pub(super) enum Ending {
 /// What the script asks for, until it is fetched.
 pub(super) struct Ops {
     pub(super) asked: Vec<Asked>,
-    /// The numbers of those that wait for an answer.
-    pub(super) waiting: Vec<u32>,
-    pub(super) pending_max: usize,
-    pub(super) most: usize,
+    /// Numbers of those that wait for an answer.
+    waiting: Vec<u32>,
+    pending_max: usize,
+    /// Left to ask for.
+    left: usize,
+    /// The same of timers.
+    sleeping: Vec<u32>,
+    sleeps_left: usize,
     last: u32,
 }
 
@@ -85,7 +95,15 @@ impl State {
 
 impl Ops {
     pub(super) fn new(pending_max: usize, most: usize) -> Self {
-        Self { asked: Vec::new(), waiting: Vec::new(), pending_max, most, last: 0 }
+        Self { asked: Vec::new(), waiting: Vec::new(), pending_max, left: most, sleeping: Vec::new(), sleeps_left: SLEEPS_MAX, last: 0 }
+    }
+
+    /// Whether it waits for this answer; not any more now.
+    pub(super) fn answered(&mut self, seq: u32) -> bool {
+        [&mut self.waiting, &mut self.sleeping].into_iter().any(|waiting| {
+            let at = waiting.iter().position(|waits| *waits == seq);
+            at.map(|at| waiting.swap_remove(at)).is_some()
+        })
     }
 
     /// A number, or why there is none (see `shim.c`).
@@ -95,10 +113,14 @@ impl Ops {
         const UNKNOWN: i32 = -3;
         const BAD_ARGS: i32 = -4;
         let Some(op) = std::str::from_utf8(op).ok().and_then(Op::named) else { return UNKNOWN };
-        if self.last as usize >= self.most {
+        let (waiting, pending_max, left) = match op {
+            Op::Sleep => (&mut self.sleeping, SLEEPS_PENDING_MAX, &mut self.sleeps_left),
+            _ => (&mut self.waiting, self.pending_max, &mut self.left),
+        };
+        if *left == 0 {
             return TOO_MANY;
         }
-        if self.waiting.len() >= self.pending_max {
+        if waiting.len() >= pending_max {
             return TOO_MANY_WAIT;
         }
         let before: usize = self.asked.iter().map(|asked| asked.args.get().len()).sum();
@@ -106,8 +128,9 @@ impl Ops {
             return BAD_ARGS;
         }
         let Ok(args) = json::accept(args) else { return BAD_ARGS };
+        *left -= 1;
         self.last += 1;
-        self.waiting.push(self.last);
+        waiting.push(self.last);
         self.asked.push(Asked { seq: self.last, op, args });
         self.last as i32
     }
@@ -169,14 +192,22 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
         Ok(())
     })?;
     linker.func_wrap("sandbar", "digest", |mut guest: Guest<'_>, algorithm: u32, bytes: u32, length: u32, out: u32| {
-        let (memory, _) = inside(&mut guest)?;
+        let (memory, state) = inside(&mut guest)?;
         let algorithm = match algorithm {
             0 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
             1 => &digest::SHA256,
             2 => &digest::SHA384,
             _ => &digest::SHA512,
         };
-        let sum = digest::digest(algorithm, part(memory, bytes, length)?);
+        let mut digest = digest::Context::new(algorithm);
+        for bytes in part(memory, bytes, length)?.chunks(DIGEST_BYTES) {
+            // Nothing interrupts what is not the guest's own code.
+            if state.budget.look().is_some() {
+                return Err(wasmtime::Error::msg("the call has to stop"));
+            }
+            digest.update(bytes);
+        }
+        let sum = digest.finish();
         let sum = sum.as_ref();
         part_mut(memory, out, sum.len() as u32)?.copy_from_slice(sum);
         Ok(sum.len() as u32)
@@ -249,8 +280,8 @@ fn ending(how: u32, text: &[u8], output_bytes: usize) -> wasmtime::Result<Ending
         0 if text.len() > output_bytes => Ending::TooLarge(text.len()),
         0 => match json::accept(text) {
             Ok(value) => Ending::Value(value),
-            Err(json::JsonFault::TooDeep) => Ending::TooDeep,
-            Err(json::JsonFault::NoJson) => return Err(wasmtime::Error::msg("the guest's result is no JSON")),
+            Err(JsonFault::NoJson) => return Err(wasmtime::Error::msg("the guest's result is no JSON")),
+            Err(fault) => Ending::Unfit(fault),
         },
         1 => Ending::Nothing,
         2 => Ending::Thrown(description()),
@@ -321,11 +352,25 @@ mod tests {
     fn ops_are_counted() {
         let mut ops = Ops::new(2, 3);
         assert_eq!(ops.ask(b"no.such", b"null"), -3);
-        assert_eq!(ops.ask(b"sleep", b"{"), -4);
-        assert_eq!(ops.ask(b"sleep", &vec![b' '; ARGS_BYTES_MAX + 1]), -4);
-        assert_eq!((ops.ask(b"sleep", b"{}"), ops.ask(b"fetch", b"{}"), ops.ask(b"sleep", b"{}")), (1, 2, -1));
-        ops.waiting.clear();
-        assert_eq!((ops.ask(b"sleep", b"{}"), ops.ask(b"sleep", b"{}")), (3, -2));
+        assert_eq!(ops.ask(b"fetch", b"{"), -4);
+        assert_eq!(ops.ask(b"fetch", &vec![b' '; ARGS_BYTES_MAX + 1]), -4);
+        assert_eq!((ops.ask(b"db.one", b"{}"), ops.ask(b"fetch", b"{}"), ops.ask(b"db.one", b"{}")), (1, 2, -1));
+        assert_eq!(ops.ask(b"sleep", b"{}"), 3, "a timer is no op");
+        assert_eq!([1, 1, 3, 9].map(|seq| ops.answered(seq)), [true, false, true, false]);
+        assert_eq!((ops.ask(b"fetch", b"{}"), ops.answered(2), ops.ask(b"fetch", b"{}")), (4, true, -2));
+    }
+
+    #[test]
+    fn timers_are_counted_apart() {
+        let mut ops = Ops::new(0, 0);
+        let first: Vec<i32> = (0..=SLEEPS_PENDING_MAX).map(|_| ops.ask(b"sleep", b"{}")).collect();
+        assert_eq!((first[0], first[SLEEPS_PENDING_MAX]), (1, -1));
+        let mut asked = SLEEPS_PENDING_MAX;
+        while ops.answered(asked as u32) && ops.ask(b"sleep", b"{}") > 0 {
+            asked += 1;
+            ops.asked.clear();
+        }
+        assert_eq!(asked, SLEEPS_MAX);
     }
 
     #[test]

@@ -87,8 +87,9 @@ impl Instance {
     /// An op was answered. One that is not waited for is nothing.
     pub fn settle(&mut self, settle: Settle) -> Step {
         let state = self.guest.store.data_mut();
-        let Some(at) = state.ops.waiting.iter().position(|seq| *seq == settle.seq) else { return Step::default() };
-        state.ops.waiting.swap_remove(at);
+        if !state.ops.answered(settle.seq) {
+            return Step::default();
+        }
         if state.budget.look().is_some() {
             return self.step(Ok(()));
         }

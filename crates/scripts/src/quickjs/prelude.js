@@ -6,11 +6,10 @@
   const { apply } = Reflect;
   const { defineProperty, getOwnPropertyDescriptor, create } = Object;
   const { stringify } = JSON;
-  const ErrorHere = Error, TypeErrorHere = TypeError, StringHere = String, NumberHere = Number;
+  const ErrorHere = Error, StringHere = String;
   const { ask, log, now } = host;
-  const { delete: mapDelete, get: mapGet, set: mapSet } = Map.prototype;
-  const { has: setHas, add: setAdd } = WeakSet.prototype;
-  const { slice } = String.prototype;
+  const { get: codeOf, set: keepCode } = WeakMap.prototype;
+  const { slice, toWellFormed } = String.prototype;
   const stackOf = getOwnPropertyDescriptor(Error.prototype, "stack")?.get;
 
   const define = (name, value) =>
@@ -22,46 +21,17 @@
   delete globalThis.SharedArrayBuffer;
   delete globalThis.Atomics;
   delete globalThis.navigator;
-  for (let i = 0; i < parts.length; i++) parts[i](host, define);
-
-  const opErrors = new WeakSet();
-
-  // --- timers ---
-  const timers = new Map();
-  let lastTimer = 0;
   let complain = (error) => {};
-  const arm = (id, callback, values, wait, repeat) => {
-    const asked = ask("sleep", { ms: wait });
-    (async () => {
-      await asked;
-      if (apply(mapGet, timers, [id]) === undefined) return;
-      if (!repeat) apply(mapDelete, timers, [id]);
-      try {
-        apply(callback, undefined, values);
-      } catch (error) {
-        complain(error);
-      }
-      if (repeat && apply(mapGet, timers, [id]) !== undefined) arm(id, callback, values, wait, true);
-    })();
-  };
-  const timer = (repeat) => (callback, wait, ...values) => {
-    if (typeof callback !== "function") throw new TypeErrorHere("a timer needs a function");
-    const ms = NumberHere(wait);
-    const id = ++lastTimer;
-    apply(mapSet, timers, [id, true]);
-    arm(id, callback, values, ms > (repeat ? 1 : 0) ? (ms < 2147483647 ? ms : 2147483647) : repeat ? 1 : 0, repeat);
-    return id;
-  };
-  const clear = (id) => { apply(mapDelete, timers, [id]); };
-  define("setTimeout", timer(false));
-  define("setInterval", timer(true));
-  define("clearTimeout", clear);
-  define("clearInterval", clear);
+  for (let i = 0; i < parts.length; i++) parts[i](host, define, (error) => complain(error));
+
+  // Errors of the host's, and what it says of them, whatever a script makes of their `code`.
+  const opErrors = new WeakMap();
 
   // --- what was thrown, for the host: JSON, made of strings alone so that nobody's toJSON has a say ---
   const text = (value, most) => {
     const whole = typeof value === "string" ? value : StringHere(value);
-    return apply(slice, whole, [0, most]);
+    // Halves of surrogate pairs, the script's or those of this cut, are nothing that the host can read.
+    return apply(toWellFormed, apply(slice, whole, [0, most]), []);
   };
   const read = (error, key) => {
     try {
@@ -93,10 +63,8 @@
         } catch {}
       }
       if (typeof stack === "string") said.stack = text(stack, 16384);
-      if (apply(setHas, opErrors, [error])) {
-        const code = read(error, "code");
-        if (typeof code === "string") said.code = text(code, 40);
-      }
+      const code = apply(codeOf, opErrors, [error]);
+      if (code !== undefined) said.code = code;
     } else {
       said.message = error === undefined || error === null ? `${error} was thrown` : text(error, 8192);
       if (error === null) said.nothing = "null";
@@ -108,7 +76,7 @@
     const error = new ErrorHere(message);
     defineProperty(error, "code", { __proto__: null, value: code, enumerable: true, writable: true, configurable: true });
     defineProperty(error, "stack", { __proto__: null, value: stack ?? "", enumerable: false, writable: true, configurable: true });
-    apply(setAdd, opErrors, [error]);
+    apply(keepCode, opErrors, [error, code]);
     return error;
   };
 

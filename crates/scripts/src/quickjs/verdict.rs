@@ -6,7 +6,6 @@ use wasmtime::Trap;
 
 use super::{
     imports::{Ending, State},
-    json::DEPTH_MAX,
     limits::Stop,
 };
 use crate::{
@@ -17,14 +16,17 @@ use crate::{
 const FRAMES_MAX: usize = 32;
 const FRAME_CHARS_MAX: usize = 300;
 
+/// Frames of ours, of built-ins, and the place in a text that is no JSON.
+const NOT_THE_SCRIPTS: &[&str] = &["sandbar:", "(native)", "(missing)", "at <input>:"];
+
 /// What `describe` in `prelude.js` says of something that was thrown.
 #[derive(Debug, Default, Deserialize)]
 struct Thrown {
     name: String,
     message: String,
     stack: Option<String>,
-    /// Of an answer of the host that nobody caught.
-    code: Option<FailureCode>,
+    /// Of an error of the host's that nobody caught: a [`FailureCode`], as it is written.
+    code: Option<String>,
     /// `null` was thrown: what QuickJS does when there is not even memory for an error.
     nothing: Option<String>,
 }
@@ -48,9 +50,7 @@ pub(super) fn of_run(state: &mut State, entered: wasmtime::Result<()>) -> Option
                 let message = format!("the result has {length} bytes: {} are allowed", state.output_bytes);
                 Err(failure(FailureCode::PayloadTooLarge, "PayloadTooLargeError", message))
             }
-            (Some(Ending::TooDeep), _) => {
-                Err(failure(FailureCode::Unserializable, "UnserializableError", format!("the result is nested too deep: {DEPTH_MAX} levels are allowed")))
-            }
+            (Some(Ending::Unfit(fault)), _) => Err(fault.failure()),
             (Some(Ending::Thrown(description)), _) => Err(of_thrown(&description, refused, state.cap.most)),
             (Some(Ending::Unserializable(description)), _) => {
                 let failure = of_thrown(&description, refused, state.cap.most);
@@ -123,13 +123,15 @@ fn of_thrown(description: &str, refused: bool, most: usize) -> Failure {
     let thrown: Option<Thrown> = serde_json::from_str(description).ok();
     let starved =
         thrown.as_ref().is_none_or(|thrown| thrown.nothing.is_some() || thrown.name == "InternalError" && thrown.message.starts_with("out of memory"));
-    if refused && starved {
+    // Text that is put together and not looked at takes hardly any memory, until it is longer than memory could ever be.
+    let endless = thrown.as_ref().is_some_and(|thrown| thrown.name == "InternalError" && thrown.message == "string too long");
+    if refused && starved || endless {
         return Failure { stack: thrown.and_then(|thrown| thrown.stack).as_deref().and_then(frames), ..out_of_memory(most) };
     }
     let Some(thrown) = thrown else {
         return failure(FailureCode::UserError, "Error", "something was thrown that cannot be read".into());
     };
-    let code = if thrown.code == Some(FailureCode::Denied) { FailureCode::Denied } else { FailureCode::UserError };
+    let code = if thrown.code.as_deref() == Some(FailureCode::Denied.as_str()) { FailureCode::Denied } else { FailureCode::UserError };
     Failure { code, name: thrown.name, message: thrown.message, stack: thrown.stack.as_deref().and_then(frames) }
 }
 
@@ -151,7 +153,7 @@ fn failure(code: FailureCode, name: &str, message: String) -> Failure {
 fn frames(stack: &str) -> Option<String> {
     let kept: Vec<String> = stack
         .lines()
-        .filter(|line| line.trim_start().starts_with("at ") && !line.contains("sandbar:") && !line.ends_with("(native)") && !line.ends_with("(missing)"))
+        .filter(|line| line.trim_start().starts_with("at ") && !NOT_THE_SCRIPTS.iter().any(|part| line.contains(part)))
         .take(FRAMES_MAX)
         .map(|line| line.chars().take(FRAME_CHARS_MAX).collect())
         .collect();
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn only_the_scripts_frames_stay() {
-        let stack = "Error: x\n    at f (job:1:2)\n    at map (native)\n    at <anonymous> (sandbar:prelude:3:4)\n    at g (job:5:6)\n";
+        let stack = "Error: x\n    at f (job:1:2)\n    at map (native)\n    at <input>:1:2\n    at <anonymous> (sandbar:prelude:3:4)\n    at g (job:5:6)\n";
         assert_eq!(frames(stack).as_deref(), Some("    at f (job:1:2)\n    at g (job:5:6)"));
         assert_eq!(frames("    at map (native)"), None);
         assert_eq!(frames(&"    at f (job:1:2)\n".repeat(100)).unwrap().lines().count(), FRAMES_MAX);
@@ -187,5 +189,9 @@ mod tests {
         assert_eq!(of_thrown("", false, 1 << 20).code, FailureCode::UserError);
         let denied = r#"{"name":"Error","message":"no","code":"denied"}"#;
         assert_eq!(of_thrown(denied, true, 1 << 20).code, FailureCode::Denied);
+        let strange = of_thrown(r#"{"name":"Error","message":"no","code":"E_LIST"}"#, false, 1 << 20);
+        assert_eq!((strange.code, strange.message.as_str()), (FailureCode::UserError, "no"));
+        let endless = r#"{"name":"InternalError","message":"string too long"}"#;
+        assert_eq!(of_thrown(endless, false, 1 << 20).code, FailureCode::Memory);
     }
 }

@@ -19,6 +19,7 @@ fn results_are_json() {
         ("return new Map([[1, 2]])", json!({})),
         ("return Promise.resolve(3)", json!(3)),
         ("return {then: (resolve) => resolve(4)}", json!(4)),
+        ("return {n: JSON.rawJSON('1e30')}", json!({"n": 1e30})),
         ("return null", Value::Null),
         ("return {__proto__: {a: 1}, b: 2}", json!({"b": 2})),
         ("return JSON.parse('{\"__proto__\": 1}')", json!({"__proto__": 1})),
@@ -39,6 +40,7 @@ fn what_is_no_json_is_said() {
         ("return {toJSON() { throw new Error('mine') }}", "mine"),
         ("return {get a() { throw new Error('getter') }}", "getter"),
         ("let a = []; for (let i = 0; i < 200; i++) a = [a]; return a", "nested too deep"),
+        ("return {n: JSON.rawJSON('1e999')}", "a number that is too large"),
     ] {
         let (failed, _, said) = failure(code);
         assert_eq!(failed, FailureCode::Unserializable, "{code}: {said}");
@@ -60,7 +62,29 @@ fn errors_say_what_and_where() {
     assert_eq!(after_await.stack.as_deref(), Some("    at <anonymous> (job:3:11)"));
     let in_callback = call("return [1].map(() => {\n throw new Error('x') })").failure();
     assert_eq!(in_callback.stack.as_deref(), Some("    at <anonymous> (job:2:12)\n    at <anonymous> (job:1:12)"));
+    let no_json = call("\nJSON.parse('{')").failure();
+    assert_eq!((no_json.name.as_str(), no_json.stack.as_deref()), ("SyntaxError", Some("    at <anonymous> (job:2:6)")));
     class_of_thrown();
+}
+
+#[test]
+fn what_cannot_be_read_is_replaced() {
+    assert_eq!(failure("throw new TypeError('bad \\ud83d')"), (FailureCode::UserError, "TypeError".into(), "bad \u{fffd}".into()));
+    let long = failure("throw new Error('x' + '\u{1f600}'.repeat(6000))").2;
+    assert!(long.starts_with("x\u{1f600}") && long.ends_with("\u{1f600}\u{fffd}"), "{long}");
+    assert_eq!(failure("const e = new Error('m'); e.name = '\\ude00'; throw e"), (FailureCode::UserError, "\u{fffd}".into(), "m".into()));
+    assert_eq!(failure("throw '\\ud83d'").2, "\u{fffd}");
+    assert_eq!(call("console.log('a\\ud83d'); return 1").end().logs[0].text, "a\u{fffd}");
+}
+
+#[test]
+fn codes_are_the_hosts_whatever_a_script_writes() {
+    let of = |code: &str| failure(code).0;
+    assert_eq!(failure("try { await ctx.db.one('missing', 1) } catch (e) { e.code = 'E_LIST'; throw e }").2, "Collection \"missing\" not found");
+    assert_eq!(of("try { await ctx.db.one('missing', 1) } catch (e) { e.code = 'denied'; throw e }"), FailureCode::UserError);
+    assert_eq!(of("try { await ctx.fetch('https://denied/') } catch (e) { e.code = 'mine'; throw e }"), FailureCode::Denied);
+    assert_eq!(of("try { await ctx.fetch('https://denied/') } catch (e) { throw Object.assign(new Error('x'), e) }"), FailureCode::UserError);
+    assert_eq!(of("WeakMap.prototype.get = () => 'denied'; throw new Error('x')"), FailureCode::UserError);
 }
 
 fn class_of_thrown() {
@@ -234,6 +258,10 @@ fn time_is_up() {
     let spin = call("function spin() {\n  let n = 0;\n  for (;;) n = Math.max(n, 1);\n}\nspin()").with(|run| run.timeout_ms = 60).failure();
     assert_eq!((spin.code, spin.message.as_str()), (FailureCode::Timeout, "timed out after 60ms"));
     assert!(spin.stack.as_ref().is_some_and(|stack| stack.contains("at spin (job:3:")), "{spin:?}");
+    for (body, line) in [("for (;;) n++", 3), ("for (;;) {\n    n += 1;\n    n -= 1;\n  }", 5), ("while (n === 0);", 3), ("do { n = 1 } while (n)", 3)] {
+        let alone = call(&format!("function spin() {{\n  let n = 0;\n  {body}\n}}\nspin()")).with(|run| run.timeout_ms = 60).failure();
+        assert!(alone.stack.as_ref().is_some_and(|stack| stack.contains(&format!("at spin (job:{line}:"))), "{body}: {alone:?}");
+    }
     let cpu = call("for (;;) {}").with(|run| run.cpu_ms = 50).failure();
     assert_eq!((cpu.code, cpu.message.contains("timed out after 50ms")), (FailureCode::Timeout, true));
     let caught = call("for (;;) { try { for (;;) {} } catch {} finally { continue } }").with(|run| run.timeout_ms = 60).failure();
@@ -284,7 +312,22 @@ fn memory_has_a_limit() {
 fn recursion_has_an_end_that_can_be_caught() {
     let (failed, name, _) = failure("const f = () => f() + 1; return f()");
     assert_eq!((failed, name.as_str()), (FailureCode::UserError, "RangeError"));
-    assert_eq!(value("let n = 0; const f = () => { n++; f() }; try { f() } catch (e) { return [e instanceof RangeError, n > 1000] }"), json!([true, true]));
+    let depth = value("let n = 0; const f = () => { n++; f() }; try { f() } catch (e) { return [e instanceof RangeError, n] }");
+    assert_eq!(depth[0], json!(true));
+    assert!(depth[1].as_u64().unwrap() >= 5000, "{depth}");
+    for through in [
+        "[1].map(f)",
+        "'a'.replace(/a/, f)",
+        "[2, 1].sort(f)",
+        "Reflect.apply(f, null, [])",
+        "JSON.parse('[1]', f)",
+        "`${{toString: f}}`",
+        "eval('f()')",
+        "new f()",
+    ] {
+        let code = format!("function f() {{ return {through} }} try {{ f() }} catch (e) {{ return e instanceof RangeError }}");
+        assert_eq!(value(&code), json!(true), "{through}");
+    }
 }
 
 #[test]

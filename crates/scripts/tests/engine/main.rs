@@ -5,6 +5,7 @@
 mod behaviour;
 mod bench;
 mod hostile;
+mod timers;
 mod typescript;
 mod web;
 
@@ -18,7 +19,7 @@ use sandbar_scripts::{
     Failure, FailureCode, LogLine, Op, OpError, User,
     call::Clock,
     frame::{Asked, Done, Run, Settle},
-    quickjs::Engine,
+    quickjs::{Engine, THREAD_STACK_BYTES},
 };
 use serde_json::{Value, json, value::RawValue};
 
@@ -28,7 +29,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::open(Some(&Path::new(
 /// A call and what its host says.
 struct Call {
     run: Run,
-    host: Box<dyn Fn(Op, Value) -> Result<Value, OpError>>,
+    host: Box<dyn Fn(Op, Value) -> Result<Value, OpError> + Send>,
 }
 
 struct Ended {
@@ -86,8 +87,12 @@ impl Call {
         self
     }
 
-    /// Plays the host: answers whatever is asked, in the order of asking.
+    /// Plays the host: answers whatever is asked, in the order of asking. In a thread with the stack that a worker's have.
     fn end(self) -> Ended {
+        std::thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(|| self.play()).unwrap().join().unwrap()
+    }
+
+    fn play(self) -> Ended {
         let (mut instance, mut step) = ENGINE.start(self.run, Arc::default());
         let mut logs = Vec::new();
         let mut asked: VecDeque<Asked> = VecDeque::new();

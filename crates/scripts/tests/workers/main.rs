@@ -32,6 +32,7 @@ macro_rules! tests {
 
 const TESTS: &[(&str, Test)] = tests![
     scripts_run,
+    scripts_go_deep_and_have_many_timers,
     a_worker_is_confined,
     a_team_has_a_worker_of_its_own,
     a_killed_worker_takes_its_calls_along_and_nothing_else,
@@ -196,6 +197,27 @@ fn assert_confined(pid: u32) -> usize {
         assert_ne!(fs::read_link(of(&format!("ns/{kind}"))).unwrap(), fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
     }
     threads
+}
+
+async fn scripts_go_deep_and_have_many_timers(cache: PathBuf) {
+    const DEEP: &str = "let n = 0; const f = () => { n++; f() }; try { f() } catch (e) { return e instanceof RangeError && n >= 5000 }";
+    const NATIVE: &str = "const f = () => [2, 1].sort(f); try { f() } catch (e) { return e instanceof RangeError }";
+    const TICKS: &str = "let n = 0; const t = Date.now(); await new Promise(r => { const i = setInterval(() => { if (++n > 1200) { clearInterval(i); r() } }, 1) }); \
+                         await ctx.db.list('posts'); return [n, Date.now() >= t + n]";
+    let workers = Workers::new(config(cache));
+    let (host, never) = (Moody(AtomicU64::new(7 << 20)), never());
+    for code in [DEEP, NATIVE] {
+        assert_eq!(value(&workers.run("a", call(code, LONG), &host, &never).await), "true", "{code}");
+    }
+    let ran = workers.run("a", call(TICKS, LONG), &host, &never).await;
+    assert_eq!(value(&ran), "[1201,true]");
+    // As an engine writes it that says nothing of its timers and of its clock.
+    let mut recording = ran.recording;
+    recording.ops.retain(|op| op.op != Op::Sleep);
+    recording.clock = None;
+    let again = workers.replay("a", call(TICKS, LONG), &recording, &never).await;
+    assert_eq!((value(&again.ran), again.diverged), ("[1201,false]", vec![]));
+    workers.shutdown().await;
 }
 
 async fn a_worker_is_confined(cache: PathBuf) {
