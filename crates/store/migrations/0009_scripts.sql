@@ -233,6 +233,18 @@ END;
 CREATE TRIGGER script_job_gone AFTER DELETE ON script_job WHEN old.state = 'pending' BEGIN
     UPDATE script_backlog SET jobs = jobs - 1, bytes = bytes - octet_length(old.input) WHERE team_id = old.team_id;
 END;
+-- A call that nobody waits for is one run, which ends with its job whatever ends that, and waits again with it.
+CREATE TRIGGER script_job_given_up AFTER UPDATE OF state ON script_job WHEN new.kind = 'async' AND new.state IN ('dead', 'dropped') BEGIN
+    UPDATE script_run SET status = 'failed', error_code = CASE new.state WHEN 'dropped' THEN 'cancelled' ELSE 'internal' END,
+            finished_at_ms = new.finished_at_ms,
+            doc = json_set(doc, '$.error', json_object('code', CASE new.state WHEN 'dropped' THEN 'cancelled' ELSE 'internal' END,
+                'name', 'Error', 'message', coalesce(new.last_error, 'it was given up')))
+        WHERE id = new.source AND status IN ('queued', 'running');
+END;
+CREATE TRIGGER script_job_redriven AFTER UPDATE OF state ON script_job WHEN new.kind = 'async' AND old.state = 'dead' AND new.state = 'pending' BEGIN
+    UPDATE script_run SET status = 'queued', error_code = NULL, finished_at_ms = NULL, doc = json_remove(doc, '$.error')
+        WHERE id = new.source AND status = 'failed';
+END;
 
 CREATE TABLE script_schedule (
     script_id TEXT PRIMARY KEY REFERENCES script (id) ON DELETE CASCADE,

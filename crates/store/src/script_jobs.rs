@@ -121,7 +121,7 @@ impl Store {
     /// Ends a job without a run. False when it is not running any more.
     pub async fn script_job_end(&self, job_id: &str, end: JobEnd, error: Option<String>, now_ms: i64) -> Result<bool, StoreError> {
         let job_id = job_id.to_owned();
-        self.engine.write("end a run that was owed", move |c| end_job(c, &job_id, &end, None, error.as_deref(), now_ms)).await
+        self.engine.write("end a run that was owed", move |c| Ok(end_job(c, &job_id, &end, None, error.as_deref(), now_ms)?.is_some())).await
     }
 
     /// Gives a job back that was claimed and not begun: that was no attempt.
@@ -200,8 +200,15 @@ pub(crate) fn check_room(c: &Connection, team_id: &str, jobs: usize, bytes: usiz
 }
 
 /// What becomes of a job after a run; for use in the transaction that writes what came of the run. A job that is not running
-/// any more has ended already and stays as it is: then this is false. A retry that would come too late gives it up.
-pub(crate) fn end_job(c: &Connection, job_id: &str, end: &JobEnd, run_id: Option<&str>, error: Option<&str>, now_ms: i64) -> Result<bool, StoreError> {
+/// any more has ended already and stays as it is: then this is none. A retry that would come too late gives it up.
+pub(crate) fn end_job(
+    c: &Connection,
+    job_id: &str,
+    end: &JobEnd,
+    run_id: Option<&str>,
+    error: Option<&str>,
+    now_ms: i64,
+) -> Result<Option<JobState>, StoreError> {
     let (state, at_ms) = match end {
         JobEnd::Succeeded => (JobState::Succeeded, None),
         JobEnd::Retry { at_ms } => (JobState::Pending, Some(*at_ms)),
@@ -214,11 +221,11 @@ pub(crate) fn end_job(c: &Connection, job_id: &str, end: &JobEnd, run_id: Option
         WHERE id = ?1 AND state = 'running' RETURNING {COLUMNS}"
     );
     let ended = c.prepare_cached(&sql)?.query_row((job_id, state.as_str(), at_ms, now_ms, run_id, error), job).optional()?;
-    let Some(job) = ended else { return Ok(false) };
+    let Some(job) = ended else { return Ok(None) };
     if job.state == JobState::Dead {
         tell_of_dead_letter(c, &job, now_ms)?;
     }
-    Ok(true)
+    Ok(Some(job.state))
 }
 
 /// Publishes that a run was given up; not for the runs of those who are told of such.

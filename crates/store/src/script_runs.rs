@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::script::RunTrigger;
 
-use crate::{Idempotency, JobEnd, ScriptJob, Store, StoreError, script_jobs, scripts};
+use crate::{Idempotency, JobEnd, JobState, ScriptJob, Store, StoreError, script_jobs, scripts};
 
 /// An execution. Texts are JSON.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,13 +91,14 @@ impl Store {
     pub async fn script_run_finish(&self, mut run: ScriptRun, job: Option<(String, JobEnd)>) -> Result<(), StoreError> {
         self.engine
             .write("finish a run", move |c| {
-                if run.trigger == RunTrigger::Async && matches!(job, Some((_, JobEnd::Retry { .. }))) {
+                let Some((job_id, end)) = job else { return put(c, &run) };
+                let (error, now_ms) = (error_of(&run), run.finished_at_ms.unwrap_or(run.created_at_ms));
+                let state = script_jobs::end_job(c, &job_id, &end, Some(&run.id), error.as_deref(), now_ms)?;
+                // Whether it is tried again is known only now: a retry may come too late.
+                if run.trigger == RunTrigger::Async && state == Some(JobState::Pending) {
                     (run.status, run.finished_at_ms) = (RunStatus::Queued, None);
                 }
-                put(c, &run)?;
-                let Some((job_id, end)) = job else { return Ok(()) };
-                let error = error_of(&run);
-                script_jobs::end_job(c, &job_id, &end, Some(&run.id), error.as_deref(), run.finished_at_ms.unwrap_or(run.created_at_ms)).map(drop)
+                put(c, &run)
             })
             .await
     }

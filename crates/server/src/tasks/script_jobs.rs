@@ -189,11 +189,7 @@ async fn prepare(app: &SharedApp, job: &ScriptJob, cancel: CancellationToken) ->
 }
 
 /// Keeps what came of a run. It is done, so this is tried for a while before it is run again.
-async fn finish(app: &SharedApp, job: &ScriptJob, mut run: ScriptRun, end: JobEnd) {
-    // A call that nobody waits for is one run however often it is tried.
-    if job.kind == JobKind::Async && matches!(end, JobEnd::Retry { .. }) {
-        (run.status, run.finished_at_ms) = (RunStatus::Queued, None);
-    }
+async fn finish(app: &SharedApp, job: &ScriptJob, run: ScriptRun, end: JobEnd) {
     for _ in 0..FINISH_TRIES {
         match app.finish_script(run.clone(), Some((job.id.clone(), end.clone()))).await {
             Ok(()) => return,
