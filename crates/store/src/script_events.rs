@@ -139,7 +139,7 @@ pub(crate) fn publish(c: &Connection, event: &NewScriptEvent) -> Result<u32, Sto
 
 /// The event alone.
 pub(crate) fn write(c: &Connection, event: &NewScriptEvent, jobs: u32, note: Option<&str>) -> Result<(), StoreError> {
-    let sql = format!("INSERT INTO script_event ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)");
+    let sql = format!("INSERT INTO script_event ({COLUMNS}, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, octet_length(?4))");
     c.prepare_cached(&sql)?.execute((
         &event.id,
         &event.team_id,

@@ -158,7 +158,8 @@ impl Store {
 /// Puts a run in the queue. False when there is one for the same script, version, kind and source.
 pub(crate) fn insert(c: &Connection, job: &ScriptJob) -> Result<bool, StoreError> {
     let sql = format!(
-        "INSERT INTO script_job ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
+        "INSERT INTO script_job ({COLUMNS}, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+            octet_length(?13))
         ON CONFLICT DO NOTHING"
     );
     let mut statement = c.prepare_cached(&sql)?;

@@ -1,6 +1,9 @@
 //! Scripts, their versions, secrets and keys, and runs.
 
-use sandbar_core::script::{LIVE, Part, RunTrigger, ScriptSpec, Split, Trigger};
+use sandbar_core::{
+    limits,
+    script::{LIVE, Part, RunTrigger, ScriptSpec, Split, Trigger},
+};
 use sandbar_store::{
     Idempotency, JobEnd, JobKind, JobState, Language, RunFilter, RunStatus, ScriptJob, ScriptKey, ScriptRecord, ScriptRun, ScriptVersion, Store, StoreError,
 };
