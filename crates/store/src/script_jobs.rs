@@ -14,7 +14,7 @@ mod claim;
 mod letters;
 
 pub use claim::{Busy, Claimed};
-pub use letters::JobFilter;
+pub use letters::{JobFilter, ListedJob};
 
 /// A run that is owed.
 #[derive(Debug, Clone, PartialEq)]

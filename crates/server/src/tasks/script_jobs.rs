@@ -161,11 +161,9 @@ async fn prepare(app: &SharedApp, job: &ScriptJob, cancel: CancellationToken) ->
     if !whole.script.active {
         return Ok(Err("its function is not active".to_owned()));
     }
-    let version = match whole.versions.into_iter().find(|version| version.number == job.version) {
-        Some(version) => Some(version),
-        None => app.store.script_version(&job.script_id, job.version).await?,
+    let Some(version) = app.store.script_version(&job.script_id, job.version).await? else {
+        return Ok(Err(format!("version {} of its function is gone", job.version)));
     };
-    let Some(version) = version else { return Ok(Err(format!("version {} of its function is gone", job.version))) };
     let data = RawValue::from_string(job.input.clone()).map_err(|e| StoreError::Corrupt { what: "input of a run", cause: e.to_string() })?;
     let subject = serde_json::from_str(&job.subject).map_err(|e| StoreError::Corrupt { what: "subject of a run", cause: e.to_string() })?;
     let (trigger, run_id) = match job.kind {
