@@ -218,7 +218,9 @@ pub(crate) fn end_job(
     };
     let sql = format!(
         "UPDATE script_job SET state = CASE WHEN ?3 >= give_up_at_ms THEN 'dead' ELSE ?2 END, run_at_ms = coalesce(?3, run_at_ms),
-            finished_at_ms = CASE WHEN ?3 < give_up_at_ms THEN NULL ELSE ?4 END, last_run_id = coalesce(?5, last_run_id), last_error = ?6
+            finished_at_ms = CASE WHEN ?3 < give_up_at_ms THEN NULL ELSE ?4 END, last_run_id = coalesce(?5, last_run_id), last_error = ?6,
+            input = CASE WHEN ?2 IN ('succeeded', 'dropped') THEN 'null' ELSE input END,
+            bytes = CASE WHEN ?2 IN ('succeeded', 'dropped') THEN 0 ELSE bytes END
         WHERE id = ?1 AND state = 'running' RETURNING {COLUMNS}"
     );
     let ended = c.prepare_cached(&sql)?.query_row((job_id, state.as_str(), at_ms, now_ms, run_id, error), job).optional()?;

@@ -42,6 +42,10 @@ impl Store {
 fn claim(c: &Connection, now_ms: i64, busy: &Busy) -> Result<Claimed, StoreError> {
     let mut claimed = Claimed::default();
     let free = limits::SCRIPT_JOBS_AT_ONCE_MAX.saturating_sub(busy.teams.values().sum());
+    if free == 0 {
+        // When one ends it is looked again.
+        return Ok(claimed);
+    }
     let mut due: Vec<(i64, String, String)> = Vec::new();
     for script_id in waiting_scripts(c)? {
         let max = match at_once(c, &script_id)? {
@@ -116,7 +120,7 @@ fn at_once(c: &Connection, script_id: &str) -> Result<Result<usize, &'static str
 }
 
 fn drop_waiting(c: &Connection, script_id: &str, reason: &str, now_ms: i64) -> Result<usize, StoreError> {
-    let sql = "UPDATE script_job SET state = 'dropped', last_error = ?2, finished_at_ms = ?3 WHERE id IN
+    let sql = "UPDATE script_job SET state = 'dropped', last_error = ?2, finished_at_ms = ?3, input = 'null', bytes = 0 WHERE id IN
         (SELECT id FROM script_job WHERE state = 'pending' AND script_id = ?1 LIMIT ?4)";
     Ok(c.prepare_cached(sql)?.execute((script_id, reason, now_ms, DROP_MAX))?)
 }
