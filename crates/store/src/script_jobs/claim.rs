@@ -47,7 +47,7 @@ fn claim(c: &Connection, now_ms: i64, busy: &Busy) -> Result<Claimed, StoreError
         return Ok(claimed);
     }
     let mut due: Vec<(i64, String, String)> = Vec::new();
-    for script_id in waiting_scripts(c)? {
+    for script_id in waiting_scripts(c, now_ms)? {
         let max = match at_once(c, &script_id)? {
             Ok(max) => max,
             Err(reason) => {
@@ -91,13 +91,16 @@ fn around_the_teams(mut due: Vec<(i64, String, String)>, busy: &Busy) -> Vec<Str
     ranked.into_iter().map(|(_, _, id)| id).collect()
 }
 
-/// Scripts that anything waits for, by stepping from one to the next in the index.
-fn waiting_scripts(c: &Connection) -> Result<Vec<String>, StoreError> {
-    let sql = "SELECT script_id FROM script_job WHERE state = 'pending' AND script_id > ?1 ORDER BY script_id LIMIT 1";
+/// Scripts that anything is due of, by stepping from one to the next in the index.
+fn waiting_scripts(c: &Connection, now_ms: i64) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT script_id, run_at_ms FROM script_job WHERE state = 'pending' AND script_id > ?1 ORDER BY script_id, run_at_ms LIMIT 1";
     let mut statement = c.prepare_cached(sql)?;
-    let mut found: Vec<String> = Vec::new();
-    while let Some(next) = statement.query_row([found.last().map_or("", String::as_str)], |row| row.get(0)).optional()? {
-        found.push(next);
+    let (mut found, mut last) = (Vec::new(), String::new());
+    while let Some((next, first_ms)) = statement.query_row([&last], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).optional()? {
+        if first_ms <= now_ms {
+            found.push(next.clone());
+        }
+        last = next;
     }
     Ok(found)
 }
