@@ -35,9 +35,8 @@ const AFTER_PANIC: Duration = Duration::from_secs(30);
 const FINISH_TRIES: u32 = 30;
 /// What runs when the server ends has so long to end by itself; then it is given up, and run again by the next server.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-/// How often old jobs and events are removed, and how many in one step.
-const PRUNE_EVERY_MS: i64 = 60_000;
-const PRUNE_MAX: u32 = 2000;
+/// Old jobs and events that are removed in one step.
+const PRUNE_MAX: u32 = 500;
 
 /// Who has run a job: team and script.
 type Of = (String, String);
@@ -46,12 +45,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
     let _ended = app.script_jobs.ended.clone().drop_guard();
     let mut busy = Busy::default();
     let mut runs: JoinSet<Of> = JoinSet::new();
-    let mut pruned_at_ms = 0;
     while !stop.is_cancelled() {
-        if now_ms() - pruned_at_ms >= PRUNE_EVERY_MS {
-            pruned_at_ms = now_ms();
-            prune(&app).await;
-        }
         let wait = match start(&app, &stop, &mut busy, &mut runs).await {
             Ok(wait) => wait,
             Err(error) => {
@@ -218,7 +212,8 @@ async fn give_back(app: &SharedApp, job_id: &str, at_ms: i64) {
     }
 }
 
-async fn prune(app: &SharedApp) {
+/// Removes old jobs and events.
+pub(super) async fn prune(app: &SharedApp) {
     let pruned = async {
         let now = now_ms();
         // In steps, so that others get to write in between.
