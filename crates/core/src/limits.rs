@@ -552,6 +552,8 @@ pub const SCRIPT_DEAD_LETTERS_KEPT_MS: i64 = 90 * 86_400_000;
 pub const SCRIPT_JOBS_KEPT_MAX: usize = 20_000;
 /// Events of one team.
 pub const SCRIPT_EVENTS_KEPT_MAX: usize = 100_000;
+/// See [`SCRIPT_EVENTS_KEPT_MAX`].
+pub const SCRIPT_EVENTS_KEPT_MAX_BYTES: usize = 256 << 20;
 /// Ticks of one schedule.
 pub const SCRIPT_TICKS_KEPT_MAX: usize = 20_000;
 /// Runs of one schedule that wait for the one before.

@@ -22,22 +22,23 @@ CREATE TABLE script (
 CREATE INDEX script_by_trigger ON script (team_id, trigger) WHERE active;
 CREATE INDEX script_by_name ON script (name);
 
--- Never changed.
+-- Never changed. Tables with large texts have row ids, since looking for a row of one WITHOUT ROWID reads the large ones on
+-- the way; and what is large stands last.
 CREATE TABLE script_version (
     script_id TEXT NOT NULL REFERENCES script (id) ON DELETE CASCADE,
     number INTEGER NOT NULL,
     -- SHA-256 of language and source, lower-case hex.
     hash TEXT NOT NULL,
     language TEXT NOT NULL CHECK (language IN ('javascript', 'typescript')),
-    source TEXT NOT NULL,
-    -- JavaScript with lines and columns of the source; none = the source itself.
-    code TEXT,
     -- operator or tenant; none = not said.
     author_kind TEXT,
     created_by TEXT,
     created_at_ms INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    -- JavaScript with lines and columns of the source; none = the source itself.
+    code TEXT,
     PRIMARY KEY (script_id, number)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE script_alias (
     script_id TEXT NOT NULL REFERENCES script (id) ON DELETE CASCADE,
@@ -90,18 +91,19 @@ CREATE TABLE script_run (
     duration_us INTEGER,
     cpu_us INTEGER,
     peak_memory_bytes INTEGER,
+    -- Bytes of the row's texts, for retention.
+    bytes INTEGER NOT NULL,
     -- What is shown in lists, and all else that is small: JSON.
     doc TEXT NOT NULL,
     -- JSON each; large ones.
     input TEXT NOT NULL,
     output TEXT,
     logs TEXT,
-    recording TEXT,
-    -- Bytes of the row's texts, for retention.
-    bytes INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX script_run_by_script ON script_run (script_id, created_at_ms DESC, id);
-CREATE INDEX script_run_by_team ON script_run (team_id, created_at_ms DESC, id);
+    recording TEXT
+) STRICT;
+-- With all that retention goes by.
+CREATE INDEX script_run_by_script ON script_run (script_id, created_at_ms DESC, id, status);
+CREATE INDEX script_run_by_team ON script_run (team_id, created_at_ms DESC, id, status, bytes);
 CREATE INDEX script_run_unfinished ON script_run (status, created_at_ms) WHERE status IN ('queued', 'running');
 
 CREATE TABLE script_idempotency (
@@ -133,13 +135,13 @@ CREATE TABLE item (
     collection_id TEXT NOT NULL REFERENCES collection (id) ON DELETE CASCADE,
     id TEXT NOT NULL,
     owner_id TEXT,
-    -- Fields and values: a JSON object.
-    doc TEXT NOT NULL,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,
     generation INTEGER NOT NULL,
+    -- Fields and values: a JSON object.
+    doc TEXT NOT NULL,
     PRIMARY KEY (collection_id, id)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX item_by_time ON item (collection_id, created_at_ms DESC, id);
 
 -- The values of unique fields.
@@ -160,8 +162,6 @@ CREATE TABLE script_event (
     team_id TEXT NOT NULL REFERENCES team (id) ON DELETE CASCADE,
     -- channel:event, as patterns see it.
     target TEXT NOT NULL,
-    -- JSON
-    data TEXT NOT NULL,
     -- How many scripts it came through.
     depth INTEGER NOT NULL,
     -- The run that caused it.
@@ -171,9 +171,13 @@ CREATE TABLE script_event (
     -- Scripts that were told, and why there are not more.
     jobs INTEGER NOT NULL,
     note TEXT,
-    created_at_ms INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX script_event_by_team ON script_event (team_id, created_at_ms DESC, id);
+    created_at_ms INTEGER NOT NULL,
+    -- Of the data, for retention.
+    bytes INTEGER NOT NULL,
+    -- JSON
+    data TEXT NOT NULL
+) STRICT;
+CREATE INDEX script_event_by_team ON script_event (team_id, created_at_ms DESC, id, bytes);
 CREATE INDEX script_event_by_time ON script_event (created_at_ms);
 
 -- Runs that are owed: one for each event and script, each tick of a schedule, and each call that nobody waits for.
@@ -196,21 +200,24 @@ CREATE TABLE script_job (
     -- After this it is not tried again.
     give_up_at_ms INTEGER NOT NULL,
     depth INTEGER NOT NULL,
-    -- JSON: what ctx.data will be.
-    input TEXT NOT NULL,
-    -- JSON: in whose name.
-    subject TEXT NOT NULL,
     last_run_id TEXT,
-    last_error TEXT,
     created_at_ms INTEGER NOT NULL,
     finished_at_ms INTEGER,
+    -- Of the input, for retention.
+    bytes INTEGER NOT NULL,
+    last_error TEXT,
+    -- JSON: in whose name.
+    subject TEXT NOT NULL,
+    -- JSON: what ctx.data will be. null when it ended well, or is not wanted any more.
+    input TEXT NOT NULL,
     UNIQUE (script_id, kind, source, version)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX script_job_due ON script_job (run_at_ms) WHERE state = 'pending';
 CREATE INDEX script_job_waiting ON script_job (script_id, run_at_ms, id) WHERE state = 'pending';
 CREATE INDEX script_job_running ON script_job (script_id) WHERE state = 'running';
 CREATE INDEX script_job_by_script ON script_job (script_id, state, created_at_ms DESC, id);
 CREATE INDEX script_job_by_team ON script_job (team_id, created_at_ms DESC, id);
+CREATE INDEX script_job_of_team ON script_job (team_id, state, created_at_ms DESC, id, bytes);
 CREATE INDEX script_job_finished ON script_job (state, finished_at_ms) WHERE finished_at_ms IS NOT NULL;
 
 -- What waits of each team. The triggers keep it.
@@ -220,18 +227,30 @@ CREATE TABLE script_backlog (
     bytes INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TRIGGER script_job_made AFTER INSERT ON script_job WHEN new.state = 'pending' BEGIN
-    INSERT INTO script_backlog (team_id, jobs, bytes) VALUES (new.team_id, 1, octet_length(new.input))
+    INSERT INTO script_backlog (team_id, jobs, bytes) VALUES (new.team_id, 1, new.bytes)
         ON CONFLICT (team_id) DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
 END;
 CREATE TRIGGER script_job_begun AFTER UPDATE OF state ON script_job WHEN old.state = 'pending' AND new.state <> 'pending' BEGIN
-    UPDATE script_backlog SET jobs = jobs - 1, bytes = bytes - octet_length(old.input) WHERE team_id = old.team_id;
+    UPDATE script_backlog SET jobs = jobs - 1, bytes = bytes - old.bytes WHERE team_id = old.team_id;
 END;
 CREATE TRIGGER script_job_back AFTER UPDATE OF state ON script_job WHEN old.state <> 'pending' AND new.state = 'pending' BEGIN
-    INSERT INTO script_backlog (team_id, jobs, bytes) VALUES (new.team_id, 1, octet_length(new.input))
+    INSERT INTO script_backlog (team_id, jobs, bytes) VALUES (new.team_id, 1, new.bytes)
         ON CONFLICT (team_id) DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
 END;
 CREATE TRIGGER script_job_gone AFTER DELETE ON script_job WHEN old.state = 'pending' BEGIN
-    UPDATE script_backlog SET jobs = jobs - 1, bytes = bytes - octet_length(old.input) WHERE team_id = old.team_id;
+    UPDATE script_backlog SET jobs = jobs - 1, bytes = bytes - old.bytes WHERE team_id = old.team_id;
+END;
+-- A call that nobody waits for is one run, which ends with its job whatever ends that, and waits again with it.
+CREATE TRIGGER script_job_given_up AFTER UPDATE OF state ON script_job WHEN new.kind = 'async' AND new.state IN ('dead', 'dropped') BEGIN
+    UPDATE script_run SET status = 'failed', error_code = CASE new.state WHEN 'dropped' THEN 'cancelled' ELSE 'internal' END,
+            finished_at_ms = new.finished_at_ms,
+            doc = json_set(doc, '$.error', json_object('code', CASE new.state WHEN 'dropped' THEN 'cancelled' ELSE 'internal' END,
+                'name', 'Error', 'message', coalesce(new.last_error, 'it was given up')))
+        WHERE id = new.source AND status IN ('queued', 'running');
+END;
+CREATE TRIGGER script_job_redriven AFTER UPDATE OF state ON script_job WHEN new.kind = 'async' AND old.state = 'dead' AND new.state = 'pending' BEGIN
+    UPDATE script_run SET status = 'queued', error_code = NULL, finished_at_ms = NULL, doc = json_remove(doc, '$.error')
+        WHERE id = new.source AND status = 'failed';
 END;
 
 CREATE TABLE script_schedule (

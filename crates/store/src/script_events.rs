@@ -71,11 +71,14 @@ impl Store {
     /// Removes events that are too old, and of teams that have too many the oldest; at most `max`. Returns how many.
     pub async fn script_events_prune(&self, before_ms: i64, max: u32) -> Result<usize, StoreError> {
         // Looking through all of them takes a while, and nobody who writes has to wait for it.
-        let teams: Vec<String> = self
+        let much: Vec<String> = self
             .engine
-            .read("look for teams with many events", |c| {
-                let mut statement = c.prepare_cached("SELECT team_id FROM script_event GROUP BY team_id HAVING count(*) > ?1")?;
-                let rows = statement.query_map([limits::SCRIPT_EVENTS_KEPT_MAX], |row| row.get(0))?;
+            .read("look for teams with many events", move |c| {
+                let sql = "SELECT id FROM (SELECT id, row_number() OVER newest AS nth, sum(bytes) OVER newest AS total FROM script_event
+                        WINDOW newest AS (PARTITION BY team_id ORDER BY created_at_ms DESC, id))
+                    WHERE nth > ?1 OR total > ?2 LIMIT ?3";
+                let mut statement = c.prepare_cached(sql)?;
+                let rows = statement.query_map((limits::SCRIPT_EVENTS_KEPT_MAX, limits::SCRIPT_EVENTS_KEPT_MAX_BYTES, max), |row| row.get(0))?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })
             .await?;
@@ -83,13 +86,8 @@ impl Store {
             .write("remove old events", move |c| {
                 let sql = "DELETE FROM script_event WHERE id IN (SELECT id FROM script_event WHERE created_at_ms < ?1 ORDER BY created_at_ms LIMIT ?2)";
                 let removed = c.prepare_cached(sql)?.execute((before_ms, max))?;
-                let mut more = 0;
-                for team in teams {
-                    let sql = "DELETE FROM script_event WHERE id IN
-                        (SELECT id FROM script_event WHERE team_id = ?1 ORDER BY created_at_ms DESC, id LIMIT ?2 OFFSET ?3)";
-                    more += c.prepare_cached(sql)?.execute((team, max, limits::SCRIPT_EVENTS_KEPT_MAX))?;
-                }
-                Ok(removed + more)
+                let mut remove = c.prepare_cached("DELETE FROM script_event WHERE id = ?1")?;
+                much.into_iter().try_fold(removed, |removed, id| Ok(removed + remove.execute([id])?))
             })
             .await
     }
@@ -139,7 +137,7 @@ pub(crate) fn publish(c: &Connection, event: &NewScriptEvent) -> Result<u32, Sto
 
 /// The event alone.
 pub(crate) fn write(c: &Connection, event: &NewScriptEvent, jobs: u32, note: Option<&str>) -> Result<(), StoreError> {
-    let sql = format!("INSERT INTO script_event ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)");
+    let sql = format!("INSERT INTO script_event ({COLUMNS}, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, octet_length(?4))");
     c.prepare_cached(&sql)?.execute((
         &event.id,
         &event.team_id,

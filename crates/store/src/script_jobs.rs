@@ -14,7 +14,7 @@ mod claim;
 mod letters;
 
 pub use claim::{Busy, Claimed};
-pub use letters::JobFilter;
+pub use letters::{JobFilter, ListedJob};
 
 /// A run that is owed.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,7 +121,7 @@ impl Store {
     /// Ends a job without a run. False when it is not running any more.
     pub async fn script_job_end(&self, job_id: &str, end: JobEnd, error: Option<String>, now_ms: i64) -> Result<bool, StoreError> {
         let job_id = job_id.to_owned();
-        self.engine.write("end a run that was owed", move |c| end_job(c, &job_id, &end, None, error.as_deref(), now_ms)).await
+        self.engine.write("end a run that was owed", move |c| Ok(end_job(c, &job_id, &end, None, error.as_deref(), now_ms)?.is_some())).await
     }
 
     /// Gives a job back that was claimed and not begun: that was no attempt.
@@ -158,7 +158,8 @@ impl Store {
 /// Puts a run in the queue. False when there is one for the same script, version, kind and source.
 pub(crate) fn insert(c: &Connection, job: &ScriptJob) -> Result<bool, StoreError> {
     let sql = format!(
-        "INSERT INTO script_job ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
+        "INSERT INTO script_job ({COLUMNS}, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+            octet_length(?13))
         ON CONFLICT DO NOTHING"
     );
     let mut statement = c.prepare_cached(&sql)?;
@@ -200,8 +201,15 @@ pub(crate) fn check_room(c: &Connection, team_id: &str, jobs: usize, bytes: usiz
 }
 
 /// What becomes of a job after a run; for use in the transaction that writes what came of the run. A job that is not running
-/// any more has ended already and stays as it is: then this is false. A retry that would come too late gives it up.
-pub(crate) fn end_job(c: &Connection, job_id: &str, end: &JobEnd, run_id: Option<&str>, error: Option<&str>, now_ms: i64) -> Result<bool, StoreError> {
+/// any more has ended already and stays as it is: then this is none. A retry that would come too late gives it up.
+pub(crate) fn end_job(
+    c: &Connection,
+    job_id: &str,
+    end: &JobEnd,
+    run_id: Option<&str>,
+    error: Option<&str>,
+    now_ms: i64,
+) -> Result<Option<JobState>, StoreError> {
     let (state, at_ms) = match end {
         JobEnd::Succeeded => (JobState::Succeeded, None),
         JobEnd::Retry { at_ms } => (JobState::Pending, Some(*at_ms)),
@@ -210,15 +218,17 @@ pub(crate) fn end_job(c: &Connection, job_id: &str, end: &JobEnd, run_id: Option
     };
     let sql = format!(
         "UPDATE script_job SET state = CASE WHEN ?3 >= give_up_at_ms THEN 'dead' ELSE ?2 END, run_at_ms = coalesce(?3, run_at_ms),
-            finished_at_ms = CASE WHEN ?3 < give_up_at_ms THEN NULL ELSE ?4 END, last_run_id = coalesce(?5, last_run_id), last_error = ?6
+            finished_at_ms = CASE WHEN ?3 < give_up_at_ms THEN NULL ELSE ?4 END, last_run_id = coalesce(?5, last_run_id), last_error = ?6,
+            input = CASE WHEN ?2 IN ('succeeded', 'dropped') THEN 'null' ELSE input END,
+            bytes = CASE WHEN ?2 IN ('succeeded', 'dropped') THEN 0 ELSE bytes END
         WHERE id = ?1 AND state = 'running' RETURNING {COLUMNS}"
     );
     let ended = c.prepare_cached(&sql)?.query_row((job_id, state.as_str(), at_ms, now_ms, run_id, error), job).optional()?;
-    let Some(job) = ended else { return Ok(false) };
+    let Some(job) = ended else { return Ok(None) };
     if job.state == JobState::Dead {
         tell_of_dead_letter(c, &job, now_ms)?;
     }
-    Ok(true)
+    Ok(Some(job.state))
 }
 
 /// Publishes that a run was given up; not for the runs of those who are told of such.

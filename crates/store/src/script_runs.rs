@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::script::RunTrigger;
 
-use crate::{Idempotency, JobEnd, ScriptJob, Store, StoreError, script_jobs, scripts};
+use crate::{Idempotency, JobEnd, JobState, ScriptJob, Store, StoreError, script_jobs, scripts};
 
 /// An execution. Texts are JSON.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +77,9 @@ pub struct RunFilter {
     pub limit: u32,
 }
 
+/// Runs of one look at what is to be removed.
+const PRUNE_MAX: u32 = 10_000;
+
 const SMALL: &str = "id, team_id, script_id, script_name, version, trigger, status, error_code, provider, created_at_ms, started_at_ms, finished_at_ms,
     duration_us, cpu_us, peak_memory_bytes, doc";
 
@@ -91,13 +94,14 @@ impl Store {
     pub async fn script_run_finish(&self, mut run: ScriptRun, job: Option<(String, JobEnd)>) -> Result<(), StoreError> {
         self.engine
             .write("finish a run", move |c| {
-                if run.trigger == RunTrigger::Async && matches!(job, Some((_, JobEnd::Retry { .. }))) {
+                let Some((job_id, end)) = job else { return put(c, &run) };
+                let (error, now_ms) = (error_of(&run), run.finished_at_ms.unwrap_or(run.created_at_ms));
+                let state = script_jobs::end_job(c, &job_id, &end, Some(&run.id), error.as_deref(), now_ms)?;
+                // Whether it is tried again is known only now: a retry may come too late.
+                if run.trigger == RunTrigger::Async && state == Some(JobState::Pending) {
                     (run.status, run.finished_at_ms) = (RunStatus::Queued, None);
                 }
-                put(c, &run)?;
-                let Some((job_id, end)) = job else { return Ok(()) };
-                let error = error_of(&run);
-                script_jobs::end_job(c, &job_id, &end, Some(&run.id), error.as_deref(), run.finished_at_ms.unwrap_or(run.created_at_ms)).map(drop)
+                put(c, &run)
             })
             .await
     }
@@ -195,39 +199,43 @@ impl Store {
     }
 
     /// Removes runs that have ended: those from before `before_ms`, and the oldest of scripts with more than `per_script` and of
-    /// teams with more than `team_bytes`; at most `limit` of each. Returns how many there were.
-    pub async fn script_runs_prune(&self, before_ms: i64, per_script: usize, team_bytes: usize, limit: u32) -> Result<usize, StoreError> {
+    /// teams with more than `team_bytes`; `step` in one commit. Returns how many there were; if there were very many, some are left.
+    pub async fn script_runs_prune(&self, before_ms: i64, per_script: usize, team_bytes: usize, step: u32) -> Result<usize, StoreError> {
+        // Looked for once, in indexes that have all that this goes by.
         let ids: Vec<String> = self
             .engine
             .read("look for old runs", move |c| {
-                let mut ids = Vec::new();
                 let ended = "status NOT IN ('queued', 'running')";
-                let old = format!("SELECT id FROM script_run WHERE created_at_ms < ?1 AND {ended} LIMIT ?2");
                 let many = format!(
-                    "SELECT id FROM (SELECT id, status, row_number() OVER (PARTITION BY script_id ORDER BY created_at_ms DESC, id) AS nth FROM script_run)
-                    WHERE nth > ?1 AND {ended} LIMIT ?2"
+                    "SELECT id FROM (SELECT id, status, row_number() OVER (PARTITION BY script_id ORDER BY created_at_ms DESC, id) AS nth
+                        FROM script_run INDEXED BY script_run_by_script)
+                    WHERE nth > ?1 AND {ended} LIMIT {PRUNE_MAX}"
                 );
                 let large = format!(
-                    "SELECT id FROM (SELECT id, status, sum(bytes) OVER (PARTITION BY team_id ORDER BY created_at_ms DESC, id) AS total FROM script_run)
-                    WHERE total > ?1 AND {ended} LIMIT ?2"
+                    "SELECT id FROM (SELECT id, status, created_at_ms, sum(bytes) OVER (PARTITION BY team_id ORDER BY created_at_ms DESC, id) AS total
+                        FROM script_run INDEXED BY script_run_by_team)
+                    WHERE (total > ?1 OR created_at_ms < ?2) AND {ended} LIMIT {PRUNE_MAX}"
                 );
-                for (sql, bound) in [(old, before_ms), (many, per_script as i64), (large, team_bytes as i64)] {
-                    let mut statement = c.prepare_cached(&sql)?;
-                    let rows = statement.query_map((bound, limit), |row| row.get::<_, String>(0))?;
-                    ids.extend(rows.collect::<Result<Vec<_>, _>>()?);
+                let mut ids: Vec<String> = c.prepare_cached(&many)?.query_map([per_script as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
+                let mut statement = c.prepare_cached(&large)?;
+                for id in statement.query_map((team_bytes as i64, before_ms), |row| row.get(0))? {
+                    ids.push(id?);
                 }
+                ids.sort_unstable();
+                ids.dedup();
                 Ok(ids)
             })
             .await?;
-        if ids.is_empty() {
-            return Ok(0);
-        }
-        self.engine
-            .write("remove old runs", move |c| {
-                let mut remove = c.prepare_cached("DELETE FROM script_run WHERE id = ?1")?;
+        let mut removed = 0;
+        for ids in ids.chunks(step.max(1) as usize) {
+            let ids = ids.to_vec();
+            let remove = move |c: &Connection| {
+                let mut remove = c.prepare_cached("DELETE FROM script_run WHERE id = ?1 AND status NOT IN ('queued', 'running')")?;
                 ids.into_iter().try_fold(0, |removed, id| Ok(removed + remove.execute([id])?))
-            })
-            .await
+            };
+            removed += self.engine.write("remove old runs", remove).await?;
+        }
+        Ok(removed)
     }
 }
 

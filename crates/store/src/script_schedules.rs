@@ -128,10 +128,20 @@ impl Store {
 
     /// Forgets the oldest ticks of schedules that have too many, at most `max` of each. Returns how many.
     pub async fn script_ticks_prune(&self, max: u32) -> Result<usize, StoreError> {
+        // Looking through all of them takes a while, and nobody who writes has to wait for it.
+        let ids: Vec<String> = self
+            .engine
+            .read("look for schedules with many ticks", |c| {
+                let mut statement = c.prepare_cached("SELECT script_id FROM script_tick GROUP BY script_id HAVING count(*) > ?1")?;
+                let rows = statement.query_map([limits::SCRIPT_TICKS_KEPT_MAX], |row| row.get(0))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await?;
+        if ids.is_empty() {
+            return Ok(0);
+        }
         self.engine
             .write("forget ticks", move |c| {
-                let mut statement = c.prepare_cached("SELECT script_id FROM script_schedule")?;
-                let ids: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
                 let sql = "DELETE FROM script_tick WHERE script_id = ?1 AND tick_ms IN
                     (SELECT tick_ms FROM script_tick WHERE script_id = ?1 ORDER BY tick_ms DESC LIMIT ?2 OFFSET ?3)";
                 ids.into_iter().try_fold(0, |removed, id| Ok(removed + c.prepare_cached(sql)?.execute((id, max, limits::SCRIPT_TICKS_KEPT_MAX))?))
@@ -201,7 +211,7 @@ fn step(c: &Connection, script_id: &str, seen: &Seen, now_ms: i64) -> Result<Ste
         return Ok(stepped);
     }
     if seen.decision.replaces {
-        let sql = "UPDATE script_job SET state = 'dropped', last_error = 'a later tick replaced it', finished_at_ms = ?2
+        let sql = "UPDATE script_job SET state = 'dropped', last_error = 'a later tick replaced it', finished_at_ms = ?2, input = 'null', bytes = 0
             WHERE script_id = ?1 AND kind = 'cron' AND state IN ('pending', 'running') RETURNING id";
         stepped.replaced = c.prepare_cached(sql)?.query_map((script_id, now_ms), |row| row.get(0))?.collect::<Result<_, _>>()?;
     }

@@ -52,6 +52,18 @@ pub struct ScriptVersion {
     pub created_at_ms: i64,
 }
 
+/// A version without its code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionHead {
+    pub number: u32,
+    pub hash: String,
+    pub language: Language,
+    pub source_bytes: usize,
+    pub author_kind: Option<AuthorKind>,
+    pub created_by: Option<String>,
+    pub created_at_ms: i64,
+}
+
 /// What an alias points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptAlias {
@@ -61,14 +73,14 @@ pub struct ScriptAlias {
     pub updated_at_ms: i64,
 }
 
-/// A script with all that is needed to run or to show it, as of one moment.
+/// A script with all that belongs to it but code, as of one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScriptWhole {
     pub script: ScriptRecord,
     /// By name; `live` is among them.
     pub aliases: Vec<ScriptAlias>,
     /// Those that aliases name.
-    pub versions: Vec<ScriptVersion>,
+    pub versions: Vec<VersionHead>,
     /// Names.
     pub secrets: Vec<String>,
 }
@@ -77,18 +89,26 @@ pub struct ScriptWhole {
 const OPEN_MAX: usize = 2;
 const COLUMNS: &str = "id, team_id, name, trigger, pattern, active, last_version, doc, created_by, created_at_ms, updated_at_ms, generation";
 
+impl ScriptVersion {
+    /// What is said of it, and its source.
+    pub fn into_head(self) -> (VersionHead, String) {
+        let Self { script_id: _, number, hash, language, source, code: _, author_kind, created_by, created_at_ms } = self;
+        (VersionHead { number, hash, language, source_bytes: source.len(), author_kind, created_by, created_at_ms }, source)
+    }
+}
+
 impl ScriptWhole {
     pub fn alias(&self, alias: &str) -> Option<&ScriptAlias> {
         self.aliases.iter().find(|found| found.alias == alias)
     }
 
     /// The version that is run mostly.
-    pub fn live(&self) -> Option<&ScriptVersion> {
+    pub fn live(&self) -> Option<&VersionHead> {
         self.version(self.alias(LIVE)?.split.main())
     }
 
     /// One of those that aliases name.
-    pub fn version(&self, number: u32) -> Option<&ScriptVersion> {
+    pub fn version(&self, number: u32) -> Option<&VersionHead> {
         self.versions.iter().find(|version| version.number == number)
     }
 }
@@ -245,7 +265,7 @@ fn whole(c: &Connection, script: ScriptRecord) -> Result<ScriptWhole, StoreError
     numbers.dedup();
     let mut versions = Vec::with_capacity(numbers.len());
     for number in numbers {
-        versions.extend(versions::find(c, &script.id, number)?);
+        versions.extend(versions::head_of(c, &script.id, number)?);
     }
     let secrets = secrets::names(c, &script.id)?;
     Ok(ScriptWhole { script, aliases, versions, secrets })

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sandbar_core::roles::Permission;
-use sandbar_store::{JobFilter, JobState, ScriptJob, ScriptTick, StoreError};
+use sandbar_store::{JobFilter, JobState, ListedJob, ScriptTick, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -65,7 +65,7 @@ impl App {
         state: Option<JobState>,
         before: Option<(i64, String)>,
         limit: u32,
-    ) -> Result<Vec<ScriptJob>, ApiError> {
+    ) -> Result<Vec<ListedJob>, ApiError> {
         who.require(Permission::TeamAdmin)?;
         let script_id = self.script_id(who, function).await?;
         let filter = JobFilter { script_id, state };

@@ -1,9 +1,8 @@
 //! Runs that scripts are owed, those that were given up, and the ticks of schedules.
 
 use axum::extract::{Path, State};
-use sandbar_store::{JobState, ScriptJob, ScriptTick};
+use sandbar_store::{JobState, ListedJob, ScriptTick};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -52,9 +51,8 @@ pub struct JobView {
     give_up_at: String,
     /// How many scripts it came through.
     depth: u32,
-    /// What `ctx.data` is.
-    #[schema(value_type = serde_json::Value)]
-    input: Box<RawValue>,
+    /// Bytes of what `ctx.data` is; 0 when it ended well or is not wanted any more. Its runs show it.
+    input_bytes: u64,
     last_run_id: Option<String>,
     last_error: Option<String>,
     created_at: String,
@@ -118,8 +116,8 @@ async fn letters(State(app): State<SharedApp>, who: Principal, params: Params) -
 async fn page(app: &SharedApp, who: &Principal, params: &Params, state: Option<JobState>) -> Result<Page<JobView>> {
     let (limit, before) = (limit(params)?, cursor(params)?);
     let jobs = app.script_jobs(who, params.text("function"), state, before, limit).await?;
-    let next = jobs.last().filter(|_| jobs.len() == limit as usize).map(|last| next_cursor(last.created_at_ms, &last.id));
-    wire::page(jobs.into_iter().map(job).collect::<std::result::Result<_, _>>()?, next)
+    let next = jobs.last().filter(|_| jobs.len() == limit as usize).map(|last| next_cursor(last.job.created_at_ms, &last.job.id));
+    wire::page(jobs.into_iter().map(job).collect(), next)
 }
 
 /// Try all dead letters again, or those of one function: from the first attempt on, with the version that is live now.
@@ -161,10 +159,11 @@ async fn ticks(State(app): State<SharedApp>, who: Principal, Path(id): Path<Stri
     wire::page(ticks.into_iter().map(tick).collect(), next)
 }
 
-fn job(job: ScriptJob) -> std::result::Result<JobView, ApiError> {
-    Ok(JobView {
+fn job(listed: ListedJob) -> JobView {
+    let ListedJob { job, input_bytes } = listed;
+    JobView {
         run_at: (job.state == JobState::Pending).then(|| rfc3339(job.run_at_ms)),
-        input: RawValue::from_string(job.input).map_err(|error| ApiError::internal("rendering a job", &error))?,
+        input_bytes,
         id: job.id,
         function_id: job.script_id,
         version: job.version,
@@ -179,7 +178,7 @@ fn job(job: ScriptJob) -> std::result::Result<JobView, ApiError> {
         last_error: job.last_error,
         created_at: rfc3339(job.created_at_ms),
         finished_at: job.finished_at_ms.map(rfc3339),
-    })
+    }
 }
 
 fn tick(row: ScriptTick) -> TickView {

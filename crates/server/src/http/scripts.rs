@@ -52,12 +52,18 @@ async fn list(State(app): State<SharedApp>, who: Principal) -> Result<Data<Vec<F
     let mut views = Vec::new();
     for whole in app.scripts(&who).await? {
         let next_run_at = app.script_next_run(&whole.script).await?;
-        let mut view = render::function(whole, next_run_at);
-        match room.checked_sub(view.code.as_ref().map_or(0, String::len)) {
-            Some(left) => room = left,
-            None => view.code = None,
-        }
-        views.push(view);
+        let code = match room.checked_sub(whole.live().map_or(0, |live| live.source_bytes)) {
+            Some(left) => {
+                room = left;
+                match app.live_source(&whole).await {
+                    // It was deleted, or another is live, meanwhile.
+                    Err(error) if error.status() == 404 => None,
+                    read => read?,
+                }
+            }
+            None => None,
+        };
+        views.push(render::function(whole, code, next_run_at));
     }
     wire::data(views)
 }
@@ -70,8 +76,8 @@ async fn list(State(app): State<SharedApp>, who: Principal) -> Result<Data<Vec<F
 async fn create(State(app): State<SharedApp>, who: Principal, Json(fields): Fields) -> Result<Data<FunctionView>> {
     require_admin(&who)?;
     let made = app.whole(&who, "creating a function", |app, who| async move { app.create_script(&who, &fields).await }).await?;
-    let next_run_at = app.script_next_run(&made.script).await?;
-    wire::created(render::function(made, next_run_at))
+    let (code, next_run_at) = (app.live_source(&made).await?, app.script_next_run(&made.script).await?);
+    wire::created(render::function(made, code, next_run_at))
 }
 
 /// A function by id or name.
@@ -81,8 +87,8 @@ async fn create(State(app): State<SharedApp>, who: Principal, Json(fields): Fiel
 async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<Data<FunctionView>> {
     require_admin(&who)?;
     let whole = app.script(&who, &id).await?;
-    let next_run_at = app.script_next_run(&whole.script).await?;
-    wire::data(render::function(whole, next_run_at))
+    let (code, next_run_at) = (app.live_source(&whole).await?, app.script_next_run(&whole.script).await?);
+    wire::data(render::function(whole, code, next_run_at))
 }
 
 /// Change a function. Absent fields are kept; another code is a new version, which is live at once.

@@ -35,9 +35,8 @@ const AFTER_PANIC: Duration = Duration::from_secs(30);
 const FINISH_TRIES: u32 = 30;
 /// What runs when the server ends has so long to end by itself; then it is given up, and run again by the next server.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
-/// How often old jobs and events are removed, and how many in one step.
-const PRUNE_EVERY_MS: i64 = 60_000;
-const PRUNE_MAX: u32 = 2000;
+/// Old jobs and events that are removed in one step.
+const PRUNE_MAX: u32 = 500;
 
 /// Who has run a job: team and script.
 type Of = (String, String);
@@ -46,12 +45,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
     let _ended = app.script_jobs.ended.clone().drop_guard();
     let mut busy = Busy::default();
     let mut runs: JoinSet<Of> = JoinSet::new();
-    let mut pruned_at_ms = 0;
     while !stop.is_cancelled() {
-        if now_ms() - pruned_at_ms >= PRUNE_EVERY_MS {
-            pruned_at_ms = now_ms();
-            prune(&app).await;
-        }
         let wait = match start(&app, &stop, &mut busy, &mut runs).await {
             Ok(wait) => wait,
             Err(error) => {
@@ -161,11 +155,9 @@ async fn prepare(app: &SharedApp, job: &ScriptJob, cancel: CancellationToken) ->
     if !whole.script.active {
         return Ok(Err("its function is not active".to_owned()));
     }
-    let version = match whole.versions.into_iter().find(|version| version.number == job.version) {
-        Some(version) => Some(version),
-        None => app.store.script_version(&job.script_id, job.version).await?,
+    let Some(version) = app.store.script_version(&job.script_id, job.version).await? else {
+        return Ok(Err(format!("version {} of its function is gone", job.version)));
     };
-    let Some(version) = version else { return Ok(Err(format!("version {} of its function is gone", job.version))) };
     let data = RawValue::from_string(job.input.clone()).map_err(|e| StoreError::Corrupt { what: "input of a run", cause: e.to_string() })?;
     let subject = serde_json::from_str(&job.subject).map_err(|e| StoreError::Corrupt { what: "subject of a run", cause: e.to_string() })?;
     let (trigger, run_id) = match job.kind {
@@ -189,11 +181,7 @@ async fn prepare(app: &SharedApp, job: &ScriptJob, cancel: CancellationToken) ->
 }
 
 /// Keeps what came of a run. It is done, so this is tried for a while before it is run again.
-async fn finish(app: &SharedApp, job: &ScriptJob, mut run: ScriptRun, end: JobEnd) {
-    // A call that nobody waits for is one run however often it is tried.
-    if job.kind == JobKind::Async && matches!(end, JobEnd::Retry { .. }) {
-        (run.status, run.finished_at_ms) = (RunStatus::Queued, None);
-    }
+async fn finish(app: &SharedApp, job: &ScriptJob, run: ScriptRun, end: JobEnd) {
     for _ in 0..FINISH_TRIES {
         match app.finish_script(run.clone(), Some((job.id.clone(), end.clone()))).await {
             Ok(()) => return,
@@ -224,7 +212,8 @@ async fn give_back(app: &SharedApp, job_id: &str, at_ms: i64) {
     }
 }
 
-async fn prune(app: &SharedApp) {
+/// Removes old jobs and events.
+pub(super) async fn prune(app: &SharedApp) {
     let pruned = async {
         let now = now_ms();
         // In steps, so that others get to write in between.

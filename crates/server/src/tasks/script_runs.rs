@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{SharedApp, sandboxes::now_ms};
 
 /// Between two looks when nothing hurries.
-const EVERY: Duration = Duration::from_secs(300);
+const EVERY: Duration = Duration::from_secs(60);
 /// Rows in one step, so that other writes get their turn.
 const STEP: u32 = 200;
 
@@ -20,6 +20,8 @@ pub async fn run(app: SharedApp, stop: CancellationToken) {
             () = tokio::time::sleep(EVERY) => {}
             () = app.scripts.prune_soon.notified() => {}
         }
+        // What is owed goes on meanwhile, in its own task.
+        super::script_jobs::prune(&app).await;
         app.scripts.stored_bytes.store(0, Ordering::Relaxed);
         let mut removed = 0;
         while !stop.is_cancelled() {

@@ -42,8 +42,12 @@ impl Store {
 fn claim(c: &Connection, now_ms: i64, busy: &Busy) -> Result<Claimed, StoreError> {
     let mut claimed = Claimed::default();
     let free = limits::SCRIPT_JOBS_AT_ONCE_MAX.saturating_sub(busy.teams.values().sum());
+    if free == 0 {
+        // When one ends it is looked again.
+        return Ok(claimed);
+    }
     let mut due: Vec<(i64, String, String)> = Vec::new();
-    for script_id in waiting_scripts(c)? {
+    for script_id in waiting_scripts(c, now_ms)? {
         let max = match at_once(c, &script_id)? {
             Ok(max) => max,
             Err(reason) => {
@@ -87,13 +91,16 @@ fn around_the_teams(mut due: Vec<(i64, String, String)>, busy: &Busy) -> Vec<Str
     ranked.into_iter().map(|(_, _, id)| id).collect()
 }
 
-/// Scripts that anything waits for, by stepping from one to the next in the index.
-fn waiting_scripts(c: &Connection) -> Result<Vec<String>, StoreError> {
-    let sql = "SELECT script_id FROM script_job WHERE state = 'pending' AND script_id > ?1 ORDER BY script_id LIMIT 1";
+/// Scripts that anything is due of, by stepping from one to the next in the index.
+fn waiting_scripts(c: &Connection, now_ms: i64) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT script_id, run_at_ms FROM script_job WHERE state = 'pending' AND script_id > ?1 ORDER BY script_id, run_at_ms LIMIT 1";
     let mut statement = c.prepare_cached(sql)?;
-    let mut found: Vec<String> = Vec::new();
-    while let Some(next) = statement.query_row([found.last().map_or("", String::as_str)], |row| row.get(0)).optional()? {
-        found.push(next);
+    let (mut found, mut last) = (Vec::new(), String::new());
+    while let Some((next, first_ms)) = statement.query_row([&last], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))).optional()? {
+        if first_ms <= now_ms {
+            found.push(next.clone());
+        }
+        last = next;
     }
     Ok(found)
 }
@@ -116,7 +123,7 @@ fn at_once(c: &Connection, script_id: &str) -> Result<Result<usize, &'static str
 }
 
 fn drop_waiting(c: &Connection, script_id: &str, reason: &str, now_ms: i64) -> Result<usize, StoreError> {
-    let sql = "UPDATE script_job SET state = 'dropped', last_error = ?2, finished_at_ms = ?3 WHERE id IN
+    let sql = "UPDATE script_job SET state = 'dropped', last_error = ?2, finished_at_ms = ?3, input = 'null', bytes = 0 WHERE id IN
         (SELECT id FROM script_job WHERE state = 'pending' AND script_id = ?1 LIMIT ?4)";
     Ok(c.prepare_cached(sql)?.execute((script_id, reason, now_ms, DROP_MAX))?)
 }

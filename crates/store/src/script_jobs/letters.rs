@@ -1,10 +1,18 @@
 //! What became of runs that were owed: to be read, tried again, and forgotten.
 
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, Row};
 use sandbar_core::limits;
 
 use super::{COLUMNS, JobState, ScriptJob, check_room, job, live_version, spec};
 use crate::{Store, StoreError};
+
+/// A job in a list: without its input, which may be large.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListedJob {
+    /// Its input is empty.
+    pub job: ScriptJob,
+    pub input_bytes: u64,
+}
 
 /// Which jobs are listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,24 +21,34 @@ pub struct JobFilter {
     pub state: Option<JobState>,
 }
 
+/// What is needed of a dead letter to try it again.
+struct Letter {
+    id: String,
+    script_id: String,
+    source: String,
+    bytes: usize,
+}
+
 /// Jobs that are tried again in one step.
 const REDRIVE_MAX: u32 = 500;
 
 impl Store {
     /// Jobs of a team, the newest first: those before a moment and id.
-    pub async fn script_jobs_list(&self, team_id: &str, filter: JobFilter, before: Option<(i64, String)>, limit: u32) -> Result<Vec<ScriptJob>, StoreError> {
+    pub async fn script_jobs_list(&self, team_id: &str, filter: JobFilter, before: Option<(i64, String)>, limit: u32) -> Result<Vec<ListedJob>, StoreError> {
         let team_id = team_id.to_owned();
         self.engine
             .read("list runs that were owed", move |c| {
                 let (at, id) = before.unwrap_or((i64::MAX, String::new()));
                 let of_script = if filter.script_id.is_some() { "script_id = ?5" } else { "?5 IS NULL" };
                 let in_state = if filter.state.is_some() { "state = ?6" } else { "?6 IS NULL" };
+                let listed = |row: &Row<'_>| Ok(ListedJob { job: job(row)?, input_bytes: row.get(18)? });
+                let columns = COLUMNS.replace("input", "''");
                 let sql = format!(
-                    "SELECT {COLUMNS} FROM script_job WHERE team_id = ?1 AND created_at_ms <= ?2 AND (created_at_ms < ?2 OR id > ?3)
+                    "SELECT {columns}, bytes FROM script_job WHERE team_id = ?1 AND created_at_ms <= ?2 AND (created_at_ms < ?2 OR id > ?3)
                     AND {of_script} AND {in_state} ORDER BY created_at_ms DESC, id LIMIT ?4"
                 );
                 let mut statement = c.prepare_cached(&sql)?;
-                let rows = statement.query_map((team_id, at, id, limit, filter.script_id, filter.state.map(JobState::as_str)), job)?;
+                let rows = statement.query_map((team_id, at, id, limit, filter.script_id, filter.state.map(JobState::as_str)), listed)?;
                 Ok(rows.collect::<Result<_, _>>()?)
             })
             .await
@@ -53,13 +71,15 @@ impl Store {
         let (team_id, script_id, job_id) = (team_id.to_owned(), script_id.map(str::to_owned), job_id.map(str::to_owned));
         self.engine
             .write("try dead letters again", move |c| {
+                let which = if job_id.is_some() { "id = ?3" } else { "?3 IS NULL" };
                 let sql = format!(
-                    "SELECT {COLUMNS} FROM script_job WHERE team_id = ?1 AND state = 'dead' AND (?2 IS NULL OR script_id = ?2) AND (?3 IS NULL OR id = ?3)
+                    "SELECT id, script_id, source, bytes FROM script_job WHERE team_id = ?1 AND state = 'dead' AND (?2 IS NULL OR script_id = ?2) AND {which}
                     AND script_id IN (SELECT id FROM script WHERE team_id = ?1 AND active) ORDER BY created_at_ms LIMIT ?4"
                 );
                 let mut statement = c.prepare_cached(&sql)?;
-                let dead: Vec<ScriptJob> = statement.query_map((&team_id, script_id, job_id, REDRIVE_MAX), job)?.collect::<Result<_, _>>()?;
-                check_room(c, &team_id, dead.len(), dead.iter().map(|job| job.input.len()).sum())?;
+                let letter = |row: &Row<'_>| Ok(Letter { id: row.get(0)?, script_id: row.get(1)?, source: row.get(2)?, bytes: row.get(3)? });
+                let dead: Vec<Letter> = statement.query_map((&team_id, script_id, job_id, REDRIVE_MAX), letter)?.collect::<Result<_, _>>()?;
+                check_room(c, &team_id, dead.len(), dead.iter().map(|job| job.bytes).sum())?;
                 for job in &dead {
                     let sql = "SELECT last_version, doc FROM script WHERE id = ?1";
                     let (last_version, doc): (u32, String) = c.prepare_cached(sql)?.query_row([&job.script_id], |row| Ok((row.get(0)?, row.get(1)?)))?;

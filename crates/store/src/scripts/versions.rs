@@ -6,19 +6,20 @@ use sandbar_core::{
     script::{AuthorKind, LIVE, Split},
 };
 
-use super::{Language, ScriptAlias, ScriptVersion};
+use super::{Language, ScriptAlias, ScriptVersion, VersionHead};
 use crate::{Store, StoreError};
 
 const COLUMNS: &str = "script_id, number, hash, language, source, code, author_kind, created_by, created_at_ms";
+const HEAD: &str = "number, hash, language, octet_length(source), author_kind, created_by, created_at_ms";
 
 impl Store {
     /// The versions of a script that are kept, the newest first.
-    pub async fn script_versions(&self, script_id: &str) -> Result<Vec<ScriptVersion>, StoreError> {
+    pub async fn script_versions(&self, script_id: &str) -> Result<Vec<VersionHead>, StoreError> {
         let id = script_id.to_owned();
         self.engine
             .read("list versions of a script", move |c| {
-                let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM script_version WHERE script_id = ?1 ORDER BY number DESC"))?;
-                let rows = statement.query_map([id], |row| Ok(version(row)))?;
+                let mut statement = c.prepare_cached(&format!("SELECT {HEAD} FROM script_version WHERE script_id = ?1 ORDER BY number DESC"))?;
+                let rows = statement.query_map([id], |row| Ok(head(row)))?;
                 rows.map(|row| row?).collect()
             })
             .await
@@ -103,6 +104,11 @@ pub(super) fn find(c: &Connection, script_id: &str, number: u32) -> Result<Optio
     c.prepare_cached(&sql)?.query_row((script_id, number), |row| Ok(version(row))).optional()?.transpose()
 }
 
+pub(super) fn head_of(c: &Connection, script_id: &str, number: u32) -> Result<Option<VersionHead>, StoreError> {
+    let sql = format!("SELECT {HEAD} FROM script_version WHERE script_id = ?1 AND number = ?2");
+    c.prepare_cached(&sql)?.query_row((script_id, number), |row| Ok(head(row))).optional()?.transpose()
+}
+
 /// Removes versions beyond the newest ones, but for those that an alias names or a job is to run.
 pub(super) fn drop_oldest(c: &Connection, script_id: &str) -> Result<(), StoreError> {
     let sql = "DELETE FROM script_version WHERE script_id = ?1 AND number <= (SELECT max(number) FROM script_version WHERE script_id = ?1) - ?2
@@ -117,18 +123,35 @@ fn touch(c: &Connection, script_id: &str, now_ms: i64) -> Result<(), StoreError>
     if changed == 0 { Err(StoreError::NotFound { what: "function", id: script_id.to_owned() }) } else { Ok(()) }
 }
 
+fn head(row: &Row<'_>) -> Result<VersionHead, StoreError> {
+    Ok(VersionHead {
+        number: row.get(0)?,
+        hash: row.get(1)?,
+        language: language(row.get(2)?)?,
+        source_bytes: row.get(3)?,
+        author_kind: author(row.get(4)?)?,
+        created_by: row.get(5)?,
+        created_at_ms: row.get(6)?,
+    })
+}
+
+fn language(text: String) -> Result<Language, StoreError> {
+    Language::named(&text).ok_or_else(|| StoreError::corrupt("version", &format!("language {text:?}")))
+}
+
+fn author(text: Option<String>) -> Result<Option<AuthorKind>, StoreError> {
+    text.map(|text| AuthorKind::named(&text).ok_or_else(|| StoreError::corrupt("version", &format!("author {text:?}")))).transpose()
+}
+
 fn version(row: &Row<'_>) -> Result<ScriptVersion, StoreError> {
-    let (language, author): (String, Option<String>) = (row.get(3)?, row.get(6)?);
     Ok(ScriptVersion {
         script_id: row.get(0)?,
         number: row.get(1)?,
         hash: row.get(2)?,
-        language: Language::named(&language).ok_or_else(|| StoreError::corrupt("version", &format!("language {language:?}")))?,
+        language: language(row.get(3)?)?,
         source: row.get(4)?,
         code: row.get(5)?,
-        author_kind: author
-            .map(|author| AuthorKind::named(&author).ok_or_else(|| StoreError::corrupt("version", &format!("author {author:?}"))))
-            .transpose()?,
+        author_kind: author(row.get(6)?)?,
         created_by: row.get(7)?,
         created_at_ms: row.get(8)?,
     })

@@ -60,7 +60,8 @@ fn event(id: &str, target: &str) -> NewScriptEvent {
 
 async fn jobs(store: &Store, state: JobState) -> Vec<ScriptJob> {
     let filter = JobFilter { script_id: None, state: Some(state) };
-    store.script_jobs_list("team", filter, None, 200).await.expect("lists")
+    let listed = store.script_jobs_list("team", filter, None, 200).await.expect("lists");
+    listed.into_iter().map(|listed| listed.job).collect()
 }
 
 async fn claim(store: &Store, now_ms: i64) -> Vec<ScriptJob> {
@@ -86,8 +87,9 @@ async fn each_script_that_asks_for_it_is_told_once() {
     assert_eq!(store.script_event_publish(&NewScriptEvent { team_id: "team".into(), ..event("e2", "nobody:asks") }).await.expect("publishes"), 0);
     let waiting = jobs(&store, JobState::Pending).await;
     let of: Vec<_> = waiting.iter().map(|job| (job.script_id.as_str(), job.input.as_str(), job.source.as_str(), job.version)).collect();
+    assert_eq!(of, [("all", "", "e1", 1), ("created", "", "e1", 1)], "in lists without inputs");
     let input = r#"{"event":"items:posts:created","data":{"n":1}}"#;
-    assert_eq!(of, [("all", input, "e1", 1), ("created", input, "e1", 1)]);
+    assert_eq!(store.script_job_get("team", &waiting[0].id).await.expect("reads").expect("is there").input, input);
     let events = store.script_events_list("team", None, 10).await.expect("lists");
     assert_eq!(events.iter().map(|event| (event.event.id.as_str(), event.jobs)).collect::<Vec<_>>(), [("e1", 2), ("e2", 0)]);
     assert_eq!(store.script_events_list("team", Some((NOW, "e1".into())), 10).await.expect("pages").len(), 1);
@@ -208,7 +210,9 @@ async fn what_there_is_no_room_for_is_refused_with_its_cause() {
     let store = fresh.installed().await;
     put(&store, &script("slow", Trigger::Event, "x")).await;
     store.script_event_publish(&event("e0", "x:y")).await.expect("fits");
-    let input = jobs(&store, JobState::Pending).await[0].input.len();
+    let listed = store.script_jobs_list("team", JobFilter::default(), None, 1).await.expect("lists").remove(0);
+    let input = store.script_job_get("team", &listed.job.id).await.expect("reads").expect("is there").input.len();
+    assert_eq!(listed.input_bytes, input as u64);
     let much = rusqlite::Connection::open(fresh.path()).expect("opens");
     let waits = |jobs: usize, bytes: usize| much.execute("UPDATE script_backlog SET jobs = ?1, bytes = ?2", [jobs, bytes]).expect("writes");
     let is_refused = |published: &Result<u32, StoreError>| matches!(published, Err(StoreError::TooMany { .. }));

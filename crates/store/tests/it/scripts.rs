@@ -1,6 +1,9 @@
 //! Scripts, their versions, secrets and keys, and runs.
 
-use sandbar_core::script::{LIVE, Part, RunTrigger, ScriptSpec, Split, Trigger};
+use sandbar_core::{
+    limits,
+    script::{LIVE, Part, RunTrigger, ScriptSpec, Split, Trigger},
+};
 use sandbar_store::{
     Idempotency, JobEnd, JobKind, JobState, Language, RunFilter, RunStatus, ScriptJob, ScriptKey, ScriptRecord, ScriptRun, ScriptVersion, Store, StoreError,
 };
@@ -220,4 +223,68 @@ async fn a_run_that_is_owed_ends_with_its_job() {
     store.script_run_finish(done, Some(("j1".into(), JobEnd::Succeeded))).await.unwrap();
     assert_eq!(store.script_run_get("team", "r1").await.unwrap().unwrap().status, RunStatus::Succeeded);
     assert_eq!(store.script_job_get("team", "j1").await.unwrap().unwrap().state, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_has_failed() {
+    let fresh = Fresh::new();
+    let store = with_script(&fresh).await;
+    let enqueue = async |n: u32| {
+        let job = ScriptJob {
+            id: format!("j{n}"),
+            team_id: "team".into(),
+            script_id: "s1".into(),
+            version: 1,
+            kind: JobKind::Async,
+            source: format!("r{n}"),
+            state: JobState::Pending,
+            run_at_ms: 5,
+            attempts: 0,
+            interruptions: 0,
+            give_up_at_ms: 100,
+            depth: 0,
+            input: "{}".into(),
+            subject: "{}".into(),
+            last_run_id: None,
+            last_error: None,
+            created_at_ms: 5,
+            finished_at_ms: None,
+        };
+        let queued = ScriptRun { status: RunStatus::Queued, trigger: RunTrigger::Async, finished_at_ms: None, ..run(&format!("r{n}"), 5) };
+        store.script_run_enqueue(queued.clone(), job, None).await.unwrap();
+        queued
+    };
+    let is = async |n: u32| {
+        let run = store.script_run_get("team", &format!("r{n}")).await.unwrap().unwrap();
+        (run.status, run.error_code, run.finished_at_ms)
+    };
+    let claim = async || store.script_jobs_claim(10, sandbar_store::Busy::default()).await.unwrap();
+    // A retry that would come too late.
+    let queued = enqueue(1).await;
+    assert_eq!(claim().await.jobs.len(), 1);
+    let failed = ScriptRun { status: RunStatus::Failed, error_code: Some("user_error".into()), finished_at_ms: Some(12), ..queued };
+    store.script_run_finish(failed, Some(("j1".into(), JobEnd::Retry { at_ms: 100 }))).await.unwrap();
+    assert_eq!(is(1).await, (RunStatus::Failed, Some("user_error".into()), Some(12)));
+    // One that is tried again waits again.
+    assert_eq!(store.script_jobs_redrive("team", None, Some("j1"), 13).await.unwrap().0, 1);
+    assert_eq!(is(1).await, (RunStatus::Queued, None, None));
+    assert_eq!(store.script_jobs_claim(13, sandbar_store::Busy::default()).await.unwrap().jobs.len(), 1);
+    // One that ends without a run.
+    store.script_job_end("j1", JobEnd::Dropped, Some("its version is gone".into()), 14).await.unwrap();
+    assert_eq!(is(1).await, (RunStatus::Failed, Some("cancelled".into()), Some(14)));
+    assert!(store.script_run_get("team", "r1").await.unwrap().unwrap().doc.contains("its version is gone"));
+    // One that the end of the server cuts short too often.
+    enqueue(2).await;
+    for _ in 0..=limits::SCRIPT_INTERRUPTIONS_MAX {
+        assert_eq!(claim().await.jobs.len(), 1);
+        store.script_run_begin("r2", 11).await.unwrap();
+        store.script_jobs_recover(15).await.unwrap();
+        store.script_runs_interrupt("{}", 15).await.unwrap();
+    }
+    assert_eq!(is(2).await, (RunStatus::Failed, Some("internal".into()), Some(15)));
+    // One whose function is deleted.
+    enqueue(3).await;
+    store.script_delete("team", "s1").await.unwrap();
+    assert_eq!(claim().await.dropped, 1);
+    assert_eq!(is(3).await, (RunStatus::Failed, Some("cancelled".into()), Some(10)));
 }

@@ -4,7 +4,7 @@ use sandbar_core::{
     script::{LIVE, Split, draft::is_name},
     validate::Violation,
 };
-use sandbar_store::{ScriptAlias, ScriptVersion, ScriptWhole};
+use sandbar_store::{ScriptAlias, ScriptVersion, ScriptWhole, VersionHead};
 
 use crate::{
     app::{
@@ -17,16 +17,14 @@ use crate::{
 
 impl App {
     /// The versions of a script that are kept, the newest first.
-    pub(crate) async fn script_versions(&self, who: &Principal, id_or_name: &str) -> Result<(ScriptWhole, Vec<ScriptVersion>), ApiError> {
+    pub(crate) async fn script_versions(&self, who: &Principal, id_or_name: &str) -> Result<(ScriptWhole, Vec<VersionHead>), ApiError> {
         let whole = self.script(who, id_or_name).await?;
         let versions = self.store.script_versions(&whole.script.id).await.map_err(|e| store_failure("listing versions", &e))?;
         Ok((whole, versions))
     }
 
+    /// A version with its code.
     pub(crate) async fn script_version(&self, whole: &ScriptWhole, number: u32) -> Result<ScriptVersion, ApiError> {
-        if let Some(version) = whole.version(number) {
-            return Ok(version.clone());
-        }
         let found = self.store.script_version(&whole.script.id, number).await.map_err(|e| store_failure("reading the version", &e))?;
         found.ok_or_else(|| ApiError::not_found("version", &number.to_string()))
     }

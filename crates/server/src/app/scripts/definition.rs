@@ -40,6 +40,12 @@ impl App {
         found.ok_or_else(|| ApiError::not_found("function", id_or_name))
     }
 
+    /// The code that is live.
+    pub(crate) async fn live_source(&self, whole: &ScriptWhole) -> Result<Option<String>, ApiError> {
+        let Some(live) = whole.live() else { return Ok(None) };
+        Ok(Some(self.script_version(whole, live.number).await?.source))
+    }
+
     pub(crate) async fn create_script(self: &Arc<Self>, who: &Principal, fields: &Map<String, Value>) -> Result<ScriptWhole, ApiError> {
         self.check_room()?;
         let mut draft = Draft::new();
@@ -145,6 +151,7 @@ impl App {
             return Ok(None);
         }
         let live = whole.live().ok_or_else(|| ApiError::internal("reading the function", &"its live version is not there"))?;
+        let live = self.script_version(whole, live.number).await?;
         let CodeChange { source, language, author } = code;
         let is_written = source.is_some() || language.is_some();
         // Who wrote the code is asked anew with each code.

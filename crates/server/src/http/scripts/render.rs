@@ -7,7 +7,7 @@ use sandbar_core::{
     script::{AuthorKind, Part, Retry, Schedule, Trigger},
 };
 use sandbar_scripts::{LogLine, OpRecord};
-use sandbar_store::{RunStatus, ScriptAlias, ScriptRun, ScriptVersion, ScriptWhole};
+use sandbar_store::{RunStatus, ScriptAlias, ScriptRun, ScriptWhole, VersionHead};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -251,7 +251,8 @@ pub struct OpView {
     pub error: Option<String>,
 }
 
-pub fn function(whole: ScriptWhole, next_run_at_ms: Option<i64>) -> FunctionView {
+/// A function, with the code that is live where it is to be shown.
+pub fn function(whole: ScriptWhole, code: Option<String>, next_run_at_ms: Option<i64>) -> FunctionView {
     let live = whole.live().cloned();
     let ScriptWhole { script, aliases, versions: _, secrets } = whole;
     let spec = script.spec;
@@ -280,7 +281,7 @@ pub fn function(whole: ScriptWhole, next_run_at_ms: Option<i64>) -> FunctionView
         deterministic: spec.deterministic,
         version: live.as_ref().map_or(0, |live| live.number),
         hash: live.as_ref().map(|live| live.hash.clone()).unwrap_or_default(),
-        code: live.map(|live| live.source),
+        code,
         aliases: aliases.into_iter().map(|alias| (alias.alias, parts(alias.split.parts()))).collect(),
         secrets,
         created_at: rfc3339(script.created_at_ms),
@@ -297,7 +298,7 @@ pub fn alias(alias: ScriptAlias) -> AliasView {
     AliasView { version: alias.split.main(), split: parts(alias.split.parts()), alias: alias.alias, updated_at: rfc3339(alias.updated_at_ms) }
 }
 
-pub fn version(whole: &ScriptWhole, version: ScriptVersion, with_code: bool) -> VersionView {
+pub fn version(whole: &ScriptWhole, version: VersionHead, code: Option<String>) -> VersionView {
     let names = |alias: &&ScriptAlias| alias.split.parts().iter().any(|part| part.version == version.number && part.weight > 0);
     VersionView {
         version: version.number,
@@ -307,7 +308,7 @@ pub fn version(whole: &ScriptWhole, version: ScriptVersion, with_code: bool) -> 
         created_by: version.created_by,
         created_at: rfc3339(version.created_at_ms),
         aliases: whole.aliases.iter().filter(names).map(|alias| alias.alias.clone()).collect(),
-        code: with_code.then_some(version.source),
+        code,
     }
 }
 

@@ -43,7 +43,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<Data<Vec<VersionView>>> {
     require_admin(&who)?;
     let (whole, versions) = app.script_versions(&who, &id).await?;
-    wire::data(versions.into_iter().map(|version| render::version(&whole, version, false)).collect())
+    wire::data(versions.into_iter().map(|version| render::version(&whole, version, None)).collect())
 }
 
 /// A version with its code.
@@ -55,7 +55,8 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path((id, version)): 
     let whole = app.script(&who, &id).await?;
     let number = version.parse().map_err(|_| ApiError::not_found("version", &version))?;
     let version = app.script_version(&whole, number).await?;
-    wire::data(render::version(&whole, version, true))
+    let (head, source) = version.into_head();
+    wire::data(render::version(&whole, head, Some(source)))
 }
 
 /// Let an alias point to a version, or divide its calls between two by weight.
@@ -100,6 +101,6 @@ async fn roll_back(
 ) -> Result<Data<FunctionView>> {
     require_admin(&who)?;
     let whole = app.roll_back_script(&who, &id, request.version).await?;
-    let next_run_at = app.script_next_run(&whole.script).await?;
-    wire::data(render::function(whole, next_run_at))
+    let (code, next_run_at) = (app.live_source(&whole).await?, app.script_next_run(&whole.script).await?);
+    wire::data(render::function(whole, code, next_run_at))
 }
