@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Ask, Subject, record};
+use super::{Ask, Subject, engines, record};
 use crate::{
     app::{
         App,
@@ -124,6 +124,7 @@ impl App {
             let ran = async {
                 let place = app.script_place(&ask.script).await?;
                 let ran = app.run_placed(ask, place).await;
+                engines::begun(&ran.outcome)?;
                 app.finish_script(ran.run.clone(), None).await.map_err(|e| store_failure("keeping what came of the call", &e))?;
                 Ok(ran)
             };

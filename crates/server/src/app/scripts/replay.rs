@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Ask,
+    Ask, engines,
     places::Entered,
     record::{self, RunDoc},
     redact::Redactor,
@@ -69,6 +69,7 @@ impl App {
         let redactor = self.given_then(&ask, &recorded).await?;
         let recording = redactor.restored_recording(recorded);
         let replayed = self.scripts.engines.replay(&ask.script.team_id, run::call_of(&ask), &recording, &ask.cancel).await;
+        engines::begun(&replayed.0)?;
         drop(place);
         let (mut outcome, recording, mut differences) = replayed;
         redactor.outcome(&mut outcome);
