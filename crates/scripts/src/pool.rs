@@ -213,11 +213,6 @@ impl Workers {
         self.inner.state().seats.len()
     }
 
-    /// Whether calls of this team are under way, also such as nobody waits for any more.
-    pub fn is_busy(&self, team_id: &str) -> bool {
-        self.inner.state().is_used(team_id)
-    }
-
     /// Ends all workers, and the calls that they have.
     pub async fn shutdown(&self) {
         self.inner.closing.cancel();

@@ -112,10 +112,6 @@ impl State {
         self.seats.get(team_id).map(|seat| seat.room.clone())
     }
 
-    pub fn is_used(&self, team_id: &str) -> bool {
-        self.seats.get(team_id).is_some_and(|seat| seat.users > 0)
-    }
-
     fn remove(&mut self, team_id: &str) {
         if let Some(link) = self.seats.remove(team_id).and_then(|seat| seat.worker.get().cloned()) {
             link.end("the engine was not used any more");
