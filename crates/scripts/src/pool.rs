@@ -28,15 +28,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Call, CheckError, Failure, FailureCode, Host, Link, Outcome, Ran, Recording, Replayed, Usage};
+use crate::{Call, CheckError, Failure, FailureCode, Host, Link, Outcome, Ran, Recording, Replayed, Usage, worker};
 use process::{Launcher, StartError};
 use seats::{Spare, State, User};
 
 /// What a call is likely to take, whatever it may: an instance of the engine, and of the memory that its script may have so much.
 const CALL_OVERHEAD_BYTES: u64 = 16 << 20;
 const CALL_LIKELY_BYTES: u64 = 16 << 20;
-/// Scripts of different teams that are compiled at once. Theirs is none of the memory of calls, so that a team whose calls fill
-/// that up is all that waits for them. Of one team, one.
+/// Scripts of different teams that are compiled at once. They take nothing of what is there for calls, and so wait for none.
+/// Of one team, one: its worker has one thread for it.
 const CHECKS_MAX: usize = 8;
 /// Of the machine's memory all calls may have this part, and no more than that.
 const MEMORY_PART: u64 = 2;
@@ -88,7 +88,7 @@ impl WorkersConfig {
             cache_dir,
             workers_max: 32,
             workers_busy_max: usize::try_from(memory_bytes_max / WORKER_BYTES).unwrap_or(usize::MAX).max(32),
-            calls_per_worker_max: 64,
+            calls_per_worker_max: worker::CALLS_MAX,
             waiting_max: 1024,
             wait_max: Duration::from_secs(2),
             memory_bytes_max,
@@ -129,7 +129,7 @@ struct Entered {
 #[derive(Debug)]
 struct Place {
     user: User,
-    _permits: [OwnedSemaphorePermit; 3],
+    _permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// What a call wants to have room for.
@@ -255,21 +255,21 @@ impl Inner {
         let user = self.sit(team_id).await?;
         let room = self.state().room(team_id).ok_or_else(stopping)?;
         let closed = |_| stopping();
-        let turn = room.turns.acquire_owned().await.map_err(closed)?;
-        let (own, all) = match want {
+        let permits = match want {
             Want::Run => {
+                let turn = room.turns.acquire_owned().await.map_err(closed)?;
                 // Where that is more than there is, a call has all of it.
                 let units = ((CALL_OVERHEAD_BYTES + CALL_LIKELY_BYTES) / MEMORY_UNIT) as usize;
                 let (own, all) = (units.min(self.config.team_units()), units.min(self.config.units()));
                 let own = room.memory.acquire_many_owned(own as u32).await.map_err(closed)?;
-                (own, Arc::clone(&self.memory).acquire_many_owned(all as u32).await.map_err(closed)?)
+                vec![turn, own, Arc::clone(&self.memory).acquire_many_owned(all as u32).await.map_err(closed)?]
             }
             Want::Check => {
                 let own = room.checks.acquire_owned().await.map_err(closed)?;
-                (own, Arc::clone(&self.checks).acquire_owned().await.map_err(closed)?)
+                vec![own, Arc::clone(&self.checks).acquire_owned().await.map_err(closed)?]
             }
         };
-        Ok(Place { user, _permits: [turn, own, all] })
+        Ok(Place { user, _permits: permits })
     }
 
     /// The team's worker, started if need be.

@@ -27,8 +27,10 @@ use crate::{
 };
 use desk::{Desk, Machine};
 
-/// Threads that run scripts. As many as there may be calls, so that it is the kernel who shares the processor among those that spin.
-pub const THREADS: usize = 64;
+/// Calls at once. Each may have a thread, so that it is the kernel who shares the processor among those that spin.
+pub const CALLS_MAX: usize = 64;
+/// Threads that run scripts, and one for what is only compiled: that need not wait for calls, however many there are.
+pub const THREADS: usize = CALLS_MAX + 1;
 /// A thread's stack: WebAssembly takes a mebibyte of it, what is around it little.
 const STACK_BYTES: usize = 4 << 20;
 const READ_BYTES: usize = 64 << 10;

@@ -32,7 +32,7 @@ const TESTS: &[(&str, Test)] = tests![
     a_team_has_a_worker_of_its_own,
     a_killed_worker_takes_its_calls_along_and_nothing_else,
     scripts_that_spin_end_and_others_do_not_wait_for_them,
-    as_many_scripts_spin_as_there_are_threads,
+    as_many_scripts_spin_as_there_may_be_calls,
     a_worker_that_stands_still_is_replaced,
     calls_that_are_given_up_are_forgotten,
     more_calls_than_turns_wait,
@@ -282,12 +282,12 @@ async fn scripts_that_spin_end_and_others_do_not_wait_for_them(cache: PathBuf) {
     pool.shutdown().await;
 }
 
-async fn as_many_scripts_spin_as_there_are_threads(cache: PathBuf) {
+async fn as_many_scripts_spin_as_there_may_be_calls(cache: PathBuf) {
     let pool = Workers::new(config(cache));
     let (host, cancel) = (Moody::default(), CancellationToken::new());
     assert_eq!(value(&pool.run("a", call("return 1", LONG), &host, &cancel).await), "1");
     let before = workers();
-    let spins = (0..sandbar_scripts::worker::THREADS).map(|_| pool.run("a", call("for (;;) {}", Duration::from_millis(300)), &host, &cancel));
+    let spins = (0..sandbar_scripts::worker::CALLS_MAX).map(|_| pool.run("a", call("for (;;) {}", Duration::from_millis(300)), &host, &cancel));
     for ran in futures_util::future::join_all(spins).await {
         assert_eq!(failure(&ran).0, FailureCode::Timeout, "{:?}", failure(&ran));
     }
@@ -341,8 +341,8 @@ async fn more_calls_than_turns_wait(cache: PathBuf) {
 
 async fn a_team_whose_calls_sleep_holds_up_nobody_else(cache: PathBuf) {
     // Room for eight calls, for two of a team; seats for one, and for three when it is taken.
-    let small = WorkersConfig { memory_bytes_max: 256 << 20, workers_max: 1, workers_busy_max: 3, wait_max: Duration::from_millis(200), ..config(cache) };
-    let pool = Workers::new(small);
+    let seats = WorkersConfig { workers_max: 1, workers_busy_max: 3, calls_per_worker_max: 2, ..config(cache) };
+    let pool = Workers::new(WorkersConfig { memory_bytes_max: 256 << 20, wait_max: Duration::from_millis(200), ..seats });
     let (silent, host, cancel) = (Silent::default(), Moody::default(), CancellationToken::new());
     let sleeping = futures_util::future::join_all(["a", "a", "b", "b"].map(|team| pool.run(team, call(WAIT, LONG), &silent, &cancel)));
     let others = async {
