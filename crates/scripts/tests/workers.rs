@@ -374,15 +374,21 @@ async fn a_call_that_is_given_up_has_its_place_until_the_engine_lets_go(cache: P
     let one = WorkersConfig { calls_per_worker_max: 1, wait_max: Duration::from_millis(200), ..config(cache) };
     let pool = Workers::new(one);
     let (silent, host, go_on) = (Silent::default(), Moody::default(), never());
-    let pid = {
-        let run = pool.run("a", call(WAIT, LONG), &silent, &go_on);
-        tokio::select! { ran = run => panic!("{ran:?}"), () = silent.asked(1) => {} }
+    let signal = |signal| {
         let pid = rustix::process::Pid::from_raw(*workers().iter().next().unwrap() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-        pid
+        rustix::process::kill_process(pid, signal).unwrap();
     };
+    {
+        let run = pool.run("a", call(WAIT, LONG), &silent, &go_on);
+        // It stands still before the call is given up, or it might let go of it first.
+        let stop = async {
+            silent.asked(1).await;
+            signal(rustix::process::Signal::STOP);
+        };
+        tokio::select! { ran = run => panic!("{ran:?}"), () = stop => {} }
+    }
     assert!(is_busy(&pool.run("a", call("return 1", LONG), &host, &go_on).await));
-    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    signal(rustix::process::Signal::CONT);
     let ran = loop {
         let ran = pool.run("a", call("return 1", LONG), &host, &go_on).await;
         if !is_busy(&ran) {
