@@ -38,8 +38,12 @@ pub const USERS: u32 = 32_768;
 
 const _: () = assert!(USER_FIRST + USERS < crate::userns::BASE_MIN);
 
-/// Scripts give way to the server and to sandboxes, and are the first to go when there is no memory left.
-const NICE: i32 = 5;
+/// While it loads what it needs, which somebody waits for.
+const NICE_LOADING: i32 = 5;
+/// Scripts give way to the server and to sandboxes: as many threads as there are calls may spin at once, and at any better
+/// priority they would together outweigh the few threads that answer everybody. They are the first to go when there is no
+/// memory left, the largest process of them before the others.
+const NICE: i32 = 19;
 const OOM_SCORE_ADJ: &str = "500";
 
 // From linux/mount.h, linux/seccomp.h, linux/landlock.h.
@@ -97,7 +101,7 @@ pub fn detach(stream: impl AsFd, keep: Option<&Path>) -> Result<Detached, Confin
     // SAFETY: numbers only.
     unsafe {
         libc::umask(0o077);
-        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE_LOADING);
     }
     if fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).is_err() {
         missing.push("being the first to go when memory is short");
@@ -133,6 +137,7 @@ impl Detached {
         } else {
             self.missing.push("a user of its own");
         }
+        give_way()?;
         drop_capabilities()?;
         // Both were taken back by the change of user.
         prctl("refuse to be looked into", libc::PR_SET_DUMPABLE, 0)?;
@@ -249,6 +254,23 @@ fn give_up_user() -> Result<(), ConfineError> {
         check("change the group", libc::setresgid(id, id, id))?;
         check("change the user", libc::setresuid(id, id, id))
     }
+}
+
+/// This thread, and those that it makes. They compute, so that one which wakes up need not take the processor from whoever has it.
+fn give_way() -> Result<(), ConfineError> {
+    // SAFETY: all zero is such a value.
+    let none: libc::sched_param = unsafe { mem::zeroed() };
+    // SAFETY: numbers, and parameters that live across the calls.
+    unsafe {
+        check("give way to others", libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const none))?;
+        check("give way to others", libc::setpriority(libc::PRIO_PROCESS, 0, NICE))?;
+        // Threads that were there before have a nice value of their own. Where the user is of this process alone, all it has are meant.
+        let user = libc::getuid();
+        if (USER_FIRST..USER_FIRST + USERS).contains(&user) {
+            check("give way to others", libc::setpriority(libc::PRIO_USER, user, NICE))?;
+        }
+    }
+    Ok(())
 }
 
 fn drop_capabilities() -> Result<(), ConfineError> {

@@ -18,5 +18,10 @@ pub fn filter() -> &'static [libc::sock_filter] {
 
 /// The program for a process that has all that it needs and computes ([`crate::confine`]): whatever it has no use for gets this verdict.
 pub(crate) fn compute_filter(other: Verdict) -> Vec<libc::sock_filter> {
-    compile::compile(compute::GROUPS, compute::CHECKED, other, other)
+    let checked = match other {
+        // It is a thread's last.
+        Verdict::Kill => compute::CHECKED,
+        _ => compute::CHECKED_BEFORE_LAST,
+    };
+    compile::compile(compute::GROUPS, checked, other, other)
 }

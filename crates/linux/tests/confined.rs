@@ -168,6 +168,15 @@ fn it_looks_confined_from_outside() {
         assert_eq!(field("Gid"), format!("{user} {user} {user} {user}"));
         assert_eq!(field("Groups"), "");
     }
+    // Its nice value and policy: fields 19 and 41, counted from behind the name.
+    let policies = fs::read_dir(of("task")).unwrap().map(|task| {
+        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        assert_eq!(fields[16], "19", "{stat}");
+        fields[38].to_owned()
+    });
+    // Those that were there before keep theirs.
+    assert!(policies.collect::<Vec<_>>().contains(&libc::SCHED_BATCH.to_string()));
     for kind in ["net", "ipc", "uts"] {
         assert_ne!(fs::read_link(of(&format!("ns/{kind}"))).unwrap(), fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
     }

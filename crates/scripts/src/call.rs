@@ -140,7 +140,20 @@ impl FailureCode {
     }
 }
 
+/// Of a failure that is none of the engine either.
+const BUSY_NAME: &str = "BusyError";
+
 impl Failure {
+    /// It did not begin, since too many others were at it.
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self { name: BUSY_NAME.into(), ..Self::internal(message) }
+    }
+
+    /// Whether it did not even begin and may be tried again.
+    pub fn is_busy(&self) -> bool {
+        self.code == FailureCode::Internal && self.name == BUSY_NAME
+    }
+
     /// The time of a call was up.
     pub fn timeout(wall: Duration) -> Self {
         Self { code: FailureCode::Timeout, name: "TimeoutError".into(), message: format!("timed out after {}ms", wall.as_millis()), stack: None }

@@ -12,6 +12,7 @@
 mod bounds;
 mod drive;
 mod recorder;
+mod room;
 mod tape;
 #[cfg(test)]
 mod tests;
@@ -36,11 +37,13 @@ use crate::{
 };
 pub(crate) use bounds::cut_syntax_error;
 use drive::{Drive, Source};
+use room::{Held, Rooms};
 
 /// From the start of an engine until it can be sent calls. The first start on a machine compiles the engine.
-pub const READY_MAX: Duration = Duration::from_secs(60);
-/// From [`Kind::Cancel`] to the last step of that call.
-pub const CANCEL_MAX: Duration = Duration::from_millis(500);
+pub const READY_MAX: Duration = Duration::from_secs(120);
+/// From [`Kind::Cancel`] to the last step of that call. Engines give way to everybody else on their machine, and one that is
+/// merely slow takes all calls of its team along when it is given up.
+pub const CANCEL_MAX: Duration = Duration::from_secs(5);
 /// An engine ends what runs too long by itself, and better. It has so much more time for it.
 pub const WALL_GRACE: Duration = Duration::from_millis(250);
 /// For compiling, without running, one script.
@@ -92,17 +95,37 @@ pub enum CheckError {
     /// Nothing is known about the script.
     #[error("{0}")]
     Engine(String),
+    /// Nor here: too much is under way. Another time it is known.
+    #[error("{0}")]
+    Busy(String),
 }
 
-/// One engine. Clones are the same one.
+/// What is kept until the engine has let go of a call.
+pub type Hold = Box<dyn std::fmt::Debug + Send + Sync>;
+
+/// One engine. Clones are the same one; with the last of them it is let go of.
 #[derive(Debug, Clone)]
 pub struct Link {
+    own: Arc<Own>,
+}
+
+/// What nobody but clones of a link has.
+#[derive(Debug)]
+struct Own {
+    out: mpsc::Sender<Outgoing>,
+    rooms: Rooms,
     shared: Arc<Shared>,
+}
+
+/// A frame, counted until it is written.
+#[derive(Debug)]
+struct Outgoing {
+    frame: Vec<u8>,
+    _held: Option<Held>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    out: mpsc::Sender<Vec<u8>>,
     calls: Mutex<Calls>,
     gone: CancellationToken,
     /// Set before `gone` is.
@@ -129,6 +152,7 @@ struct Seat {
     link: Link,
     id: u32,
     steps: mpsc::Receiver<Incoming>,
+    _hold: Option<Hold>,
 }
 
 impl Link {
@@ -153,22 +177,28 @@ impl Link {
             return Err(LinkError::NotReady);
         }
         let (out, frames) = mpsc::channel(OUT_FRAMES_MAX);
-        let shared = Arc::new(Shared { out, calls: Mutex::default(), gone: CancellationToken::new(), why: OnceLock::new() });
+        let shared = Arc::new(Shared { calls: Mutex::default(), gone: CancellationToken::new(), why: OnceLock::new() });
+        // It has not what links have, or they would never end.
         let task = tokio::spawn(tend(Arc::clone(&shared), read, write, frames));
-        Ok((Self { shared }, task))
+        Ok((Self { own: Arc::new(Own { out, rooms: Rooms::of_engine(), shared }) }, task))
     }
 
     /// Runs a script and answers what it asks for by `host`. It ends at its wall deadline or when it is cancelled, at the latest.
     pub async fn run(&self, call: Call, host: &dyn Host, cancel: &CancellationToken) -> Ran {
-        let (ran, _) = Drive::new(self, &call, Source::host(host)).run(call, cancel).await;
+        self.run_holding(None, call, host, cancel).await
+    }
+
+    /// The same; `hold` is dropped when the engine has let go of the call, also when that is after whoever waits for this has gone.
+    pub async fn run_holding(&self, hold: Option<Hold>, call: Call, host: &dyn Host, cancel: &CancellationToken) -> Ran {
+        let (ran, _) = Drive::new(self, &call, Source::host(host), hold).run(call, cancel).await;
         ran
     }
 
     /// Runs a script and tells it what it was told before: the clock, what is random, and the answers in their order.
-    pub async fn replay(&self, mut call: Call, recording: &Recording, cancel: &CancellationToken) -> Replayed {
+    pub async fn replay(&self, hold: Option<Hold>, mut call: Call, recording: &Recording, cancel: &CancellationToken) -> Replayed {
         tape::prepare(&mut call, recording);
         let clock = call.clock.clone();
-        let (mut ran, diverged) = Drive::new(self, &call, Source::tape(recording)).run(call, cancel).await;
+        let (mut ran, diverged) = Drive::new(self, &call, Source::tape(recording), hold).run(call, cancel).await;
         // An engine says nothing of a clock that it was given.
         ran.recording.clock = ran.recording.clock.or(clock);
         Replayed { ran, diverged }
@@ -180,11 +210,11 @@ impl Link {
     /// Where it is wrong; or why that is not known.
     pub async fn check(&self, code: &str, name: &str) -> Result<(), CheckError> {
         let gone = || CheckError::Engine(self.why_gone());
-        let mut seat = self.seat().ok_or_else(gone)?;
+        let mut seat = self.seat(None).ok_or_else(gone)?;
         let check = frame::pack(Kind::Check, seat.id, &Check { code: code.to_owned(), name: name.to_owned() });
         let check = check.ok_or_else(|| CheckError::Engine("the script is too large for the engine".to_owned()))?;
         let answer = timeout(CHECK_MAX, async {
-            self.shared.out.send(check).await.ok()?;
+            self.own.out.send(Outgoing { frame: check, _held: None }).await.ok()?;
             seat.steps.recv().await
         });
         let Ok(answer) = answer.await else {
@@ -200,27 +230,22 @@ impl Link {
     }
 
     pub fn is_gone(&self) -> bool {
-        self.shared.gone.is_cancelled()
-    }
-
-    /// Under way, checks too.
-    pub fn calls(&self) -> usize {
-        self.shared.calls().open.len()
+        self.own.shared.gone.is_cancelled()
     }
 
     /// Lets go of the engine: calls under way end with this reason, and its stream is closed.
     pub fn end(&self, why: impl Into<String>) {
-        self.shared.end(why.into());
+        self.own.shared.end(why.into());
     }
 
     fn why_gone(&self) -> String {
-        self.shared.why.get().cloned().unwrap_or_else(|| "the engine ended".to_owned())
+        self.own.shared.why.get().cloned().unwrap_or_else(|| "the engine ended".to_owned())
     }
 
     /// None when the engine is gone.
-    fn seat(&self) -> Option<Seat> {
+    fn seat(&self, hold: Option<Hold>) -> Option<Seat> {
         let (sender, steps) = mpsc::channel(UNREAD_STEPS_MAX);
-        let mut calls = self.shared.calls();
+        let mut calls = self.own.shared.calls();
         let id = loop {
             calls.last = calls.last.checked_add(1).unwrap_or(1);
             if !calls.open.contains_key(&calls.last) {
@@ -229,15 +254,21 @@ impl Link {
         };
         calls.open.insert(id, sender);
         drop(calls);
-        let seat = Seat { link: self.clone(), id, steps };
+        let seat = Seat { link: self.clone(), id, steps, _hold: hold };
         // After it is in the list, which is emptied when an engine is gone.
         (!self.is_gone()).then_some(seat)
     }
 }
 
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.shared.end("the engine is not used any more".to_owned());
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.link.shared.calls().open.remove(&self.id);
+        self.link.own.shared.calls().open.remove(&self.id);
     }
 }
 
@@ -254,7 +285,7 @@ impl Shared {
     }
 }
 
-async fn tend<R, W>(shared: Arc<Shared>, mut read: R, write: W, frames: mpsc::Receiver<Vec<u8>>)
+async fn tend<R, W>(shared: Arc<Shared>, mut read: R, write: W, frames: mpsc::Receiver<Outgoing>)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -267,9 +298,9 @@ where
     shared.end(why);
 }
 
-async fn send<W: AsyncWrite + Unpin>(mut write: W, mut frames: mpsc::Receiver<Vec<u8>>) -> String {
-    while let Some(frame) = frames.recv().await {
-        if let Err(error) = write.write_all(&frame).await {
+async fn send<W: AsyncWrite + Unpin>(mut write: W, mut frames: mpsc::Receiver<Outgoing>) -> String {
+    while let Some(outgoing) = frames.recv().await {
+        if let Err(error) = write.write_all(&outgoing.frame).await {
             return format!("the engine ended (cannot write to it: {error})");
         }
     }

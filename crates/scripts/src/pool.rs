@@ -2,43 +2,58 @@
 //! team's calls; and one that is nobody's yet, so that a first call does not wait for a start. TypeScript is read by others ([`strip`]).
 //!
 //! ```text
-//! call ─▶ seat of the team ─▶ its turn (so many at once) ─▶ memory (so much on this machine) ─▶ link
+//! call ─▶ seat of the team ─▶ its turn (so many at once) ─▶ the team's memory ─▶ memory of all ─▶ link
 //! ```
 //!
-//! A worker has at most [`WorkersConfig::calls_per_worker_max`] calls, all of them together no more memory than
-//! [`WorkersConfig::memory_bytes_max`]: what calls may take is reserved before they begin.
+//! A worker has at most [`WorkersConfig::calls_per_worker_max`] calls, a team no more than its part of
+//! [`WorkersConfig::memory_bytes_max`], and who finds no room for [`WorkersConfig::wait_max`] is refused and may come again.
+//!
+//! What is reserved is what calls are likely to take and not what they may: most wait for something, in a mebibyte or two. Who
+//! takes more than that together with all others meets the kernel, which ends the largest worker first (see
+//! `sandbar_linux::confine`), and that is the worker of the team that took it.
 
 mod process;
+mod seats;
 mod strip;
 
 use std::{
-    collections::HashMap,
+    fs,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{AcquireError, Notify, OnceCell, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
+    sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Call, CheckError, Failure, FailureCode, Host, Link, Outcome, Ran, Recording, Replayed, Usage};
+use crate::{Call, CheckError, Failure, FailureCode, Host, Link, Outcome, Ran, Recording, Replayed, Usage, worker};
 use process::{Launcher, StartError};
+use seats::{Spare, State, User};
 use strip::STRIPS_MAX;
 pub use strip::StripError;
 
-/// What an instance of the engine takes beside the memory that its script may have.
-const CALL_OVERHEAD_BYTES: u64 = 32 << 20;
-/// What compiling a script may take.
-const CHECK_BYTES: u64 = 256 << 20;
+/// What a call is likely to take, whatever it may: an instance of the engine, and of the memory that its script may have so much.
+const CALL_OVERHEAD_BYTES: u64 = 16 << 20;
+const CALL_LIKELY_BYTES: u64 = 16 << 20;
+/// Scripts of different teams that are compiled at once. They take nothing of what is there for calls, and so wait for none.
+/// Of one team, one: its worker has one thread for it.
+const CHECKS_MAX: usize = 8;
+/// Of the machine's memory all calls may have this part, and no more than that.
+const MEMORY_PART: u64 = 2;
+const MEMORY_BYTES_MAX: u64 = 8 << 30;
+/// For each worker of a team that is busy there is to be so much of it.
+const WORKER_BYTES: u64 = 64 << 20;
 /// Of memory that is reserved.
 const MEMORY_UNIT: u64 = 1 << 20;
 /// Workers that start at once, when it is known that they do start: the first one compiles the engine for all.
 const STARTS_MAX: usize = 4;
 /// A worker that was found gone is replaced so often for one call.
 const TRIES_MAX: usize = 3;
+/// Until all workers are reaped.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
 /// What workers are and how many there may be.
 #[derive(Debug, Clone)]
@@ -48,7 +63,10 @@ pub struct WorkersConfig {
     pub argument: String,
     /// Where the compiled engine is kept, a folder that is there; without one each worker compiles it.
     pub cache_dir: Option<PathBuf>,
+    /// More begin only when all of these have calls of other teams.
     pub workers_max: usize,
+    /// How many there may be then. Each is of another team.
+    pub workers_busy_max: usize,
     pub calls_per_worker_max: usize,
     /// Of one team, beyond those that run.
     pub waiting_max: usize,
@@ -56,8 +74,10 @@ pub struct WorkersConfig {
     pub wait_max: Duration,
     /// How long reading one source of TypeScript may take.
     pub strip_max: Duration,
-    /// Of all calls at once.
+    /// Of all calls at once, as it is reserved for them.
     pub memory_bytes_max: u64,
+    /// A team may have this part of it.
+    pub memory_team_part: u64,
     /// After which a worker without calls is ended.
     pub idle_max: Duration,
     /// Keep one worker started that is nobody's yet.
@@ -66,16 +86,19 @@ pub struct WorkersConfig {
 
 impl WorkersConfig {
     pub fn new(cache_dir: Option<PathBuf>) -> Self {
+        let memory_bytes_max = memory_total().map_or(MEMORY_BYTES_MAX, |total| (total / MEMORY_PART).min(MEMORY_BYTES_MAX));
         Self {
             program: "/proc/self/exe".into(),
             argument: "script-engine".into(),
             cache_dir,
             workers_max: 32,
-            calls_per_worker_max: 64,
+            workers_busy_max: usize::try_from(memory_bytes_max / WORKER_BYTES).unwrap_or(usize::MAX).max(32),
+            calls_per_worker_max: worker::CALLS_MAX,
             waiting_max: 1024,
-            wait_max: Duration::from_secs(60),
+            wait_max: Duration::from_secs(2),
             strip_max: Duration::from_secs(5),
-            memory_bytes_max: 8 << 30,
+            memory_bytes_max,
+            memory_team_part: 4,
             idle_max: Duration::from_secs(60),
             spare: true,
         }
@@ -95,6 +118,7 @@ struct Inner {
     /// A seat has nobody any more.
     left: Notify,
     memory: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
     launcher: Launcher,
     starts: Semaphore,
     strips: Semaphore,
@@ -102,47 +126,31 @@ struct Inner {
     tasks: TaskTracker,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    seats: HashMap<String, Seat>,
-    /// Turns of teams that have TypeScript to read.
-    strips: HashMap<String, Arc<Semaphore>>,
-    spare: Spare,
-    /// Somebody ends idle workers.
-    swept: bool,
-    /// One has started: the engine is compiled.
-    started: bool,
-}
-
-#[derive(Debug)]
-struct Seat {
-    worker: Arc<OnceCell<Link>>,
-    turns: Arc<Semaphore>,
-    /// Calls that have or want the worker.
-    users: usize,
-    used: Instant,
-}
-
-#[derive(Debug, Default)]
-enum Spare {
-    #[default]
-    None,
-    Starting,
-    Ready(Link),
-}
-
-/// A call's hold on its team's seat.
-struct User<'w> {
-    inner: &'w Inner,
-    team_id: &'w str,
-}
-
 /// A call that may begin.
-struct Entered<'w> {
+struct Entered {
     link: Link,
-    _memory: OwnedSemaphorePermit,
-    _turn: OwnedSemaphorePermit,
-    _user: User<'w>,
+    place: Place,
+}
+
+/// What a call has until the engine has let go of it.
+#[derive(Debug)]
+struct Place {
+    user: User,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+/// What a call wants to have room for.
+#[derive(Debug, Clone, Copy)]
+enum Want {
+    Run,
+    Check,
+}
+
+/// Why a call does not begin.
+enum Refused {
+    Failed(Failure),
+    /// Too many others are at it.
+    Busy(String),
 }
 
 impl Workers {
@@ -150,12 +158,13 @@ impl Workers {
     pub fn new(mut config: WorkersConfig) -> Self {
         // Workers begin elsewhere.
         config.cache_dir = config.cache_dir.map(|dir| std::path::absolute(&dir).unwrap_or(dir));
-        let memory = usize::try_from(config.memory_bytes_max / MEMORY_UNIT).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let memory = config.units();
         let inner = Inner {
             launcher: Launcher::new(&config),
             state: Mutex::default(),
             left: Notify::new(),
             memory: Arc::new(Semaphore::new(memory)),
+            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
             starts: Semaphore::new(1),
             strips: Semaphore::new(STRIPS_MAX),
             closing: CancellationToken::new(),
@@ -170,30 +179,40 @@ impl Workers {
         self.inner.refill();
     }
 
-    /// Runs a script in the worker of its team. An engine that cannot be had is an internal failure of the call.
+    /// Runs a script in the worker of its team. An engine that cannot be had is an internal failure of the call, and one that has no
+    /// room for it at the moment such a one as [`Failure::is_busy`] tells of.
     pub async fn run(&self, team_id: &str, call: Call, host: &dyn Host, cancel: &CancellationToken) -> Ran {
-        match self.enter(team_id, call.limits.memory_bytes, cancel).await {
-            Ok(entered) => entered.link.run(call, host, cancel).await,
-            Err(failure) => refused(&call, failure),
+        match self.enter(team_id, Want::Run, cancel).await {
+            Ok(Entered { link, place }) => link.run_holding(Some(Box::new(place)), call, host, cancel).await,
+            Err(refused) => refused.ran(&call),
         }
     }
 
     /// Runs a script as it ran before.
     pub async fn replay(&self, team_id: &str, call: Call, recording: &Recording, cancel: &CancellationToken) -> Replayed {
-        match self.enter(team_id, call.limits.memory_bytes, cancel).await {
-            Ok(entered) => entered.link.replay(call, recording, cancel).await,
-            Err(failure) => Replayed { ran: refused(&call, failure), diverged: Vec::new() },
+        match self.enter(team_id, Want::Run, cancel).await {
+            Ok(Entered { link, place }) => link.replay(Some(Box::new(place)), call, recording, cancel).await,
+            Err(refused) => Replayed { ran: refused.ran(&call), diverged: Vec::new() },
         }
     }
 
-    /// Whether a script of this team can be compiled.
+    /// Whether a script of this team can be compiled. The first ever waits until the engine itself is.
     ///
     /// # Errors
     /// Where it is wrong; or why that is not known.
     pub async fn check(&self, team_id: &str, code: &str, name: &str) -> Result<(), CheckError> {
-        match self.enter(team_id, CHECK_BYTES, &CancellationToken::new()).await {
-            Ok(entered) => entered.link.check(code, name).await,
-            Err(failure) => Err(CheckError::Engine(failure.message)),
+        match self.enter(team_id, Want::Check, &CancellationToken::new()).await {
+            Ok(Entered { link, place }) => {
+                let (code, name) = (code.to_owned(), name.to_owned());
+                // It has its place until the engine has answered, whether somebody waits for that or not.
+                let checked = self.inner.tasks.spawn(async move {
+                    let _place = place;
+                    link.check(&code, &name).await
+                });
+                checked.await.unwrap_or_else(|_| Err(CheckError::Engine("the server stops".to_owned())))
+            }
+            Err(Refused::Failed(failure)) => Err(CheckError::Engine(failure.message)),
+            Err(Refused::Busy(why)) => Err(CheckError::Busy(why)),
         }
     }
 
@@ -208,83 +227,63 @@ impl Workers {
         let (links, spare) = {
             let mut state = self.inner.state();
             let links: Vec<Link> = state.seats.values().filter_map(|seat| seat.worker.get().cloned()).collect();
-            (links, std::mem::take(&mut state.spare))
+            (links, state.spare.take_ready())
         };
-        for link in links.into_iter().chain(spare.into_link()) {
+        for link in links.into_iter().chain(spare) {
             link.end("the server stops");
         }
         self.inner.tasks.close();
-        self.inner.tasks.wait().await;
-    }
-
-    async fn enter<'w>(&'w self, team_id: &'w str, memory_bytes: u64, cancel: &CancellationToken) -> Result<Entered<'w>, Failure> {
-        let inner = &*self.inner;
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => Err(Failure { code: FailureCode::Cancelled, name: "CancelledError".into(), message: "cancelled".into(), stack: None }),
-            () = inner.closing.cancelled() => Err(Failure::internal("the server stops")),
-            entered = timeout(inner.config.wait_max, self.wait(team_id, memory_bytes)) => {
-                entered.unwrap_or_else(|_| Err(Failure::internal(format!("there was no room for the call within {} s", inner.config.wait_max.as_secs()))))
-            }
+        // One that the kernel does not end would hold up the end of the server.
+        if timeout(SHUTDOWN_MAX, self.inner.tasks.wait()).await.is_err() {
+            tracing::warn!("script engines have not ended; they are left to the kernel");
         }
     }
 
-    async fn wait<'w>(&'w self, team_id: &'w str, memory_bytes: u64) -> Result<Entered<'w>, Failure> {
+    async fn enter(&self, team_id: &str, want: Want, cancel: &CancellationToken) -> Result<Entered, Refused> {
         let inner = &self.inner;
-        let user = inner.sit(team_id).await?;
-        let turns = inner.turns(team_id).ok_or_else(|| Failure::internal("the engine was taken away"))?;
-        let closed = |_| Failure::internal("the server stops");
-        let turn = turns.acquire_owned().await.map_err(closed)?;
-        let memory = inner.reserve(memory_bytes + CALL_OVERHEAD_BYTES).await.map_err(closed)?;
-        let link = inner.link(team_id).await?;
-        Ok(Entered { link, _memory: memory, _turn: turn, _user: user })
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {
+                Err(Refused::Failed(Failure { code: FailureCode::Cancelled, name: "CancelledError".into(), message: "cancelled".into(), stack: None }))
+            }
+            () = inner.closing.cancelled() => Err(stopping()),
+            entered = async {
+                let place = timeout(inner.config.wait_max, inner.place(team_id, want)).await;
+                let place = place.unwrap_or_else(|_| Err(Refused::Busy(format!("there was no room for the call within {} ms", inner.config.wait_max.as_millis()))))?;
+                // To wait for an engine that is on its way is no waiting for others.
+                let link = inner.link(place.user.team_id()).await.map_err(Refused::Failed)?;
+                Ok(Entered { link, place })
+            } => entered,
+        }
     }
 }
 
 impl Inner {
-    /// A seat for the team, in which it stays as long as it has users.
-    async fn sit<'w>(self: &'w Arc<Self>, team_id: &'w str) -> Result<User<'w>, Failure> {
-        loop {
-            let mut left = std::pin::pin!(self.left.notified());
-            left.as_mut().enable();
-            if self.try_sit(team_id)? {
-                return Ok(User { inner: self, team_id });
+    async fn place(self: &Arc<Self>, team_id: &str, want: Want) -> Result<Place, Refused> {
+        let user = self.sit(team_id).await?;
+        let room = self.state().room(team_id).ok_or_else(stopping)?;
+        let closed = |_| stopping();
+        let permits = match want {
+            Want::Run => {
+                let turn = room.turns.acquire_owned().await.map_err(closed)?;
+                // Where that is more than there is, a call has all of it.
+                let units = ((CALL_OVERHEAD_BYTES + CALL_LIKELY_BYTES) / MEMORY_UNIT) as usize;
+                let (own, all) = (units.min(self.config.team_units()), units.min(self.config.units()));
+                let own = room.memory.acquire_many_owned(own as u32).await.map_err(closed)?;
+                vec![turn, own, Arc::clone(&self.memory).acquire_many_owned(all as u32).await.map_err(closed)?]
             }
-            left.await;
-        }
-    }
-
-    /// False when all seats are taken by others who use them.
-    fn try_sit(self: &Arc<Self>, team_id: &str) -> Result<bool, Failure> {
-        let mut state = self.state();
-        if let Some(seat) = state.seats.get_mut(team_id) {
-            if seat.users >= self.config.calls_per_worker_max + self.config.waiting_max {
-                return Err(Failure::internal(format!("{} calls of this team wait already", self.config.waiting_max)));
+            Want::Check => {
+                let own = room.checks.acquire_owned().await.map_err(closed)?;
+                vec![own, Arc::clone(&self.checks).acquire_owned().await.map_err(closed)?]
             }
-            seat.users += 1;
-            return Ok(true);
-        }
-        if state.seats.len() >= self.config.workers_max {
-            let longest = state.seats.iter().filter(|(_, seat)| seat.users == 0).min_by_key(|(_, seat)| seat.used);
-            let Some(team_id) = longest.map(|(team_id, _)| team_id.clone()) else { return Ok(false) };
-            state.remove(&team_id);
-        }
-        let turns = Arc::new(Semaphore::new(self.config.calls_per_worker_max));
-        state.seats.insert(team_id.to_owned(), Seat { worker: Arc::default(), turns, users: 1, used: Instant::now() });
-        if !std::mem::replace(&mut state.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(self), self.config.idle_max, self.closing.clone()));
-        }
-        Ok(true)
+        };
+        Ok(Place { user, _permits: permits })
     }
 
     /// One that wants more than there is has all of it.
     async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, AcquireError> {
-        let units = bytes.div_ceil(MEMORY_UNIT).min(self.config.memory_bytes_max / MEMORY_UNIT);
+        let units = (bytes.div_ceil(MEMORY_UNIT) as usize).min(self.config.units());
         Arc::clone(&self.memory).acquire_many_owned(units as u32).await
-    }
-
-    fn turns(&self, team_id: &str) -> Option<Arc<Semaphore>> {
-        self.state().seats.get(team_id).map(|seat| Arc::clone(&seat.turns))
     }
 
     /// The team's worker, started if need be.
@@ -305,15 +304,24 @@ impl Inner {
     }
 
     async fn take_or_start(self: &Arc<Self>) -> Result<Link, StartError> {
-        let spare = match &self.state().spare {
-            Spare::Ready(_) => true,
-            Spare::None | Spare::Starting => false,
-        };
-        let spare = spare.then(|| std::mem::take(&mut self.state().spare).into_link()).flatten().filter(|link| !link.is_gone());
+        let spare = self.state().spare.take_ready();
         let link = match spare {
             Some(link) => link,
-            None => self.start().await?,
+            None => {
+                let _one = self.starting().await?;
+                // The first ever takes what it was waiting for.
+                let spare = self.state().spare.take_ready();
+                match spare {
+                    Some(link) => link,
+                    None => self.start().await?,
+                }
+            }
         };
+        // Whoever ends them all has perhaps been here already.
+        if self.closing.is_cancelled() {
+            link.end("the server stops");
+            return Err(StartError::Closed);
+        }
         self.refill();
         Ok(link)
     }
@@ -334,16 +342,20 @@ impl Inner {
         let inner = Arc::clone(self);
         self.tasks.spawn(async move {
             let started = tokio::select! {
-                started = inner.start() => started,
+                started = async {
+                    let one = inner.starting().await?;
+                    Ok::<_, StartError>((inner.start().await?, one))
+                } => started,
                 () = inner.closing.cancelled() => return,
             };
             let mut state = inner.state();
             state.spare = match started {
-                Ok(link) if inner.closing.is_cancelled() => {
+                Ok((link, _)) if inner.closing.is_cancelled() => {
                     link.end("the server stops");
                     Spare::None
                 }
-                Ok(link) => Spare::Ready(link),
+                // Before the next may start, who finds this one.
+                Ok((link, _one)) => Spare::Ready(link),
                 Err(error) => {
                     tracing::warn!(%error, "no spare script engine could be started");
                     Spare::None
@@ -352,8 +364,12 @@ impl Inner {
         });
     }
 
+    /// A turn to start one.
+    async fn starting(&self) -> Result<SemaphorePermit<'_>, StartError> {
+        self.starts.acquire().await.map_err(|_| StartError::Closed)
+    }
+
     async fn start(self: &Arc<Self>) -> Result<Link, StartError> {
-        let _one = self.starts.acquire().await.map_err(|_| StartError::Closed)?;
         let link = process::start(&self.launcher, &self.tasks).await?;
         if !std::mem::replace(&mut self.state().started, true) {
             self.starts.add_permits(STARTS_MAX - 1);
@@ -366,50 +382,50 @@ impl Inner {
     }
 }
 
-impl State {
-    fn remove(&mut self, team_id: &str) {
-        if let Some(link) = self.seats.remove(team_id).and_then(|seat| seat.worker.get().cloned()) {
-            link.end("the engine was not used any more");
-        }
+impl WorkersConfig {
+    fn units(&self) -> usize {
+        usize::try_from(self.memory_bytes_max / MEMORY_UNIT).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize))
+    }
+
+    fn team_units(&self) -> usize {
+        (self.units() / usize::try_from(self.memory_team_part).unwrap_or(1).max(1)).max(1)
     }
 }
 
-impl Spare {
-    fn into_link(self) -> Option<Link> {
-        match self {
-            Self::Ready(link) => Some(link),
-            Self::None | Self::Starting => None,
-        }
+impl Refused {
+    fn ran(self, call: &Call) -> Ran {
+        let failure = match self {
+            Self::Failed(failure) => failure,
+            Self::Busy(why) => Failure::busy(why),
+        };
+        let outcome = Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None };
+        Ran { outcome, recording: Recording { seed: hex::encode(call.seed), ..Recording::default() } }
     }
 }
 
-impl Drop for User<'_> {
-    fn drop(&mut self) {
-        if let Some(seat) = self.inner.state().seats.get_mut(self.team_id) {
-            seat.users -= 1;
-            seat.used = Instant::now();
-        }
-        self.inner.left.notify_waiters();
-    }
+fn stopping() -> Refused {
+    Refused::Failed(Failure::internal("the server stops"))
 }
 
-/// Ends workers that nobody has used for a while.
-async fn sweep(inner: Weak<Inner>, idle_max: Duration, closing: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(idle_max / 4) => {}
-            () = closing.cancelled() => return,
-        }
-        let Some(inner) = inner.upgrade() else { return };
-        let mut state = inner.state();
-        let idle = state.seats.iter().filter(|(_, seat)| seat.users == 0 && seat.used.elapsed() >= idle_max);
-        for team_id in idle.map(|(team_id, _)| team_id.clone()).collect::<Vec<_>>() {
-            state.remove(&team_id);
-        }
-    }
+/// Of this machine, in bytes.
+fn memory_total() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
-fn refused(call: &Call, failure: Failure) -> Ran {
-    let outcome = Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None };
-    Ran { outcome, recording: Recording { seed: hex::encode(call.seed), ..Recording::default() } }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_calls_is_a_part_of_the_machine_s() {
+        let total = memory_total().unwrap();
+        assert!(total > 64 << 20);
+        let config = WorkersConfig::new(None);
+        assert!(config.memory_bytes_max <= total / 2 && config.memory_bytes_max <= 8 << 30);
+        assert_eq!(config.team_units(), config.units() / 4);
+        let small = WorkersConfig { memory_bytes_max: 1, ..config };
+        assert_eq!((small.units(), small.team_units()), (1, 1));
+    }
 }

@@ -28,8 +28,10 @@ use crate::{
 };
 use desk::{Desk, Machine};
 
-/// Threads that run scripts. As many as there may be calls, so that it is the kernel who shares the processor among those that spin.
-pub const THREADS: usize = 64;
+/// Calls at once. Each may have a thread, so that it is the kernel who shares the processor among those that spin.
+pub const CALLS_MAX: usize = 64;
+/// Threads that run scripts, and one for what is only compiled: that need not wait for calls, however many there are.
+pub const THREADS: usize = CALLS_MAX + 1;
 const READ_BYTES: usize = 64 << 10;
 
 /// Serves the stream that is its standard input until that ends. `cache_dir` is where the compiled engine is kept.

@@ -18,13 +18,27 @@ pub(super) const GROUPS: &[Group] = &[
     allow("the end", &[SYS_exit, SYS_exit_group]),
 ];
 
-pub(super) const CHECKED: &[Checked] = &[
-    Checked {
-        reason: "a thread that runs what strangers write has a second, stricter filter; a filter only takes away",
-        call: SYS_seccomp,
-        checks: &[(&[Check::Equal(0, SECCOMP_SET_MODE_FILTER)], Verdict::Allow)],
-        otherwise: Verdict::Kill,
-    },
+/// For the filter that another one follows: the same, and that other one.
+pub(super) const CHECKED_BEFORE_LAST: &[Checked] = &{
+    let [read, write, fcntl, mmap, mprotect] = ALWAYS;
+    [
+        Checked {
+            reason: "a thread that runs what strangers write has a second, stricter filter; a filter only takes away",
+            call: SYS_seccomp,
+            checks: &[(&[Check::Equal(0, SECCOMP_SET_MODE_FILTER)], Verdict::Allow)],
+            otherwise: Verdict::Kill,
+        },
+        read,
+        write,
+        fcntl,
+        mmap,
+        mprotect,
+    ]
+};
+
+pub(super) const CHECKED: &[Checked] = &ALWAYS;
+
+const ALWAYS: [Checked; 5] = [
     Checked { reason: "the stream is standard input", call: SYS_read, checks: &[(&[Check::Equal(0, 0)], Verdict::Allow)], otherwise: Verdict::Kill },
     Checked {
         reason: "the stream, and complaints; not the files that memory is mapped from",

@@ -2,9 +2,10 @@
 
 use serde_json::value::RawValue;
 
+use super::{CANCEL_MAX, WALL_GRACE};
 use crate::{
     Failure, FailureCode, Limits, LogLine, Op,
-    call::{SLEEPS_MAX, SLEEPS_PENDING_MAX},
+    call::{Clock, SLEEPS_MAX, SLEEPS_PENDING_MAX},
     frame::{Asked, Done, Step, SyntaxError},
     json::{self, JsonFault},
 };
@@ -15,6 +16,16 @@ const NAME_MAX: usize = 256;
 const TEXT_MAX: usize = 64 << 10;
 /// Steps that answer nothing: what an engine says between. Each log line and each op may come alone.
 const STEPS_MORE_MAX: usize = 1024;
+/// Of all steps of a call, as they came. What a script may ask for is less, and it is told so.
+pub(super) const SAID_BYTES_MAX: usize = 256 << 20;
+/// Readings of a clock that an engine may have told of: QuickJS writes down no more.
+const READINGS_MAX: usize = 4096;
+/// What a clock of JavaScript can say, in milliseconds from 1970.
+const TIME_MAX: i64 = 8_640_000_000_000_000;
+/// The end of the year 9999: what can be written as a time everywhere.
+const STAMP_MAX: i64 = 253_402_300_799_999;
+/// What can be addressed with 32 bits.
+const PEAK_BYTES_MAX: u64 = 4 << 30;
 /// Lines and bytes of an engine's own note that there were more.
 const NOTE_LINES: usize = 1;
 const NOTE_BYTES: usize = 1 << 10;
@@ -30,6 +41,8 @@ pub(super) struct Bounds {
     lines_left: usize,
     log_bytes_left: usize,
     output_bytes: usize,
+    bytes_left: usize,
+    cpu_us_max: u64,
 }
 
 /// An engine that is not to be believed any more, and why.
@@ -48,11 +61,15 @@ impl Bounds {
             lines_left: limits.log_lines.saturating_add(NOTE_LINES),
             log_bytes_left: limits.log_bytes.saturating_add(NOTE_BYTES),
             output_bytes: limits.output_bytes,
+            bytes_left: SAID_BYTES_MAX,
+            // One thread is at it, until it is given up.
+            cpu_us_max: (limits.wall + WALL_GRACE + CANCEL_MAX).as_micros() as u64,
         }
     }
 
     /// Reads a step.
     pub fn step(&mut self, payload: &[u8]) -> Result<Step, Broken> {
+        self.bytes_left = self.bytes_left.checked_sub(payload.len()).ok_or(Broken("more than there can be to say"))?;
         self.steps_left = self.steps_left.checked_sub(1).ok_or(Broken("more steps than there can be"))?;
         serde_json::from_slice(payload).map_err(|_| Broken("a step that is no JSON of that form"))
     }
@@ -87,12 +104,20 @@ impl Bounds {
             cut(&mut line.text, self.log_bytes_left);
             self.lines_left -= 1;
             self.log_bytes_left -= line.text.len();
+            line.at_ms = line.at_ms.clamp(0, STAMP_MAX);
             into.push(line);
         }
     }
 
     /// The end, with a result that is not too large.
-    pub fn done(&self, mut done: Done) -> Done {
+    pub fn done(&self, mut done: Done) -> Result<Done, Broken> {
+        if let Some(Clock(readings)) = &done.clock
+            && (readings.len() > READINGS_MAX || readings.iter().any(|(at, _)| !(-TIME_MAX..=TIME_MAX).contains(at)))
+        {
+            return Err(Broken("a clock that there cannot be"));
+        }
+        done.usage.cpu_us = done.usage.cpu_us.min(self.cpu_us_max);
+        done.usage.peak_memory_bytes = done.usage.peak_memory_bytes.min(PEAK_BYTES_MAX);
         if done.failure.is_none() && done.value.as_ref().is_some_and(|value| value.get().len() > self.output_bytes) {
             let message = format!("the result is larger than {} bytes", self.output_bytes);
             done.failure = Some(Failure { code: FailureCode::PayloadTooLarge, name: "RangeError".into(), message, stack: None });
@@ -107,13 +132,17 @@ impl Bounds {
         }
         if let Some(failure) = &mut done.failure {
             done.value = None;
+            // What an engine ends has begun.
+            if failure.is_busy() {
+                failure.name = "InternalError".to_owned();
+            }
             cut(&mut failure.name, NAME_MAX);
             cut(&mut failure.message, TEXT_MAX);
             if let Some(stack) = &mut failure.stack {
                 cut(stack, TEXT_MAX);
             }
         }
-        done
+        Ok(done)
     }
 }
 

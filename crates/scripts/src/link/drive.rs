@@ -12,9 +12,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CANCEL_MAX, Incoming, Link, Ran, Seat, WALL_GRACE,
-    bounds::{self, Bounds, Broken},
+    CANCEL_MAX, Hold, Incoming, Link, Outgoing, Ran, Seat, WALL_GRACE,
+    bounds::{self, Bounds, Broken, SAID_BYTES_MAX},
     recorder::Recorder,
+    room::{Room, Rooms},
     tape::Tape,
 };
 use crate::{
@@ -27,16 +28,20 @@ use crate::{
 /// It is what an engine has to keep for a call.
 const AHEAD_MAX: usize = 8;
 const AHEAD_BYTES_MAX: usize = 1 << 20;
+/// Answers that wait until an engine may be sent them. When they are so large together, no more are taken from who answers.
+const QUEUED_BYTES_MAX: usize = 16 << 20;
 
 /// Arguments of the ops that a call waits for, together. QuickJS has less to say at once; whoever has more waits for answers in between.
 const ASKED_BYTES_MAX: usize = 32 << 20;
+/// Of all ops of a call, one after the other too. An engine that says twice as much is given up.
+const ASKED_ALL_BYTES_MAX: usize = SAID_BYTES_MAX / 2;
 
 /// Number of the op, bytes of its arguments, and the answer.
 type Flying<'h> = Pin<Box<dyn Future<Output = (u32, usize, OpResult)> + Send + 'h>>;
 
 /// Who answers.
 pub(super) enum Source<'h> {
-    Host { host: &'h dyn Host, flying: FuturesUnordered<Flying<'h>>, bytes: usize },
+    Host { host: &'h dyn Host, flying: FuturesUnordered<Flying<'h>>, bytes: usize, bytes_all: usize },
     Tape(Tape<'h>),
 }
 
@@ -51,7 +56,9 @@ pub(super) struct Drive<'h> {
     wall: Duration,
     deadline: Instant,
     /// To be sent, each when there is room for it.
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Outgoing>,
+    queued_bytes: usize,
+    rooms: Rooms,
     /// Sent and not answered by a step: sizes.
     ahead: VecDeque<usize>,
 }
@@ -71,13 +78,15 @@ enum Event {
     Answer(u32, OpResult),
     Stuck,
     Sent,
+    /// There was no room for answers, or there is again.
+    Room,
     TimeUp,
     Cancelled,
 }
 
 impl<'h> Source<'h> {
     pub fn host(host: &'h dyn Host) -> Self {
-        Self::Host { host, flying: FuturesUnordered::new(), bytes: 0 }
+        Self::Host { host, flying: FuturesUnordered::new(), bytes: 0, bytes_all: 0 }
     }
 
     pub fn tape(recording: &'h Recording) -> Self {
@@ -85,9 +94,9 @@ impl<'h> Source<'h> {
     }
 
     /// Refuses an op when its arguments are none, or too much is under way already.
-    fn ask(&mut self, asked: Asked, fault: Option<JsonFault>, wall: Duration) -> Result<(), OpError> {
+    fn ask(&mut self, asked: Asked, fault: Option<JsonFault>, wall: Duration, room: &Room) -> Result<(), OpError> {
         match self {
-            Self::Host { host, flying, bytes } => {
+            Self::Host { host, flying, bytes, bytes_all } => {
                 if let Some(fault) = fault {
                     return Err(OpError::wrong(format!("what is asked for {fault}")));
                 }
@@ -95,8 +104,14 @@ impl<'h> Source<'h> {
                 if *bytes + length > ASKED_BYTES_MAX {
                     return Err(OpError::wrong(format!("what is asked for at once is larger than {ASKED_BYTES_MAX} bytes")));
                 }
+                if *bytes_all + length > ASKED_ALL_BYTES_MAX {
+                    return Err(OpError::wrong(format!("what is asked for in one call is larger than {ASKED_ALL_BYTES_MAX} bytes")));
+                }
+                let held = room.try_hold(length).ok_or_else(|| OpError::wrong("too much is asked for at once by all calls together; try again"))?;
                 *bytes += length;
+                *bytes_all += length;
                 flying.push(Box::pin(async move {
+                    let _held = held;
                     let answer = if asked.op == Op::Sleep { doze(&asked.args, wall).await } else { host.op(asked.op, &asked.args).await };
                     (asked.seq, length, answer)
                 }));
@@ -149,10 +164,10 @@ async fn doze(args: &RawValue, wall: Duration) -> OpResult {
 }
 
 impl<'h> Drive<'h> {
-    pub fn new(link: &Link, call: &Call, source: Source<'h>) -> Self {
+    pub fn new(link: &Link, call: &Call, source: Source<'h>, hold: Option<Hold>) -> Self {
         let wall = call.limits.wall;
         Self {
-            seat: link.seat(),
+            seat: link.seat(hold),
             link: link.clone(),
             source,
             bounds: Bounds::new(&call.limits),
@@ -161,6 +176,8 @@ impl<'h> Drive<'h> {
             wall,
             deadline: Instant::now() + wall,
             queue: VecDeque::new(),
+            queued_bytes: 0,
+            rooms: link.own.rooms.clone(),
             ahead: VecDeque::new(),
         }
     }
@@ -175,7 +192,7 @@ impl<'h> Drive<'h> {
             let message = format!("code and data together are larger than {} bytes", frame::FRAME_BYTES_MAX);
             return self.fail(Failure { code: FailureCode::PayloadTooLarge, name: "RangeError".into(), message, stack: None });
         };
-        self.queue.push_back(run);
+        self.enqueue(run);
         let mut seat = Leaving::new(seat);
         match self.pump(&mut seat, cancel).await {
             End::Done(done) => {
@@ -209,23 +226,27 @@ impl<'h> Drive<'h> {
     }
 
     async fn pump(&mut self, seat: &mut Leaving, cancel: &CancellationToken) -> End {
-        let out = self.link.shared.out.clone();
+        let out = self.link.own.out.clone();
         loop {
             let idle = self.ahead.is_empty() && self.queue.is_empty();
             let until = if idle { self.deadline } else { self.deadline + WALL_GRACE };
             let may_send = self.may_send();
+            // What would answer stands still meanwhile.
+            let (may_take, is_full) = (self.queued_bytes < QUEUED_BYTES_MAX, self.rooms.answers.is_full());
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Event::Cancelled,
                 step = seat.steps().recv() => Event::Step(step),
                 permit = out.reserve(), if may_send => {
-                    let (Ok(permit), Some(frame)) = (permit, self.queue.pop_front()) else { return End::Gone };
-                    self.ahead.push_back(frame.len());
-                    permit.send(frame);
+                    let (Ok(permit), Some(outgoing)) = (permit, self.queue.pop_front()) else { return End::Gone };
+                    self.queued_bytes -= outgoing.frame.len();
+                    self.ahead.push_back(outgoing.frame.len());
+                    permit.send(outgoing);
                     seat.was_sent();
                     Event::Sent
                 }
-                event = self.source.next(idle) => event,
+                event = self.rooms.answers.unless_full(self.source.next(idle)), if may_take && !is_full => event.unwrap_or(Event::Room),
+                () = self.rooms.answers.wait(), if may_take && is_full => Event::Room,
                 () = sleep_until(until) => Event::TimeUp,
             };
             let end = match event {
@@ -235,7 +256,7 @@ impl<'h> Drive<'h> {
                     self.answer(seat.id(), seq, answer);
                     None
                 }
-                Event::Sent => None,
+                Event::Sent | Event::Room => None,
                 Event::Cancelled => return End::Cancelled,
                 Event::Stuck | Event::TimeUp => return End::TimeUp,
             };
@@ -248,7 +269,7 @@ impl<'h> Drive<'h> {
     fn may_send(&self) -> bool {
         let Some(next) = self.queue.front() else { return false };
         let bytes: usize = self.ahead.iter().sum();
-        self.ahead.is_empty() || (self.ahead.len() < AHEAD_MAX && bytes + next.len() <= AHEAD_BYTES_MAX)
+        self.ahead.is_empty() || (self.ahead.len() < AHEAD_MAX && bytes + next.frame.len() <= AHEAD_BYTES_MAX)
     }
 
     fn step(&mut self, call: u32, incoming: &Incoming) -> Result<Option<End>, Broken> {
@@ -265,12 +286,12 @@ impl<'h> Drive<'h> {
             // Nobody would be told.
             let seq = asked.seq;
             if step.done.is_none()
-                && let Err(refused) = self.source.ask(asked, fault, self.wall)
+                && let Err(refused) = self.source.ask(asked, fault, self.wall, &self.rooms.args)
             {
                 self.answer(call, seq, Err(refused));
             }
         }
-        Ok(step.done.map(|done| End::Done(self.bounds.done(done))))
+        Ok(step.done.map(|done| self.bounds.done(done)).transpose()?.map(End::Done))
     }
 
     fn answer(&mut self, call: u32, seq: u32, mut answer: OpResult) {
@@ -279,7 +300,13 @@ impl<'h> Drive<'h> {
             settle(call, seq, &answer).unwrap_or_default()
         });
         self.recorder.answered(seq, &answer);
-        self.queue.push_back(settled);
+        self.enqueue(settled);
+    }
+
+    fn enqueue(&mut self, frame: Vec<u8>) {
+        self.queued_bytes += frame.len();
+        let held = self.rooms.answers.hold(frame.len());
+        self.queue.push_back(Outgoing { frame, _held: Some(held) });
     }
 
     /// Ends a call that the engine has not ended.
@@ -292,7 +319,7 @@ impl<'h> Drive<'h> {
             .leave(|incoming| {
                 let step = bounds.step(&incoming.payload).ok()?;
                 bounds.log(logs, step.logs);
-                step.done.map(|done| bounds.done(done))
+                step.done.and_then(|done| bounds.done(done).ok())
             })
             .await;
         let done = match last {
@@ -383,7 +410,7 @@ async fn leave(seat: &mut Seat, mut last: impl FnMut(&Incoming) -> Option<Done>)
     let until = Instant::now() + CANCEL_MAX;
     let cancel = frame::encode(Kind::Cancel, seat.id, b"");
     let done = timeout_at(until, async {
-        seat.link.shared.out.send(cancel).await.ok()?;
+        seat.link.own.out.send(Outgoing { frame: cancel, _held: None }).await.ok()?;
         while let Some(incoming) = seat.steps.recv().await {
             if let Some(done) = last(&incoming) {
                 return Some(done);

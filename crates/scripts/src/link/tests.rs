@@ -31,6 +31,11 @@ fn call(code: &str, wall_ms: u64) -> Call {
 
 const LONG_MS: u64 = 60_000;
 
+/// Under way, checks too.
+fn calls(link: &Link) -> usize {
+    link.own.shared.calls().open.len()
+}
+
 /// Answers with a number of its own, after some turns of the scheduler.
 struct Moody(AtomicU64);
 
@@ -100,7 +105,7 @@ async fn calls_end_as_they_should() {
     assert!(link.check("good", "name").await.is_ok());
     assert!(matches!(link.check("panic", "name").await, Err(CheckError::Syntax(_))));
     assert_eq!(one.recording.ops.len(), 40);
-    assert_eq!(link.calls(), 0);
+    assert_eq!(calls(&link), 0);
 }
 
 #[tokio::test]
@@ -126,7 +131,7 @@ async fn who_cancels_or_goes_away_leaves_nothing_behind() {
     for code in ["wait", "spin"] {
         let (silent, cancel) = (Silent::default(), CancellationToken::new());
         let later = async {
-            while link.calls() == 0 {
+            while calls(&link) == 0 {
                 tokio::task::yield_now().await;
             }
             cancel.cancel();
@@ -138,14 +143,14 @@ async fn who_cancels_or_goes_away_leaves_nothing_behind() {
     for code in ["wait", "spin"] {
         let cancel = CancellationToken::new();
         let mut run = Box::pin(link.run(call(code, LONG_MS), &silent, &cancel));
-        while link.calls() == 0 {
+        while calls(&link) == 0 {
             tokio::select! { _ = &mut run => panic!("it has not ended"), () = tokio::task::yield_now() => {} }
         }
         for _ in 0..100 {
             tokio::select! { _ = &mut run => panic!("it has not ended"), () = tokio::task::yield_now() => {} }
         }
         drop(run);
-        while link.calls() > 0 {
+        while calls(&link) > 0 {
             tokio::task::yield_now().await;
         }
     }
@@ -185,7 +190,12 @@ fn asks(seqs: impl IntoIterator<Item = u32>) -> (Kind, u32, Vec<u8>) {
     step(&Step { ops, ..Step::default() })
 }
 
-#[tokio::test]
+fn ended_at(clock: Vec<(i64, u32)>) -> (Kind, u32, Vec<u8>) {
+    let done = Done { value: None, failure: None, usage: Default::default(), clock: Some(crate::call::Clock(clock)) };
+    step(&Step { done: Some(done), ..Step::default() })
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_engine_that_lies_is_given_up() {
     for (says, why) in [
         (vec![(Kind::Step, 1, b"{".to_vec())], "a step that is no JSON of that form"),
@@ -197,6 +207,8 @@ async fn an_engine_that_lies_is_given_up() {
         (vec![asks([2]), asks([1])], "an op's number that it had used"),
         (vec![asks(1..10)], "more ops at once than are allowed"),
         (vec![step(&Step::default()); 3000], "more steps than there can be"),
+        (vec![ended_at(vec![(1, 1); 4097])], "a clock that there cannot be"),
+        (vec![ended_at(vec![(i64::MAX, 1)])], "a clock that there cannot be"),
     ] {
         let (ran, link) = against(says).await;
         assert_eq!(result_of(&ran), Err((FailureCode::Internal, format!("the engine ended (it sent {why})").as_str())));
@@ -251,8 +263,121 @@ async fn what_waits_for_the_host_is_bounded_in_bytes() {
     assert_eq!(result_of(&ran), Ok(None));
 }
 
+/// Answers at once with 4 MiB, and counts.
+#[derive(Default)]
+struct Generous(AtomicUsize);
+
+impl Host for Generous {
+    fn op<'a>(&'a self, _: Op, _: &'a RawValue) -> Pin<Box<dyn Future<Output = OpResult> + Send + 'a>> {
+        Box::pin(async {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(to_raw_value(&"x".repeat(4 << 20)).unwrap())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_an_engine_does_not_take_are_not_fetched() {
+    let (generous, cancel) = (Generous::default(), CancellationToken::new());
+    // It asks for all that it may, and then reads no more.
+    let (ours, mut theirs) = duplex(64 << 10);
+    theirs.write_all(&frame::encode(Kind::Ready, 0, b"")).await.unwrap();
+    let (read, write) = tokio::io::split(ours);
+    let (link, _) = Link::open(read, write).await.unwrap();
+    let mut many = call("x", 1000);
+    many.limits.ops_pending = 50;
+    let engine = async {
+        theirs.read_exact(&mut [0; 100]).await.unwrap();
+        let (kind, id, payload) = asks(1..=50);
+        theirs.write_all(&frame::encode(kind, id, &payload)).await.unwrap();
+    };
+    let (ran, ()) = tokio::join!(link.run(many, &generous, &cancel), engine);
+    assert_eq!(result_of(&ran).unwrap_err().0, FailureCode::Timeout);
+    // One is on its way, and four are 16 MiB.
+    assert_eq!(generous.0.load(Ordering::Relaxed), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_engines_do_not_take_fill_their_room_and_no_more() {
+    let (generous, cancel) = (Generous::default(), CancellationToken::new());
+    let (ours, mut theirs) = duplex(64 << 10);
+    theirs.write_all(&frame::encode(Kind::Ready, 0, b"")).await.unwrap();
+    let (read, write) = tokio::io::split(ours);
+    let (link, _) = Link::open(read, write).await.unwrap();
+    let mut many = call("x", 1000);
+    many.limits.ops_pending = 50;
+    let engine = async {
+        theirs.read_exact(&mut [0; 100]).await.unwrap();
+        for id in 1..=10 {
+            // They are known only one after the other.
+            while link.own.shared.calls().last < id {
+                tokio::task::yield_now().await;
+            }
+            theirs.write_all(&frame::encode(Kind::Step, id, &asks(1..=50).2)).await.unwrap();
+        }
+    };
+    let runs = (0..10).map(|_| link.run(many.clone(), &generous, &cancel));
+    tokio::join!(futures_util::future::join_all(runs), engine);
+    let fetched = generous.0.load(Ordering::Relaxed);
+    assert!((5..=17).contains(&fetched), "{fetched} answers of 4 MiB, and there is room for 64 MiB");
+}
+
+#[tokio::test]
+async fn an_engine_that_nobody_has_any_more_is_ended() {
+    let (link, task) = fake::link().await;
+    let other = link.clone();
+    drop(link);
+    assert!(other.check("good", "name").await.is_ok() && !task.is_finished());
+    drop(other);
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_held_for_a_call_is_held_until_the_engine_lets_go() {
+    #[derive(Debug)]
+    struct Told(Arc<AtomicUsize>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let (link, dropped) = (fake::link().await.0, Arc::new(AtomicUsize::new(0)));
+    let (silent, cancel) = (Silent::default(), CancellationToken::new());
+    {
+        let mut run = Box::pin(link.run_holding(Some(Box::new(Told(Arc::clone(&dropped)))), call("wait", LONG_MS), &silent, &cancel));
+        while silent.0.load(Ordering::Relaxed) == 0 {
+            tokio::select! { _ = &mut run => panic!("it has not ended"), () = tokio::task::yield_now() => {} }
+        }
+    }
+    assert_eq!((dropped.load(Ordering::Relaxed), calls(&link)), (0, 1));
+    while calls(&link) > 0 {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(dropped.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn all_that_an_engine_says_of_a_call_is_bounded_in_bytes() {
+    let mut bounds = bounds::Bounds::new(&call("x", 1).limits);
+    let mut payload = vec![b' '; bounds::SAID_BYTES_MAX / 4];
+    payload[..2].copy_from_slice(b"{}");
+    for _ in 0..4 {
+        assert!(bounds.step(&payload).is_ok());
+    }
+    assert_eq!(bounds.step(b"{}").unwrap_err(), bounds::Broken("more than there can be to say"));
+}
+
 #[tokio::test]
 async fn what_is_too_much_is_cut() {
+    let usage = crate::Usage { cpu_us: u64::MAX, peak_memory_bytes: u64::MAX };
+    let lines = [i64::MIN, i64::MAX].map(|at_ms| LogLine { level: Level::Log, at_ms, text: String::new() }).to_vec();
+    let said = Step { logs: lines, done: Some(Done { value: None, failure: Some(Failure::busy("x")), usage, clock: None }), ..Step::default() };
+    let (ran, _) = against(vec![step(&said)]).await;
+    assert_eq!((ran.outcome.usage.cpu_us, ran.outcome.usage.peak_memory_bytes), (5_450_000, 4 << 30));
+    assert_eq!((ran.outcome.logs[0].at_ms, ran.outcome.logs[1].at_ms), (0, 253_402_300_799_999));
+    assert!(!ran.outcome.result.unwrap_err().is_busy());
+
     let logs: Vec<LogLine> = (0..200).map(|n| LogLine { level: Level::Log, at_ms: n, text: "é".repeat(7) }).collect();
     let done = |value: Option<Box<RawValue>>, failure| Some(Done { value, failure, usage: Default::default(), clock: None });
     let (ran, link) = against(vec![step(&Step { logs, done: done(Some(to_raw_value(&"x".repeat(1000)).unwrap()), None), ..Step::default() })]).await;
@@ -286,7 +411,7 @@ async fn calls_under_way_end_with_their_engine() {
     let (link, task) = fake::link().await;
     let (silent, cancel) = (Silent::default(), CancellationToken::new());
     let end = async {
-        while link.calls() < 2 {
+        while calls(&link) < 2 {
             tokio::task::yield_now().await;
         }
         link.end("the engine ended (for a test)");
@@ -316,7 +441,7 @@ async fn a_replay_of_what_was_cut_off_is_cut_off() {
     let cancel = CancellationToken::new();
     let ran = link.run(call("wait", 50), &Silent::default(), &cancel).await;
     // It does not wait for the time to be up once more.
-    let again = link.replay(call("wait", LONG_MS), &ran.recording, &cancel).await;
+    let again = link.replay(None, call("wait", LONG_MS), &ran.recording, &cancel).await;
     assert_eq!(result_of(&again.ran), Err((FailureCode::Timeout, "timed out after 60000ms (waiting for fetch)")));
     assert!(again.diverged.is_empty());
 }
@@ -336,7 +461,7 @@ async fn what_is_too_large_is_not_recorded() {
     let ran = link.run(large, &Large, &cancel).await;
     assert_eq!(result_of(&ran).unwrap().map(str::len), Some((3 << 20) + 6), "told all the same");
     assert!(ran.recording.incomplete && serde_json::to_string(&ran.recording).unwrap().len() < 1000);
-    let again = link.replay(call("wait", LONG_MS), &ran.recording, &cancel).await;
+    let again = link.replay(None, call("wait", LONG_MS), &ran.recording, &cancel).await;
     assert_eq!(result_of(&again.ran), Ok(Some(r#""Internal its answer was too large to be recorded""#)));
 }
 
@@ -345,10 +470,10 @@ async fn a_replay_says_what_is_different() {
     let (link, _) = fake::link().await;
     let cancel = CancellationToken::new();
     let ran = link.run(call("doze", LONG_MS), &Silent::default(), &cancel).await;
-    let again = link.replay(call("wait", LONG_MS), &ran.recording, &cancel).await;
+    let again = link.replay(None, call("wait", LONG_MS), &ran.recording, &cancel).await;
     assert_eq!(result_of(&again.ran), Ok(Some(r#""Internal not in the recording""#)));
     assert_eq!(again.diverged, ["asked now and not then: fetch 1"], "a timer is no difference");
-    let again = link.replay(call("slumber", LONG_MS), &Recording::default(), &cancel).await;
+    let again = link.replay(None, call("slumber", LONG_MS), &Recording::default(), &cancel).await;
     assert_eq!(result_of(&again.ran), Ok(Some(r#""Internal not in the recording""#)), "a timer that there was not comes last");
     assert_eq!(again.diverged, ["asked now and not then: db.list 1"]);
 }
@@ -368,7 +493,7 @@ proptest! {
             assert!(ran.outcome.result.is_ok());
             // As it is kept.
             let recording: Recording = serde_json::from_str(&serde_json::to_string(&ran.recording).unwrap()).unwrap();
-            let again = link.replay(call("walk", LONG_MS), &recording, &cancel).await;
+            let again = link.replay(None, call("walk", LONG_MS), &recording, &cancel).await;
             assert_eq!(gist(&ran), gist(&again.ran));
             assert!(again.diverged.is_empty(), "{:?}", again.diverged);
         });

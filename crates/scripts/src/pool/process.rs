@@ -25,6 +25,8 @@ use crate::{Link, LinkError};
 /// Of what a worker complains: so many lines are logged, each so long.
 const LINES_MAX: usize = 100;
 const LINE_BYTES_MAX: u64 = 4 << 10;
+/// Who says more than that is no engine of ours any more, and is ended.
+const SAID_BYTES_MAX: usize = 1 << 20;
 /// Orders that the launcher has not got to yet.
 const ORDERS_MAX: usize = 64;
 
@@ -137,12 +139,16 @@ impl Complaints {
 
 /// Starts a worker and waits until it is ready. It is ended with its link, and reaped by a task of `tasks`.
 pub(super) async fn start(launcher: &Launcher, tasks: &TaskTracker) -> Result<Link, StartError> {
-    let Running { stream, process, complaints } = launcher.launch(Part::Engine, tasks).await?;
+    let Running { stream, process, mut complaints } = launcher.launch(Part::Engine, tasks).await?;
     let (read, write) = stream.into_split();
     match Link::open(read, write).await {
         Ok((link, gone)) => {
             tasks.spawn(async move {
-                let _ = gone.await;
+                tokio::select! {
+                    _ = gone => {}
+                    // It has closed it, or says too much.
+                    _ = &mut complaints.listening => {}
+                }
                 process.end().await;
             });
             Ok(link)
@@ -173,16 +179,21 @@ fn launch(config: &WorkersConfig, part: Part) -> Result<Started, StartError> {
     Ok(Started { process, stream: ours, complaints })
 }
 
-/// Logs what a process says of itself. More than is logged is read all the same, so that it never waits for us.
+/// Logs what a process says of itself. More than is logged is read all the same, so that it never waits for us; up to a point.
 async fn listen(complaints: tokio::process::ChildStderr, pid: u32, last: Arc<Mutex<String>>) {
     let mut complaints = BufReader::new(complaints);
-    let mut left = LINES_MAX;
+    let (mut left, mut bytes_left) = (LINES_MAX, SAID_BYTES_MAX);
     loop {
         let mut line = Vec::new();
         match (&mut complaints).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
-            Ok(_) if left == 0 => {}
-            Ok(_) => {
+            Ok(length) if length > bytes_left => {
+                tracing::warn!(pid, "a script engine complained of too much and is ended");
+                return;
+            }
+            Ok(length) if left == 0 => bytes_left -= length,
+            Ok(length) => {
+                bytes_left -= length;
                 left -= 1;
                 let text = String::from_utf8_lossy(&line);
                 let text = text.trim_end();

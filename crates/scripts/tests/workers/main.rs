@@ -37,10 +37,14 @@ const TESTS: &[(&str, Test)] = tests![
     a_team_has_a_worker_of_its_own,
     a_killed_worker_takes_its_calls_along_and_nothing_else,
     scripts_that_spin_end_and_others_do_not_wait_for_them,
-    as_many_scripts_spin_as_there_are_threads,
+    as_many_scripts_spin_as_there_may_be_calls,
     a_worker_that_stands_still_is_replaced,
     calls_that_are_given_up_are_forgotten,
     more_calls_than_turns_wait,
+    a_team_whose_calls_sleep_holds_up_nobody_else,
+    a_call_that_is_given_up_has_its_place_until_the_engine_lets_go,
+    who_complains_without_end_is_ended,
+    what_comes_first_waits_for_the_engine_to_be_compiled,
     idle_workers_end,
     an_engine_that_cannot_start_is_a_failure_of_the_call,
     nothing_is_left_after_shutdown,
@@ -156,6 +160,10 @@ fn failure(ran: &Ran) -> (FailureCode, &str) {
     }
 }
 
+fn is_busy(ran: &Ran) -> bool {
+    ran.outcome.result.as_ref().is_err_and(|failure| failure.is_busy())
+}
+
 fn never() -> CancellationToken {
     CancellationToken::new()
 }
@@ -248,7 +256,7 @@ async fn a_worker_is_confined(cache: PathBuf) {
 }
 
 async fn a_team_has_a_worker_of_its_own(cache: PathBuf) {
-    let pool = Workers::new(WorkersConfig { workers_max: 2, spare: true, ..config(cache) });
+    let pool = Workers::new(WorkersConfig { workers_max: 2, workers_busy_max: 2, wait_max: LONG, spare: true, ..config(cache) });
     let (silent, host, cancel) = (Silent::default(), Moody::default(), CancellationToken::new());
     let (one, two) = (pool.run("a", call(WAIT, LONG), &silent, &cancel), pool.run("b", call(WAIT, LONG), &silent, &cancel));
     let more = async {
@@ -314,12 +322,12 @@ async fn scripts_that_spin_end_and_others_do_not_wait_for_them(cache: PathBuf) {
     pool.shutdown().await;
 }
 
-async fn as_many_scripts_spin_as_there_are_threads(cache: PathBuf) {
+async fn as_many_scripts_spin_as_there_may_be_calls(cache: PathBuf) {
     let pool = Workers::new(config(cache));
     let (host, cancel) = (Moody::default(), CancellationToken::new());
     assert_eq!(value(&pool.run("a", call("return 1", LONG), &host, &cancel).await), "1");
     let before = workers();
-    let spins = (0..worker::THREADS).map(|_| pool.run("a", call("for (;;) {}", Duration::from_millis(300)), &host, &cancel));
+    let spins = (0..worker::CALLS_MAX).map(|_| pool.run("a", call("for (;;) {}", Duration::from_millis(300)), &host, &cancel));
     for ran in futures_util::future::join_all(spins).await {
         assert_eq!(failure(&ran).0, FailureCode::Timeout, "{:?}", failure(&ran));
     }
@@ -358,7 +366,8 @@ async fn calls_that_are_given_up_are_forgotten(cache: PathBuf) {
 
 async fn more_calls_than_turns_wait(cache: PathBuf) {
     // Room for two at once by memory, for four by turns.
-    let pool = Workers::new(WorkersConfig { calls_per_worker_max: 4, waiting_max: 50, memory_bytes_max: 200 << 20, ..config(cache) });
+    let small = WorkersConfig { calls_per_worker_max: 4, waiting_max: 50, memory_bytes_max: 200 << 20, memory_team_part: 2, ..config(cache) };
+    let pool = Workers::new(WorkersConfig { wait_max: LONG, ..small });
     let (host, cancel) = (Moody::default(), CancellationToken::new());
     let codes: Vec<String> = (0..60).map(|n| format!("return {n}")).collect();
     let calls = codes.iter().map(|code| pool.run("a", call(code, LONG), &host, &cancel));
@@ -366,7 +375,92 @@ async fn more_calls_than_turns_wait(cache: PathBuf) {
     let (good, refused): (Vec<_>, Vec<_>) = ran.iter().partition(|ran| ran.outcome.result.is_ok());
     assert_eq!((good.len(), refused.len()), (54, 6));
     assert_eq!(failure(refused[0]), (FailureCode::Internal, "50 calls of this team wait already"));
+    assert!(refused.iter().all(|ran| is_busy(ran)));
     pool.shutdown().await;
+}
+
+async fn a_team_whose_calls_sleep_holds_up_nobody_else(cache: PathBuf) {
+    // Room for eight calls, for two of a team; seats for one, and for three when it is taken.
+    let seats = WorkersConfig { workers_max: 1, workers_busy_max: 3, calls_per_worker_max: 2, ..config(cache) };
+    let pool = Workers::new(WorkersConfig { memory_bytes_max: 256 << 20, wait_max: Duration::from_millis(200), ..seats });
+    let (silent, host, cancel) = (Silent::default(), Moody::default(), CancellationToken::new());
+    let sleeping = futures_util::future::join_all(["a", "a", "b", "b"].map(|team| pool.run(team, call(WAIT, LONG), &silent, &cancel)));
+    let others = async {
+        silent.asked(4).await;
+        let (go_on, started) = (never(), std::time::Instant::now());
+        assert!(is_busy(&pool.run("a", call("return 1", LONG), &host, &go_on).await));
+        assert!(started.elapsed() < LONG, "it is told so, and not left waiting");
+        assert_eq!(value(&pool.run("c", call("return 3", LONG), &host, &go_on).await), "3");
+        for team in ["a", "b", "c"] {
+            assert!(pool.check(team, "return 1", "good").await.is_ok(), "{team}");
+        }
+        assert_eq!(pool.count(), 3);
+        // All seats are taken by those who are busy once the third is.
+        let third = pool.run("c", call(WAIT, LONG), &silent, &cancel);
+        let fourth = async {
+            silent.asked(5).await;
+            assert!(is_busy(&pool.run("d", call("return 4", LONG), &host, &go_on).await));
+            assert!(matches!(pool.check("d", "return 4", "good").await, Err(CheckError::Busy(_))));
+            cancel.cancel();
+        };
+        tokio::join!(third, fourth);
+        assert_eq!(value(&pool.run("d", call("return 4", LONG), &host, &go_on).await), "4");
+    };
+    tokio::join!(sleeping, others);
+    pool.shutdown().await;
+}
+
+async fn a_call_that_is_given_up_has_its_place_until_the_engine_lets_go(cache: PathBuf) {
+    let one = WorkersConfig { calls_per_worker_max: 1, wait_max: Duration::from_millis(200), ..config(cache) };
+    let pool = Workers::new(one);
+    let (silent, host, go_on) = (Silent::default(), Moody::default(), never());
+    let signal = |signal| {
+        let pid = rustix::process::Pid::from_raw(*workers().iter().next().unwrap() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    {
+        let run = pool.run("a", call(WAIT, LONG), &silent, &go_on);
+        // It stands still before the call is given up, or it might let go of it first.
+        let stop = async {
+            silent.asked(1).await;
+            signal(rustix::process::Signal::STOP);
+        };
+        tokio::select! { ran = run => panic!("{ran:?}"), () = stop => {} }
+    }
+    assert!(is_busy(&pool.run("a", call("return 1", LONG), &host, &go_on).await));
+    signal(rustix::process::Signal::CONT);
+    let ran = loop {
+        let ran = pool.run("a", call("return 1", LONG), &host, &go_on).await;
+        if !is_busy(&ran) {
+            break ran;
+        }
+    };
+    assert_eq!(value(&ran), "1");
+    pool.shutdown().await;
+}
+
+async fn who_complains_without_end_is_ended(cache: PathBuf) {
+    let program = cache.join("loud");
+    fs::write(&program, "#!/bin/sh\nprintf '\\000\\000\\000\\005\\020\\000\\000\\000\\000' >&0\nexec yes >&2\n").unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let pool = Workers::new(WorkersConfig { program, ..config(cache) });
+    let ran = pool.run("a", call("return 1", LONG), &Moody::default(), &never()).await;
+    assert_eq!(failure(&ran), (FailureCode::Internal, "the engine ended unexpectedly"));
+    until(|| workers().is_empty()).await;
+    pool.shutdown().await;
+}
+
+async fn what_comes_first_waits_for_the_engine_to_be_compiled(cache: PathBuf) {
+    let cold = cache.join("cold");
+    fs::create_dir(&cold).unwrap();
+    let pool = Workers::new(WorkersConfig { spare: true, wait_max: Duration::from_millis(1), ..config(cold) });
+    pool.warm();
+    let (host, go_on) = (Moody::default(), never());
+    let (checked, ran) = tokio::join!(pool.check("a", "return 1", "good"), pool.run("b", call("return 1", LONG), &host, &go_on));
+    assert!(checked.is_ok(), "{checked:?}");
+    assert_eq!(value(&ran), "1");
+    pool.shutdown().await;
+    assert_eq!(workers().len(), 0);
 }
 
 async fn idle_workers_end(cache: PathBuf) {

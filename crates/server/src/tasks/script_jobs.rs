@@ -12,7 +12,7 @@ use sandbar_core::script::{
     retry::{self, Fate},
 };
 use sandbar_node::error_text;
-use sandbar_scripts::FailureCode;
+use sandbar_scripts::{Failure, FailureCode};
 use sandbar_store::{Busy, JobEnd, JobKind, RunStatus, ScriptJob, ScriptRun, StoreError};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
@@ -29,6 +29,8 @@ use crate::app::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After a failure of the store the next look is no sooner.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Where there was no room for a run, it is looked for after this and up to as much again.
+const BUSY_AFTER_MS: i64 = 1000;
 /// And after a fault of our own, which may come again.
 const AFTER_PANIC: Duration = Duration::from_secs(30);
 /// How often it is tried to keep what came of a run.
@@ -136,6 +138,9 @@ async fn attempt(app: &SharedApp, stop: &CancellationToken, job: ScriptJob, canc
     if let Err(error) = begin {
         tracing::warn!(job = job.id, error = error_text(&error), "the begin of a run was not recorded");
     }
+    if ran.outcome.result.as_ref().is_err_and(Failure::is_busy) {
+        return put_off(app, &job, ran.run).await;
+    }
     let end = match &ran.outcome.result {
         Ok(_) => JobEnd::Succeeded,
         // The server ends. The run stays unfinished, and is run again by the next one.
@@ -147,6 +152,17 @@ async fn attempt(app: &SharedApp, stop: &CancellationToken, job: ScriptJob, canc
         },
     };
     finish(app, &job, ran.run, end).await;
+}
+
+/// It did not begin, since too many others were at it: that was no attempt, and it is tried again soon.
+async fn put_off(app: &SharedApp, job: &ScriptJob, mut run: ScriptRun) {
+    if job.kind == JobKind::Async {
+        (run.status, run.finished_at_ms) = (RunStatus::Queued, None);
+    }
+    if let Err(error) = app.finish_script(run, None).await {
+        tracing::warn!(job = job.id, error = error_text(&error), "that a run had to wait was not recorded");
+    }
+    give_back(app, &job.id, now_ms() + BUSY_AFTER_MS + (jitter() * BUSY_AFTER_MS as f64) as i64).await;
 }
 
 /// What the job asks for; or why nobody wants it any more.

@@ -48,7 +48,7 @@ pub async fn run(form: Output, args: RunFileArgs) -> anyhow::Result<u8> {
     match workers.check(TEAM, &code, &name).await {
         Ok(()) => {}
         Err(error @ CheckError::Syntax(_)) => bail!("{name}: {error}"),
-        Err(error @ CheckError::Engine(_)) => bail!("the engine does not start: {error}"),
+        Err(error @ (CheckError::Engine(_) | CheckError::Busy(_))) => bail!("the engine does not start: {error}"),
     }
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;

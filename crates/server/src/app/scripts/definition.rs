@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::engines;
 use crate::{
     app::{
         App,
@@ -183,6 +184,7 @@ impl App {
         match self.scripts.engines.check(team_id, code.as_deref().unwrap_or(&source), name).await {
             Ok(()) => {}
             Err(CheckError::Syntax(error)) => return Err(syntax(&error)),
+            Err(CheckError::Busy(why)) => return Err(engines::busy(&why)),
             Err(CheckError::Engine(cause)) => {
                 tracing::error!(cause, "a script could not be checked");
                 return Err(ApiError::unavailable("the script could not be checked: the engine did not answer").retry_after(1));

@@ -6,13 +6,14 @@ use std::{
     path::Path,
 };
 
+use sandbar_api::ErrorCode;
 use sandbar_core::script::provider::Provider;
 use sandbar_node::Node;
 use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, StripError, Usage, Workers, WorkersConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::bun::Bun;
-use crate::config::ScriptsConfig;
+use crate::{config::ScriptsConfig, error::ApiError};
 
 /// Where the compiled engine is kept, below the data directory.
 const CACHE_DIR: &str = "script-cache";
@@ -86,4 +87,17 @@ fn make_private(dir: &Path) -> io::Result<()> {
 /// An end that came before a beginning.
 pub(super) fn failed(failure: Failure) -> Outcome {
     Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None }
+}
+
+/// Every engine that may run the call is at others.
+pub(super) fn busy(why: &str) -> ApiError {
+    ApiError::new(ErrorCode::FunctionConcurrencyExceeded, format!("too many functions are running: {why}")).retry_after(1)
+}
+
+/// Refuses what did not begin since there was no room for it.
+pub(super) fn begun(outcome: &Outcome) -> Result<(), ApiError> {
+    match &outcome.result {
+        Err(failure) if failure.is_busy() => Err(busy(&failure.message)),
+        _ => Ok(()),
+    }
 }

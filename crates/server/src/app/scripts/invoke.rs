@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Ask, Ran, Subject, record};
+use super::{Ask, Ran, Subject, engines, record};
 use crate::{
     app::{
         App,
@@ -124,6 +124,7 @@ impl App {
             let ran = async {
                 let place = app.script_place(&ask.script).await?;
                 let Ran { mut run, outcome } = app.run_placed(ask, place).await;
+                engines::begun(&outcome)?;
                 let shown = record::without_texts(&mut run);
                 app.finish_script(run, None).await.map_err(|e| store_failure("keeping what came of the call", &e))?;
                 Ok(Ran { run: shown, outcome })

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Ask, fetch,
+    Ask, engines, fetch,
     places::Entered,
     record::{self, RunDoc},
     redact::{self, Redactor},
@@ -84,6 +84,7 @@ impl App {
         let recording = restored.ok_or_else(|| ApiError::conflict("with its secrets, what this run was told is too much, so it cannot be replayed"))?;
         let (began, began_ms) = (std::time::Instant::now(), now_ms());
         let replayed = self.scripts.engines.replay(&ask.script.team_id, run::call_of(&ask), &recording, &ask.cancel).await;
+        engines::begun(&replayed.0)?;
         let duration = began.elapsed();
         let (outcome, recording, differences) = replayed;
         let mut differences: Vec<String> = differences.into_iter().map(|difference| redactor.sentence(difference)).collect();
