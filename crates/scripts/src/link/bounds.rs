@@ -202,7 +202,7 @@ mod tests {
             (&deep, Err("the result is nested too deep: 100 levels are allowed")),
         ] {
             let done = Done { value: Some(RawValue::from_string(value.into()).unwrap()), failure: None, usage: Default::default(), clock: None };
-            let done = bounds.done(done);
+            let done = bounds.done(done).unwrap();
             let failure = done.failure.as_ref().map(|failure| (failure.code, failure.message.as_str()));
             assert_eq!(done.value.as_deref().map(RawValue::get), want.ok());
             assert_eq!(failure, want.err().map(|message| (FailureCode::Unserializable, message)));
