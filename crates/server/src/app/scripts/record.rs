@@ -83,6 +83,11 @@ pub(crate) fn begun(ask: &Ask, status: RunStatus, now_ms: i64) -> ScriptRun {
     }
 }
 
+/// A run without what is large of it, for a disk that has next to no room.
+pub(crate) fn small(run: ScriptRun) -> ScriptRun {
+    ScriptRun { output: None, logs: None, recording: None, ..run }
+}
+
 /// The lines that a run logged.
 pub(crate) fn logs(run: &ScriptRun) -> Vec<LogLine> {
     run.logs.as_deref().and_then(|logs| serde_json::from_str(logs).ok()).unwrap_or_default()

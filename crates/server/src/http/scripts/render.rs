@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::{
     app::scripts::{
         Subject,
+        invoke::Sight,
         record::{self, RunDoc},
     },
     http::time::rfc3339,
@@ -166,6 +167,29 @@ pub struct InvokeResult {
     pub provider: Option<String>,
     pub run_id: String,
     pub version: u32,
+}
+
+impl InvokeResult {
+    /// Who is no member is told what came of a call, and nothing of how.
+    pub(crate) fn seen_by(self, sight: Sight) -> Self {
+        match sight {
+            Sight::Whole | Sight::Result => self,
+            Sight::Answer => Self { logs: Vec::new(), log_entries: Vec::new(), stack: None, in_flight: Vec::new(), ..self },
+        }
+    }
+}
+
+/// A call that nobody waited for, as its caller sees it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InvocationView {
+    pub id: String,
+    /// `queued`, `running`, `succeeded` or `failed`.
+    pub status: &'static str,
+    pub created_at: String,
+    pub finished_at: Option<String>,
+    /// Null until it has ended.
+    pub result: Option<InvokeResult>,
 }
 
 /// A line that was logged.
@@ -331,6 +355,17 @@ pub fn result(run: &ScriptRun, value: Option<Box<RawValue>>) -> InvokeResult {
         provider: run.provider.clone(),
         run_id: run.id.clone(),
         version: run.version,
+    }
+}
+
+/// A call that nobody waited for, for one who is no admin.
+pub(crate) fn invocation(run: &ScriptRun, sight: Sight) -> InvocationView {
+    InvocationView {
+        id: run.id.clone(),
+        status: run.status.as_str(),
+        created_at: rfc3339(run.created_at_ms),
+        finished_at: run.finished_at_ms.map(rfc3339),
+        result: matches!(run.status, RunStatus::Succeeded | RunStatus::Failed).then(|| result(run, None).seen_by(sight)),
     }
 }
 
