@@ -24,7 +24,9 @@ use crate::{
 /// Bytes of code in one list.
 pub const KEPT_SOURCE_BYTES: usize = 8 << 20;
 
-/// What a client says of a function. Each field may be absent; what is null is as if nothing had been said of it.
+/// What a client says of a function. Each field may be absent: then it is kept, or is what it is unless said. Null sets `pattern`,
+/// `description`, `timeoutMs`, `cpuMs`, `memoryMb`, `concurrency`, `authorKind`, `capabilities` and `fetchAllow` back to what they are
+/// unless said; for every other field it is refused.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionFields {
@@ -40,7 +42,7 @@ pub struct FunctionFields {
     /// 50 to 60000.
     pub timeout_ms: Option<u32>,
     pub active: Option<bool>,
-    /// Who wrote the code: `operator` (trusted) or `tenant`.
+    /// Who wrote the code, as an admin of the team says: `operator` (trusted) or `tenant`.
     pub author_kind: Option<String>,
     /// As `authorKind` `operator`.
     pub trusted: Option<bool>,
