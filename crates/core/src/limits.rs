@@ -562,6 +562,8 @@ pub const SCRIPT_SCHEDULE_QUEUE_MAX: usize = 100;
 pub const SCRIPT_MISSED_RUNS_MAX: u32 = 100;
 /// Seconds by which a tick may be put off.
 pub const SCRIPT_JITTER_MAX_S: u32 = 3600;
+/// Active schedules of a team that come more often than once a minute.
+pub const SCRIPT_SCHEDULES_BY_SECONDS_MAX: usize = 50;
 /// Milliseconds after which a tick that did not fire counts as missed.
 pub const SCRIPT_TICK_GRACE_MS: i64 = 10_000;
 
@@ -596,6 +598,8 @@ pub const SCRIPT_MAIL_BODY_MAX_BYTES: usize = 1 << 20;
 /// Mails that are sent at once, of one team and in all.
 pub const SCRIPT_MAILS_PER_TEAM_MAX: usize = 4;
 pub const SCRIPT_MAILS_MAX: usize = 16;
+/// Mails that the scripts of a team send within an hour.
+pub const SCRIPT_MAILS_PER_TEAM_HOUR_MAX: u32 = 1000;
 /// Seconds within which an SMTP server has to answer.
 pub const SCRIPT_MAIL_TIMEOUT_S: u64 = 20;
 /// Mails of one team that are kept where no SMTP server is set, and bytes of these; beyond it the oldest go.

@@ -136,6 +136,22 @@ impl Store {
             .await
     }
 
+    /// Gives a job back whose try was cut short: that was no attempt, but it counts as an interruption, and after too many the job
+    /// is given up.
+    pub async fn script_job_interrupt(&self, job_id: &str, cause: &str, at_ms: i64, now_ms: i64) -> Result<(), StoreError> {
+        let (job_id, cause) = (job_id.to_owned(), cause.to_owned());
+        self.engine
+            .write("give back a run that was interrupted", move |c| {
+                let sql = "UPDATE script_job SET state = 'pending', run_at_ms = ?2, attempts = max(attempts - 1, 0), interruptions = interruptions + 1
+                    WHERE id = ?1 AND state = 'running' AND interruptions < ?3";
+                if c.prepare_cached(sql)?.execute((&job_id, at_ms, limits::SCRIPT_INTERRUPTIONS_MAX))? == 0 {
+                    end_job(c, &job_id, &JobEnd::Dead, None, Some(&cause), now_ms)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
     /// After a start: what ran when the server ended is run again, unless that happened too often. Returns how many of each.
     pub async fn script_jobs_recover(&self, now_ms: i64) -> Result<(usize, usize), StoreError> {
         self.engine

@@ -161,6 +161,17 @@ impl Store {
             .await
     }
 
+    /// A whole run of whatever team.
+    pub async fn script_run_find(&self, id: &str) -> Result<Option<ScriptRun>, StoreError> {
+        let id = id.to_owned();
+        self.engine
+            .read("read a run", move |c| {
+                let sql = format!("SELECT {SMALL}, input, output, logs, recording FROM script_run WHERE id = ?1");
+                c.prepare_cached(&sql)?.query_row([id], |row| Ok(run(row))).optional()?.transpose()
+            })
+            .await
+    }
+
     /// Runs of a team, the newest first, without what is large of them; with their logs if they are asked for.
     pub async fn script_runs_list(&self, team_id: &str, filter: RunFilter, with_logs: bool) -> Result<Vec<ScriptRun>, StoreError> {
         let team_id = team_id.to_owned();

@@ -65,11 +65,13 @@ impl Store {
             .await
     }
 
-    /// Scripts whose next tick is due, the longest due first; and when the first after these is.
+    /// Scripts whose next tick is due: of each team the longest due first, then of each the second, and so on; and when the first after these is.
     pub async fn script_schedules_due(&self, now_ms: i64, limit: u32) -> Result<(Vec<String>, Option<i64>), StoreError> {
         self.engine
             .read("look for due schedules", move |c| {
-                let mut statement = c.prepare_cached("SELECT script_id FROM script_schedule WHERE due_at_ms <= ?1 ORDER BY due_at_ms LIMIT ?2")?;
+                let sql = "SELECT script_id FROM (SELECT script_id, due_at_ms, row_number() OVER (PARTITION BY team_id ORDER BY due_at_ms) AS nth
+                    FROM script_schedule WHERE due_at_ms <= ?1) ORDER BY nth, due_at_ms LIMIT ?2";
+                let mut statement = c.prepare_cached(sql)?;
                 let due = statement.query_map((now_ms, limit), |row| row.get(0))?.collect::<Result<_, _>>()?;
                 let next = c.prepare_cached("SELECT min(due_at_ms) FROM script_schedule WHERE due_at_ms > ?1")?.query_row([now_ms], |row| row.get(0))?;
                 Ok((due, next))
@@ -159,7 +161,11 @@ pub(crate) fn sync_schedule(c: &Connection, script: &ScriptRecord, now_ms: i64) 
         return Ok(());
     };
     let policy = &script.spec.schedule;
-    let next = schedule::next(&script.id, &parse(pattern, &policy.timezone)?, policy, now_ms);
+    let cron = parse(pattern, &policy.timezone)?;
+    if cron.is_by_seconds() {
+        check_by_seconds(c, script)?;
+    }
+    let next = schedule::next(&script.id, &cron, policy, now_ms);
     let sql = "INSERT INTO script_schedule (script_id, team_id, pattern, timezone, next_tick_ms, due_at_ms, updated_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
         ON CONFLICT (script_id) DO UPDATE SET pattern = excluded.pattern, timezone = excluded.timezone, next_tick_ms = excluded.next_tick_ms,
             due_at_ms = excluded.due_at_ms, updated_at_ms = excluded.updated_at_ms
@@ -167,6 +173,20 @@ pub(crate) fn sync_schedule(c: &Connection, script: &ScriptRecord, now_ms: i64) 
     let (tick_ms, due_at_ms) = next.map(|next| (next.tick_ms, next.due_at_ms)).unzip();
     c.prepare_cached(sql)?.execute((&script.id, &script.team_id, pattern, &policy.timezone, tick_ms, due_at_ms, now_ms))?;
     Ok(())
+}
+
+/// Refuses one more schedule that comes more often than once a minute, where a team has enough of them: each tick is a commit.
+fn check_by_seconds(c: &Connection, script: &ScriptRecord) -> Result<(), StoreError> {
+    let sql = "SELECT pattern, timezone FROM script_schedule WHERE team_id = ?1 AND script_id <> ?2";
+    let mut statement = c.prepare_cached(sql)?;
+    let rows = statement.query_map((&script.team_id, &script.id), |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut others = 0;
+    for row in rows {
+        let (pattern, timezone) = row?;
+        others += usize::from(parse(&pattern, &timezone).is_ok_and(|cron| cron.is_by_seconds()));
+    }
+    let max = limits::SCRIPT_SCHEDULES_BY_SECONDS_MAX;
+    if others >= max { Err(StoreError::TooMany { what: "active schedules of this team that come more often than once a minute", max }) } else { Ok(()) }
 }
 
 fn parse(pattern: &str, timezone: &str) -> Result<cron::Schedule, StoreError> {

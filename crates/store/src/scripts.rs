@@ -85,8 +85,6 @@ pub struct ScriptWhole {
     pub secrets: Vec<String>,
 }
 
-/// Which scripts are looked for by [`Store::script_find_open`].
-const OPEN_MAX: usize = 2;
 const COLUMNS: &str = "id, team_id, name, trigger, pattern, active, last_version, doc, created_by, created_at_ms, updated_at_ms, generation";
 
 impl ScriptVersion {
@@ -215,30 +213,6 @@ impl Store {
                 let sql = format!("SELECT {COLUMNS} FROM script WHERE id = ?1");
                 let found = transaction.prepare_cached(&sql)?.query_row([id], |row| Ok(record(row))).optional()?.transpose()?;
                 found.map(|script| whole(&transaction, script)).transpose()
-            })
-            .await
-    }
-
-    /// The scripts that somebody without a login may mean: those with the access `public` or `key`, by id, else by name. Two of a
-    /// name are enough to know that it is not clear.
-    pub async fn script_find_open(&self, id_or_name: &str) -> Result<Vec<ScriptWhole>, StoreError> {
-        let key = id_or_name.to_owned();
-        self.engine
-            .read("read an open script", move |c| {
-                let transaction = c.unchecked_transaction()?;
-                let is_open = "json_extract(doc, '$.access') IN ('public', 'key')";
-                let mut found = Vec::new();
-                for column in ["id", "name"] {
-                    let sql = format!("SELECT {COLUMNS} FROM script WHERE {column} = ?1 AND {is_open} ORDER BY id LIMIT {OPEN_MAX}");
-                    let mut statement = transaction.prepare_cached(&sql)?;
-                    for row in statement.query_map([&key], |row| Ok(record(row)))? {
-                        found.push(whole(&transaction, row??)?);
-                    }
-                    if !found.is_empty() {
-                        break;
-                    }
-                }
-                Ok(found)
             })
             .await
     }

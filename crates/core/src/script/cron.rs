@@ -43,6 +43,11 @@ impl Schedule {
         Ok(Self { fields, zone })
     }
 
+    /// Whether it comes more often than once a minute.
+    pub fn is_by_seconds(&self) -> bool {
+        self.fields.is_by_seconds()
+    }
+
     /// The first tick after a moment, in milliseconds. None where the calendar ends.
     pub fn next_after(&self, at_ms: i64) -> Option<i64> {
         let at = Timestamp::from_second(at_ms.div_euclid(1000)).ok()?;

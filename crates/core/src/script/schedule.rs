@@ -59,7 +59,7 @@ pub struct Tick {
 /// The first tick after a moment.
 pub fn next(script_id: &str, cron: &cron::Schedule, policy: &Schedule, after_ms: i64) -> Option<Next> {
     let tick_ms = cron.next_after(after_ms)?;
-    Some(Next { tick_ms, due_at_ms: due_at_ms(script_id, policy, tick_ms) })
+    Some(Next { tick_ms, due_at_ms: due_at_ms(script_id, policy, tick_ms, cron.next_after(tick_ms)) })
 }
 
 /// What `ctx.data` of a tick's run is.
@@ -75,18 +75,19 @@ pub fn decide(state: &State<'_>) -> Decision {
     let more = next.is_some_and(|next| next.due_at_ms <= state.now_ms);
     let mut decided = Decided::default();
     let policy = state.policy;
-    let late_ms = |tick: i64| state.now_ms - due_at_ms(state.script_id, policy, tick);
-    let too_late = |tick: i64| policy.starting_deadline_seconds.is_some_and(|max| late_ms(tick) > i64::from(max) * 1000);
-    let is_missed = |tick: i64| late_ms(tick) > limits::SCRIPT_TICK_GRACE_MS;
-    let last = due.iter().rposition(|tick| !too_late(*tick)).filter(|_| !more);
-    let mut missed_left = if more { usize::MAX } else { due.iter().filter(|tick| is_missed(**tick) && !too_late(**tick)).count() };
+    let late_ms = |tick: &Next| state.now_ms - tick.due_at_ms;
+    let too_late = |tick: &Next| policy.starting_deadline_seconds.is_some_and(|max| late_ms(tick) > i64::from(max) * 1000);
+    let is_missed = |tick: &Next| late_ms(tick) > limits::SCRIPT_TICK_GRACE_MS;
+    let last = due.iter().rposition(|tick| !too_late(tick)).filter(|_| !more);
+    let mut missed_left = if more { usize::MAX } else { due.iter().filter(|tick| is_missed(tick) && !too_late(tick)).count() };
     let (mut busy, mut waiting) = (state.busy, state.waiting);
-    for (position, &tick) in due.iter().enumerate() {
-        if too_late(tick) {
+    for (position, due) in due.iter().enumerate() {
+        let tick = due.tick_ms;
+        if too_late(due) {
             decided.skip(tick, format!("it is later than startingDeadlineSeconds allows ({})", policy.starting_deadline_seconds.unwrap_or_default()));
             continue;
         }
-        let missed = is_missed(tick);
+        let missed = is_missed(due);
         if missed {
             let left = missed_left;
             missed_left = missed_left.saturating_sub(1);
@@ -115,7 +116,7 @@ pub fn decide(state: &State<'_>) -> Decision {
             }
             ConcurrencyPolicy::Replace if last != Some(position) => decided.skip(tick, "a later one replaces it".to_owned()),
             _ => {
-                decided.fire(tick, missed.then(|| format!("it is late by {} s", late_ms(tick) / 1000)));
+                decided.fire(tick, missed.then(|| format!("it is late by {} s", late_ms(due) / 1000)));
                 (busy, waiting) = (true, waiting + 1);
             }
         }
@@ -125,31 +126,34 @@ pub fn decide(state: &State<'_>) -> Decision {
 }
 
 /// The ticks that are due, and the first that is not or that is too many.
-fn due(state: &State<'_>) -> (Vec<i64>, Option<Next>) {
+fn due(state: &State<'_>) -> (Vec<Next>, Option<Next>) {
     let mut due = Vec::new();
     let mut tick_ms = state.next_tick_ms;
     loop {
-        let due_at_ms = due_at_ms(state.script_id, state.policy, tick_ms);
+        let following = state.cron.next_after(tick_ms);
+        let due_at_ms = due_at_ms(state.script_id, state.policy, tick_ms, following);
         if due_at_ms > state.now_ms || due.len() >= TICKS_MAX {
             return (due, Some(Next { tick_ms, due_at_ms }));
         }
         let place = state.accounted.partition_point(|(_, to)| *to < tick_ms);
         if state.accounted.get(place).is_none_or(|(from, _)| *from > tick_ms) {
-            due.push(tick_ms);
+            due.push(Next { tick_ms, due_at_ms });
         }
-        let Some(next) = state.cron.next_after(tick_ms) else { return (due, None) };
-        tick_ms = next;
+        let Some(following) = following else { return (due, None) };
+        tick_ms = following;
     }
 }
 
-/// A tick is put off by an amount that follows from it, so that it is the same whenever it is looked at.
-fn due_at_ms(script_id: &str, policy: &Schedule, tick_ms: i64) -> i64 {
+/// A tick is put off by an amount that follows from it, so that it is the same whenever it is looked at; and by less than until the
+/// next one, which would find it waiting otherwise.
+fn due_at_ms(script_id: &str, policy: &Schedule, tick_ms: i64, following_ms: Option<i64>) -> i64 {
     if policy.jitter_seconds == 0 {
         return tick_ms;
     }
     let digest = Sha256::new().chain_update(script_id).chain_update(tick_ms.to_le_bytes()).finalize();
     let number = digest.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-    tick_ms.saturating_add((number % (u64::from(policy.jitter_seconds) * 1000)).cast_signed())
+    let until_next = following_ms.map_or(u64::MAX, |next| next.saturating_sub(tick_ms).max(1).unsigned_abs());
+    tick_ms.saturating_add((number % (u64::from(policy.jitter_seconds) * 1000).min(until_next)).cast_signed())
 }
 
 #[derive(Default)]

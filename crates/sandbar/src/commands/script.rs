@@ -100,7 +100,8 @@ async fn put(global: &Global, client: &Client, args: PutArgs) -> anyhow::Result<
     set("runAs", args.run_as.clone().map(Into::into));
     set("capabilities", (!args.capabilities.is_empty()).then(|| args.capabilities.clone().into()));
     set("trusted", args.trusted.then(|| true.into()));
-    set("active", Some((!args.inactive).into()));
+    // One that is there stays as active as it is.
+    set("active", args.inactive.then(|| false.into()));
     let changed = client.data(client.request(Method::PATCH, &path(name, "")).json(&body)).await;
     match changed {
         Ok(_) => {}

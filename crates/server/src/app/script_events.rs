@@ -64,6 +64,7 @@ impl App {
         if len > max {
             return Err(ApiError::new(ErrorCode::PayloadTooLarge, format!("data: an event has at most {max} bytes, and this one has {len}")));
         }
+        self.check_room()?;
         let event = NewScriptEvent {
             id: id_of(&who.team_id, publish.idempotency_key.as_deref()),
             team_id: who.team_id.clone(),

@@ -24,7 +24,6 @@ use crate::{
         SharedApp,
         auth::{self, Principal},
         items::{Reader, Rows},
-        sandboxes::store_failure,
         script_events::Cause,
         scripts::Subject,
     },
@@ -102,21 +101,16 @@ impl FromRequestParts<SharedApp> for Asker {
 
 /// The team that nobody asks about: the one that is named, else the only one.
 async fn nobodys_team(parts: &Parts, app: &SharedApp) -> std::result::Result<String, ApiError> {
-    let params = Params::parse(parts.uri.query().unwrap_or_default());
-    let header = parts.headers.get(auth::TEAM_HEADER).and_then(|value| value.to_str().ok()).map(str::trim).filter(|team| !team.is_empty());
-    let team_id = match header.or(params.text("team")) {
-        Some(team) => {
-            app.check_team(team).await?;
-            team.to_owned()
-        }
-        None => app.store.team_only().await.map_err(|e| store_failure("reading the only team", &e))?.ok_or_else(|| {
-            let message =
-                "there are several teams here: name one by the header X-Team-Id or the query parameter team, or send \"Authorization: Bearer <token>\"";
-            ApiError::new(ErrorCode::Unauthorized, message)
-        })?,
-    };
+    let team_id = app.nobodys_team(named_team(parts)).await?;
     app.admit_request(&team_id)?;
     Ok(team_id)
+}
+
+/// The team that a request without a token names.
+pub(super) fn named_team(parts: &Parts) -> Option<String> {
+    let params = Params::parse(parts.uri.query().unwrap_or_default());
+    let header = parts.headers.get(auth::TEAM_HEADER).and_then(|value| value.to_str().ok()).map(str::trim).filter(|team| !team.is_empty());
+    header.or(params.text("team")).map(str::to_owned)
 }
 
 /// `/api/items`

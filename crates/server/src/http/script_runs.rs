@@ -11,13 +11,17 @@ use super::{
     extract::OptionalJson,
     params::{Params, shown},
     scripts::{
-        render::{self, InvokeResult, RunView},
+        render::{self, InvocationView, InvokeResult, RunView},
         require_admin,
         wire::{self, Data, Failed, Page, Result},
     },
 };
 use crate::{
-    app::{App, SharedApp, auth::Principal},
+    app::{
+        App, SharedApp,
+        auth::Principal,
+        scripts::invoke::{Caller, Sight},
+    },
     error::ApiError,
 };
 
@@ -38,6 +42,14 @@ struct ReplayView {
     same: bool,
     /// In what it differs.
     differences: Vec<String>,
+}
+
+/// A call that nobody waited for, for admins and for whoever made it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Invocation {
+    Run(Box<RunView>),
+    Result(Box<InvocationView>),
 }
 
 /// `/api/runs`, `/api/functions/{id}/runs` and `/api/invocations`
@@ -100,16 +112,17 @@ async fn get_of_function(State(app): State<SharedApp>, who: Principal, Path((id,
     wire::data(render::run(found, true))
 }
 
-/// A call that nobody waited for: whoever made it may ask, and admins.
-#[utoipa::path(get, path = "/api/invocations/{id}", tag = "scripts", params(("id" = String, Path)), responses(
-    (status = 200, body = Data<RunView>), (status = 401, body = Failed), (status = 404, body = Failed),
+/// A call that nobody waited for. Admins see the whole run; whoever made it sees what came of it: a member, the holder of a key of the
+/// function, or, of a call that nobody was named for, whoever knows its id.
+#[utoipa::path(get, path = "/api/invocations/{id}", tag = "scripts", security((), ("bearer" = [])), params(("id" = String, Path)), responses(
+    (status = 200, body = Data<Invocation>), (status = 401, body = Failed), (status = 404, body = Failed),
 ))]
-async fn get_invocation(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<Data<RunView>> {
-    let run = render::run(app.script_run(&who, &id).await?, true);
-    if require_admin(&who).is_err() && run.subject.user_id.as_ref() != Some(&who.user_id) {
-        return Err(ApiError::not_found("run", &id));
-    }
-    wire::data(run)
+async fn get_invocation(State(app): State<SharedApp>, caller: Caller, Path(id): Path<String>) -> Result<Data<Invocation>> {
+    let (run, sight) = app.script_invocation(caller, &id).await?;
+    wire::data(match sight {
+        Sight::Whole => Invocation::Run(Box::new(render::run(run, true))),
+        Sight::Result | Sight::Answer => Invocation::Result(Box::new(render::invocation(&run, sight))),
+    })
 }
 
 /// Run a run again with what it was told then (answers of `ctx`, clock and chance), under its version or another. Nothing goes out.

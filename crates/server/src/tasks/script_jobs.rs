@@ -72,6 +72,10 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
 
 /// Starts everything that is due and may run; returns how long nothing more will be.
 async fn start(app: &SharedApp, stop: &CancellationToken, busy: &mut Busy, runs: &mut JoinSet<Of>) -> Result<Duration, StoreError> {
+    // Each run leaves a row. On a full disk what is owed waits.
+    if app.check_room().is_err() {
+        return Ok(LOOK_EVERY);
+    }
     let claimed = app.store.script_jobs_claim(now_ms(), busy.clone()).await?;
     if claimed.dropped > 0 {
         tracing::info!(dropped = claimed.dropped, "runs of functions that are gone or not active were dropped");
@@ -87,7 +91,7 @@ async fn start(app: &SharedApp, stop: &CancellationToken, busy: &mut Busy, runs:
             if AssertUnwindSafe(attempt(&app, &stop, job, cancel)).catch_unwind().await.is_err() {
                 tracing::error!(job = id, "a run that was owed failed inside the server; it is run again");
                 tokio::time::sleep(AFTER_PANIC).await;
-                give_back(&app, &id, now_ms()).await;
+                interrupt(&app, &id, "it failed inside the server too often; the server's log says why").await;
             }
             app.script_jobs.end(&id);
             of
@@ -206,14 +210,33 @@ async fn finish(app: &SharedApp, job: &ScriptJob, run: ScriptRun, end: JobEnd) {
         }
         tokio::time::sleep(AFTER_FAILURE).await;
     }
-    tracing::error!(job = job.id, "what came of a run could not be recorded; it is run again");
-    give_back(app, &job.id, now_ms()).await;
+    // It has run: that is worth more than what it said.
+    match app.finish_script(record::small(run), Some((job.id.clone(), end))).await {
+        Ok(()) => tracing::error!(job = job.id, "what came of a run could not be recorded; that it ended is"),
+        Err(StoreError::Closed) => {}
+        Err(error) => {
+            tracing::error!(job = job.id, error = error_text(&error), "what came of a run could not be recorded; it is run again");
+            interrupt(app, &job.id, "what came of it could not be recorded").await;
+        }
+    }
 }
 
 async fn end_without_run(app: &SharedApp, job_id: &str, end: JobEnd, reason: String) {
     if let Err(error) = app.store.script_job_end(job_id, end, Some(reason), now_ms()).await {
         tracing::error!(job = job_id, error = error_text(&error), "a run that cannot be was not ended");
         give_back(app, job_id, now_ms() + AFTER_FAILURE.as_millis() as i64).await;
+    }
+}
+
+/// Back into the queue as often as that may be, however long it takes to write that.
+async fn interrupt(app: &SharedApp, job_id: &str, cause: &str) {
+    loop {
+        let now = now_ms();
+        match app.store.script_job_interrupt(job_id, cause, now + AFTER_FAILURE.as_millis() as i64, now).await {
+            Ok(()) | Err(StoreError::Closed) => return,
+            Err(error) => tracing::error!(job = job_id, error = error_text(&error), "a run that was cut short was not given back; it is tried again"),
+        }
+        tokio::time::sleep(AFTER_FAILURE).await;
     }
 }
 

@@ -50,8 +50,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Query`] for one that reads too long or finds too much.
     pub async fn items_find(&self, query: ItemQuery) -> Result<ItemsFound, StoreError> {
-        let _turn = self.turns.take(&query.team_id).await?;
-        self.engine.read("find items", move |c| found(c, &query)).await
+        let turn = self.turns.take(&query.team_id).await?;
+        self.engine
+            .read("find items", move |c| {
+                let _turn = turn;
+                found(c, &query)
+            })
+            .await
     }
 }
 

@@ -8,19 +8,19 @@ use std::{
 };
 
 use sandbar_core::limits;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::StoreError;
 
 pub struct Turns {
-    all: Semaphore,
+    all: Arc<Semaphore>,
     /// One place each. Whoever waits or has one holds a reference.
     teams: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// Leave to query, until it is dropped.
-pub struct Turn<'a> {
-    _all: SemaphorePermit<'a>,
+/// Leave to query, until it is dropped. It goes with the query, which ends later than who asked may wait.
+pub struct Turn {
+    _all: OwnedSemaphorePermit,
     _team: OwnedSemaphorePermit,
 }
 
@@ -29,16 +29,16 @@ const IDLE_MAX: usize = 1000;
 
 impl Turns {
     pub fn new() -> Self {
-        Self { all: Semaphore::new(1), teams: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(1)), teams: Mutex::default() }
     }
 
     /// Waits for a turn.
     ///
     /// # Errors
     /// [`StoreError::TooMany`] when too many of the team wait already.
-    pub async fn take(&self, team_id: &str) -> Result<Turn<'_>, StoreError> {
+    pub async fn take(&self, team_id: &str) -> Result<Turn, StoreError> {
         let team = self.place(team_id)?.acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let all = self.all.acquire().await.map_err(|_| StoreError::Closed)?;
+        let all = Arc::clone(&self.all).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         Ok(Turn { _all: all, _team: team })
     }
 

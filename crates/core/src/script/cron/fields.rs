@@ -51,6 +51,11 @@ const MONTH: Field = Field { name: "month", min: 1, max: 12, words: &MONTHS };
 const WEEKDAY: Field = Field { name: "day of the week", min: 0, max: 7, words: &WEEKDAYS };
 
 impl Fields {
+    /// Whether several seconds of a minute match.
+    pub(super) fn is_by_seconds(&self) -> bool {
+        self.second.count_ones() > 1
+    }
+
     pub(super) fn parse(pattern: &str) -> Result<Self, String> {
         let max = limits::SCRIPT_CRON_MAX_BYTES;
         if pattern.len() > max {

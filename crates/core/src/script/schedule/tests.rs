@@ -74,6 +74,20 @@ fn what_is_later_than_its_deadline_is_skipped() {
 }
 
 #[test]
+fn jitter_that_is_longer_than_the_pause_loses_no_tick() {
+    let cron = minutes();
+    let policy = Schedule { jitter_seconds: 3600, ..Schedule::default() };
+    let mut coming = next("s", &cron, &policy, 0).unwrap();
+    for minute in 1..200 {
+        assert_eq!(coming.tick_ms, minute * MINUTE);
+        assert!((coming.tick_ms..coming.tick_ms + MINUTE).contains(&coming.due_at_ms), "{coming:?}");
+        let decision = decide(&State { next_tick_ms: coming.tick_ms, ..state(&cron, &policy, false, coming.due_at_ms) });
+        assert_eq!(words(&decision), format!("f{minute} next{}", minute + 1));
+        coming = decision.next.unwrap();
+    }
+}
+
+#[test]
 fn a_queue_has_an_end() {
     let cron = minutes();
     let policy = Schedule { concurrency_policy: ConcurrencyPolicy::Queue, ..Schedule::default() };
@@ -144,7 +158,7 @@ proptest! {
                     expected = cron.next_after(expected).unwrap();
                 }
                 prop_assert_eq!(tick.tick_ms, expected);
-                prop_assert!(due_at_ms("s", &policy, expected) <= now);
+                prop_assert!(due_at_ms("s", &policy, expected, cron.next_after(expected)) <= now);
                 prop_assert!(tick.fires || tick.reason.is_some());
                 expected = cron.next_after(expected).unwrap();
             }

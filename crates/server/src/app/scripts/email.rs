@@ -1,6 +1,12 @@
 //! `ctx.email.send`: mail of scripts, by the operator's SMTP server, or into a folder where none is set.
 
-use std::{path::Path, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    str::FromStr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
@@ -34,6 +40,9 @@ mod tests;
 
 /// Of what an SMTP server says.
 const REASON_MAX_CHARS: usize = 300;
+const HOUR_MS: i64 = 3_600_000;
+/// Teams that are remembered though their hour is over.
+const TEAMS_MAX: usize = 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
@@ -49,7 +58,12 @@ pub(crate) struct Mailer {
     transport: Option<AsyncSmtpTransport<Tokio1Executor>>,
     places: Places,
     pub(crate) outbox: Outbox,
+    hourly: Hourly,
 }
+
+/// Mails of each team since its hour began.
+#[derive(Default)]
+struct Hourly(Mutex<HashMap<String, (i64, u32)>>);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,7 +90,11 @@ enum People {
 /// Sends for a script.
 pub(crate) async fn send(app: &App, script: &ScriptRecord, run_id: &str, args: &RawValue) -> OpResult {
     let asker = Asker { team_id: &script.team_id, script: Some(script), run_id, depth: 0, secret: None };
-    app.reach.mailer.send(asker, args).await
+    let mailer = &app.reach.mailer;
+    if mailer.transport.is_none() && app.check_room().is_err() {
+        return Err(OpError::internal("the email could not be kept: the server's disk is full"));
+    }
+    mailer.send(asker, args).await
 }
 
 impl Mailer {
@@ -85,12 +103,13 @@ impl Mailer {
         let from = mailbox(&from).map_err(|_| MailError::From(from))?;
         let transport = config.scripts.smtp.as_ref().map(transport).transpose()?;
         let places = Places::new(limits::SCRIPT_MAILS_MAX, limits::SCRIPT_MAILS_PER_TEAM_MAX);
-        Ok(Self { from, transport, places, outbox: Outbox::new(data_dir) })
+        Ok(Self { from, transport, places, outbox: Outbox::new(data_dir), hourly: Hourly::default() })
     }
 
     /// Sends one mail, or keeps it.
     pub(super) async fn send(&self, asker: Asker<'_>, args: &RawValue) -> OpResult {
         let (message, about) = compose(&self.from, asker, args, now_ms())?;
+        self.hourly.take(asker.team_id, now_ms())?;
         let places = self.places.take(asker.team_id).await?;
         match &self.transport {
             Some(transport) => {
@@ -105,6 +124,28 @@ impl Mailer {
         }
         drop(places);
         Ok(RawValue::TRUE.to_owned())
+    }
+}
+
+impl Hourly {
+    /// Counts one more mail, unless there were too many.
+    fn take(&self, team_id: &str, now_ms: i64) -> Result<(), OpError> {
+        let mut teams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = |at_ms: i64| (0..HOUR_MS).contains(&(now_ms - at_ms));
+        if teams.len() >= TEAMS_MAX {
+            teams.retain(|_, (at_ms, _)| began(*at_ms));
+        }
+        let (at_ms, count) = teams.entry(team_id.to_owned()).or_insert((now_ms, 0));
+        if !began(*at_ms) {
+            (*at_ms, *count) = (now_ms, 0);
+        }
+        let max = limits::SCRIPT_MAILS_PER_TEAM_HOUR_MAX;
+        if *count >= max {
+            let minutes = (HOUR_MS - (now_ms - *at_ms)) / 60_000 + 1;
+            return Err(OpError::wrong(format!("the email was not sent: a team sends at most {max} in an hour; the next one may be sent in {minutes} min")));
+        }
+        *count += 1;
+        Ok(())
     }
 }
 

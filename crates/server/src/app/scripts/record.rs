@@ -91,6 +91,11 @@ pub(super) fn without_texts(run: &mut ScriptRun) -> ScriptRun {
     small
 }
 
+/// A run without what is large of it, for a disk that has next to no room.
+pub(crate) fn small(run: ScriptRun) -> ScriptRun {
+    ScriptRun { output: None, logs: None, recording: None, ..run }
+}
+
 /// The lines that a run logged.
 pub(crate) fn logs(run: &ScriptRun) -> Vec<LogLine> {
     run.logs.as_deref().and_then(|logs| serde_json::from_str(logs).ok()).unwrap_or_default()

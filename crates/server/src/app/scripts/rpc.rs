@@ -61,7 +61,9 @@ impl App {
         let (team_id, subject) = self.subject_of(auth).await?;
         match op {
             Op::Fetch => {
-                let asker = Asker { team_id: &team_id, script: None, run_id: "", depth: 0, secret: None };
+                // Nobody can tell how many scripts it came through, so it comes through no more of them.
+                let depth = limits::SCRIPT_EVENT_DEPTH_MAX;
+                let asker = Asker { team_id: &team_id, script: None, run_id: "", depth, secret: None };
                 let within = std::time::Duration::from_millis(limits::SCRIPT_FETCH_MAX_MS);
                 let fetched = tokio::time::timeout(within, fetch::fetch_as(self, asker, args)).await;
                 fetched.unwrap_or_else(|_| Err(OpError::wrong("fetch failed: no answer in time")))

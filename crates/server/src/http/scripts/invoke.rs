@@ -25,7 +25,7 @@ use crate::{
         },
     },
     error::ApiError,
-    http::params::Params,
+    http::{items::named_team, params::Params},
 };
 
 /// Says that the answer was given before.
@@ -53,6 +53,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 #[utoipa::path(post, path = "/api/functions/{id}/invoke", tag = "scripts", params(
     ("id" = String, Path, description = "name or id"), ("mode" = Option<String>, Query, description = "sync or async"),
     ("alias" = Option<String>, Query), ("version" = Option<u32>, Query),
+    ("team" = Option<String>, Query, description = "whose function a name means, without a token"),
 ), request_body = serde_json::Value, responses(
     (status = 200, body = InvokeResult), (status = 202, body = Accepted), (status = 500, description = "the function failed", body = InvokeResult),
     (status = 400, description = "its trigger is another", body = Failed), (status = 401, body = Failed), (status = 403, body = Failed),
@@ -62,9 +63,9 @@ async fn invoke(State(app): State<SharedApp>, caller: Caller, params: Params, Pa
     let wish = wish(&params, request.headers())?;
     let invoked = app.invoke_script(caller, &id, wish, request.into_body()).await?;
     let (mut response, is_replayed) = match invoked {
-        Invoked::Ran { run, outcome, replayed } => {
+        Invoked::Ran { run, outcome, replayed, sight } => {
             let value = outcome.and_then(|outcome| outcome.result.ok().flatten());
-            let result = render::result(&run, value);
+            let result = render::result(&run, value).seen_by(sight);
             let status = if result.ok { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
             (wire::with_status(status, result).into_response(), replayed)
         }
@@ -127,6 +128,6 @@ impl FromRequestParts<SharedApp> for Caller {
             true => Some(Principal::from_request_parts(parts, app).await?),
             false => None,
         };
-        Ok(Self { principal, key: named.or_else(|| bearer.filter(|_| is_function_key)) })
+        Ok(Self { principal, key: named.or_else(|| bearer.filter(|_| is_function_key)), team: named_team(parts) })
     }
 }

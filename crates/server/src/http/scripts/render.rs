@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::{
     app::scripts::{
         Subject,
+        invoke::Sight,
         record::{self, RunDoc},
     },
     http::time::rfc3339,
@@ -23,7 +24,9 @@ use crate::{
 /// Bytes of code in one list.
 pub const KEPT_SOURCE_BYTES: usize = 8 << 20;
 
-/// What a client says of a function. Each field may be absent; what is null is as if nothing had been said of it.
+/// What a client says of a function. Each field may be absent: then it is kept, or is what it is unless said. Null sets `pattern`,
+/// `description`, `timeoutMs`, `cpuMs`, `memoryMb`, `concurrency`, `authorKind`, `capabilities` and `fetchAllow` back to what they are
+/// unless said; for every other field it is refused.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionFields {
@@ -39,7 +42,7 @@ pub struct FunctionFields {
     /// 50 to 60000.
     pub timeout_ms: Option<u32>,
     pub active: Option<bool>,
-    /// Who wrote the code: `operator` (trusted) or `tenant`.
+    /// Who wrote the code, as an admin of the team says: `operator` (trusted) or `tenant`.
     pub author_kind: Option<String>,
     /// As `authorKind` `operator`.
     pub trusted: Option<bool>,
@@ -166,6 +169,29 @@ pub struct InvokeResult {
     pub provider: Option<String>,
     pub run_id: String,
     pub version: u32,
+}
+
+impl InvokeResult {
+    /// Who is no member is told what came of a call, and nothing of how.
+    pub(crate) fn seen_by(self, sight: Sight) -> Self {
+        match sight {
+            Sight::Whole | Sight::Result => self,
+            Sight::Answer => Self { logs: Vec::new(), log_entries: Vec::new(), stack: None, in_flight: Vec::new(), ..self },
+        }
+    }
+}
+
+/// A call that nobody waited for, as its caller sees it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InvocationView {
+    pub id: String,
+    /// `queued`, `running`, `succeeded` or `failed`.
+    pub status: &'static str,
+    pub created_at: String,
+    pub finished_at: Option<String>,
+    /// Null until it has ended.
+    pub result: Option<InvokeResult>,
 }
 
 /// A line that was logged.
@@ -332,6 +358,17 @@ pub fn result(run: &ScriptRun, value: Option<Box<RawValue>>) -> InvokeResult {
         provider: run.provider.clone(),
         run_id: run.id.clone(),
         version: run.version,
+    }
+}
+
+/// A call that nobody waited for, for one who is no admin.
+pub(crate) fn invocation(run: &ScriptRun, sight: Sight) -> InvocationView {
+    InvocationView {
+        id: run.id.clone(),
+        status: run.status.as_str(),
+        created_at: rfc3339(run.created_at_ms),
+        finished_at: run.finished_at_ms.map(rfc3339),
+        result: matches!(run.status, RunStatus::Succeeded | RunStatus::Failed).then(|| result(run, None).seen_by(sight)),
     }
 }
 

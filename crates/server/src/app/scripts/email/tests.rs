@@ -128,6 +128,7 @@ fn mailer(url: Option<&str>) -> Mailer {
         transport: url.map(|url| transport(&url.parse().expect("a URL")).expect("a transport")),
         places: Places::new(4, 4),
         outbox: Outbox::new(Path::new("/dev/null/sandbar")),
+        hourly: Hourly::default(),
     }
 }
 
@@ -164,4 +165,16 @@ async fn what_cannot_be_sent_or_kept_is_an_error() {
     drop(listener);
     assert!(send(&mailer(Some(&format!("smtp://127.0.0.1:{port}"))), "ann@b.test").await.unwrap_err().message.starts_with("the email was not sent"));
     assert!(send(&mailer(None), "ann@b.test").await.is_err());
+}
+
+#[test]
+fn a_team_sends_so_many_in_an_hour() {
+    let hourly = Hourly::default();
+    for _ in 0..limits::SCRIPT_MAILS_PER_TEAM_HOUR_MAX {
+        hourly.take("a", 1000).expect("may be sent");
+    }
+    let refused = hourly.take("a", 1000 + HOUR_MS - 1).expect_err("is one too many");
+    assert!(refused.message.contains("at most 1000 in an hour; the next one may be sent in 1 min"), "{}", refused.message);
+    assert!(hourly.take("b", 1000).is_ok());
+    assert!(hourly.take("a", 1000 + HOUR_MS).is_ok());
 }
