@@ -17,7 +17,7 @@ end_helpers() {
   done
   helpers=()
 }
-trap 'end_helpers; finish' EXIT
+trap 'code=$?; end_helpers; (exit "$code"); finish' EXIT
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
 # The address of this machine by which scripts reach what the tests serve: loopback is refused.

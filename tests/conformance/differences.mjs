@@ -1,10 +1,7 @@
 // Where a provider is allowed to answer otherwise, and why. The suite prints what it makes use of.
 
 // By case and profile: without `instead` the case is not run there, else it is with these expectations.
-const ofQuickJs = (difference) => ({ quickjs: difference, 'sandbar-executor': difference });
 export const differences = {
-  'limits/memory, text': ofQuickJs({ why: 'QuickJS has a greatest length of text, which is not a limit of memory', instead: { fails: 'user_error', error: 'string too long' } }),
-  'errors/no frame of the engine': ofQuickJs({ why: 'QuickJS adds where in the JSON it stopped to read', instead: { foreignFrame: '<input>' } }),
   'values/nested 150 deep': { 'node-executor': { why: 'the result of an executor is passed on as deep as it is' } },
   'context/who calls': { 'node-executor': { why: 'the wire to executors names the tenant, and what they make of that is theirs', instead: { value: ['email', 'id', 'roles', 'tenantId'] } } },
   'limits/a promise that never settles': {

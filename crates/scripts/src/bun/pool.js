@@ -239,9 +239,10 @@ class Call {
     if (this.tid) this.cpuUs = Math.max(this.cpuUs, cpuUsOf(this.tid) - this.cpuFrom);
   }
 
-  askHeap(now, isHuge) {
+  // Who spins does not answer. Unless it is soon too much for all, nobody is blamed for what another may have taken.
+  askHeap(now, isHuge, isAlone) {
     if (this.asked) {
-      if (now - this.asked > (isHuge ? HEAP_ANSWER_MS : HEAP_ANSWER_MS_MAX)) this.outOfMemory();
+      if ((isHuge && now - this.asked > HEAP_ANSWER_MS) || (isAlone && now - this.asked > HEAP_ANSWER_MS_MAX)) this.outOfMemory();
       return;
     }
     this.asked = now;
@@ -284,7 +285,7 @@ const watch = () => {
         if (call.cpuUs > call.cpuMs * 1000) call.fail("timeout", "TimeoutError", `timed out after ${call.cpuMs}ms of processor time`);
       }
       if (call.ended) continue;
-      if (more > GARBAGE_BYTES) call.askHeap(now, more > GARBAGE_BYTES_MAX);
+      if (more > GARBAGE_BYTES) call.askHeap(now, more > GARBAGE_BYTES_MAX, busy.length === 1);
       else call.asked = null;
     }
   }, LOOK_EVERY_MS);
