@@ -21,7 +21,6 @@ const GARBAGE_BYTES = 96 << 20;
 // Who is busy cannot answer. With so much more in use, or after so long, that counts as too much.
 const GARBAGE_BYTES_MAX = 384 << 20;
 const HEAP_ANSWER_MS = 50;
-const HEAP_ANSWER_MS_MAX = 1000;
 
 const AsyncFunction = (async () => {}).constructor;
 const source = (name) => `${readFileSync(new URL(name, import.meta.url), "utf8")}\n//# sourceURL=sandbar:${name}`;
@@ -239,10 +238,10 @@ class Call {
     if (this.tid) this.cpuUs = Math.max(this.cpuUs, cpuUsOf(this.tid) - this.cpuFrom);
   }
 
-  // Who spins does not answer. Unless it is soon too much for all, nobody is blamed for what another may have taken.
-  askHeap(now, isHuge, isAlone) {
+  // Who spins does not answer. Unless it is soon too much for all, nobody is blamed for what another may have taken or left behind.
+  askHeap(now, isHuge) {
     if (this.asked) {
-      if ((isHuge && now - this.asked > HEAP_ANSWER_MS) || (isAlone && now - this.asked > HEAP_ANSWER_MS_MAX)) this.outOfMemory();
+      if (isHuge && now - this.asked > HEAP_ANSWER_MS) this.outOfMemory();
       return;
     }
     this.asked = now;
@@ -285,7 +284,7 @@ const watch = () => {
         if (call.cpuUs > call.cpuMs * 1000) call.fail("timeout", "TimeoutError", `timed out after ${call.cpuMs}ms of processor time`);
       }
       if (call.ended) continue;
-      if (more > GARBAGE_BYTES) call.askHeap(now, more > GARBAGE_BYTES_MAX, busy.length === 1);
+      if (more > GARBAGE_BYTES) call.askHeap(now, more > GARBAGE_BYTES_MAX);
       else call.asked = null;
     }
   }, LOOK_EVERY_MS);
