@@ -16,6 +16,7 @@ pub mod quantity;
 pub mod quota;
 pub mod roles;
 pub mod sandbox;
+pub mod schedule;
 pub mod script;
 pub mod service;
 pub mod validate;
