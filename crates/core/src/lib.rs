@@ -1,6 +1,7 @@
 //! Decisions without IO: the lifecycle of a sandbox, deadlines, validation, roles, limits. Time is an argument.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod certificates;
 pub mod credential;
 pub mod egress;

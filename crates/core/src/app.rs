@@ -1,0 +1,6 @@
+//! Apps: what their manifests say, and the decisions about them.
+
+pub mod amount;
+pub mod artifact;
+pub mod canonical;
+pub mod manifest;
