@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod amount;
+pub mod artifact;
+pub mod canonical;
+pub mod manifest;
+
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

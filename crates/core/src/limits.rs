@@ -2,6 +2,7 @@
 //!
 //! Whoever refuses something because of a limit names the limit in the error.
 
+pub mod apps;
 pub mod deploys;
 
 // --- HTTP -----------------------------------------------------------------------------------------------------------
