@@ -2,6 +2,9 @@
 //!
 //! Whoever refuses something because of a limit names the limit in the error.
 
+pub mod apps;
+pub mod deploys;
+
 // --- HTTP -----------------------------------------------------------------------------------------------------------
 
 /// Bytes of a JSON request body.
