@@ -4,6 +4,8 @@
 //! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
 
+mod app_receipts;
+mod app_runs;
 mod collections;
 mod credentials;
 mod engine;
@@ -34,6 +36,8 @@ use std::{path::Path, sync::Arc};
 
 use rusqlite::OptionalExtension;
 
+pub use app_receipts::{ChainPlace, ReceiptRecord, SignReceipt, SignedReceipt};
+pub use app_runs::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, PrunedRun};
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
