@@ -6,6 +6,7 @@ pub mod amount;
 pub mod artifact;
 pub mod canonical;
 pub mod manifest;
+pub mod run;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -111,8 +111,9 @@ CREATE TABLE app_run (
     -- pending, succeeded, failed, skipped; none where there is nothing to clean up.
     cleanup TEXT,
     sandbox_id TEXT,
-    -- Of runs that are never at once: group of the app.
+    -- Group of the app of which only so many run at once.
     concurrency_group TEXT,
+    concurrency_max INTEGER,
     idempotency_key TEXT,
     -- Of what came with that key.
     request_sha256 TEXT,
@@ -132,6 +133,8 @@ CREATE UNIQUE INDEX app_run_by_key ON app_run (app_id, idempotency_key) WHERE id
 CREATE INDEX app_run_by_app ON app_run (app_id, created_at_ms DESC, id);
 CREATE INDEX app_run_by_team ON app_run (team_id, created_at_ms DESC, id);
 CREATE INDEX app_run_unfinished ON app_run (status, created_at_ms) WHERE status IN ('queued', 'running');
+CREATE INDEX app_run_by_group ON app_run (app_id, concurrency_group, created_at_ms)
+    WHERE concurrency_group IS NOT NULL AND status IN ('queued', 'running');
 CREATE INDEX app_run_uncleaned ON app_run (id) WHERE cleanup = 'pending';
 CREATE INDEX app_run_by_schedule ON app_run (schedule_id, created_at_ms DESC) WHERE schedule_id IS NOT NULL;
 

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod apps;
+mod app_receipts;
+mod app_runs;
 mod collections;
 mod credentials;
 mod engine;
@@ -36,6 +38,8 @@ use std::{path::Path, sync::Arc};
 use rusqlite::OptionalExtension;
 
 pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
+pub use app_receipts::{ChainPlace, ReceiptRecord, SignReceipt, SignedReceipt};
+pub use app_runs::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, PrunedRun};
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};

@@ -2,6 +2,7 @@
 //! and to open it again.
 
 mod access;
+mod app_runs;
 mod credentials;
 mod engine;
 mod functions;

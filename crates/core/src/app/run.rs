@@ -1,0 +1,462 @@
+//! Runs: what one is told at its begin, what is known of it while it goes on, and the decisions about it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::RunStatus;
+
+/// What asked for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunCause {
+    Api,
+    Schedule,
+}
+
+/// Where a run's command is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// In the one sandbox that the app has online.
+    App,
+    /// In a sandbox of its own, made of the version's files.
+    Fresh,
+}
+
+/// What becomes of a run's own sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CleanupPolicy {
+    /// It is paused, and kept as long as the run.
+    Stop,
+    /// Its files are kept as a snapshot, and it is deleted.
+    Archive,
+    Delete,
+}
+
+/// Runs of an app that are at once only so many at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub name: String,
+    pub max: u32,
+    pub policy: GroupPolicy,
+}
+
+/// What happens to a run that is one too many in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupPolicy {
+    /// It waits for its turn.
+    Queue,
+    /// It ends at once, as cancelled.
+    Skip,
+    /// The oldest is cancelled, and it waits until that has ended.
+    Cancel,
+}
+
+/// Why a run did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureReason {
+    /// Its version or its app is gone.
+    VersionGone,
+    /// There is no sandbox for it.
+    SandboxFailed,
+    /// The entrypoint was not ready in time; the command was never run.
+    StartNotReady,
+    /// The command could not be started.
+    CommandFailed,
+    /// The command ended with another exit code than 0.
+    ExitCode,
+    /// A signal ended it that was not ours.
+    Signal,
+    OutOfMemory,
+    /// The sandbox ended, and the command with it.
+    SandboxLost,
+    /// Its time was up.
+    Timeout,
+    Cancelled,
+    /// Its group was busy.
+    Skipped,
+    /// A fault of the server.
+    Internal,
+}
+
+/// Why we end a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    Timeout,
+    Cancelled,
+}
+
+/// How a command ended, as the agent told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    pub code: i32,
+    pub by: ExitBy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitBy {
+    Itself,
+    /// The name of the signal.
+    Signal(String),
+    OutOfMemory,
+    /// The agent's own bound of its time.
+    Ttl,
+    /// Somebody asked the agent to end it: mostly we.
+    Asked,
+}
+
+impl Exit {
+    /// From an exit code and the reason that the agent gives with it.
+    pub fn told(code: i32, reason: Option<&str>) -> Self {
+        let (word, rest) = reason.unwrap_or_default().split_once(':').unwrap_or_default();
+        let by = match word {
+            "out_of_memory" => ExitBy::OutOfMemory,
+            "signal" => ExitBy::Signal(rest.trim().to_owned()),
+            "ttl" => ExitBy::Ttl,
+            "deleted" | "restarted" => ExitBy::Asked,
+            _ => ExitBy::Itself,
+        };
+        Self { code, by }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub status: RunStatus,
+    pub reason: Option<FailureReason>,
+    pub message: Option<String>,
+}
+
+impl Verdict {
+    pub fn failed(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { status: RunStatus::Failed, reason: Some(reason), message: Some(message.into()) }
+    }
+
+    pub fn cancelled() -> Self {
+        Self { status: RunStatus::Cancelled, reason: Some(FailureReason::Cancelled), message: Some("it was cancelled".to_owned()) }
+    }
+
+    pub fn skipped(group: &str) -> Self {
+        let message = format!("so many runs of the group {group:?} as may be at once were there already");
+        Self { status: RunStatus::Cancelled, reason: Some(FailureReason::Skipped), message: Some(message) }
+    }
+
+    pub fn timed_out(timeout_s: u64) -> Self {
+        let message = format!("it ran for longer than its {timeout_s} s and was ended with all its processes");
+        Self { status: RunStatus::TimedOut, reason: Some(FailureReason::Timeout), message: Some(message) }
+    }
+}
+
+/// What came of a command that began. A command that ended by itself just before it was to be ended did so; when how it ended was
+/// lost with the server, it is what it was to be ended for.
+pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> Verdict {
+    let ended_by_us = || match ending {
+        Some(Ending::Timeout) => Verdict::timed_out(timeout_s),
+        Some(Ending::Cancelled) => Verdict::cancelled(),
+        None => Verdict::failed(FailureReason::Signal, "somebody ended its process in the sandbox"),
+    };
+    let Some(exit) = exit else {
+        return match ending {
+            Some(_) => ended_by_us(),
+            None => Verdict::failed(FailureReason::SandboxLost, "its sandbox ended, and the command with it"),
+        };
+    };
+    match &exit.by {
+        ExitBy::Asked => ended_by_us(),
+        ExitBy::Ttl if ending == Some(Ending::Cancelled) => Verdict::cancelled(),
+        ExitBy::Ttl => Verdict::timed_out(timeout_s),
+        ExitBy::OutOfMemory => Verdict::failed(FailureReason::OutOfMemory, "the sandbox reached its memory limit and the kernel killed the command"),
+        ExitBy::Signal(name) => Verdict::failed(FailureReason::Signal, format!("the signal {name} ended it")),
+        ExitBy::Itself if exit.code == 0 => Verdict { status: RunStatus::Succeeded, reason: None, message: None },
+        ExitBy::Itself => Verdict::failed(FailureReason::ExitCode, format!("it ended with exit code {}", exit.code)),
+    }
+}
+
+/// What is written down of a run besides its columns: first what it was told, then what is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunDoc {
+    pub command: String,
+    pub cwd: Option<String>,
+    /// Stronger than what its sandbox has.
+    pub env: BTreeMap<String, String>,
+    pub timeout_s: u64,
+    pub requires_start: bool,
+    pub place: Place,
+    pub cleanup: CleanupPolicy,
+    pub artifact_paths: Vec<String>,
+    /// SHA-256, lower-case hex.
+    pub input_sha256: String,
+    pub manifest_sha256: String,
+    pub source_sha256: String,
+    /// The user or key that asked.
+    pub caused_by: Option<String>,
+    #[serde(default)]
+    pub known: Known,
+}
+
+/// What is known of a run that has begun.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Known {
+    /// It was one too many in its group, and is to end as such.
+    pub skipped: bool,
+    /// The runtime in which the command was or is to be started.
+    pub runtime_id: Option<String>,
+    /// The command was started.
+    pub context_id: Option<String>,
+    pub commanded_at_ms: Option<i64>,
+    /// It is being ended.
+    pub ending: Option<Ending>,
+    pub exit: Option<Exit>,
+    /// Why it did not succeed, in a sentence.
+    pub message: Option<String>,
+    /// The counters of the sandbox when the command began.
+    pub before: Option<Counters>,
+    pub usage: Option<RunUsage>,
+    pub artifacts: Vec<RunArtifact>,
+    /// More was printed than is kept.
+    pub log_cut: bool,
+    pub cleanup_tries: u32,
+    pub cleanup_error: Option<String>,
+    /// The files that it left, when they were archived.
+    pub snapshot_id: Option<String>,
+}
+
+/// Counters of a sandbox at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    pub cpu_us: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub denied: u64,
+}
+
+/// What a run used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunUsage {
+    /// All is what the sandbox used that was made for the run; else what the app's sandbox used while the command ran, with
+    /// whatever else ran in it.
+    pub own_sandbox: bool,
+    pub cpu_us: u64,
+    /// The most memory of the sandbox so far.
+    pub peak_memory_bytes: u64,
+    /// What the sandbox's own files take after it.
+    pub disk_bytes: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Connections and names that were refused.
+    pub denied: u64,
+    pub denied_list: Vec<Denied>,
+    /// The server was started anew meanwhile: of the network only what came after that is known.
+    pub network_partial: bool,
+}
+
+/// What was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// The name that was said, or the address.
+    pub host: String,
+    pub port: u16,
+    pub protocol: String,
+    pub rule: String,
+    pub times: u64,
+}
+
+/// A file that a run left, or should have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunArtifact {
+    /// From 1 within its run.
+    pub number: u32,
+    /// Below the workspace; of one that is missing, the pattern.
+    pub path: String,
+    pub status: ArtifactStatus,
+    pub size_bytes: u64,
+    pub sha256: Option<String>,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArtifactStatus {
+    Captured,
+    Missing,
+    Failed,
+}
+
+impl ArtifactStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Captured => "captured",
+            Self::Missing => "missing",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Counters {
+    /// What came since; a counter that began anew counts from there.
+    pub fn since(self, before: Self) -> Self {
+        let more = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        Self {
+            cpu_us: more(self.cpu_us, before.cpu_us),
+            sent_bytes: more(self.sent_bytes, before.sent_bytes),
+            received_bytes: more(self.received_bytes, before.received_bytes),
+            denied: more(self.denied, before.denied),
+        }
+    }
+}
+
+/// A run that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub id: String,
+    pub team_id: String,
+    pub app_id: String,
+    pub created_at_ms: i64,
+}
+
+/// How many may run at once.
+#[derive(Debug, Clone, Copy)]
+pub struct AtOnce {
+    pub all: usize,
+    pub team: usize,
+    pub app: usize,
+}
+
+/// Which of those that wait begin now, beside those that run (one entry for each: its team and its app). Whose turn it is goes around
+/// the teams: the first of each, then the second of each, counting those that run; within a team the oldest first.
+pub fn begin_next(mut waiting: Vec<Waiting>, running: &[(String, String)], max: AtOnce) -> Vec<String> {
+    let (mut teams, mut apps) = (HashMap::<&str, usize>::new(), HashMap::<&str, usize>::new());
+    for (team, app) in running {
+        *teams.entry(team).or_default() += 1;
+        *apps.entry(app).or_default() += 1;
+    }
+    waiting.sort_by(|a, b| (a.created_at_ms, &a.id).cmp(&(b.created_at_ms, &b.id)));
+    let mut ranked = Vec::with_capacity(waiting.len());
+    for run in &waiting {
+        let of_app = apps.entry(&run.app_id).or_default();
+        let turn = teams.entry(&run.team_id).or_default();
+        if *of_app < max.app && *turn < max.team {
+            ranked.push((*turn, run.created_at_ms, &run.id));
+            *of_app += 1;
+            *turn += 1;
+        }
+    }
+    ranked.sort_unstable();
+    ranked.into_iter().take(max.all.saturating_sub(running.len())).map(|(_, _, id)| id.clone()).collect()
+}
+
+macro_rules! words {
+    ($name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl $name {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word),+
+                }
+            }
+
+            pub fn named(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.as_str() == text)
+            }
+        }
+    };
+}
+
+words!(RunCause { Api = "api", Schedule = "schedule" });
+words!(Place { App = "app", Fresh = "fresh" });
+words!(CleanupPolicy { Stop = "stop", Archive = "archive", Delete = "delete" });
+words!(GroupPolicy { Queue = "queue", Skip = "skip", Cancel = "cancel" });
+words!(FailureReason {
+    VersionGone = "version_gone",
+    SandboxFailed = "sandbox_failed",
+    StartNotReady = "start_not_ready",
+    CommandFailed = "command_failed",
+    ExitCode = "exit_code",
+    Signal = "signal",
+    OutOfMemory = "out_of_memory",
+    SandboxLost = "sandbox_lost",
+    Timeout = "timeout",
+    Cancelled = "cancelled",
+    Skipped = "skipped",
+    Internal = "internal",
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_command_ended_says_what_came_of_its_run() {
+        use FailureReason as Why;
+        use RunStatus as Is;
+        let cases = [
+            (Some((0, None)), None, Is::Succeeded, None),
+            (Some((3, None)), None, Is::Failed, Some(Why::ExitCode)),
+            (Some((137, Some("out_of_memory: the sandbox reached its memory limit"))), None, Is::Failed, Some(Why::OutOfMemory)),
+            (Some((139, Some("signal: SEGV"))), None, Is::Failed, Some(Why::Signal)),
+            // The agent's bound comes first when the server was away.
+            (Some((143, Some("ttl: the context reached its ttl of 5 s"))), None, Is::TimedOut, Some(Why::Timeout)),
+            (Some((143, Some("ttl: the context reached its ttl of 5 s"))), Some(Ending::Cancelled), Is::Cancelled, Some(Why::Cancelled)),
+            (Some((143, Some("deleted: the context was deleted"))), Some(Ending::Timeout), Is::TimedOut, Some(Why::Timeout)),
+            // One that answers SIGTERM with success was ended all the same.
+            (Some((0, Some("deleted: the context was deleted"))), Some(Ending::Cancelled), Is::Cancelled, Some(Why::Cancelled)),
+            (Some((143, Some("deleted: the context was deleted"))), None, Is::Failed, Some(Why::Signal)),
+            // It was faster.
+            (Some((0, None)), Some(Ending::Timeout), Is::Succeeded, None),
+            (Some((2, None)), Some(Ending::Cancelled), Is::Failed, Some(Why::ExitCode)),
+            (None, Some(Ending::Timeout), Is::TimedOut, Some(Why::Timeout)),
+            (None, Some(Ending::Cancelled), Is::Cancelled, Some(Why::Cancelled)),
+            (None, None, Is::Failed, Some(Why::SandboxLost)),
+        ];
+        for (exit, ending, status, reason) in cases {
+            let told = exit.map(|(code, reason)| Exit::told(code, reason));
+            let found = verdict(told.as_ref(), ending, 5);
+            assert_eq!((found.status, found.reason), (status, reason), "{exit:?} {ending:?}");
+            assert_eq!(found.message.is_some(), status != Is::Succeeded);
+        }
+    }
+
+    fn waiting(rows: &[(&str, &str, &str)]) -> Vec<Waiting> {
+        let row = |(at, (id, team, app)): (usize, &(&str, &str, &str))| Waiting {
+            id: (*id).to_owned(),
+            team_id: (*team).to_owned(),
+            app_id: (*app).to_owned(),
+            created_at_ms: at as i64,
+        };
+        rows.iter().enumerate().map(row).collect()
+    }
+
+    #[test]
+    fn turns_go_around_the_teams_and_nobody_has_more_than_may_be() {
+        let max = AtOnce { all: 4, team: 3, app: 2 };
+        let rows = waiting(&[("a1", "a", "x"), ("a2", "a", "x"), ("a3", "a", "x"), ("a4", "a", "y"), ("b1", "b", "z"), ("c1", "c", "w")]);
+        assert_eq!(begin_next(rows.clone(), &[], max), ["a1", "b1", "c1", "a2"]);
+        let running = [("a".to_owned(), "x".to_owned()), ("a".to_owned(), "x".to_owned())];
+        assert_eq!(begin_next(rows.clone(), &running, max), ["b1", "c1"], "all of the app's places are taken, and another team is first");
+        let max = AtOnce { all: 9, ..max };
+        assert_eq!(begin_next(rows.clone(), &running, max), ["b1", "c1", "a4"]);
+        let full = vec![("d".to_owned(), "v".to_owned()); 9];
+        assert!(begin_next(rows, &full, max).is_empty());
+    }
+
+    #[test]
+    fn words_are_those_of_the_wire() {
+        for word in FailureReason::ALL {
+            assert_eq!(serde_json::to_value(word).unwrap(), word.as_str());
+            assert_eq!(FailureReason::named(word.as_str()), Some(*word));
+        }
+        assert_eq!(serde_json::to_value(CleanupPolicy::Archive).unwrap(), CleanupPolicy::Archive.as_str());
+        assert_eq!(Counters { cpu_us: 5, ..Counters::default() }.since(Counters { cpu_us: 7, ..Counters::default() }).cpu_us, 5);
+    }
+}

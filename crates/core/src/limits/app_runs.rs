@@ -1,0 +1,43 @@
+//! Limits of runs of apps: how many, how long, and what of them is kept.
+
+/// Runs at once: in all, of a team, of an app.
+pub const RUNS_AT_ONCE_MAX: usize = 64;
+pub const RUNS_AT_ONCE_PER_TEAM_MAX: usize = 32;
+pub const RUNS_AT_ONCE_PER_APP_MAX: usize = 16;
+/// Runs of a team that wait.
+pub const RUNS_WAITING_PER_TEAM_MAX: usize = 1000;
+/// Seconds that a run's command may take when its action says nothing.
+pub const RUN_TIMEOUT_DEFAULT_S: u64 = 3600;
+/// Seconds after the server's own clock at which the agent ends a command by itself.
+pub const RUN_TTL_MARGIN_S: u64 = 30;
+/// Bytes of a run's input that stand in its environment, too; a longer one is in its file alone.
+pub const RUN_INPUT_ENV_MAX_BYTES: usize = 32 << 10;
+/// Bytes of a run's output that are kept; what follows is dropped.
+pub const RUN_LOG_MAX_BYTES: u64 = 16 << 20;
+/// Bytes of a log that one request reads.
+pub const RUN_LOG_READ_MAX_BYTES: usize = 1 << 20;
+/// Variables that a request may give its run, names and values together in bytes.
+pub const RUN_ENV_MAX: usize = 100;
+pub const RUN_ENV_MAX_BYTES: usize = 64 << 10;
+/// Artifacts of one run.
+pub const RUN_ARTIFACTS_MAX: usize = 200;
+/// Bytes of one artifact, and of all of one run.
+pub const RUN_ARTIFACT_MAX_BYTES: u64 = 256 << 20;
+pub const RUN_ARTIFACTS_MAX_BYTES: u64 = 1 << 30;
+/// Folders that are looked into for artifacts, and what is found there.
+pub const RUN_ARTIFACT_FOLDERS_MAX: usize = 2000;
+pub const RUN_ARTIFACT_ENTRIES_MAX: usize = 50_000;
+/// Seconds within which all artifacts have to be fetched.
+pub const RUN_ARTIFACTS_WITHIN_S: u64 = 300;
+/// Runs of an app that are kept, and for how long.
+pub const RUNS_PER_APP_MAX: usize = 1000;
+pub const RUN_KEPT_MS: i64 = 30 * 86_400_000;
+/// Bytes of logs and artifacts that are kept: of an app, of a team.
+pub const RUNS_PER_APP_MAX_BYTES: u64 = 4 << 30;
+pub const RUNS_PER_TEAM_MAX_BYTES: u64 = 16 << 30;
+/// Seconds for which a request may wait for its run.
+pub const RUN_WAIT_MAX_S: u64 = 600;
+/// How often a cleanup is tried.
+pub const RUN_CLEANUP_TRIES_MAX: u32 = 5;
+/// What was refused by the network, as far as a run's usage tells it one by one.
+pub const RUN_DENIED_MAX: usize = 100;

@@ -1,0 +1,49 @@
+//! Which runs begin next.
+
+use rusqlite::{Connection, OptionalExtension};
+use sandbar_core::{
+    app::run::{AtOnce, Waiting, begin_next},
+    limits::app_runs as limits,
+};
+
+use super::{AppRun, SMALL, run};
+use crate::{Store, StoreError};
+
+const AT_ONCE: AtOnce = AtOnce { all: limits::RUNS_AT_ONCE_MAX, team: limits::RUNS_AT_ONCE_PER_TEAM_MAX, app: limits::RUNS_AT_ONCE_PER_APP_MAX };
+
+impl Store {
+    /// Begins runs that wait, as many as may run beside those that do. They run from now on, and whoever claims goes on with them.
+    pub async fn app_runs_claim(&self, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
+        self.engine.write("claim runs of apps", move |c| claim(c, now_ms)).await
+    }
+}
+
+fn claim(c: &Connection, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
+    let mut statement = c.prepare_cached("SELECT team_id, app_id FROM app_run WHERE status = 'running'")?;
+    let running: Vec<(String, String)> = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    if running.len() >= AT_ONCE.all {
+        // When one ends it is looked again.
+        return Ok(Vec::new());
+    }
+    // Of each app as many as may run at once, and of each group as many as have room in it: so nobody's queue hides another's.
+    let sql = "SELECT id, team_id, app_id, created_at_ms FROM (
+            SELECT id, team_id, app_id, created_at_ms, concurrency_group, concurrency_max,
+                row_number() OVER (PARTITION BY app_id, concurrency_group ORDER BY created_at_ms, id) AS nth
+            FROM app_run WHERE status = 'queued' AND cancel_requested_at_ms IS NULL) AS q
+        WHERE nth <= min(coalesce(concurrency_max, ?1), ?1) AND (concurrency_group IS NULL OR nth + (SELECT count(*) FROM app_run AS r
+            WHERE r.app_id = q.app_id AND r.concurrency_group = q.concurrency_group AND r.status = 'running') <= concurrency_max)";
+    let mut statement = c.prepare_cached(sql)?;
+    let rows =
+        statement.query_map([AT_ONCE.app], |row| Ok(Waiting { id: row.get(0)?, team_id: row.get(1)?, app_id: row.get(2)?, created_at_ms: row.get(3)? }))?;
+    let waiting = rows.collect::<Result<Vec<_>, _>>()?;
+    if waiting.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!("UPDATE app_run SET status = 'running', started_at_ms = ?2 WHERE id = ?1 AND status = 'queued' RETURNING {SMALL}, input");
+    let mut begin = c.prepare_cached(&sql)?;
+    let mut claimed = Vec::new();
+    for id in begin_next(waiting, &running, AT_ONCE) {
+        claimed.extend(begin.query_row((id, now_ms), |row| Ok(run(row))).optional()?.transpose()?);
+    }
+    Ok(claimed)
+}

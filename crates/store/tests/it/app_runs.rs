@@ -1,0 +1,210 @@
+use std::collections::BTreeMap;
+
+use sandbar_core::{
+    app::{
+        Cleanup, Phase, RunStatus,
+        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc},
+    },
+    limits::app_runs as limits,
+};
+use sandbar_store::{AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, SignReceipt, SignedReceipt, Store, StoreError};
+
+use crate::Fresh;
+
+const NOW: i64 = 1_800_000_000_000;
+
+fn doc() -> RunDoc {
+    RunDoc {
+        command: "true".into(),
+        cwd: None,
+        env: BTreeMap::new(),
+        timeout_s: 60,
+        requires_start: false,
+        place: Place::App,
+        cleanup: CleanupPolicy::Delete,
+        artifact_paths: Vec::new(),
+        input_sha256: "in".into(),
+        manifest_sha256: "man".into(),
+        source_sha256: "src".into(),
+        caused_by: None,
+        known: Known::default(),
+    }
+}
+
+fn new(id: &str, at: i64) -> NewAppRun {
+    NewAppRun {
+        id: id.into(),
+        team_id: "team".into(),
+        app_id: "app".into(),
+        app_name: "report".into(),
+        version: 1,
+        action: "build".into(),
+        cause: RunCause::Api,
+        schedule_id: None,
+        tick_ms: None,
+        group: None,
+        key: None,
+        created_at_ms: NOW + at,
+        doc: doc(),
+        input: "{}".into(),
+    }
+}
+
+fn grouped(id: &str, at: i64, max: u32, policy: GroupPolicy) -> NewAppRun {
+    NewAppRun { group: Some(Group { name: "g".into(), max, policy }), ..new(id, at) }
+}
+
+fn end(id: &str, from: RunStatus, status: RunStatus) -> AppRunEnd {
+    AppRunEnd {
+        id: id.into(),
+        from,
+        status,
+        failure_reason: (status == RunStatus::Failed).then_some(FailureReason::ExitCode),
+        cleanup: None,
+        finished_at_ms: NOW + 100,
+        log_bytes: 3,
+        artifact_bytes: 4,
+        doc: doc(),
+    }
+}
+
+/// What a receipt says here: its place, and whose it is.
+fn sign() -> SignReceipt {
+    Box::new(|run, place| {
+        let doc = format!("{} {:?} {} {}", place.seq, place.prev_sha256, run.id, run.status.as_str());
+        Ok(SignedReceipt { id: format!("r-{}", run.id), sha256: format!("sha-{}", place.seq), doc })
+    })
+}
+
+async fn claim(store: &Store) -> Vec<String> {
+    store.app_runs_claim(NOW + 50).await.expect("claims").into_iter().map(|run| run.id).collect()
+}
+
+#[tokio::test]
+async fn a_run_ends_once_and_its_receipt_is_in_the_chain() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for (at, id) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(store.app_run_insert(new(id, at as i64)).await.expect("inserts"), InsertedRun::Queued);
+    }
+    assert_eq!(claim(&store).await.len(), 3);
+    assert!(claim(&store).await.is_empty(), "none begins twice");
+    let mut known = doc();
+    known.known.context_id = Some("ctx".into());
+    store.app_run_step("a", Phase::Commanding, Some("sb"), &known).await.expect("steps");
+    let found = store.app_run_get("team", "a").await.expect("reads").expect("is there");
+    assert_eq!((found.status, found.phase, found.sandbox_id.as_deref()), (RunStatus::Running, Phase::Commanding, Some("sb")));
+    assert_eq!(found.doc.known.context_id.as_deref(), Some("ctx"));
+    assert_eq!(store.app_run_get("other", "a").await.expect("reads"), None);
+
+    let first = store.app_run_finish(end("a", RunStatus::Running, RunStatus::Succeeded), sign()).await.expect("ends").expect("was running");
+    assert_eq!((first.seq, first.doc.as_str()), (1, "1 None a succeeded"));
+    for status in [RunStatus::Queued, RunStatus::Running] {
+        assert_eq!(store.app_run_finish(end("a", status, RunStatus::Failed), sign()).await.expect("is refused"), None);
+    }
+    let refused: SignReceipt = Box::new(|_, _| Err(StoreError::Query("no key")));
+    assert!(store.app_run_finish(end("b", RunStatus::Running, RunStatus::Failed), refused).await.is_err());
+    assert_eq!(store.app_run_find("b").await.expect("reads").expect("is there").status, RunStatus::Running, "no end without a receipt");
+    let second = store.app_run_finish(end("b", RunStatus::Running, RunStatus::Failed), sign()).await.expect("ends").expect("was running");
+    assert_eq!(second.doc, "2 Some(\"sha-1\") b failed");
+    assert!(store.app_run_step("b", Phase::Collecting, None, &known).await.is_err(), "nothing is done to what has ended");
+
+    let listed = store.receipts_list("team", None, 1, 10).await.expect("lists");
+    assert_eq!(listed, [second]);
+    assert_eq!(store.receipt_of_run("team", "a").await.expect("reads").as_ref(), Some(&first));
+    let runs = store.app_runs_list("team", AppRunFilter { app_id: Some("app".into()), limit: 2, ..AppRunFilter::default() }).await.expect("lists");
+    assert_eq!(runs.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(), ["c", "b"]);
+    assert_eq!(runs[1].receipt_id.as_deref(), Some("r-b"));
+}
+
+#[tokio::test]
+async fn who_asks_twice_by_one_key_is_answered_once() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let keyed = |id: &str, body: &str| NewAppRun { key: Some(("k".into(), body.into())), ..new(id, 0) };
+    assert_eq!(store.app_run_insert(keyed("a", "one")).await.expect("inserts"), InsertedRun::Queued);
+    assert_eq!(store.app_run_insert(keyed("b", "one")).await.expect("answers"), InsertedRun::Same { run_id: "a".into() });
+    assert_eq!(store.app_run_insert(keyed("c", "two")).await.expect("answers"), InsertedRun::Other { run_id: "a".into() });
+    assert_eq!(store.app_run_find("b").await.expect("reads"), None);
+    let elsewhere = NewAppRun { app_id: "other".into(), ..keyed("d", "two") };
+    assert_eq!(store.app_run_insert(elsewhere).await.expect("inserts"), InsertedRun::Queued);
+}
+
+#[tokio::test]
+async fn groups_queue_skip_and_cancel() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for (at, id) in ["a", "b", "c"].into_iter().enumerate() {
+        assert_eq!(store.app_run_insert(grouped(id, at as i64, 2, GroupPolicy::Queue)).await.expect("inserts"), InsertedRun::Queued);
+    }
+    assert_eq!(claim(&store).await, ["a", "b"], "two at a time");
+    assert!(claim(&store).await.is_empty());
+    assert_eq!(store.app_run_insert(grouped("d", 9, 2, GroupPolicy::Skip)).await.expect("inserts"), InsertedRun::Skipped);
+    let unwanted = store.app_runs_unwanted(10).await.expect("reads");
+    assert_eq!((unwanted.len(), unwanted[0].id.as_str(), unwanted[0].doc.known.skipped), (1, "d", true));
+    store.app_run_finish(end("d", RunStatus::Queued, RunStatus::Cancelled), sign()).await.expect("ends").expect("was queued");
+
+    // Three are there: of one at a time, all three have to go.
+    assert_eq!(store.app_run_insert(grouped("e", 10, 1, GroupPolicy::Cancel)).await.expect("inserts"), InsertedRun::Queued);
+    assert_eq!(store.app_runs_to_cancel().await.expect("reads"), ["a", "b"]);
+    assert_eq!(store.app_runs_unwanted(10).await.expect("reads").len(), 1, "the one that waits");
+    assert!(claim(&store).await.is_empty(), "they have not ended yet");
+    for (id, from) in [("a", RunStatus::Running), ("b", RunStatus::Running), ("c", RunStatus::Queued)] {
+        store.app_run_finish(end(id, from, RunStatus::Cancelled), sign()).await.expect("ends").expect("was there");
+    }
+    assert_eq!(claim(&store).await, ["e"]);
+}
+
+#[tokio::test]
+async fn a_long_queue_of_one_hides_nobody_and_has_an_end() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for number in 0..limits::RUNS_WAITING_PER_TEAM_MAX {
+        store.app_run_insert(grouped(&format!("g{number:04}"), 0, 1, GroupPolicy::Queue)).await.expect("inserts");
+    }
+    let refused = store.app_run_insert(new("z", 1)).await;
+    assert!(matches!(refused, Err(StoreError::TooMany { .. })), "{refused:?}");
+    assert_eq!(claim(&store).await, ["g0000"]);
+    store.app_run_insert(new("z", 1)).await.expect("there is room again");
+    assert_eq!(claim(&store).await, ["z"], "the group's queue is before it, and does not stop it");
+}
+
+#[tokio::test]
+async fn cancelling_says_what_it_met() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    store.app_run_insert(new("a", 0)).await.expect("inserts");
+    assert_eq!(store.app_run_cancel("other", "a", NOW).await.expect("answers"), None);
+    claim(&store).await;
+    store.app_run_insert(new("b", 0)).await.expect("inserts");
+    assert_eq!(store.app_run_cancel("team", "a", NOW).await.expect("answers"), Some(CancelMet::Running));
+    assert_eq!(store.app_run_cancel("team", "b", NOW).await.expect("answers"), Some(CancelMet::Queued));
+    assert!(claim(&store).await.is_empty(), "a run that is not wanted does not begin");
+    store.app_run_finish(end("b", RunStatus::Queued, RunStatus::Cancelled), sign()).await.expect("ends").expect("was queued");
+    assert_eq!(store.app_run_cancel("team", "b", NOW).await.expect("answers"), Some(CancelMet::Final));
+}
+
+#[tokio::test]
+async fn what_is_cleaned_up_or_kept_too_long_goes() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for id in ["a", "b", "c"] {
+        store.app_run_insert(new(id, 0)).await.expect("inserts");
+    }
+    assert_eq!(claim(&store).await.len(), 3);
+    for id in ["a", "b"] {
+        let end = AppRunEnd { cleanup: Some(Cleanup::Pending), ..end(id, RunStatus::Running, RunStatus::Failed) };
+        store.app_run_finish(end, sign()).await.expect("ends").expect("was running");
+    }
+    assert_eq!(store.app_runs_uncleaned(10).await.expect("reads").len(), 2);
+    let mut tried = doc();
+    tried.known.cleanup_error = Some("no".into());
+    store.app_run_cleaned("a", Cleanup::Failed, &tried).await.expect("writes");
+    let found = store.app_run_find("a").await.expect("reads").expect("is there");
+    assert_eq!((found.status, found.cleanup), (RunStatus::Failed, Some(Cleanup::Failed)));
+    assert_eq!(store.app_runs_uncleaned(10).await.expect("reads").len(), 1);
+    let pruned = store.app_runs_prune(NOW + 1000, 1).await.expect("prunes");
+    assert_eq!(pruned.into_iter().map(|run| run.id).collect::<Vec<_>>(), ["a"], "neither what runs nor what is to be cleaned up");
+    assert_eq!(store.app_run_ids().await.expect("reads").len(), 2);
+    assert!(store.receipt_of_run("team", "a").await.expect("reads").is_some(), "receipts are kept");
+}
