@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod canonical;
 pub mod manifest;
 pub mod run;
+pub mod schedule;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

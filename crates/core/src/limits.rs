@@ -2,9 +2,10 @@
 //!
 //! Whoever refuses something because of a limit names the limit in the error.
 
+pub mod app_runs;
+pub mod app_schedules;
 pub mod apps;
 pub mod deploys;
-pub mod app_runs;
 
 // --- HTTP -----------------------------------------------------------------------------------------------------------
 

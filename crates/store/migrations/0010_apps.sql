@@ -173,6 +173,8 @@ CREATE TABLE app_schedule (
     -- The next tick, and when it is due (jitter included). None: there is none any more.
     next_tick_ms INTEGER,
     due_at_ms INTEGER,
+    -- When it was made, or made to come at other times: rates count from there.
+    timed_at_ms INTEGER NOT NULL,
     created_at_ms INTEGER NOT NULL,
     updated_at_ms INTEGER NOT NULL,
     generation INTEGER NOT NULL

@@ -11,7 +11,7 @@ use sandbar_core::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Store, StoreError, error::taken};
+use crate::{Store, StoreError, app_schedules, error::taken};
 
 mod env;
 mod sandboxes;
@@ -201,7 +201,9 @@ fn insert(c: &Connection, app: &AppRecord) -> Result<(), StoreError> {
 fn set_live(c: &Connection, id: &str, number: i64, now_ms: i64) -> Result<(), StoreError> {
     let sql = "UPDATE app SET live_version = ?2, updated_at_ms = ?3, generation = generation + 1 WHERE id = ?1";
     c.prepare_cached(sql)?.execute((id, number, now_ms))?;
-    Ok(())
+    let sql = "SELECT a.team_id, v.manifest FROM app a JOIN app_version v ON v.app_id = a.id WHERE a.id = ?1 AND v.number = ?2";
+    let (team_id, manifest): (String, String) = c.prepare_cached(sql)?.query_row((id, number), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    app_schedules::reconcile(c, &team_id, id, &manifest, now_ms)
 }
 
 fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {

@@ -4,9 +4,10 @@
 //! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
 
-mod apps;
 mod app_receipts;
 mod app_runs;
+mod app_schedules;
+mod apps;
 mod collections;
 mod credentials;
 mod engine;
@@ -37,9 +38,10 @@ use std::{path::Path, sync::Arc};
 
 use rusqlite::OptionalExtension;
 
-pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
 pub use app_receipts::{ChainPlace, ReceiptRecord, SignReceipt, SignedReceipt};
 pub use app_runs::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, PrunedRun};
+pub use app_schedules::{AppScheduleRecord, AppStepped, AppTick, RunOrder, fresh as fresh_schedule, retimed as retimed_schedule};
+pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};

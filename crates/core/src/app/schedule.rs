@@ -1,0 +1,203 @@
+//! Schedules of apps: when they tick, and how they come to their end.
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{Schedule, When};
+use crate::schedule::{Decision, Every, Next, Once, Ticks, cron};
+
+/// Whether a schedule goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifecycle {
+    Active,
+    /// It came as often as it was to.
+    Completed,
+    /// Its end has passed.
+    Expired,
+    MaxRunsReached,
+    /// Somebody stopped it; it can be started again.
+    Stopped,
+    /// What is stored of it cannot be read.
+    Failed,
+    /// It is kept for what it ran.
+    Deleted,
+}
+
+/// Who keeps a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keeper {
+    Api,
+    /// The manifest of the live version: nobody else changes it.
+    Manifest,
+}
+
+/// The ticks of a schedule within its bounds.
+#[derive(Debug)]
+pub struct Bounded {
+    ticks: Box<dyn Ticks + Send + Sync>,
+    from_ms: i64,
+    until_ms: i64,
+}
+
+impl Ticks for Bounded {
+    fn next_after(&self, at_ms: i64) -> Option<i64> {
+        let next = self.ticks.next_after(at_ms.max(self.from_ms.saturating_sub(1)))?;
+        (next <= self.until_ms).then_some(next)
+    }
+}
+
+/// When a schedule ticks that was made, or was last made another, at a moment.
+pub fn ticks(spec: &Schedule, made_at_ms: i64) -> Result<Bounded, String> {
+    let start_ms = spec.start_at.map(|at| at.as_millisecond());
+    let ticks: Box<dyn Ticks + Send + Sync> = match &spec.when {
+        When::Cron(pattern) => Box::new(cron::Schedule::parse(pattern, &spec.policy.timezone)?),
+        When::Rate(rate) => {
+            let every_ms = i64::from(rate.seconds()) * 1000;
+            Box::new(Every::new(start_ms.unwrap_or(made_at_ms.saturating_add(every_ms)), every_ms))
+        }
+        When::Once(at) => Box::new(Once { at_ms: at.as_millisecond() }),
+    };
+    Ok(Bounded { ticks, from_ms: start_ms.unwrap_or(i64::MIN), until_ms: spec.end_at.map_or(i64::MAX, |at| at.as_millisecond()) })
+}
+
+/// The first tick of a schedule that was made at a moment. A moment that has passed when a schedule of it is made is not run.
+pub fn first(id: &str, spec: &Schedule, made_at_ms: i64) -> Result<Option<Next>, String> {
+    Ok(crate::schedule::next(id, &ticks(spec, made_at_ms)?, &spec.policy, made_at_ms))
+}
+
+/// Whether two schedules tick alike, so that one may go on where the other was.
+pub fn is_same_time(one: &Schedule, other: &Schedule) -> bool {
+    let time = |spec: &Schedule| (spec.when.clone(), spec.policy.timezone.clone(), spec.policy.jitter_seconds, spec.start_at, spec.end_at);
+    time(one) == time(other)
+}
+
+/// Lets no more ticks fire than there may be runs.
+pub fn cap(decision: &mut Decision, left: Option<u64>) {
+    let Some(mut left) = left else { return };
+    for tick in &mut decision.ticks {
+        if tick.fires && left == 0 {
+            tick.fires = false;
+            tick.reason = Some("maxRuns was reached".to_owned());
+        } else if tick.fires {
+            left -= 1;
+        }
+    }
+    if left == 0 {
+        decision.next = None;
+    }
+}
+
+/// Runs that may still come; none = any number.
+pub fn runs_left(spec: &Schedule, executions: u64) -> Option<u64> {
+    spec.max_runs.map(|max| u64::from(max).saturating_sub(executions))
+}
+
+/// How a schedule has come to its end, if it has, after so many runs and with such a next tick.
+pub fn ended(spec: &Schedule, executions: u64, next: Option<Next>) -> Option<(Lifecycle, String)> {
+    match (runs_left(spec, executions), next, &spec.when, spec.end_at) {
+        (Some(0), ..) => Some((Lifecycle::MaxRunsReached, format!("it ran {executions} times, which is its maxRuns"))),
+        (_, Some(_), ..) => None,
+        (_, None, When::Once(_), _) => Some((Lifecycle::Completed, "its one moment has passed".to_owned())),
+        (_, None, _, Some(end)) => Some((Lifecycle::Expired, format!("its endAt has passed ({end})"))),
+        (_, None, _, None) => Some((Lifecycle::Completed, "it has no further tick".to_owned())),
+    }
+}
+
+impl Lifecycle {
+    pub const ALL: [Self; 7] = [Self::Active, Self::Completed, Self::Expired, Self::MaxRunsReached, Self::Stopped, Self::Failed, Self::Deleted];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Completed => "completed",
+            Self::Expired => "expired",
+            Self::MaxRunsReached => "max_runs_reached",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Deleted => "deleted",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|lifecycle| lifecycle.as_str() == text)
+    }
+}
+
+impl Keeper {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Manifest => "manifest",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        [Self::Api, Self::Manifest].into_iter().find(|keeper| keeper.as_str() == text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::schedule::{State, decide};
+
+    const MINUTE: i64 = 60_000;
+    const DAY: i64 = 1440 * MINUTE;
+
+    fn spec(given: Value) -> Schedule {
+        let mut whole = json!({ "name": "s", "enabled": true, "target": { "kind": "action", "name": "a" }, "runtimePolicy": "run_and_stop" });
+        whole.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
+        serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn ticks_lie_within_their_bounds() {
+        let table = [
+            (json!({ "rate": "1 minute" }), 500, vec![500 + MINUTE, 500 + 2 * MINUTE]),
+            (json!({ "rate": "1 minute", "startAt": "1970-01-01T00:10:00Z" }), 500, vec![10 * MINUTE, 11 * MINUTE]),
+            (json!({ "rate": "1 minute", "endAt": "1970-01-01T00:01:30Z" }), 0, vec![MINUTE]),
+            (json!({ "cron": "0 0 * * *" }), 1, vec![DAY, 2 * DAY]),
+            (json!({ "cron": "* * * * *", "startAt": "1970-01-01T00:10:00Z", "endAt": "1970-01-01T00:11:00Z" }), 1, vec![10 * MINUTE, 11 * MINUTE]),
+            (json!({ "once": "1970-01-01T00:10:00Z" }), 0, vec![10 * MINUTE]),
+            (json!({ "once": "1970-01-01T00:10:00Z" }), 10 * MINUTE, vec![]),
+        ];
+        for (given, made, expected) in table {
+            let spec = spec(given.clone());
+            let bounded = ticks(&spec, made).unwrap();
+            let mut seen = Vec::new();
+            let mut at = made;
+            while let Some(next) = bounded.next_after(at) {
+                at = next;
+                seen.push(next);
+                if seen.len() == 2 {
+                    break;
+                }
+            }
+            assert_eq!(seen, expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn runs_have_an_end() {
+        let spec = spec(json!({ "cron": "* * * * *", "maxRuns": 2, "missedRunPolicy": "run_all", "concurrencyPolicy": "allow" }));
+        let calendar = ticks(&spec, 0).unwrap();
+        let state =
+            State { id: "s", ticks: &calendar, policy: &spec.policy, next_tick_ms: MINUTE, accounted: &[], busy: false, waiting: 0, now_ms: 4 * MINUTE };
+        let mut decision = decide(&state);
+        cap(&mut decision, runs_left(&spec, 0));
+        assert_eq!(decision.ticks.iter().map(|tick| tick.fires).collect::<Vec<_>>(), [true, true, false, false]);
+        assert_eq!(decision.next, None);
+        assert_eq!(ended(&spec, 2, decision.next).unwrap().0, Lifecycle::MaxRunsReached);
+        assert_eq!(ended(&spec, 1, Some(Next { tick_ms: 1, due_at_ms: 1 })), None);
+    }
+
+    #[test]
+    fn how_it_ended_is_told() {
+        let end = |given: Value| ended(&spec(given), 1, None).unwrap().0;
+        assert_eq!(end(json!({ "once": "1970-01-01T00:10:00Z" })), Lifecycle::Completed);
+        assert_eq!(end(json!({ "rate": "1 hour", "endAt": "1970-01-01T00:10:00Z" })), Lifecycle::Expired);
+    }
+}
