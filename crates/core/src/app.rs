@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod supervise;
+
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
