@@ -4,6 +4,7 @@
 //! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
 
+mod apps;
 mod collections;
 mod credentials;
 mod engine;
@@ -34,6 +35,7 @@ use std::{path::Path, sync::Arc};
 
 use rusqlite::OptionalExtension;
 
+pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};
