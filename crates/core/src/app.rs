@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod run;
+pub mod supervise;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -80,6 +81,16 @@ pub enum SandboxKind {
     Build,
 }
 
+/// How far a version is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionState {
+    Building,
+    /// It has files, and never changes any more.
+    Ready,
+    Failed,
+}
+
 /// What came of cleaning up after a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -144,6 +155,35 @@ impl SandboxKind {
 
     pub fn named(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+impl VersionState {
+    pub const ALL: [Self; 3] = [Self::Building, Self::Ready, Self::Failed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Building => "building",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+impl Desired {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        [Self::Online, Self::Offline].into_iter().find(|desired| desired.as_str() == text)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Whoever refuses something because of a limit names the limit in the error.
 
 pub mod app_runs;
+pub mod deploys;
 
 // --- HTTP -----------------------------------------------------------------------------------------------------------
 

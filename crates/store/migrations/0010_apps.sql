@@ -39,7 +39,8 @@ CREATE TABLE app_version (
     finished_at_ms INTEGER,
     -- JSON: what lies below the files of its sandboxes. None while it is built and when it failed.
     base TEXT,
-    -- The template that its sandboxes are made by, as it was: JSON.
+    -- The template that its sandboxes are made by, its id and how it was: JSON.
+    template_id TEXT NOT NULL,
     template TEXT NOT NULL,
     -- The manifest as it was written, and normalised as JSON.
     manifest_text TEXT NOT NULL,
@@ -52,12 +53,23 @@ CREATE TABLE app_setup (
     team_id TEXT NOT NULL REFERENCES team (id) ON DELETE CASCADE,
     -- SHA-256 of base, commands and the files that they read, lower-case hex.
     key TEXT NOT NULL,
+    -- Who used it last, and takes it along.
+    app_id TEXT NOT NULL,
     base TEXT NOT NULL,
     created_at_ms INTEGER NOT NULL,
     used_at_ms INTEGER NOT NULL,
     PRIMARY KEY (team_id, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX app_setup_by_use ON app_setup (used_at_ms);
+
+-- What an app is given for the variables that it asks for.
+CREATE TABLE app_env (
+    app_id TEXT NOT NULL REFERENCES app (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    sealed TEXT NOT NULL,
+    updated_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (app_id, name)
+) STRICT, WITHOUT ROWID;
 
 -- Sandboxes that belong to apps. The row comes before the sandbox and goes after it, so that none is nobody's.
 CREATE TABLE app_sandbox (

@@ -6,6 +6,7 @@
 
 mod app_receipts;
 mod app_runs;
+mod apps;
 mod collections;
 mod credentials;
 mod engine;
@@ -38,6 +39,7 @@ use rusqlite::OptionalExtension;
 
 pub use app_receipts::{ChainPlace, ReceiptRecord, SignReceipt, SignedReceipt};
 pub use app_runs::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, PrunedRun};
+pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};

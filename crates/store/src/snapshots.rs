@@ -146,7 +146,8 @@ impl Store {
                 )?);
                 let bases = "SELECT json_extract(doc, '$.base') FROM sandbox WHERE json_extract(doc, '$.base') IS NOT NULL
                     UNION ALL SELECT base FROM snapshot UNION ALL SELECT base FROM template WHERE base IS NOT NULL
-                    UNION ALL SELECT json_extract(doc, '$.base') FROM function_revision";
+                    UNION ALL SELECT json_extract(doc, '$.base') FROM function_revision
+                    UNION ALL SELECT base FROM app_version WHERE base IS NOT NULL UNION ALL SELECT base FROM app_setup";
                 for text in texts(bases)? {
                     let base: Base = serde_json::from_str(&text).map_err(|e| StoreError::corrupt("base", &e))?;
                     named.images.insert(base.image);

@@ -1,0 +1,51 @@
+//! What apps are given for the variables that they ask for, sealed by whoever hands them in.
+
+use sandbar_core::limits::deploys as limits;
+
+use crate::{Store, StoreError};
+
+/// A variable's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppEnv {
+    pub name: String,
+    pub sealed: String,
+    pub updated_at_ms: i64,
+}
+
+impl Store {
+    /// Keeps values in place of the former ones of their names; those without a value are forgotten. An app may have a limited number.
+    pub async fn app_env_put(&self, app_id: &str, values: Vec<(String, Option<String>)>, now_ms: i64) -> Result<(), StoreError> {
+        let id = app_id.to_owned();
+        self.engine
+            .write("keep variables of an app", move |c| {
+                if !c.prepare_cached("SELECT 1 FROM app WHERE id = ?1")?.exists([&id])? {
+                    return Err(StoreError::NotFound { what: "app", id });
+                }
+                for (name, sealed) in values {
+                    match sealed {
+                        None => c.prepare_cached("DELETE FROM app_env WHERE app_id = ?1 AND name = ?2")?.execute((&id, name))?,
+                        Some(sealed) => {
+                            let sql = "INSERT INTO app_env (app_id, name, sealed, updated_at_ms) VALUES (?1, ?2, ?3, ?4)
+                                ON CONFLICT (app_id, name) DO UPDATE SET sealed = excluded.sealed, updated_at_ms = excluded.updated_at_ms";
+                            c.prepare_cached(sql)?.execute((&id, name, sealed, now_ms))?
+                        }
+                    };
+                }
+                let count: usize = c.prepare_cached("SELECT count(*) FROM app_env WHERE app_id = ?1")?.query_row([&id], |row| row.get(0))?;
+                if count > limits::APP_ENV_MAX { Err(StoreError::TooMany { what: "variables of this app", max: limits::APP_ENV_MAX }) } else { Ok(()) }
+            })
+            .await
+    }
+
+    /// The variables of an app by name.
+    pub async fn app_env(&self, app_id: &str) -> Result<Vec<AppEnv>, StoreError> {
+        let id = app_id.to_owned();
+        self.engine
+            .read("read variables of an app", move |c| {
+                let mut statement = c.prepare_cached("SELECT name, sealed, updated_at_ms FROM app_env WHERE app_id = ?1 ORDER BY name")?;
+                let rows = statement.query_map([id], |row| Ok(AppEnv { name: row.get(0)?, sealed: row.get(1)?, updated_at_ms: row.get(2)? }))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+}
