@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod amount;
+pub mod artifact;
+pub mod canonical;
+pub mod launch;
+pub mod manifest;
 pub mod supervise;
 
 /// What is wanted of an app.
