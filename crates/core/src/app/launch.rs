@@ -92,9 +92,6 @@ pub struct SeenApp {
     /// The sandbox that this is of.
     pub sandbox_id: String,
     pub entries: BTreeMap<String, SeenEntry>,
-    /// Why it is not online though it is to be.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
