@@ -4,6 +4,7 @@
 //! null, but where a profile of the wire says otherwise.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod auth;
 pub mod context;
 pub mod credential;

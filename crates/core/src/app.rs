@@ -3,6 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 pub mod run;
+pub mod amount;
+pub mod artifact;
+pub mod canonical;
+pub mod launch;
+pub mod manifest;
 pub mod supervise;
 
 /// What is wanted of an app.

@@ -6,7 +6,7 @@
 mod build;
 pub mod functions;
 mod services;
-mod spelling;
+pub(crate) mod spelling;
 mod warm;
 mod webhook;
 

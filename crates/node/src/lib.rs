@@ -34,6 +34,7 @@ pub mod room;
 pub mod roots;
 pub mod runtime;
 pub mod shares;
+pub mod staging;
 mod storage;
 mod trust;
 pub mod volumes;

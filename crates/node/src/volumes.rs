@@ -151,7 +151,7 @@ impl Node {
     }
 
     /// Removes a tree that no row ever named.
-    fn discard_tree(&self, tree_id: &str) {
+    pub(crate) fn discard_tree(&self, tree_id: &str) {
         self.inner.volumes.remove(tree_id, &self.inner.roots);
         let roots = self.inner.roots.clone();
         self.inner.tasks.spawn_blocking(move || roots.empty_trash());

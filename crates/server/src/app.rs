@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::{config::Config, gateway::Gateway, http::Metrics, ssh::Reach};
 
+pub mod apps;
 pub mod auth;
 pub mod builtin;
 pub mod collections;
@@ -54,6 +55,7 @@ pub struct App {
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
     pub functions: functions::Functions,
+    pub apps: apps::Apps,
     pub function_load: Arc<function_load::FunctionLoad>,
     pub scripts: scripts::Scripts,
     pub script_jobs: script_jobs::ScriptJobs,

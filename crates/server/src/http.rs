@@ -14,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{app::SharedApp, error::ApiError};
 
+mod apps;
 mod auth;
 mod collections;
 pub(crate) mod contexts;
@@ -99,6 +100,7 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(functions::router())
+        .merge(apps::router())
         .merge(collections::router())
         .merge(items::router())
         .merge(scripts::router())

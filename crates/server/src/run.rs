@@ -17,7 +17,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::{
-        App, SharedApp, auth, builtin,
+        App, SharedApp,
+        apps::Apps,
+        auth, builtin,
         credentials::Credentials,
         functions::Functions,
         images::ImageJobs,
@@ -145,6 +147,7 @@ impl Server {
             sandboxes,
             services: Services::default(),
             functions: Functions::default(),
+            apps: Apps::default(),
             function_load: Arc::default(),
             scripts: Scripts::new(engines, seal),
             script_jobs: ScriptJobs::default(),
@@ -160,6 +163,7 @@ impl Server {
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         app.recover_script_jobs().await?;
+        app.recover_apps().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -186,6 +190,7 @@ impl Server {
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::egress::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::apps::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::script_runs::run(app.clone(), stop.clone()));

@@ -15,32 +15,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::AppState;
+use super::{
+    AppState,
+    manifest::{Restart, RestartPolicy},
+};
 
-/// Wait before a process that ended is started again; doubled up to the second figure while it goes on ending.
-const PAUSE_MS: (i64, i64) = (1_000, 60_000);
 /// A process that ran for so long has earned a start at once, and all the restarts that it may have.
 const STABLE_MS: i64 = 10_000;
 /// Checks in a row that a ready process fails until it is unhealthy.
 const MISSES_MAX: u32 = 3;
-
-/// After which ends a process is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum When {
-    #[default]
-    Never,
-    OnFailure,
-    Always,
-}
-
-/// When a process is started again, and how often in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Restart {
-    pub when: When,
-    /// None: without end.
-    pub max: Option<u32>,
-}
 
 /// Why a process does not run any more, or was not started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,7 +168,7 @@ impl Why {
 
 impl Upkeep {
     pub fn new(restart: Restart, ready_within_ms: i64) -> Self {
-        Self { restart, ready_within_ms, phase: Phase::Idle, runs_since_ms: None, pause_ms: PAUSE_MS.0, in_a_row: 0, restarts: 0, last: None }
+        Self { restart, ready_within_ms, phase: Phase::Idle, runs_since_ms: None, pause_ms: i64::from(restart.backoff_ms), in_a_row: 0, restarts: 0, last: None }
     }
 
     /// One that was kept up before, by a server that is gone: `over` is how it had ended for good, if it had.
@@ -285,25 +268,25 @@ impl Upkeep {
         let exited = ending.why == Why::Exited;
         self.last = Some(ending);
         if stable {
-            (self.in_a_row, self.pause_ms) = (0, PAUSE_MS.0);
+            (self.in_a_row, self.pause_ms) = (0, i64::from(self.restart.backoff_ms));
         }
-        let again = match self.restart.when {
-            When::Never => false,
-            When::OnFailure => !exited,
-            When::Always => true,
+        let again = match self.restart.policy {
+            RestartPolicy::Never => false,
+            RestartPolicy::OnFailure => !exited,
+            RestartPolicy::Always => true,
         };
-        if !again || self.restart.max.is_some_and(|max| self.in_a_row >= max) {
+        if !again || self.restart.max_restarts.is_some_and(|max| self.in_a_row >= max) {
             return Phase::Over { exited };
         }
         self.in_a_row += 1;
         self.restarts = self.restarts.saturating_add(1);
         let until_ms = now_ms.saturating_add(self.pause_ms);
-        self.pause_ms = (self.pause_ms * 2).min(PAUSE_MS.1);
+        self.pause_ms = (self.pause_ms * 2).min(i64::from(self.restart.backoff_max_ms));
         Phase::Pausing { until_ms }
     }
 
     fn forget(&mut self) {
-        (self.runs_since_ms, self.pause_ms, self.in_a_row, self.restarts, self.last) = (None, PAUSE_MS.0, 0, 0, None);
+        (self.runs_since_ms, self.pause_ms, self.in_a_row, self.restarts, self.last) = (None, i64::from(self.restart.backoff_ms), 0, 0, None);
     }
 }
 

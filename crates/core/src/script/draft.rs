@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Access, AuthorKind, ConcurrencyPolicy, Language, MissedRunPolicy, RunAs, ScriptSpec, Trigger, capability, fetch_allow::FetchAllow};
+use super::{Access, AuthorKind, ConcurrencyPolicy, Language, MissedRunPolicy, RunAs, Schedule, ScriptSpec, Trigger, capability, fetch_allow::FetchAllow};
 use crate::{limits, validate::Violation};
 
 /// What a script is or becomes, but for its code.
@@ -144,29 +144,36 @@ impl Draft {
     fn take_schedule(&mut self, value: &Value) -> Result<(), String> {
         let schedule = &mut self.spec.schedule;
         each_field(value, |field, value| {
-            match field {
-                "timezone" => schedule.timezone = bounded::<64>(value)?,
-                "missedRunPolicy" => {
-                    schedule.missed_run_policy = one_of(value, MissedRunPolicy::named, MissedRunPolicy::ALL.map(MissedRunPolicy::as_str).as_slice())?;
-                }
-                "missedRunsMax" => schedule.missed_runs_max = integer(value, 1, limits::SCRIPT_MISSED_RUNS_MAX)?,
-                "startingDeadlineSeconds" => {
-                    schedule.starting_deadline_seconds = nullable(value, |value| integer(value, 1, limits::SCRIPT_STARTING_DEADLINE_MAX_S))?;
-                }
-                "concurrencyPolicy" => {
-                    schedule.concurrency_policy = one_of(value, ConcurrencyPolicy::named, ConcurrencyPolicy::ALL.map(ConcurrencyPolicy::as_str).as_slice())?;
-                }
-                "jitterSeconds" => schedule.jitter_seconds = integer(value, 0, limits::SCRIPT_JITTER_MAX_S)?,
-                _ => {
-                    return Err(
-                        "is not known; there are timezone, missedRunPolicy, missedRunsMax, startingDeadlineSeconds, concurrencyPolicy and jitterSeconds"
-                            .to_owned(),
-                    );
-                }
-            }
-            Ok(())
+            take_schedule_field(schedule, field, value)
+                .unwrap_or_else(|| Err(format!("is not known; there are {} and jitterSeconds", SCHEDULE_FIELDS[..SCHEDULE_FIELDS.len() - 1].join(", "))))
         })
     }
+}
+
+/// What a schedule says besides when it fires.
+pub const SCHEDULE_FIELDS: [&str; 6] = ["timezone", "missedRunPolicy", "missedRunsMax", "startingDeadlineSeconds", "concurrencyPolicy", "jitterSeconds"];
+
+/// Takes one of [`SCHEDULE_FIELDS`]; none where it is none of them.
+pub fn take_schedule_field(schedule: &mut Schedule, field: &str, value: &Value) -> Option<Result<(), String>> {
+    let mut take = || {
+        match field {
+            "timezone" => schedule.timezone = bounded::<64>(value)?,
+            "missedRunPolicy" => {
+                schedule.missed_run_policy = one_of(value, MissedRunPolicy::named, MissedRunPolicy::ALL.map(MissedRunPolicy::as_str).as_slice())?;
+            }
+            "missedRunsMax" => schedule.missed_runs_max = integer(value, 1, limits::SCRIPT_MISSED_RUNS_MAX)?,
+            "startingDeadlineSeconds" => {
+                schedule.starting_deadline_seconds = nullable(value, |value| integer(value, 1, limits::SCRIPT_STARTING_DEADLINE_MAX_S))?;
+            }
+            "concurrencyPolicy" => {
+                schedule.concurrency_policy = one_of(value, ConcurrencyPolicy::named, ConcurrencyPolicy::ALL.map(ConcurrencyPolicy::as_str).as_slice())?;
+            }
+            "jitterSeconds" => schedule.jitter_seconds = integer(value, 0, limits::SCRIPT_JITTER_MAX_S)?,
+            _ => {}
+        }
+        Ok(())
+    };
+    SCHEDULE_FIELDS.contains(&field).then(&mut take)
 }
 
 /// Whether a text can be the name of a script.

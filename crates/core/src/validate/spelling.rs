@@ -15,6 +15,12 @@ pub(super) fn misspelt(unknown: &Map<String, Value>, known: &[&str], path: &str)
     unknown.keys().filter_map(|key| Some(Violation::new(format!("{path}.{}", super::shown(key)), format!("is not known; is {} meant?", meant(key)?)))).collect()
 }
 
+/// The one of some words that was probably meant by another. Of short words, one slip makes too many others already.
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = known.into_iter().map(|known| (slips(word, known), known));
+    near.filter(|(slips, known)| *slips <= if known.len() < KEY_CHARS_MIN { 1 } else { SLIPS_MAX }).min().map(|(_, known)| known)
+}
+
 /// The distance of two words, in which swapped neighbours are one slip, and case is none.
 fn slips(one: &str, other: &str) -> usize {
     let (one, other) = (one.to_ascii_lowercase(), other.to_ascii_lowercase());

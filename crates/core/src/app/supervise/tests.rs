@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn service() -> Upkeep {
-    Upkeep::new(Restart { when: When::OnFailure, max: None }, 60_000)
+    Upkeep::new(Restart::of(RestartPolicy::OnFailure), 60_000)
 }
 
 fn start() -> Upkeep {
@@ -91,8 +91,8 @@ fn the_pause_before_a_restart_doubles_up_to_a_minute_and_begins_anew_after_a_sta
 
 #[test]
 fn policies() {
-    let over = |when, max, codes: &[i32]| {
-        let mut upkeep = Upkeep::new(Restart { when, max }, 1_000);
+    let over = |when, max: Option<u32>, codes: &[i32]| {
+        let mut upkeep = Upkeep::new(Restart { max_restarts: max, ..Restart::of(when) }, 1_000);
         upkeep.see(Seen::Wanted, 0);
         for (nth, code) in codes.iter().enumerate() {
             upkeep.see(Seen::Runs, 0);
@@ -104,13 +104,13 @@ fn policies() {
         }
         (codes.len(), upkeep.state())
     };
-    assert_eq!(over(When::Never, None, &[1]), (1, AppState::Failed));
-    assert_eq!(over(When::Never, None, &[0]), (1, AppState::Exited));
-    assert_eq!(over(When::OnFailure, None, &[1, 1, 0]), (3, AppState::Exited));
-    assert_eq!(over(When::OnFailure, Some(2), &[1, 1, 1, 1]), (3, AppState::Failed));
-    assert_eq!(over(When::OnFailure, Some(0), &[1]), (1, AppState::Failed));
-    assert_eq!(over(When::Always, Some(1), &[0, 0]), (2, AppState::Exited));
-    assert_eq!(over(When::Always, None, &[0, 1, 0]), (3, AppState::Starting));
+    assert_eq!(over(RestartPolicy::Never, None, &[1]), (1, AppState::Failed));
+    assert_eq!(over(RestartPolicy::Never, None, &[0]), (1, AppState::Exited));
+    assert_eq!(over(RestartPolicy::OnFailure, None, &[1, 1, 0]), (3, AppState::Exited));
+    assert_eq!(over(RestartPolicy::OnFailure, Some(2), &[1, 1, 1, 1]), (3, AppState::Failed));
+    assert_eq!(over(RestartPolicy::OnFailure, Some(0), &[1]), (1, AppState::Failed));
+    assert_eq!(over(RestartPolicy::Always, Some(1), &[0, 0]), (2, AppState::Exited));
+    assert_eq!(over(RestartPolicy::Always, None, &[0, 1, 0]), (3, AppState::Starting));
 }
 
 #[test]
@@ -177,10 +177,10 @@ proptest! {
     #[test]
     fn whatever_is_seen_some_things_hold(
         steps in proptest::collection::vec((seen(), 0..100_000i64), 0..60),
-        when in prop_oneof![Just(When::Never), Just(When::OnFailure), Just(When::Always)],
+        when in prop_oneof![Just(RestartPolicy::Never), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Always)],
         max in proptest::option::of(0..4u32),
     ) {
-        let mut upkeep = Upkeep::new(Restart { when, max }, 5_000);
+        let mut upkeep = Upkeep::new(Restart { max_restarts: max, ..Restart::of(when) }, 5_000);
         let (mut now, mut passed) = (0, false);
         for (seen, later) in steps {
             now += later;
@@ -203,7 +203,7 @@ proptest! {
                 prop_assert!(upkeep == before || (1_000..=60_000).contains(&(until_ms - now)));
             }
             // Never: nobody starts it but who wants it.
-            if when == When::Never && !matches!(seen, Seen::Wanted | Seen::Lost) && before.next(now) == Next::Rest {
+            if when == RestartPolicy::Never && !matches!(seen, Seen::Wanted | Seen::Lost) && before.next(now) == Next::Rest {
                 prop_assert_eq!(upkeep.next(now), Next::Rest);
             }
             if let Some(max) = max {
