@@ -3,4 +3,6 @@
 pub mod amount;
 pub mod artifact;
 pub mod canonical;
+pub mod inputs;
 pub mod manifest;
+pub mod receipt;
