@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-pub mod run;
 pub mod amount;
 pub mod artifact;
 pub mod canonical;
+pub mod inputs;
 pub mod launch;
 pub mod manifest;
+pub mod receipt;
+pub mod run;
 pub mod supervise;
 
 /// What is wanted of an app.

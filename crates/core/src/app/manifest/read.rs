@@ -15,6 +15,7 @@ mod parts;
 mod port;
 mod schedule;
 mod spot;
+mod upload;
 
 pub use command::is_command_name;
 
@@ -141,7 +142,8 @@ fn read(root: &Node, out: &mut Out) -> Manifest {
     names.check(out);
 
     manifest.volumes = parts::volumes(&fields, out);
-    manifest.inputs = fields.get("inputs").map(|spot| parts::inputs(&spot, out, &fields)).unwrap_or_default();
+    let (inputs, schema) = fields.get("inputs").map(|spot| parts::inputs(&spot, out, &manifest.volumes)).unwrap_or_default();
+    manifest.inputs = inputs;
     manifest.artifacts = Artifacts {
         paths: fields.get("artifacts").and_then(|spot| spot.fields(out, &["paths"])).map(|fields| parts::patterns(&fields, "paths", out)).unwrap_or_default(),
     };
@@ -149,7 +151,7 @@ fn read(root: &Node, out: &mut Out) -> Manifest {
     if let Some(fields) = fields.get("network").and_then(|spot| spot.fields(out, &["egress"])) {
         manifest.network.egress = fields.one_of("egress", out, super::Egress::named, super::Egress::NAMES).unwrap_or_default();
     }
-    manifest.schedules = schedule::schedules(&fields, out, &names);
+    manifest.schedules = schedule::schedules(&fields, out, &names, schema.as_ref());
     manifest
 }
 
