@@ -24,6 +24,7 @@ pub mod images;
 pub mod items;
 pub mod logs;
 pub mod quotas;
+pub mod receipts;
 pub(crate) mod room;
 pub mod sandbox_functions;
 pub mod sandboxes;
@@ -56,6 +57,8 @@ pub struct App {
     pub services: services::Services,
     pub functions: functions::Functions,
     pub apps: apps::Apps,
+    pub app_runs: apps::runs::AppRuns,
+    pub receipts: receipts::Receipts,
     pub function_load: Arc<function_load::FunctionLoad>,
     pub scripts: scripts::Scripts,
     pub script_jobs: script_jobs::ScriptJobs,

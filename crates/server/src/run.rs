@@ -18,12 +18,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{
         App, SharedApp,
-        apps::Apps,
+        apps::{Apps, runs::AppRuns},
         auth, builtin,
         credentials::Credentials,
         functions::Functions,
         images::ImageJobs,
         quotas::Quotas,
+        receipts::{ReceiptKeyError, Receipts},
         sandbox_functions,
         sandboxes::Registry,
         script_jobs::ScriptJobs,
@@ -66,6 +67,8 @@ pub enum StartError {
     SshHostKey(#[from] HostKeyError),
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error(transparent)]
+    ReceiptKey(#[from] ReceiptKeyError),
     #[error(transparent)]
     Reach(#[from] ReachError),
     #[error(transparent)]
@@ -111,6 +114,7 @@ impl Server {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
         let seal = Arc::new(Seal::open(&config.data_dir)?);
+        let receipts = Receipts::open(&config.data_dir, config.receipt_prices.clone())?;
         let reach = Reach::open(&config, &config.data_dir)?;
         if let Ok(address) = listener.local_addr() {
             reach.listens(address);
@@ -148,6 +152,8 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             apps: Apps::default(),
+            app_runs: AppRuns::default(),
+            receipts,
             function_load: Arc::default(),
             scripts: Scripts::new(engines, seal),
             script_jobs: ScriptJobs::default(),
@@ -191,6 +197,8 @@ impl Server {
         tracker.spawn(tasks::egress::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::apps::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::app_runs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::app_cleanup::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::script_runs::run(app.clone(), stop.clone()));

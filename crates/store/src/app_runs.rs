@@ -274,6 +274,16 @@ impl Store {
             .await
     }
 
+    /// Sandboxes that were made for runs and are not being ended, with the run that each was made for.
+    pub async fn run_sandboxes(&self) -> Result<Vec<(String, Option<String>)>, StoreError> {
+        self.engine
+            .read("read sandboxes of runs", move |c| {
+                let mut statement = c.prepare_cached("SELECT sandbox_id, run_id FROM app_sandbox WHERE kind = 'run' AND state = 'wanted'")?;
+                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.map(|row| Ok(row?)).collect()
+            })
+            .await
+    }
+
     async fn runs_where(&self, which: &'static str, limit: u32) -> Result<Vec<AppRun>, StoreError> {
         self.engine
             .read("read runs", move |c| {

@@ -29,6 +29,7 @@ use crate::{
 mod build;
 mod ground;
 pub(crate) mod log;
+pub mod runs;
 mod sandboxes;
 mod source;
 mod steps;

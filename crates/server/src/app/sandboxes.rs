@@ -268,6 +268,11 @@ impl App {
         self.sandboxes.ask(view.record.as_ref().clone(), |reply| Command::Capture { reply }).await
     }
 
+    /// The same of a sandbox of whatever team.
+    pub(crate) async fn capture_of(&self, record: SandboxRecord) -> Result<Captured, ApiError> {
+        self.sandboxes.ask(record, |reply| Command::Capture { reply }).await
+    }
+
     /// Puts other files in place of a paused sandbox's own. `text` is for its events.
     pub(crate) async fn restore(&self, who: &Principal, id: &str, base: Base, text: String) -> Result<SandboxRecord, ApiError> {
         self.ask(who, id, |reply| Command::Restore { base, text, reply }).await

@@ -46,9 +46,11 @@ mod receipt;
 mod usage;
 
 pub(crate) use ask::{Wish, plan};
+pub(crate) use command::is_reserved;
 pub(crate) use execute::execute;
 pub(crate) use files::RunDir;
 pub(crate) use log::LogPiece;
+pub(crate) use receipt::receipt_of;
 
 /// What is known in memory of the runs of all apps.
 #[derive(Default)]

@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use sandbar_core::{
     app::{
         Phase,
+        launch::{APP_VAR, VERSION_VAR},
         manifest::WORKSPACE,
         run::{Counters, Ending, Exit, FailureReason, Place, Verdict},
     },
@@ -32,6 +33,11 @@ use crate::app::sandboxes::now_ms;
 
 /// By this a command is known in its sandbox.
 pub(crate) const RUN_VAR: &str = "SANDBAR_RUN_ID";
+/// The path of the input's file, and the input itself.
+const INPUT_VAR: &str = "SANDBAR_INPUT";
+const INPUT_BASE64_VAR: &str = "SANDBAR_INPUT_BASE64";
+/// The same as others have it: `{"input": ...}`.
+const REPLAY_VAR: &str = "OPENPOND_REPLAY_PARAMS_BASE64";
 /// Where the input of a run lies in the sandbox.
 const INPUT_FOLDER: &str = "/run/sandbar/runs";
 /// Output that is written in one piece.
@@ -157,15 +163,15 @@ impl Runner {
         let wrapped = format!("{{\"input\":{}}}", run.input);
         let mut env = run.doc.env.clone();
         let own = [
-            ("SANDBAR_APP", run.app_name.clone()),
-            ("SANDBAR_APP_VERSION", run.version.to_string()),
+            (APP_VAR, run.app_name.clone()),
+            (VERSION_VAR, run.version.to_string()),
             (RUN_VAR, run.id.clone()),
-            ("SANDBAR_INPUT", self.input_path()),
+            (INPUT_VAR, self.input_path()),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
         if run.input.len() <= limits::RUN_INPUT_ENV_MAX_BYTES {
-            env.insert("SANDBAR_INPUT_BASE64".to_owned(), BASE64_STANDARD.encode(&run.input));
-            env.insert("OPENPOND_REPLAY_PARAMS_BASE64".to_owned(), BASE64_STANDARD.encode(wrapped));
+            env.insert(INPUT_BASE64_VAR.to_owned(), BASE64_STANDARD.encode(&run.input));
+            env.insert(REPLAY_VAR.to_owned(), BASE64_STANDARD.encode(wrapped));
         }
         let cwd = match &run.doc.cwd {
             Some(below) => format!("{WORKSPACE}/{below}"),
@@ -386,4 +392,10 @@ pub(super) fn told(error: &ProcdError) -> String {
         ProcdError::Api { status: _, body } => body.message.clone(),
         ProcdError::Gone(_) | ProcdError::Protocol(_) => error.to_string(),
     }
+}
+
+/// Names that a run's command finds set by us, whatever else is wished.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    const RESERVED: [&str; 6] = [APP_VAR, VERSION_VAR, RUN_VAR, INPUT_VAR, INPUT_BASE64_VAR, REPLAY_VAR];
+    RESERVED.contains(&name)
 }

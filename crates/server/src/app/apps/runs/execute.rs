@@ -9,6 +9,8 @@ use std::{
 use sandbar_core::{
     app::{
         Cleanup, Phase, RunStatus, SandboxKind,
+        launch::Asked,
+        manifest::START,
         run::{Ending, FailureReason, Place, Verdict, verdict},
     },
     limits::app_runs as limits,
@@ -20,7 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Live, RunDir, log::RunLog};
 use crate::{
-    app::{App, SharedApp, apps::supervise, sandboxes::now_ms},
+    app::{
+        App, SharedApp,
+        apps::{
+            online::launch_of,
+            supervise::{Keeping, NotReady, Supervised},
+        },
+        sandboxes::{now_ms, store_failure},
+    },
     error::ApiError,
 };
 
@@ -28,6 +37,9 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a sandbox is asked again that cannot be woken just now.
 const WAKE_WITHIN: Duration = Duration::from_secs(60);
+/// What is told of the output of an entrypoint that is not ready.
+const TAIL_LINES: usize = 20;
+const TAIL_LINE_CHARS: usize = 300;
 
 /// Why a run does not go on.
 pub(super) enum Halt {
@@ -132,7 +144,11 @@ impl Runner {
         let version = self.app.store.app_version(&run.app_id, run.version).await.map_err(internal)?.ok_or_else(|| gone("version"))?;
         match run.doc.place {
             Place::App => {
-                let sandbox = self.app.ensure_app_online(&run.app_id).await.map_err(failed)?;
+                // What its start command serves is only there when it is asked for.
+                let sandbox = match run.doc.requires_start {
+                    true => self.app.ensure_app_online(&run.app_id).await.map_err(failed)?,
+                    false => self.app.ensure_app_sandbox(&run.app_id).await.map_err(failed)?,
+                };
                 let of = self.app.store.app_sandbox_get(&sandbox.id).await.map_err(internal)?;
                 match of {
                     Some(of) if of.version != run.version => {
@@ -151,7 +167,7 @@ impl Runner {
                     if self.app.record_of(&of.sandbox_id).await.map_err(failed)?.is_some() {
                         return Ok(of.sandbox_id);
                     }
-                    self.app.end_app_sandbox(&of.sandbox_id).await.map_err(failed)?;
+                    self.app.end_app_sandbox(&of.sandbox_id).await;
                 }
                 let made = self.app.make_app_sandbox(&app, &version, SandboxKind::Run, Some(&run.id)).await.map_err(failed)?;
                 Ok(made.id)
@@ -162,10 +178,33 @@ impl Runner {
     /// Starts the entrypoint and waits until it is ready; else the command is never run.
     async fn start(&self, sandbox_id: &str) -> Step<()> {
         self.unless_halted(async {
-            let ready = supervise::ready_for_run(&self.app, sandbox_id, &self.run).await;
-            ready.map_err(|text| Halt::Ends(Verdict::failed(FailureReason::StartNotReady, text)))
+            match self.entry(sandbox_id).await {
+                Ok((supervised, within)) => supervised.ready(within).await.map_err(|not_ready| not_ready_verdict(&not_ready)),
+                Err(error) => Err(Halt::Ends(Verdict::failed(FailureReason::StartNotReady, error.message().to_owned()))),
+            }
         })
         .await
+    }
+
+    /// The entrypoint of its sandbox, on its way up, and how long that may take.
+    async fn entry(&self, sandbox_id: &str) -> Result<(Supervised, Duration), ApiError> {
+        let supervised = match (self.run.doc.place, self.app.supervised(sandbox_id)) {
+            (_, Some(supervised)) => {
+                supervised.start(START);
+                supervised
+            }
+            (Place::App, None) => return Err(ApiError::unavailable("the app went offline")),
+            (Place::Fresh, None) => {
+                let failed = |e| store_failure("reading the app of a run", &e);
+                let app = self.app.store.app_get(&self.run.app_id).await.map_err(failed)?.ok_or_else(|| ApiError::not_found("app", &self.run.app_name))?;
+                let version = self.app.store.app_version(&app.id, self.run.version).await.map_err(failed)?;
+                let version = version.ok_or_else(|| ApiError::not_found("version", &self.run.version.to_string()))?;
+                let launch = Arc::new(launch_of(&app, &version)?);
+                self.app.supervise(sandbox_id, &launch, &launch.wanted(&Asked::default()), Keeping::default())
+            }
+        };
+        let within = supervised.launch().entry(START).map_or(0, |start| start.ready_within_ms.max(0).unsigned_abs());
+        Ok((supervised, Duration::from_millis(within)))
     }
 
     /// Ends the run with its receipt, however long it takes to write that.
@@ -250,6 +289,16 @@ impl App {
             None => Ok(None),
         }
     }
+}
+
+fn not_ready_verdict(not_ready: &NotReady) -> Halt {
+    let mut text = not_ready.text.clone();
+    let lines = &not_ready.log_tail;
+    for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+        text.push('\n');
+        text.extend(line.chars().take(TAIL_LINE_CHARS));
+    }
+    Halt::Ends(Verdict::failed(FailureReason::StartNotReady, text))
 }
 
 /// Whether there is room on the disk for so many bytes besides what is never taken.
