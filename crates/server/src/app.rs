@@ -56,6 +56,9 @@ pub struct App {
     pub services: services::Services,
     pub functions: functions::Functions,
     pub apps: apps::Apps,
+    /// What is kept up in sandboxes of apps.
+    pub supervisors: apps::supervise::Supervisors,
+    pub(crate) app_turns: apps::online::Turns,
     pub function_load: Arc<function_load::FunctionLoad>,
     pub scripts: scripts::Scripts,
     pub script_jobs: script_jobs::ScriptJobs,

@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{
         App, SharedApp,
-        apps::Apps,
+        apps::{Apps, online::Turns, supervise::Supervisors},
         auth, builtin,
         credentials::Credentials,
         functions::Functions,
@@ -148,6 +148,8 @@ impl Server {
             services: Services::default(),
             functions: Functions::default(),
             apps: Apps::default(),
+            supervisors: Supervisors::default(),
+            app_turns: Turns::default(),
             function_load: Arc::default(),
             scripts: Scripts::new(engines, seal),
             script_jobs: ScriptJobs::default(),
@@ -164,6 +166,7 @@ impl Server {
         tracing::info!(?recovered, "recovered");
         app.recover_script_jobs().await?;
         app.recover_apps().await.map_err(|error| StartError::Recovery(error.to_string()))?;
+        app.recover_online_apps().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -212,6 +215,7 @@ impl Server {
         app.script_jobs.ended.cancelled().await;
         app.scripts.close().await;
         app.services.close().await;
+        app.supervisors.close().await;
         tracker.close();
         tracker.wait().await;
         app.scripts.engines.close().await;

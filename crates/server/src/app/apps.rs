@@ -29,9 +29,14 @@ use crate::{
 mod build;
 mod ground;
 pub(crate) mod log;
+pub(crate) mod online;
+pub(crate) mod output;
+mod ports;
 mod sandboxes;
 mod source;
+pub(crate) mod status;
 mod steps;
+pub(crate) mod supervise;
 
 use build::Build;
 
