@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod app_lifecycle;
 pub mod auth;
 pub mod context;
 pub mod credential;

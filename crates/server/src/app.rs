@@ -59,6 +59,9 @@ pub struct App {
     pub apps: apps::Apps,
     pub app_runs: apps::runs::AppRuns,
     pub receipts: receipts::Receipts,
+    /// What is kept up in sandboxes of apps.
+    pub supervisors: apps::supervise::Supervisors,
+    pub(crate) app_turns: apps::online::Turns,
     pub function_load: Arc<function_load::FunctionLoad>,
     pub scripts: scripts::Scripts,
     pub script_jobs: script_jobs::ScriptJobs,

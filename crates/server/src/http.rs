@@ -35,6 +35,7 @@ mod openapi;
 mod outbox;
 pub mod params;
 mod quotas;
+mod receipts;
 mod render;
 pub mod reply;
 mod request;
@@ -101,6 +102,7 @@ fn routes() -> Routes {
         .merge(events::router())
         .merge(functions::router())
         .merge(apps::router())
+        .merge(receipts::router())
         .merge(collections::router())
         .merge(items::router())
         .merge(scripts::router())

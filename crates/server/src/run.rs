@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app::{
         App, SharedApp,
-        apps::{Apps, runs::AppRuns},
+        apps::{Apps, online::Turns, runs::AppRuns, supervise::Supervisors},
         auth, builtin,
         credentials::Credentials,
         functions::Functions,
@@ -154,6 +154,8 @@ impl Server {
             apps: Apps::default(),
             app_runs: AppRuns::default(),
             receipts,
+            supervisors: Supervisors::default(),
+            app_turns: Turns::default(),
             function_load: Arc::default(),
             scripts: Scripts::new(engines, seal),
             script_jobs: ScriptJobs::default(),
@@ -170,6 +172,7 @@ impl Server {
         tracing::info!(?recovered, "recovered");
         app.recover_script_jobs().await?;
         app.recover_apps().await.map_err(|error| StartError::Recovery(error.to_string()))?;
+        app.recover_online_apps().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -220,6 +223,7 @@ impl Server {
         app.script_jobs.ended.cancelled().await;
         app.scripts.close().await;
         app.services.close().await;
+        app.supervisors.close().await;
         tracker.close();
         tracker.wait().await;
         app.scripts.engines.close().await;

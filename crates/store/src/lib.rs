@@ -6,6 +6,7 @@
 
 mod app_receipts;
 mod app_runs;
+mod app_launch;
 mod apps;
 mod collections;
 mod credentials;

@@ -30,9 +30,14 @@ mod build;
 mod ground;
 pub(crate) mod log;
 pub mod runs;
+pub(crate) mod online;
+pub(crate) mod output;
+mod ports;
 mod sandboxes;
 mod source;
+pub(crate) mod status;
 mod steps;
+pub(crate) mod supervise;
 
 use build::Build;
 

@@ -369,11 +369,11 @@ impl App {
         Ok((up.record, runtime))
     }
 
-    /// Pauses a sandbox of whatever team, and gives its memory back.
-    pub(crate) async fn put_down(&self, record: SandboxRecord, text: &str) -> Result<(), ApiError> {
+    /// Pauses a sandbox of whatever team; with `end` its processes end.
+    pub(crate) async fn put_down(&self, record: SandboxRecord, text: &str, end: bool) -> Result<(), ApiError> {
         let text = text.to_owned();
         let paused = self.sandboxes.ask(record, |reply| Command::Pause { code: reason::USER_REQUEST, text, memory: false, reply }).await?;
-        if paused.record.observed == Observed::Frozen {
+        if end && paused.record.observed == Observed::Frozen {
             self.sandboxes.hibernate(paused.record.as_ref().clone(), reason::USER_REQUEST).await?;
         }
         Ok(())

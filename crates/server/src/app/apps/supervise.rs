@@ -35,6 +35,8 @@ use watcher::Watcher;
 
 /// Commands that wait for one process; more would be the same again.
 const COMMANDS_MAX: usize = 16;
+/// A sandbox is looked at within this time.
+const LOOKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who is kept up, by sandbox.
 pub struct Supervisors {
@@ -117,6 +119,9 @@ impl App {
     pub(crate) async fn unsupervise(&self, sandbox_id: &str, grace: Duration) -> Vec<Stopped> {
         let supervised = self.supervisors.lock().remove(sandbox_id);
         let Some(supervised) = supervised else { return Vec::new() };
+        // Where its sandbox has not been looked at yet, it is not known what runs.
+        let mut ground = supervised.0.ground.clone();
+        let _ = tokio::time::timeout(LOOKED_WITHIN, ground.wait_for(|ground| ground.looked)).await;
         let mut all = Vec::new();
         for round in supervised.0.launch.stop_order() {
             all.extend(join_all(round.iter().map(|name| supervised.stop(name, grace))).await);
@@ -173,6 +178,11 @@ impl Supervisors {
         let supervised = Supervised(Arc::new(inner));
         known.insert(sandbox_id.to_owned(), supervised.clone());
         supervised
+    }
+
+    /// A task of its own, until the server stops.
+    pub(super) fn spawn_free(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(&self.stop, task);
     }
 
     fn spawn(&self, stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {

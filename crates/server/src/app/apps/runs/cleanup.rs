@@ -67,7 +67,7 @@ impl App {
                 CleanupPolicy::Archive => self.archive(run, &id, known).await?,
                 CleanupPolicy::Stop => {
                     if let Some(record) = self.record_of(&id).await? {
-                        self.put_down(record, "its run has ended").await?;
+                        self.put_down(record, "its run has ended", true).await?;
                     }
                     continue;
                 }

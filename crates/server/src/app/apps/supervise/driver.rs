@@ -28,7 +28,9 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// What an entry's process stands on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ground {
-    /// None while the sandbox sleeps.
+    /// It is known whether the sandbox runs.
+    pub looked: bool,
+    /// None while it sleeps.
     pub runtime: Option<Arc<Runtime>>,
 }
 
@@ -96,7 +98,8 @@ impl Driver {
                     None => return,
                     Some(Command::Start) => Seen::Wanted,
                     Some(Command::Stop { grace, reply }) => {
-                        let ending = self.place.stop(ground.runtime.as_deref(), grace).await;
+                        let now = self.place.ground.borrow().runtime.clone();
+                        let ending = self.place.stop(now.as_deref(), grace).await;
                         self.upkeep.see(Seen::Unwanted, now_ms());
                         self.publish();
                         let _ = reply.send(ending);

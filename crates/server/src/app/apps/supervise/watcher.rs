@@ -113,7 +113,7 @@ impl Watcher {
                 (Some(_), None) | (None, Some(_)) => false,
             };
             ground.runtime = runtime;
-            !is_same
+            !is_same || !std::mem::replace(&mut ground.looked, true)
         });
     }
 
