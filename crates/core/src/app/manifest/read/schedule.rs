@@ -118,6 +118,7 @@ fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, inputs: Option<&Input
         fields.conflict("resources", out, "the app sandbox has its resources already");
     }
     if matches!(schedule.target, Target::Action { .. })
+        && schedule.input.is_some() == fields.get("input").is_some()
         && let Some(wrong) = inputs.and_then(|inputs| inputs.apply(schedule.input.as_ref()).err())
     {
         for violation in wrong {
