@@ -19,6 +19,8 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// [`ErrorCode::PayloadTooLarge`] as functions call it.
     RequestTooLarge,
+    /// Understood, and wrong: `details` says where.
+    Unprocessable,
     QuotaExceeded,
     ClaimStartThrottled,
     FunctionConcurrencyExceeded,
@@ -43,6 +45,7 @@ impl ErrorCode {
             Self::Conflict | Self::TemplateNotReady => 409,
             Self::Gone => 410,
             Self::PayloadTooLarge | Self::RequestTooLarge => 413,
+            Self::Unprocessable => 422,
             Self::QuotaExceeded | Self::ClaimStartThrottled | Self::FunctionConcurrencyExceeded => 429,
             Self::InternalError | Self::FunctionFailed => 500,
             Self::Unavailable | Self::SandboxResumeFailed => 503,
@@ -64,6 +67,7 @@ impl ErrorCode {
             Self::RequestTimeout => "request_timeout",
             Self::PayloadTooLarge => "payload_too_large",
             Self::RequestTooLarge => "request_too_large",
+            Self::Unprocessable => "unprocessable",
             Self::QuotaExceeded => "quota_exceeded",
             Self::ClaimStartThrottled => "claim_start_throttled",
             Self::FunctionConcurrencyExceeded => "function_concurrency_exceeded",

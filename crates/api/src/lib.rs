@@ -4,6 +4,8 @@
 //! null, but where a profile of the wire says otherwise.
 #![forbid(unsafe_code)]
 
+pub mod app;
+pub mod app_lifecycle;
 pub mod auth;
 pub mod context;
 pub mod credential;

@@ -5,9 +5,13 @@ use serde::{Deserialize, Serialize};
 pub mod amount;
 pub mod artifact;
 pub mod canonical;
+pub mod inputs;
+pub mod launch;
 pub mod manifest;
+pub mod receipt;
 pub mod run;
 pub mod schedule;
+pub mod supervise;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

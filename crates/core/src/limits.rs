@@ -2,6 +2,7 @@
 //!
 //! Whoever refuses something because of a limit names the limit in the error.
 
+pub mod app_launch;
 pub mod app_runs;
 pub mod app_schedules;
 pub mod apps;

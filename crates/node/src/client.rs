@@ -232,6 +232,14 @@ impl ProcdClient {
         if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 
+    /// The bytes of a file below a folder, reached without following any link. For agents that speak
+    /// [`sandbar_procd_api::PROTOCOL_BENEATH`].
+    pub async fn read_beneath(&self, folder: &str, path: &str) -> Result<Response<AgentBody>, ProcdError> {
+        let request = build(Method::GET, &file_path("", &[("path", path), ("beneath", folder)]));
+        let response = self.pool.send(request.body(empty()).map_err(malformed)?).await?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+    }
+
     /// Replaces a file atomically by what `body` gives. `mode` is octal text, `length` the size when it is known.
     pub async fn write_file<B>(&self, path: &str, mode: Option<&str>, length: Option<u64>, body: B) -> Result<Written, ProcdError>
     where

@@ -41,6 +41,9 @@
 //! since protocol 3:
 //! POST   /v1/trust             Trust               -> Trusted     whom programs inside trust from now on
 //! GET    /v1/processes  Upgrade: sandbar-process   -> 101, then frames both ways (see `process`)
+//!
+//! since protocol 4:
+//! GET    /v1/files?path=&beneath=FOLDER            -> 200 bytes; `path` is relative to the folder, and no link leads anywhere
 //! ```
 //!
 //! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
@@ -55,13 +58,15 @@ pub mod function;
 pub mod process;
 
 /// The protocol this crate describes.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// The first protocol that knows functions.
 pub const PROTOCOL_FUNCTIONS: u32 = 2;
 /// The first protocol that knows trust.
 pub const PROTOCOL_TRUST: u32 = 3;
 /// The first protocol that knows processes for somebody who is connected.
 pub const PROTOCOL_PROCESS: u32 = 3;
+/// The first protocol that reads files beneath a folder without following links.
+pub const PROTOCOL_BENEATH: u32 = 4;
 /// The oldest protocol the host still speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 

@@ -35,12 +35,16 @@ type Answer = Result<Response<Body>, Failure>;
 pub fn path_of(agent: &Agent, path: Option<&str>) -> Result<String, Failure> {
     let path = path.unwrap_or("");
     if path.is_empty() {
-        return Err(Failure::new(ErrorCode::InvalidRequest, "path is required"));
+        return Err(no_path());
     }
     if path.contains('\0') {
         return Err(Failure::new(ErrorCode::InvalidRequest, "path contains NUL"));
     }
     Ok(if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", agent.cwd().trim_end_matches('/')) })
+}
+
+fn no_path() -> Failure {
+    Failure::new(ErrorCode::InvalidRequest, "path is required")
 }
 
 fn query_path(agent: &Agent, request: &Request<Incoming>) -> Result<String, Failure> {
@@ -59,10 +63,22 @@ fn not_a_file(path: &str, metadata: &Metadata) -> Failure {
 /// # Errors
 /// `file_not_found`, `path_not_file`, `range_not_satisfiable`, `permission_denied`.
 pub async fn read(agent: &Rc<Agent>, request: Request<Incoming>) -> Answer {
-    let path = query_path(agent, &request)?;
+    let query = Query::of(&request);
+    let beneath = query.get("beneath").map(str::to_owned);
+    let path = match &beneath {
+        // As it stands: it is not to begin anywhere else.
+        Some(_) => query.get("path").filter(|path| !path.is_empty() && !path.contains('\0')).map(str::to_owned).ok_or_else(no_path)?,
+        None => query_path(agent, &request)?,
+    };
     let range = request.headers().get(RANGE).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let name = path.clone();
-    let opened = agent.io.run(move || open(Path::new(&name))).await;
+    let opened = agent
+        .io
+        .run(move || match beneath {
+            Some(folder) => open_beneath(Path::new(&folder), Path::new(&name)),
+            None => open(Path::new(&name)),
+        })
+        .await;
     let (file, metadata) = opened.map_err(|e| Failure::file(&e, &path, ErrorCode::FileNotFound))?;
     let Some(file) = file else { return Err(not_a_file(&path, &metadata)) };
     let size = metadata.len();
@@ -116,6 +132,17 @@ fn open(path: &Path) -> io::Result<(Option<Arc<File>>, Metadata)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     // Another one may stand in its place by now.
+    let metadata = file.metadata()?;
+    Ok((metadata.is_file().then(|| Arc::new(file)), metadata))
+}
+
+/// The same of a path relative to a folder of which no part is a link, and that does not lead out of the folder: `ELOOP`, `EXDEV`.
+fn open_beneath(folder: &Path, path: &Path) -> io::Result<(Option<Arc<File>>, Metadata)> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
+    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let file = File::from(rustix::fs::openat2(&folder, path, flags, Mode::empty(), resolve)?);
     let metadata = file.metadata()?;
     Ok((metadata.is_file().then(|| Arc::new(file)), metadata))
 }

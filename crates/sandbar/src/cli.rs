@@ -1,5 +1,7 @@
 //! The command line as clap reads it.
 
+mod app;
+mod app_lifecycle;
 mod collection;
 mod credential;
 mod dead_letters;
@@ -19,6 +21,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use app::AppCommand;
+pub use app_lifecycle::{AppLifecycleCommand, AppServiceCommand};
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use dead_letters::DeadLettersCommand;
@@ -86,6 +90,9 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
+    /// Programs with a manifest: deployed, started, and run
+    #[command(subcommand)]
+    App(AppCommand),
     /// JavaScript that runs on the server: called, on events, or at moments
     #[command(subcommand)]
     Script(ScriptCommand),

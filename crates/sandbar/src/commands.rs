@@ -1,5 +1,7 @@
 //! What the client side of the command line does: one file per noun.
 
+pub mod app;
+mod app_lifecycle;
 pub mod collection;
 pub mod copy;
 pub mod credential;

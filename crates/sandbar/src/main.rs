@@ -57,6 +57,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args, global.output)),
         Command::Login => commands::login::run(&global).await,
         Command::Sandbox(command) => commands::sandbox::run(&global, command).await,
+        Command::App(command) => commands::app::run(&global, command).await,
         Command::Script(command) => commands::script::run(&global, command).await,
         Command::Collection(command) => commands::collection::run(&global, command).await,
         Command::Item(command) => commands::item::run(&global, command).await,

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use sandbar_core::{
+    app::receipt::Prices,
     certificates::{ORDERS_PER_WEEK, ORDERS_PER_WEEK_MAX},
     egress::{Prefix, PrefixError},
     image::ImageName,
@@ -20,8 +21,10 @@ use sandbar_core::{
 use sandbar_server::{ScriptsConfig, SshListen};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+mod receipts;
 mod scripts;
 
+use receipts::PriceTable;
 use scripts::{FetchHosts, Sandbox, SmtpUrl};
 
 /// Read when no `--config` is given and the file is there.
@@ -68,6 +71,8 @@ pub struct ServeSettings {
     pub image_registries: Vec<String>,
     /// Who runs scripts, and what they may ask for.
     pub scripts: ScriptsConfig,
+    /// What runs of apps cost, for their receipts.
+    pub receipt_prices: Option<Prices>,
     /// Form of the log.
     pub log: LogFormat,
     /// A tracing filter: a level, or directives as in `info,sandbar_node=debug`.
@@ -195,6 +200,10 @@ pub struct Layer {
     /// [default: script-cache below the data directory]
     #[arg(long, env = "SANDBAR_SCRIPT_CACHE_DIR", value_name = "DIR")]
     pub script_cache_dir: Option<PathBuf>,
+    /// What runs of apps cost, for their receipts: currency=USD and any of run, cpu_hour, memory_gib_hour, disk_gib and network_gib,
+    /// each with _micros=MILLIONTHS; in TOML also a table [default: none, receipts have no price]
+    #[arg(long, env = "SANDBAR_RECEIPT_PRICES", value_name = "PRICES")]
+    pub receipt_prices: Option<PriceTable>,
     /// Form of the log [default: text]
     #[arg(long, env = "SANDBAR_LOG", value_enum, value_name = "FORM")]
     pub log: Option<LogFormat>,
@@ -237,6 +246,7 @@ impl Layer {
             mail_from: self.mail_from.or(below.mail_from),
             bun: self.bun.or(below.bun),
             script_cache_dir: self.script_cache_dir.or(below.script_cache_dir),
+            receipt_prices: self.receipt_prices.or(below.receipt_prices),
             log: self.log.or(below.log),
             log_level: self.log_level.or(below.log_level),
         }
@@ -286,6 +296,7 @@ impl Layer {
             pool_min_idle: self.pool_min_idle.unwrap_or(4),
             image_registries: self.image_registries.unwrap_or_default().0,
             scripts,
+            receipt_prices: self.receipt_prices.and_then(|table| table.0),
             log: self.log.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
         };

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::{config::Config, gateway::Gateway, http::Metrics, ssh::Reach};
 
+pub mod apps;
 pub mod auth;
 pub mod builtin;
 pub mod collections;
@@ -23,6 +24,7 @@ pub mod images;
 pub mod items;
 pub mod logs;
 pub mod quotas;
+pub mod receipts;
 pub(crate) mod room;
 pub mod sandbox_functions;
 pub mod sandboxes;
@@ -54,6 +56,12 @@ pub struct App {
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
     pub functions: functions::Functions,
+    pub apps: apps::Apps,
+    pub app_runs: apps::runs::AppRuns,
+    pub receipts: receipts::Receipts,
+    /// What is kept up in sandboxes of apps.
+    pub supervisors: apps::supervise::Supervisors,
+    pub(crate) app_turns: apps::online::Turns,
     pub function_load: Arc<function_load::FunctionLoad>,
     pub scripts: scripts::Scripts,
     pub script_jobs: script_jobs::ScriptJobs,

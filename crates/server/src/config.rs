@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use sandbar_core::{
+    app::receipt::Prices,
     egress::Prefix,
     public_host,
     script::{fetch_allow::FetchAllow, mail::SmtpConfig, provider::ProviderSetting},
@@ -40,6 +41,8 @@ pub struct Config {
     pub image_registries: Vec<String>,
     /// Who runs scripts, and what they may ask for.
     pub scripts: ScriptsConfig,
+    /// What runs of apps cost, for their receipts.
+    pub receipt_prices: Option<Prices>,
     /// This machine's part.
     pub node: NodeConfig,
 }

@@ -14,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{app::SharedApp, error::ApiError};
 
+mod apps;
 mod auth;
 mod collections;
 pub(crate) mod contexts;
@@ -34,6 +35,7 @@ mod openapi;
 mod outbox;
 pub mod params;
 mod quotas;
+mod receipts;
 mod render;
 pub mod reply;
 mod request;
@@ -99,6 +101,8 @@ fn routes() -> Routes {
         .merge(logs::router())
         .merge(events::router())
         .merge(functions::router())
+        .merge(apps::router())
+        .merge(receipts::router())
         .merge(collections::router())
         .merge(items::router())
         .merge(scripts::router())

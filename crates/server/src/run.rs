@@ -17,11 +17,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app::{
-        App, SharedApp, auth, builtin,
+        App, SharedApp,
+        apps::{Apps, online::Turns, runs::AppRuns, supervise::Supervisors},
+        auth, builtin,
         credentials::Credentials,
         functions::Functions,
         images::ImageJobs,
         quotas::Quotas,
+        receipts::{ReceiptKeyError, Receipts},
         sandbox_functions,
         sandboxes::Registry,
         script_jobs::ScriptJobs,
@@ -64,6 +67,8 @@ pub enum StartError {
     SshHostKey(#[from] HostKeyError),
     #[error(transparent)]
     Seal(#[from] SealError),
+    #[error(transparent)]
+    ReceiptKey(#[from] ReceiptKeyError),
     #[error(transparent)]
     Reach(#[from] ReachError),
     #[error(transparent)]
@@ -109,6 +114,7 @@ impl Server {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
         let seal = Arc::new(Seal::open(&config.data_dir)?);
+        let receipts = Receipts::open(&config.data_dir, config.receipt_prices.clone())?;
         let reach = Reach::open(&config, &config.data_dir)?;
         if let Ok(address) = listener.local_addr() {
             reach.listens(address);
@@ -145,6 +151,11 @@ impl Server {
             sandboxes,
             services: Services::default(),
             functions: Functions::default(),
+            apps: Apps::default(),
+            app_runs: AppRuns::default(),
+            receipts,
+            supervisors: Supervisors::default(),
+            app_turns: Turns::default(),
             function_load: Arc::default(),
             scripts: Scripts::new(engines, seal),
             script_jobs: ScriptJobs::default(),
@@ -160,6 +171,8 @@ impl Server {
         let recovered = app.sandboxes.recover(records, named).await.map_err(|error| StartError::Recovery(error.to_string()))?;
         tracing::info!(?recovered, "recovered");
         app.recover_script_jobs().await?;
+        app.recover_apps().await.map_err(|error| StartError::Recovery(error.to_string()))?;
+        app.recover_online_apps().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         app.recover_functions().await.map_err(|error| StartError::Recovery(error.to_string()))?;
         Ok(Self { app, listener, public, tls, ssh, stop: CancellationToken::new(), tasks: TaskTracker::new(), _lock: lock })
     }
@@ -186,6 +199,9 @@ impl Server {
         tracker.spawn(tasks::usage::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::egress::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::apps::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::app_runs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::app_cleanup::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::script_runs::run(app.clone(), stop.clone()));
@@ -207,6 +223,7 @@ impl Server {
         app.script_jobs.ended.cancelled().await;
         app.scripts.close().await;
         app.services.close().await;
+        app.supervisors.close().await;
         tracker.close();
         tracker.wait().await;
         app.scripts.engines.close().await;

@@ -1,6 +1,9 @@
 //! What happens without a request: deadlines, webhooks and the watch over live sandboxes. A task takes no input but the rows, can
 //! be repeated at any time, and ends when the server stops.
 
+pub(crate) mod app_cleanup;
+pub(crate) mod app_runs;
+pub(crate) mod apps;
 pub(crate) mod collect;
 pub(crate) mod credentials;
 pub(crate) mod deadlines;

@@ -26,7 +26,7 @@ pub struct NewAppRun {
     pub team_id: String,
     pub app_id: String,
     pub app_name: String,
-    pub version: u32,
+    pub version: i64,
     pub action: String,
     pub cause: RunCause,
     pub schedule_id: Option<String>,
@@ -63,7 +63,7 @@ pub struct AppRun {
     pub team_id: String,
     pub app_id: String,
     pub app_name: String,
-    pub version: u32,
+    pub version: i64,
     pub action: String,
     pub cause: RunCause,
     pub schedule_id: Option<String>,
@@ -270,6 +270,16 @@ impl Store {
             .read("read runs that are to be cancelled", move |c| {
                 let mut statement = c.prepare_cached("SELECT id FROM app_run WHERE status = 'running' AND cancel_requested_at_ms IS NOT NULL")?;
                 statement.query_map([], |row| row.get(0))?.map(|row| Ok(row?)).collect()
+            })
+            .await
+    }
+
+    /// Sandboxes that were made for runs and are not being ended, with the run that each was made for.
+    pub async fn run_sandboxes(&self) -> Result<Vec<(String, Option<String>)>, StoreError> {
+        self.engine
+            .read("read sandboxes of runs", move |c| {
+                let mut statement = c.prepare_cached("SELECT sandbox_id, run_id FROM app_sandbox WHERE kind = 'run' AND state = 'wanted'")?;
+                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.map(|row| Ok(row?)).collect()
             })
             .await
     }

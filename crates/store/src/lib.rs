@@ -4,6 +4,7 @@
 //! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
 
+mod app_launch;
 mod app_receipts;
 mod app_runs;
 mod app_schedules;

@@ -73,10 +73,10 @@ struct Cache {
 
 /// With whom something is being done.
 #[derive(Default)]
-struct Ids(Arc<Mutex<HashSet<String>>>);
+pub(crate) struct Ids(Arc<Mutex<HashSet<String>>>);
 
 /// One of them; until it is dropped.
-struct Busy {
+pub(crate) struct Busy {
     all: Arc<Mutex<HashSet<String>>>,
     id: String,
 }
@@ -245,12 +245,12 @@ impl Functions {
 
 impl Ids {
     /// None when it is one of them already.
-    fn begin(&self, id: &str) -> Option<Busy> {
+    pub(crate) fn begin(&self, id: &str) -> Option<Busy> {
         let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
         is_new.then(|| Busy { all: Arc::clone(&self.0), id: id.to_owned() })
     }
 
-    fn has(&self, id: &str) -> bool {
+    pub(crate) fn has(&self, id: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 }

@@ -267,6 +267,20 @@ impl App {
         None
     }
 
+    /// Pulls an image that an app names, if that is allowed. Given up when nobody reads the report any more.
+    pub(crate) async fn pull_for_app(&self, image: &str, report: mpsc::Sender<Progress>) -> Result<(), ApiError> {
+        let name = image_name("runtime.image.ref", image)?;
+        if !self.may_pull(image) {
+            return Err(ApiError::conflict("images of its registry are not pulled by themselves; the operator can pull it"));
+        }
+        let is_trusted = self.config.image_registries.iter().any(|known| Some(known) == name.registry.as_ref());
+        // Never closed.
+        let _place = self.image_jobs.template_places.acquire().await;
+        let pulled = self.node.image_pull(Pull { name, local_name: None, credentials: None, plain_http: false, is_trusted }, report).await;
+        self.images_changed();
+        pulled.map(drop).map_err(|error| failure("pulling the image", &error))
+    }
+
     /// Whether a template still names an image.
     async fn is_wanted(&self, image: &str) -> bool {
         let templates = self.store.templates_all().await;

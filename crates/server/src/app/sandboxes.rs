@@ -25,6 +25,7 @@ use crate::{
 
 mod actor;
 mod follow;
+pub(crate) mod listeners;
 mod recovery;
 mod refusal;
 mod registry;
@@ -267,6 +268,11 @@ impl App {
         self.sandboxes.ask(view.record.as_ref().clone(), |reply| Command::Capture { reply }).await
     }
 
+    /// The same of a sandbox of whatever team.
+    pub(crate) async fn capture_of(&self, record: SandboxRecord) -> Result<Captured, ApiError> {
+        self.sandboxes.ask(record, |reply| Command::Capture { reply }).await
+    }
+
     /// Puts other files in place of a paused sandbox's own. `text` is for its events.
     pub(crate) async fn restore(&self, who: &Principal, id: &str, base: Base, text: String) -> Result<SandboxRecord, ApiError> {
         self.ask(who, id, |reply| Command::Restore { base, text, reply }).await
@@ -354,6 +360,31 @@ impl App {
         let woken = self.sandboxes.ask(record.clone(), |reply| Command::Wake { reply }).await?;
         let runtime = woken.runtime.ok_or_else(|| ApiError::unavailable("the sandbox is waking up").retry_after(1))?;
         Ok((woken.record, runtime))
+    }
+
+    /// Makes a sandbox of whatever team run again, also one that no access may wake.
+    pub(crate) async fn bring_up(&self, record: &SandboxRecord) -> Result<(Arc<SandboxRecord>, Arc<Runtime>), ApiError> {
+        let up = self.sandboxes.ask(record.clone(), |reply| Command::Resume { reply }).await?;
+        let runtime = up.runtime.ok_or_else(|| ApiError::unavailable("the sandbox is waking up").retry_after(1))?;
+        Ok((up.record, runtime))
+    }
+
+    /// Pauses a sandbox of whatever team; with `end` its processes end.
+    pub(crate) async fn put_down(&self, record: SandboxRecord, text: &str, end: bool) -> Result<(), ApiError> {
+        let text = text.to_owned();
+        let paused = self.sandboxes.ask(record, |reply| Command::Pause { code: reason::USER_REQUEST, text, memory: false, reply }).await?;
+        if end && paused.record.observed == Observed::Frozen {
+            self.sandboxes.hibernate(paused.record.as_ref().clone(), reason::USER_REQUEST).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the services of a sandbox of whatever team.
+    pub(crate) async fn serve_by(self: &Arc<Self>, record: &SandboxRecord, services: serde_json::Value) -> Result<(), ApiError> {
+        let update = Box::new(UpdateConfig { services: Some(services), ..UpdateConfig::default() });
+        let changed = self.sandboxes.ask(record.clone(), |reply| Command::Update { update, only_services: true, reply }).await?;
+        self.end_former_services(&changed.record);
+        Ok(())
     }
 
     /// What happened to a sandbox, oldest first.

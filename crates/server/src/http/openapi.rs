@@ -35,6 +35,7 @@ use super::Routes;
         (name = "credentials", description = "Secrets that sandboxes use and never see"),
         (name = "observability", description = "Output and events"),
         (name = "scripts", description = "JavaScript functions with the triggers http, event and cron, below /api/functions. Success is `{\"data\":...}`, failure `{\"error\":{\"code\",\"message\",\"details\"?}}` with codes in upper case."),
+        (name = "apps", description = "Sources that are deployed, started and run"),
         (name = "templates", description = "How sandboxes are made"),
         (name = "collections", description = "Small data that scripts read"),
         (name = "quotas", description = "Limits of a team"),

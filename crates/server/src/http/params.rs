@@ -3,7 +3,11 @@
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, request::Parts},
+};
+use sandbar_core::limits;
 
 use crate::error::ApiError;
 
@@ -85,6 +89,14 @@ pub fn shown(text: &str) -> String {
         cut.push('…');
     }
     format!("{cut:?}")
+}
+
+/// A header of 1 to 255 visible characters.
+pub fn bounded(headers: &HeaderMap, name: &str) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().ok().map(str::trim).filter(|text| (1..=limits::IDEMPOTENCY_KEY_MAX_CHARS).contains(&text.len()));
+    let text = text.ok_or_else(|| ApiError::bad_request(format!("{name}: has 1 to {} visible ASCII characters", limits::IDEMPOTENCY_KEY_MAX_CHARS)))?;
+    Ok(Some(text.to_owned()))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub(crate) use ground::Captured;
 
 use super::{
     follow::Heard,
+    listeners::Listeners,
     refusal::{asleep, refusal, store_failure},
     spec,
 };
@@ -131,6 +132,7 @@ pub(super) struct Actor {
     pub runtime: Option<Arc<Runtime>>,
     pub view: watch::Sender<View>,
     pub commands: mpsc::Receiver<Command>,
+    pub listeners: Arc<Listeners>,
     pub deadlines_changed: Arc<Notify>,
     pub collect_soon: Arc<Notify>,
     /// Written with the next change of the row.
@@ -232,7 +234,7 @@ impl Actor {
             (Some(row), runtime) if row.runtime_id.as_ref() == runtime.as_ref().map(|runtime| &runtime.id) => {
                 self.record = row;
                 self.runtime = runtime;
-                self.view.send_replace(self.view());
+                self.publish();
                 true
             }
             (_, runtime) => {
@@ -475,7 +477,7 @@ impl Actor {
                 for stale in former.previous_runtime_id.iter().filter(|id| record.previous_runtime_id.as_ref() != Some(id)) {
                     self.node.remove_logs(stale);
                 }
-                self.view.send_replace(self.view());
+                self.publish();
                 self.deadlines_changed.notify_one();
                 if told {
                     self.webhooks.changed.notify_one();
@@ -514,6 +516,11 @@ impl Actor {
 
     fn is_awake(&self) -> bool {
         self.record.desired == Desired::Active && self.record.observed == Observed::Active && self.runtime.as_ref().is_some_and(|runtime| !runtime.has_ended())
+    }
+
+    fn publish(&self) {
+        self.view.send_replace(self.view());
+        self.listeners.tell(&self.record.id);
     }
 
     fn view(&self) -> View {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     actor::{Actor, COMMANDS_MAX, Command, End, View},
     follow,
+    listeners::Listeners,
     refusal::store_failure,
     spec,
 };
@@ -30,6 +31,8 @@ pub struct Registry {
     webhooks: Arc<Webhooks>,
     pub(super) credentials: Arc<Credentials>,
     actors: Mutex<HashMap<String, Handle>>,
+    /// Who is told when a sandbox got or lost its processes.
+    pub(crate) listeners: Arc<Listeners>,
     /// Woken when some deadline may have come nearer.
     pub(crate) deadlines_changed: Arc<Notify>,
     /// Woken when something was released that may have to be collected.
@@ -54,6 +57,7 @@ impl Registry {
             webhooks,
             credentials,
             actors: Mutex::default(),
+            listeners: Arc::default(),
             deadlines_changed: Arc::default(),
             collect_soon: Arc::default(),
             tasks: TaskTracker::new(),
@@ -160,6 +164,7 @@ impl Registry {
             runtime,
             view,
             commands,
+            listeners: Arc::clone(&self.listeners),
             deadlines_changed: Arc::clone(&self.deadlines_changed),
             collect_soon: Arc::clone(&self.collect_soon),
             events: Vec::new(),

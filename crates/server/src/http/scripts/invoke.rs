@@ -25,7 +25,10 @@ use crate::{
         },
     },
     error::ApiError,
-    http::{items::named_team, params::Params},
+    http::{
+        items::named_team,
+        params::{Params, bounded},
+    },
 };
 
 /// Says that the answer was given before.
@@ -103,14 +106,6 @@ fn wish(params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
         depth: Cause::of(headers).depth,
         origin: headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(|host| format!("http://{host}")),
     })
-}
-
-/// A header of 1 to 255 visible characters.
-fn bounded(headers: &HeaderMap, name: &str) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    let text = value.to_str().ok().map(str::trim).filter(|text| (1..=limits::IDEMPOTENCY_KEY_MAX_CHARS).contains(&text.len()));
-    let text = text.ok_or_else(|| ApiError::bad_request(format!("{name}: has 1 to {} visible ASCII characters", limits::IDEMPOTENCY_KEY_MAX_CHARS)))?;
-    Ok(Some(text.to_owned()))
 }
 
 /// Anybody may ask; who shows something has to show something that is good.

@@ -1,0 +1,96 @@
+//! Apps: what was deployed, and its versions.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// An app.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppResponse {
+    pub id: String,
+    /// Unique in the team; what it is addressed by.
+    pub name: String,
+    /// What its manifest says it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The newest version that there ever was.
+    pub last_version: i64,
+    /// The version that is started and run; absent until one could be built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_version: Option<i64>,
+    /// `online` or `offline`: what is wanted of it.
+    pub desired: String,
+    /// The sandbox that it has online.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<String>,
+    /// The version of that sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online_version: Option<i64>,
+    /// That version is another than the live one: a start brings the live one online.
+    pub outdated: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    pub created_at: String,
+    pub updated_at: String,
+}
+
+/// `GET /api/v1/apps`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppListData {
+    pub apps: Vec<AppResponse>,
+}
+
+/// A version of an app.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppVersionResponse {
+    pub app_id: String,
+    pub app: String,
+    /// From 1, in the order of deploys.
+    pub version: i64,
+    /// `building`, `ready` or `failed`.
+    pub state: String,
+    /// Why it failed, with the last that was printed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether it is what is started and run.
+    pub live: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// SHA-256 of the normalised manifest, in lower-case hex.
+    pub manifest_sha256: String,
+    /// SHA-256 of all names and contents, in lower-case hex.
+    pub source_sha256: String,
+    pub source_bytes: u64,
+    pub template_id: String,
+    /// Normalised. Only of a single version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub manifest: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    pub created_at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+}
+
+/// `GET /api/v1/apps/{name}/versions`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppVersionListData {
+    /// The newest first.
+    pub versions: Vec<AppVersionResponse>,
+}
+
+/// `POST /api/v1/apps/{name}/rollback`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppRollbackRequest {
+    pub version: i64,
+}
+
+/// A part of a log, from a byte on.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LogPieceResponse {
+    pub output: String,
+    /// What to send as `since` for what follows.
+    pub cursor: u64,
+    /// Nothing follows any more.
+    pub completed: bool,
+}

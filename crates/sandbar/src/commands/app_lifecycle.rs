@@ -1,0 +1,161 @@
+//! `sandbar app start` and whatever else is done with an app that runs.
+
+use std::{
+    io::IsTerminal,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    cli::{AppLifecycleCommand, AppServiceCommand, Global, Output},
+    client::{Client, segment},
+    output::{self, cell, time},
+};
+
+/// Between two looks at a log that is followed.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
+
+pub async fn run(global: &Global, client: &Client, command: AppLifecycleCommand) -> anyhow::Result<u8> {
+    match command {
+        AppLifecycleCommand::Start { app, services, all_services, keep, no_wait } => {
+            let mut body = Map::new();
+            if all_services {
+                body.insert("services".to_owned(), "all".into());
+            } else if !services.is_empty() {
+                body.insert("services".to_owned(), services.into());
+            }
+            body.insert("keep".to_owned(), keep.into());
+            body.insert("wait".to_owned(), (!no_wait).into());
+            let status = client.post(&path(&app, "/start"), &Value::Object(body)).await?;
+            show(global, &status);
+            return Ok(u8::from(!no_wait && failed(&status)));
+        }
+        AppLifecycleCommand::Stop { app, delete_sandbox } => {
+            let stopped = client.post(&path(&app, "/stop"), &json!({ "delete_sandbox": delete_sandbox })).await?;
+            match global.output {
+                Output::Json => output::json(&stopped),
+                Output::Table => {
+                    for process in stopped["stopped"].as_array().into_iter().flatten() {
+                        output::line(&output::printable(&cell(&process["message"])));
+                    }
+                    output::line(&format!("sandbox {}: {}", cell(&stopped["sandbox_id"]), cell(&stopped["sandbox"])));
+                }
+            }
+        }
+        AppLifecycleCommand::Status { app } => {
+            let status = client.get(&path(&app, "/status")).await?;
+            show(global, &status);
+            return Ok(u8::from(failed(&status)));
+        }
+        AppLifecycleCommand::Logs { app, service, follow } => logs(client, &app, service.as_deref().unwrap_or("start"), follow).await?,
+        AppLifecycleCommand::Open { app, port, ttl, print } => {
+            let mut body = Map::new();
+            body.extend(port.map(|port| ("port".to_owned(), port.into())));
+            body.extend(ttl.map(|ttl| ("ttl_seconds".to_owned(), ttl.into())));
+            let preview = client.post(&path(&app, "/previews"), &Value::Object(body)).await?;
+            let url = cell(&preview["url"]);
+            match global.output {
+                Output::Json => output::json(&preview),
+                Output::Table => output::line(&url),
+            }
+            if !print && global.output == Output::Table && std::io::stdout().is_terminal() && url.starts_with("http") {
+                // Where there is none, the URL is printed, and that is all.
+                let _ = Command::new("xdg-open").arg(&url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+            }
+        }
+        AppLifecycleCommand::Service(command) => service(global, client, command).await?,
+    }
+    Ok(0)
+}
+
+async fn service(global: &Global, client: &Client, command: AppServiceCommand) -> anyhow::Result<()> {
+    let of = |app: &str, service: &str, what: &str| path(app, &format!("/services/{}/{what}", segment(service)));
+    match command {
+        AppServiceCommand::Start { app, service } => show(global, &client.post(&of(&app, &service, "start"), &json!({})).await?),
+        AppServiceCommand::Restart { app, service } => show(global, &client.post(&of(&app, &service, "restart"), &json!({})).await?),
+        AppServiceCommand::Stop { app, service } => {
+            let stopped = client.data(client.request(Method::POST, &of(&app, &service, "stop")).json(&json!({}))).await?;
+            match global.output {
+                Output::Json => output::json(&stopped),
+                Output::Table if stopped["stopped"].is_null() => output::line("it did not run"),
+                Output::Table => output::line(&output::printable(&cell(&stopped["stopped"]["message"]))),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn logs(client: &Client, app: &str, source: &str, follow: bool) -> anyhow::Result<()> {
+    let mut since = String::new();
+    loop {
+        let part = client.get(&path(app, &format!("/logs?source={}&since={}", segment(source), segment(&since)))).await?;
+        let text = part["output"].as_str().unwrap_or_default();
+        for line in text.lines() {
+            output::line(&output::printable(line));
+        }
+        let cursor = cell(&part["cursor"]);
+        let is_more = !text.is_empty() && cursor != since;
+        since = cursor;
+        if is_more {
+            continue;
+        }
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+/// Whether something of an app is not as it is to be.
+fn failed(status: &Value) -> bool {
+    status["state"] == "failed" || status["services"].as_array().into_iter().flatten().any(|service| service["state"] == "failed")
+}
+
+fn show(global: &Global, status: &Value) {
+    if global.output == Output::Json {
+        return output::json(status);
+    }
+    let sandbox = &status["sandbox"];
+    output::record(&[
+        ("app", cell(&status["app"])),
+        ("state", cell(&status["state"])),
+        ("wanted", cell(&status["desired"])),
+        ("version", cell(&status["online_version"])),
+        ("live version", cell(&status["live_version"])),
+        ("sandbox", cell(&sandbox["id"])),
+        ("sandbox is", cell(&sandbox["status"])),
+    ]);
+    if status["outdated"] == true {
+        output::line("another version is live: start the app again to bring it online");
+    }
+    let processes: Vec<&Value> = status.get("start").into_iter().chain(status["services"].as_array().into_iter().flatten()).collect();
+    if !processes.is_empty() {
+        let rows: Vec<_> = processes
+            .iter()
+            .map(|p| vec![cell(&p["name"]), cell(&p["state"]), cell(&p["pid"]), cell(&p["restarts"]), time(&p["started_at"]), cell(&p["last_end"]["message"])])
+            .collect();
+        output::line("");
+        output::table(&["PROCESS", "STATE", "PID", "RESTARTS", "STARTED", "LAST END"], &rows);
+    }
+    let ports = status["previews"].as_array().cloned().unwrap_or_default();
+    if !ports.is_empty() {
+        let rows: Vec<_> =
+            ports.iter().map(|p| vec![cell(&p["port"]), cell(&p["process"]), cell(&p["label"]), cell(&p["path"]), cell(&p["access"]), cell(&p["state"])]).collect();
+        output::line("");
+        output::table(&["PORT", "PROCESS", "LABEL", "PATH", "ACCESS", "PREVIEW"], &rows);
+    }
+    for process in processes.iter().filter(|process| process["state"] == "failed") {
+        output::line("");
+        output::line(&output::printable(&format!("{} printed last:", cell(&process["name"]))));
+        for line in process["last_end"]["log_tail"].as_array().into_iter().flatten() {
+            output::line(&output::printable(&format!("  {}", cell(line))));
+        }
+    }
+}
+
+fn path(app: &str, rest: &str) -> String {
+    format!("/api/v1/apps/{}{rest}", segment(app))
+}

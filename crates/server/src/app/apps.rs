@@ -1,0 +1,235 @@
+//! Apps: rows, versions and what is known of them in memory. Taking a source in, building it and the sandboxes are below this file.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axum::body::Body;
+use sandbar_api::ErrorCode;
+use sandbar_core::{
+    app::{VersionState, manifest::Manifest},
+    limits::deploys as limits,
+};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, Pruned};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{
+        App,
+        auth::Principal,
+        functions::Ids,
+        sandboxes::{now_ms, store_failure},
+    },
+    error::ApiError,
+};
+
+mod build;
+mod ground;
+pub(crate) mod log;
+pub mod runs;
+pub(crate) mod online;
+pub(crate) mod output;
+mod ports;
+mod sandboxes;
+mod source;
+pub(crate) mod status;
+mod steps;
+pub(crate) mod supervise;
+
+use build::Build;
+
+/// Where logs of builds are kept, in the data directory.
+const LOGS: &str = "app-builds";
+
+/// What is known of apps in memory.
+pub struct Apps {
+    /// What ends the build of an app, by its id.
+    builds: Mutex<HashMap<String, CancellationToken>>,
+    /// Of builds.
+    places: Arc<Semaphore>,
+    /// Sandboxes that are being made, whether anybody waits for them or not.
+    making: Ids,
+    /// Sandboxes that are being ended.
+    removing: Ids,
+    /// Woken when sandboxes may have to be ended.
+    pub(crate) changed: Notify,
+}
+
+/// What goes with the source of a new version.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deploy {
+    pub message: Option<String>,
+    /// Whether it is the live one as soon as it is ready.
+    pub activate: bool,
+}
+
+/// An app with what is live and what is online of it.
+pub(crate) struct AppWhole {
+    pub app: AppRecord,
+    pub live: Option<AppVersionRecord>,
+    pub online: Option<AppSandboxRecord>,
+    /// The version that is online says something else than the live one.
+    pub outdated: bool,
+}
+
+impl Default for Apps {
+    fn default() -> Self {
+        Self {
+            builds: Mutex::default(),
+            places: Arc::new(Semaphore::new(limits::APP_BUILDS_AT_ONCE_MAX)),
+            making: Ids::default(),
+            removing: Ids::default(),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl App {
+    /// The team's apps by name.
+    pub(crate) async fn apps(&self, who: &Principal) -> Result<Vec<AppWhole>, ApiError> {
+        let mut wholes = Vec::new();
+        for app in self.store.apps_list(&who.team_id).await.map_err(|e| store_failure("listing apps", &e))? {
+            wholes.push(self.app_whole(app).await?);
+        }
+        Ok(wholes)
+    }
+
+    /// An app of the team.
+    pub(crate) async fn app(&self, who: &Principal, name: &str) -> Result<AppRecord, ApiError> {
+        let found = self.store.app_find(&who.team_id, name).await.map_err(|e| store_failure("reading the app", &e))?;
+        found.ok_or_else(|| ApiError::not_found("app", name))
+    }
+
+    pub(crate) async fn app_whole(&self, app: AppRecord) -> Result<AppWhole, ApiError> {
+        let live = match app.live_version {
+            Some(number) => self.store.app_version(&app.id, number).await.map_err(|e| store_failure("reading the version", &e))?,
+            None => None,
+        };
+        let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+        let outdated = match (&online, &live) {
+            (Some(online), Some(live)) if online.version != live.number => {
+                let has = self.store.app_version(&app.id, online.version).await.map_err(|e| store_failure("reading the version", &e))?;
+                has.is_none_or(|has| (&has.manifest_sha256, &has.source_sha256) != (&live.manifest_sha256, &live.source_sha256))
+            }
+            _ => false,
+        };
+        Ok(AppWhole { app, live, online, outdated })
+    }
+
+    /// The versions of an app, the newest first.
+    pub(crate) async fn app_versions(&self, who: &Principal, name: &str) -> Result<(AppRecord, Vec<AppVersionRecord>), ApiError> {
+        let app = self.app(who, name).await?;
+        let versions = self.store.app_versions(&app.id).await.map_err(|e| store_failure("listing versions", &e))?;
+        Ok((app, versions))
+    }
+
+    /// A version of an app.
+    pub(crate) async fn app_version(&self, who: &Principal, name: &str, number: i64) -> Result<(AppRecord, AppVersionRecord), ApiError> {
+        let app = self.app(who, name).await?;
+        let version = self.version_of(&app, number).await?;
+        Ok((app, version))
+    }
+
+    pub(crate) async fn version_of(&self, app: &AppRecord, number: i64) -> Result<AppVersionRecord, ApiError> {
+        let found = self.store.app_version(&app.id, number).await.map_err(|e| store_failure("reading the version", &e))?;
+        found.ok_or_else(|| ApiError::not_found("version", &number.to_string()))
+    }
+
+    /// What is started and run of an app. An app of which nothing could be built yet has none (409).
+    pub(crate) async fn live_version(&self, app: &AppRecord) -> Result<AppVersionRecord, ApiError> {
+        let Some(number) = app.live_version else {
+            return Err(ApiError::conflict(format!("app {:?} has no version that is ready yet", app.name)));
+        };
+        self.version_of(app, number).await
+    }
+
+    /// Takes the source of a new version in, and begins to build it.
+    pub(crate) async fn deploy_app(
+        self: &Arc<Self>,
+        who: &Principal,
+        name: &str,
+        deploy: Deploy,
+        body: Body,
+    ) -> Result<(AppRecord, AppVersionRecord), ApiError> {
+        source::check_name(name)?;
+        source::check_message(deploy.message.as_deref())?;
+        self.check_room()?;
+        let source = self.take_source(body).await?;
+        let ground = self.app_ground(who, &source.parsed.manifest).await?;
+        let new = source.version(who, name, &deploy, &ground, now_ms());
+        let (app, version) = self.store.app_version_begin(new).await.map_err(|e| store_failure("saving the version", &e))?;
+        tracing::info!(action = "deploy", team = app.team_id, app = app.id, version = version.number, by = who.user_id, "a version of an app is being built");
+        let build = Build { app: app.clone(), version: version.clone(), who: who.clone(), source, ground, activate: deploy.activate };
+        self.begin_build(build);
+        Ok((app, version))
+    }
+
+    /// Makes another version that is ready the live one.
+    pub(crate) async fn rollback_app(&self, who: &Principal, name: &str, number: i64) -> Result<AppRecord, ApiError> {
+        let app = self.app(who, name).await?;
+        let app = self.store.app_set_live(&app.id, number, now_ms()).await.map_err(|e| store_failure("setting the live version", &e))?;
+        tracing::info!(action = "rollback", team = app.team_id, app = app.id, version = number, by = who.user_id, "another version of an app is live");
+        Ok(app)
+    }
+
+    /// Deletes an app with its versions. A build under way ends, and so do its sandboxes, behind the caller. Runs and receipts stay.
+    pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str) -> Result<(), ApiError> {
+        let app = self.app(who, name).await?;
+        let deleted = self.store.app_delete(&app.id).await.map_err(|e| store_failure("deleting the app", &e))?;
+        if let Some(build) = self.apps.lock().get(&app.id) {
+            build.cancel();
+        }
+        deleted.bases.iter().for_each(|base| self.release(base));
+        self.remove_build_logs(&app.id);
+        deleted.sandboxes.into_iter().for_each(|id| self.end_app_sandbox_now(id));
+        self.apps.changed.notify_one();
+        tracing::info!(action = "delete", team = app.team_id, app = app.id, by = who.user_id, "an app was deleted");
+        Ok(())
+    }
+
+    /// The log of a build from a byte on.
+    pub(crate) async fn app_build_log(&self, version: &AppVersionRecord, since: u64) -> Result<log::Piece, ApiError> {
+        let finished = version.state != VersionState::Building;
+        log::read(self.build_log(&version.app_id, version.number), since, limits::APP_LOG_READ_MAX_BYTES, finished).await
+    }
+
+    fn build_log(&self, app_id: &str, number: i64) -> PathBuf {
+        self.config.data_dir.join(LOGS).join(app_id).join(format!("{number}.log"))
+    }
+
+    fn remove_build_logs(&self, app_id: &str) {
+        let folder = self.config.data_dir.join(LOGS).join(app_id);
+        tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder));
+    }
+
+    /// Gives up what rows named that made room for others.
+    fn pruned(&self, app_id: &str, pruned: Pruned) {
+        pruned.bases.iter().for_each(|base| self.release(base));
+        let logs: Vec<PathBuf> = pruned.numbers.iter().map(|number| self.build_log(app_id, *number)).collect();
+        if !logs.is_empty() {
+            tokio::task::spawn_blocking(move || logs.into_iter().for_each(|log| drop(std::fs::remove_file(log))));
+        }
+    }
+}
+
+impl Apps {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a version's manifest says.
+pub(crate) fn manifest_of(version: &AppVersionRecord) -> Result<Manifest, ApiError> {
+    serde_json::from_str(&version.manifest).map_err(|error| ApiError::internal("reading the manifest of a version", &error))
+}
+
+/// What is wrong with a manifest (422).
+pub(crate) fn diagnosed(diagnostics: &[sandbar_core::app::manifest::Diagnostic]) -> ApiError {
+    let count = diagnostics.len();
+    let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
+    let text = if count == 1 { format!("the manifest is wrong: {first}") } else { format!("{count} things are wrong with the manifest; the first: {first}") };
+    ApiError::new(ErrorCode::Unprocessable, text).with_details(serde_json::json!({ "ok": false, "diagnostics": diagnostics }))
+}

@@ -1,0 +1,403 @@
+//! Apps online and offline. What is wanted is in the row before anything is done, so a server that is killed in between goes on from
+//! there; one thing at a time is done with an app.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sandbar_core::{
+    app::{
+        Desired, SandboxKind,
+        launch::{Asked, Launch, SeenApp, Stopping},
+        manifest::LaunchServices,
+    },
+    limits::app_launch as limits,
+    sandbox::SandboxRecord,
+};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError};
+
+use super::{
+    manifest_of,
+    supervise::{Keeping, Stopped, Supervised},
+};
+use crate::{
+    app::{
+        App,
+        auth::Principal,
+        sandboxes::{now_ms, store_failure},
+    },
+    error::ApiError,
+};
+
+/// The agent of a sandbox that was made or woken answers within this time.
+const REACHED_WITHIN: Duration = Duration::from_secs(20);
+const STOP_GRACE: Duration = Duration::from_secs(limits::STOP_GRACE_S);
+/// Between attempts to bring an app online that a former server had online; doubled up to the second figure.
+const RECOVER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Somebody else may change an app's row just then: so often it is read again.
+const WRITES_MAX: u32 = 5;
+
+/// Who does something with an app now.
+#[derive(Default)]
+pub(crate) struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+/// What is asked for at a start.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Start {
+    /// Services besides those that start by themselves.
+    pub services: Option<LaunchServices>,
+    /// A sandbox with the files of another version than the live one is kept.
+    pub keep: bool,
+}
+
+/// What a stop came to.
+#[derive(Debug, Clone)]
+pub(crate) struct StopSummary {
+    /// In the order in which they were ended.
+    pub stopped: Vec<Stopped>,
+    pub sandbox_id: Option<String>,
+    pub sandbox: Stopping,
+    pub took: Duration,
+}
+
+impl App {
+    /// Brings an app online, and what was asked for with it; joins what is under way. Returns when the sandbox is up and everything
+    /// is being started.
+    pub(crate) async fn start_app(self: &Arc<Self>, who: &Principal, name: &str, start: Start) -> Result<Supervised, ApiError> {
+        let app = self.app(who, name).await?;
+        tracing::info!(action = "start", team = app.team_id, app = app.id, by = who.user_id, "an app is brought online");
+        self.whole(who, "starting the app", move |this, _| async move { this.bring_app_online(&app.id, start).await }).await
+    }
+
+    /// The sandbox of an app, with its start command started, of whatever version it has. For those who need it to be so.
+    pub(crate) async fn ensure_app_online(self: &Arc<Self>, app_id: &str) -> Result<SandboxRecord, ApiError> {
+        let (this, id) = (Arc::clone(self), app_id.to_owned());
+        let done = self.sandboxes.tasks.spawn(async move { this.bring_app_online(&id, Start { services: None, keep: true }).await });
+        let supervised = done.await.unwrap_or_else(|error| Err(ApiError::internal("starting the app", &error)))?;
+        let record = self.record_of(supervised.sandbox_id()).await?;
+        record.ok_or_else(|| ApiError::unavailable("the sandbox of the app was deleted just now").retry_after(1))
+    }
+
+    /// The sandbox of an app, made or woken, of whatever version it has. Nothing is started in it that is not wanted already.
+    pub(crate) async fn ensure_app_sandbox(self: &Arc<Self>, app_id: &str) -> Result<SandboxRecord, ApiError> {
+        let (this, id) = (Arc::clone(self), app_id.to_owned());
+        let up = self.sandboxes.tasks.spawn(async move {
+            let turn = this.app_turns.of(&id);
+            let _turn = turn.lock().await;
+            let app = this.app_by_id(&id).await?;
+            let live = this.live_version(&app).await?;
+            this.app_sandbox_up(&app, &live, true).await
+        });
+        let (_, record) = up.await.unwrap_or_else(|error| Err(ApiError::internal("waking the sandbox of the app", &error)))?;
+        Ok(record)
+    }
+
+    async fn bring_app_online(self: &Arc<Self>, app_id: &str, start: Start) -> Result<Supervised, ApiError> {
+        let turn = self.app_turns.of(app_id);
+        let _turn = turn.lock().await;
+        let app = self.app_by_id(app_id).await?;
+        let (was, wanted) = (app.desired, start.services.clone());
+        let live = self.live_version(&app).await?;
+        if let Some(services) = &wanted {
+            launch_of(&app, &live)?.check(services).map_err(|error| ApiError::bad_request(format!("services: {error}")))?;
+        }
+        let app = self
+            .want(app, Desired::Online, |asked| {
+                let services = std::mem::take(&mut asked.services);
+                *asked = match was {
+                    Desired::Offline => Asked { services: wanted.clone().unwrap_or_default(), ..Asked::default() },
+                    Desired::Online => Asked { services: both(services, wanted.clone()), stopped: std::mem::take(&mut asked.stopped), stopping: None },
+                };
+                if let Some(services) = &wanted {
+                    asked.stopped.retain(|name| !names(services, name));
+                }
+            })
+            .await?;
+        let up = self.app_sandbox_up(&app, &live, start.keep).await;
+        if up.is_err() && was == Desired::Offline {
+            // Else the next server would try what this one has refused.
+            self.want(app.clone(), Desired::Offline, |asked| *asked = Asked::default()).await?;
+        }
+        let (row, record) = up?;
+        let version = if row.version == live.number { live } else { self.version_of(&app, row.version).await? };
+        let launch = Arc::new(launch_of(&app, &version)?);
+        self.serve_ports(&record, &launch).await?;
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: SeenApp::default() };
+        Ok(self.supervise(&record.id, &launch, &launch.wanted(&asked_of(&app)), keeping))
+    }
+
+    /// The sandbox of an app, made or woken, with an agent that answers.
+    async fn app_sandbox_up(self: &Arc<Self>, app: &AppRecord, live: &AppVersionRecord, keep: bool) -> Result<(AppSandboxRecord, SandboxRecord), ApiError> {
+        let whole = self.app_whole(app.clone()).await?;
+        let found = match whole.online {
+            Some(row) => self.record_of(&row.sandbox_id).await?.map(|record| (row, record)),
+            None => None,
+        };
+        let (row, record) = match found {
+            Some(found) if keep || !whole.outdated => found,
+            former => {
+                if let Some((row, _)) = former {
+                    self.unsupervise(&row.sandbox_id, STOP_GRACE).await;
+                }
+                // One that somebody deleted has its row still.
+                if let Some(row) = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))? {
+                    self.end_app_sandbox(&row.sandbox_id).await;
+                }
+                let record = self.make_app_sandbox(app, live, SandboxKind::App, None).await?;
+                let row = self.store.app_sandbox_get(&record.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+                (row.ok_or_else(|| ApiError::conflict("the sandbox of the app was ended just now"))?, record)
+            }
+        };
+        let (record, runtime) = self.bring_up(&record).await?;
+        tokio::time::timeout(REACHED_WITHIN, runtime.client.info())
+            .await
+            .map_err(|_| ApiError::unavailable(format!("the sandbox did not answer within {} s", REACHED_WITHIN.as_secs())).retry_after(1))??;
+        Ok((row, record.as_ref().clone()))
+    }
+
+    /// Takes an app offline: services are ended first, then the start command; then its sandbox is paused or deleted.
+    pub(crate) async fn stop_app(self: &Arc<Self>, who: &Principal, name: &str, sandbox: Stopping) -> Result<StopSummary, ApiError> {
+        let app = self.app(who, name).await?;
+        tracing::info!(action = "stop", team = app.team_id, app = app.id, by = who.user_id, "an app is taken offline");
+        let stopped = self.whole(who, "stopping the app", move |this, _| async move {
+            let turn = this.app_turns.of(&app.id);
+            let _turn = turn.lock().await;
+            let app = this.app_by_id(&app.id).await?;
+            let app = this.want(app, Desired::Offline, |asked| asked.stopping = Some(sandbox)).await?;
+            this.finish_stop(app, sandbox).await
+        });
+        stopped.await
+    }
+
+    async fn finish_stop(self: &Arc<Self>, app: AppRecord, sandbox: Stopping) -> Result<StopSummary, ApiError> {
+        let began = Instant::now();
+        let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+        let mut stopped = Vec::new();
+        if let Some(row) = &online {
+            let was_awake = self.supervised(&row.sandbox_id).is_some_and(|supervised| supervised.is_awake());
+            stopped = self.unsupervise(&row.sandbox_id, STOP_GRACE).await;
+            match sandbox {
+                Stopping::Delete => self.end_app_sandbox(&row.sandbox_id).await,
+                Stopping::Pause => {
+                    if let Some(record) = self.record_of(&row.sandbox_id).await? {
+                        self.put_down(record, "its app was stopped", !was_awake).await?;
+                    }
+                }
+            }
+        }
+        let app = self.want(app, Desired::Offline, |asked| *asked = Asked::default()).await?;
+        self.forget_seen(&app.id).await;
+        let sandbox_id = online.map(|row| row.sandbox_id);
+        Ok(StopSummary { stopped, sandbox_id, sandbox, took: began.elapsed() })
+    }
+
+    async fn forget_seen(&self, app_id: &str) {
+        let nothing = serde_json::json!({});
+        if let Err(error) = self.store.app_seen(app_id, &nothing).await {
+            tracing::warn!(app = app_id, %error, "how an app was seen was not forgotten");
+        }
+    }
+
+    /// Starts a service of an app that is online, with what it depends on.
+    pub(crate) async fn start_app_service(self: &Arc<Self>, who: &Principal, name: &str, service: &str) -> Result<Supervised, ApiError> {
+        let (supervised, _, _turn) = self.turn_service(who, name, service, true).await?;
+        for name in supervised.launch().with_dependencies(service) {
+            supervised.start(&name);
+        }
+        Ok(supervised)
+    }
+
+    /// Ends a service of an app that is online. It stays so until somebody starts it, or the app anew.
+    pub(crate) async fn stop_app_service(self: &Arc<Self>, who: &Principal, name: &str, service: &str) -> Result<Stopped, ApiError> {
+        let (supervised, service, _turn) = self.turn_service(who, name, service, false).await?;
+        Ok(supervised.stop(&service, STOP_GRACE).await)
+    }
+
+    /// Ends a service and starts it.
+    pub(crate) async fn restart_app_service(self: &Arc<Self>, who: &Principal, name: &str, service: &str) -> Result<Supervised, ApiError> {
+        let (supervised, service, _turn) = self.turn_service(who, name, service, true).await?;
+        supervised.stop(&service, STOP_GRACE).await;
+        for name in supervised.launch().with_dependencies(&service) {
+            supervised.start(&name);
+        }
+        Ok(supervised)
+    }
+
+    /// Remembers whether a service is wanted, and keeps others from doing anything with its app.
+    async fn turn_service(
+        self: &Arc<Self>,
+        who: &Principal,
+        name: &str,
+        service: &str,
+        wanted: bool,
+    ) -> Result<(Supervised, String, tokio::sync::OwnedMutexGuard<()>), ApiError> {
+        let app = self.app(who, name).await?;
+        let turn = self.app_turns.of(&app.id).lock_owned().await;
+        let app = self.app_by_id(&app.id).await?;
+        let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+        let supervised = online.filter(|_| app.desired == Desired::Online).and_then(|row| self.supervised(&row.sandbox_id));
+        let Some(supervised) = supervised else { return Err(ApiError::conflict(format!("app {name:?} is not online; start it first"))) };
+        let launch = Arc::clone(supervised.launch());
+        if launch.manifest.find_service(service).is_none() {
+            return Err(ApiError::new(sandbar_api::ErrorCode::NotFound, launch.unknown(service).to_string()));
+        }
+        if wanted && !supervised.is_awake() {
+            let record = self.record_of(supervised.sandbox_id()).await?.ok_or_else(|| ApiError::not_found("sandbox", supervised.sandbox_id()))?;
+            self.bring_up(&record).await?;
+        }
+        self.want(app, Desired::Online, |asked| {
+            let all = launch.manifest.services.iter().map(|service| service.name.clone());
+            let mut services: Vec<String> = match std::mem::take(&mut asked.services) {
+                LaunchServices::All => all.collect(),
+                LaunchServices::Named(names) => names,
+            };
+            services.retain(|name| name != service);
+            if wanted {
+                services.push(service.to_owned());
+                asked.stopped.remove(service);
+            } else {
+                asked.stopped.insert(service.to_owned());
+            }
+            asked.services = LaunchServices::Named(services);
+        })
+        .await?;
+        Ok((supervised, service.to_owned(), turn))
+    }
+
+    /// Goes on with the apps that a former server had online, or was stopping. Sandboxes that sleep are left asleep.
+    pub(crate) async fn recover_online_apps(self: &Arc<Self>) -> Result<(), ApiError> {
+        for app in self.store.apps_online().await.map_err(|e| store_failure("reading apps", &e))? {
+            match self.keep_up_again(&app).await {
+                Ok(true) => {}
+                Ok(false) => self.bring_online_again(app.id),
+                Err(error) => {
+                    tracing::error!(app = app.id, %error, "an app that is to be online cannot be looked after yet");
+                    self.bring_online_again(app.id);
+                }
+            }
+        }
+        for id in self.store.apps_stopping().await.map_err(|e| store_failure("reading apps", &e))? {
+            let this = Arc::downgrade(self);
+            self.supervisors.spawn_free(async move {
+                let Some(this) = this.upgrade() else { return };
+                if let Err(error) = this.stop_again(&id).await {
+                    tracing::error!(app = id, %error, "an app that was being stopped is not");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Keeps up what a former server did, in the sandbox that there is; false when there is none.
+    async fn keep_up_again(self: &Arc<Self>, app: &AppRecord) -> Result<bool, ApiError> {
+        let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+        let Some(row) = online else { return Ok(false) };
+        if self.record_of(&row.sandbox_id).await?.is_none() {
+            return Ok(false);
+        }
+        let launch = Arc::new(launch_of(app, &self.version_of(app, row.version).await?)?);
+        let seen: SeenApp = serde_json::from_value(app.seen.clone()).unwrap_or_default();
+        let known = |name: &String| {
+            let entry = seen.entries.get(name).filter(|_| seen.sandbox_id == row.sandbox_id);
+            entry.is_some_and(|entry| entry.state != sandbar_core::app::AppState::None)
+        };
+        // What was asked for and never came to be seen.
+        let unseen: Vec<String> = launch.wanted(&asked_of(app)).into_iter().filter(|name| !known(name)).collect();
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen.clone() };
+        self.supervise(&row.sandbox_id, &launch, &unseen, keeping);
+        Ok(true)
+    }
+
+    fn bring_online_again(self: &Arc<Self>, app_id: String) {
+        let this = Arc::downgrade(self);
+        self.supervisors.spawn_free(async move {
+            let mut pause = RECOVER_PAUSE.0;
+            loop {
+                let Some(app) = this.upgrade() else { return };
+                match app.app_by_id(&app_id).await {
+                    Ok(found) if found.desired == Desired::Online => {}
+                    Ok(_) => return,
+                    Err(error) if error.status() == 404 => return,
+                    Err(error) => tracing::warn!(app = app_id, %error, "an app cannot be read"),
+                }
+                match app.bring_app_online(&app_id, Start { services: None, keep: true }).await {
+                    Ok(_) => return,
+                    Err(error) => tracing::warn!(app = app_id, %error, "an app that is to be online is not yet"),
+                }
+                drop(app);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RECOVER_PAUSE.1);
+            }
+        });
+    }
+
+    async fn stop_again(self: &Arc<Self>, app_id: &str) -> Result<(), ApiError> {
+        let turn = self.app_turns.of(app_id);
+        let _turn = turn.lock().await;
+        let app = self.app_by_id(app_id).await?;
+        let (Desired::Offline, Some(sandbox)) = (app.desired, asked_of(&app).stopping) else { return Ok(()) };
+        // What still runs is found first, so that it can be ended as it should be.
+        self.keep_up_again(&AppRecord { launch: serde_json::json!({}), ..app.clone() }).await?;
+        self.finish_stop(app, sandbox).await.map(drop)
+    }
+
+    async fn app_by_id(&self, id: &str) -> Result<AppRecord, ApiError> {
+        let found = self.store.app_get(id).await.map_err(|e| store_failure("reading the app", &e))?;
+        found.ok_or_else(|| ApiError::not_found("app", id))
+    }
+
+    /// Writes what is wanted of an app. Its row may be changed by deploys meanwhile; then it is read and changed again.
+    async fn want(&self, app: AppRecord, desired: Desired, change: impl Fn(&mut Asked)) -> Result<AppRecord, ApiError> {
+        let mut app = app;
+        for _ in 0..WRITES_MAX {
+            let mut asked = asked_of(&app);
+            change(&mut asked);
+            let launch = serde_json::to_value(&asked).map_err(|error| ApiError::internal("saving what is wanted of the app", &error))?;
+            match self.store.app_want(&app.id, app.generation, desired, &launch, now_ms()).await {
+                Ok(app) => return Ok(app),
+                Err(StoreError::Stale { .. }) => app = self.app_by_id(&app.id).await?,
+                Err(error) => return Err(store_failure("saving what is wanted of the app", &error)),
+            }
+        }
+        Err(ApiError::unavailable("the app is being changed by others; try again").retry_after(1))
+    }
+}
+
+impl Turns {
+    fn of(&self, app_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever nobody holds or waits for is not needed.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(app_id.to_owned()).or_default())
+    }
+}
+
+pub(crate) fn launch_of(app: &AppRecord, version: &AppVersionRecord) -> Result<Launch, ApiError> {
+    Ok(Launch::of(Arc::new(manifest_of(version)?), &app.name, version.number, &BTreeMap::new()))
+}
+
+pub(crate) fn asked_of(app: &AppRecord) -> Asked {
+    serde_json::from_value(app.launch.clone()).unwrap_or_default()
+}
+
+fn both(before: LaunchServices, more: Option<LaunchServices>) -> LaunchServices {
+    match (before, more) {
+        (LaunchServices::All, _) | (_, Some(LaunchServices::All)) => LaunchServices::All,
+        (before, None) => before,
+        (LaunchServices::Named(mut names), Some(LaunchServices::Named(more))) => {
+            names.extend(more);
+            names.sort();
+            names.dedup();
+            LaunchServices::Named(names)
+        }
+    }
+}
+
+fn names(services: &LaunchServices, name: &str) -> bool {
+    match services {
+        LaunchServices::All => true,
+        LaunchServices::Named(names) => names.iter().any(|other| other == name),
+    }
+}

@@ -1,0 +1,193 @@
+//! From what somebody wishes to a run that waits.
+
+use std::collections::BTreeMap;
+
+use sandbar_core::{
+    app::{
+        canonical,
+        inputs::{InputSchema, without_schema},
+        manifest::{Block, Concurrency, ConcurrencyPolicy, Manifest, START, Target},
+        run::{CleanupPolicy, Group, GroupPolicy, Known, Place, RunCause, RunDoc},
+    },
+    limits::{app_runs as limits, apps as manifest_limits},
+    validate::Violation,
+};
+use sandbar_store::{AppRecord, AppVersionRecord, NewAppRun};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    app::{
+        App,
+        auth::Principal,
+        sandboxes::{now_ms, store_failure},
+    },
+    error::ApiError,
+};
+
+/// What is to be run, and how; what is not said is as the manifest says.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub target: Target,
+    pub input: Option<Value>,
+    pub place: Place,
+    pub cleanup: CleanupPolicy,
+    /// Stronger than the action's own.
+    pub env: BTreeMap<String, String>,
+    pub timeout_s: Option<u64>,
+    pub requires_start: Option<bool>,
+    pub idempotency_key: Option<String>,
+    pub caused_by: Option<String>,
+}
+
+/// A command of the manifest, found by what was wished.
+struct Found<'a> {
+    name: String,
+    command: &'a str,
+    block: Option<&'a Block>,
+    concurrency: Option<&'a Concurrency>,
+    timeout_s: u64,
+}
+
+impl App {
+    pub(super) async fn new_run(&self, who: &Principal, name: &str, wish: Wish) -> Result<NewAppRun, ApiError> {
+        let app = self.store.app_find(&who.team_id, name).await.map_err(|e| store_failure("reading an app", &e))?;
+        let app = app.ok_or_else(|| ApiError::not_found("app", name))?;
+        let version = self.version_to_run(&app, wish.place).await?;
+        plan(&app, &version, &wish, RunCause::Api, now_ms())
+    }
+
+    /// The version that a run of an app is of now: that of the sandbox that is online, where it is to run there, else the live one.
+    pub(crate) async fn version_to_run(&self, app: &AppRecord, place: Place) -> Result<AppVersionRecord, ApiError> {
+        let failed = |e| store_failure("reading a version", &e);
+        let online = match place {
+            Place::App => self.store.app_sandbox_online(&app.id).await.map_err(failed)?.map(|sandbox| sandbox.version),
+            Place::Fresh => None,
+        };
+        let number = online.or(app.live_version).ok_or_else(|| ApiError::conflict(format!("app {:?} has no version that is ready; deploy one", app.name)))?;
+        let found = self.store.app_version(&app.id, number).await.map_err(failed)?;
+        found.ok_or_else(|| ApiError::not_found("version", &number.to_string()))
+    }
+}
+
+/// The run of a wish: its command, its input with defaults, its group.
+pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cause: RunCause, now_ms: i64) -> Result<NewAppRun, ApiError> {
+    let manifest: Manifest = serde_json::from_str(&version.manifest).map_err(|e| ApiError::internal("reading a manifest", &e))?;
+    let found = find(&manifest, &wish.target)?;
+    let input = input(&manifest, wish.input.as_ref())?;
+    let mut env = manifest.launch.env.clone();
+    env.extend(found.block.map(|block| block.env.clone()).unwrap_or_default());
+    env.extend(wish.env.clone());
+    let requires_start = wish.requires_start.unwrap_or_else(|| found.block.is_some_and(|block| block.requires_start));
+    if requires_start && manifest.start_command().is_none() {
+        return Err(ApiError::bad_request("requires_start: the app has no start command"));
+    }
+    let artifact_paths = match found.block {
+        Some(block) => manifest.artifact_paths(block).to_vec(),
+        None => manifest.artifacts.paths.clone(),
+    };
+    let doc = RunDoc {
+        command: found.command.to_owned(),
+        cwd: found.block.and_then(|block| block.cwd.clone()),
+        env,
+        timeout_s: wish.timeout_s.unwrap_or(found.timeout_s),
+        requires_start,
+        place: wish.place,
+        cleanup: wish.cleanup,
+        artifact_paths,
+        input_sha256: canonical::sha256(&input),
+        manifest_sha256: version.manifest_sha256.clone(),
+        source_sha256: version.source_sha256.clone(),
+        caused_by: wish.caused_by.clone(),
+        known: Known::default(),
+    };
+    Ok(NewAppRun {
+        id: uuid::Uuid::now_v7().to_string(),
+        team_id: app.team_id.clone(),
+        app_id: app.id.clone(),
+        app_name: app.name.clone(),
+        version: version.number,
+        group: found.concurrency.map(|concurrency| group(&found.name, concurrency)),
+        action: found.name,
+        cause,
+        schedule_id: None,
+        tick_ms: None,
+        key: wish.idempotency_key.clone().map(|key| (key, request_sha256(wish))),
+        created_at_ms: now_ms,
+        doc,
+        input: input.to_string(),
+    })
+}
+
+fn find<'a>(manifest: &'a Manifest, target: &'a Target) -> Result<Found<'a>, ApiError> {
+    let long = u64::from(manifest_limits::APP_COMMAND_TIMEOUT_MAX_S);
+    match target {
+        Target::Action { name } => {
+            let action = manifest.find_action(name).ok_or_else(|| {
+                let names: Vec<_> = manifest.actions.iter().map(|action| action.name.as_str()).collect();
+                let known = if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) };
+                ApiError::bad_request(format!("action: the app has no action {:?}; {known}", crate::http::params::shown(name)))
+            })?;
+            let timeout_s = action.block.timeout_seconds.map_or(limits::RUN_TIMEOUT_DEFAULT_S, u64::from);
+            Ok(Found { name: name.clone(), command: &action.command, block: Some(&action.block), concurrency: action.concurrency.as_ref(), timeout_s })
+        }
+        Target::Start => {
+            let start = manifest.start.as_ref().and_then(|start| Some((start.command.as_deref()?, &start.block)));
+            let (command, block) = start.ok_or_else(|| ApiError::bad_request("the app has no start command"))?;
+            let timeout_s = block.timeout_seconds.map_or(long, u64::from);
+            Ok(Found { name: START.to_owned(), command, block: Some(block), concurrency: None, timeout_s })
+        }
+        Target::Service { name } => {
+            let service = manifest.find_service(name).ok_or_else(|| ApiError::bad_request(format!("the app has no service {:?}", crate::http::params::shown(name))))?;
+            let timeout_s = service.block.timeout_seconds.map_or(long, u64::from);
+            Ok(Found { name: name.clone(), command: &service.command, block: Some(&service.block), concurrency: None, timeout_s })
+        }
+        Target::Command { command } => {
+            Ok(Found { name: "command".to_owned(), command, block: None, concurrency: None, timeout_s: limits::RUN_TIMEOUT_DEFAULT_S })
+        }
+    }
+}
+
+/// The input with its defaults, or everything that is wrong with it.
+fn input(manifest: &Manifest, given: Option<&Value>) -> Result<Value, ApiError> {
+    let applied = match &manifest.inputs.schema {
+        None => without_schema(given),
+        Some(schema) => match InputSchema::compile(schema) {
+            Ok(schema) => schema.apply(given),
+            // It was looked at when the version was deployed.
+            Err(problems) => {
+                let text = problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ");
+                return Err(ApiError::internal("reading the schema of an app's inputs", &text));
+            }
+        },
+    };
+    applied.map_err(refused)
+}
+
+/// 422 with the path of each thing that is wrong.
+fn refused(wrong: Vec<Violation>) -> ApiError {
+    let text = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let list: Vec<_> = wrong.iter().map(|violation| json!({ "field": violation.path, "message": violation.message })).collect();
+    ApiError::with_status(422, sandbar_api::ErrorCode::BadRequest, text).with_details(json!({ "reason": "input_invalid", "violations": list }))
+}
+
+/// Groups of the manifest and those of single actions do not meet.
+fn group(action: &str, concurrency: &Concurrency) -> Group {
+    let name = match &concurrency.group {
+        Some(group) => format!("group:{group}"),
+        None => format!("action:{action}"),
+    };
+    let policy = match concurrency.policy {
+        ConcurrencyPolicy::Queue => GroupPolicy::Queue,
+        ConcurrencyPolicy::Skip => GroupPolicy::Skip,
+        ConcurrencyPolicy::Cancel => GroupPolicy::Cancel,
+    };
+    Group { name, max: concurrency.max.max(1), policy }
+}
+
+/// What two requests with one key have to have in common. What the manifest adds is not of the request.
+fn request_sha256(wish: &Wish) -> String {
+    let Wish { target, input, place, cleanup, env, timeout_s, requires_start, idempotency_key: _, caused_by: _ } = wish;
+    let request = json!([target, input, place, cleanup, env, timeout_s, requires_start]);
+    hex::encode(Sha256::digest(canonical::text(&request)))
+}

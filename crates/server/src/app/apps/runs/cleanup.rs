@@ -1,0 +1,141 @@
+//! What becomes of the sandbox that was made for a run. It says nothing of the run itself.
+
+use std::time::Duration;
+
+use sandbar_core::{
+    app::{
+        Cleanup,
+        run::{CleanupPolicy, Known},
+    },
+    limits::app_runs as limits,
+};
+use sandbar_node::error_text;
+use sandbar_store::{AppRun, SnapshotRecord};
+
+use crate::{
+    app::{
+        App, SharedApp,
+        sandboxes::{Captured, layers_of, now_ms, store_failure},
+    },
+    error::ApiError,
+};
+
+/// How long one try may take.
+const WITHIN: Duration = Duration::from_secs(120);
+/// What a run's services and entrypoint get between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl App {
+    /// Cleans up after a run that has ended: once more, as long as it is worth it. What came of it is a row again.
+    pub(crate) async fn clean_up(self: &SharedApp, run: AppRun) {
+        let mut doc = run.doc.clone();
+        let cleaned = match tokio::time::timeout(WITHIN, self.try_clean_up(&run, &mut doc.known)).await {
+            Ok(cleaned) => cleaned,
+            Err(_) => Err(ApiError::unavailable(format!("it took more than {} s", WITHIN.as_secs()))),
+        };
+        let cleanup = match cleaned {
+            Ok(cleanup) => {
+                doc.known.cleanup_error = None;
+                cleanup
+            }
+            Err(error) => {
+                doc.known.cleanup_tries += 1;
+                doc.known.cleanup_error = Some(error.message().to_owned());
+                tracing::warn!(run = run.id, tries = doc.known.cleanup_tries, %error, "the sandbox of a run was not cleaned up");
+                if doc.known.cleanup_tries < limits::RUN_CLEANUP_TRIES_MAX { Cleanup::Pending } else { Cleanup::Failed }
+            }
+        };
+        if let Err(error) = self.store.app_run_cleaned(&run.id, cleanup, &doc).await {
+            tracing::warn!(run = run.id, error = error_text(&error), "what came of cleaning up after a run was not recorded; it is done again");
+        }
+    }
+
+    async fn try_clean_up(self: &SharedApp, run: &AppRun, known: &mut Known) -> Result<Cleanup, ApiError> {
+        let rows = self.store.app_sandboxes_of(&run.app_id).await.map_err(|e| store_failure("reading sandboxes of a run", &e))?;
+        let ids: Vec<String> = rows.into_iter().filter(|row| row.run_id.as_deref() == Some(run.id.as_str())).map(|row| row.sandbox_id).collect();
+        if ids.is_empty() && run.sandbox_id.is_none() {
+            return Ok(Cleanup::Skipped);
+        }
+        for id in ids {
+            // Only the one that it ran in is worth keeping.
+            let policy = if run.sandbox_id.as_deref() == Some(id.as_str()) { run.doc.cleanup } else { CleanupPolicy::Delete };
+            if policy != CleanupPolicy::Delete {
+                self.unsupervise(&id, GRACE).await;
+            }
+            match policy {
+                CleanupPolicy::Delete => {}
+                CleanupPolicy::Archive => self.archive(run, &id, known).await?,
+                CleanupPolicy::Stop => {
+                    if let Some(record) = self.record_of(&id).await? {
+                        self.put_down(record, "its run has ended", true).await?;
+                    }
+                    continue;
+                }
+            }
+            self.end_app_sandbox(&id).await;
+        }
+        Ok(Cleanup::Succeeded)
+    }
+
+    /// Keeps the files of a run's sandbox as a snapshot; once, also when a server before died just after that.
+    async fn archive(&self, run: &AppRun, sandbox_id: &str, known: &mut Known) -> Result<(), ApiError> {
+        let failed = |e| store_failure("archiving the files of a run", &e);
+        let name = format!("run {}", run.id);
+        let kept = self.store.snapshots_list(&run.team_id, sandbox_id).await.map_err(failed)?;
+        if let Some(kept) = kept.into_iter().find(|snapshot| snapshot.name.as_deref() == Some(name.as_str())) {
+            known.snapshot_id = Some(kept.id);
+            return Ok(());
+        }
+        let Some(record) = self.record_of(sandbox_id).await? else { return Ok(()) };
+        self.check_room()?;
+        self.store.snapshot_check(&run.team_id, sandbox_id).await.map_err(failed)?;
+        let user_id = record.user_id.clone();
+        let Captured { base, record: _, pin: _pin } = self.capture_of(record).await?;
+        let snapshot = SnapshotRecord {
+            id: uuid::Uuid::new_v4().to_string(),
+            team_id: run.team_id.clone(),
+            user_id,
+            sandbox_id: sandbox_id.to_owned(),
+            name: Some(name),
+            description: Some(format!("what {} of app {} left", run.action, run.app_name)),
+            base,
+            expires_at_ms: None,
+            created_at_ms: now_ms(),
+        };
+        if let Err(error) = self.store.snapshot_insert(&snapshot).await {
+            self.node.release(layers_of(Some(&snapshot.base)));
+            self.collect_soon.notify_one();
+            return Err(failed(error));
+        }
+        known.snapshot_id = Some(snapshot.id);
+        Ok(())
+    }
+
+    /// Ends sandboxes that were made for runs which are gone, or which have no use for them any more.
+    pub(crate) async fn sweep_run_sandboxes(self: &SharedApp) -> Result<usize, ApiError> {
+        let rows = self.store.run_sandboxes().await.map_err(|e| store_failure("reading sandboxes of runs", &e))?;
+        let mut swept = 0;
+        for (sandbox_id, run_id) in rows {
+            let run = match &run_id {
+                Some(id) => self.store.app_run_find(id).await.map_err(|e| store_failure("reading a run", &e))?,
+                None => None,
+            };
+            let is_needed = run.is_some_and(|run| {
+                // A stopped one is kept with its run; so is what could not be archived.
+                let keeps = run.doc.cleanup != CleanupPolicy::Delete && run.sandbox_id.as_deref() == Some(sandbox_id.as_str());
+                match run.cleanup {
+                    Some(Cleanup::Pending) => true,
+                    Some(Cleanup::Succeeded) => run.doc.cleanup == CleanupPolicy::Stop && keeps,
+                    Some(Cleanup::Failed) => keeps,
+                    Some(Cleanup::Skipped) => false,
+                    None => !run.status.is_final(),
+                }
+            });
+            if !is_needed {
+                self.end_app_sandbox(&sandbox_id).await;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+}

@@ -1,0 +1,401 @@
+//! The command of a run: started once, found again, followed, ended.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::body::Body;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::FutureExt;
+use sandbar_core::{
+    app::{
+        Phase,
+        launch::{APP_VAR, VERSION_VAR},
+        manifest::WORKSPACE,
+        run::{Counters, Ending, Exit, FailureReason, Place, Verdict},
+    },
+    limits::app_runs as limits,
+};
+use sandbar_node::{
+    Runtime,
+    client::{Attached, AttachedFrame, ProcdError},
+};
+use sandbar_procd_api::{Cmd, Context, ContextType, CreateContext, ErrorCode, Stream};
+
+use super::{
+    execute::{Halt, Runner, Step, ttl_s},
+    log::RunLog,
+    usage,
+};
+use crate::app::sandboxes::now_ms;
+
+/// By this a command is known in its sandbox.
+pub(crate) const RUN_VAR: &str = "SANDBAR_RUN_ID";
+/// The path of the input's file, and the input itself.
+const INPUT_VAR: &str = "SANDBAR_INPUT";
+const INPUT_BASE64_VAR: &str = "SANDBAR_INPUT_BASE64";
+/// The same as others have it: `{"input": ...}`.
+const REPLAY_VAR: &str = "OPENPOND_REPLAY_PARAMS_BASE64";
+/// Where the input of a run lies in the sandbox.
+const INPUT_FOLDER: &str = "/run/sandbar/runs";
+/// Output that is written in one piece.
+const BATCH_BYTES: usize = 256 << 10;
+/// How long the agent may take to end a command that it was asked to end, and how long is waited until it is asked again.
+const END_WITHIN: Duration = Duration::from_secs(20);
+/// How long the end of a command that is gone is still listened for.
+const LISTEN_AFTER: Duration = Duration::from_secs(3);
+/// Between two tries to reach an agent.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long an agent is tried that does not answer and has not ended.
+const REACH_WITHIN: Duration = Duration::from_secs(60);
+
+pub(super) type Begun = Option<(Arc<Runtime>, String)>;
+
+/// What is seen while a command is followed.
+enum Seen {
+    /// It printed, and perhaps ended.
+    Told(Vec<(Stream, String)>, Option<Exit>),
+    /// The agent told no more; it is attached to anew.
+    Broke,
+    /// The sandbox ended.
+    Lost,
+    Due(Ending),
+    /// The agent was asked to end it, and has.
+    Ended,
+    ServerStops,
+}
+
+impl Runner {
+    /// Starts the command, unless it was started. What is about to be is written first, so whoever goes on knows where to look.
+    pub(super) async fn begin_command(&mut self, sandbox_id: &str) -> Step<Begun> {
+        let failed = |text: String| Halt::Ends(Verdict::failed(FailureReason::SandboxFailed, text));
+        let runtime = self.app.app_runtime(sandbox_id).await.map_err(|e| failed(e.message().to_owned()))?;
+        let runtime = runtime.ok_or_else(|| failed("its sandbox is gone".to_owned()))?;
+        self.write_input(&runtime).await.map_err(|e| failed(format!("its input could not be written into the sandbox: {}", told(&e))))?;
+        let known = &mut self.run.doc.known;
+        known.runtime_id = Some(runtime.id.clone());
+        known.before = Some(match self.run.doc.place {
+            Place::App => usage::counters(&runtime),
+            Place::Fresh => Counters::default(),
+        });
+        if self.live.cancel.is_cancelled() {
+            return Err(Halt::Ends(Verdict::cancelled()));
+        }
+        self.step(Phase::Commanding).await?;
+        self.start_command(runtime).await
+    }
+
+    async fn start_command(&mut self, runtime: Arc<Runtime>) -> Step<Begun> {
+        let created = match runtime.client.create_context(&self.context()).await {
+            Ok(created) => created,
+            Err(error @ ProcdError::Api { .. }) => return Err(Halt::Ends(Verdict::failed(FailureReason::CommandFailed, told(&error)))),
+            // It may have been started all the same.
+            Err(_) => match self.find_in(&runtime).await? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
+        self.begun(&created).await?;
+        Ok(Some((runtime, created.id)))
+    }
+
+    async fn begun(&mut self, context: &Context) -> Step<()> {
+        if self.run.doc.known.context_id.as_deref() != Some(context.id.as_str()) {
+            self.run.doc.known.context_id = Some(context.id.clone());
+            self.run.doc.known.commanded_at_ms = Some(i64::try_from(context.created_ms).unwrap_or_else(|_| now_ms()));
+            self.step(Phase::Commanding).await?;
+        }
+        Ok(())
+    }
+
+    /// The command that a server before started or was about to start. None: it is gone, with how it ended.
+    pub(super) async fn find_command(&mut self) -> Step<Begun> {
+        let Some(sandbox_id) = self.run.sandbox_id.clone() else { return Ok(None) };
+        // A sandbox that has another runtime by now has no process of before, and is not woken to be asked.
+        let record = self.app.run_sandbox(&self.run).await.ok().flatten();
+        let known = self.run.doc.known.runtime_id.clone();
+        if record.is_none_or(|record| record.runtime_id != known) {
+            return Ok(None);
+        }
+        let Ok(Some(runtime)) = self.app.app_runtime(&sandbox_id).await else { return Ok(None) };
+        if Some(&runtime.id) != known.as_ref() {
+            return Ok(None);
+        }
+        match self.find_in(&runtime).await? {
+            Some(context) => {
+                self.begun(&context).await?;
+                Ok(Some((runtime, context.id)))
+            }
+            // It was noted before it was started, and in this runtime it never was.
+            None if self.run.doc.known.context_id.is_none() && self.run.doc.known.ending.is_none() => {
+                if self.live.cancel.is_cancelled() {
+                    return Err(Halt::Ends(Verdict::cancelled()));
+                }
+                self.start_command(runtime).await
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The context of this run, running or ended; none when the agent knows none, or has ended.
+    async fn find_in(&self, runtime: &Runtime) -> Step<Option<Context>> {
+        let until = Instant::now() + REACH_WITHIN;
+        loop {
+            let listed = tokio::select! {
+                () = self.stop.cancelled() => return Err(Halt::Left),
+                () = runtime.ended() => return Ok(None),
+                listed = runtime.client.list_contexts() => listed,
+            };
+            match listed {
+                Ok(contexts) => return Ok(contexts.into_iter().find(|context| context.env_vars.get(RUN_VAR) == Some(&self.run.id))),
+                Err(error) if Instant::now() > until => {
+                    return Err(Halt::Ends(Verdict::failed(FailureReason::SandboxLost, format!("its sandbox does not answer: {}", told(&error)))));
+                }
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+
+    fn context(&self) -> CreateContext {
+        let run = &self.run;
+        let wrapped = format!("{{\"input\":{}}}", run.input);
+        let mut env = run.doc.env.clone();
+        let own = [
+            (APP_VAR, run.app_name.clone()),
+            (VERSION_VAR, run.version.to_string()),
+            (RUN_VAR, run.id.clone()),
+            (INPUT_VAR, self.input_path()),
+        ];
+        env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        if run.input.len() <= limits::RUN_INPUT_ENV_MAX_BYTES {
+            env.insert(INPUT_BASE64_VAR.to_owned(), BASE64_STANDARD.encode(&run.input));
+            env.insert(REPLAY_VAR.to_owned(), BASE64_STANDARD.encode(wrapped));
+        }
+        let cwd = match &run.doc.cwd {
+            Some(below) => format!("{WORKSPACE}/{below}"),
+            None => WORKSPACE.to_owned(),
+        };
+        CreateContext {
+            kind: ContextType::Cmd,
+            repl: None,
+            cmd: Some(Cmd { command: vec!["sh".to_owned(), "-c".to_owned(), run.doc.command.clone()] }),
+            wait_until_done: false,
+            cwd: Some(cwd),
+            env_vars: env,
+            pty_size: None,
+            idle_timeout_sec: 0,
+            ttl_sec: ttl_s(run.doc.timeout_s),
+            untold: false,
+        }
+    }
+
+    fn input_folder(&self) -> String {
+        format!("{INPUT_FOLDER}/{}", self.run.id)
+    }
+
+    fn input_path(&self) -> String {
+        format!("{}/input.json", self.input_folder())
+    }
+
+    async fn write_input(&self, runtime: &Runtime) -> Result<(), ProcdError> {
+        runtime.client.mkdir(&self.input_folder(), true).await?;
+        let bytes = self.run.input.clone().into_bytes();
+        let length = bytes.len() as u64;
+        runtime.client.write_file(&self.input_path(), Some("0600"), Some(length), Body::from(bytes)).await.map(drop)
+    }
+
+    /// Takes the input away again, where the sandbox goes on. A folder that stays is a nuisance, and no more.
+    pub(super) async fn forget_input(&self, runtime: &Runtime) {
+        if self.run.doc.place == Place::App {
+            let _ = tokio::time::timeout(END_WITHIN, runtime.client.remove(&self.input_folder())).await;
+        }
+    }
+
+    /// Follows the command to its end, writes down what it prints, and ends it when its time is up or it is not wanted any more.
+    /// None: how it ended is not known.
+    pub(super) async fn follow(&mut self, runtime: &Arc<Runtime>, context_id: &str) -> Step<Option<Exit>> {
+        let (dir, live) = (self.dir.clone(), self.live.clone());
+        let mut log = blocking(move || RunLog::open(&dir, live)).await.map_err(|error| {
+            tracing::error!(run = self.run.id, %error, "the log of a run cannot be opened; the next server tries again");
+            Halt::Left
+        })?;
+        let mut attached: Option<Attached> = None;
+        let begun_ms = self.run.doc.known.commanded_at_ms.unwrap_or_else(now_ms);
+        let left_ms = begun_ms.saturating_add((self.run.doc.timeout_s as i64).saturating_mul(1000)).saturating_sub(now_ms());
+        // A clock that was set does not make it longer.
+        let left = Duration::from_millis(left_ms.max(0).unsigned_abs()).min(Duration::from_secs(self.run.doc.timeout_s));
+        let deadline = tokio::time::Instant::now() + left;
+        let app = self.app.clone();
+        let sandbox_id = self.run.sandbox_id.clone().unwrap_or_default();
+        let mut ending = None;
+        if self.run.doc.known.ending.is_some() {
+            ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), context_id.to_owned())));
+        }
+        let mut unreachable_since: Option<Instant> = None;
+        loop {
+            if attached.is_none() {
+                match self.attach(runtime, context_id, &mut unreachable_since).await? {
+                    Reached::Attached(fresh) => attached = Some(*fresh),
+                    Reached::Unknown => return Ok(None),
+                    Reached::NotYet => continue,
+                }
+                log.told_anew();
+            }
+            let Some(reader) = attached.as_mut() else { continue };
+            let is_ending = ending.is_some() || self.run.doc.known.ending.is_some();
+            let seen = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => Seen::ServerStops,
+                () = async { match ending.as_mut() { Some(end) => end.await, None => std::future::pending().await } } => Seen::Ended,
+                seen = next(reader) => seen,
+                () = runtime.ended() => Seen::Lost,
+                () = self.live.cancel.cancelled(), if !is_ending => Seen::Due(Ending::Cancelled),
+                () = tokio::time::sleep_until(deadline), if !is_ending => Seen::Due(Ending::Timeout),
+            };
+            match seen {
+                Seen::Told(pieces, exit) => {
+                    log = self.write(log, pieces).await?;
+                    if exit.is_some() {
+                        return Ok(exit);
+                    }
+                }
+                Seen::Broke => attached = None,
+                Seen::Due(why) => {
+                    self.note_ending(why).await?;
+                    ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), context_id.to_owned())));
+                }
+                Seen::Ended => {
+                    ending = None;
+                    let exit = tokio::time::timeout(LISTEN_AFTER, self.last_words(log, reader)).await;
+                    return exit.unwrap_or(Ok(None));
+                }
+                Seen::Lost => {
+                    let exit = tokio::time::timeout(LISTEN_AFTER, self.last_words(log, reader)).await;
+                    return exit.unwrap_or(Ok(None));
+                }
+                Seen::ServerStops => return Err(Halt::Left),
+            }
+        }
+    }
+
+    async fn attach(&self, runtime: &Runtime, context_id: &str, since: &mut Option<Instant>) -> Step<Reached> {
+        let attach = tokio::select! {
+            () = self.stop.cancelled() => return Err(Halt::Left),
+            () = runtime.ended() => return Ok(Reached::Unknown),
+            attach = runtime.client.attach(context_id) => attach,
+        };
+        match attach {
+            Ok(attached) => {
+                *since = None;
+                Ok(Reached::Attached(Box::new(attached)))
+            }
+            Err(error) if error.is_code(ErrorCode::ContextNotFound) => Ok(Reached::Unknown),
+            Err(error) => {
+                if since.get_or_insert_with(Instant::now).elapsed() > REACH_WITHIN {
+                    return Err(Halt::Ends(Verdict::failed(FailureReason::SandboxLost, format!("its sandbox does not answer: {}", told(&error)))));
+                }
+                tokio::time::sleep(AGAIN).await;
+                Ok(Reached::NotYet)
+            }
+        }
+    }
+
+    /// What a command that has ended still printed, and how it ended.
+    async fn last_words(&self, mut log: RunLog, reader: &mut Attached) -> Step<Option<Exit>> {
+        loop {
+            match next(reader).await {
+                Seen::Told(pieces, exit) => {
+                    log = self.write(log, pieces).await?;
+                    if exit.is_some() {
+                        return Ok(exit);
+                    }
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Off this thread, since a disk may be slow. What cannot be written is lost, and the run goes on.
+    async fn write(&self, log: RunLog, pieces: Vec<(Stream, String)>) -> Step<RunLog> {
+        if pieces.is_empty() {
+            return Ok(log);
+        }
+        let (log, written) = blocking(move || {
+            let mut log = log;
+            let written = log.add(&pieces);
+            Ok((log, written))
+        })
+        .await
+        .map_err(|_| Halt::Left)?;
+        if let Err(error) = written {
+            tracing::warn!(run = self.run.id, %error, "a part of a run's log was not written");
+        }
+        Ok(log)
+    }
+}
+
+enum Reached {
+    Attached(Box<Attached>),
+    /// There is no such command any more.
+    Unknown,
+    NotYet,
+}
+
+/// What the agent tells next, with all that is there at once.
+async fn next(reader: &mut Attached) -> Seen {
+    let (mut pieces, mut bytes) = (Vec::new(), 0);
+    let mut frame = Some(reader.next().await);
+    while let Some(told) = frame {
+        match told {
+            Ok(Some(AttachedFrame::Output { stream, data })) => {
+                bytes += data.len();
+                pieces.push((stream, data));
+            }
+            Ok(Some(AttachedFrame::Ready(_))) => {}
+            Ok(Some(AttachedFrame::Done(done))) => return Seen::Told(pieces, Some(Exit::told(done.exit_code, done.reason.as_deref()))),
+            Ok(None) | Err(_) if pieces.is_empty() => return Seen::Broke,
+            // It is found again.
+            Ok(None) | Err(_) => break,
+        }
+        frame = if bytes < BATCH_BYTES { reader.next().now_or_never() } else { None };
+    }
+    Seen::Told(pieces, None)
+}
+
+/// Has the agent end a command: SIGTERM to its whole group, some seconds later SIGKILL. Asks until it is done or the sandbox is gone;
+/// one that is paused is woken for it.
+async fn end_command(app: crate::app::SharedApp, sandbox_id: String, context_id: String) {
+    loop {
+        match app.app_runtime(&sandbox_id).await {
+            Ok(None) => return,
+            Ok(Some(runtime)) => match tokio::time::timeout(END_WITHIN, runtime.client.delete_context(&context_id)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) if error.is_code(ErrorCode::ContextNotFound) => return,
+                Ok(Err(error)) => tracing::warn!(sandbox = sandbox_id, %error, "a command that is to end was not ended; it is tried again"),
+                Err(_) => tracing::warn!(sandbox = sandbox_id, "a command that is to end does not end; it is tried again"),
+            },
+            Err(error) => tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a command that is to end cannot be woken; it is tried again"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+/// What the agent said, without what it is to us.
+pub(super) fn told(error: &ProcdError) -> String {
+    match error {
+        ProcdError::Api { status: _, body } => body.message.clone(),
+        ProcdError::Gone(_) | ProcdError::Protocol(_) => error.to_string(),
+    }
+}
+
+/// Names that a run's command finds set by us, whatever else is wished.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    const RESERVED: [&str; 6] = [APP_VAR, VERSION_VAR, RUN_VAR, INPUT_VAR, INPUT_BASE64_VAR, REPLAY_VAR];
+    RESERVED.contains(&name)
+}

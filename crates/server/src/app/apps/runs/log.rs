@@ -1,0 +1,264 @@
+//! The log of a run: what its command printed, both streams in the order in which they were read.
+//!
+//! Beside it stands how much of each stream is in it. The agent keeps what was printed, so a server that starts anew reads it from its
+//! begin and leaves out what is in the log already; what was written and not noted any more is cut off first. So nothing is in it twice.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    sync::Arc,
+};
+
+use sandbar_core::limits::app_runs as limits;
+use sandbar_procd_api::Stream;
+
+use super::{Live, RunDir};
+
+const CUT_MARK: &str = "\n[sandbar: what follows is not kept: the log of a run has an end]\n";
+const PLACE_BYTES: usize = 32;
+
+/// A piece of a log, and where the next one begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogPiece {
+    pub output: String,
+    pub cursor: u64,
+    /// Nothing follows.
+    pub completed: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Place {
+    /// Bytes of the log.
+    length: u64,
+    /// Bytes that were taken of stdout and of stderr.
+    taken: [u64; 2],
+    cut: bool,
+}
+
+/// The writer of a run's log.
+pub(super) struct RunLog {
+    log: File,
+    place_file: File,
+    place: Place,
+    /// Where the agent's telling is, since it was asked last.
+    told: [u64; 2],
+    live: Arc<Live>,
+}
+
+impl RunLog {
+    /// Opens the log, new or as it was left. Blocks for the disk.
+    pub fn open(dir: &RunDir, live: Arc<Live>) -> io::Result<Self> {
+        dir.make()?;
+        let open = |path| OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path);
+        let (mut log, place_file) = (open(dir.log())?, open(dir.log_place())?);
+        let mut place = read_place(&place_file)?;
+        // After a loss of power the log may be behind its place; then some of it is missing, and nothing is told twice.
+        place.length = place.length.min(log.metadata()?.len());
+        log.set_len(place.length)?;
+        log.seek(SeekFrom::End(0))?;
+        live.logged.send_replace(place.length);
+        Ok(Self { log, place_file, place, told: [0; 2], live })
+    }
+
+    /// The agent begins to tell from the first byte.
+    pub fn told_anew(&mut self) {
+        self.told = [0; 2];
+    }
+
+    pub fn length(&self) -> u64 {
+        self.place.length
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.place.cut
+    }
+
+    /// Adds what the agent told, as far as it is new. Blocks for the disk.
+    pub fn add(&mut self, pieces: &[(Stream, String)]) -> io::Result<()> {
+        let mut text = String::new();
+        for (stream, piece) in pieces {
+            let lane = usize::from(*stream == Stream::Stderr);
+            let lost = lost_bytes(piece);
+            let bytes = lost.unwrap_or(piece.len() as u64);
+            let begin = self.told[lane];
+            self.told[lane] = begin.saturating_add(bytes);
+            // What of it is in the log already.
+            let known = self.place.taken[lane].saturating_sub(begin).min(bytes);
+            match lost {
+                Some(_) if known < bytes => text.push_str(&lost_mark(bytes - known)),
+                Some(_) => {}
+                None => text.push_str(&piece[piece.ceil_char_boundary(known as usize)..]),
+            }
+            self.place.taken[lane] = self.place.taken[lane].max(self.told[lane]);
+        }
+        self.write(&text)
+    }
+
+    /// Adds a sentence of our own.
+    pub fn say(&mut self, text: &str) -> io::Result<()> {
+        self.write(text)
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        let room = limits::RUN_LOG_MAX_BYTES.saturating_sub(self.place.length) as usize;
+        if self.place.cut || text.is_empty() {
+            return self.note();
+        }
+        let kept = &text[..text.floor_char_boundary(room)];
+        self.log.write_all(kept.as_bytes())?;
+        self.place.length += kept.len() as u64;
+        if kept.len() < text.len() {
+            self.log.write_all(CUT_MARK.as_bytes())?;
+            self.place.length += CUT_MARK.len() as u64;
+            self.place.cut = true;
+        }
+        self.note()?;
+        self.live.logged.send_replace(self.place.length);
+        Ok(())
+    }
+
+    fn note(&self) -> io::Result<()> {
+        let mut bytes = [0; PLACE_BYTES];
+        let values = [self.place.length, self.place.taken[0], self.place.taken[1], u64::from(self.place.cut)];
+        for (at, value) in bytes.chunks_exact_mut(8).zip(values) {
+            at.copy_from_slice(&value.to_le_bytes());
+        }
+        self.place_file.write_all_at(&bytes, 0)
+    }
+}
+
+fn read_place(file: &File) -> io::Result<Place> {
+    let mut bytes = [0; PLACE_BYTES];
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Place::default()),
+        Err(error) => return Err(error),
+    }
+    let mut values = bytes.chunks_exact(8).map(|chunk| chunk.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)));
+    let mut next = || values.next().unwrap_or_default();
+    Ok(Place { length: next(), taken: [next(), next()], cut: next() != 0 })
+}
+
+/// The agent's word for output that it does not keep any more. A command that prints the same deceives its own log.
+fn lost_bytes(text: &str) -> Option<u64> {
+    text.strip_prefix("[sandbar: ")?.strip_suffix(" bytes of earlier output dropped]\n")?.parse().ok()
+}
+
+fn lost_mark(bytes: u64) -> String {
+    format!("[sandbar: {bytes} bytes of earlier output dropped]\n")
+}
+
+/// So much of a log from a place on, whole characters where there are any, and whether that is its end for now. Blocks for the disk.
+pub(super) fn read(dir: &RunDir, since: u64, max: usize) -> io::Result<(Vec<u8>, bool)> {
+    let mut file = match File::open(dir.log()) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), true)),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    if since >= length {
+        return Ok((Vec::new(), true));
+    }
+    file.seek(SeekFrom::Start(since))?;
+    let mut bytes = Vec::new();
+    file.take(max as u64).read_to_end(&mut bytes)?;
+    let mut at_end = since + bytes.len() as u64 >= length;
+    // A character is not cut in two, unless there is nothing else.
+    if let Err(error) = std::str::from_utf8(&bytes)
+        && error.error_len().is_none()
+        && error.valid_up_to() > 0
+    {
+        bytes.truncate(error.valid_up_to());
+        at_end = false;
+    }
+    Ok((bytes, at_end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::apps::runs::AppRuns;
+
+    struct Folder(RunDir);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let dir = RunDir::of(&std::env::temp_dir().join(format!("sandbar-run-log-{}", std::process::id())), name);
+            dir.remove().unwrap();
+            Self(dir)
+        }
+
+        fn open(&self) -> RunLog {
+            RunLog::open(&self.0, AppRuns::default().live("x")).unwrap()
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(read(&self.0, 0, 64 << 20).unwrap().0).unwrap()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = self.0.remove();
+        }
+    }
+
+    fn out(text: &str) -> (Stream, String) {
+        (Stream::Stdout, text.to_owned())
+    }
+
+    fn err(text: &str) -> (Stream, String) {
+        (Stream::Stderr, text.to_owned())
+    }
+
+    #[test]
+    fn what_is_told_again_is_not_in_it_twice() {
+        let folder = Folder::new("again");
+        let mut log = folder.open();
+        log.add(&[out("one "), err("warn "), out("two ")]).unwrap();
+        // Another server; the agent cuts its telling elsewhere, and has more by now.
+        let mut log = folder.open();
+        log.add(&[out("one two"), err("warn wa")]).unwrap();
+        log.add(&[err("rn"), out(" three")]).unwrap();
+        assert_eq!(folder.text(), "one warn two warn three");
+        log.told_anew();
+        log.add(&[out("one two three"), err("warn warn")]).unwrap();
+        assert_eq!(folder.text(), "one warn two warn three");
+    }
+
+    #[test]
+    fn what_was_written_and_not_noted_is_written_again() {
+        let folder = Folder::new("torn");
+        folder.open().add(&[out("one ")]).unwrap();
+        OpenOptions::new().append(true).open(folder.0.log()).unwrap().write_all(b"two").unwrap();
+        folder.open().add(&[out("one two")]).unwrap();
+        assert_eq!(folder.text(), "one two");
+    }
+
+    #[test]
+    fn what_the_agent_lost_is_said_as_far_as_it_is_not_there() {
+        let folder = Folder::new("lost");
+        folder.open().add(&[out("0123456789")]).unwrap();
+        folder.open().add(&[out(&lost_mark(15)), out("rest")]).unwrap();
+        assert_eq!(folder.text(), format!("0123456789{}rest", lost_mark(5)));
+        folder.open().add(&[out(&lost_mark(15)), out("rest and more")]).unwrap();
+        assert_eq!(folder.text(), format!("0123456789{}rest and more", lost_mark(5)));
+    }
+
+    #[test]
+    fn it_has_an_end_and_is_read_in_whole_characters() {
+        let folder = Folder::new("end");
+        let mut log = folder.open();
+        let line = format!("{}\n", "é".repeat(511));
+        for _ in 0..limits::RUN_LOG_MAX_BYTES / line.len() as u64 + 5 {
+            log.add(&[out(&line)]).unwrap();
+        }
+        assert!(log.is_cut());
+        let text = folder.text();
+        assert!(text.ends_with(CUT_MARK) && text.len() as u64 <= limits::RUN_LOG_MAX_BYTES + CUT_MARK.len() as u64);
+        assert_eq!(log.length(), text.len() as u64);
+        assert_eq!(read(&folder.0, 0, 5).unwrap(), ("éé".as_bytes().to_vec(), false));
+        assert_eq!(read(&folder.0, log.length(), 5).unwrap(), (Vec::new(), true));
+    }
+}

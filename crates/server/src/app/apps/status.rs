@@ -1,0 +1,164 @@
+//! How an app is: what of it runs, whether it is ready, and where it can be seen.
+
+use std::sync::Arc;
+
+use sandbar_core::{
+    app::{
+        AppState, PreviewState,
+        launch::{Launch, SeenApp, SeenEntry, preview_state},
+        manifest::{Access, Port},
+        supervise::Ending,
+    },
+    sandbox::SandboxRecord,
+};
+
+use super::{
+    AppWhole,
+    online::launch_of,
+    supervise::{EntryView, Supervised},
+};
+use crate::{
+    app::{App, auth::Principal},
+    error::ApiError,
+};
+
+/// An app as it is now.
+pub(crate) struct AppStatus {
+    pub whole: AppWhole,
+    pub sandbox: Option<SandboxRecord>,
+    /// Its sandbox runs.
+    pub awake: bool,
+    /// The start command first, if there is one.
+    pub entries: Vec<EntryStatus>,
+    pub ports: Vec<PortStatus>,
+}
+
+/// A process that is or would be kept up.
+#[derive(Debug, Clone)]
+pub(crate) struct EntryStatus {
+    pub name: String,
+    pub state: AppState,
+    pub last: Option<Ending>,
+    pub restarts: u32,
+    pub retry_at_ms: Option<i64>,
+    pub waits_for: Option<String>,
+    pub pid: Option<u32>,
+    pub started_at_ms: Option<i64>,
+    pub ready_at_ms: Option<i64>,
+}
+
+/// A declared port.
+#[derive(Debug, Clone)]
+pub(crate) struct PortStatus {
+    /// `start`, or the service that it belongs to.
+    pub of: String,
+    pub port: u16,
+    pub label: Option<String>,
+    pub path: String,
+    pub access: Access,
+    pub state: PreviewState,
+}
+
+impl App {
+    /// How an app is now.
+    pub(crate) async fn app_status(&self, who: &Principal, name: &str) -> Result<AppStatus, ApiError> {
+        let app = self.app(who, name).await?;
+        let whole = self.app_whole(app).await?;
+        let sandbox = match &whole.online {
+            Some(row) => self.record_of(&row.sandbox_id).await?,
+            None => None,
+        };
+        let supervised = sandbox.as_ref().and_then(|sandbox| self.supervised(&sandbox.id));
+        let launch = match (&supervised, &whole.live) {
+            (Some(supervised), _) => Arc::clone(supervised.launch()),
+            (None, Some(live)) => Arc::new(launch_of(&whole.app, live)?),
+            // Nothing could be built of it yet.
+            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new() }),
+        };
+        let seen: SeenApp = serde_json::from_value(whole.app.seen.clone()).unwrap_or_default();
+        let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
+        let listening = match &supervised {
+            Some(supervised) => supervised.listening().await,
+            None => Vec::new(),
+        };
+        let mut entries: Vec<EntryStatus> = launch
+            .entries
+            .iter()
+            .map(|entry| match supervised.as_ref().and_then(|supervised| supervised.view(&entry.name)) {
+                Some(view) => EntryStatus::of(view, awake),
+                None => EntryStatus::unwatched(&entry.name, seen.entries.get(&entry.name)),
+            })
+            .collect();
+        // What everybody looks for first.
+        entries.rotate_right(usize::from(entries.last().is_some_and(|last| last.name == sandbar_core::app::manifest::START)));
+        let ports = launch.ports().map(|(of, port)| PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port))).collect();
+        Ok(AppStatus { whole, sandbox, awake, entries, ports })
+    }
+}
+
+impl AppStatus {
+    /// Of the start command.
+    pub fn state(&self) -> AppState {
+        self.start().map_or(AppState::None, |start| start.state)
+    }
+
+    pub fn start(&self) -> Option<&EntryStatus> {
+        self.entries.first().filter(|entry| entry.name == sandbar_core::app::manifest::START)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &EntryStatus> {
+        self.entries.iter().filter(|entry| entry.name != sandbar_core::app::manifest::START)
+    }
+}
+
+impl EntryStatus {
+    fn of(view: EntryView, awake: bool) -> Self {
+        let state = match view.state {
+            // What sleeps is neither ready nor about to be.
+            AppState::Starting | AppState::Ready | AppState::Unhealthy if !awake => AppState::None,
+            state => state,
+        };
+        let (retry_at_ms, ready_at_ms) = (view.retry_at_ms(), view.ready_at_ms());
+        Self {
+            name: view.entry.name.clone(),
+            state,
+            last: view.last,
+            restarts: view.restarts,
+            retry_at_ms,
+            waits_for: view.waits_for,
+            pid: view.pid,
+            started_at_ms: view.started_at_ms,
+            ready_at_ms,
+        }
+    }
+
+    /// Of one that nobody watches: how it ended is all that counts still.
+    fn unwatched(name: &str, seen: Option<&SeenEntry>) -> Self {
+        let over = seen.filter(|seen| matches!(seen.state, AppState::Exited | AppState::Failed));
+        Self {
+            name: name.to_owned(),
+            state: over.map_or(AppState::None, |seen| seen.state),
+            last: over.and_then(|seen| seen.last.clone()),
+            restarts: 0,
+            retry_at_ms: None,
+            waits_for: None,
+            pid: None,
+            started_at_ms: None,
+            ready_at_ms: None,
+        }
+    }
+}
+
+impl PortStatus {
+    fn new(launch: &Launch, entries: &[EntryStatus], of: &str, port: &Port, listens: bool) -> Self {
+        let state = entries.iter().find(|entry| entry.name == of).map_or(AppState::None, |entry| entry.state);
+        Self {
+            of: of.to_owned(),
+            port: port.port,
+            label: port.label.clone(),
+            path: port.path.clone(),
+            access: port.access,
+            state: preview_state(state, launch.entry(of).is_some(), listens),
+        }
+    }
+}

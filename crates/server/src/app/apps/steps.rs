@@ -1,0 +1,110 @@
+//! Commands of a build: run one after the other in a sandbox, with all that they print in the log.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sandbar_core::limits::deploys as limits;
+use sandbar_node::{
+    Runtime,
+    client::{AttachedFrame, ProcdError},
+};
+use sandbar_procd_api::{Cmd, ContextType, CreateContext};
+
+use super::log::Log;
+
+/// Why a build failed, in words for whoever deploys.
+#[derive(Debug)]
+pub(super) struct Failure(pub String);
+
+/// The end of what a command printed.
+#[derive(Debug, Default)]
+struct Tail(VecDeque<u8>);
+
+impl Tail {
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
+        let surplus = self.0.len().saturating_sub(limits::APP_REASON_MAX_BYTES);
+        self.0.drain(..surplus);
+    }
+
+    fn lines(&self) -> String {
+        let bytes: Vec<u8> = self.0.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(limits::APP_REASON_LINES_MAX)..].join("\n")
+    }
+}
+
+/// Runs commands of one kind; the first that fails ends it. All of them have until `until`.
+pub(super) async fn run(runtime: &Arc<Runtime>, what: &str, commands: &[String], until: Instant, log: &mut Log) -> Result<(), Failure> {
+    let count = commands.len();
+    for (index, command) in commands.iter().enumerate() {
+        let step = if count == 1 { format!("{what} command") } else { format!("{what} command {} of {count}", index + 1) };
+        log.line(&format!("==> {step}: {command}")).await;
+        let began = Instant::now();
+        let mut tail = Tail::default();
+        let left = until.saturating_duration_since(began);
+        let ran = tokio::time::timeout(left, one(runtime, command, left, log, &mut tail)).await;
+        let how = match ran {
+            Ok(Ok(0)) => {
+                log.line(&format!("==> done in {:.1} s", began.elapsed().as_secs_f64())).await;
+                continue;
+            }
+            Ok(Ok(code)) => format!("failed with exit code {code}"),
+            Ok(Err(text)) => text,
+            Err(_) => format!("was ended: the build may take {} s", limits::APP_BUILD_MAX_S),
+        };
+        let printed = tail.lines();
+        let shown: String = command.chars().take(200).collect();
+        let text = if printed.is_empty() { format!("{step} {how}: {shown}") } else { format!("{step} {how}: {shown}\n{printed}") };
+        return Err(Failure(text));
+    }
+    Ok(())
+}
+
+/// One command to its end; returns its exit code.
+async fn one(runtime: &Arc<Runtime>, command: &str, left: Duration, log: &mut Log, tail: &mut Tail) -> Result<i32, String> {
+    let refused = |error: ProcdError| match error {
+        ProcdError::Api { body, .. } => format!("cannot be started ({}); commands need a /bin/sh", body.message),
+        ProcdError::Gone(_) | ProcdError::Protocol(_) => "was cut short: the processes of the build's sandbox ended".to_owned(),
+    };
+    let context = runtime.client.create_context(&context(command, BTreeMap::new(), left)).await.map_err(refused)?;
+    let attached = runtime.client.attach(&context.id).await.map_err(refused)?;
+    let (mut output, mut input) = attached.split();
+    // Who asks questions is told that nobody answers. One that has ended by now asks none.
+    let _ = input.end_input().await;
+    while let Some(frame) = output.next().await.map_err(refused)? {
+        match frame {
+            AttachedFrame::Output { data, .. } => {
+                log.write(data.as_bytes()).await;
+                tail.add(data.as_bytes());
+            }
+            AttachedFrame::Ready(_) => {}
+            AttachedFrame::Done(done) => {
+                // Nobody asks for it again.
+                let _ = runtime.client.delete_context(&context.id).await;
+                return Ok(done.exit_code);
+            }
+        }
+    }
+    Err("was cut short: the processes of the build's sandbox ended".to_owned())
+}
+
+/// How a command of an app is started in its sandbox.
+pub(super) fn context(command: &str, env: BTreeMap<String, String>, left: Duration) -> CreateContext {
+    CreateContext {
+        kind: ContextType::Cmd,
+        repl: None,
+        cmd: Some(Cmd { command: ["sh", "-c", command].map(str::to_owned).to_vec() }),
+        wait_until_done: false,
+        cwd: Some(sandbar_core::app::manifest::WORKSPACE.to_owned()),
+        env_vars: env,
+        pty_size: None,
+        idle_timeout_sec: 0,
+        ttl_sec: left.as_secs().max(1),
+        untold: false,
+    }
+}

@@ -1,0 +1,304 @@
+//! Apps as they run: start, stop, status, services and what they printed.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use sandbar_api::{
+    app_lifecycle::{
+        AppLogResponse, AppPortStatus, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices, AppStartRequest,
+        AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
+    },
+    error::ErrorEnvelope,
+    reply::Envelope,
+};
+use sandbar_core::{
+    app::{AppState, PreviewState, launch::Stopping, manifest::LaunchServices, supervise::Ending},
+    lifecycle::status,
+    limits::app_launch as limits,
+    roles::Permission,
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    app::{
+        SharedApp,
+        apps::{
+            online::{Start, StopSummary},
+            output::Part,
+            status::{AppStatus, EntryStatus, PortStatus},
+            supervise::Stopped,
+        },
+        auth::Principal,
+    },
+    error::ApiError,
+    http::{
+        extract::OptionalJson,
+        params::Params,
+        reply::{self, Result},
+        time::{now_ms, rfc3339},
+    },
+};
+
+/// How often a followed log is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A followed log says this often that it lives.
+const HEARTBEAT_EVERY_MS: i64 = 10_000;
+
+pub(super) fn router() -> OpenApiRouter<SharedApp> {
+    OpenApiRouter::new()
+        .routes(routes!(start))
+        .routes(routes!(stop))
+        .routes(routes!(app_status))
+        .routes(routes!(logs))
+        .routes(routes!(start_service))
+        .routes(routes!(stop_service))
+        .routes(routes!(restart_service))
+}
+
+/// Bring an app online: its sandbox is made or woken, its start command is started, and services as the manifest and the request say.
+/// Who asks while that is under way joins it.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/start", tag = "apps", params(("name" = String, Path)), request_body = AppStartRequest, responses(
+    (status = 200, description = "also when it failed meanwhile: state and start.last_end say so", body = Envelope<AppStatusResponse>),
+    (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope), (status = 409, description = "no version is ready", body = ErrorEnvelope),
+    (status = 503, description = "its sandbox cannot be started now", body = ErrorEnvelope),
+))]
+async fn start(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(name): Path<String>,
+    OptionalJson(request): OptionalJson<AppStartRequest>,
+) -> Result<AppStatusResponse> {
+    who.require(Permission::FunctionWrite)?;
+    let services = request.services.map(services_named).transpose()?;
+    let supervised = app.start_app(&who, &name, Start { services, keep: request.keep.unwrap_or(false) }).await?;
+    if request.wait.unwrap_or(false) {
+        // What came of it stands in the status.
+        let _ = supervised.ready(Duration::from_secs(limits::WAIT_MAX_S)).await;
+    }
+    reply::ok(rendered(app.app_status(&who, &name).await?))
+}
+
+/// Take an app offline: services are ended, then the start command, each with SIGTERM and after 10 s with SIGKILL. Then its sandbox is
+/// paused, or deleted.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/stop", tag = "apps", params(("name" = String, Path)), request_body = AppStopRequest, responses(
+    (status = 200, body = Envelope<AppStopResponse>), (status = 404, body = ErrorEnvelope),
+))]
+async fn stop(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(name): Path<String>,
+    OptionalJson(request): OptionalJson<AppStopRequest>,
+) -> Result<AppStopResponse> {
+    who.require(Permission::FunctionWrite)?;
+    let sandbox = if request.delete_sandbox.unwrap_or(false) { Stopping::Delete } else { Stopping::Pause };
+    let StopSummary { stopped, sandbox_id, sandbox, took } = app.stop_app(&who, &name, sandbox).await?;
+    let became = match (&sandbox_id, sandbox) {
+        (None, _) => "none",
+        (Some(_), Stopping::Pause) => "paused",
+        (Some(_), Stopping::Delete) => "deleted",
+    };
+    reply::ok(AppStopResponse {
+        app: name,
+        sandbox_id,
+        sandbox: became.to_owned(),
+        stopped: stopped.into_iter().filter_map(ended).collect(),
+        duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// How an app is. Does not wake its sandbox.
+#[utoipa::path(get, path = "/api/v1/apps/{name}/status", tag = "apps", params(("name" = String, Path)), responses(
+    (status = 200, body = Envelope<AppStatusResponse>), (status = 404, body = ErrorEnvelope),
+))]
+async fn app_status(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>) -> Result<AppStatusResponse> {
+    who.require(Permission::FunctionRead)?;
+    reply::ok(rendered(app.app_status(&who, &name).await?))
+}
+
+/// What the start command or a service printed, both streams, line by line. Does not wake the sandbox. With `Accept: text/event-stream` it
+/// is followed: each event has a part, and its id is the cursor, from which a client goes on that comes again.
+#[utoipa::path(get, path = "/api/v1/apps/{name}/logs", tag = "apps", params(
+    ("name" = String, Path), ("source" = Option<String>, Query, description = "start, the default, or the name of a service"),
+    ("since" = Option<String>, Query, description = "the cursor of the answer before"),
+), responses((status = 200, body = Envelope<AppLogResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope)))]
+async fn logs(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>, headers: HeaderMap, params: Params) -> std::result::Result<Response, ApiError> {
+    who.require(Permission::FunctionRead)?;
+    let source = params.text("source").unwrap_or(sandbar_core::app::manifest::START).to_owned();
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let since = last.or(params.text("since")).filter(|since| !since.is_empty()).map(str::to_owned);
+    let part = app.app_output(&who, &name, &source, since.as_deref()).await?;
+    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if !accepts.contains("text/event-stream") {
+        return Ok(reply::ok(part_of(part))?.into_response());
+    }
+    let followed = Followed { app, who, name, source, next: Some(part), cursor: since, told_at_ms: now_ms() };
+    let mut response = Response::new(Body::from_stream(stream::try_unfold(followed, Followed::event)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Start a service of an app that is online, with what it depends on.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/services/{service}/start", tag = "apps", params(("name" = String, Path), ("service" = String, Path)), responses(
+    (status = 200, body = Envelope<AppStatusResponse>), (status = 404, body = ErrorEnvelope), (status = 409, description = "the app is not online", body = ErrorEnvelope),
+))]
+async fn start_service(State(app): State<SharedApp>, who: Principal, Path((name, service)): Path<(String, String)>) -> Result<AppStatusResponse> {
+    who.require(Permission::FunctionWrite)?;
+    app.start_app_service(&who, &name, &service).await?;
+    reply::ok(rendered(app.app_status(&who, &name).await?))
+}
+
+/// End a service of an app that is online, with SIGTERM and after 10 s with SIGKILL. It stays so until somebody starts it.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/services/{service}/stop", tag = "apps", params(("name" = String, Path), ("service" = String, Path)), responses(
+    (status = 200, body = Envelope<AppServiceStopResponse>), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+))]
+async fn stop_service(State(app): State<SharedApp>, who: Principal, Path((name, service)): Path<(String, String)>) -> Result<AppServiceStopResponse> {
+    who.require(Permission::FunctionWrite)?;
+    let stopped = app.whole(&who, "stopping a service", |app, who| async move { app.stop_app_service(&who, &name, &service).await }).await?;
+    reply::ok(AppServiceStopResponse { stopped: ended(stopped) })
+}
+
+/// End a service of an app that is online, and start it again.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/services/{service}/restart", tag = "apps", params(("name" = String, Path), ("service" = String, Path)), responses(
+    (status = 200, body = Envelope<AppStatusResponse>), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
+))]
+async fn restart_service(State(app): State<SharedApp>, who: Principal, Path((name, service)): Path<(String, String)>) -> Result<AppStatusResponse> {
+    who.require(Permission::FunctionWrite)?;
+    let of = name.clone();
+    app.whole(&who, "restarting a service", |app, who| async move { app.restart_app_service(&who, &of, &service).await }).await?;
+    reply::ok(rendered(app.app_status(&who, &name).await?))
+}
+
+/// A log that somebody follows.
+struct Followed {
+    app: SharedApp,
+    who: Principal,
+    name: String,
+    source: String,
+    next: Option<Part>,
+    cursor: Option<String>,
+    told_at_ms: i64,
+}
+
+impl Followed {
+    /// The next event. A log whose process is over is followed on: it may be started again.
+    async fn event(mut self) -> std::result::Result<Option<(bytes::Bytes, Self)>, ApiError> {
+        let mut completed = None;
+        loop {
+            let part = match self.next.take() {
+                Some(part) => part,
+                None => self.app.app_output(&self.who, &self.name, &self.source, self.cursor.as_deref()).await?,
+            };
+            let is_news = !part.output.is_empty() || completed.is_some_and(|completed| completed != part.completed);
+            completed = Some(part.completed);
+            if !part.cursor.is_empty() {
+                self.cursor = Some(part.cursor.clone());
+            }
+            if is_news {
+                self.told_at_ms = now_ms();
+                let id = part.cursor.clone();
+                let data = serde_json::to_string(&part_of(part)).map_err(|error| ApiError::internal("rendering a log", &error))?;
+                return Ok(Some((format!("id: {id}\nevent: log\ndata: {data}\n\n").into(), self)));
+            }
+            if now_ms() - self.told_at_ms >= HEARTBEAT_EVERY_MS {
+                self.told_at_ms = now_ms();
+                return Ok(Some((": ping\n\n".into(), self)));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+fn services_named(services: AppServices) -> std::result::Result<LaunchServices, ApiError> {
+    match services {
+        AppServices::Names(names) => Ok(LaunchServices::Named(names)),
+        AppServices::Word(word) if word == "all" => Ok(LaunchServices::All),
+        AppServices::Word(_) => Err(ApiError::bad_request("services: is a list of names, or \"all\"")),
+    }
+}
+
+fn part_of(part: Part) -> AppLogResponse {
+    AppLogResponse { output: part.output, cursor: part.cursor, completed: part.completed }
+}
+
+fn ended(stopped: Stopped) -> Option<AppStoppedResponse> {
+    let Stopped { name, ending } = stopped;
+    let ending = ending?;
+    Some(AppStoppedResponse { name, exit_code: ending.exit_code, reason: ending.why.as_str().to_owned(), message: ending.text })
+}
+
+pub(super) fn rendered(status_now: AppStatus) -> AppStatusResponse {
+    AppStatusResponse {
+        app: status_now.whole.app.name.clone(),
+        desired: status_now.whole.app.desired.as_str().to_owned(),
+        state: state(status_now.state()).to_owned(),
+        live_version: status_now.whole.app.live_version,
+        online_version: status_now.whole.online.as_ref().map(|row| row.version),
+        outdated: status_now.whole.outdated,
+        sandbox: status_now.sandbox.as_ref().map(|record| AppSandboxStatus {
+            id: record.id.clone(),
+            status: status(record).as_str().to_owned(),
+            awake: status_now.awake,
+        }),
+        start: status_now.start().map(process),
+        services: status_now.services().map(process).collect(),
+        previews: status_now.ports.iter().map(port).collect(),
+    }
+}
+
+fn process(entry: &EntryStatus) -> AppProcessStatus {
+    AppProcessStatus {
+        name: entry.name.clone(),
+        state: state(entry.state).to_owned(),
+        pid: entry.pid,
+        started_at: entry.started_at_ms.map(rfc3339),
+        ready_at: entry.ready_at_ms.map(rfc3339),
+        restarts: entry.restarts,
+        retry_at: entry.retry_at_ms.map(rfc3339),
+        waits_for: entry.waits_for.clone(),
+        last_end: entry.last.as_ref().map(end),
+    }
+}
+
+fn end(ending: &Ending) -> AppProcessEnd {
+    AppProcessEnd {
+        reason: ending.why.as_str().to_owned(),
+        message: ending.text.clone(),
+        exit_code: ending.exit_code,
+        at: rfc3339(ending.at_ms),
+        log_tail: ending.log_tail.clone(),
+    }
+}
+
+fn port(port: &PortStatus) -> AppPortStatus {
+    AppPortStatus {
+        port: port.port,
+        process: port.of.clone(),
+        label: port.label.clone(),
+        path: port.path.clone(),
+        access: port.access.as_str().to_owned(),
+        state: match port.state {
+            PreviewState::Closed => "closed",
+            PreviewState::Opening => "opening",
+            PreviewState::Ready => "ready",
+        }
+        .to_owned(),
+    }
+}
+
+fn state(state: AppState) -> &'static str {
+    match state {
+        AppState::None => "none",
+        AppState::Starting => "starting",
+        AppState::Ready => "ready",
+        AppState::Unhealthy => "unhealthy",
+        AppState::Exited => "exited",
+        AppState::Failed => "failed",
+    }
+}

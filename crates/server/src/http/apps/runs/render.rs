@@ -1,0 +1,176 @@
+//! Runs as the wire has them.
+
+use sandbar_core::app::{
+    RunStatus,
+    run::{RunArtifact, RunUsage},
+};
+use sandbar_store::AppRun;
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use utoipa::ToSchema;
+
+use crate::http::time::rfc3339;
+
+/// A run of an app.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunView {
+    id: String,
+    app: String,
+    app_id: String,
+    version: i64,
+    action: String,
+    /// `api` or `schedule`.
+    cause: &'static str,
+    schedule_id: Option<String>,
+    /// The moment of the schedule that it is for.
+    scheduled_at: Option<String>,
+    /// `queued`, `running`, `succeeded`, `failed`, `timed_out` or `cancelled`.
+    status: &'static str,
+    /// Of a running one how far it is: `preparing`, `starting`, `commanding` or `collecting`.
+    phase: Option<&'static str>,
+    /// Of one that did not succeed: `exit_code`, `signal`, `out_of_memory`, `start_not_ready`, `sandbox_lost`, `timeout` and others.
+    failure_reason: Option<&'static str>,
+    message: Option<String>,
+    exit_code: Option<i32>,
+    command: String,
+    cwd: Option<String>,
+    timeout_seconds: u64,
+    requires_start: bool,
+    /// `app` or `fresh`.
+    sandbox: &'static str,
+    sandbox_id: Option<String>,
+    cleanup_policy: Option<&'static str>,
+    /// What came of that, which says nothing of the run: `pending`, `succeeded`, `failed` or `skipped`.
+    cleanup: Option<&'static str>,
+    cleanup_error: Option<String>,
+    /// Of files that were archived.
+    snapshot_id: Option<String>,
+    concurrency_group: Option<String>,
+    idempotency_key: Option<String>,
+    cancel_requested_at: Option<String>,
+    created_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    /// From the begin of the command to the end of the run.
+    duration_seconds: Option<f64>,
+    log_bytes: u64,
+    /// More was printed than is kept.
+    log_cut: bool,
+    artifacts: Vec<ArtifactView>,
+    usage: Option<UsageView>,
+    input_sha256: String,
+    receipt_id: Option<String>,
+    caused_by: Option<String>,
+    /// Not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    input: Option<Box<RawValue>>,
+}
+
+/// A file that a run left, or should have.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ArtifactView {
+    number: u32,
+    /// Below the workspace; of one that is missing, what was looked for.
+    path: String,
+    /// `captured`, `missing` or `failed`.
+    status: &'static str,
+    size_bytes: u64,
+    sha256: Option<String>,
+    error: Option<String>,
+}
+
+/// What a run used.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct UsageView {
+    /// `run`: all that the sandbox used which was made for it; `app`: what the app's sandbox used while the command ran.
+    scope: &'static str,
+    cpu_seconds: f64,
+    peak_memory_bytes: u64,
+    /// What the sandbox's own files take after it.
+    disk_bytes: u64,
+    network_sent_bytes: u64,
+    network_received_bytes: u64,
+    /// The server was started anew meanwhile: of the network only what came after that is known.
+    network_partial: bool,
+    denied: u64,
+    denied_list: Vec<DeniedView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeniedView {
+    host: String,
+    port: u16,
+    protocol: String,
+    rule: String,
+    times: u64,
+}
+
+pub(crate) fn run(run: AppRun, whole: bool) -> RunView {
+    let known = run.doc.known;
+    let fresh = run.doc.place == sandbar_core::app::run::Place::Fresh;
+    let duration = known.commanded_at_ms.zip(run.finished_at_ms).map(|(begun, finished)| (finished - begun).max(0) as f64 / 1000.0);
+    RunView {
+        id: run.id,
+        app: run.app_name,
+        app_id: run.app_id,
+        version: run.version,
+        action: run.action,
+        cause: run.cause.as_str(),
+        schedule_id: run.schedule_id,
+        scheduled_at: run.tick_ms.map(rfc3339),
+        status: run.status.as_str(),
+        phase: (run.status == RunStatus::Running).then(|| run.phase.as_str()),
+        failure_reason: run.failure_reason.map(|reason| reason.as_str()),
+        message: known.message,
+        exit_code: known.exit.map(|exit| exit.code),
+        command: run.doc.command,
+        cwd: run.doc.cwd,
+        timeout_seconds: run.doc.timeout_s,
+        requires_start: run.doc.requires_start,
+        sandbox: run.doc.place.as_str(),
+        sandbox_id: run.sandbox_id,
+        cleanup_policy: fresh.then(|| run.doc.cleanup.as_str()),
+        cleanup: run.cleanup.map(|cleanup| cleanup.as_str()),
+        cleanup_error: known.cleanup_error,
+        snapshot_id: known.snapshot_id,
+        concurrency_group: run.group,
+        idempotency_key: run.idempotency_key,
+        cancel_requested_at: run.cancel_requested_at_ms.map(rfc3339),
+        created_at: rfc3339(run.created_at_ms),
+        started_at: run.started_at_ms.map(rfc3339),
+        finished_at: run.finished_at_ms.map(rfc3339),
+        duration_seconds: duration,
+        log_bytes: run.log_bytes,
+        log_cut: known.log_cut,
+        artifacts: known.artifacts.into_iter().map(artifact).collect(),
+        usage: known.usage.map(usage),
+        input_sha256: run.doc.input_sha256,
+        receipt_id: run.receipt_id,
+        caused_by: run.doc.caused_by,
+        input: if whole { RawValue::from_string(run.input).ok() } else { None },
+    }
+}
+
+pub(crate) fn artifact(artifact: RunArtifact) -> ArtifactView {
+    let RunArtifact { number, path, status, size_bytes, sha256, error } = artifact;
+    ArtifactView { number, path, status: status.as_str(), size_bytes, sha256, error }
+}
+
+fn usage(usage: RunUsage) -> UsageView {
+    UsageView {
+        scope: if usage.own_sandbox { "run" } else { "app" },
+        cpu_seconds: usage.cpu_us as f64 / 1e6,
+        peak_memory_bytes: usage.peak_memory_bytes,
+        disk_bytes: usage.disk_bytes,
+        network_sent_bytes: usage.sent_bytes,
+        network_received_bytes: usage.received_bytes,
+        network_partial: usage.network_partial,
+        denied: usage.denied,
+        denied_list: usage
+            .denied_list
+            .into_iter()
+            .map(|denied| DeniedView { host: denied.host, port: denied.port, protocol: denied.protocol, rule: denied.rule, times: denied.times })
+            .collect(),
+    }
+}
