@@ -304,6 +304,8 @@ class CommandLine(unittest.TestCase):
         self.assertIn("dies", out.decode().splitlines()[1].split(), "by name")
         self.assertEqual(run("script", "dead-letters", "redrive", "--script", "dies")[:2], (0, b"3 are tried again\n"))
         one = letters(3)[0]["id"]
+        code, out, _ = run("script", "jobs", "dies", "--state", "dead", "--limit", "2")
+        self.assertEqual((code, [line.split()[:4] for line in out.decode().splitlines()[1:]]), (0, [["dies", "event", "dead", "1"]] * 2))
         self.assertEqual(run("script", "dead-letters", "rm", one)[:2], (0, f"{one}\n".encode()))
         self.assertEqual(run("script", "dead-letters", "rm", one)[0], 1)
         self.assertEqual(run("script", "dead-letters", "rm", "--script", "dies")[:2], (0, b"2 are forgotten\n"))

@@ -132,6 +132,17 @@ pub enum ScriptCommand {
     /// Mail that was kept because no mail server is set
     #[command(subcommand)]
     Outbox(OutboxCommand),
+    /// List runs that are or were owed to scripts by events, schedules and calls that nobody waits for, newest first
+    Jobs {
+        /// Only those of this script
+        script: Option<String>,
+        /// pending, running, succeeded, dead or dropped
+        #[arg(long)]
+        state: Option<String>,
+        /// At most this many, 1 to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
     /// Runs that were given up
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),

@@ -1,4 +1,4 @@
-//! `sandbar script dead-letters` and `sandbar script ticks`.
+//! Runs that scripts are owed: `sandbar script jobs`, `dead-letters` and `ticks`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,6 +55,36 @@ pub async fn run(global: &Global, command: DeadLettersCommand) -> anyhow::Result
         DeadLettersCommand::Rm { ids, script, .. } if ids.is_empty() => forget_all(&client, global.output, script).await,
         DeadLettersCommand::Rm { ids, .. } => super::delete_each(&client, global.output, ids, |id| format!("{LETTERS}/{}", segment(id))).await,
     }
+}
+
+/// What is or was owed, and what became of it.
+pub async fn jobs(global: &Global, script: Option<String>, state: Option<String>, limit: u32) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let filters = [("function", script), ("state", state)];
+    let query: String = filters.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", segment(&value?)))).collect();
+    let list = client.get(&format!("/api/jobs?limit={limit}{query}")).await?;
+    match global.output {
+        Output::Json => output::json(&list),
+        Output::Table => {
+            let names = names(&client, &list).await;
+            let row = |j: &Value| {
+                let id = cell(&j["functionId"]);
+                vec![
+                    names.get(&id).cloned().unwrap_or(id),
+                    cell(&j["kind"]),
+                    cell(&j["state"]),
+                    cell(&j["attempts"]),
+                    time(&j["runAt"]),
+                    cell(&j["lastRunId"]),
+                    time(&j["createdAt"]),
+                    cell(&j["lastError"]),
+                ]
+            };
+            let rows: Vec<_> = list.as_array().into_iter().flatten().map(row).collect();
+            output::table(&["SCRIPT", "KIND", "STATE", "TRIES", "NEXT TRY", "LAST RUN", "CREATED", "ERROR"], &rows);
+        }
+    }
+    Ok(0)
 }
 
 /// Names of the scripts that a list is about. Of one that is gone, or that cannot be asked for, its id has to do.

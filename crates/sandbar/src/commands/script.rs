@@ -79,6 +79,7 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
         ScriptCommand::Key(command) => key(global, &client, command).await?,
         ScriptCommand::Outbox(command) => return super::outbox::run(global, command).await,
         ScriptCommand::DeadLetters(command) => return super::dead_letters::run(global, command).await,
+        ScriptCommand::Jobs { script, state, limit } => return super::dead_letters::jobs(global, script, state, limit).await,
         ScriptCommand::Ticks { script, limit } => return super::dead_letters::ticks(global, &script, limit).await,
     }
     Ok(0)
