@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::{
     app::{
         manifest::{Manifest, Schedule},
-        run::{Group, RunCause, RunDoc},
+        run::{Group, RunCause},
         schedule::{self, Keeper, Lifecycle},
     },
     limits::app_schedules as limits,
@@ -45,19 +45,6 @@ pub struct AppTick {
     pub tick: Tick,
     pub decided_at_ms: i64,
     pub run_id: Option<String>,
-}
-
-/// What a run of a schedule is made of, as things are.
-#[derive(Debug, Clone)]
-pub struct RunOrder {
-    pub app_name: String,
-    pub version: u32,
-    pub action: String,
-    pub doc: RunDoc,
-    /// JSON
-    pub input: String,
-    /// Of the action.
-    pub group: Option<Group>,
 }
 
 /// What came of looking at a schedule.
@@ -119,7 +106,7 @@ impl Store {
     }
 
     /// Decides about the due ticks of a schedule, and makes the runs that are to be; or says of each why there is none.
-    pub async fn app_schedule_step(&self, schedule: AppScheduleRecord, order: Result<RunOrder, String>, now_ms: i64) -> Result<AppStepped, StoreError> {
+    pub async fn app_schedule_step(&self, schedule: AppScheduleRecord, order: Result<NewAppRun, String>, now_ms: i64) -> Result<AppStepped, StoreError> {
         let seen = schedule.clone();
         let Some(decision) = self.engine.read("look at a schedule", move |c| look(c, &seen, now_ms)).await? else { return Ok(AppStepped::default()) };
         self.engine.write("fire a schedule", move |c| step(c, &schedule, &decision, order.as_ref(), now_ms)).await
@@ -280,11 +267,11 @@ fn look(c: &Connection, seen: &AppScheduleRecord, now_ms: i64) -> Result<Option<
     Ok(Some(decision))
 }
 
-fn step(c: &Connection, seen: &AppScheduleRecord, decision: &Decision, order: Result<&RunOrder, &String>, now_ms: i64) -> Result<AppStepped, StoreError> {
+fn step(c: &Connection, seen: &AppScheduleRecord, decision: &Decision, order: Result<&NewAppRun, &String>, now_ms: i64) -> Result<AppStepped, StoreError> {
     let mut stepped = AppStepped::default();
     if let Ok(order) = order {
-        // What a run is made of goes by the version that is live when it is made.
-        let sql = "SELECT 1 FROM app WHERE id = ?1 AND live_version = ?2";
+        // A version that is gone meanwhile is no version to run: it is looked at again.
+        let sql = "SELECT 1 FROM app_version WHERE app_id = ?1 AND number = ?2";
         if !c.prepare_cached(sql)?.exists((&seen.app_id, order.version))? {
             return Ok(stepped);
         }
@@ -332,7 +319,7 @@ fn step(c: &Connection, seen: &AppScheduleRecord, decision: &Decision, order: Re
 }
 
 /// Makes the run of a tick; or says why there is none.
-fn fire(c: &Connection, seen: &AppScheduleRecord, order: &RunOrder, tick_ms: i64, now_ms: i64) -> Result<Result<String, String>, StoreError> {
+fn fire(c: &Connection, seen: &AppScheduleRecord, order: &NewAppRun, tick_ms: i64, now_ms: i64) -> Result<Result<String, String>, StoreError> {
     let id = format!("{}.{tick_ms}", seen.id);
     if c.prepare_cached("SELECT 1 FROM app_run WHERE id = ?1")?.exists([&id])? {
         return Ok(Err("it fired before the clock was set back".to_owned()));
@@ -341,19 +328,13 @@ fn fire(c: &Connection, seen: &AppScheduleRecord, order: &RunOrder, tick_ms: i64
     let own = (seen.spec.policy.concurrency_policy != ConcurrencyPolicy::Allow).then(|| Group::one_by_one(format!("schedule:{}", seen.id)));
     let run = NewAppRun {
         id: id.clone(),
-        team_id: seen.team_id.clone(),
-        app_id: seen.app_id.clone(),
-        app_name: order.app_name.clone(),
-        version: order.version,
-        action: order.action.clone(),
         cause: RunCause::Schedule,
         schedule_id: Some(seen.id.clone()),
         tick_ms: Some(tick_ms),
         group: order.group.clone().or(own),
         key: None,
         created_at_ms: now_ms,
-        doc: order.doc.clone(),
-        input: order.input.clone(),
+        ..order.clone()
     };
     Ok(match insert_run(c, &run) {
         Ok(InsertedRun::Queued | InsertedRun::Skipped) => Ok(id),
