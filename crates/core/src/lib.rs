@@ -17,6 +17,7 @@ pub mod roles;
 pub mod sandbox;
 pub mod script;
 pub mod service;
+pub mod text;
 pub mod validate;
 pub mod volume;
 pub mod webhook;

@@ -37,7 +37,8 @@ pub const SCRIPT_MAIL_TIMEOUT_S: u64 = 20;
 pub const OUTBOX_MAX: usize = 1000;
 pub const OUTBOX_MAX_BYTES: u64 = 256 << 20;
 
-/// Calls at an executor at once.
+/// Calls at an executor at once, of one team and in all.
+pub const SCRIPT_REMOTE_CALLS_PER_TEAM_MAX: usize = 64;
 pub const SCRIPT_REMOTE_CALLS_MAX: usize = 256;
 /// Bytes of what an executor answers.
 pub const SCRIPT_REMOTE_ANSWER_MAX_BYTES: usize = 16 << 20;

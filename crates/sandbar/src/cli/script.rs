@@ -188,8 +188,8 @@ pub struct RunFileArgs {
     /// What ctx.data is: JSON, `@file`, or `-` for standard input
     #[arg(long, default_value = "{}")]
     pub data: String,
-    /// Hosts that ctx.fetch may ask, with commas between them
-    #[arg(long, default_value = "", value_name = "HOSTS")]
+    /// Hosts that ctx.fetch may ask, with commas between them, also on this machine and in its network
+    #[arg(long, env = "FUNCTIONS_FETCH_ALLOW", default_value = "", value_name = "HOSTS")]
     pub fetch_allow: String,
     /// Milliseconds that it may take, 50 to 60000
     #[arg(long, default_value_t = 5000, value_name = "MS")]

@@ -353,6 +353,30 @@ async fn a_tick_fires_once_or_is_skipped_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_team_has_so_many_schedules_that_come_by_seconds() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let max = limits::SCRIPT_SCHEDULES_BY_SECONDS_MAX;
+    for n in 0..max {
+        put(&store, &script(&format!("s{n}"), Trigger::Cron, "*/10 * * * * *")).await;
+    }
+    let more = script("more", Trigger::Cron, "*/10 * * * * *");
+    let refused = store.script_create(&more, &version("more", 1)).await.expect_err("is too much");
+    assert!(matches!(refused, StoreError::TooMany { .. }), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.contains("more often than once a minute") && text.contains(&max.to_string()), "{text}");
+    assert_eq!(store.script_get("more").await.expect("reads"), None, "nothing of it is kept");
+    // What comes by the minute is not counted, nor is what does not come; and who has one may change it.
+    put(&store, &script("minutely", Trigger::Cron, "* * * * *")).await;
+    put(&store, &ScriptRecord { active: false, ..more.clone() }).await;
+    assert!(matches!(store.script_update(&more, None).await, Err(StoreError::TooMany { .. })), "it would come now");
+    let changed = script("s0", Trigger::Cron, "*/20 * * * * *");
+    store.script_update(&changed, None).await.expect("is as many as before");
+    store.script_update(&ScriptRecord { active: false, generation: 2, ..changed }, None).await.expect("sleeps");
+    store.script_update(&more, None).await.expect("there is room");
+}
+
+#[tokio::test]
 async fn a_later_tick_replaces_what_runs() {
     let fresh = Fresh::new();
     let store = fresh.installed().await;
