@@ -54,9 +54,10 @@ fn fetch_without_a_server_is_that_of_servers() {
     assert_eq!(value[..4], [json!([200, true]), json!([200, true]), json!([204, true]), json!([301, false])]);
     assert!(value[4].as_str().unwrap().contains("it redirects, which was not wanted") && value[5].as_str().unwrap().contains("fetch takes"), "{ran}");
     let got = receiver.got();
-    let of: Vec<_> = got.iter().map(|got| (got.path.as_str(), got.body.len(), got.headers.get("authorization").map(String::as_str))).collect();
+    let of: Vec<_> =
+        got.iter().map(|got| (got.method.as_str(), got.path.as_str(), got.body.len(), got.headers.get("authorization").map(String::as_str))).collect();
     let key = Some("Bearer x");
-    assert_eq!(of[..5], [("/moved", 1, key), ("/here", 1, key), ("/moved", 1, key), ("/here", 0, key), ("/away", 0, key)]);
+    assert_eq!(of[..5], [("PUT", "/moved", 1, key), ("PUT", "/here", 1, key), ("POST", "/moved", 1, key), ("GET", "/here", 0, key), ("GET", "/away", 0, key)]);
     let away = &other.got()[0].headers;
     assert_eq!((away.get("authorization"), away.get("x-plain").map(String::as_str)), (None, Some("kept")));
 
