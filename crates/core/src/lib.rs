@@ -19,6 +19,7 @@ pub mod sandbox;
 pub mod schedule;
 pub mod script;
 pub mod service;
+pub mod text;
 pub mod validate;
 pub mod volume;
 pub mod webhook;

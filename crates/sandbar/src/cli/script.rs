@@ -257,8 +257,8 @@ pub struct RunFileArgs {
     /// What ctx.data is: JSON, `@file`, or `-` for standard input
     #[arg(long, default_value = "{}")]
     pub data: String,
-    /// Hosts that ctx.fetch may ask, with commas between them
-    #[arg(long, default_value = "", value_name = "HOSTS")]
+    /// Hosts that ctx.fetch may ask, with commas between them, also on this machine and in its network
+    #[arg(long, env = "FUNCTIONS_FETCH_ALLOW", default_value = "", value_name = "HOSTS")]
     pub fetch_allow: String,
     /// Milliseconds that it may take, 50 to 60000
     #[arg(long, default_value_t = limits::SCRIPT_TIMEOUT_DEFAULT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(TIMEOUTS))]

@@ -10,6 +10,7 @@ use super::{
 
 mod access;
 mod calls;
+mod local;
 mod runs;
 mod versions;
 

@@ -12,7 +12,7 @@ use super::{
     App,
     auth::Principal,
     sandboxes::{now_ms, store_failure},
-    scripts::Subject,
+    scripts::{Subject, under_way::UnderWay},
 };
 use crate::error::ApiError;
 
@@ -34,10 +34,15 @@ pub struct Cause {
 }
 
 impl Cause {
-    pub fn of(headers: &HeaderMap) -> Self {
+    /// As the request says it itself, or by its trace that it is of a run that goes on.
+    pub(crate) fn of(headers: &HeaderMap, runs: &UnderWay) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let run_id = text(RUN_HEADER).filter(|id| id.len() <= limits::NAME_MAX_CHARS).map(str::to_owned);
-        Self { depth: text(DEPTH_HEADER).and_then(|depth| depth.parse().ok()).unwrap_or_default(), run_id }
+        let said = Self { depth: text(DEPTH_HEADER).and_then(|depth| depth.parse().ok()).unwrap_or_default(), run_id };
+        match text("traceparent").and_then(|trace| runs.of_trace(trace)) {
+            Some((run, depth)) if depth >= said.depth => Self { depth: depth.saturating_add(1), run_id: Some(run.to_string()) },
+            _ => said,
+        }
     }
 }
 

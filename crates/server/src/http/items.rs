@@ -85,7 +85,7 @@ impl FromRequestParts<SharedApp> for Asker {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &SharedApp) -> std::result::Result<Self, Response> {
-        let cause = Cause::of(&parts.headers);
+        let cause = Cause::of(&parts.headers, &app.scripts.under_way);
         if parts.headers.contains_key(header::AUTHORIZATION) {
             let who = Principal::from_request_parts(parts, app).await.map_err(IntoResponse::into_response)?;
             if who.team_id.is_empty() {

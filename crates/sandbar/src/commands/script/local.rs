@@ -4,7 +4,9 @@ use std::{pin::Pin, time::Duration};
 
 use anyhow::{Context, bail};
 use sandbar_core::{limits, script::fetch_allow::FetchAllow};
+use sandbar_node::outbound::Outbound;
 use sandbar_scripts::{Call, CheckError, Host, Limits, Op, OpError, OpResult, StripError, User, Workers, WorkersConfig};
+use sandbar_server::app::scripts::fetch_alone;
 use serde_json::{json, value::RawValue};
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +16,6 @@ use crate::{
     commands::given::{self, WrongUse},
 };
 
-mod fetch;
-
 const INTERRUPTED: u8 = 130;
 
 /// There is one team here.
@@ -23,7 +23,8 @@ const TEAM: &str = "local";
 
 /// Answers what a script asks for.
 struct Local {
-    fetch: fetch::Fetch,
+    outbound: Outbound,
+    allow: FetchAllow,
 }
 
 /// The exit code is 1 when it failed, and says otherwise why it did not run.
@@ -51,28 +52,18 @@ pub async fn run(form: Output, args: RunFileArgs) -> anyhow::Result<u8> {
     }
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
-    let wall = Duration::from_millis(args.timeout.into());
     let call = Call {
         code,
         name,
         data,
         user: User::default(),
-        limits: Limits {
-            wall,
-            cpu: wall,
-            memory_bytes: u64::from(args.memory) << 20,
-            output_bytes: limits::SCRIPT_OUTPUT_MAX_BYTES,
-            log_lines: limits::SCRIPT_LOG_LINES_MAX,
-            log_bytes: limits::SCRIPT_LOG_MAX_BYTES,
-            ops_pending: limits::SCRIPT_OPS_PENDING_MAX,
-            ops: limits::SCRIPT_OPS_MAX,
-        },
+        limits: Limits::of(Duration::from_millis(args.timeout.into()), None, u64::from(args.memory) << 20),
         seed,
         clock: None,
     };
     let cancel = CancellationToken::new();
     let began = std::time::Instant::now();
-    let host = Local { fetch: fetch::Fetch::new(allow)? };
+    let host = Local { outbound: Outbound::of_owner()?, allow };
     let ran = tokio::select! {
         ran = workers.run(TEAM, call, &host, &cancel) => ran,
         _ = tokio::signal::ctrl_c() => {
@@ -121,7 +112,7 @@ impl std::error::Error for NoEngine {}
 impl Host for Local {
     fn op<'a>(&'a self, op: Op, args: &'a RawValue) -> Pin<Box<dyn Future<Output = OpResult> + Send + 'a>> {
         match op {
-            Op::Fetch => Box::pin(self.fetch.fetch(args)),
+            Op::Fetch => Box::pin(fetch_alone(&self.outbound, &self.allow, args)),
             Op::DbList | Op::DbOne | Op::EmailSend | Op::SecretsGet | Op::Sleep => {
                 Box::pin(async move { Err(OpError::denied(format!("{} needs a server; this script runs without one", op.as_str()))) })
             }

@@ -3,8 +3,6 @@
 use sandbar_scripts::{Failure, LogLine, Op, Outcome, Recording};
 use serde_json::value::RawValue;
 
-use super::engines::failed;
-
 mod swaps;
 #[cfg(test)]
 mod tests;
@@ -65,7 +63,7 @@ impl Redactor {
         });
         kept.await.unwrap_or_else(|error| {
             tracing::error!(%error, "what a run came to could not be looked through, and is not kept");
-            let outcome = failed(Failure::internal("what came of the run could not be kept"));
+            let outcome = Outcome::failed(Failure::internal("what came of the run could not be kept"));
             Kept { outcome, output: None, recording: Recording { incomplete: true, ..Recording::default() } }
         })
     }

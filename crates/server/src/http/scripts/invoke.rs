@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::{
-        SharedApp,
+        App, SharedApp,
         auth::{Principal, Rejection},
         script_events::Cause,
         scripts::{
@@ -63,7 +63,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
     (status = 404, body = Failed), (status = 409, body = Failed), (status = 413, body = Failed), (status = 429, body = Failed),
 ))]
 async fn invoke(State(app): State<SharedApp>, caller: Caller, params: Params, Path(id): Path<String>, request: Request) -> Result<Response, ApiError> {
-    let wish = wish(&params, request.headers())?;
+    let wish = wish(&app, &params, request.headers())?;
     let invoked = app.invoke_script(caller, &id, wish, request.into_body()).await?;
     let (mut response, is_replayed) = match invoked {
         Invoked::Ran { run, outcome, replayed, sight } => {
@@ -86,7 +86,7 @@ async fn invoke(State(app): State<SharedApp>, caller: Caller, params: Params, Pa
     Ok(response)
 }
 
-fn wish(params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
+fn wish(app: &App, params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
     let prefers = |word: &str| {
         let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
         values.map(|value| value.split(';').next().unwrap_or_default().trim()).any(|value| value.eq_ignore_ascii_case(word))
@@ -103,7 +103,7 @@ fn wish(params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
         version: params.integer("version", 1..=u32::MAX)?,
         sticky: bounded(headers, STICKY_KEY)?,
         idempotency_key: bounded(headers, IDEMPOTENCY_KEY)?,
-        depth: Cause::of(headers).depth,
+        depth: Cause::of(headers, &app.scripts.under_way).depth,
         origin: headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(|host| format!("http://{host}")),
     })
 }
