@@ -26,6 +26,9 @@ const ARGS_BYTES_MAX: usize = 8 << 20;
 const DESCRIPTION_BYTES_MAX: usize = 256 << 10;
 /// Of a URL; there are no longer ones in practice, and taking one apart cannot be interrupted.
 const URL_BYTES_MAX: usize = 64 << 10;
+/// The last line of a log, and the end of one.
+const LOG_FULL: &str = "[the log is full: further lines are left out]";
+const LOG_CUT: &str = " [cut off here: the log is full, further lines are left out]";
 /// Of what is hashed at a time; between, time is looked at.
 const DIGEST_BYTES: usize = 1 << 20;
 
@@ -141,19 +144,16 @@ impl Logs {
         Self { lines: Vec::new(), lines_left: lines, bytes_left: bytes, closed: false }
     }
 
-    /// Whether more lines are taken. The first one that does not fit is replaced by a line that says so, and is the last.
+    /// Whether more lines are taken. The first one that does not fit is cut off, or is replaced by a line that says so, and is the last.
     fn push(&mut self, level: u32, at_ms: i64, text: &[u8]) -> bool {
         if self.closed {
             return false;
         }
-        if self.lines_left == 0 || text.len() > self.bytes_left {
+        if self.lines_left == 0 || self.bytes_left == 0 {
             self.closed = true;
-            let text = "[the log is full: further lines are left out]".into();
-            self.lines.push(LogLine { level: Level::Warn, at_ms, text });
+            self.lines.push(LogLine { level: Level::Warn, at_ms, text: LOG_FULL.into() });
             return false;
         }
-        self.lines_left -= 1;
-        self.bytes_left -= text.len();
         let level = match level {
             0 => Level::Debug,
             2 => Level::Info,
@@ -161,8 +161,18 @@ impl Logs {
             4 => Level::Error,
             _ => Level::Log,
         };
-        self.lines.push(LogLine { level, at_ms, text: String::from_utf8_lossy(text).into_owned() });
-        true
+        // Of a line that is too long there is as much as there is room for.
+        let room = self.bytes_left;
+        self.lines_left -= 1;
+        self.bytes_left = room.saturating_sub(text.len());
+        let mut line = String::from_utf8_lossy(&text[..text.len().min(room)]).into_owned();
+        self.closed = text.len() > room;
+        if self.closed {
+            line.truncate(line.trim_end_matches('\u{fffd}').len());
+            line.push_str(LOG_CUT);
+        }
+        self.lines.push(LogLine { level, at_ms, text: line });
+        !self.closed
     }
 }
 
@@ -346,6 +356,16 @@ mod tests {
         assert!(!logs.push(1, 4, b""));
         assert_eq!(logs.lines.iter().map(|line| (line.level, line.at_ms)).collect::<Vec<_>>(), [(Level::Debug, 1), (Level::Error, 2), (Level::Warn, 3)]);
         assert!(logs.lines[2].text.contains("full"));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_cut_off_and_says_so() {
+        let mut logs = Logs::new(3, 10);
+        assert!(logs.push(1, 1, b"12345"));
+        assert!(!logs.push(4, 2, "123\u{e4}\u{e4}\u{e4}".as_bytes()));
+        assert!(!logs.push(1, 3, b"1"));
+        let texts: Vec<_> = logs.lines.iter().map(|line| (line.level, line.text.as_str())).collect();
+        assert_eq!(texts, [(Level::Log, "12345"), (Level::Error, "123\u{e4} [cut off here: the log is full, further lines are left out]")]);
     }
 
     #[test]

@@ -121,8 +121,11 @@ pub(super) fn of_syntax(description: &str, code: &str) -> SyntaxError {
 
 fn of_thrown(description: &str, refused: bool, most: usize) -> Failure {
     let thrown: Option<Thrown> = serde_json::from_str(description).ok();
-    let starved =
-        thrown.as_ref().is_none_or(|thrown| thrown.nothing.is_some() || thrown.name == "InternalError" && thrown.message.starts_with("out of memory"));
+    // Without memory for its message an error says that it is invalid.
+    let is_starved = |thrown: &Thrown| {
+        thrown.nothing.is_some() || thrown.name == "InternalError" && thrown.message.starts_with("out of memory") || thrown.message == "Invalid error message"
+    };
+    let starved = thrown.as_ref().is_none_or(is_starved);
     // Text that is put together and not looked at takes hardly any memory, until it is longer than memory could ever be.
     let endless = thrown.as_ref().is_some_and(|thrown| thrown.name == "InternalError" && thrown.message == "string too long");
     if refused && starved || endless {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{Client, Method, Response, Url, header};
 use sandbar_core::{
     limits,
@@ -29,6 +30,9 @@ struct Init {
     method: Option<String>,
     headers: Option<Headers>,
     body: Option<String>,
+    /// A body of bytes that are no text.
+    #[serde(rename = "bodyBase64")]
+    body_base64: Option<String>,
     redirect: Option<String>,
 }
 
@@ -45,12 +49,15 @@ impl Fetch {
     }
 
     pub async fn fetch(&self, args: &RawValue) -> OpResult {
-        let Args { url, init } = serde_json::from_str(args.get()).map_err(|error| OpError::wrong(format!("fetch: {error}")))?;
+        let Args { url, init } = sandbar_server::http::json::read(args.get().as_bytes()).map_err(|error| OpError::wrong(format!("fetch: {error}")))?;
         let init = init.unwrap_or_default();
         let mut url = fetch_allow::judge(&url, &self.allow, None).map_err(refused)?;
         let name = init.method.as_deref().unwrap_or("GET").to_ascii_uppercase();
         let mut method = Method::from_bytes(name.as_bytes()).map_err(|_| OpError::wrong("fetch: the method is none"))?;
-        let mut body = init.body;
+        let mut body = match init.body_base64 {
+            Some(base64) => Some(BASE64_STANDARD.decode(base64).map_err(|_| OpError::wrong("fetch: bodyBase64 is no base64"))?),
+            None => init.body.map(String::into_bytes),
+        };
         let follows = init.redirect.as_deref().unwrap_or("follow") == "follow";
         let pairs: Vec<(String, String)> = match init.headers {
             Some(Headers::Pairs(pairs)) => pairs,
