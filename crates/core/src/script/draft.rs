@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{Access, AuthorKind, ConcurrencyPolicy, Language, MissedRunPolicy, Retry, RunAs, Schedule, ScriptSpec, Trigger, capability, fetch_allow::FetchAllow};
+use super::{
+    Access, AuthorKind, ConcurrencyPolicy, Language, MissedRunPolicy, Retry, RunAs, Schedule, ScriptSpec, Trigger, capability, fetch_allow::FetchAllow,
+};
 use crate::{limits, validate::Violation};
 
 #[cfg(test)]

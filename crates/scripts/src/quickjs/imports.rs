@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Level, LogLine, Op,
-    call::{SLEEPS_MAX, SLEEPS_PENDING_MAX},
+    call::{LOG_CUT, SLEEPS_MAX, SLEEPS_PENDING_MAX},
     frame::Asked,
     json::{self, JsonFault},
 };
@@ -26,9 +26,8 @@ const ARGS_BYTES_MAX: usize = 8 << 20;
 const DESCRIPTION_BYTES_MAX: usize = 256 << 10;
 /// Of a URL; there are no longer ones in practice, and taking one apart cannot be interrupted.
 const URL_BYTES_MAX: usize = 64 << 10;
-/// The last line of a log, and the end of one.
+/// The last line of a log.
 const LOG_FULL: &str = "[the log is full: further lines are left out]";
-const LOG_CUT: &str = " [cut off here: the log is full, further lines are left out]";
 /// Of what is hashed at a time; between, time is looked at.
 const DIGEST_BYTES: usize = 1 << 20;
 
@@ -43,6 +42,8 @@ pub(super) struct State {
     pub(super) ops: Ops,
     pub(super) output_bytes: usize,
     pub(super) ending: Option<Ending>,
+    /// The script is through, and its result is being written as JSON.
+    pub(super) is_writing: bool,
     /// What a URL came to, until the guest has made room for it.
     answer: String,
 }
@@ -84,7 +85,7 @@ pub(super) struct Logs {
 
 impl State {
     pub(super) fn new(budget: Budget, cap: MemoryCap, clock: GuestClock, random: Stream, logs: Logs, ops: Ops, output_bytes: usize) -> Self {
-        Self { memory: None, budget, cap, clock, random, logs, ops, output_bytes, ending: None, answer: String::new() }
+        Self { memory: None, budget, cap, clock, random, logs, ops, output_bytes, ending: None, is_writing: false, answer: String::new() }
     }
 
     /// For the start of the guest, before there is any script: nothing that it reads now is of the real world.
@@ -191,6 +192,10 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     })?;
     linker.func_wrap("sandbar", "done", |mut guest: Guest<'_>, how: u32, text: u32, length: u32| {
         let (memory, state) = inside(&mut guest)?;
+        if how == WRITING {
+            state.is_writing = true;
+            return Ok(());
+        }
         state.ending = Some(ending(how, part(memory, text, length)?, state.output_bytes)?);
         Ok(())
     })?;
@@ -282,6 +287,9 @@ fn part_mut(memory: &mut [u8], at: u32, length: u32) -> wasmtime::Result<&mut [u
 fn outside() -> wasmtime::Error {
     wasmtime::Error::msg("the guest spoke of memory that it does not have")
 }
+
+/// No end yet: the result is being written.
+const WRITING: u32 = 6;
 
 /// The numbers are those of `shim.c`.
 fn ending(how: u32, text: &[u8], output_bytes: usize) -> wasmtime::Result<Ending> {

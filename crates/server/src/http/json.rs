@@ -44,7 +44,9 @@ fn of_path(error: &serde_path_to_error::Error<serde_json::Error>) -> JsonError {
     let parent = Some(error.path().to_string()).filter(|path| path != ".");
     // A missing field is known by its parent's path only.
     match message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        Some(missing) => JsonError::Field { field: parent.map_or_else(|| missing.to_owned(), |parent| format!("{parent}.{missing}")), message: "is required".to_owned() },
+        Some(missing) => {
+            JsonError::Field { field: parent.map_or_else(|| missing.to_owned(), |parent| format!("{parent}.{missing}")), message: "is required".to_owned() }
+        }
         None => match parent {
             Some(field) => JsonError::Field { field, message: worded(message) },
             None => JsonError::Whole(worded(message)),

@@ -112,7 +112,11 @@ fn what_another_trigger_has_no_use_for_goes_by_itself() {
         (json!({"trigger": "http", "pattern": "@daily", "schedule": {"timezone": "Europe/Berlin"}}), None, ""),
         (json!({"trigger": "event", "pattern": "items:*"}), Some("items:*"), ""),
         (json!({"trigger": "event"}), None, "pattern: is required for the trigger event, for example items:posts:*"),
-        (json!({"trigger": "http", "pattern": "@hourly"}), Some("@hourly"), "pattern: must be null for the trigger http: it is for the triggers event and cron"),
+        (
+            json!({"trigger": "http", "pattern": "@hourly"}),
+            Some("@hourly"),
+            "pattern: must be null for the trigger http: it is for the triggers event and cron",
+        ),
         (json!({"trigger": "http", "schedule": {"jitterSeconds": 5}}), None, "schedule: is for the trigger cron; the trigger of this function is http"),
     ] {
         assert_eq!(changed(&body), (pattern.map(str::to_owned), true, expected.to_owned()), "{body}");

@@ -33,7 +33,12 @@ struct RollbackRequest {
 }
 
 pub fn router() -> OpenApiRouter<SharedApp> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(list_aliases)).routes(routes!(put_alias, delete_alias)).routes(routes!(roll_back))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get))
+        .routes(routes!(list_aliases))
+        .routes(routes!(put_alias, delete_alias))
+        .routes(routes!(roll_back))
 }
 
 /// The versions of a function that are kept, the newest first.
