@@ -110,7 +110,7 @@ fn a_body_is_data_whatever_it_is_called() {
             "the request body is nested too deep: at most 100 levels of lists and objects are allowed"
         );
     }
-    make(&api, "q-deep", "let a = []; for (let i = 0; i < 1e5; i++) a = [a]; return a", json!({}));
+    make(&api, "q-deep", "let a = []; for (let i = 0; i < 1e5; i++) a = [a]; return a", json!({ "timeoutMs": 60_000 }));
     let deep = api.post(&path("q-deep", "/invoke"), json!({})).value();
     assert_eq!((&deep["code"], &deep["error"]), (&json!("unserializable"), &json!("the result is nested too deep: 100 levels are allowed")));
     assert_eq!(call(&api, "q-body", json!(7))["value"], 7);
