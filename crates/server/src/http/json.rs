@@ -42,15 +42,16 @@ fn of_path(error: &serde_path_to_error::Error<serde_json::Error>) -> JsonError {
         return JsonError::Whole(format!("is not valid JSON: {cause}"));
     }
     let parent = Some(error.path().to_string()).filter(|path| path != ".");
-    // A missing field is known by its parent's path only.
-    match message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        Some(missing) => {
-            JsonError::Field { field: parent.map_or_else(|| missing.to_owned(), |parent| format!("{parent}.{missing}")), message: "is required".to_owned() }
-        }
-        None => match parent {
-            Some(field) => JsonError::Field { field, message: worded(message) },
-            None => JsonError::Whole(worded(message)),
-        },
+    // Of a field that is missing, or there twice, the path is that of its parent.
+    let of_child = [("missing field `", "is required"), ("duplicate field `", "is given twice")].into_iter().find_map(|(start, said)| {
+        let child = message.strip_prefix(start)?.strip_suffix('`')?;
+        Some((child, said))
+    });
+    match (parent, of_child) {
+        (Some(parent), Some((child, said))) => JsonError::Field { field: format!("{parent}.{child}"), message: said.to_owned() },
+        (None, Some((child, said))) => JsonError::Field { field: child.to_owned(), message: said.to_owned() },
+        (Some(field), None) => JsonError::Field { field, message: worded(message) },
+        (None, None) => JsonError::Whole(worded(message)),
     }
 }
 
@@ -70,9 +71,6 @@ fn worded(message: &str) -> String {
     }
     if let Some(rest) = message.strip_prefix("unknown variant `") {
         return format!("must be one of {}", names(rest).join(", "));
-    }
-    if message.starts_with("duplicate field `") {
-        return "is given twice".to_owned();
     }
     if message.starts_with("data did not match any variant") {
         return "is of none of the forms that are allowed here".to_owned();

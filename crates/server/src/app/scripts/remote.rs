@@ -233,7 +233,7 @@ fn logs(reply: &RunReply, call: &Call) -> Vec<LogLine> {
         }
         kept.push(line);
     }
-    if kept.len() < many {
+    if kept.len() < many && !kept.last().is_some_and(|line| line.text.ends_with(LOG_CUT)) {
         kept.push(LogLine { level: Level::Warn, at_ms, text: "[log truncated]".to_owned() });
     }
     kept
