@@ -82,7 +82,7 @@ fn changes_at_the_same_time_are_all_made() {
     let threads: Vec<_> = (1..=12)
         .map(|n: u32| {
             let api = api.clone();
-            let body = if n % 3 == 0 { json!({ "code": format!("return {n}") }) } else { json!({ "timeoutMs": 1000 + n }) };
+            let body = if n.is_multiple_of(3) { json!({ "code": format!("return {n}") }) } else { json!({ "timeoutMs": 1000 + n }) };
             std::thread::spawn(move || api.json("PATCH", &path("q-parallel", ""), &body).status)
         })
         .collect();

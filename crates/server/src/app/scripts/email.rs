@@ -231,7 +231,7 @@ fn compose(from: &Mailbox, asker: Asker<'_>, args: &RawValue, now_ms: i64) -> Re
 fn sender(ours: &Mailbox, given: Option<&str>) -> Result<Mailbox, String> {
     let Some(text) = given else { return Ok(ours.clone()) };
     match mailbox(text) {
-        Ok(from) if from.email.to_string().eq_ignore_ascii_case(&ours.email.to_string()) => {
+        Ok(from) if from.email.to_string().eq_ignore_ascii_case(ours.email.as_ref()) => {
             Ok(Mailbox { name: from.name.or_else(|| ours.name.clone()), ..ours.clone() })
         }
         Ok(_) => Err(format!("from: {} is not allowed: mail of this server is from {}; replyTo says whom answers go to", shown(text), ours.email)),
