@@ -12,6 +12,7 @@ pub mod draft;
 pub mod fetch_allow;
 pub mod item;
 pub mod mail;
+mod module_syntax;
 pub mod moment;
 pub mod pattern;
 pub mod provider;
@@ -21,6 +22,7 @@ pub mod retry;
 pub use crate::schedule::{ConcurrencyPolicy, MissedRunPolicy, Policy as Schedule, cron};
 pub use alias::{LIVE, Part, Split};
 pub use draft::Draft;
+pub use module_syntax::module_syntax;
 
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

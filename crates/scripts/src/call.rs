@@ -37,6 +37,9 @@ pub struct User {
 pub const SLEEPS_PENDING_MAX: usize = 1000;
 pub const SLEEPS_MAX: usize = 100_000;
 
+/// The end of a line that is longer than there was room for. Bun's worker has the same words.
+pub const LOG_CUT: &str = " [cut off here: the log is full, further lines are left out]";
+
 /// What a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -26,6 +26,7 @@ mod functions;
 mod health;
 mod images;
 mod items;
+pub mod json;
 mod keys;
 mod logs;
 mod metadata;

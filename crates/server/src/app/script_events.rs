@@ -12,7 +12,11 @@ use super::{
     App,
     auth::Principal,
     sandboxes::{now_ms, store_failure},
-    scripts::{Subject, under_way::UnderWay},
+    scripts::{
+        Subject,
+        invoke::{KEY_REUSED, check_depth},
+        under_way::UnderWay,
+    },
 };
 use crate::error::ApiError;
 
@@ -69,6 +73,7 @@ impl App {
         if len > max {
             return Err(ApiError::new(ErrorCode::PayloadTooLarge, format!("data: an event has at most {max} bytes, and this one has {len}")));
         }
+        check_depth("data", &publish.data)?;
         self.check_room()?;
         let event = NewScriptEvent {
             id: id_of(&who.team_id, publish.idempotency_key.as_deref()),
@@ -82,7 +87,7 @@ impl App {
         };
         let told = self.store.script_event_publish(&event).await.map_err(|error| match error {
             StoreError::TooMany { .. } => store_failure("publishing an event", &error).retry_after(1),
-            StoreError::Exists { .. } => ApiError::conflict("another event was published with this Idempotency-Key"),
+            StoreError::Exists { .. } => ApiError::conflict("another event was published with this Idempotency-Key").with_code(KEY_REUSED),
             other => store_failure("publishing an event", &other),
         })?;
         self.script_jobs_added();

@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use anyhow::{Context, bail};
-use sandbar_core::{limits, script::fetch_allow::FetchAllow};
+use sandbar_core::script::fetch_allow::FetchAllow;
 use sandbar_node::outbound::Outbound;
 use sandbar_scripts::{Call, CheckError, Host, Limits, Op, OpError, OpResult, StripError, User, Workers, WorkersConfig};
 use sandbar_server::app::scripts::fetch_alone;

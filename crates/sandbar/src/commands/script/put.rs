@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(body, wanted);
         let Value::Object(fields) = body else { panic!("an object") };
         let mut draft = sandbar_core::script::Draft::new();
-        assert_eq!(draft.take(&fields), [], "and the server takes them all");
+        assert_eq!(draft.take(&fields, &sandbar_core::script::Draft::new()), [], "and the server takes them all");
     }
 
     #[test]

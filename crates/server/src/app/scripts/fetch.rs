@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use sandbar_core::{
@@ -16,9 +17,12 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::reach::Asker;
-use crate::app::{
-    App,
-    script_events::{DEPTH_HEADER, RUN_HEADER},
+use crate::{
+    app::{
+        App,
+        script_events::{DEPTH_HEADER, RUN_HEADER},
+    },
+    http::json,
 };
 
 mod secrets;
@@ -47,6 +51,9 @@ struct Init {
     method: Option<String>,
     headers: Option<Headers>,
     body: Option<String>,
+    /// A body of bytes that are no text.
+    #[serde(rename = "bodyBase64")]
+    body_base64: Option<String>,
     redirect: Option<Redirect>,
 }
 
@@ -161,14 +168,22 @@ fn op_error(url: &str, error: &FetchError) -> OpError {
 /// From arguments to a request, as far as nobody has to be asked for it.
 fn prepare<'a>(asker: Asker<'a>, args: &RawValue, allowed: &Allowed<'_>) -> Result<FetchAsk<'a>, OpError> {
     let Args { url, init } =
-        serde_json::from_str(args.get()).map_err(|error| OpError::wrong(format!("fetch takes a URL and {{method, headers, body, redirect}}: {error}")))?;
+        json::read(args.get().as_bytes()).map_err(|error| OpError::wrong(format!("fetch takes a URL and {{method, headers, body, redirect}}: {error}")))?;
     let init = init.unwrap_or_default();
     if url.len() > limits::SCRIPT_URL_MAX_BYTES {
         return Err(OpError::wrong(format!("fetch: a URL has at most {} bytes", limits::SCRIPT_URL_MAX_BYTES)));
     }
     let url = fetch_allow::judge(&url, allowed.ceiling, allowed.own.as_ref()).map_err(|refusal| refusal_error(&refusal))?;
     let method = method(init.method.as_deref().unwrap_or("GET"))?;
-    let body = init.body.map(Bytes::from);
+    let is_text = init.body_base64.is_none();
+    let body = match (init.body, init.body_base64) {
+        (Some(_), Some(_)) => return Err(OpError::wrong("fetch: body and bodyBase64 exclude each other")),
+        (text, None) => text.map(Bytes::from),
+        (None, Some(base64)) => {
+            let bytes = BASE64_STANDARD.decode(base64).map_err(|_| OpError::wrong("fetch: bodyBase64 is no base64"))?;
+            Some(Bytes::from(bytes))
+        }
+    };
     if body.is_some() && matches!(method, Method::GET | Method::HEAD) {
         return Err(OpError::wrong(format!("fetch: {method} has no body")));
     }
@@ -179,7 +194,7 @@ fn prepare<'a>(asker: Asker<'a>, args: &RawValue, allowed: &Allowed<'_>) -> Resu
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-    if body.is_some() {
+    if body.is_some() && is_text {
         headers.entry(header::CONTENT_TYPE).or_insert(TEXT);
     }
     if !headers.contains_key(&TRACEPARENT) {

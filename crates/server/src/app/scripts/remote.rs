@@ -15,6 +15,7 @@ use sandbar_core::{
 use sandbar_node::error_text;
 use sandbar_scripts::{
     Call, Failure, FailureCode, Host, Level, LogLine, Op, Outcome, Recording,
+    call::LOG_CUT,
     remote::{RemoteUser, RunReply, RunRequest},
 };
 use sandbar_store::ScriptRecord;
@@ -200,11 +201,16 @@ fn logs(reply: &RunReply, call: &Call) -> Vec<LogLine> {
         if bytes_left == 0 {
             break;
         }
+        let is_whole = line.text.len() <= bytes_left;
         shorten(&mut line.text, bytes_left);
-        bytes_left -= line.text.len();
+        bytes_left = if is_whole { bytes_left - line.text.len() } else { 0 };
+        // Ours has said so already, in a line that is longer by that.
+        if !is_whole && !line.text.ends_with(LOG_CUT) {
+            line.text.push_str(LOG_CUT);
+        }
         kept.push(line);
     }
-    if kept.len() < many {
+    if kept.len() < many && !kept.last().is_some_and(|line| line.text.ends_with(LOG_CUT)) {
         kept.push(LogLine { level: Level::Warn, at_ms, text: "[log truncated]".to_owned() });
     }
     kept

@@ -60,7 +60,7 @@ fn logs_are_texts_and_bounded() {
     let texts = |reply: serde_json::Value| read(reply, &Recording::default()).logs.into_iter().map(|line| line.text).collect::<Vec<_>>();
     assert_eq!(texts(json!({"ok": true, "logs": ["a", {"b": 1}, 7]})), ["a", "{\"b\":1}", "7"]);
     assert_eq!(texts(json!({"ok": true, "logs": ["a", "b", "c", "d", "e", "f"]})), ["a", "b", "c", "d", "[log truncated]"]);
-    assert_eq!(texts(json!({"ok": true, "logs": ["ä".repeat(30), "b"]})), ["ä".repeat(10), "[log truncated]".to_owned()]);
+    assert_eq!(texts(json!({"ok": true, "logs": ["ä".repeat(30), "b"]})), [format!("{}{LOG_CUT}", "ä".repeat(10))]);
     assert_eq!(texts(json!({"ok": true, "logs": ["x"], "logLines": [{"level": "warn", "at_ms": 1, "text": "y"}]})), ["y"]);
 }
 
