@@ -2,8 +2,8 @@
 //!
 //! Whoever refuses something because of a limit names the limit in the error.
 
-pub mod app_runs;
 pub mod app_launch;
+pub mod app_runs;
 pub mod apps;
 pub mod deploys;
 

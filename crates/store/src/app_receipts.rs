@@ -46,9 +46,7 @@ impl Store {
         let (team_id, app_id) = (team_id.to_owned(), app_id.map(str::to_owned));
         self.engine
             .read("list receipts", move |c| {
-                let sql = format!(
-                    "SELECT {COLUMNS} FROM app_receipt WHERE team_id = ?1 AND seq > ?2 AND (?3 IS NULL OR app_id = ?3) ORDER BY seq LIMIT ?4"
-                );
+                let sql = format!("SELECT {COLUMNS} FROM app_receipt WHERE team_id = ?1 AND seq > ?2 AND (?3 IS NULL OR app_id = ?3) ORDER BY seq LIMIT ?4");
                 let mut statement = c.prepare_cached(&sql)?;
                 statement.query_map((team_id, after_seq as i64, app_id, limit), receipt)?.map(|row| Ok(row?)).collect()
             })

@@ -4,9 +4,9 @@
 //! names the version it saw, and a stale one is refused ([`StoreError::Stale`]).
 #![forbid(unsafe_code)]
 
+mod app_launch;
 mod app_receipts;
 mod app_runs;
-mod app_launch;
 mod apps;
 mod collections;
 mod credentials;

@@ -162,12 +162,7 @@ impl Runner {
         let run = &self.run;
         let wrapped = format!("{{\"input\":{}}}", run.input);
         let mut env = run.doc.env.clone();
-        let own = [
-            (APP_VAR, run.app_name.clone()),
-            (VERSION_VAR, run.version.to_string()),
-            (RUN_VAR, run.id.clone()),
-            (INPUT_VAR, self.input_path()),
-        ];
+        let own = [(APP_VAR, run.app_name.clone()), (VERSION_VAR, run.version.to_string()), (RUN_VAR, run.id.clone()), (INPUT_VAR, self.input_path())];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
         if run.input.len() <= limits::RUN_INPUT_ENV_MAX_BYTES {
             env.insert(INPUT_BASE64_VAR.to_owned(), BASE64_STANDARD.encode(&run.input));
