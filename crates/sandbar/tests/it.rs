@@ -8,6 +8,7 @@
 mod it {
     mod acme;
     mod api;
+    mod apps;
     mod bombs;
     mod certificates;
     mod crash;
