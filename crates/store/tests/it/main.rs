@@ -3,6 +3,7 @@
 
 mod access;
 mod app_runs;
+mod apps;
 mod credentials;
 mod engine;
 mod functions;
