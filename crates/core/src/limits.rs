@@ -2,6 +2,10 @@
 //!
 //! Whoever refuses something because of a limit names the limit in the error.
 
+mod previews;
+
+pub use previews::*;
+
 // --- HTTP -----------------------------------------------------------------------------------------------------------
 
 /// Bytes of a JSON request body.
