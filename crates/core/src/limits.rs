@@ -5,6 +5,9 @@
 pub mod app_launch;
 pub mod apps;
 pub mod deploys;
+mod previews;
+
+pub use previews::*;
 
 // --- HTTP -----------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ mod network;
 mod openapi;
 mod outbox;
 pub mod params;
+mod previews;
 mod quotas;
 mod render;
 pub mod reply;
@@ -95,6 +96,7 @@ fn routes() -> Routes {
         .merge(files::router())
         .merge(sandbox_functions::router())
         .merge(services::router())
+        .merge(previews::router())
         .merge(network::router())
         .merge(credentials::router())
         .merge(logs::router())

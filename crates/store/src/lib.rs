@@ -15,6 +15,7 @@ mod invocations;
 mod items;
 mod keys;
 mod logins;
+mod previews;
 mod quotas;
 mod sandboxes;
 mod schema;
