@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 ACCEPT_SUITE ?= ../shared/accept
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build run test check unit clients images docs egress webapp ssh scripts accept bench clean help
+.PHONY: build run test check unit clients images docs egress webapp preview ssh scripts accept bench clean help
 
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -20,7 +20,7 @@ run: ## Start the server, show what it does, go on serving until Ctrl-C
 
 test: ## Everything: format, lints, unit and integration tests, public clients end to end
 	@packaging/prerequisites.sh test
-	$(MAKE) check unit clients images docs egress webapp ssh scripts
+	$(MAKE) check unit clients images docs egress webapp preview ssh scripts
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -49,6 +49,10 @@ egress: ## Real programs through network policies, and around them
 webapp: ## A web application of some size, published, replaced and taken back under load
 	$(CARGO) build --locked -p sandbar
 	tests/webapp.sh
+
+preview: ## A Vite application in a browser, through private previews
+	$(CARGO) build --locked -p sandbar
+	tests/preview.sh
 
 ssh: ## A gibibyte through ssh and sftp
 	$(CARGO) build --locked -p sandbar

@@ -6,6 +6,9 @@ pub mod app_launch;
 pub mod app_runs;
 pub mod apps;
 pub mod deploys;
+mod previews;
+
+pub use previews::*;
 
 // --- HTTP -----------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ pub mod key;
 pub mod login;
 mod network;
 mod outbox;
+mod preview;
 pub mod sandbox;
 pub mod sandbox_function;
 pub mod script;

@@ -28,6 +28,7 @@ mod it {
     mod model;
     mod network;
     mod pools;
+    mod previews;
     mod publish;
     mod receiver;
     mod recovery;

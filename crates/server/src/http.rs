@@ -34,6 +34,7 @@ mod network;
 mod openapi;
 mod outbox;
 pub mod params;
+mod previews;
 mod quotas;
 mod receipts;
 mod render;
@@ -96,6 +97,7 @@ fn routes() -> Routes {
         .merge(files::router())
         .merge(sandbox_functions::router())
         .merge(services::router())
+        .merge(previews::router())
         .merge(network::router())
         .merge(credentials::router())
         .merge(logs::router())

@@ -8,6 +8,7 @@ mod credentials;
 mod engine;
 mod functions;
 mod items;
+mod previews;
 mod sandboxes;
 mod script_triggers;
 mod scripts;
