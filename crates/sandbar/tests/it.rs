@@ -8,6 +8,7 @@
 mod it {
     mod acme;
     mod api;
+    mod apps_offline;
     mod bombs;
     mod certificates;
     mod crash;
