@@ -2,6 +2,7 @@
 
 mod app;
 mod app_lifecycle;
+mod app_runs;
 mod collection;
 mod credential;
 mod dead_letters;
@@ -23,9 +24,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use app::AppCommand;
-pub use app_lifecycle::{AppLifecycleCommand, AppServiceCommand};
 pub use app::{AppCommand, InitArgs, InitTemplate, ValidateArgs};
+pub use app_lifecycle::{AppLifecycleCommand, AppServiceCommand};
+pub use app_runs::{AppRunArgs, AppRunsCommand, RunsCommand};
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use dead_letters::DeadLettersCommand;
@@ -95,9 +96,6 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
-    /// Programs with a manifest: deployed, started, and run
-    #[command(subcommand)]
-    App(AppCommand),
     /// JavaScript that runs on the server: called, on events, or at moments
     #[command(subcommand)]
     Script(ScriptCommand),

@@ -2,6 +2,7 @@
 
 pub mod app;
 mod app_lifecycle;
+mod app_runs;
 pub mod collection;
 pub mod copy;
 pub mod credential;

@@ -1,16 +1,10 @@
 //! `sandbar app ...`
 
-use clap::Subcommand;
-
-use super::AppLifecycleCommand;
-
-#[derive(Debug, Subcommand)]
-pub enum AppCommand {
-    #[command(flatten)]
-    Lifecycle(AppLifecycleCommand),
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+
+use super::{AppLifecycleCommand, AppRunsCommand};
 
 #[derive(Debug, Subcommand)]
 pub enum AppCommand {
@@ -20,6 +14,10 @@ pub enum AppCommand {
     Validate(ValidateArgs),
     /// Print the JSON Schema of manifests, for editors
     Schema,
+    #[command(flatten)]
+    Lifecycle(AppLifecycleCommand),
+    #[command(flatten)]
+    Runs(AppRunsCommand),
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,3 @@
-//! `sandbar app ...`
-
-use crate::{
-    cli::{AppCommand, Global},
-    client::Client,
-};
-
-pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
-    let client = Client::from_global(global)?;
-    match command {
-        AppCommand::Lifecycle(command) => super::app_lifecycle::run(global, &client, command).await,
 //! `sandbar app`.
 
 mod init;
@@ -16,6 +5,7 @@ mod validate;
 
 use crate::{
     cli::{AppCommand, Global},
+    client::Client,
     output,
 };
 
@@ -27,5 +17,7 @@ pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
             output::json(&sandbar_core::app::manifest::schema());
             Ok(0)
         }
+        AppCommand::Lifecycle(command) => super::app_lifecycle::run(global, &Client::from_global(global)?, command).await,
+        AppCommand::Runs(command) => super::app_runs::run(global, &Client::from_global(global)?, command).await,
     }
 }

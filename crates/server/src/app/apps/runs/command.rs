@@ -1,7 +1,6 @@
 //! The command of a run: started once, found again, followed, ended.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -262,7 +261,6 @@ impl Runner {
                     ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), context_id.to_owned())));
                 }
                 Seen::Ended => {
-                    ending = None;
                     let exit = tokio::time::timeout(LISTEN_AFTER, self.last_words(log, reader)).await;
                     return exit.unwrap_or(Ok(None));
                 }
