@@ -77,6 +77,19 @@ npm_client() {
   cp "$root/tests/npm/check.mjs" "$dir/" && echo "$dir"
 }
 
+# preview_client: prints the folder in which a browser's driver is installed, and beside it vite.tar, a development server with
+# all that it needs.
+preview_client() {
+  local dir=$root/target/clients/preview
+  if ! cmp -s "$root/tests/preview/package.json" "$dir/package.json" || [ ! -e "$dir/vite.tar" ]; then
+    rm -rf "$dir" && mkdir -p "$dir" && cp "$root/tests/preview/package.json" "$dir/" &&
+      npm install --prefix "$dir" --no-audit --no-fund --loglevel=error >&2 &&
+      tar -C "$dir" --owner=0 --group=0 --exclude=node_modules/playwright-core --exclude=node_modules/.bin -cf "$dir/vite.tar.part" node_modules &&
+      mv "$dir/vite.tar.part" "$dir/vite.tar" || return 1
+  fi
+  echo "$dir"
+}
+
 # bun_program: prints the path of Bun.
 bun_program() {
   local release=1.4.5 dir=$root/target/clients/bun

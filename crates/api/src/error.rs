@@ -26,6 +26,10 @@ pub enum ErrorCode {
     FunctionConcurrencyExceeded,
     Unavailable,
     SandboxResumeFailed,
+    /// What a port of the sandbox leads to is not to be reached now.
+    PreviewClosed,
+    /// It is being started.
+    PreviewOpening,
     InternalError,
     /// A handler raised, or its process ended.
     FunctionFailed,
@@ -48,7 +52,7 @@ impl ErrorCode {
             Self::Unprocessable => 422,
             Self::QuotaExceeded | Self::ClaimStartThrottled | Self::FunctionConcurrencyExceeded => 429,
             Self::InternalError | Self::FunctionFailed => 500,
-            Self::Unavailable | Self::SandboxResumeFailed => 503,
+            Self::Unavailable | Self::SandboxResumeFailed | Self::PreviewClosed | Self::PreviewOpening => 503,
             Self::InsufficientStorage => 507,
         }
     }
@@ -73,6 +77,8 @@ impl ErrorCode {
             Self::FunctionConcurrencyExceeded => "function_concurrency_exceeded",
             Self::Unavailable => "unavailable",
             Self::SandboxResumeFailed => "sandbox_resume_failed",
+            Self::PreviewClosed => "preview_closed",
+            Self::PreviewOpening => "preview_opening",
             Self::InternalError => "internal_error",
             Self::FunctionFailed => "function_failed",
             Self::InsufficientStorage => "insufficient_storage",

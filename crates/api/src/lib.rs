@@ -16,6 +16,7 @@ pub mod image;
 pub mod log;
 pub mod metrics;
 pub mod network;
+pub mod preview;
 pub mod quota;
 pub mod reply;
 pub mod sandbox;

@@ -11,6 +11,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod metrics;
 pub mod pacing;
+pub mod preview;
 pub mod public_host;
 pub mod quantity;
 pub mod quota;

@@ -2,6 +2,7 @@
 
 mod app;
 mod app_lifecycle;
+mod app_runs;
 mod collection;
 mod credential;
 mod dead_letters;
@@ -11,6 +12,8 @@ mod function;
 mod image;
 mod item;
 mod outbox;
+mod preview;
+mod receipt;
 mod sandbox;
 mod sandbox_function;
 mod script;
@@ -21,8 +24,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use app::AppCommand;
+pub use app::{AppCommand, InitArgs, InitTemplate, ValidateArgs};
 pub use app_lifecycle::{AppLifecycleCommand, AppServiceCommand};
+pub use app_runs::{AppRunArgs, AppRunsCommand, RunsCommand};
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use dead_letters::DeadLettersCommand;
@@ -32,6 +36,8 @@ pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use item::ItemCommand;
 pub use outbox::OutboxCommand;
+pub use preview::{PreviewArgs, PreviewCommand};
+pub use receipt::{ReceiptCommand, VerifyArgs};
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use script::{PutArgs, RunFileArgs, ScriptAliasCommand, ScriptCommand, ScriptInvokeArgs, ScriptKeyCommand, ScriptSecretCommand};
@@ -90,12 +96,15 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
-    /// Programs with a manifest: deployed, started, and run
-    #[command(subcommand)]
-    App(AppCommand),
     /// JavaScript that runs on the server: called, on events, or at moments
     #[command(subcommand)]
     Script(ScriptCommand),
+    /// Programs with what starts them, runs in them and is served by them, described in sandbar.yaml
+    #[command(subcommand)]
+    App(AppCommand),
+    /// Look at the signed records of what ran
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
     /// Say what items are made of, and who may do what with them
     #[command(subcommand)]
     Collection(CollectionCommand),

@@ -2,6 +2,7 @@
 
 pub mod app;
 mod app_lifecycle;
+mod app_runs;
 pub mod collection;
 pub mod copy;
 pub mod credential;
@@ -17,6 +18,8 @@ pub mod key;
 pub mod login;
 mod network;
 mod outbox;
+mod preview;
+pub mod receipt;
 pub mod sandbox;
 pub mod sandbox_function;
 pub mod script;

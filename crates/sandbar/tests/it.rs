@@ -9,6 +9,7 @@ mod it {
     mod acme;
     mod api;
     mod apps;
+    mod apps_offline;
     mod bombs;
     mod certificates;
     mod crash;
@@ -28,6 +29,7 @@ mod it {
     mod model;
     mod network;
     mod pools;
+    mod previews;
     mod publish;
     mod receiver;
     mod recovery;

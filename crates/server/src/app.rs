@@ -23,6 +23,7 @@ pub mod functions;
 pub mod images;
 pub mod items;
 pub mod logs;
+pub mod previews;
 pub mod quotas;
 pub mod receipts;
 pub(crate) mod room;
@@ -55,6 +56,7 @@ pub struct App {
     pub credentials: Arc<credentials::Credentials>,
     pub sandboxes: Arc<sandboxes::Registry>,
     pub services: services::Services,
+    pub previews: previews::Previews,
     pub functions: functions::Functions,
     pub apps: apps::Apps,
     pub app_runs: apps::runs::AppRuns,

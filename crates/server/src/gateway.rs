@@ -32,6 +32,8 @@ mod function;
 mod headers;
 mod inline;
 mod limiter;
+mod loopback;
+mod preview;
 mod sandbox;
 mod shares;
 mod tls;
@@ -161,7 +163,8 @@ impl App {
                 let Some((record, _)) = self.look(id).await? else { return Ok(None) };
                 let services = self.gateway.services(&record);
                 let is_public = |service: &Service| service.port == port && service.ingress.public && !service.ingress.routes.is_empty();
-                Ok(services.iter().any(is_public).then(|| record.team_id.clone()))
+                let served = services.iter().any(is_public) || self.has_preview(id, port).await?;
+                Ok(served.then(|| record.team_id.clone()))
             }
             PublicHost::Function { label } => match self.function_by_label(label).await? {
                 FunctionLookup::Found(host) => Ok(Some(host.function.team_id.clone())),

@@ -35,6 +35,7 @@ mod network;
 mod openapi;
 mod outbox;
 pub mod params;
+mod previews;
 mod quotas;
 mod receipts;
 mod render;
@@ -97,6 +98,7 @@ fn routes() -> Routes {
         .merge(files::router())
         .merge(sandbox_functions::router())
         .merge(services::router())
+        .merge(previews::router())
         .merge(network::router())
         .merge(credentials::router())
         .merge(logs::router())

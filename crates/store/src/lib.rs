@@ -18,6 +18,7 @@ mod invocations;
 mod items;
 mod keys;
 mod logins;
+mod previews;
 mod quotas;
 mod sandboxes;
 mod schema;

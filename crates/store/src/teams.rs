@@ -204,6 +204,7 @@ impl Store {
                     return Err(StoreError::NotFound { what: "member", id: user_id });
                 }
                 c.prepare_cached("DELETE FROM ssh_key WHERE team_id = ?1 AND user_id = ?2")?.execute((&team_id, &user_id))?;
+                c.prepare_cached("DELETE FROM preview WHERE team_id = ?1 AND user_id = ?2")?.execute((&team_id, &user_id))?;
                 c.prepare_cached("DELETE FROM api_key WHERE team_id = ?1 AND created_by = ?2")?.execute((team_id, user_id))?;
                 Ok(())
             })

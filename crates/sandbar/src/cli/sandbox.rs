@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{SandboxFunctionCommand, ServiceCommand, pair};
+use super::{PreviewCommand, SandboxFunctionCommand, ServiceCommand, pair};
 
 #[derive(Debug, Subcommand)]
 pub enum SandboxCommand {
@@ -66,6 +66,9 @@ pub enum SandboxCommand {
     /// Show and change what a sandbox serves by HTTP
     #[command(subcommand, visible_alias = "services")]
     Service(ServiceCommand),
+    /// Look at what listens inside, in a browser, without making it public
+    #[command(subcommand, visible_alias = "previews")]
+    Preview(PreviewCommand),
     /// Delete sandboxes and their files
     #[command(visible_aliases = ["delete", "remove"])]
     Rm {

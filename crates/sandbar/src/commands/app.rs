@@ -1,13 +1,23 @@
-//! `sandbar app ...`
+//! `sandbar app`.
+
+mod init;
+mod validate;
 
 use crate::{
     cli::{AppCommand, Global},
     client::Client,
+    output,
 };
 
 pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
-    let client = Client::from_global(global)?;
     match command {
-        AppCommand::Lifecycle(command) => super::app_lifecycle::run(global, &client, command).await,
+        AppCommand::Init(args) => init::run(global.output, &args),
+        AppCommand::Validate(args) => validate::run(global.output, &args),
+        AppCommand::Schema => {
+            output::json(&sandbar_core::app::manifest::schema());
+            Ok(0)
+        }
+        AppCommand::Lifecycle(command) => super::app_lifecycle::run(global, &Client::from_global(global)?, command).await,
+        AppCommand::Runs(command) => super::app_runs::run(global, &Client::from_global(global)?, command).await,
     }
 }

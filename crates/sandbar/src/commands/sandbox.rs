@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{copy, exec, network, sandbox_function, service, ssh};
+use super::{copy, exec, network, preview, sandbox_function, service, ssh};
 use crate::{
     cli::{CreateArgs, EventsArgs, Global, ListArgs, LogsArgs, Output, RunArgs, SandboxCommand},
     client::{Client, sandbox_path, segment},
@@ -54,6 +54,7 @@ pub async fn run(global: &Global, command: SandboxCommand) -> anyhow::Result<u8>
         }
         SandboxCommand::Function(command) => return sandbox_function::run(&client, form, command).await,
         SandboxCommand::Service(command) => service::run(&client, form, command).await?,
+        SandboxCommand::Preview(command) => return preview::run(&client, form, command).await,
         SandboxCommand::Rm { ids } => return super::delete_each(&client, form, ids, |id| sandbox_path(id, "")).await,
     }
     Ok(0)

@@ -160,11 +160,19 @@ impl Api {
 
     /// A WebSocket, or the status with which the server refused it.
     pub fn ws(&self, path: &str) -> Result<WebSocket<TcpStream>, u16> {
+        self.ws_with(path, &[])
+    }
+
+    /// The same with more headers.
+    pub fn ws_with(&self, path: &str, headers: &[(&'static str, &str)]) -> Result<WebSocket<TcpStream>, u16> {
         let mut request = format!("ws://{}{}{path}", self.addr, self.prefix).into_client_request().unwrap();
         if let Some(token) = &self.token {
             request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         }
         request.headers_mut().insert("host", self.host().parse().unwrap());
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
         let stream = TcpStream::connect(self.addr).expect("the server listens");
         stream.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
         stream.set_write_timeout(Some(IO_TIMEOUT)).unwrap();

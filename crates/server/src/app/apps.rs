@@ -29,10 +29,10 @@ use crate::{
 mod build;
 mod ground;
 pub(crate) mod log;
-pub mod runs;
 pub(crate) mod online;
 pub(crate) mod output;
 mod ports;
+pub mod runs;
 mod sandboxes;
 mod source;
 pub(crate) mod status;

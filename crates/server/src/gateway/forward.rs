@@ -16,20 +16,24 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hyper::{
     body::{Body as HttpBody, Frame, SizeHint},
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
 use sandbar_api::ErrorCode;
-use sandbar_core::service::{Route, RuntimeKind, Service};
+use sandbar_core::{
+    preview::PreviewRecord,
+    service::{Route, RuntimeKind, Service},
+};
 use sandbar_node::{
     Runtime,
     connections::{KeptBody, SendError, Unsent},
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Gateway, admit::Headers, headers};
+use super::{Gateway, admit::Headers, headers, loopback, preview};
 use crate::error::ApiError;
 
 /// Where a request goes.
@@ -37,6 +41,8 @@ pub(super) struct Target<'a> {
     pub runtime: &'a Arc<Runtime>,
     pub service: &'a Service,
     pub route: &'a Route,
+    /// By which it is reached.
+    pub preview: Option<&'a Arc<PreviewRecord>>,
 }
 
 /// How the answer is dressed, and what lasts as long as it does.
@@ -49,6 +55,8 @@ pub(super) struct Dress {
     pub deadline: Option<Instant>,
     /// Dropped when the last byte is sent.
     pub lease: Option<Box<dyn Any + Send + Sync>>,
+    /// What it becomes beyond an answer (a WebSocket) ends when this resolves.
+    pub until: Option<BoxFuture<'static, ()>>,
 }
 
 /// Why there is no answer.
@@ -82,6 +90,12 @@ impl Outgoing {
         Ok(Self { request, upgrade })
     }
 
+    /// The same through a preview.
+    pub fn by_preview(mut self, preview: &PreviewRecord, host: &str) -> Self {
+        preview::request(self.request.headers_mut(), preview, host);
+        self
+    }
+
     /// For those who answer it themselves.
     pub fn into_request(mut self) -> Request {
         if let Some(upgrade) = self.upgrade {
@@ -99,10 +113,19 @@ impl Outgoing {
     pub async fn send(self, gateway: &Gateway, target: &Target<'_>, dress: &mut Option<Dress>) -> Result<Response, (Trouble, Option<OnUpgrade>)> {
         let Self { request, upgrade } = self;
         let again = copy(&request);
-        let connections = gateway.upstreams.to(target.runtime, target.service.port);
+        let port = target.service.port;
+        let tls = preview::is_tls(target.preview);
+        let connections = gateway.upstreams.to(target.runtime, port, tls);
         let deadline = dress.as_ref().and_then(|dress| dress.deadline);
+        let sending = async {
+            if tls {
+                connections.send(request, loopback::connect(target.runtime, port)).await
+            } else {
+                connections.send(request, target.runtime.connect(port)).await
+            }
+        };
         let sent = tokio::select! {
-            sent = connections.send(request, target.runtime.connect(target.service.port)) => sent,
+            sent = sending => sent,
             () = target.runtime.frozen() => {
                 return Err((Trouble::Paused(again.map(Box::new)), upgrade));
             }
@@ -176,6 +199,9 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
     let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let (mut parts, body) = response.into_parts();
     headers::response(&mut parts.headers, &dress.host, is_upgrade, target.route);
+    if let Some(preview) = target.preview {
+        preview::response(&mut parts.headers, preview);
+    }
     let response = if is_upgrade {
         let Some(client) = client else {
             return ApiError::with_status(502, ErrorCode::Unavailable, "the service changed the protocol without being asked to").into_response();
@@ -184,11 +210,12 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
             return ApiError::unavailable("too many connections are open here").retry_after(1).into_response();
         };
         let service = hyper::upgrade::on(Response::from_parts(parts.clone(), body.into_incoming()));
-        let (stop, lease, deadline) = (gateway.stop.clone(), dress.lease, dress.deadline);
+        let (stop, lease, deadline, until) = (gateway.stop.clone(), dress.lease, dress.deadline, dress.until);
         gateway.tunnels.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = passed(deadline) => {}
+                () = over(until) => {}
                 done = tunnel(client, service) => if let Err(error) = done {
                     tracing::debug!(%error, "a tunnel broke off");
                 },
@@ -201,6 +228,13 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
         Response::from_parts(parts, Body::new(Answer { body, deadline, _lease: dress.lease }))
     };
     super::admit::with(response, &dress.headers)
+}
+
+async fn over(until: Option<BoxFuture<'static, ()>>) {
+    match until {
+        Some(until) => until.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn tunnel(client: OnUpgrade, service: OnUpgrade) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -5,7 +5,7 @@ use axum::http::{
     header::{self, Entry},
 };
 
-use sandbar_core::service::Route;
+use sandbar_core::{preview::rewrite, service::Route};
 
 use super::Client;
 
@@ -77,6 +77,14 @@ pub(super) fn request(headers: &mut HeaderMap, host: &str, client: Client, crede
     headers.insert(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static(if client.tls { "https" } else { "http" }));
     // A client of HTTP/2 may send its cookies one by one; HTTP/1.1 knows one header of them.
     join_cookies(headers);
+    // What opens a preview is nobody's business inside, whichever way the request takes.
+    let others = headers.get(header::COOKIE).map(|cookies| rewrite::cookies_without_ours(cookies.as_bytes()));
+    if let Some(others) = others {
+        match others.and_then(|others| HeaderValue::from_bytes(&others).ok()) {
+            Some(others) => drop(headers.insert(header::COOKIE, others)),
+            None => drop(headers.remove(header::COOKIE)),
+        }
+    }
 }
 
 /// Of an answer to a page of another origin.
@@ -190,7 +198,7 @@ mod tests {
             ("x-original-url", "/admin"),
             ("authorization", "Bearer token"),
             ("cookie", "a=1"),
-            ("cookie", "b=2"),
+            ("cookie", "b=2; __Host-sandbox0-preview=pv-a.b"),
             ("x-kept", "yes"),
         ]);
         request(&mut headers, "web.localhost:8700", Client { addr: Ipv4Addr::new(9, 9, 9, 9).into(), tls: true }, Some("authorization"));

@@ -7,52 +7,114 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use sandbar_core::{
+    preview::{Admission, BOOTSTRAP_PATH, PreviewRecord},
     sandbox::SandboxRecord,
-    service::{Route, RuntimeKind, has_dot_segments, matching},
+    service::{Route, RuntimeKind, Service, has_dot_segments, matching},
 };
 use sandbar_node::Runtime;
 use tokio::time::{Instant, timeout};
 
 use super::{
     Client, START_WITHIN,
-    admit::{self, admit},
+    admit::{self, Headers, admit},
     forward::{Dress, Outgoing, Target, Trouble, broken, nobody, paused},
-    front, inline, unknown, wait,
+    front, inline,
+    preview::{self, Held},
+    unknown, wait,
     waking::Sleeping,
 };
-use crate::{app::SharedApp, error::ApiError};
+use crate::{
+    app::{SharedApp, sandboxes::now_ms},
+    error::ApiError,
+};
 
 /// A sandbox may end and a service may be started again while a request is on its way to it.
 const ATTEMPTS_MAX: u32 = 3;
 
 /// Answers it.
 pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request, client: Client) -> Result<Response, ApiError> {
-    if has_dot_segments(request.uri().path()) {
+    let path = request.uri().path();
+    if has_dot_segments(path) {
         return Err(ApiError::bad_request("the path has segments `.` or `..`; send the path that they lead to"));
     }
-    let Some((mut record, mut runtime)) = app.look(id).await? else { return Err(unknown()) };
-    let services = app.gateway.services(&record);
-    let Some(matched) = matching(services.iter(), port, request.uri().path()) else { return Err(unknown()) };
-    let (service, route) = (matched.service, matched.route);
+    if path == BOOTSTRAP_PATH {
+        return preview::bootstrap(app, id, port, request, client).await;
+    }
+    let is_useless = match preview::held(app, id, port, request.headers(), client).await? {
+        Held::Good(preview) => return preview::serve(app, preview, request, client).await,
+        // Without one the port is what it is for everybody.
+        Held::Useless => true,
+        Held::Nothing => false,
+    };
     let host = front::host_of(&request).unwrap_or_default().to_owned();
     let (parts, body) = request.into_parts();
+    let browser = wait::is_browser(&parts);
+    // The same for hosts that exist and those that do not.
+    let nothing = || if is_useless { Ok(preview::useless(browser)) } else { Err(unknown()) };
+    let Some((record, runtime)) = app.look(id).await? else { return nothing() };
+    let services = app.gateway.services(&record);
+    let Some(matched) = matching(services.iter(), port, parts.uri.path()) else { return nothing() };
+    let (service, route) = (matched.service, matched.route);
     let cors = match admit(&app.gateway, &record.id, service, route, &parts, client) {
         Ok(cors) => cors,
         Err(answer) => return Ok(*answer),
     };
-    let browser = wait::is_browser(&parts);
-    let begun = Instant::now();
     let limit = (route.timeout_seconds > 0).then(|| Duration::from_secs(route.timeout_seconds));
-    let request = Request::from_parts(parts, body);
-    let mut outgoing = Outgoing::new(request, &matched.path, &host, client, route.credential_header())?;
-    let mut dress = Some(Dress { host: host.clone(), headers: cors.clone(), deadline: limit.map(|limit| begun + limit), lease: None });
+    let call = Call { service, route, host, cors, browser, limit, preview: None };
+    pass(app, (record, runtime), call, Request::from_parts(parts, body), &matched.path, client).await
+}
+
+/// A request that was let in, and what it was let in by.
+pub(super) struct Call<'a> {
+    pub service: &'a Service,
+    pub route: &'a Route,
+    /// As the caller named it.
+    pub host: String,
+    /// Put on every answer.
+    pub cors: Headers,
+    /// Whether a person waits for a page.
+    pub browser: bool,
+    /// For all of it, where the route names one.
+    pub limit: Option<Duration>,
+    pub preview: Option<&'a Arc<PreviewRecord>>,
+}
+
+/// Wakes the sandbox and starts the service where it has to be, and passes the request on. `path` is what the service is
+/// asked for.
+pub(super) async fn pass(
+    app: &SharedApp,
+    (mut record, mut runtime): (Arc<SandboxRecord>, Option<Arc<Runtime>>),
+    call: Call<'_>,
+    request: Request,
+    path: &str,
+    client: Client,
+) -> Result<Response, ApiError> {
+    let Call { service, route, host, cors, browser, limit, preview } = call;
+    let id = record.id.clone();
+    let begun = Instant::now();
+    let mut outgoing = Outgoing::new(request, path, &host, client, route.credential_header())?;
+    if let Some(preview) = preview {
+        outgoing = outgoing.by_preview(preview, &host);
+    }
+    let until = preview.map(|preview| preview::end_of(app, preview));
+    let mut dress = Some(Dress { host: host.clone(), headers: cors.clone(), deadline: limit.map(|limit| begun + limit), lease: None, until });
     let mut broke = false;
     for attempt in 1..=ATTEMPTS_MAX {
+        if let Some(Admission::Over(why)) = preview.map(|preview| preview.admit(&record, runtime.is_some(), now_ms())) {
+            return Ok(preview::over(browser, why));
+        }
+        // What is closed is not woken for; what is on its way up may be there once it is awake.
+        if let Some(closed) = preview::closed(app, &id, service.port).filter(|closed| !closed.opening || runtime.is_some()) {
+            return Ok(admit::with(closed.into_response(browser), &cors));
+        }
         let awake = match runtime.take() {
             Some(runtime) => runtime,
             None => match wake(app, &record, route).await {
                 Ok((now, runtime)) => {
                     record = now;
+                    if let Some(closed) = preview::closed(app, &id, service.port) {
+                        return Ok(admit::with(closed.into_response(browser), &cors));
+                    }
                     runtime
                 }
                 Err(Sleeping::Long) if browser => return Ok(wait::page()),
@@ -82,7 +144,7 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
         if let RuntimeKind::Function { .. } = service.kind() {
             return Ok(admit::with(inline::call(app, &awake, (service, route), outgoing.into_request(), limit, &host, None).await, &cors));
         }
-        let target = Target { runtime: &awake, service, route };
+        let target = Target { runtime: &awake, service, route, preview };
         match outgoing.send(&app.gateway, &target, &mut dress).await {
             Ok(response) => return Ok(response),
             // Whoever paused it does not want it woken by a request that was there before.
@@ -91,14 +153,14 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
             Err((Trouble::Broke(request), upgrade)) if !broke => {
                 broke = true;
                 outgoing = Outgoing::with_request(*request, upgrade);
-                let Some((now, runtime_now)) = app.look(id).await? else { return Err(unknown()) };
+                let Some((now, runtime_now)) = app.look(&id).await? else { return Err(unknown()) };
                 (record, runtime) = (now, runtime_now);
             }
             Err((Trouble::Broke(_), _)) => return Ok(admit::with(broken().into_response(), &cors)),
             Err((Trouble::Unasked(request), upgrade)) => {
                 outgoing = Outgoing::with_request(*request, upgrade);
                 // What was seen of it is old: it may have ended, or sleep by now.
-                let Some((now, runtime_now)) = app.look(id).await? else { return Err(unknown()) };
+                let Some((now, runtime_now)) = app.look(&id).await? else { return Err(unknown()) };
                 let manual = matches!(service.kind(), RuntimeKind::Manual);
                 if manual && runtime_now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &awake)) {
                     break;
@@ -106,6 +168,9 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
                 (record, runtime) = (now, runtime_now);
             }
         }
+    }
+    if preview.is_some() && browser {
+        return Ok(preview::nobody_page(service.port));
     }
     Ok(admit::with(nobody(service).into_response(), &cors))
 }

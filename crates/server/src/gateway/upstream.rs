@@ -19,16 +19,16 @@ const SERVERS_MAX: usize = 4096;
 #[derive(Default)]
 pub(super) struct Upstreams(Mutex<HashMap<Server, Arc<Connections<Body>>>>);
 
-/// A runtime's id and a port.
-type Server = (String, u16);
+/// A runtime's id, a port, and whether TLS is spoken there.
+type Server = (String, u16, bool);
 
 impl Upstreams {
-    pub fn to(&self, runtime: &Runtime, port: u16) -> Arc<Connections<Body>> {
+    pub fn to(&self, runtime: &Runtime, port: u16, tls: bool) -> Arc<Connections<Body>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= SERVERS_MAX {
             known.retain(|_, connections| Arc::strong_count(connections) > 1 || !connections.is_empty());
         }
-        let connections = known.entry((runtime.id.clone(), port)).or_insert_with(|| Arc::new(Connections::new(IDLE_MAX, READ_BUFFER_BYTES_MAX)));
+        let connections = known.entry((runtime.id.clone(), port, tls)).or_insert_with(|| Arc::new(Connections::new(IDLE_MAX, READ_BUFFER_BYTES_MAX)));
         Arc::clone(connections)
     }
 }

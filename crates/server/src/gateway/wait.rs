@@ -21,12 +21,32 @@ pub(super) fn is_browser(parts: &Parts) -> bool {
 
 /// A page that asks again by itself.
 pub(super) fn page() -> Response {
-    const PAGE: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"1\">\
-<meta name=\"viewport\" content=\"width=device-width\"><title>Starting</title>\
-<style>body{font:16px system-ui,sans-serif;display:grid;place-items:center;min-height:100vh;margin:0;color:#333;background:#fafafa}</style>\
-</head><body><p>Starting. This page reloads by itself.</p></body></html>";
-    let mut response = (StatusCode::SERVICE_UNAVAILABLE, Html(PAGE)).into_response();
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    page_saying(StatusCode::SERVICE_UNAVAILABLE, "Starting", "Starting.", Some(1))
+}
+
+/// A page with a sentence, which may be anybody's. With seconds it asks again by itself.
+pub(super) fn page_saying(status: StatusCode, title: &str, text: &str, again_s: Option<u32>) -> Response {
+    let mut response = (status, Html(html(title, text, again_s))).into_response();
+    if let Some(seconds) = again_s {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+pub(super) fn html(title: &str, text: &str, again_s: Option<u32>) -> String {
+    let (title, text) = (escaped(title), escaped(text));
+    let refresh = again_s.map_or_else(String::new, |seconds| format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">"));
+    let again = if again_s.is_some() { " This page reloads by itself." } else { "" };
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">{refresh}\
+<meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+<style>body{{font:16px system-ui,sans-serif;display:grid;place-items:center;min-height:100vh;margin:0;color:#333;background:#fafafa}}\
+p{{max-width:40em;padding:1em;white-space:pre-wrap}}</style>\
+</head><body><p>{text}{again}</p></body></html>"
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }

@@ -5,7 +5,7 @@ use sandbar_api::{error::ErrorEnvelope, reply::Envelope};
 use sandbar_core::{limits, roles::Permission};
 use sandbar_store::ReceiptRecord;
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -21,7 +21,7 @@ use crate::{
 /// Receipts as they were signed: `sandbar receipt verify` reads each of them, and the whole list.
 #[derive(Debug, Serialize, ToSchema)]
 struct ReceiptList {
-    #[schema(value_type = Vec<Value>)]
+    #[schema(value_type = Vec<serde_json::Value>)]
     receipts: Vec<Box<RawValue>>,
     /// `after_seq` of the next page, where there may be one.
     next_after_seq: Option<u64>,
@@ -30,7 +30,7 @@ struct ReceiptList {
 #[derive(Debug, Serialize, ToSchema)]
 struct ReceiptReply {
     /// The signed receipt.
-    #[schema(value_type = Value)]
+    #[schema(value_type = serde_json::Value)]
     receipt: Box<RawValue>,
 }
 

@@ -43,6 +43,9 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
             if let Err(error) = prune_invocations(&app).await {
                 tracing::warn!(error = error_text(&error), "old results of calls could not be dropped");
             }
+            if let Err(error) = prune_previews(&app).await {
+                tracing::warn!(error = error_text(&error), "expired previews could not be dropped");
+            }
         }
     }
 }
@@ -51,6 +54,11 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
 async fn prune_invocations(app: &SharedApp) -> Result<(), StoreError> {
     let before_ms = now_ms() - limits::INVOCATION_KEPT_MS;
     while app.store.invocations_prune(before_ms, limits::INVOCATION_RESULTS_PER_TEAM_BYTES_MAX, PRUNE_MAX).await? >= PRUNE_MAX as usize {}
+    Ok(())
+}
+
+async fn prune_previews(app: &SharedApp) -> Result<(), StoreError> {
+    while app.store.previews_prune(now_ms(), PRUNE_MAX).await? >= PRUNE_MAX as usize {}
     Ok(())
 }
 

@@ -3,10 +3,12 @@
 
 mod access;
 mod app_runs;
+mod apps;
 mod credentials;
 mod engine;
 mod functions;
 mod items;
+mod previews;
 mod sandboxes;
 mod script_triggers;
 mod scripts;

@@ -86,7 +86,11 @@ fn the_example_of_the_mission_is_ready_only_when_it_answers() {
 
     // A graceful end, and the files are kept.
     let summary = demo.post("/stop", json!({}));
-    assert_eq!((&summary["sandbox"], &summary["stopped"][0]["name"], &summary["stopped"][0]["exit_code"]), (&json!("paused"), &json!("start"), &json!(0)), "{summary}");
+    assert_eq!(
+        (&summary["sandbox"], &summary["stopped"][0]["name"], &summary["stopped"][0]["exit_code"]),
+        (&json!("paused"), &json!("start"), &json!(0)),
+        "{summary}"
+    );
     let off = demo.status();
     assert_eq!((&off["desired"], &off["state"], preview(&off, 3000)), (&json!("offline"), &json!("none"), "closed"));
     assert!(sandbox.is_paused());
@@ -288,7 +292,10 @@ fn a_killed_server_is_followed_by_one_that_goes_on() {
 
     // The end of a process that no server saw.
     let processes = machine::processes(&server.instance);
-    let web = processes.iter().find(|process| process.inner_pid as u64 == ready["start"]["pid"].as_u64().unwrap() && process.command.contains("web.py")).expect("it runs");
+    let web = processes
+        .iter()
+        .find(|process| process.inner_pid as u64 == ready["start"]["pid"].as_u64().unwrap() && process.command.contains("web.py"))
+        .expect("it runs");
     let pid = Pid::from_raw(i32::try_from(web.pid).unwrap()).unwrap();
     server.kill();
     kill_process(pid, Signal::KILL).unwrap();

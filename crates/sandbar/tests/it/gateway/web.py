@@ -53,6 +53,8 @@ class App(http.server.BaseHTTPRequestHandler):
         if path == "/slow":
             time.sleep(float(query["s"]))
             return self.reply({})
+        if path == "/answer":
+            return self.reply({}, int(query.pop("status", "200")), query.items())
         if path == "/cookies":
             return self.reply({}, headers=[("set-cookie", "a=1; Domain=localhost"), ("set-cookie", "b=2; Path=/"), ("connection", "x-hop"), ("x-hop", "1"), ("access-control-allow-origin", "*")])
         if path == "/break":
@@ -94,7 +96,7 @@ class App(http.server.BaseHTTPRequestHandler):
 
     def ws(self):
         accept = base64.b64encode(hashlib.sha1((self.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()).decode()
-        self.wfile.write(f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n".encode())
+        self.wfile.write(f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\nX-Origin: {self.headers['origin']}\r\n\r\n".encode())
         self.close_connection = True
         while True:
             head = self.rfile.read(2)

@@ -90,7 +90,8 @@ impl App {
             })
             .collect();
         // What everybody looks for first.
-        entries.rotate_right(usize::from(entries.last().is_some_and(|last| last.name == sandbar_core::app::manifest::START)));
+        let starts_last = entries.last().is_some_and(|last| last.name == sandbar_core::app::manifest::START);
+        entries.rotate_right(usize::from(starts_last));
         let ports = launch.ports().map(|(of, port)| PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port))).collect();
         Ok(AppStatus { whole, sandbox, awake, entries, ports })
     }

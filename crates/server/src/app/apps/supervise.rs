@@ -167,14 +167,7 @@ impl Supervisors {
         }
         let watcher = Watcher { app: Arc::downgrade(app), sandbox_id: sandbox_id.to_owned(), ground, alive, end, revive: keeping.revive };
         self.spawn(&stop, watcher.run(app.sandboxes.listeners.listen(sandbox_id)));
-        let inner = Inner {
-            sandbox_id: sandbox_id.to_owned(),
-            launch: Arc::clone(launch),
-            entries,
-            ground: stands,
-            alive: lives,
-            _stop: stop.drop_guard(),
-        };
+        let inner = Inner { sandbox_id: sandbox_id.to_owned(), launch: Arc::clone(launch), entries, ground: stands, alive: lives, _stop: stop.drop_guard() };
         let supervised = Supervised(Arc::new(inner));
         known.insert(sandbox_id.to_owned(), supervised.clone());
         supervised

@@ -202,7 +202,13 @@ async fn cancel(State(app): State<SharedApp>, who: Principal, Path(id): Path<Str
 #[utoipa::path(get, path = "/api/v1/app-runs/{id}/logs", tag = "apps", params(("id" = String, Path), ("since" = Option<u64>, Query)), responses(
     (status = 200, body = Envelope<RunLogReply>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
 ))]
-async fn logs(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>, params: Params, headers: HeaderMap) -> std::result::Result<Response, ApiError> {
+async fn logs(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(id): Path<String>,
+    params: Params,
+    headers: HeaderMap,
+) -> std::result::Result<Response, ApiError> {
     let since = params.integer("since", 0..=u64::MAX)?.unwrap_or_default();
     if !follow::is_asked(&headers) {
         return Ok(reply::ok(RunLogReply::from(app.app_run_log(&who, &id, since).await?))?.into_response());

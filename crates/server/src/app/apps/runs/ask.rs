@@ -138,7 +138,8 @@ fn find<'a>(manifest: &'a Manifest, target: &'a Target) -> Result<Found<'a>, Api
             Ok(Found { name: START.to_owned(), command, block: Some(block), concurrency: None, timeout_s })
         }
         Target::Service { name } => {
-            let service = manifest.find_service(name).ok_or_else(|| ApiError::bad_request(format!("the app has no service {:?}", crate::http::params::shown(name))))?;
+            let service =
+                manifest.find_service(name).ok_or_else(|| ApiError::bad_request(format!("the app has no service {:?}", crate::http::params::shown(name))))?;
             let timeout_s = service.block.timeout_seconds.map_or(long, u64::from);
             Ok(Found { name: name.clone(), command: &service.command, block: Some(&service.block), concurrency: None, timeout_s })
         }

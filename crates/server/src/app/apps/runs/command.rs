@@ -1,7 +1,6 @@
 //! The command of a run: started once, found again, followed, ended.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -162,12 +161,7 @@ impl Runner {
         let run = &self.run;
         let wrapped = format!("{{\"input\":{}}}", run.input);
         let mut env = run.doc.env.clone();
-        let own = [
-            (APP_VAR, run.app_name.clone()),
-            (VERSION_VAR, run.version.to_string()),
-            (RUN_VAR, run.id.clone()),
-            (INPUT_VAR, self.input_path()),
-        ];
+        let own = [(APP_VAR, run.app_name.clone()), (VERSION_VAR, run.version.to_string()), (RUN_VAR, run.id.clone()), (INPUT_VAR, self.input_path())];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
         if run.input.len() <= limits::RUN_INPUT_ENV_MAX_BYTES {
             env.insert(INPUT_BASE64_VAR.to_owned(), BASE64_STANDARD.encode(&run.input));
@@ -267,7 +261,6 @@ impl Runner {
                     ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), context_id.to_owned())));
                 }
                 Seen::Ended => {
-                    ending = None;
                     let exit = tokio::time::timeout(LISTEN_AFTER, self.last_words(log, reader)).await;
                     return exit.unwrap_or(Ok(None));
                 }

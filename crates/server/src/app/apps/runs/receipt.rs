@@ -65,7 +65,9 @@ pub(crate) fn receipt_of(run: &AppRun, place: ChainPlace) -> Receipt {
         reason,
         artifacts: known.artifacts.iter().filter_map(captured).take(limits::RECEIPT_ARTIFACTS_MAX).collect(),
         denied_total: used.denied,
-        denied: denied.map(|denied| Denial { destination: format!("{}:{}", denied.host, denied.port), rule: short(&denied.rule), count: denied.times }).collect(),
+        denied: denied
+            .map(|denied| Denial { destination: format!("{}:{}", denied.host, denied.port), rule: short(&denied.rule), count: denied.times })
+            .collect(),
         price: None,
         chain: run.team_id.clone(),
         sequence: place.seq,

@@ -6,7 +6,7 @@ use sandbar_core::app::{
 };
 use sandbar_store::AppRun;
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::http::time::rfc3339;
@@ -63,7 +63,7 @@ pub(crate) struct RunView {
     caused_by: Option<String>,
     /// Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Value>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     input: Option<Box<RawValue>>,
 }
 

@@ -1,0 +1,322 @@
+//! `sandbar app run` and what is done with runs.
+
+use std::{
+    io::{self, Read, Write},
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    cli::{AppRunArgs, AppRunsCommand, Global, Output, RunsCommand},
+    client::{Client, segment},
+    output::{self, cell, time},
+};
+
+/// Between two looks at a log that is followed.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// What a run exits with here that was ended because its time was up, as `timeout` does; that was cancelled; that came to no exit code.
+const TIMED_OUT: u8 = 124;
+const CANCELLED: u8 = 130;
+const NO_CODE: u8 = 125;
+
+pub async fn run(global: &Global, client: &Client, command: AppRunsCommand) -> anyhow::Result<u8> {
+    match command {
+        AppRunsCommand::Run(args) => start(global, client, args).await,
+        AppRunsCommand::Runs(command) => runs(global, client, command).await,
+        AppRunsCommand::Artifacts { run, dir } => artifacts(global, client, &run, dir.as_deref()).await,
+        AppRunsCommand::Receipts { app, after } => receipts(global, client, app.as_deref(), after).await,
+    }
+}
+
+async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Result<u8> {
+    let mut body = Map::from_iter([("action".to_owned(), args.action.into())]);
+    if let Some(text) = &args.input {
+        body.insert("input".to_owned(), input(text)?);
+    }
+    if args.fresh {
+        body.insert("sandbox".to_owned(), "fresh".into());
+    }
+    body.extend(args.cleanup.map(|policy| ("cleanup".to_owned(), policy.into())));
+    body.extend(args.timeout.map(|seconds| ("timeout_seconds".to_owned(), seconds.into())));
+    let mut env = Map::new();
+    for pair in &args.env {
+        let (name, value) = pair.split_once('=').with_context(|| format!("--env {pair:?} is not of the form NAME=VALUE"))?;
+        env.insert(name.to_owned(), value.into());
+    }
+    if !env.is_empty() {
+        body.insert("env".to_owned(), env.into());
+    }
+    let mut request = client.request(Method::POST, &format!("/api/v1/apps/{}/runs", segment(&args.app))).json(&body);
+    if let Some(key) = &args.idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    let asked = client.data(request).await?["run"].take();
+    let id = cell(&asked["id"]);
+    if args.no_wait {
+        match global.output {
+            Output::Json => output::json(&asked),
+            Output::Table => output::line(&id),
+        }
+        return Ok(0);
+    }
+    if global.output == Output::Table {
+        follow(client, &id, true).await?;
+    }
+    let run = ended(client, &id).await?;
+    match global.output {
+        Output::Json => output::json(&run),
+        Output::Table => tell_end(&run),
+    }
+    Ok(code_of(&run))
+}
+
+/// The input that was given as text, in a file or on standard input.
+fn input(text: &str) -> anyhow::Result<Value> {
+    let read = match text.strip_prefix('@') {
+        None => text.to_owned(),
+        Some("-") => {
+            let mut all = String::new();
+            io::stdin().read_to_string(&mut all).context("standard input cannot be read")?;
+            all
+        }
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("{path} cannot be read"))?,
+    };
+    serde_json::from_str(&read).context("the input is no JSON")
+}
+
+async fn ended(client: &Client, id: &str) -> anyhow::Result<Value> {
+    loop {
+        let run = client.get(&format!("{}?wait=60", path(id, ""))).await?["run"].take();
+        if !matches!(run["status"].as_str(), Some("queued" | "running")) {
+            return Ok(run);
+        }
+    }
+}
+
+/// Prints a log as it is, from its begin; with `on` until the run has ended.
+async fn follow(client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
+    let mut since = 0;
+    loop {
+        let piece = client.get(&path(id, &format!("/logs?since={since}"))).await?;
+        let text = piece["output"].as_str().unwrap_or_default();
+        // Lines and tabs as they are; what could draw on a terminal is shown and not obeyed.
+        let shown = text.split_inclusive('\n').map(|line| match line.strip_suffix('\n') {
+            Some(line) => output::printable(line) + "\n",
+            None => output::printable(line),
+        });
+        let shown: String = shown.collect();
+        let mut out = io::stdout().lock();
+        // A reader that has gone is no error of ours.
+        let _ = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
+        drop(out);
+        let cursor = piece["cursor"].as_u64().unwrap_or(since);
+        let is_more = cursor > since;
+        since = cursor;
+        if piece["completed"] == true || (!on && !is_more) {
+            return Ok(());
+        }
+        if !is_more {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+        }
+    }
+}
+
+fn tell_end(run: &Value) {
+    let id = cell(&run["id"]);
+    match run["status"].as_str() {
+        Some("succeeded") => {}
+        status => eprintln!("sandbar: run {id} {}: {}", status.unwrap_or_default(), output::printable(&cell(&run["message"]))),
+    }
+    for artifact in run["artifacts"].as_array().into_iter().flatten() {
+        let (path, error) = (output::printable(&cell(&artifact["path"])), output::printable(&cell(&artifact["error"])));
+        match artifact["status"].as_str() {
+            Some("captured") => eprintln!("sandbar: artifact {} {path}", artifact["number"]),
+            Some("missing") => eprintln!("sandbar: artifact {path} is missing"),
+            _ => eprintln!("sandbar: artifact {path} was not captured: {error}"),
+        }
+    }
+}
+
+fn code_of(run: &Value) -> u8 {
+    match run["status"].as_str() {
+        Some("succeeded") => 0,
+        Some("timed_out") => TIMED_OUT,
+        Some("cancelled") => CANCELLED,
+        _ => run["exit_code"].as_u64().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(NO_CODE),
+    }
+}
+
+async fn runs(global: &Global, client: &Client, command: RunsCommand) -> anyhow::Result<u8> {
+    match command {
+        RunsCommand::Ls { app, action, status, limit } => {
+            let mut query = format!("/api/v1/apps/{}/runs?limit={limit}", segment(&app));
+            for (name, value) in [("action", action), ("status", status)] {
+                query.extend(value.map(|value| format!("&{name}={}", segment(&value))));
+            }
+            let list = client.get(&query).await?;
+            match global.output {
+                Output::Json => output::json(&list),
+                Output::Table => {
+                    let row = |run: &Value| {
+                        let why = [&run["phase"], &run["failure_reason"]].into_iter().map(cell).find(|text| !text.is_empty()).unwrap_or_default();
+                        vec![
+                            cell(&run["id"]),
+                            cell(&run["action"]),
+                            cell(&run["version"]),
+                            cell(&run["status"]),
+                            why,
+                            cell(&run["exit_code"]),
+                            time(&run["created_at"]),
+                        ]
+                    };
+                    let rows: Vec<_> = list["runs"].as_array().into_iter().flatten().map(row).collect();
+                    output::table(&["RUN", "ACTION", "VERSION", "STATUS", "WHY", "EXIT", "CREATED"], &rows);
+                }
+            }
+        }
+        RunsCommand::Get { run } => show(global, client.get(&path(&run, "")).await?["run"].take()),
+        RunsCommand::Logs { run, follow: on } => follow(client, &run, on).await?,
+        RunsCommand::Cancel { run } => show(global, client.post(&path(&run, "/cancel"), &json!({})).await?["run"].take()),
+    }
+    Ok(0)
+}
+
+fn show(global: &Global, run: Value) {
+    if global.output == Output::Json {
+        return output::json(&run);
+    }
+    let field = |name: &'static str| (name, output::printable(&cell(&run[name])));
+    let mut fields: Vec<_> = [
+        "id",
+        "app",
+        "version",
+        "action",
+        "cause",
+        "status",
+        "phase",
+        "failure_reason",
+        "message",
+        "exit_code",
+        "command",
+        "sandbox",
+        "sandbox_id",
+        "cleanup",
+        "receipt_id",
+    ]
+    .map(field)
+    .into();
+    fields.extend(["created_at", "started_at", "finished_at"].map(|name| (name, time(&run[name]))));
+    output::record(&fields);
+    if run["artifacts"].as_array().is_some_and(|all| !all.is_empty()) {
+        output::line("");
+        list_artifacts(&run["artifacts"]);
+    }
+}
+
+fn list_artifacts(artifacts: &Value) {
+    let row = |artifact: &Value| {
+        let of = |name: &str| output::printable(&cell(&artifact[name]));
+        vec![of("number"), of("status"), of("size_bytes"), of("path"), if artifact["error"].is_null() { of("sha256") } else { of("error") }]
+    };
+    let rows: Vec<_> = artifacts.as_array().into_iter().flatten().map(row).collect();
+    output::table(&["NUMBER", "STATUS", "BYTES", "PATH", "SHA256"], &rows);
+}
+
+async fn artifacts(global: &Global, client: &Client, run: &str, dir: Option<&Path>) -> anyhow::Result<u8> {
+    let list = client.get(&path(run, "/artifacts")).await?["artifacts"].take();
+    let Some(dir) = dir else {
+        match global.output {
+            Output::Json => output::json(&list),
+            Output::Table => list_artifacts(&list),
+        }
+        return Ok(0);
+    };
+    for artifact in list.as_array().into_iter().flatten().filter(|artifact| artifact["status"] == "captured") {
+        let target = below(dir, artifact["path"].as_str().unwrap_or_default())?;
+        fetch(client, &path(run, &format!("/artifacts/{}", artifact["number"])), &target).await?;
+        output::line(&output::printable(&target.display().to_string()));
+    }
+    Ok(0)
+}
+
+/// A place below a folder: the server's word is not taken for where a file goes.
+fn below(dir: &Path, path: &str) -> anyhow::Result<PathBuf> {
+    let relative = Path::new(path);
+    if path.is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        bail!("the server named an artifact {path:?}, which is no path below a folder");
+    }
+    Ok(dir.join(relative))
+}
+
+async fn fetch(client: &Client, from: &str, target: &Path) -> anyhow::Result<()> {
+    let written = || format!("{} cannot be written", target.display());
+    let mut response = client.send(client.request(Method::GET, from)).await?;
+    if let Some(folder) = target.parent() {
+        std::fs::create_dir_all(folder).with_context(written)?;
+    }
+    let mut file = tokio::fs::File::create(target).await.with_context(written)?;
+    while let Some(bytes) = response.chunk().await? {
+        file.write_all(&bytes).await.with_context(written)?;
+    }
+    file.flush().await.with_context(written)
+}
+
+async fn receipts(global: &Global, client: &Client, app: Option<&str>, after: u64) -> anyhow::Result<u8> {
+    let app = app.map(|app| format!("&app={}", segment(app))).unwrap_or_default();
+    let (mut all, mut after) = (Vec::new(), Some(after));
+    while let Some(seq) = after {
+        let mut page = client.get(&format!("/api/v1/receipts?limit=200&after_seq={seq}{app}")).await?;
+        if let Value::Array(receipts) = page["receipts"].take() {
+            all.extend(receipts);
+        }
+        after = page["next_after_seq"].as_u64();
+    }
+    match global.output {
+        Output::Json => output::json(&all.into()),
+        Output::Table => {
+            let row = |signed: &Value| {
+                let receipt = &signed["receipt"];
+                let of = |name: &str| output::printable(&cell(&receipt[name]));
+                vec![of("sequence"), of("app_name"), of("app_version"), of("name"), of("status"), of("exit_code"), of("run_id"), cell(&signed["sha256"])]
+            };
+            let rows: Vec<_> = all.iter().map(row).collect();
+            output::table(&["NUMBER", "APP", "VERSION", "ACTION", "STATUS", "EXIT", "RUN", "SHA256"], &rows);
+        }
+    }
+    Ok(0)
+}
+
+fn path(run: &str, rest: &str) -> String {
+    format!("/api/v1/app-runs/{}{rest}", segment(run))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_the_commands_where_it_has_one() {
+        for (run, code) in [
+            (json!({ "status": "succeeded", "exit_code": 0 }), 0),
+            (json!({ "status": "failed", "exit_code": 3 }), 3),
+            (json!({ "status": "failed", "exit_code": null }), NO_CODE),
+            (json!({ "status": "timed_out", "exit_code": 143 }), TIMED_OUT),
+            (json!({ "status": "cancelled", "exit_code": null }), CANCELLED),
+        ] {
+            assert_eq!(code_of(&run), code, "{run}");
+        }
+    }
+
+    #[test]
+    fn no_artifact_leaves_its_folder() {
+        assert_eq!(below(Path::new("out"), "a/b.txt").unwrap(), Path::new("out/a/b.txt"));
+        for path in ["", "/etc/passwd", "../x", "a/../../x", "."] {
+            assert!(below(Path::new("out"), path).is_err(), "{path}");
+        }
+    }
+}
