@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 pub mod amount;
 pub mod artifact;
 pub mod canonical;
+pub mod inputs;
 pub mod manifest;
+pub mod receipt;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! The command line as clap reads it.
 
+mod app;
 mod collection;
 mod credential;
 mod dead_letters;
@@ -9,6 +10,7 @@ mod function;
 mod image;
 mod item;
 mod outbox;
+mod receipt;
 mod sandbox;
 mod sandbox_function;
 mod script;
@@ -19,6 +21,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use app::{AppCommand, InitArgs, InitTemplate, ValidateArgs};
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use dead_letters::DeadLettersCommand;
@@ -28,6 +31,7 @@ pub use function::{FunctionCommand, SourceArgs};
 pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use item::ItemCommand;
 pub use outbox::OutboxCommand;
+pub use receipt::{ReceiptCommand, VerifyArgs};
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use script::{PutArgs, RunFileArgs, ScriptAliasCommand, ScriptCommand, ScriptInvokeArgs, ScriptKeyCommand, ScriptSecretCommand};
@@ -89,6 +93,12 @@ pub enum Command {
     /// JavaScript that runs on the server: called, on events, or at moments
     #[command(subcommand)]
     Script(ScriptCommand),
+    /// Programs with what starts them, runs in them and is served by them, described in sandbar.yaml
+    #[command(subcommand)]
+    App(AppCommand),
+    /// Look at the signed records of what ran
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
     /// Say what items are made of, and who may do what with them
     #[command(subcommand)]
     Collection(CollectionCommand),

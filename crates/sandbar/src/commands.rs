@@ -1,5 +1,6 @@
 //! What the client side of the command line does: one file per noun.
 
+pub mod app;
 pub mod collection;
 pub mod copy;
 pub mod credential;
@@ -14,6 +15,7 @@ pub mod key;
 pub mod login;
 mod network;
 mod outbox;
+pub mod receipt;
 pub mod sandbox;
 pub mod sandbox_function;
 pub mod script;

@@ -58,6 +58,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Login => commands::login::run(&global).await,
         Command::Sandbox(command) => commands::sandbox::run(&global, command).await,
         Command::Script(command) => commands::script::run(&global, command).await,
+        Command::App(command) => commands::app::run(&global, command).await,
+        Command::Receipt(command) => commands::receipt::run(&global, command).await,
         Command::Collection(command) => commands::collection::run(&global, command).await,
         Command::Item(command) => commands::item::run(&global, command).await,
         Command::Key(command) => commands::key::run(&global, command).await,
