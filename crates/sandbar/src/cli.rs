@@ -21,7 +21,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use app::{AppCommand, InitArgs, InitTemplate, ValidateArgs};
+pub use app::{AppCommand, DeployArgs, InitArgs, InitTemplate, ValidateArgs};
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use dead_letters::DeadLettersCommand;

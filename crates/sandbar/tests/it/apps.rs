@@ -13,6 +13,7 @@ use super::{
     machine,
 };
 
+mod command;
 mod kills;
 
 const APPS: &str = "/api/v1/apps";
