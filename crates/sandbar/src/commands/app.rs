@@ -101,7 +101,8 @@ async fn rollback(global: &Global, name: &str, version: Option<i64>) -> anyhow::
             let number = |version: &Value| version["version"].as_i64();
             let live = versions.iter().find(|version| version["live"] == true).and_then(|version| number(version));
             let Some(live) = live else { bail!("app {name:?} has no live version") };
-            let before = versions.iter().filter(|version| version["state"] == "ready").filter_map(|version| number(version)).filter(|number| *number < live).max();
+            let before =
+                versions.iter().filter(|version| version["state"] == "ready").filter_map(|version| number(version)).filter(|number| *number < live).max();
             before.with_context(|| format!("app {name:?} has no version that is ready before {live}"))?
         }
     };

@@ -53,7 +53,10 @@ pub async fn run(global: &Global, args: DeployArgs) -> anyhow::Result<u8> {
         output::json(&version);
     }
     if failed {
-        bail!("version {number} of {name} failed; {}", output::printable(version["reason"].as_str().and_then(|reason| reason.lines().next()).unwrap_or("its log says why")));
+        bail!(
+            "version {number} of {name} failed; {}",
+            output::printable(version["reason"].as_str().and_then(|reason| reason.lines().next()).unwrap_or("its log says why"))
+        );
     }
     if args.restart {
         restart(&client, &name).await?;

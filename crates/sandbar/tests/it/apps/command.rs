@@ -23,7 +23,10 @@ fn a_folder_is_deployed_by_the_command_line() {
         fs::create_dir_all(dir.join(folder)).unwrap();
     }
     for (name, text) in [
-        ("sandbar.yaml", "schemaVersion: 1\nstart:\n  command: python3 -m http.server 3000\nvalidation:\n  commands: ['ls -A; test ! -e node_modules; test ! -e .git; test ! -e local.txt; test -x run.sh']\n"),
+        (
+            "sandbar.yaml",
+            "schemaVersion: 1\nstart:\n  command: python3 -m http.server 3000\nvalidation:\n  commands: ['ls -A; test ! -e node_modules; test ! -e .git; test ! -e local.txt; test -x run.sh']\n",
+        ),
         (".gitignore", "node_modules/\n"),
         (".sandbarignore", "local.txt\n"),
         (".git/HEAD", "x"),
