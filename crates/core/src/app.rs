@@ -8,6 +8,7 @@ pub mod canonical;
 pub mod inputs;
 pub mod manifest;
 pub mod receipt;
+pub mod redact;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -33,6 +33,17 @@ pub enum AppCommand {
         /// Its name
         name: String,
     },
+    /// Show which variables an app asks for and was given, or give it some
+    Env {
+        /// The app
+        name: String,
+        /// Variables with their values; with a name alone the value comes from this command's own environment
+        #[arg(value_name = "NAME[=VALUE]")]
+        set: Vec<String>,
+        /// Forget a variable; can be repeated
+        #[arg(long, value_name = "NAME")]
+        unset: Vec<String>,
+    },
     /// Make another version that is ready the live one
     Rollback {
         /// The app

@@ -31,6 +31,7 @@ pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
         }
         AppCommand::Rm { names } => super::delete_each(&Client::from_global(global)?, global.output, names, |name| path(name, "")).await,
         AppCommand::Versions { name } => versions(global, &name).await,
+        AppCommand::Env { name, set, unset } => env(global, &name, set, unset).await,
         AppCommand::Rollback { name, version } => rollback(global, &name, version).await,
     }
 }
@@ -86,6 +87,41 @@ async fn versions(global: &Global, name: &str) -> anyhow::Result<u8> {
             };
             let rows: Vec<_> = list["versions"].as_array().into_iter().flatten().map(row).collect();
             output::table(&["VERSION", "STATE", "DEPLOYED", "MESSAGE", "REASON"], &rows);
+        }
+    }
+    Ok(0)
+}
+
+async fn env(global: &Global, name: &str, set: Vec<String>, unset: Vec<String>) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let mut values = serde_json::Map::new();
+    for given in set {
+        let (name, value) = match given.split_once('=') {
+            Some((name, value)) => (name.to_owned(), value.to_owned()),
+            None => {
+                let value = std::env::var(&given).with_context(|| format!("{given} is not in the environment; give {given}=VALUE"))?;
+                (given, value)
+            }
+        };
+        values.insert(name, value.into());
+    }
+    values.extend(unset.into_iter().map(|name| (name, Value::Null)));
+    let path = path(name, "/env");
+    let list = if values.is_empty() { client.get(&path).await? } else { client.put(&path, &values.into()).await? };
+    match global.output {
+        Output::Json => output::json(&list),
+        Output::Table => {
+            let row = |env: &Value| {
+                let state = match (env["given"] == true, env["asked"] == true, env["required"] == true) {
+                    (true, true, _) => "given",
+                    (true, false, _) => "given, not asked for",
+                    (false, _, true) => "missing",
+                    (false, _, false) => "not given",
+                };
+                vec![cell(&env["name"]), state.to_owned(), time(&env["updated_at"]), cell(&env["description"])]
+            };
+            let rows: Vec<_> = list["env"].as_array().into_iter().flatten().map(row).collect();
+            output::table(&["NAME", "STATE", "CHANGED", "WHAT FOR"], &rows);
         }
     }
     Ok(0)

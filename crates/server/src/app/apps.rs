@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod build;
+pub(crate) mod env;
 mod ground;
 pub(crate) mod log;
 mod sandboxes;

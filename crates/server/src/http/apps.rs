@@ -31,6 +31,8 @@ use crate::{
     error::ApiError,
 };
 
+mod env;
+
 /// `/api/v1/apps`
 pub fn router() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::new()
@@ -40,6 +42,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(version))
         .routes(routes!(logs))
         .routes(routes!(rollback))
+        .merge(env::router())
 }
 
 /// The team's apps by name.

@@ -26,7 +26,7 @@ use super::{
     ground::{Ground, name_of_base, on_top},
     log::Log,
     source::{Source, any_matches},
-    steps::{self, Failure},
+    steps::{self, Extra, Failure},
 };
 use crate::{
     app::{
@@ -231,7 +231,7 @@ impl App {
     async fn set_up(self: &Arc<Self>, build: &Build, on: &Base, term: &Term, log: &mut Log, built: &mut Built) -> Result<Base, Failure> {
         let manifest = &build.source.parsed.manifest;
         let (id, runtime) = self.build_sandbox(build, manifest, on).await?;
-        term.within(steps::run(&runtime, "setup", &manifest.setup.commands, term.until, log)).await?;
+        term.within(steps::run(&runtime, "setup", &manifest.setup.commands, &Extra::default(), term.until, log)).await?;
         drop(runtime);
         // Nothing that was left running writes any more, and what was written is taken without a copy.
         let still = async {
@@ -262,10 +262,15 @@ impl App {
     async fn validate(self: &Arc<Self>, build: &Build, on: &Base, term: &Term, log: &mut Log) -> Result<(), Failure> {
         let manifest = &build.source.parsed.manifest;
         let Some(validation) = &manifest.validation else { return Ok(()) };
+        let given = self.app_given(&build.app, manifest).await.map_err(|error| failed(&error))?;
+        if !given.missing.is_empty() {
+            log.line(&format!("==> nobody gave the app {}; it is validated without", given.missing.join(", "))).await;
+        }
+        let extra = Extra { redactor: given.redactor(), env: given.env };
         let (id, runtime) = self.build_sandbox(build, manifest, on).await?;
-        term.within(steps::run(&runtime, "validation", &validation.commands, term.until, log)).await?;
+        term.within(steps::run(&runtime, "validation", &validation.commands, &extra, term.until, log)).await?;
         if !validation.probes.is_empty() {
-            term.within(probe(&runtime, manifest, term.until.min(Instant::now() + PROBE_MAX), log)).await?;
+            term.within(probe(&runtime, manifest, &extra, term.until.min(Instant::now() + PROBE_MAX), log)).await?;
         }
         drop(runtime);
         self.end_app_sandbox(&id).await;
@@ -340,14 +345,15 @@ impl Term {
 }
 
 /// Starts the app and waits until each probe is answered as it has to be.
-async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, until: Instant, log: &mut Log) -> Result<(), Failure> {
+async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, extra: &Extra, until: Instant, log: &mut Log) -> Result<(), Failure> {
     let probes = manifest.validation.as_ref().map(|validation| validation.probes.as_slice()).unwrap_or_default();
     let mut context_id = None;
     if let Some(start) = &manifest.start
         && let Some(command) = &start.command
     {
         log.line(&format!("==> starting the app for the probes: {command}")).await;
-        let mut env = manifest.launch.env.clone();
+        let mut env = extra.env.clone();
+        env.extend(manifest.launch.env.clone());
         env.extend(start.block.env.clone());
         let mut create = steps::context(command, env, until.saturating_duration_since(Instant::now()) + PROBE_WITHIN);
         create.cwd = Some(match &start.block.cwd {
@@ -369,7 +375,7 @@ async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, until: Instant, log:
             let printed = match &context_id {
                 Some(id) => match runtime.client.get_context(id).await {
                     Ok(context) if context.running => None,
-                    Ok(context) => Some(warm::last_lines(&context.output.output_raw.unwrap_or_default())),
+                    Ok(context) => Some(extra.redactor.text(&warm::last_lines(&context.output.output_raw.unwrap_or_default()))),
                     Err(_) => Some(String::new()),
                 },
                 None => None,
