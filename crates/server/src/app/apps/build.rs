@@ -73,23 +73,20 @@ struct Built {
 impl App {
     /// Builds behind the caller; the version's row says what came of it.
     pub(super) fn begin_build(self: &Arc<Self>, build: Build) {
+        let (id, number) = (build.app.id.clone(), build.version.number);
         let stop = CancellationToken::new();
-        self.apps.lock().insert(build.app.id.clone(), stop.clone());
+        self.apps.lock().insert((id.clone(), number), stop.clone());
         let app = Arc::clone(self);
         self.sandboxes.tasks.spawn(async move {
-            let (id, number) = (build.app.id.clone(), build.version.number);
             let path = app.build_log(&id, number);
             match Log::create(&path, limits::APP_BUILD_LOG_MAX_BYTES).await {
-                Ok(mut log) => {
-                    let said = app.build_and_say(build, &mut log, &stop).await;
-                    log.end(&said).await;
-                }
+                Ok(log) => app.build_and_say(build, log, &stop).await,
                 Err(error) => {
                     tracing::error!(%error, app = id, "the log of a build cannot be written");
                     app.build_failed(&id, number, "the log of the build cannot be written; the server's disk may be full").await;
                 }
             }
-            app.apps.lock().remove(&id);
+            app.apps.lock().remove(&(id.clone(), number));
             // Its sandboxes have nothing to do any more.
             app.apps.changed.notify_one();
             if stop.is_cancelled() {
@@ -98,25 +95,24 @@ impl App {
         });
     }
 
-    /// Returns the last line of the log.
-    async fn build_and_say(self: &Arc<Self>, build: Build, log: &mut Log, stop: &CancellationToken) -> String {
+    async fn build_and_say(self: &Arc<Self>, build: Build, mut log: Log, stop: &CancellationToken) {
         let (id, number) = (build.app.id.clone(), build.version.number);
         let began = Instant::now();
-        let built = self.build(&build, log, stop).await;
+        let built = self.build(&build, &mut log, stop).await;
         // Whatever came of it, nobody is to go on in these.
         self.end_build_sandboxes(&id, number).await;
-        let failure = match built {
-            Ok(built) => match self.built(&build, built).await {
-                Ok(()) => {
-                    let live = if build.activate { ", and live" } else { "" };
-                    return format!("==> version {number} is ready after {:.1} s{live}", began.elapsed().as_secs_f64());
-                }
-                Err(failure) => failure,
-            },
-            Err(failure) => failure,
+        // The log is whole before the row says that nothing follows.
+        match &built {
+            Ok(_) => log.end(&format!("==> version {number} was built in {:.1} s", began.elapsed().as_secs_f64())).await,
+            Err(Failure(text)) => log.end(&format!("==> version {number} failed: {text}")).await,
+        }
+        let named = match built {
+            Ok(built) => self.name_built(&build, built).await,
+            Err(failure) => Err(failure),
         };
-        self.build_failed(&id, number, &failure.0).await;
-        format!("==> version {number} failed: {}", failure.0)
+        if let Err(Failure(text)) = named {
+            self.build_failed(&id, number, &text).await;
+        }
     }
 
     async fn build(self: &Arc<Self>, build: &Build, log: &mut Log, stop: &CancellationToken) -> Result<Built, Failure> {
@@ -288,7 +284,7 @@ impl App {
     }
 
     /// Names in rows what was built.
-    async fn built(self: &Arc<Self>, build: &Build, built: Built) -> Result<(), Failure> {
+    async fn name_built(&self, build: &Build, built: Built) -> Result<(), Failure> {
         let (id, number) = (&build.app.id, build.version.number);
         let ready = self.store.app_version_ready(id, number, built.base.clone(), built.setup.clone(), build.activate, now_ms()).await;
         match ready {
