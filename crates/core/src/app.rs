@@ -12,6 +12,7 @@ pub mod receipt;
 pub mod run;
 pub mod schedule;
 pub mod supervise;
+pub mod redact;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

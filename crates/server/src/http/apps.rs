@@ -33,6 +33,7 @@ use crate::{
 
 mod lifecycle;
 mod runs;
+mod env;
 
 /// `/api/v1/apps`
 pub fn router() -> OpenApiRouter<SharedApp> {
@@ -45,6 +46,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(rollback))
         .merge(lifecycle::router())
         .merge(runs::router())
+        .merge(env::router())
 }
 
 /// The team's apps by name.
