@@ -60,6 +60,8 @@ pub struct App {
     pub functions: functions::Functions,
     pub apps: apps::Apps,
     pub app_runs: apps::runs::AppRuns,
+    /// Woken when schedules of apps may come sooner than was known.
+    pub(crate) app_schedules: Notify,
     pub receipts: receipts::Receipts,
     /// What is kept up in sandboxes of apps.
     pub supervisors: apps::supervise::Supervisors,

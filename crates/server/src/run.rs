@@ -155,6 +155,7 @@ impl Server {
             functions: Functions::default(),
             apps: Apps::default(),
             app_runs: AppRuns::default(),
+            app_schedules: Notify::new(),
             receipts,
             supervisors: Supervisors::default(),
             app_turns: Turns::default(),
@@ -203,6 +204,7 @@ impl Server {
         tracker.spawn(tasks::credentials::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::apps::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::app_runs::run(app.clone(), stop.clone()));
+        tracker.spawn(tasks::app_schedules::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::app_cleanup::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::functions::run(app.clone(), stop.clone()));
         tracker.spawn(tasks::webhooks::run(app.clone(), stop.clone()));

@@ -3,6 +3,7 @@
 
 pub(crate) mod app_cleanup;
 pub(crate) mod app_runs;
+pub(crate) mod app_schedules;
 pub(crate) mod apps;
 pub(crate) mod collect;
 pub(crate) mod credentials;

@@ -13,8 +13,8 @@ use super::{
     machine,
 };
 
-mod demo;
 mod command;
+mod demo;
 mod kills;
 mod lifecycle;
 mod runs;

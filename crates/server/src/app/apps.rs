@@ -35,6 +35,7 @@ pub(crate) mod output;
 mod ports;
 pub mod runs;
 mod sandboxes;
+mod schedules;
 mod source;
 pub(crate) mod status;
 mod steps;

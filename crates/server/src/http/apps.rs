@@ -31,9 +31,10 @@ use crate::{
     error::ApiError,
 };
 
+mod env;
 mod lifecycle;
 mod runs;
-mod env;
+mod schedules;
 
 /// `/api/v1/apps`
 pub fn router() -> OpenApiRouter<SharedApp> {
@@ -46,6 +47,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(rollback))
         .merge(lifecycle::router())
         .merge(runs::router())
+        .merge(schedules::router())
         .merge(env::router())
 }
 

@@ -45,7 +45,7 @@ mod log;
 mod receipt;
 mod usage;
 
-pub(crate) use ask::Wish;
+pub(crate) use ask::{Wish, plan};
 pub(crate) use command::is_reserved;
 pub(crate) use execute::execute;
 pub(crate) use files::RunDir;

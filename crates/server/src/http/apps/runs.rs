@@ -70,7 +70,7 @@ struct RunRequest {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-struct RunReply {
+pub(super) struct RunReply {
     run: RunView,
 }
 
@@ -293,9 +293,17 @@ fn wish(who: &Principal, request: RunRequest, headers: &HeaderMap) -> std::resul
         env,
         timeout_s: timeout_seconds,
         requires_start: None,
-        idempotency_key: bounded(headers, "idempotency-key")?,
+        idempotency_key: idempotency_key(headers)?,
         caused_by: Some(who.key_id.clone().unwrap_or_else(|| who.user_id.clone())),
     })
+}
+
+pub(super) fn idempotency_key(headers: &HeaderMap) -> std::result::Result<Option<String>, ApiError> {
+    bounded(headers, "idempotency-key")
+}
+
+pub(super) fn reply_of(run: sandbar_store::AppRun) -> RunReply {
+    RunReply { run: render::run(run, true) }
 }
 
 fn word<T>(

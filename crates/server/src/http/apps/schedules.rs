@@ -119,7 +119,12 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path((name, schedule)
     (status = 200, body = Envelope<ScheduleReply>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
     (status = 409, description = "the manifest keeps it", body = ErrorEnvelope),
 ))]
-async fn update(State(app): State<SharedApp>, who: Principal, Path((name, schedule)): Path<(String, String)>, Json(given): Json<Value>) -> Result<ScheduleReply> {
+async fn update(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path((name, schedule)): Path<(String, String)>,
+    Json(given): Json<Value>,
+) -> Result<ScheduleReply> {
     reply::ok(ScheduleReply { schedule: view(app.update_app_schedule(&who, &name, &schedule, &given).await?) })
 }
 
