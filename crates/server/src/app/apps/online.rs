@@ -14,19 +14,21 @@ use sandbar_core::{
         manifest::LaunchServices,
     },
     limits::app_launch as limits,
+    preview,
     sandbox::SandboxRecord,
 };
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError};
 
 use super::{
     manifest_of,
-    supervise::{Keeping, Stopped, Supervised},
+    supervise::{Keeping, Stopped, Supervised, gates},
 };
 use crate::{
     app::{
         App,
         auth::Principal,
-        sandboxes::{now_ms, store_failure},
+        previews::MadePreview,
+        sandboxes::{now_ms, store_failure, violations},
     },
     error::ApiError,
 };
@@ -179,6 +181,23 @@ impl App {
         Ok(StopSummary { stopped, sandbox_id, sandbox, took: began.elapsed() })
     }
 
+    /// Makes a private preview of a port of an app that is online: of the first that it declares, when none is named.
+    pub(crate) async fn preview_app(&self, who: &Principal, name: &str, port: Option<u16>, ttl_seconds: Option<i64>) -> Result<MadePreview, ApiError> {
+        let app = self.app(who, name).await?;
+        let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+        let supervised = online.filter(|_| app.desired == Desired::Online).and_then(|row| self.supervised(&row.sandbox_id));
+        let Some(supervised) = supervised else { return Err(ApiError::conflict(format!("app {name:?} is not online; start it first"))) };
+        let launch = supervised.launch();
+        let declared = launch.ports().map(|(_, port)| port).find(|declared| port.is_none_or(|port| declared.port == port));
+        let (port, path, wakes) = match (declared, port) {
+            (Some(declared), _) => (declared.port, declared.path.as_str(), declared.auto_start),
+            (None, Some(port)) => (port, "/", false),
+            (None, None) => return Err(ApiError::bad_request("port: the app declares none, so one has to be named")),
+        };
+        let new = preview::wanted(port.into(), None, Some(path), ttl_seconds, wakes).map_err(violations)?;
+        self.create_preview(who, supervised.sandbox_id(), new).await
+    }
+
     async fn forget_seen(&self, app_id: &str) {
         let nothing = serde_json::json!({});
         if let Err(error) = self.store.app_seen(app_id, &nothing).await {
@@ -263,6 +282,11 @@ impl App {
                     self.bring_online_again(app.id);
                 }
             }
+        }
+        for (sandbox_id, app_id, version) in self.store.app_sandboxes_offline().await.map_err(|e| store_failure("reading sandboxes of apps", &e))? {
+            let app = self.app_by_id(&app_id).await?;
+            let launch = launch_of(&app, &self.version_of(&app, version).await?)?;
+            gates::close(self, &sandbox_id, &launch);
         }
         for id in self.store.apps_stopping().await.map_err(|e| store_failure("reading apps", &e))? {
             let this = Arc::downgrade(self);

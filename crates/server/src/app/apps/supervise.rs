@@ -19,13 +19,14 @@ use sandbar_core::app::{
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::{
-    sync::{CancellationToken, DropGuard},
+    sync::CancellationToken,
     task::TaskTracker,
 };
 
 use crate::app::{App, sandboxes::now_ms};
 
 mod driver;
+pub(in crate::app) mod gates;
 mod process;
 mod watcher;
 
@@ -57,7 +58,7 @@ struct Inner {
     /// The sandbox is there.
     alive: watch::Receiver<bool>,
     /// Ends the tasks, not the processes.
-    _stop: DropGuard,
+    stop: CancellationToken,
 }
 
 struct Handle {
@@ -116,7 +117,7 @@ impl App {
 
     /// Ends what is kept up in a sandbox: services first, those that depend on others before these, and the start command last. Each gets
     /// SIGTERM, and SIGKILL after `grace`. The sandbox stays. Nothing runs in one that sleeps, so nothing is ended there.
-    pub(crate) async fn unsupervise(&self, sandbox_id: &str, grace: Duration) -> Vec<Stopped> {
+    pub(crate) async fn unsupervise(self: &Arc<Self>, sandbox_id: &str, grace: Duration) -> Vec<Stopped> {
         let supervised = self.supervisors.lock().remove(sandbox_id);
         let Some(supervised) = supervised else { return Vec::new() };
         // Where its sandbox has not been looked at yet, it is not known what runs.
@@ -126,6 +127,10 @@ impl App {
         for round in supervised.0.launch.stop_order() {
             all.extend(join_all(round.iter().map(|name| supervised.stop(name, grace))).await);
         }
+        let launch = Arc::clone(&supervised.0.launch);
+        // Nobody keeps up anything from here on, whoever else still looks at it.
+        supervised.0.stop.cancel();
+        gates::close(self, sandbox_id, &launch);
         all
     }
 }
@@ -163,7 +168,13 @@ impl Supervisors {
         }
         let views: Vec<watch::Receiver<EntryView>> = entries.values().map(|handle| handle.view.clone()).collect();
         if let Some(app_id) = keeping.app_id.clone() {
-            self.spawn(&stop, remember(Arc::downgrade(app), app_id, sandbox_id.to_owned(), views));
+            self.spawn(&stop, remember(Arc::downgrade(app), app_id, sandbox_id.to_owned(), views.clone()));
+        }
+        // Before the first look nobody is let in.
+        gates::close(app, sandbox_id, launch);
+        let gatekeeper = gates::Gatekeeper { app: Arc::downgrade(app), sandbox_id: sandbox_id.to_owned(), views, ground: stands.clone() };
+        if !gatekeeper.views.is_empty() {
+            self.spawn(&stop, gatekeeper.run());
         }
         let watcher = Watcher { app: Arc::downgrade(app), sandbox_id: sandbox_id.to_owned(), ground, alive, end, revive: keeping.revive };
         self.spawn(&stop, watcher.run(app.sandboxes.listeners.listen(sandbox_id)));
@@ -173,7 +184,7 @@ impl Supervisors {
             entries,
             ground: stands,
             alive: lives,
-            _stop: stop.drop_guard(),
+            stop,
         };
         let supervised = Supervised(Arc::new(inner));
         known.insert(sandbox_id.to_owned(), supervised.clone());
@@ -210,6 +221,12 @@ fn begin(entry: &Entry, seen: Option<&SeenEntry>) -> Upkeep {
             AppState::Exited | AppState::Failed => upkeep.again(seen.last.clone()),
             AppState::Starting | AppState::Ready | AppState::Unhealthy => upkeep.again(None),
         },
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
@@ -321,7 +338,7 @@ impl Supervised {
                 Some(last) => NotReady { reason: last.why, text: last.text, log_tail: last.log_tail },
                 None => NotReady { reason: Why::NotStarted, text: text("it was stopped"), log_tail: Vec::new() },
             }),
-            Ok(None) => Err(NotReady { reason: Why::NotStarted, text: text("its sandbox is gone"), log_tail: Vec::new() }),
+            Ok(None) => Err(NotReady { reason: Why::NotStarted, text: text("it was stopped, or its sandbox is gone"), log_tail: Vec::new() }),
             Err(_) => {
                 let log_tail = self.log_tail(name).await;
                 Err(NotReady { reason: Why::StartNotReady, text: text(&format!("it did not become so within {} s", within.as_secs())), log_tail })
