@@ -141,7 +141,7 @@ impl App {
         match done {
             Ok(()) => Ok(built),
             Err(failure) => {
-                self.give_up(built);
+                self.give_up_build(built);
                 Err(failure)
             }
         }
@@ -295,7 +295,7 @@ impl App {
                 Ok(())
             }
             Err(error) => {
-                self.give_up(built);
+                self.give_up_build(built);
                 Err(failed(&store_failure("saving the version", &error)))
             }
         }
@@ -321,7 +321,7 @@ impl App {
     }
 
     /// What a build that failed made, nobody needs. What rows name all the same stays.
-    fn give_up(&self, built: Built) {
+    fn give_up_build(&self, built: Built) {
         self.node.release(built.own);
         drop(built.pins);
         self.collect_soon.notify_one();

@@ -113,7 +113,9 @@ impl App {
         let launch = Arc::new(launch_of(&app, &version)?);
         self.serve_ports(&record, &launch).await?;
         let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: SeenApp::default() };
-        Ok(self.supervise(&record.id, &launch, &launch.wanted(&asked_of(&app)), keeping))
+        let supervised = self.supervise(&record.id, &launch, &launch.wanted(&asked_of(&app)), keeping);
+        supervised.heard().await;
+        Ok(supervised)
     }
 
     /// The sandbox of an app, made or woken, with an agent that answers.
@@ -211,6 +213,7 @@ impl App {
         for name in supervised.launch().with_dependencies(service) {
             supervised.start(&name);
         }
+        supervised.heard().await;
         Ok(supervised)
     }
 
@@ -227,6 +230,7 @@ impl App {
         for name in supervised.launch().with_dependencies(&service) {
             supervised.start(&name);
         }
+        supervised.heard().await;
         Ok(supervised)
     }
 

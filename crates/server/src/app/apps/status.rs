@@ -6,7 +6,7 @@ use sandbar_core::{
     app::{
         AppState, PreviewState,
         launch::{Launch, SeenApp, SeenEntry, preview_state},
-        manifest::{Access, Port},
+        manifest::{Access, Port, START},
         supervise::Ending,
     },
     sandbox::SandboxRecord,
@@ -90,7 +90,8 @@ impl App {
             })
             .collect();
         // What everybody looks for first.
-        entries.rotate_right(usize::from(entries.last().is_some_and(|last| last.name == sandbar_core::app::manifest::START)));
+        let has_start = entries.last().is_some_and(|last| last.name == START);
+        entries.rotate_right(usize::from(has_start));
         let ports = launch.ports().map(|(of, port)| PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port))).collect();
         Ok(AppStatus { whole, sandbox, awake, entries, ports })
     }
@@ -103,11 +104,11 @@ impl AppStatus {
     }
 
     pub fn start(&self) -> Option<&EntryStatus> {
-        self.entries.first().filter(|entry| entry.name == sandbar_core::app::manifest::START)
+        self.entries.first().filter(|entry| entry.name == START)
     }
 
     pub fn services(&self) -> impl Iterator<Item = &EntryStatus> {
-        self.entries.iter().filter(|entry| entry.name != sandbar_core::app::manifest::START)
+        self.entries.iter().filter(|entry| entry.name != START)
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -63,6 +66,8 @@ struct Inner {
 
 struct Handle {
     commands: mpsc::Sender<Command>,
+    /// How many times it was wanted.
+    asked: AtomicU64,
     view: watch::Receiver<EntryView>,
 }
 
@@ -162,9 +167,9 @@ impl Supervisors {
             let (view, watched) = watch::channel(EntryView::new(entry, &upkeep, seen));
             let (commands, queue) = mpsc::channel(COMMANDS_MAX);
             let place = Place { entry: Arc::clone(entry), ground: stands.clone(), ends: ends.clone(), dependencies, context_id: None, seen_to_end: None };
-            let driver = Driver { upkeep, view, commands: queue, place };
+            let driver = Driver { upkeep, heard: 0, view, commands: queue, place };
             self.spawn(&stop, driver.run());
-            entries.insert(entry.name.clone(), Handle { commands, view: watched });
+            entries.insert(entry.name.clone(), Handle { commands, asked: AtomicU64::new(0), view: watched });
         }
         let views: Vec<watch::Receiver<EntryView>> = entries.values().map(|handle| handle.view.clone()).collect();
         if let Some(app_id) = keeping.app_id.clone() {
@@ -236,6 +241,7 @@ impl EntryView {
             entry: Arc::clone(entry),
             state: upkeep.state(),
             phase: upkeep.phase(),
+            heard: 0,
             last: upkeep.last().cloned(),
             restarts: 0,
             waits_for: None,
@@ -275,9 +281,23 @@ impl Supervised {
     /// Wants an entry, with nothing of what it depends on.
     pub fn start(&self, name: &str) {
         if let Some(handle) = self.0.entries.get(name) {
-            // Whatever is in a full queue is the same again.
-            let _ = handle.commands.try_send(Command::Start);
+            // Whatever is in a full queue is the same again. It is counted behind, so that nobody waits for one that was not sent.
+            if handle.commands.try_send(Command::Start).is_ok() {
+                handle.asked.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Returns when what was wanted has been heard, in a sandbox that was looked at: so that whoever looks now sees it.
+    pub async fn heard(&self) {
+        let heard = async {
+            let _ = self.0.ground.clone().wait_for(|ground| ground.runtime.is_some()).await;
+            for handle in self.0.entries.values() {
+                let asked = handle.asked.load(Ordering::Relaxed);
+                let _ = handle.view.clone().wait_for(|view| view.heard >= asked).await;
+            }
+        };
+        let _ = tokio::time::timeout(LOOKED_WITHIN, heard).await;
     }
 
     /// Ends an entry, and returns when it has ended.
@@ -322,10 +342,11 @@ impl Supervised {
         let Some(handle) = self.0.entries.get(name) else { return Ok(()) };
         let (mut view, mut alive) = (handle.view.clone(), self.0.alive.clone());
         let until = Instant::now() + within;
+        let asked = handle.asked.load(Ordering::Relaxed);
         let settled = async {
             tokio::select! {
-                // What was over before somebody wanted it has not been told yet that somebody does.
-                settled = view.wait_for(|view| view.state == AppState::Ready || (is_over(view.state) && handle.commands.capacity() == COMMANDS_MAX)) => {
+                // What was over before somebody wanted it may not have been told yet that somebody does.
+                settled = view.wait_for(|view| view.state == AppState::Ready || (is_over(view.state) && view.heard >= asked)) => {
                     settled.map(|view| view.clone()).ok()
                 }
                 _ = alive.wait_for(|alive| !*alive) => None,

@@ -40,6 +40,8 @@ pub(crate) struct EntryView {
     pub entry: Arc<Entry>,
     pub state: AppState,
     pub phase: Phase,
+    /// How many times somebody wanted it, up to what is shown here.
+    pub heard: u64,
     /// How it ended last, since it was wanted.
     pub last: Option<Ending>,
     pub restarts: u32,
@@ -66,6 +68,7 @@ pub(super) enum Command {
 
 pub(super) struct Driver {
     pub upkeep: Upkeep,
+    pub heard: u64,
     pub view: watch::Sender<EntryView>,
     pub commands: mpsc::Receiver<Command>,
     pub place: Place,
@@ -96,7 +99,10 @@ impl Driver {
                 biased;
                 command = self.commands.recv() => match command {
                     None => return,
-                    Some(Command::Start) => Seen::Wanted,
+                    Some(Command::Start) => {
+                        self.heard += 1;
+                        Seen::Wanted
+                    }
                     Some(Command::Stop { grace, reply }) => {
                         let now = self.place.ground.borrow().runtime.clone();
                         let ending = self.place.stop(now.as_deref(), grace).await;
@@ -127,8 +133,8 @@ impl Driver {
         self.view.send_if_modified(|view| {
             let runs = matches!(self.upkeep.phase(), Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unhealthy { .. });
             let (state, phase, last, restarts) = (self.upkeep.state(), self.upkeep.phase(), self.upkeep.last().cloned(), self.upkeep.restarts());
-            let changed = (view.state, view.phase, view.restarts) != (state, phase, restarts) || view.last != last;
-            (view.state, view.phase, view.last, view.restarts) = (state, phase, last, restarts);
+            let changed = (view.state, view.phase, view.restarts, view.heard) != (state, phase, restarts, self.heard) || view.last != last;
+            (view.state, view.phase, view.last, view.restarts, view.heard) = (state, phase, last, restarts, self.heard);
             if !runs {
                 view.pid = None;
                 view.started_at_ms = None;
