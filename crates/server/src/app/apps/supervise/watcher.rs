@@ -114,7 +114,8 @@ impl Watcher {
                 (Some(_), None) | (None, Some(_)) => false,
             };
             ground.runtime = runtime;
-            !is_same || !std::mem::replace(&mut ground.looked, true)
+            let looked = std::mem::replace(&mut ground.looked, true);
+            !is_same || !looked
         });
     }
 
