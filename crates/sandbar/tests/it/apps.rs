@@ -11,6 +11,7 @@ use super::{
 };
 
 mod lifecycle;
+mod previews;
 
 const WITHIN: Duration = Duration::from_secs(60);
 

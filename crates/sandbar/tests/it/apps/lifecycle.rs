@@ -91,6 +91,7 @@ fn the_example_of_the_mission_is_ready_only_when_it_answers() {
     assert_eq!((&off["desired"], &off["state"], preview(&off, 3000)), (&json!("offline"), &json!("none"), "closed"));
     assert!(sandbox.is_paused());
     assert_eq!(sandbox.read("/workspace/bye"), b"bye");
+    assert!(demo.logs("start").contains("bye"), "{}", demo.logs("start"));
     assert!(demo.status()["state"] == "none", "an access wakes the sandbox, not the app");
 
     let deleted = demo.post("/stop", json!({ "delete_sandbox": true }));
@@ -257,7 +258,16 @@ fn what_was_ready_is_checked_again_after_a_sleep() {
 fn a_new_version_is_online_after_a_start_unless_the_old_one_is_kept() {
     let server = server();
     let demo = Demo::deploy(&server.api(), "versions", "start: {command: echo one; exec sleep 1000}\n", &[]);
-    let first = demo.start();
+    // However many start it, there is one sandbox and one process.
+    let all: Vec<Value> = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| demo.start())).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect()
+    });
+    let first = &all[0];
+    for other in &all {
+        assert_eq!((&other["sandbox"]["id"], &other["start"]["pid"], &other["state"]), (&first["sandbox"]["id"], &first["start"]["pid"], &json!("ready")));
+    }
+    eventually("one line", WITHIN, || Some(()).filter(|()| demo.logs("start") == "one\n").ok_or_else(|| demo.logs("start")));
     assert_eq!((&first["online_version"], &first["outdated"]), (&json!(1), &json!(false)));
     demo.redeploy("start: {command: echo two; exec sleep 1000}\n", &[]);
     let outdated = demo.status();

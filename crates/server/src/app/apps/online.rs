@@ -112,7 +112,7 @@ impl App {
         let version = if row.version == live.number { live } else { self.version_of(&app, row.version).await? };
         let launch = Arc::new(launch_of(&app, &version)?);
         self.serve_ports(&record, &launch).await?;
-        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: SeenApp::default() };
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen_of(&app) };
         let supervised = self.supervise(&record.id, &launch, &launch.wanted(&asked_of(&app)), keeping);
         supervised.heard().await;
         Ok(supervised)
@@ -178,7 +178,7 @@ impl App {
             }
         }
         let app = self.want(app, Desired::Offline, |asked| *asked = Asked::default()).await?;
-        self.forget_seen(&app.id).await;
+        self.remember_stopped(&app, sandbox).await;
         let sandbox_id = online.map(|row| row.sandbox_id);
         Ok(StopSummary { stopped, sandbox_id, sandbox, took: began.elapsed() })
     }
@@ -200,10 +200,18 @@ impl App {
         self.create_preview(who, supervised.sandbox_id(), new).await
     }
 
-    async fn forget_seen(&self, app_id: &str) {
-        let nothing = serde_json::json!({});
-        if let Err(error) = self.store.app_seen(app_id, &nothing).await {
-            tracing::warn!(app = app_id, %error, "how an app was seen was not forgotten");
+    async fn remember_stopped(&self, app: &AppRecord, sandbox: Stopping) {
+        let seen = match sandbox {
+            Stopping::Pause => seen_of(app).stopped(),
+            // Its log goes with it.
+            Stopping::Delete => SeenApp::default(),
+        };
+        let written = match serde_json::to_value(seen) {
+            Ok(seen) => self.store.app_seen(&app.id, &seen).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = written {
+            tracing::warn!(app = app.id, error, "how an app was seen was not remembered");
         }
     }
 
@@ -312,7 +320,7 @@ impl App {
             return Ok(false);
         }
         let launch = Arc::new(launch_of(app, &self.version_of(app, row.version).await?)?);
-        let seen: SeenApp = serde_json::from_value(app.seen.clone()).unwrap_or_default();
+        let seen = seen_of(app);
         let known = |name: &String| {
             let entry = seen.entries.get(name).filter(|_| seen.sandbox_id == row.sandbox_id);
             entry.is_some_and(|entry| entry.state != sandbar_core::app::AppState::None)
@@ -394,6 +402,10 @@ pub(crate) fn launch_of(app: &AppRecord, version: &AppVersionRecord) -> Result<L
 
 pub(crate) fn asked_of(app: &AppRecord) -> Asked {
     serde_json::from_value(app.launch.clone()).unwrap_or_default()
+}
+
+pub(crate) fn seen_of(app: &AppRecord) -> SeenApp {
+    serde_json::from_value(app.seen.clone()).unwrap_or_default()
 }
 
 fn both(before: LaunchServices, more: Option<LaunchServices>) -> LaunchServices {

@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 
 use sandbar_core::{
-    app::{AppState, launch::SeenApp, manifest::START},
+    app::{AppState, manifest::START},
     limits::app_launch as limits,
 };
 use sandbar_procd_api::LogLine;
 
+use super::online::{launch_of, seen_of};
 use crate::{
     app::{App, auth::Principal},
     error::ApiError,
@@ -38,10 +39,10 @@ impl App {
         let app = self.app(who, name).await?;
         let whole = self.app_whole(app).await?;
         let supervised = whole.online.as_ref().and_then(|row| self.supervised(&row.sandbox_id));
-        let seen: SeenApp = serde_json::from_value(whole.app.seen.clone()).unwrap_or_default();
+        let seen = seen_of(&whole.app);
         let known = match (&supervised, &whole.live) {
             (Some(supervised), _) => supervised.launch().entry(source).is_some(),
-            (None, Some(live)) => super::online::launch_of(&whole.app, live)?.entry(source).is_some(),
+            (None, Some(live)) => launch_of(&whole.app, live)?.entry(source).is_some(),
             (None, None) => false,
         };
         if !known && !seen.entries.contains_key(source) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sandbar_core::{
     app::{
         AppState, PreviewState,
-        launch::{Launch, SeenApp, SeenEntry, preview_state},
+        launch::{Launch, SeenEntry, preview_state},
         manifest::{Access, Port, START},
         supervise::Ending,
     },
@@ -14,7 +14,7 @@ use sandbar_core::{
 
 use super::{
     AppWhole,
-    online::launch_of,
+    online::{launch_of, seen_of},
     supervise::{EntryView, Supervised},
 };
 use crate::{
@@ -75,7 +75,7 @@ impl App {
             // Nothing could be built of it yet.
             (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new() }),
         };
-        let seen: SeenApp = serde_json::from_value(whole.app.seen.clone()).unwrap_or_default();
+        let seen = seen_of(&whole.app);
         let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
         let listening = match &supervised {
             Some(supervised) => supervised.listening().await,
