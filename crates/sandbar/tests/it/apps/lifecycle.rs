@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{Demo, WITHIN, preview, service};
+use super::demo::{Demo, WITHIN, preview, service};
 use crate::it::{
     harness::{Sandbox, Server, shared},
     http::eventually,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Demo, WITHIN, preview};
+use super::demo::{Demo, WITHIN, preview};
 use crate::it::{
     harness::shared,
     http::{Api, Reply, eventually},

@@ -1,19 +1,16 @@
-//! Apps, from their manifests to what runs.
+//! An app that is deployed and started.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{
+use crate::it::{
     harness::Sandbox,
     http::{Api, Reply, eventually},
     registry::Tar,
 };
 
-mod lifecycle;
-mod previews;
-
-const WITHIN: Duration = Duration::from_secs(60);
+pub const WITHIN: Duration = Duration::from_secs(60);
 
 /// An app of a team.
 pub struct Demo {
