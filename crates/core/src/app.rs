@@ -5,8 +5,11 @@ use serde::{Deserialize, Serialize};
 pub mod amount;
 pub mod artifact;
 pub mod canonical;
+pub mod inputs;
 pub mod launch;
 pub mod manifest;
+pub mod receipt;
+pub mod redact;
 pub mod supervise;
 
 /// What is wanted of an app.

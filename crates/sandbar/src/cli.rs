@@ -12,6 +12,7 @@ mod image;
 mod item;
 mod outbox;
 mod preview;
+mod receipt;
 mod sandbox;
 mod sandbox_function;
 mod script;
@@ -22,7 +23,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use app::AppCommand;
+pub use app::{AppCommand, DeployArgs, InitArgs, InitTemplate, ValidateArgs};
 pub use app_lifecycle::{AppLifecycleCommand, AppServiceCommand};
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
@@ -34,6 +35,7 @@ pub use image::{BootstrapArgs, ImageCommand, PullArgs};
 pub use item::ItemCommand;
 pub use outbox::OutboxCommand;
 pub use preview::{PreviewArgs, PreviewCommand};
+pub use receipt::{ReceiptCommand, VerifyArgs};
 pub use sandbox::{CopyArgs, CreateArgs, EventsArgs, ExecArgs, ListArgs, LogsArgs, NetArgs, RunArgs, SandboxCommand, ShellArgs, SshArgs};
 pub use sandbox_function::{FunctionInvokeArgs, SandboxFunctionCommand};
 pub use script::{PutArgs, RunFileArgs, ScriptAliasCommand, ScriptCommand, ScriptInvokeArgs, ScriptKeyCommand, ScriptSecretCommand};
@@ -92,12 +94,15 @@ pub enum Command {
     /// Publish services of sandboxes under addresses that stay
     #[command(subcommand, visible_alias = "fn")]
     Function(FunctionCommand),
-    /// Programs with a manifest: deployed, started, and run
-    #[command(subcommand)]
-    App(AppCommand),
     /// JavaScript that runs on the server: called, on events, or at moments
     #[command(subcommand)]
     Script(ScriptCommand),
+    /// Programs with what starts them, runs in them and is served by them, described in sandbar.yaml
+    #[command(subcommand)]
+    App(AppCommand),
+    /// Look at the signed records of what ran
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
     /// Say what items are made of, and who may do what with them
     #[command(subcommand)]
     Collection(CollectionCommand),

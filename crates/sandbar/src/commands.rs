@@ -17,6 +17,7 @@ pub mod login;
 mod network;
 mod outbox;
 mod preview;
+pub mod receipt;
 pub mod sandbox;
 pub mod sandbox_function;
 pub mod script;

@@ -9,6 +9,7 @@ mod it {
     mod acme;
     mod api;
     mod apps;
+    mod apps_offline;
     mod bombs;
     mod certificates;
     mod crash;

@@ -34,14 +34,16 @@ mod port;
 mod rate;
 mod read;
 mod schedule;
+mod schema;
 mod yaml;
 
 pub use command::{Action, Block, Concurrency, ConcurrencyPolicy, Launch, LaunchServices, Readiness, Restart, RestartPolicy, Service, Start};
 pub use diagnostic::{Code, Diagnostic};
 pub use port::{Access, AuthPolicy, Port, Protocol};
 pub use rate::Rate;
-pub use read::{Parsed, is_app_name, is_command_name, name_of_folder, parse};
+pub use read::{Parsed, UPLOAD_KEY, is_app_name, is_command_name, name_of_folder, parse, parse_bytes};
 pub use schedule::{Budget, Quotas, RuntimePolicy, Schedule, Target, When};
+pub use schema::{ID as SCHEMA_ID, schema};
 
 /// Names under which the manifest is looked for in a folder, in this order.
 pub const FILE_NAMES: [&str; 4] = ["sandbar.yaml", "sandbar.yml", "openpond.yaml", "openpond.yml"];

@@ -98,7 +98,7 @@ pub fn names_of_state(server: &Server) -> (BTreeSet<String>, BTreeSet<String>) {
         let mut query = db.prepare(sql).expect("the tables are there");
         query.query_map([], |row| row.get(0)).unwrap().map(|row| row.expect("a row")).collect()
     };
-    let layers = "SELECT json_extract(layer.value, '$.root_id') FROM (SELECT json_extract(doc, '$.base') base FROM sandbox UNION ALL SELECT base FROM snapshot UNION ALL SELECT base FROM template UNION ALL SELECT json_extract(doc, '$.base') FROM function_revision) bases, json_each(bases.base, '$.layers') layer";
+    let layers = "SELECT json_extract(layer.value, '$.root_id') FROM (SELECT json_extract(doc, '$.base') base FROM sandbox UNION ALL SELECT base FROM snapshot UNION ALL SELECT base FROM template UNION ALL SELECT json_extract(doc, '$.base') FROM function_revision UNION ALL SELECT base FROM app_version UNION ALL SELECT base FROM app_setup) bases, json_each(bases.base, '$.layers') layer";
     let trees = "SELECT tree_id FROM volume UNION SELECT tree_id FROM volume_snapshot
         UNION SELECT json_extract(mount.value, '$.tree_id') FROM function_revision, json_each(function_revision.doc, '$.mounts') mount";
     (texts(layers), texts(trees))

@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod lifecycle;
+mod env;
 
 /// `/api/v1/apps`
 pub fn router() -> OpenApiRouter<SharedApp> {
@@ -43,6 +44,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(logs))
         .routes(routes!(rollback))
         .merge(lifecycle::router())
+        .merge(env::router())
 }
 
 /// The team's apps by name.

@@ -2,6 +2,7 @@
 //! and to open it again.
 
 mod access;
+mod apps;
 mod credentials;
 mod engine;
 mod functions;

@@ -15,8 +15,10 @@ mod parts;
 mod port;
 mod schedule;
 mod spot;
+mod upload;
 
 pub use command::is_command_name;
+pub use upload::KEY as UPLOAD_KEY;
 
 use checks::Names;
 use spot::{Fields, Out, Spot};
@@ -60,6 +62,26 @@ const REFUSED: &[(&str, Code, &str)] = &[
     ("ports", Code::UnknownKey, "stands under start, an action or a service"),
 ];
 
+/// Reads a manifest out of a file or a request.
+pub fn parse_bytes(bytes: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
+    // The size first: what is too large is not looked through.
+    let bytes = &bytes[..bytes.len().min(limits::MANIFEST_MAX_BYTES + 1)];
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(text),
+        Err(_) if bytes.len() > limits::MANIFEST_MAX_BYTES => {
+            let message = format!("has more than {} bytes", limits::MANIFEST_MAX_BYTES);
+            Err(vec![Diagnostic { path: "$".to_owned(), code: Code::TooLarge, message, line: 1, column: 1 }])
+        }
+        Err(error) => {
+            let right = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+            let (line, column) = (right.matches('\n').count() + 1, right.rsplit('\n').next().unwrap_or_default().chars().count() + 1);
+            let message = "is no text in UTF-8 from here on".to_owned();
+            Err(vec![Diagnostic { path: "$".to_owned(), code: Code::InvalidYaml, message, line: number(line), column: number(column) }])
+        }
+    }
+}
+
 /// Reads a manifest. What is wrong with it comes in the order of its places, at most [`limits::MANIFEST_DIAGNOSTICS_MAX`] things.
 pub fn parse(text: &str) -> Result<Parsed, Vec<Diagnostic>> {
     let (root, duplicates) = yaml::load(text).map_err(|diagnostic| vec![diagnostic])?;
@@ -72,6 +94,11 @@ pub fn parse(text: &str) -> Result<Parsed, Vec<Diagnostic>> {
     })?;
     let hash = canonical::sha256(&normalised);
     Ok(Parsed { manifest, normalised, hash })
+}
+
+/// Keys that mean something elsewhere, and why they are refused.
+pub(super) fn unsupported_keys() -> impl Iterator<Item = (&'static str, &'static str)> {
+    REFUSED.iter().filter(|(_, code, _)| *code != Code::UnknownKey).map(|(key, _, why)| (*key, *why))
 }
 
 /// A name for an app of a folder's; none where nothing of the folder's can stand in one.
@@ -141,7 +168,8 @@ fn read(root: &Node, out: &mut Out) -> Manifest {
     names.check(out);
 
     manifest.volumes = parts::volumes(&fields, out);
-    manifest.inputs = fields.get("inputs").map(|spot| parts::inputs(&spot, out, &fields)).unwrap_or_default();
+    let (inputs, schema) = fields.get("inputs").map(|spot| parts::inputs(&spot, out, &manifest.volumes)).unwrap_or_default();
+    manifest.inputs = inputs;
     manifest.artifacts = Artifacts {
         paths: fields.get("artifacts").and_then(|spot| spot.fields(out, &["paths"])).map(|fields| parts::patterns(&fields, "paths", out)).unwrap_or_default(),
     };
@@ -149,7 +177,7 @@ fn read(root: &Node, out: &mut Out) -> Manifest {
     if let Some(fields) = fields.get("network").and_then(|spot| spot.fields(out, &["egress"])) {
         manifest.network.egress = fields.one_of("egress", out, super::Egress::named, super::Egress::NAMES).unwrap_or_default();
     }
-    manifest.schedules = schedule::schedules(&fields, out, &names);
+    manifest.schedules = schedule::schedules(&fields, out, &names, schema.as_ref());
     manifest
 }
 
@@ -172,6 +200,3 @@ fn head(fields: &Fields<'_>, out: &mut Out, manifest: &mut Manifest) {
     manifest.use_case = line("useCase", limits::APP_USE_CASE_MAX_CHARS);
     manifest.description = fields.get("description").and_then(|spot| spot.text(out, limits::APP_DESCRIPTION_MAX_CHARS)).map(str::to_owned);
 }
-
-#[cfg(test)]
-mod tests;

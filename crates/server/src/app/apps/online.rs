@@ -12,6 +12,7 @@ use sandbar_core::{
         Desired, SandboxKind,
         launch::{Asked, Launch, SeenApp, Stopping},
         manifest::LaunchServices,
+        redact::Redactor,
     },
     limits::app_launch as limits,
     preview,
@@ -89,8 +90,10 @@ impl App {
         let (was, wanted) = (app.desired, start.services.clone());
         let live = self.live_version(&app).await?;
         if let Some(services) = &wanted {
-            launch_of(&app, &live)?.check(services).map_err(|error| ApiError::bad_request(format!("services: {error}")))?;
+            shape_of(&app, &live)?.check(services).map_err(|error| ApiError::bad_request(format!("services: {error}")))?;
         }
+        // Before anything is made or ended for it.
+        self.app_given_all(&app, &manifest_of(&live)?).await?;
         let app = self
             .want(app, Desired::Online, |asked| {
                 let services = std::mem::take(&mut asked.services);
@@ -110,9 +113,9 @@ impl App {
         }
         let (row, record) = up?;
         let version = if row.version == live.number { live } else { self.version_of(&app, row.version).await? };
-        let launch = Arc::new(launch_of(&app, &version)?);
+        let (launch, redactor) = self.app_launch(&app, &version, true).await?;
         self.serve_ports(&record, &launch).await?;
-        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen_of(&app) };
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen_of(&app), redactor };
         let supervised = self.supervise(&record.id, &launch, &launch.wanted(&asked_of(&app)), keeping);
         supervised.heard().await;
         Ok(supervised)
@@ -297,7 +300,7 @@ impl App {
         }
         for (sandbox_id, app_id, version) in self.store.app_sandboxes_offline().await.map_err(|e| store_failure("reading sandboxes of apps", &e))? {
             let app = self.app_by_id(&app_id).await?;
-            let launch = launch_of(&app, &self.version_of(&app, version).await?)?;
+            let launch = shape_of(&app, &self.version_of(&app, version).await?)?;
             gates::close(self, &sandbox_id, &launch);
         }
         for id in self.store.apps_stopping().await.map_err(|e| store_failure("reading apps", &e))? {
@@ -319,7 +322,7 @@ impl App {
         if self.record_of(&row.sandbox_id).await?.is_none() {
             return Ok(false);
         }
-        let launch = Arc::new(launch_of(app, &self.version_of(app, row.version).await?)?);
+        let (launch, redactor) = self.app_launch(app, &self.version_of(app, row.version).await?, false).await?;
         let seen = seen_of(app);
         let known = |name: &String| {
             let entry = seen.entries.get(name).filter(|_| seen.sandbox_id == row.sandbox_id);
@@ -327,7 +330,7 @@ impl App {
         };
         // What was asked for and never came to be seen.
         let unseen: Vec<String> = launch.wanted(&asked_of(app)).into_iter().filter(|name| !known(name)).collect();
-        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen.clone() };
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen.clone(), redactor };
         self.supervise(&row.sandbox_id, &launch, &unseen, keeping);
         Ok(true)
     }
@@ -365,6 +368,15 @@ impl App {
         self.finish_stop(app, sandbox).await.map(drop)
     }
 
+    /// What a version of an app keeps up, and what takes its secrets out of what is printed. With `needs_all` a variable that is
+    /// required and that nobody gave is a conflict (409).
+    pub(crate) async fn app_launch(&self, app: &AppRecord, version: &AppVersionRecord, needs_all: bool) -> Result<(Arc<Launch>, Arc<Redactor>), ApiError> {
+        let manifest = manifest_of(version)?;
+        let given = if needs_all { self.app_given_all(app, &manifest).await? } else { self.app_given(app, &manifest).await? };
+        let redactor = Arc::new(given.redactor());
+        Ok((Arc::new(Launch::of(Arc::new(manifest), &app.name, version.number, &given.env)), redactor))
+    }
+
     async fn app_by_id(&self, id: &str) -> Result<AppRecord, ApiError> {
         let found = self.store.app_get(id).await.map_err(|e| store_failure("reading the app", &e))?;
         found.ok_or_else(|| ApiError::not_found("app", id))
@@ -396,7 +408,8 @@ impl Turns {
     }
 }
 
-pub(crate) fn launch_of(app: &AppRecord, version: &AppVersionRecord) -> Result<Launch, ApiError> {
+/// What a version keeps up, without what it was given for its variables: to look at, not to start.
+pub(crate) fn shape_of(app: &AppRecord, version: &AppVersionRecord) -> Result<Launch, ApiError> {
     Ok(Launch::of(Arc::new(manifest_of(version)?), &app.name, version.number, &BTreeMap::new()))
 }
 

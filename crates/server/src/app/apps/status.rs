@@ -14,7 +14,7 @@ use sandbar_core::{
 
 use super::{
     AppWhole,
-    online::{launch_of, seen_of},
+    online::{seen_of, shape_of},
     supervise::{EntryView, Supervised},
 };
 use crate::{
@@ -71,7 +71,7 @@ impl App {
         let supervised = sandbox.as_ref().and_then(|sandbox| self.supervised(&sandbox.id));
         let launch = match (&supervised, &whole.live) {
             (Some(supervised), _) => Arc::clone(supervised.launch()),
-            (None, Some(live)) => Arc::new(launch_of(&whole.app, live)?),
+            (None, Some(live)) => Arc::new(shape_of(&whole.app, live)?),
             // Nothing could be built of it yet.
             (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new() }),
         };

@@ -18,6 +18,7 @@ use sandbar_core::app::{
     AppState,
     launch::{Entry, Launch, SeenApp, SeenEntry},
     manifest::START,
+    redact::Redactor,
     supervise::{Ending, Phase, Upkeep, Why},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -58,6 +59,7 @@ struct Inner {
     launch: Arc<Launch>,
     entries: BTreeMap<String, Handle>,
     ground: watch::Receiver<Ground>,
+    redactor: Arc<Redactor>,
     /// The sandbox is there.
     alive: watch::Receiver<bool>,
     /// Ends the tasks, not the processes.
@@ -97,6 +99,8 @@ pub(crate) struct Keeping {
     pub revive: bool,
     /// What a former server knew.
     pub seen: SeenApp,
+    /// Takes secrets out of what is kept of what was printed.
+    pub redactor: Arc<Redactor>,
 }
 
 impl Default for Supervisors {
@@ -167,7 +171,7 @@ impl Supervisors {
             let (view, watched) = watch::channel(EntryView::new(entry, &upkeep, seen));
             let (commands, queue) = mpsc::channel(COMMANDS_MAX);
             let place = Place { entry: Arc::clone(entry), ground: stands.clone(), ends: ends.clone(), dependencies, context_id: None, seen_to_end: None };
-            let driver = Driver { upkeep, heard: 0, view, commands: queue, place };
+            let driver = Driver { upkeep, heard: 0, view, commands: queue, place, redactor: Arc::clone(&keeping.redactor) };
             self.spawn(&stop, driver.run());
             entries.insert(entry.name.clone(), Handle { commands, asked: AtomicU64::new(0), view: watched });
         }
@@ -188,6 +192,7 @@ impl Supervisors {
             launch: Arc::clone(launch),
             entries,
             ground: stands,
+            redactor: keeping.redactor,
             alive: lives,
             stop,
         };
@@ -272,6 +277,10 @@ impl EntryView {
 impl Supervised {
     pub fn sandbox_id(&self) -> &str {
         &self.0.sandbox_id
+    }
+
+    pub fn redactor(&self) -> &Arc<Redactor> {
+        &self.0.redactor
     }
 
     pub fn launch(&self) -> &Arc<Launch> {
@@ -372,7 +381,9 @@ impl Supervised {
         let runtime = self.0.ground.borrow().runtime.clone();
         let context = self.view(name).and_then(|view| view.processes.last().cloned());
         match (runtime, context) {
-            (Some(runtime), Some((of, context))) if of == runtime.id => process::printed(&runtime, &context).await,
+            (Some(runtime), Some((of, context))) if of == runtime.id => {
+                process::printed(&runtime, &context).await.iter().map(|line| self.0.redactor.text(line)).collect()
+            }
             _ => Vec::new(),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::{
     super::{
         BASE_DEFAULT, EnvInput, Image, Inputs, Mcp, McpEndpoint, Probe, Resources, Runtime, Setup, Validation, Volume, WORKSPACE,
@@ -12,9 +14,10 @@ use super::{
     command::command_text,
     port::{path_or_root, port_number},
     spot::{Fields, Out, Spot, meant},
+    upload,
 };
 use crate::{
-    app::artifact,
+    app::{artifact, inputs::InputSchema},
     image::{ImageName, is_digest},
     limits::{self as all, apps as limits},
     volume::check_mount_point,
@@ -173,8 +176,8 @@ pub fn volumes(fields: &Fields<'_>, out: &mut Out) -> Vec<Volume> {
     volumes
 }
 
-pub fn inputs(spot: &Spot<'_>, out: &mut Out, _root: &Fields<'_>) -> Inputs {
-    let Some(fields) = spot.fields(out, &["schema", "env"]) else { return Inputs::default() };
+pub fn inputs(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) -> (Inputs, Option<InputSchema>) {
+    let Some(fields) = spot.fields(out, &["schema", "env"]) else { return Default::default() };
     let mut env: Vec<EnvInput> = Vec::new();
     for spot in fields.get("env").map(|spot| spot.list(out, limits::APP_INPUT_ENV_MAX)).unwrap_or_default() {
         let Some(fields) = spot.fields(out, &["name", "required", "secret", "description"]) else { continue };
@@ -196,7 +199,29 @@ pub fn inputs(spot: &Spot<'_>, out: &mut Out, _root: &Fields<'_>) -> Inputs {
         }
         env.push(input);
     }
-    Inputs { schema: fields.get("schema").and_then(|spot| spot.node.to_json()), env }
+    let schema = fields.get("schema").and_then(|spot| schema(&spot, out, volumes));
+    let (schema, compiled) = schema.unzip();
+    (Inputs { schema, env }, compiled)
+}
+
+fn schema(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) -> Option<(Value, InputSchema)> {
+    spot.mapping(out)?;
+    let Some(schema) = spot.node.to_json() else {
+        spot.wrong(out, Code::InvalidSchema, "holds a number that JSON does not have");
+        return None;
+    };
+    match InputSchema::compile(&schema) {
+        Ok(compiled) => {
+            upload::check(spot, out, volumes);
+            Some((schema, compiled))
+        }
+        Err(problems) => {
+            for problem in problems {
+                spot.below(&problem.place).wrong(out, Code::InvalidSchema, problem.message);
+            }
+            None
+        }
+    }
 }
 
 pub fn mcp(spot: &Spot<'_>, out: &mut Out, names: &Names) -> Mcp {

@@ -16,6 +16,7 @@ use super::{
     spot::{Fields, Out, Spot, meant},
 };
 use crate::{
+    app::inputs::InputSchema,
     limits::{self as all, apps as limits},
     script::{self, cron, draft},
 };
@@ -60,13 +61,13 @@ const QUOTAS: [(&str, Code, &str); 5] = [
     ("maxSnapshots", Code::UnsupportedKey, "has no meaning here: a run takes no snapshots"),
 ];
 
-pub fn schedules(fields: &Fields<'_>, out: &mut Out, names: &Names) -> Vec<Schedule> {
+pub fn schedules(fields: &Fields<'_>, out: &mut Out, names: &Names, inputs: Option<&InputSchema>) -> Vec<Schedule> {
     let mut seen: Vec<String> = Vec::new();
-    let schedules = fields.each("schedules", out, limits::APP_SCHEDULES_MAX, |spot, out| schedule(spot, out, names, &mut seen));
+    let schedules = fields.each("schedules", out, limits::APP_SCHEDULES_MAX, |spot, out| schedule(spot, out, names, inputs, &mut seen));
     schedules.into_iter().flatten().collect()
 }
 
-fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, seen: &mut Vec<String>) -> Option<Schedule> {
+fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, inputs: Option<&InputSchema>, seen: &mut Vec<String>) -> Option<Schedule> {
     let fields = spot.fields_refusing(out, KEYS, &[RETENTION])?;
     let name = fields.require("name", out).and_then(|spot| {
         let name = spot.line(out, limits::APP_SCHEDULE_NAME_MAX_CHARS)?;
@@ -115,6 +116,18 @@ fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, seen: &mut Vec<String
     };
     if schedule.runtime_policy == RuntimePolicy::UseExistingRunning && fields.get("resources").is_some() {
         fields.conflict("resources", out, "the app sandbox has its resources already");
+    }
+    if matches!(schedule.target, Target::Action { .. })
+        && schedule.input.is_some() == fields.get("input").is_some()
+        && let Some(wrong) = inputs.and_then(|inputs| inputs.apply(schedule.input.as_ref()).err())
+    {
+        for violation in wrong {
+            let (code, message) = (Code::InvalidValue, format!("is not as inputs.schema wants it: {violation}"));
+            match fields.get("input") {
+                Some(spot) => spot.wrong(out, code, message),
+                None => out.push(format!("{}.input", fields.path), fields.at, Code::Missing, message),
+            }
+        }
     }
     Some(schedule)
 }

@@ -151,6 +151,21 @@ impl<'a> Spot<'a> {
         items.iter().enumerate().map(|(index, node)| Spot { path: format!("{}[{index}]", self.path), node }).collect()
     }
 
+    /// What a place within names; the nearest around it where there is nothing.
+    pub fn below(&self, place: &[String]) -> Spot<'a> {
+        let mut spot = self.clone();
+        for token in place {
+            let inner = match &spot.node.data {
+                Data::Map(entries) => entries.iter().find(|(key, _)| key.text == *token).map(|(_, node)| (below(&spot.path, token), node)),
+                Data::List(items) => token.parse().ok().and_then(|at: usize| items.get(at)).map(|node| (format!("{}[{token}]", spot.path), node)),
+                _ => None,
+            };
+            let Some((path, node)) = inner else { break };
+            spot = Spot { path, node };
+        }
+        spot
+    }
+
     pub fn fields(&self, out: &mut Out, known: &[&str]) -> Option<Fields<'a>> {
         self.fields_refusing(out, known, &[])
     }

@@ -10,6 +10,7 @@ use sandbar_core::{
     app::{
         AppState,
         launch::{Check, Entry},
+        redact::Redactor,
         supervise::{Ending, Next, Phase, Seen, Upkeep, Why},
     },
     limits::app_launch as limits,
@@ -72,6 +73,8 @@ pub(super) struct Driver {
     pub view: watch::Sender<EntryView>,
     pub commands: mpsc::Receiver<Command>,
     pub place: Place,
+    /// Takes secrets out of the last lines.
+    pub redactor: Arc<Redactor>,
 }
 
 /// Where a process is, and what it depends on.
@@ -108,7 +111,7 @@ impl Driver {
                         let ending = self.place.stop(now.as_deref(), grace).await;
                         self.upkeep.see(Seen::Unwanted, now_ms());
                         self.publish();
-                        let _ = reply.send(ending);
+                        let _ = reply.send(ending.map(|ending| self.redacted(ending)));
                         continue;
                     }
                 },
@@ -119,7 +122,10 @@ impl Driver {
                     self.place.context_id = None;
                     Seen::Lost
                 }
-                seen = self.place.perform(next, ground.runtime.as_ref(), &self.view) => seen,
+                seen = self.place.perform(next, ground.runtime.as_ref(), &self.view) => match seen {
+                    Seen::Ended(ending) => Seen::Ended(self.redacted(ending)),
+                    seen => seen,
+                },
             };
             if let Seen::Ended(ending) | Seen::Blocked(ending) = &seen {
                 tracing::info!(entry = self.place.entry.name, why = ending.why.as_str(), text = ending.text, "a process of an app is over");
@@ -127,6 +133,13 @@ impl Driver {
             self.upkeep.see(seen, now_ms());
             self.publish();
         }
+    }
+
+    fn redacted(&self, mut ending: Ending) -> Ending {
+        for line in &mut ending.log_tail {
+            *line = self.redactor.text(line);
+        }
+        ending
     }
 
     fn publish(&self) {

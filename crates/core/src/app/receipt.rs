@@ -1,0 +1,170 @@
+//! Receipts: what a run was, what it used and what came of it, signed and chained.
+//!
+//! A receipt is a document of its own, good without the server that made it: whoever has the public key can tell that nothing in
+//! it was changed, and whoever has several in a row that none is missing between them. What is signed is the canonical JSON
+//! (see [`canonical`]), which is why all numbers are whole: money in millionths, times in milliseconds UTC.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::canonical;
+
+mod key;
+mod price;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+pub use key::{Key, KeyError, PublicKey};
+pub use price::{LineItem, Price, Prices};
+pub use verify::{ChainProblem, Problem, ReadError, VerifyError, read, verify, verify_chain};
+
+/// Of this form.
+pub const VERSION: u32 = 1;
+/// What is signed begins so: the same key signs nothing else that could be taken for it.
+const DOMAIN: &str = "sandbar receipt 1\n";
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// [`VERSION`].
+    pub version: u32,
+    pub id: String,
+    pub team_id: String,
+    pub app_id: String,
+    pub app_name: String,
+    /// The number of the deployed version.
+    pub app_version: u64,
+    pub run_id: String,
+    pub kind: Kind,
+    /// Of the action or service.
+    pub name: Option<String>,
+    /// The id of the schedule that made it run.
+    pub schedule_id: Option<String>,
+    /// Where it ran; none when it came to no sandbox.
+    pub sandbox_id: Option<String>,
+    /// SHA-256 of the manifest's canonical JSON.
+    pub manifest_sha256: String,
+    /// What the sandbox's files began as.
+    pub files: Option<String>,
+    /// As it was given to the shell. None when it never ran.
+    pub command: Option<String>,
+    /// SHA-256 of the canonical JSON of the input, with its defaults.
+    pub input_sha256: Option<String>,
+    pub created_at_ms: i64,
+    pub started_at_ms: Option<i64>,
+    pub finished_at_ms: i64,
+    pub usage: Usage,
+    pub status: Status,
+    pub exit_code: Option<i32>,
+    /// Why it ended so, when that is not clear from its status.
+    pub reason: Option<String>,
+    /// At most [`crate::limits::apps::RECEIPT_ARTIFACTS_MAX`].
+    pub artifacts: Vec<Artifact>,
+    /// All connections that were refused, those that are not in the list, too.
+    pub denied_total: u64,
+    /// At most [`crate::limits::apps::RECEIPT_DENIALS_MAX`].
+    pub denied: Vec<Denial>,
+    /// None where the server has no prices.
+    pub price: Option<Price>,
+    /// The id of that within which receipts are counted: the app's.
+    pub chain: String,
+    /// From 1 on, without gaps.
+    pub sequence: u64,
+    /// Hash of the receipt before; none of the first.
+    pub previous_sha256: Option<String>,
+    /// [`PublicKey::id`] of the key that signs.
+    pub key_id: String,
+}
+
+/// What was run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Action,
+    Start,
+    Service,
+    /// A command of a schedule's own.
+    Command,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+}
+
+/// What a run used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Usage {
+    /// From the start of the command to its end.
+    pub duration_ms: u64,
+    pub cpu_us: u64,
+    pub memory_peak_bytes: u64,
+    /// By how much the files of the sandbox grew.
+    pub disk_bytes: u64,
+    pub network_sent_bytes: u64,
+    pub network_received_bytes: u64,
+}
+
+/// A file that a run left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Artifact {
+    /// Relative to the workspace.
+    pub path: String,
+    pub sha256: String,
+    pub size_bytes: u64,
+}
+
+/// A connection that the network policy refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Denial {
+    /// A name or an address, with the port.
+    pub destination: String,
+    pub rule: String,
+    pub count: u64,
+}
+
+/// A receipt and the proof of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    pub receipt: Receipt,
+    /// Hash of the receipt, in lower-case hex, which the next one names.
+    pub sha256: String,
+    /// Ed25519 over `sandbar receipt 1`, a line feed and the receipt's canonical JSON; in lower-case hex.
+    pub signature: String,
+    /// The key to look with, in hex. That it is the server's is known only to who has it from elsewhere.
+    pub public_key: PublicKey,
+}
+
+impl Receipt {
+    /// The text that is hashed and signed.
+    pub fn canonical(&self) -> String {
+        // A struct of texts, whole numbers and lists of them is always JSON.
+        canonical::text(&serde_json::to_value(self).unwrap_or(Value::Null))
+    }
+
+    pub fn sha256(&self) -> String {
+        canonical::sha256(&serde_json::to_value(self).unwrap_or(Value::Null))
+    }
+
+    fn message(&self) -> Vec<u8> {
+        format!("{DOMAIN}{}", self.canonical()).into_bytes()
+    }
+}
+
+/// Signs a receipt, and writes the key's id into it.
+pub fn sign(receipt: &Receipt, key: &Key) -> Signed {
+    let public_key = key.public_key();
+    let receipt = Receipt { key_id: public_key.id(), ..receipt.clone() };
+    Signed { sha256: receipt.sha256(), signature: hex::encode(key.sign(&receipt.message())), public_key, receipt }
+}
