@@ -94,3 +94,28 @@ pub struct LogPieceResponse {
     /// Nothing follows any more.
     pub completed: bool,
 }
+
+/// `GET /api/v1/apps/{name}/env`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppEnvData {
+    /// What the live version asks for, and what was given besides.
+    pub env: Vec<AppEnvResponse>,
+}
+
+/// A variable of an app, without its value.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppEnvResponse {
+    pub name: String,
+    /// Somebody gave it.
+    pub given: bool,
+    /// The manifest of the live version asks for it.
+    pub asked: bool,
+    /// Without it nothing of the app is started or run.
+    pub required: bool,
+    /// It is taken out of what commands print.
+    pub secret: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<String>,
+}

@@ -9,6 +9,7 @@ pub mod inputs;
 pub mod launch;
 pub mod manifest;
 pub mod receipt;
+pub mod redact;
 pub mod run;
 pub mod supervise;
 

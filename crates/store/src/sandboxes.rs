@@ -24,7 +24,7 @@ pub struct ListFilter {
     pub statuses: Option<Vec<Status>>,
     pub template_id: Option<String>,
     pub paused: Option<bool>,
-    /// Also those that serve functions.
+    /// Also those that serve functions or build apps.
     pub instances: bool,
     pub limit: u32,
     pub offset: u32,
@@ -139,7 +139,7 @@ impl Store {
     pub async fn sandbox_list(&self, filter: ListFilter) -> Result<(Vec<SandboxRecord>, u64), StoreError> {
         self.engine
             .read("list sandboxes", move |c| {
-                const WHERE: &str = "team_id = :team AND (:status IS NULL OR status IN (SELECT value FROM json_each(:status))) AND (:template IS NULL OR template_id = :template) AND (:paused IS NULL OR paused = :paused) AND (:instances OR NOT EXISTS (SELECT 1 FROM function_instance WHERE sandbox_id = sandbox.id))";
+                const WHERE: &str = "team_id = :team AND (:status IS NULL OR status IN (SELECT value FROM json_each(:status))) AND (:template IS NULL OR template_id = :template) AND (:paused IS NULL OR paused = :paused) AND (:instances OR NOT EXISTS (SELECT 1 FROM function_instance WHERE sandbox_id = sandbox.id) AND NOT EXISTS (SELECT 1 FROM app_sandbox WHERE sandbox_id = sandbox.id AND kind = 'build'))";
                 let status = filter.statuses.as_ref().map(|list| serde_json::json!(list.iter().map(|s| s.as_str()).collect::<Vec<_>>()).to_string());
                 // One snapshot for the page and the count.
                 let transaction = c.unchecked_transaction()?;

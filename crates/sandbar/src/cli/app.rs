@@ -8,16 +8,74 @@ use super::{AppLifecycleCommand, AppRunsCommand};
 
 #[derive(Debug, Subcommand)]
 pub enum AppCommand {
+    #[command(flatten)]
+    Lifecycle(AppLifecycleCommand),
+    #[command(flatten)]
+    Runs(AppRunsCommand),
     /// Write a manifest to begin with
     Init(InitArgs),
     /// Say everything that is wrong with a manifest; needs no server
     Validate(ValidateArgs),
     /// Print the JSON Schema of manifests, for editors
     Schema,
-    #[command(flatten)]
-    Lifecycle(AppLifecycleCommand),
-    #[command(flatten)]
-    Runs(AppRunsCommand),
+    /// Send a folder to the server as a new version of an app, and follow its build
+    Deploy(DeployArgs),
+    /// List the apps
+    Ls,
+    /// Show an app
+    Get {
+        /// Its name
+        name: String,
+    },
+    /// Delete apps with their versions; runs and receipts stay
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// List the versions of an app
+    Versions {
+        /// Its name
+        name: String,
+    },
+    /// Show which variables an app asks for and was given, or give it some
+    Env {
+        /// The app
+        name: String,
+        /// Variables with their values; with a name alone the value comes from this command's own environment
+        #[arg(value_name = "NAME[=VALUE]")]
+        set: Vec<String>,
+        /// Forget a variable; can be repeated
+        #[arg(long, value_name = "NAME")]
+        unset: Vec<String>,
+    },
+    /// Make another version that is ready the live one
+    Rollback {
+        /// The app
+        name: String,
+        /// The version [default: the newest that is ready before the live one]
+        version: Option<i64>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// The folder of the app, with sandbar.yaml or openpond.yaml. What .gitignore and .sandbarignore name is left out, and .git
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Name of the app [default: that of the manifest, else of the folder]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// What is new in this version
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Do not make it the live version
+    #[arg(long)]
+    pub no_activate: bool,
+    /// Start the app anew when the version is ready
+    #[arg(long, conflicts_with = "no_activate")]
+    pub restart: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,23 +1,158 @@
 //! `sandbar app`.
 
+mod deploy;
 mod init;
+mod pack;
 mod validate;
 
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
 use crate::{
-    cli::{AppCommand, Global},
-    client::Client,
-    output,
+    cli::{AppCommand, Global, Output},
+    client::{Client, segment},
+    output::{self, cell, time},
 };
 
 pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
     match command {
+        AppCommand::Lifecycle(command) => super::app_lifecycle::run(global, &Client::from_global(global)?, command).await,
+        AppCommand::Runs(command) => super::app_runs::run(global, &Client::from_global(global)?, command).await,
         AppCommand::Init(args) => init::run(global.output, &args),
         AppCommand::Validate(args) => validate::run(global.output, &args),
         AppCommand::Schema => {
             output::json(&sandbar_core::app::manifest::schema());
             Ok(0)
         }
-        AppCommand::Lifecycle(command) => super::app_lifecycle::run(global, &Client::from_global(global)?, command).await,
-        AppCommand::Runs(command) => super::app_runs::run(global, &Client::from_global(global)?, command).await,
+        AppCommand::Deploy(args) => deploy::run(global, args).await,
+        AppCommand::Ls => list(global).await,
+        AppCommand::Get { name } => {
+            let app = Client::from_global(global)?.get(&path(&name, "")).await?;
+            show(global, &app);
+            Ok(0)
+        }
+        AppCommand::Rm { names } => super::delete_each(&Client::from_global(global)?, global.output, names, |name| path(name, "")).await,
+        AppCommand::Versions { name } => versions(global, &name).await,
+        AppCommand::Env { name, set, unset } => env(global, &name, set, unset).await,
+        AppCommand::Rollback { name, version } => rollback(global, &name, version).await,
     }
+}
+
+/// `/api/v1/apps/{name}` and what follows.
+fn path(name: &str, rest: &str) -> String {
+    format!("/api/v1/apps/{}{rest}", segment(name))
+}
+
+async fn list(global: &Global) -> anyhow::Result<u8> {
+    let list = Client::from_global(global)?.get("/api/v1/apps").await?;
+    match global.output {
+        Output::Json => output::json(&list),
+        Output::Table => {
+            let row = |app: &Value| {
+                let outdated = if app["outdated"] == true { format!("{} (outdated)", cell(&app["online_version"])) } else { cell(&app["online_version"]) };
+                vec![cell(&app["name"]), cell(&app["desired"]), cell(&app["live_version"]), outdated, time(&app["updated_at"])]
+            };
+            let rows: Vec<_> = list["apps"].as_array().into_iter().flatten().map(row).collect();
+            output::table(&["NAME", "WANTED", "LIVE", "ONLINE", "CHANGED"], &rows);
+        }
+    }
+    Ok(0)
+}
+
+fn show(global: &Global, app: &Value) {
+    match global.output {
+        Output::Json => output::json(app),
+        Output::Table => output::record(&[
+            ("name", cell(&app["name"])),
+            ("description", cell(&app["description"])),
+            ("wanted", cell(&app["desired"])),
+            ("live version", cell(&app["live_version"])),
+            ("newest version", cell(&app["last_version"])),
+            ("online version", cell(&app["online_version"])),
+            ("sandbox", cell(&app["sandbox_id"])),
+            ("created", time(&app["created_at"])),
+            ("changed", time(&app["updated_at"])),
+        ]),
+    }
+}
+
+async fn versions(global: &Global, name: &str) -> anyhow::Result<u8> {
+    let list = Client::from_global(global)?.get(&path(name, "/versions")).await?;
+    match global.output {
+        Output::Json => output::json(&list),
+        Output::Table => {
+            let row = |version: &Value| {
+                let state = if version["live"] == true { "live".to_owned() } else { cell(&version["state"]) };
+                // Why it failed, in a line; all of it is in the JSON.
+                let reason = version["reason"].as_str().and_then(|reason| reason.lines().next()).map(output::printable);
+                vec![cell(&version["version"]), state, time(&version["created_at"]), cell(&version["message"]), reason.unwrap_or_default()]
+            };
+            let rows: Vec<_> = list["versions"].as_array().into_iter().flatten().map(row).collect();
+            output::table(&["VERSION", "STATE", "DEPLOYED", "MESSAGE", "REASON"], &rows);
+        }
+    }
+    Ok(0)
+}
+
+async fn env(global: &Global, name: &str, set: Vec<String>, unset: Vec<String>) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let mut values = serde_json::Map::new();
+    for given in set {
+        let (name, value) = match given.split_once('=') {
+            Some((name, value)) => (name.to_owned(), value.to_owned()),
+            None => {
+                let value = std::env::var(&given).with_context(|| format!("{given} is not in the environment; give {given}=VALUE"))?;
+                (given, value)
+            }
+        };
+        values.insert(name, value.into());
+    }
+    values.extend(unset.into_iter().map(|name| (name, Value::Null)));
+    let path = path(name, "/env");
+    let list = if values.is_empty() { client.get(&path).await? } else { client.put(&path, &values.into()).await? };
+    match global.output {
+        Output::Json => output::json(&list),
+        Output::Table => {
+            let row = |env: &Value| {
+                let state = match (env["given"] == true, env["asked"] == true, env["required"] == true) {
+                    (true, true, _) => "given",
+                    (true, false, _) => "given, not asked for",
+                    (false, _, true) => "missing",
+                    (false, _, false) => "not given",
+                };
+                vec![cell(&env["name"]), state.to_owned(), time(&env["updated_at"]), cell(&env["description"])]
+            };
+            let rows: Vec<_> = list["env"].as_array().into_iter().flatten().map(row).collect();
+            output::table(&["NAME", "STATE", "CHANGED", "WHAT FOR"], &rows);
+        }
+    }
+    Ok(0)
+}
+
+async fn rollback(global: &Global, name: &str, version: Option<i64>) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let version = match version {
+        Some(version) => version,
+        None => {
+            let list = client.get(&path(name, "/versions")).await?;
+            let versions: Vec<&Value> = list["versions"].as_array().into_iter().flatten().collect();
+            let number = |version: &Value| version["version"].as_i64();
+            let live = versions.iter().find(|version| version["live"] == true).and_then(|version| number(version));
+            let Some(live) = live else { bail!("app {name:?} has no live version") };
+            let before =
+                versions.iter().filter(|version| version["state"] == "ready").filter_map(|version| number(version)).filter(|number| *number < live).max();
+            before.with_context(|| format!("app {name:?} has no version that is ready before {live}"))?
+        }
+    };
+    let app = client.post(&path(name, "/rollback"), &json!({ "version": version })).await?;
+    match global.output {
+        Output::Json => output::json(&app),
+        Output::Table => {
+            output::line(&format!("version {version} of {name} is live"));
+            if app["outdated"] == true {
+                output::line(&format!("version {} is still online; `sandbar app start {name}` brings version {version} online", cell(&app["online_version"])));
+            }
+        }
+    }
+    Ok(0)
 }

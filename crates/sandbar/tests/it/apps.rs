@@ -13,12 +13,12 @@ use super::{
     machine,
 };
 
+mod command;
 mod demo;
 mod kills;
 mod lifecycle;
+mod previews;
 mod runs;
-
-pub use demo::{Demo, WITHIN, preview, service};
 
 const APPS: &str = "/api/v1/apps";
 const SOON: Duration = Duration::from_secs(60);
@@ -159,7 +159,7 @@ fn shows(path: &str) -> String {
 fn shown(app: &Deployed, version: &Value) -> String {
     let log = app.log(&version["version"]);
     let line = log.lines().find(|line| line.starts_with('[')).unwrap_or_else(|| panic!("nothing was shown: {log}"));
-    line.trim_matches(['[', ']']).to_owned()
+    line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).unwrap_or(line).to_owned()
 }
 
 #[test]
@@ -324,4 +324,34 @@ fn old_versions_make_room() {
     let expected: Vec<i64> = (6..=24).rev().chain([1]).collect();
     assert_eq!(numbers, expected, "all but the live one go by age");
     settled(&server);
+}
+
+#[test]
+fn what_an_app_is_given_is_sealed_and_taken_out_of_what_is_printed() {
+    let server = server();
+    let app = Deployed::new(&server.api());
+    let yaml = "schemaVersion: 1\ninputs:\n  env:\n    - name: API_KEY\n      required: true\n      description: of the service\n    - name: MODE\n      secret: false\nvalidation:\n  commands: ['echo \"[$API_KEY $MODE $OTHER]\"']\n";
+    let files = [("sandbar.yaml", yaml)];
+    assert_eq!(shown(&app, &app.ready("", &files)), "  ", "a deploy needs no values");
+    let env = app.api.get(&app.path("/env")).ok(200)["env"].clone();
+    assert_eq!(
+        (&env[0]["name"], &env[0]["given"], &env[0]["required"], &env[0]["description"]),
+        (&json!("API_KEY"), &json!(false), &json!(true), &json!("of the service"))
+    );
+    let given = app.api.put(&app.path("/env"), json!({ "API_KEY": "very-secret-1", "MODE": "plain", "OTHER": "nobody asks" })).ok(200);
+    assert!(given["env"].as_array().unwrap().iter().all(|env| env["given"] == true) && !given.to_string().contains("very-secret-1"), "{given}");
+    assert_eq!(shown(&app, &app.ready("", &files)), "[secret API_KEY] plain ", "only what is asked for is handed out");
+    let stored = std::fs::read(server.data_dir().join("sandbar.db")).unwrap();
+    let wal = std::fs::read(server.data_dir().join("sandbar.db-wal")).unwrap_or_default();
+    for bytes in [stored, wal] {
+        assert!(!bytes.windows(13).any(|window| window == b"very-secret-1"), "it is stored sealed");
+    }
+    app.api.put(&app.path("/env"), json!({ "API_KEY": null })).ok(200);
+    assert_eq!(app.api.get(&app.path("/env")).ok(200)["env"][0]["given"], false);
+    for (body, says) in
+        [(json!({ "1A": "x" }), "env."), (json!({ "A B": "x" }), "env."), (json!({ "A": 1 }), "A"), (json!({ "A": "x".repeat(40_000) }), "bytes")]
+    {
+        let error = app.api.put(&app.path("/env"), body).error(&[400]);
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
 }

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod build;
+pub(crate) mod env;
 mod ground;
 pub(crate) mod log;
 pub(crate) mod online;
@@ -46,8 +47,8 @@ const LOGS: &str = "app-builds";
 
 /// What is known of apps in memory.
 pub struct Apps {
-    /// What ends the build of an app, by its id.
-    builds: Mutex<HashMap<String, CancellationToken>>,
+    /// What ends a build, by app and version.
+    builds: Mutex<HashMap<(String, i64), CancellationToken>>,
     /// Of builds.
     places: Arc<Semaphore>,
     /// Sandboxes that are being made, whether anybody waits for them or not.
@@ -179,9 +180,7 @@ impl App {
     pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str) -> Result<(), ApiError> {
         let app = self.app(who, name).await?;
         let deleted = self.store.app_delete(&app.id).await.map_err(|e| store_failure("deleting the app", &e))?;
-        if let Some(build) = self.apps.lock().get(&app.id) {
-            build.cancel();
-        }
+        self.apps.lock().iter().filter(|((id, _), _)| *id == app.id).for_each(|(_, build)| build.cancel());
         deleted.bases.iter().for_each(|base| self.release(base));
         self.remove_build_logs(&app.id);
         deleted.sandboxes.into_iter().for_each(|id| self.end_app_sandbox_now(id));
@@ -216,7 +215,7 @@ impl App {
 }
 
 impl Apps {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i64), CancellationToken>> {
         self.builds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -44,7 +44,7 @@ pub struct ListSandboxes {
     pub statuses: Option<Vec<Status>>,
     pub template_id: Option<String>,
     pub paused: Option<bool>,
-    /// Also those that serve functions.
+    /// Also those that serve functions or build apps.
     pub instances: bool,
     pub limit: u32,
     pub offset: u32,

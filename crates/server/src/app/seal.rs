@@ -37,6 +37,11 @@ pub enum Purpose<'a> {
         script_id: &'a str,
         name: &'a str,
     },
+    /// What an app is given for a variable.
+    AppEnv {
+        app_id: &'a str,
+        name: &'a str,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +81,7 @@ impl Purpose<'_> {
             // Neither id nor name can hold a zero byte.
             Self::Credential { team_id, name } => format!("credential source\0{team_id}\0{name}").into_bytes(),
             Self::ScriptSecret { script_id, name } => format!("script secret\0{script_id}\0{name}").into_bytes(),
+            Self::AppEnv { app_id, name } => format!("app variable\0{app_id}\0{name}").into_bytes(),
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     error::ApiError,
 };
 
+mod env;
 mod lifecycle;
 mod runs;
 
@@ -45,6 +46,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(rollback))
         .merge(lifecycle::router())
         .merge(runs::router())
+        .merge(env::router())
 }
 
 /// The team's apps by name.

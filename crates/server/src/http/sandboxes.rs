@@ -65,7 +65,7 @@ async fn claim(
     ("status" = Option<String>, Query, description = "starting, running, paused, cleaned, failed, terminating or completed"),
     ("template_id" = Option<String>, Query, description = "only those claimed from this template"),
     ("paused" = Option<bool>, Query, description = "only paused ones, or only others"),
-    ("instances" = Option<bool>, Query, description = "also those that serve functions"),
+    ("instances" = Option<bool>, Query, description = "also those that serve functions or build apps"),
     ("limit" = Option<u32>, Query, description = "1 to 200, default 50"),
     ("offset" = Option<u32>, Query, description = "rows to skip"),
 ), responses((status = 200, body = Envelope<SandboxListResponse>), (status = 400, body = ErrorEnvelope)))]

@@ -26,7 +26,7 @@ use super::{
     ground::{Ground, name_of_base, on_top},
     log::Log,
     source::{Source, any_matches},
-    steps::{self, Failure},
+    steps::{self, Extra, Failure},
 };
 use crate::{
     app::{
@@ -73,23 +73,20 @@ struct Built {
 impl App {
     /// Builds behind the caller; the version's row says what came of it.
     pub(super) fn begin_build(self: &Arc<Self>, build: Build) {
+        let (id, number) = (build.app.id.clone(), build.version.number);
         let stop = CancellationToken::new();
-        self.apps.lock().insert(build.app.id.clone(), stop.clone());
+        self.apps.lock().insert((id.clone(), number), stop.clone());
         let app = Arc::clone(self);
         self.sandboxes.tasks.spawn(async move {
-            let (id, number) = (build.app.id.clone(), build.version.number);
             let path = app.build_log(&id, number);
             match Log::create(&path, limits::APP_BUILD_LOG_MAX_BYTES).await {
-                Ok(mut log) => {
-                    let said = app.build_and_say(build, &mut log, &stop).await;
-                    log.end(&said).await;
-                }
+                Ok(log) => app.build_and_say(build, log, &stop).await,
                 Err(error) => {
                     tracing::error!(%error, app = id, "the log of a build cannot be written");
                     app.build_failed(&id, number, "the log of the build cannot be written; the server's disk may be full").await;
                 }
             }
-            app.apps.lock().remove(&id);
+            app.apps.lock().remove(&(id.clone(), number));
             // Its sandboxes have nothing to do any more.
             app.apps.changed.notify_one();
             if stop.is_cancelled() {
@@ -98,25 +95,24 @@ impl App {
         });
     }
 
-    /// Returns the last line of the log.
-    async fn build_and_say(self: &Arc<Self>, build: Build, log: &mut Log, stop: &CancellationToken) -> String {
+    async fn build_and_say(self: &Arc<Self>, build: Build, mut log: Log, stop: &CancellationToken) {
         let (id, number) = (build.app.id.clone(), build.version.number);
         let began = Instant::now();
-        let built = self.build(&build, log, stop).await;
+        let built = self.build(&build, &mut log, stop).await;
         // Whatever came of it, nobody is to go on in these.
         self.end_build_sandboxes(&id, number).await;
-        let failure = match built {
-            Ok(built) => match self.built(&build, built).await {
-                Ok(()) => {
-                    let live = if build.activate { ", and live" } else { "" };
-                    return format!("==> version {number} is ready after {:.1} s{live}", began.elapsed().as_secs_f64());
-                }
-                Err(failure) => failure,
-            },
-            Err(failure) => failure,
+        // The log is whole before the row says that nothing follows.
+        match &built {
+            Ok(_) => log.end(&format!("==> version {number} was built in {:.1} s", began.elapsed().as_secs_f64())).await,
+            Err(Failure(text)) => log.end(&format!("==> version {number} failed: {text}")).await,
+        }
+        let named = match built {
+            Ok(built) => self.name_built(&build, built).await,
+            Err(failure) => Err(failure),
         };
-        self.build_failed(&id, number, &failure.0).await;
-        format!("==> version {number} failed: {}", failure.0)
+        if let Err(Failure(text)) = named {
+            self.build_failed(&id, number, &text).await;
+        }
     }
 
     async fn build(self: &Arc<Self>, build: &Build, log: &mut Log, stop: &CancellationToken) -> Result<Built, Failure> {
@@ -231,7 +227,7 @@ impl App {
     async fn set_up(self: &Arc<Self>, build: &Build, on: &Base, term: &Term, log: &mut Log, built: &mut Built) -> Result<Base, Failure> {
         let manifest = &build.source.parsed.manifest;
         let (id, runtime) = self.build_sandbox(build, manifest, on).await?;
-        term.within(steps::run(&runtime, "setup", &manifest.setup.commands, term.until, log)).await?;
+        term.within(steps::run(&runtime, "setup", &manifest.setup.commands, &Extra::default(), term.until, log)).await?;
         drop(runtime);
         // Nothing that was left running writes any more, and what was written is taken without a copy.
         let still = async {
@@ -262,10 +258,15 @@ impl App {
     async fn validate(self: &Arc<Self>, build: &Build, on: &Base, term: &Term, log: &mut Log) -> Result<(), Failure> {
         let manifest = &build.source.parsed.manifest;
         let Some(validation) = &manifest.validation else { return Ok(()) };
+        let given = self.app_given(&build.app, manifest).await.map_err(|error| failed(&error))?;
+        if !given.missing.is_empty() {
+            log.line(&format!("==> nobody gave the app {}; it is validated without", given.missing.join(", "))).await;
+        }
+        let extra = Extra { redactor: given.redactor(), env: given.env };
         let (id, runtime) = self.build_sandbox(build, manifest, on).await?;
-        term.within(steps::run(&runtime, "validation", &validation.commands, term.until, log)).await?;
+        term.within(steps::run(&runtime, "validation", &validation.commands, &extra, term.until, log)).await?;
         if !validation.probes.is_empty() {
-            term.within(probe(&runtime, manifest, term.until.min(Instant::now() + PROBE_MAX), log)).await?;
+            term.within(probe(&runtime, manifest, &extra, term.until.min(Instant::now() + PROBE_MAX), log)).await?;
         }
         drop(runtime);
         self.end_app_sandbox(&id).await;
@@ -283,7 +284,7 @@ impl App {
     }
 
     /// Names in rows what was built.
-    async fn built(self: &Arc<Self>, build: &Build, built: Built) -> Result<(), Failure> {
+    async fn name_built(&self, build: &Build, built: Built) -> Result<(), Failure> {
         let (id, number) = (&build.app.id, build.version.number);
         let ready = self.store.app_version_ready(id, number, built.base.clone(), built.setup.clone(), build.activate, now_ms()).await;
         match ready {
@@ -340,14 +341,15 @@ impl Term {
 }
 
 /// Starts the app and waits until each probe is answered as it has to be.
-async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, until: Instant, log: &mut Log) -> Result<(), Failure> {
+async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, extra: &Extra, until: Instant, log: &mut Log) -> Result<(), Failure> {
     let probes = manifest.validation.as_ref().map(|validation| validation.probes.as_slice()).unwrap_or_default();
     let mut context_id = None;
     if let Some(start) = &manifest.start
         && let Some(command) = &start.command
     {
         log.line(&format!("==> starting the app for the probes: {command}")).await;
-        let mut env = manifest.launch.env.clone();
+        let mut env = extra.env.clone();
+        env.extend(manifest.launch.env.clone());
         env.extend(start.block.env.clone());
         let mut create = steps::context(command, env, until.saturating_duration_since(Instant::now()) + PROBE_WITHIN);
         create.cwd = Some(match &start.block.cwd {
@@ -369,7 +371,7 @@ async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, until: Instant, log:
             let printed = match &context_id {
                 Some(id) => match runtime.client.get_context(id).await {
                     Ok(context) if context.running => None,
-                    Ok(context) => Some(warm::last_lines(&context.output.output_raw.unwrap_or_default())),
+                    Ok(context) => Some(extra.redactor.text(&warm::last_lines(&context.output.output_raw.unwrap_or_default()))),
                     Err(_) => Some(String::new()),
                 },
                 None => None,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sandbar_core::limits::deploys as limits;
+use sandbar_core::{app::redact::Redactor, limits::deploys as limits};
 use sandbar_node::{
     Runtime,
     client::{AttachedFrame, ProcdError},
@@ -38,8 +38,15 @@ impl Tail {
     }
 }
 
+/// What commands get besides the sandbox's own environment, and what of it may not be seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Extra {
+    pub env: BTreeMap<String, String>,
+    pub redactor: Redactor,
+}
+
 /// Runs commands of one kind; the first that fails ends it. All of them have until `until`.
-pub(super) async fn run(runtime: &Arc<Runtime>, what: &str, commands: &[String], until: Instant, log: &mut Log) -> Result<(), Failure> {
+pub(super) async fn run(runtime: &Arc<Runtime>, what: &str, commands: &[String], extra: &Extra, until: Instant, log: &mut Log) -> Result<(), Failure> {
     let count = commands.len();
     for (index, command) in commands.iter().enumerate() {
         let step = if count == 1 { format!("{what} command") } else { format!("{what} command {} of {count}", index + 1) };
@@ -47,7 +54,7 @@ pub(super) async fn run(runtime: &Arc<Runtime>, what: &str, commands: &[String],
         let began = Instant::now();
         let mut tail = Tail::default();
         let left = until.saturating_duration_since(began);
-        let ran = tokio::time::timeout(left, one(runtime, command, left, log, &mut tail)).await;
+        let ran = tokio::time::timeout(left, one(runtime, command, extra, left, log, &mut tail)).await;
         let how = match ran {
             Ok(Ok(0)) => {
                 log.line(&format!("==> done in {:.1} s", began.elapsed().as_secs_f64())).await;
@@ -66,24 +73,29 @@ pub(super) async fn run(runtime: &Arc<Runtime>, what: &str, commands: &[String],
 }
 
 /// One command to its end; returns its exit code.
-async fn one(runtime: &Arc<Runtime>, command: &str, left: Duration, log: &mut Log, tail: &mut Tail) -> Result<i32, String> {
+async fn one(runtime: &Arc<Runtime>, command: &str, extra: &Extra, left: Duration, log: &mut Log, tail: &mut Tail) -> Result<i32, String> {
     let refused = |error: ProcdError| match error {
         ProcdError::Api { body, .. } => format!("cannot be started ({}); commands need a /bin/sh", body.message),
         ProcdError::Gone(_) | ProcdError::Protocol(_) => "was cut short: the processes of the build's sandbox ended".to_owned(),
     };
-    let context = runtime.client.create_context(&context(command, BTreeMap::new(), left)).await.map_err(refused)?;
+    let context = runtime.client.create_context(&context(command, extra.env.clone(), left)).await.map_err(refused)?;
     let attached = runtime.client.attach(&context.id).await.map_err(refused)?;
     let (mut output, mut input) = attached.split();
     // Who asks questions is told that nobody answers. One that has ended by now asks none.
     let _ = input.end_input().await;
+    let mut redactor = extra.redactor.clone();
     while let Some(frame) = output.next().await.map_err(refused)? {
         match frame {
             AttachedFrame::Output { data, .. } => {
-                log.write(data.as_bytes()).await;
-                tail.add(data.as_bytes());
+                let seen = redactor.push(data.as_bytes());
+                log.write(&seen).await;
+                tail.add(&seen);
             }
             AttachedFrame::Ready(_) => {}
             AttachedFrame::Done(done) => {
+                let rest = redactor.finish();
+                log.write(&rest).await;
+                tail.add(&rest);
                 // Nobody asks for it again.
                 let _ = runtime.client.delete_context(&context.id).await;
                 return Ok(done.exit_code);

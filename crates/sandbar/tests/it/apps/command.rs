@@ -1,0 +1,71 @@
+//! `sandbar app` itself: a folder is sent as its ignore files leave it, and a person reads what came of it.
+
+use std::{fs, path::Path, process::Command};
+
+use super::*;
+use crate::it::harness::TOKEN;
+
+/// Runs the program in a folder; its exit code, standard output and standard error.
+fn sandbar(api: &Api, dir: &Path, args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", dir).current_dir(dir);
+    let done = command.args(["--url", &format!("http://{}", api.addr()), "--token", TOKEN]).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (done.status.code().unwrap_or(-1), text(done.stdout), text(done.stderr))
+}
+
+#[test]
+fn a_folder_is_deployed_by_the_command_line() {
+    let server = server();
+    let app = Deployed::new(&server.api());
+    let dir = server.data_dir().parent().unwrap().join("source");
+    for folder in [".git", "node_modules"] {
+        fs::create_dir_all(dir.join(folder)).unwrap();
+    }
+    for (name, text) in [
+        (
+            "sandbar.yaml",
+            "schemaVersion: 1\nstart:\n  command: python3 -m http.server 3000\nvalidation:\n  commands: ['ls -A; test ! -e node_modules; test ! -e .git; test ! -e local.txt; test -x run.sh']\n",
+        ),
+        (".gitignore", "node_modules/\n"),
+        (".sandbarignore", "local.txt\n"),
+        (".git/HEAD", "x"),
+        ("node_modules/a.js", "x"),
+        ("local.txt", "x"),
+        ("run.sh", "#!/bin/sh\n"),
+    ] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    fs::set_permissions(dir.join("run.sh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (code, out, err) = sandbar(&app.api, &dir, &["app", "deploy", "--name", &app.name, "-m", "the first"]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(err.contains("==> validation command: ls -A") && err.contains("run.sh"), "the log is shown: {err}");
+    assert!(out.contains(&format!("version 1 of {} is ready and live", app.name)) && out.contains("sandbar app start"), "{out}");
+
+    fs::write(dir.join("n.txt"), "2").unwrap();
+    let (code, out, err) = sandbar(&app.api, &dir, &["app", "deploy", ".", "--name", &app.name, "--no-activate", "-o", "json"]);
+    let version: Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{code} {out}{err}"));
+    assert_eq!((code, &version["version"], &version["live"]), (0, &json!(2), &json!(false)));
+    let (code, out, _) = sandbar(&app.api, &dir, &["app", "rollback", &app.name, "2"]);
+    assert!(code == 0 && out.contains("version 2"), "{out}");
+    let (code, out, _) = sandbar(&app.api, &dir, &["app", "rollback", &app.name]);
+    assert!(code == 0 && out.contains("version 1"), "{out}");
+    let (_, out, _) = sandbar(&app.api, &dir, &["app", "versions", &app.name]);
+    assert!(out.contains("the first") && out.contains("live"), "{out}");
+    let (_, out, _) = sandbar(&app.api, &dir, &["app", "ls"]);
+    assert!(out.contains(&app.name), "{out}");
+    let (_, out, _) = sandbar(&app.api, &dir, &["app", "get", &app.name]);
+    assert!(out.contains("live version"), "{out}");
+
+    fs::write(dir.join("sandbar.yaml"), "schemaVersion: 1\nsetup:\n  commands: ['echo the reason; exit 4']\n").unwrap();
+    let (code, _, err) = sandbar(&app.api, &dir, &["app", "deploy", "--name", &app.name]);
+    assert!(code != 0 && err.contains("the reason") && err.contains("exit code 4"), "{err}");
+    fs::write(dir.join("sandbar.yaml"), "schemaVersion: 1\nstart: []\n").unwrap();
+    let (code, _, err) = sandbar(&app.api, &dir, &["app", "deploy", "--name", &app.name]);
+    assert!(code != 0 && err.contains("sandbar.yaml:2:") && err.contains("$.start"), "{err}");
+
+    let (code, _, err) = sandbar(&app.api, &dir, &["app", "delete", &app.name]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(app.api.get(&app.path("")).status, 404);
+    settled(&server);
+}

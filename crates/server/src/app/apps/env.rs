@@ -1,0 +1,119 @@
+//! Variables that an app asks for: given once, sealed, and handed to its commands and to nobody else.
+
+use std::collections::BTreeMap;
+
+use sandbar_core::{
+    app::{manifest::Manifest, redact::Redactor},
+    limits::deploys as limits,
+    validate,
+};
+use sandbar_store::{AppEnv, AppRecord};
+
+use crate::{
+    app::{
+        App,
+        auth::Principal,
+        sandboxes::{now_ms, store_failure, violations},
+        seal::Purpose,
+    },
+    error::ApiError,
+};
+
+/// What an app was given of what its manifest asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    pub env: BTreeMap<String, String>,
+    /// Names of those that may not be seen.
+    secret: Vec<String>,
+    /// Names that are asked for and that nobody gave.
+    pub missing: Vec<String>,
+}
+
+impl Given {
+    /// Takes what may not be seen out of an output.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(self.secret.iter().filter_map(|name| Some((name.as_str(), self.env.get(name)?.as_str()))))
+    }
+}
+
+impl App {
+    /// What was given to an app, by name, without the values.
+    pub(crate) async fn app_env(&self, who: &Principal, name: &str) -> Result<(AppRecord, Vec<AppEnv>), ApiError> {
+        let app = self.app(who, name).await?;
+        let env = self.store.app_env(&app.id).await.map_err(|e| store_failure("reading variables", &e))?;
+        Ok((app, env))
+    }
+
+    /// Keeps values in place of the former ones of their names; null forgets one. What runs keeps what it was started with.
+    pub(crate) async fn put_app_env(&self, who: &Principal, name: &str, values: BTreeMap<String, Option<String>>) -> Result<(), ApiError> {
+        let app = self.app(who, name).await?;
+        if let Some(wrong) = values.keys().find(|name| !is_name(name)) {
+            let text = "must begin with a letter or _, and have only letters, digits and _";
+            return Err(violations(vec![validate::Violation::new(format!("env.{}", crate::http::params::shown(wrong)), text)]));
+        }
+        let plain: BTreeMap<String, String> = values.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default())).collect();
+        validate::env_vars(&plain, "env").map_err(violations)?;
+        let mut sealed = Vec::with_capacity(values.len());
+        for (name, value) in values {
+            let value = match value {
+                None => None,
+                Some(value) if value.len() > limits::APP_ENV_VALUE_MAX_BYTES => {
+                    let text = format!("has more than {} bytes", limits::APP_ENV_VALUE_MAX_BYTES);
+                    return Err(violations(vec![validate::Violation::new(format!("env.{name}"), text)]));
+                }
+                Some(value) => {
+                    let purpose = Purpose::AppEnv { app_id: &app.id, name: &name };
+                    Some(self.scripts.seal.seal(purpose, &value).map_err(|e| ApiError::internal("sealing a variable", &e))?)
+                }
+            };
+            sealed.push((name, value));
+        }
+        self.check_room()?;
+        self.store.app_env_put(&app.id, sealed, now_ms()).await.map_err(|e| store_failure("keeping variables", &e))?;
+        tracing::info!(action = "env", team = app.team_id, app = app.id, by = who.user_id, "variables of an app were set");
+        Ok(())
+    }
+
+    /// What an app was given of what its manifest asks for, for its commands.
+    pub(crate) async fn app_given(&self, app: &AppRecord, manifest: &Manifest) -> Result<Given, ApiError> {
+        let mut given = Given::default();
+        if manifest.inputs.env.is_empty() {
+            return Ok(given);
+        }
+        let mut known: BTreeMap<String, AppEnv> =
+            self.store.app_env(&app.id).await.map_err(|e| store_failure("reading variables", &e))?.into_iter().map(|env| (env.name.clone(), env)).collect();
+        for asked in &manifest.inputs.env {
+            let Some(found) = known.remove(&asked.name) else {
+                if asked.required {
+                    given.missing.push(asked.name.clone());
+                }
+                continue;
+            };
+            let opened = self.scripts.seal.unseal(Purpose::AppEnv { app_id: &app.id, name: &asked.name }, &found.sealed);
+            let value = opened.map_err(|error| {
+                tracing::error!(%error, app = app.id, variable = asked.name, "a variable of an app is of no use");
+                ApiError::conflict(format!("variable {} of app {:?} cannot be opened; set it anew", asked.name, app.name))
+            })?;
+            if asked.secret {
+                given.secret.push(asked.name.clone());
+            }
+            given.env.insert(asked.name.clone(), value);
+        }
+        Ok(given)
+    }
+
+    /// The same for what cannot do without: a variable that is required and that nobody gave is a conflict (409).
+    pub(crate) async fn app_given_all(&self, app: &AppRecord, manifest: &Manifest) -> Result<Given, ApiError> {
+        let given = self.app_given(app, manifest).await?;
+        if given.missing.is_empty() {
+            return Ok(given);
+        }
+        let (names, first) = (given.missing.join(", "), &given.missing[0]);
+        let text = format!("app {:?} needs variables that nobody gave it: {names}; `sandbar app env {} {first}=VALUE` gives one", app.name, app.name);
+        Err(ApiError::conflict(text).with_details(serde_json::json!({ "missing_env": given.missing })))
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.as_bytes()[0].is_ascii_digit() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
