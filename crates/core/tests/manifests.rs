@@ -2,6 +2,8 @@
 //!
 //! An invalid one says at its end, in comments, what is expected: `# expect: LINE PATH CODE`, in the order of places.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use proptest::prelude::*;

@@ -114,6 +114,17 @@ pub struct UnknownService {
     pub known: Vec<String>,
 }
 
+impl SeenApp {
+    /// After a stop: nothing runs, and what was printed can still be found.
+    #[must_use]
+    pub fn stopped(mut self) -> Self {
+        for entry in self.entries.values_mut() {
+            (entry.state, entry.last) = (AppState::None, None);
+        }
+        self
+    }
+}
+
 impl Launch {
     /// `env` is what the app was given for the variables that it asks for: of less weight than what the manifest says itself.
     pub fn of(manifest: Arc<Manifest>, app: &str, version: i64, env: &BTreeMap<String, String>) -> Self {

@@ -56,6 +56,7 @@ pub struct Receipt {
     pub started_at_ms: Option<i64>,
     pub finished_at_ms: i64,
     pub usage: Usage,
+    pub usage_of: UsageOf,
     pub status: Status,
     pub exit_code: Option<i32>,
     /// Why it ended so, when that is not clear from its status.
@@ -97,6 +98,16 @@ pub enum Status {
     Failed,
     TimedOut,
     Cancelled,
+}
+
+/// Whose usage is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsageOf {
+    /// All that the sandbox used which was made for the run.
+    Run,
+    /// What the app's sandbox used while the command ran, with whatever else ran in it.
+    AppSandbox,
 }
 
 /// What a run used.

@@ -35,6 +35,11 @@ impl Redactor {
         self.take(false)
     }
 
+    /// Bytes that are held back.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// What was held back: nothing follows.
     pub fn finish(&mut self) -> Vec<u8> {
         self.take(true)

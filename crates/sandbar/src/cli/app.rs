@@ -8,16 +8,16 @@ use super::{AppLifecycleCommand, AppRunsCommand};
 
 #[derive(Debug, Subcommand)]
 pub enum AppCommand {
+    #[command(flatten)]
+    Lifecycle(AppLifecycleCommand),
+    #[command(flatten)]
+    Runs(AppRunsCommand),
     /// Write a manifest to begin with
     Init(InitArgs),
     /// Say everything that is wrong with a manifest; needs no server
     Validate(ValidateArgs),
     /// Print the JSON Schema of manifests, for editors
     Schema,
-    #[command(flatten)]
-    Lifecycle(AppLifecycleCommand),
-    #[command(flatten)]
-    Runs(AppRunsCommand),
     /// Send a folder to the server as a new version of an app, and follow its build
     Deploy(DeployArgs),
     /// List the apps

@@ -16,14 +16,14 @@ use crate::{
 
 pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
     match command {
+        AppCommand::Lifecycle(command) => super::app_lifecycle::run(global, &Client::from_global(global)?, command).await,
+        AppCommand::Runs(command) => super::app_runs::run(global, &Client::from_global(global)?, command).await,
         AppCommand::Init(args) => init::run(global.output, &args),
         AppCommand::Validate(args) => validate::run(global.output, &args),
         AppCommand::Schema => {
             output::json(&sandbar_core::app::manifest::schema());
             Ok(0)
         }
-        AppCommand::Lifecycle(command) => super::app_lifecycle::run(global, &Client::from_global(global)?, command).await,
-        AppCommand::Runs(command) => super::app_runs::run(global, &Client::from_global(global)?, command).await,
         AppCommand::Deploy(args) => deploy::run(global, args).await,
         AppCommand::Ls => list(global).await,
         AppCommand::Get { name } => {

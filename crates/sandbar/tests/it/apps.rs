@@ -17,9 +17,8 @@ mod command;
 mod demo;
 mod kills;
 mod lifecycle;
+mod previews;
 mod runs;
-
-pub use demo::{Demo, WITHIN, preview, service};
 
 const APPS: &str = "/api/v1/apps";
 const SOON: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use sandbar_core::app::receipt::{Artifact, Key, Kind, Receipt, Signed, Status, Usage, VERSION, sign};
+use sandbar_core::app::receipt::{Artifact, Key, Kind, Receipt, Signed, Status, Usage, UsageOf, VERSION, sign};
 use serde_json::Value;
 
 struct Folder(PathBuf);
@@ -120,6 +120,7 @@ fn receipts(count: u64) -> Vec<Signed> {
             started_at_ms: Some(2),
             finished_at_ms: 3,
             usage: Usage { cpu_us: 4, ..Usage::default() },
+            usage_of: UsageOf::Run,
             status: Status::Succeeded,
             exit_code: Some(0),
             reason: None,

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// A reply that nobody on its way keeps.
-type Result<T> = std::result::Result<([(HeaderName, &'static str); 1], Reply<T>), ApiError>;
+pub(super) type Result<T> = std::result::Result<([(HeaderName, &'static str); 1], Reply<T>), ApiError>;
 
 /// `/api/v1/sandboxes/{id}/previews`
 pub fn router() -> OpenApiRouter<SharedApp> {
@@ -95,11 +95,11 @@ async fn delete(State(app): State<SharedApp>, who: Principal, Path((id, preview_
     private(reply::message("preview revoked"))
 }
 
-fn private<T>(reply: reply::Result<T>) -> Result<T> {
+pub(super) fn private<T>(reply: reply::Result<T>) -> Result<T> {
     Ok(([(header::CACHE_CONTROL, "no-store")], reply?))
 }
 
-fn rendered(app: &SharedApp, preview: &PreviewRecord) -> PreviewResponse {
+pub(super) fn rendered(app: &SharedApp, preview: &PreviewRecord) -> PreviewResponse {
     let target_url = app.preview_target(preview);
     PreviewResponse {
         id: preview.id.clone(),

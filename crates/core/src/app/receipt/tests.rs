@@ -28,6 +28,7 @@ fn receipt(sequence: u64, previous_sha256: Option<String>) -> Receipt {
         started_at_ms: Some(1_800_000_000_100),
         finished_at_ms: 1_800_000_001_000,
         usage: Usage { duration_ms: 900, cpu_us: 5, memory_peak_bytes: 6, disk_bytes: 7, network_sent_bytes: 8, network_received_bytes: 9 },
+        usage_of: UsageOf::Run,
         status: Status::Succeeded,
         exit_code: Some(0),
         reason: Some("it was done".to_owned()),

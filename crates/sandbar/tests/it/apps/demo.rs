@@ -1,4 +1,4 @@
-//! An app that tests deploy, start and look at.
+//! An app that is deployed and started.
 
 use std::time::Duration;
 

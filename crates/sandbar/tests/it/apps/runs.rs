@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Demo, WITHIN};
+use super::demo::{Demo, WITHIN};
 use crate::it::{
     harness::{Sandbox, Server, TOKEN, shared},
     http::{Api, Incoming, eventually},

@@ -12,21 +12,24 @@ use sandbar_core::{
         Desired, SandboxKind,
         launch::{Asked, Launch, SeenApp, Stopping},
         manifest::LaunchServices,
+        redact::Redactor,
     },
     limits::app_launch as limits,
+    preview,
     sandbox::SandboxRecord,
 };
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError};
 
 use super::{
     manifest_of,
-    supervise::{Keeping, Stopped, Supervised},
+    supervise::{Keeping, Stopped, Supervised, gates},
 };
 use crate::{
     app::{
         App,
         auth::Principal,
-        sandboxes::{now_ms, store_failure},
+        previews::MadePreview,
+        sandboxes::{now_ms, store_failure, violations},
     },
     error::ApiError,
 };
@@ -101,8 +104,10 @@ impl App {
         let (was, wanted) = (app.desired, start.services.clone());
         let live = self.live_version(&app).await?;
         if let Some(services) = &wanted {
-            launch_of(&app, &live)?.check(services).map_err(|error| ApiError::bad_request(format!("services: {error}")))?;
+            shape_of(&app, &live)?.check(services).map_err(|error| ApiError::bad_request(format!("services: {error}")))?;
         }
+        // Before anything is made or ended for it.
+        self.app_given_all(&app, &manifest_of(&live)?).await?;
         let app = self
             .want(app, Desired::Online, |asked| {
                 let services = std::mem::take(&mut asked.services);
@@ -122,10 +127,12 @@ impl App {
         }
         let (row, record) = up?;
         let version = if row.version == live.number { live } else { self.version_of(&app, row.version).await? };
-        let launch = Arc::new(launch_of(&app, &version)?);
+        let (launch, redactor) = self.app_launch(&app, &version, true).await?;
         self.serve_ports(&record, &launch).await?;
-        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: SeenApp::default() };
-        Ok(self.supervise(&record.id, &launch, &launch.wanted(&asked_of(&app)), keeping))
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen_of(&app), redactor };
+        let supervised = self.supervise(&record.id, &launch, &launch.wanted(&asked_of(&app)), keeping);
+        supervised.heard().await;
+        Ok(supervised)
     }
 
     /// The sandbox of an app, made or woken, with an agent that answers.
@@ -188,15 +195,40 @@ impl App {
             }
         }
         let app = self.want(app, Desired::Offline, |asked| *asked = Asked::default()).await?;
-        self.forget_seen(&app.id).await;
+        self.remember_stopped(&app, sandbox).await;
         let sandbox_id = online.map(|row| row.sandbox_id);
         Ok(StopSummary { stopped, sandbox_id, sandbox, took: began.elapsed() })
     }
 
-    async fn forget_seen(&self, app_id: &str) {
-        let nothing = serde_json::json!({});
-        if let Err(error) = self.store.app_seen(app_id, &nothing).await {
-            tracing::warn!(app = app_id, %error, "how an app was seen was not forgotten");
+    /// Makes a private preview of a port of an app that is online: of the first that it declares, when none is named.
+    pub(crate) async fn preview_app(&self, who: &Principal, name: &str, port: Option<u16>, ttl_seconds: Option<i64>) -> Result<MadePreview, ApiError> {
+        let app = self.app(who, name).await?;
+        let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+        let supervised = online.filter(|_| app.desired == Desired::Online).and_then(|row| self.supervised(&row.sandbox_id));
+        let Some(supervised) = supervised else { return Err(ApiError::conflict(format!("app {name:?} is not online; start it first"))) };
+        let launch = supervised.launch();
+        let declared = launch.ports().map(|(_, port)| port).find(|declared| port.is_none_or(|port| declared.port == port));
+        let (port, path, wakes) = match (declared, port) {
+            (Some(declared), _) => (declared.port, declared.path.as_str(), declared.auto_start),
+            (None, Some(port)) => (port, "/", false),
+            (None, None) => return Err(ApiError::bad_request("port: the app declares none, so one has to be named")),
+        };
+        let new = preview::wanted(port.into(), None, Some(path), ttl_seconds, wakes).map_err(violations)?;
+        self.create_preview(who, supervised.sandbox_id(), new).await
+    }
+
+    async fn remember_stopped(&self, app: &AppRecord, sandbox: Stopping) {
+        let seen = match sandbox {
+            Stopping::Pause => seen_of(app).stopped(),
+            // Its log goes with it.
+            Stopping::Delete => SeenApp::default(),
+        };
+        let written = match serde_json::to_value(seen) {
+            Ok(seen) => self.store.app_seen(&app.id, &seen).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = written {
+            tracing::warn!(app = app.id, error, "how an app was seen was not remembered");
         }
     }
 
@@ -206,6 +238,7 @@ impl App {
         for name in supervised.launch().with_dependencies(service) {
             supervised.start(&name);
         }
+        supervised.heard().await;
         Ok(supervised)
     }
 
@@ -222,6 +255,7 @@ impl App {
         for name in supervised.launch().with_dependencies(&service) {
             supervised.start(&name);
         }
+        supervised.heard().await;
         Ok(supervised)
     }
 
@@ -278,6 +312,11 @@ impl App {
                 }
             }
         }
+        for (sandbox_id, app_id, version) in self.store.app_sandboxes_offline().await.map_err(|e| store_failure("reading sandboxes of apps", &e))? {
+            let app = self.app_by_id(&app_id).await?;
+            let launch = shape_of(&app, &self.version_of(&app, version).await?)?;
+            gates::close(self, &sandbox_id, &launch);
+        }
         for id in self.store.apps_stopping().await.map_err(|e| store_failure("reading apps", &e))? {
             let this = Arc::downgrade(self);
             self.supervisors.spawn_free(async move {
@@ -297,15 +336,15 @@ impl App {
         if self.record_of(&row.sandbox_id).await?.is_none() {
             return Ok(false);
         }
-        let launch = Arc::new(launch_of(app, &self.version_of(app, row.version).await?)?);
-        let seen: SeenApp = serde_json::from_value(app.seen.clone()).unwrap_or_default();
+        let (launch, redactor) = self.app_launch(app, &self.version_of(app, row.version).await?, false).await?;
+        let seen = seen_of(app);
         let known = |name: &String| {
             let entry = seen.entries.get(name).filter(|_| seen.sandbox_id == row.sandbox_id);
             entry.is_some_and(|entry| entry.state != sandbar_core::app::AppState::None)
         };
         // What was asked for and never came to be seen.
         let unseen: Vec<String> = launch.wanted(&asked_of(app)).into_iter().filter(|name| !known(name)).collect();
-        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen.clone() };
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen.clone(), redactor };
         self.supervise(&row.sandbox_id, &launch, &unseen, keeping);
         Ok(true)
     }
@@ -343,6 +382,15 @@ impl App {
         self.finish_stop(app, sandbox).await.map(drop)
     }
 
+    /// What a version of an app keeps up, and what takes its secrets out of what is printed. With `needs_all` a variable that is
+    /// required and that nobody gave is a conflict (409).
+    pub(crate) async fn app_launch(&self, app: &AppRecord, version: &AppVersionRecord, needs_all: bool) -> Result<(Arc<Launch>, Arc<Redactor>), ApiError> {
+        let manifest = manifest_of(version)?;
+        let given = if needs_all { self.app_given_all(app, &manifest).await? } else { self.app_given(app, &manifest).await? };
+        let redactor = Arc::new(given.redactor());
+        Ok((Arc::new(Launch::of(Arc::new(manifest), &app.name, version.number, &given.env)), redactor))
+    }
+
     async fn app_by_id(&self, id: &str) -> Result<AppRecord, ApiError> {
         let found = self.store.app_get(id).await.map_err(|e| store_failure("reading the app", &e))?;
         found.ok_or_else(|| ApiError::not_found("app", id))
@@ -374,12 +422,17 @@ impl Turns {
     }
 }
 
-pub(crate) fn launch_of(app: &AppRecord, version: &AppVersionRecord) -> Result<Launch, ApiError> {
+/// What a version keeps up, without what it was given for its variables: to look at, not to start.
+pub(crate) fn shape_of(app: &AppRecord, version: &AppVersionRecord) -> Result<Launch, ApiError> {
     Ok(Launch::of(Arc::new(manifest_of(version)?), &app.name, version.number, &BTreeMap::new()))
 }
 
 pub(crate) fn asked_of(app: &AppRecord) -> Asked {
     serde_json::from_value(app.launch.clone()).unwrap_or_default()
+}
+
+pub(crate) fn seen_of(app: &AppRecord) -> SeenApp {
+    serde_json::from_value(app.seen.clone()).unwrap_or_default()
 }
 
 fn both(before: LaunchServices, more: Option<LaunchServices>) -> LaunchServices {

@@ -1,14 +1,18 @@
 //! What the start command and services of an app printed: the lines of their processes in the log of their sandbox, which is there
 //! also while it sleeps.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use sandbar_core::{
-    app::{AppState, launch::SeenApp, manifest::START},
+    app::{AppState, manifest::START, redact::Redactor},
     limits::app_launch as limits,
 };
 use sandbar_procd_api::LogLine;
 
+use super::{
+    manifest_of,
+    online::{seen_of, shape_of},
+};
 use crate::{
     app::{App, auth::Principal},
     error::ApiError,
@@ -38,10 +42,10 @@ impl App {
         let app = self.app(who, name).await?;
         let whole = self.app_whole(app).await?;
         let supervised = whole.online.as_ref().and_then(|row| self.supervised(&row.sandbox_id));
-        let seen: SeenApp = serde_json::from_value(whole.app.seen.clone()).unwrap_or_default();
+        let seen = seen_of(&whole.app);
         let known = match (&supervised, &whole.live) {
             (Some(supervised), _) => supervised.launch().entry(source).is_some(),
-            (None, Some(live)) => super::online::launch_of(&whole.app, live)?.entry(source).is_some(),
+            (None, Some(live)) => shape_of(&whole.app, live)?.entry(source).is_some(),
             (None, None) => false,
         };
         if !known && !seen.entries.contains_key(source) {
@@ -54,7 +58,13 @@ impl App {
             None => seen.entries.get(source).map(|seen| seen.processes.clone()).unwrap_or_default(),
         };
         let completed = view.is_none_or(|view| matches!(view.state, AppState::None | AppState::Exited | AppState::Failed));
-        let mut part = Collected::new(since);
+        // What it was started with; of one that does not run, what it would be started with.
+        let redactor = match (&supervised, &whole.live) {
+            (Some(supervised), _) => Arc::clone(supervised.redactor()),
+            (None, Some(live)) => Arc::new(self.app_given(&whole.app, &manifest_of(live)?).await?.redactor()),
+            (None, None) => Arc::default(),
+        };
+        let mut part = Collected::new(since, redactor);
         if let Some(row) = &whole.online
             && let Some(record) = self.record_of(&row.sandbox_id).await?
         {
@@ -76,11 +86,12 @@ struct Collected {
     output: String,
     at: Option<Cursor>,
     full: bool,
+    redactor: Arc<Redactor>,
 }
 
 impl Collected {
-    fn new(since: Option<Cursor>) -> Self {
-        Self { output: String::new(), at: since, full: false }
+    fn new(since: Option<Cursor>, redactor: Arc<Redactor>) -> Self {
+        Self { output: String::new(), at: since, full: false, redactor }
     }
 
     /// The runtimes to read, of those that have a log. One that the cursor names and that has none any more is passed over.
@@ -96,7 +107,7 @@ impl Collected {
                 self.full = true;
                 return;
             }
-            self.output.push_str(&line.m);
+            self.output.push_str(&self.redactor.text(&line.m));
             if !line.more {
                 self.output.push('\n');
             }
@@ -130,28 +141,28 @@ mod tests {
     #[test]
     fn a_log_goes_on_where_it_ended_through_runtimes() {
         let runtimes = ["rt-a".to_owned(), "rt-b".to_owned()];
-        let mut all = Collected::new(None);
+        let mut all = Collected::new(None, Arc::default());
         assert_eq!(all.from(&runtimes).len(), 2);
         all.add("rt-a", [line(1, "one"), line(5, "two")].iter());
         let first = all.done(true);
         assert_eq!((first.output.as_str(), first.cursor.as_str(), first.completed), ("one\ntwo\n", "rt-a.5", true));
-        let mut rest = Collected::new(Some(Cursor::read(&first.cursor).unwrap()));
+        let mut rest = Collected::new(Some(Cursor::read(&first.cursor).unwrap()), Arc::default());
         assert_eq!(rest.from(&runtimes).len(), 2);
         rest.add("rt-a", [line(1, "one"), line(5, "two"), line(6, "three")].iter());
         rest.add("rt-b", [line(1, "four")].iter());
         let second = rest.done(false);
         assert_eq!((second.output.as_str(), second.cursor.as_str(), second.completed), ("three\nfour\n", "rt-b.1", false));
-        let last = Collected::new(Some(Cursor::read("rt-b.1").unwrap()));
+        let last = Collected::new(Some(Cursor::read("rt-b.1").unwrap()), Arc::default());
         assert_eq!(last.from(&runtimes), ["rt-b"]);
         assert_eq!(last.done(true).cursor, "rt-b.1");
         // A runtime whose log is gone: all that there is.
-        assert_eq!(Collected::new(Some(Cursor::read("rt-z.9").unwrap())).from(&runtimes).len(), 2);
+        assert_eq!(Collected::new(Some(Cursor::read("rt-z.9").unwrap()), Arc::default()).from(&runtimes).len(), 2);
     }
 
     #[test]
     fn a_reply_is_bounded_and_says_that_there_is_more() {
         let long = "x".repeat(limits::LOG_REPLY_MAX_BYTES / 2 + 1);
-        let mut all = Collected::new(None);
+        let mut all = Collected::new(None, Arc::default());
         all.add("rt-a", [line(1, &long), line(2, &long), line(3, "short")].iter());
         let part = all.done(true);
         assert_eq!((part.cursor.as_str(), part.completed, part.output.len()), ("rt-a.1", false, long.len() + 1));

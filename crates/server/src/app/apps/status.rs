@@ -5,8 +5,8 @@ use std::sync::Arc;
 use sandbar_core::{
     app::{
         AppState, PreviewState,
-        launch::{Launch, SeenApp, SeenEntry, preview_state},
-        manifest::{Access, Port},
+        launch::{Launch, SeenEntry, preview_state},
+        manifest::{Access, Port, START},
         supervise::Ending,
     },
     sandbox::SandboxRecord,
@@ -14,7 +14,7 @@ use sandbar_core::{
 
 use super::{
     AppWhole,
-    online::launch_of,
+    online::{seen_of, shape_of},
     supervise::{EntryView, Supervised},
 };
 use crate::{
@@ -71,11 +71,11 @@ impl App {
         let supervised = sandbox.as_ref().and_then(|sandbox| self.supervised(&sandbox.id));
         let launch = match (&supervised, &whole.live) {
             (Some(supervised), _) => Arc::clone(supervised.launch()),
-            (None, Some(live)) => Arc::new(launch_of(&whole.app, live)?),
+            (None, Some(live)) => Arc::new(shape_of(&whole.app, live)?),
             // Nothing could be built of it yet.
             (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new() }),
         };
-        let seen: SeenApp = serde_json::from_value(whole.app.seen.clone()).unwrap_or_default();
+        let seen = seen_of(&whole.app);
         let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
         let listening = match &supervised {
             Some(supervised) => supervised.listening().await,
@@ -90,8 +90,8 @@ impl App {
             })
             .collect();
         // What everybody looks for first.
-        let starts_last = entries.last().is_some_and(|last| last.name == sandbar_core::app::manifest::START);
-        entries.rotate_right(usize::from(starts_last));
+        let has_start = entries.last().is_some_and(|last| last.name == START);
+        entries.rotate_right(usize::from(has_start));
         let ports = launch.ports().map(|(of, port)| PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port))).collect();
         Ok(AppStatus { whole, sandbox, awake, entries, ports })
     }
@@ -104,11 +104,11 @@ impl AppStatus {
     }
 
     pub fn start(&self) -> Option<&EntryStatus> {
-        self.entries.first().filter(|entry| entry.name == sandbar_core::app::manifest::START)
+        self.entries.first().filter(|entry| entry.name == START)
     }
 
     pub fn services(&self) -> impl Iterator<Item = &EntryStatus> {
-        self.entries.iter().filter(|entry| entry.name != sandbar_core::app::manifest::START)
+        self.entries.iter().filter(|entry| entry.name != START)
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,17 +18,16 @@ use sandbar_core::app::{
     AppState,
     launch::{Entry, Launch, SeenApp, SeenEntry},
     manifest::START,
+    redact::Redactor,
     supervise::{Ending, Phase, Upkeep, Why},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::app::{App, sandboxes::now_ms};
 
 mod driver;
+pub(in crate::app) mod gates;
 mod process;
 mod watcher;
 
@@ -54,14 +56,17 @@ struct Inner {
     launch: Arc<Launch>,
     entries: BTreeMap<String, Handle>,
     ground: watch::Receiver<Ground>,
+    redactor: Arc<Redactor>,
     /// The sandbox is there.
     alive: watch::Receiver<bool>,
     /// Ends the tasks, not the processes.
-    _stop: DropGuard,
+    stop: CancellationToken,
 }
 
 struct Handle {
     commands: mpsc::Sender<Command>,
+    /// How many times it was wanted.
+    asked: AtomicU64,
     view: watch::Receiver<EntryView>,
 }
 
@@ -91,6 +96,8 @@ pub(crate) struct Keeping {
     pub revive: bool,
     /// What a former server knew.
     pub seen: SeenApp,
+    /// Takes secrets out of what is kept of what was printed.
+    pub redactor: Arc<Redactor>,
 }
 
 impl Default for Supervisors {
@@ -116,7 +123,7 @@ impl App {
 
     /// Ends what is kept up in a sandbox: services first, those that depend on others before these, and the start command last. Each gets
     /// SIGTERM, and SIGKILL after `grace`. The sandbox stays. Nothing runs in one that sleeps, so nothing is ended there.
-    pub(crate) async fn unsupervise(&self, sandbox_id: &str, grace: Duration) -> Vec<Stopped> {
+    pub(crate) async fn unsupervise(self: &Arc<Self>, sandbox_id: &str, grace: Duration) -> Vec<Stopped> {
         let supervised = self.supervisors.lock().remove(sandbox_id);
         let Some(supervised) = supervised else { return Vec::new() };
         // Where its sandbox has not been looked at yet, it is not known what runs.
@@ -126,6 +133,10 @@ impl App {
         for round in supervised.0.launch.stop_order() {
             all.extend(join_all(round.iter().map(|name| supervised.stop(name, grace))).await);
         }
+        let launch = Arc::clone(&supervised.0.launch);
+        // Nobody keeps up anything from here on, whoever else still looks at it.
+        supervised.0.stop.cancel();
+        gates::close(self, sandbox_id, &launch);
         all
     }
 }
@@ -157,17 +168,24 @@ impl Supervisors {
             let (view, watched) = watch::channel(EntryView::new(entry, &upkeep, seen));
             let (commands, queue) = mpsc::channel(COMMANDS_MAX);
             let place = Place { entry: Arc::clone(entry), ground: stands.clone(), ends: ends.clone(), dependencies, context_id: None, seen_to_end: None };
-            let driver = Driver { upkeep, view, commands: queue, place };
+            let driver = Driver { upkeep, heard: 0, view, commands: queue, place, redactor: Arc::clone(&keeping.redactor) };
             self.spawn(&stop, driver.run());
-            entries.insert(entry.name.clone(), Handle { commands, view: watched });
+            entries.insert(entry.name.clone(), Handle { commands, asked: AtomicU64::new(0), view: watched });
         }
         let views: Vec<watch::Receiver<EntryView>> = entries.values().map(|handle| handle.view.clone()).collect();
         if let Some(app_id) = keeping.app_id.clone() {
-            self.spawn(&stop, remember(Arc::downgrade(app), app_id, sandbox_id.to_owned(), views));
+            self.spawn(&stop, remember(Arc::downgrade(app), app_id, sandbox_id.to_owned(), views.clone()));
+        }
+        // Before the first look nobody is let in.
+        gates::close(app, sandbox_id, launch);
+        let gatekeeper = gates::Gatekeeper { app: Arc::downgrade(app), sandbox_id: sandbox_id.to_owned(), views, ground: stands.clone() };
+        if !gatekeeper.views.is_empty() {
+            self.spawn(&stop, gatekeeper.run());
         }
         let watcher = Watcher { app: Arc::downgrade(app), sandbox_id: sandbox_id.to_owned(), ground, alive, end, revive: keeping.revive };
         self.spawn(&stop, watcher.run(app.sandboxes.listeners.listen(sandbox_id)));
-        let inner = Inner { sandbox_id: sandbox_id.to_owned(), launch: Arc::clone(launch), entries, ground: stands, alive: lives, _stop: stop.drop_guard() };
+        let inner =
+            Inner { sandbox_id: sandbox_id.to_owned(), launch: Arc::clone(launch), entries, ground: stands, redactor: keeping.redactor, alive: lives, stop };
         let supervised = Supervised(Arc::new(inner));
         known.insert(sandbox_id.to_owned(), supervised.clone());
         supervised
@@ -206,12 +224,19 @@ fn begin(entry: &Entry, seen: Option<&SeenEntry>) -> Upkeep {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 impl EntryView {
     fn new(entry: &Arc<Entry>, upkeep: &Upkeep, seen: Option<&SeenEntry>) -> Self {
         Self {
             entry: Arc::clone(entry),
             state: upkeep.state(),
             phase: upkeep.phase(),
+            heard: 0,
             last: upkeep.last().cloned(),
             restarts: 0,
             waits_for: None,
@@ -244,6 +269,10 @@ impl Supervised {
         &self.0.sandbox_id
     }
 
+    pub fn redactor(&self) -> &Arc<Redactor> {
+        &self.0.redactor
+    }
+
     pub fn launch(&self) -> &Arc<Launch> {
         &self.0.launch
     }
@@ -251,9 +280,23 @@ impl Supervised {
     /// Wants an entry, with nothing of what it depends on.
     pub fn start(&self, name: &str) {
         if let Some(handle) = self.0.entries.get(name) {
-            // Whatever is in a full queue is the same again.
-            let _ = handle.commands.try_send(Command::Start);
+            // Whatever is in a full queue is the same again. It is counted behind, so that nobody waits for one that was not sent.
+            if handle.commands.try_send(Command::Start).is_ok() {
+                handle.asked.fetch_add(1, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Returns when what was wanted has been heard, in a sandbox that was looked at: so that whoever looks now sees it.
+    pub async fn heard(&self) {
+        let heard = async {
+            let _ = self.0.ground.clone().wait_for(|ground| ground.runtime.is_some()).await;
+            for handle in self.0.entries.values() {
+                let asked = handle.asked.load(Ordering::Relaxed);
+                let _ = handle.view.clone().wait_for(|view| view.heard >= asked).await;
+            }
+        };
+        let _ = tokio::time::timeout(LOOKED_WITHIN, heard).await;
     }
 
     /// Ends an entry, and returns when it has ended.
@@ -298,10 +341,11 @@ impl Supervised {
         let Some(handle) = self.0.entries.get(name) else { return Ok(()) };
         let (mut view, mut alive) = (handle.view.clone(), self.0.alive.clone());
         let until = Instant::now() + within;
+        let asked = handle.asked.load(Ordering::Relaxed);
         let settled = async {
             tokio::select! {
-                // What was over before somebody wanted it has not been told yet that somebody does.
-                settled = view.wait_for(|view| view.state == AppState::Ready || (is_over(view.state) && handle.commands.capacity() == COMMANDS_MAX)) => {
+                // What was over before somebody wanted it may not have been told yet that somebody does.
+                settled = view.wait_for(|view| view.state == AppState::Ready || (is_over(view.state) && view.heard >= asked)) => {
                     settled.map(|view| view.clone()).ok()
                 }
                 _ = alive.wait_for(|alive| !*alive) => None,
@@ -314,7 +358,7 @@ impl Supervised {
                 Some(last) => NotReady { reason: last.why, text: last.text, log_tail: last.log_tail },
                 None => NotReady { reason: Why::NotStarted, text: text("it was stopped"), log_tail: Vec::new() },
             }),
-            Ok(None) => Err(NotReady { reason: Why::NotStarted, text: text("its sandbox is gone"), log_tail: Vec::new() }),
+            Ok(None) => Err(NotReady { reason: Why::NotStarted, text: text("it was stopped, or its sandbox is gone"), log_tail: Vec::new() }),
             Err(_) => {
                 let log_tail = self.log_tail(name).await;
                 Err(NotReady { reason: Why::StartNotReady, text: text(&format!("it did not become so within {} s", within.as_secs())), log_tail })
@@ -327,7 +371,9 @@ impl Supervised {
         let runtime = self.0.ground.borrow().runtime.clone();
         let context = self.view(name).and_then(|view| view.processes.last().cloned());
         match (runtime, context) {
-            (Some(runtime), Some((of, context))) if of == runtime.id => process::printed(&runtime, &context).await,
+            (Some(runtime), Some((of, context))) if of == runtime.id => {
+                process::printed(&runtime, &context).await.iter().map(|line| self.0.redactor.text(line)).collect()
+            }
             _ => Vec::new(),
         }
     }

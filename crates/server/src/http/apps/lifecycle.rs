@@ -11,10 +11,11 @@ use axum::{
 use futures_util::stream;
 use sandbar_api::{
     app_lifecycle::{
-        AppLogResponse, AppPortStatus, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices, AppStartRequest,
-        AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
+        AppLogResponse, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices,
+        AppStartRequest, AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
     },
     error::ErrorEnvelope,
+    preview::PreviewResponse,
     reply::Envelope,
 };
 use sandbar_core::{
@@ -40,6 +41,7 @@ use crate::{
     http::{
         extract::OptionalJson,
         params::Params,
+        previews,
         reply::{self, Result},
         time::{now_ms, rfc3339},
     },
@@ -59,6 +61,7 @@ pub(super) fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(start_service))
         .routes(routes!(stop_service))
         .routes(routes!(restart_service))
+        .routes(routes!(preview))
 }
 
 /// Bring an app online: its sandbox is made or woken, its start command is started, and services as the manifest and the request say.
@@ -179,6 +182,23 @@ async fn restart_service(State(app): State<SharedApp>, who: Principal, Path((nam
     let of = name.clone();
     app.whole(&who, "restarting a service", |app, who| async move { app.restart_app_service(&who, &of, &service).await }).await?;
     reply::ok(rendered(app.app_status(&who, &name).await?))
+}
+
+/// Make a private preview of a port of an app that is online. Its URL works once, for whoever opens it first; the port is closed
+/// until its process is ready.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/previews", tag = "apps", operation_id = "create_app_preview", params(("name" = String, Path)), request_body = AppPreviewRequest, responses(
+    (status = 201, body = Envelope<PreviewResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
+    (status = 409, description = "the app is not online", body = ErrorEnvelope),
+))]
+async fn preview(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(name): Path<String>,
+    OptionalJson(request): OptionalJson<AppPreviewRequest>,
+) -> previews::Result<PreviewResponse> {
+    who.require(Permission::SandboxWrite)?;
+    let made = app.preview_app(&who, &name, request.port, request.ttl_seconds).await?;
+    previews::private(reply::created(PreviewResponse { url: made.url, ..previews::rendered(&app, &made.record) }))
 }
 
 /// A log that somebody follows.

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     app::{
         App,
+        apps::manifest_of,
         auth::Principal,
         sandboxes::{now_ms, store_failure},
     },
@@ -54,6 +55,8 @@ impl App {
         let app = self.store.app_find(&who.team_id, name).await.map_err(|e| store_failure("reading an app", &e))?;
         let app = app.ok_or_else(|| ApiError::not_found("app", name))?;
         let version = self.version_to_run(&app, wish.place).await?;
+        // Told at once, and not by a run that fails.
+        self.app_given_all(&app, &manifest_of(&version)?).await?;
         plan(&app, &version, &wish, RunCause::Api, now_ms())
     }
 
@@ -72,10 +75,11 @@ impl App {
 
 /// The run of a wish: its command, its input with defaults, its group.
 pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cause: RunCause, now_ms: i64) -> Result<NewAppRun, ApiError> {
-    let manifest: Manifest = serde_json::from_str(&version.manifest).map_err(|e| ApiError::internal("reading a manifest", &e))?;
+    let manifest = manifest_of(version)?;
     let found = find(&manifest, &wish.target)?;
     let input = input(&manifest, wish.input.as_ref())?;
-    let mut env = manifest.launch.env.clone();
+    let mut env = manifest.env.clone();
+    env.extend(manifest.launch.env.clone());
     env.extend(found.block.map(|block| block.env.clone()).unwrap_or_default());
     env.extend(wish.env.clone());
     let requires_start = wish.requires_start.unwrap_or_else(|| found.block.is_some_and(|block| block.requires_start));

@@ -72,6 +72,7 @@ impl Runner {
         let failed = |text: String| Halt::Ends(Verdict::failed(FailureReason::SandboxFailed, text));
         let runtime = self.app.app_runtime(sandbox_id).await.map_err(|e| failed(e.message().to_owned()))?;
         let runtime = runtime.ok_or_else(|| failed("its sandbox is gone".to_owned()))?;
+        self.load_given(true).await.map_err(|e| Halt::Ends(Verdict::failed(FailureReason::CommandFailed, e.message().to_owned())))?;
         self.write_input(&runtime).await.map_err(|e| failed(format!("its input could not be written into the sandbox: {}", told(&e))))?;
         let known = &mut self.run.doc.known;
         known.runtime_id = Some(runtime.id.clone());
@@ -112,6 +113,9 @@ impl Runner {
     /// The command that a server before started or was about to start. None: it is gone, with how it ended.
     pub(super) async fn find_command(&mut self) -> Step<Begun> {
         let Some(sandbox_id) = self.run.sandbox_id.clone() else { return Ok(None) };
+        if let Err(error) = self.load_given(false).await {
+            tracing::warn!(run = self.run.id, %error, "what an app was given is not known, and stays in what its run prints");
+        }
         // A sandbox that has another runtime by now has no process of before, and is not woken to be asked.
         let record = self.app.run_sandbox(&self.run).await.ok().flatten();
         let known = self.run.doc.known.runtime_id.clone();
@@ -160,7 +164,8 @@ impl Runner {
     fn context(&self) -> CreateContext {
         let run = &self.run;
         let wrapped = format!("{{\"input\":{}}}", run.input);
-        let mut env = run.doc.env.clone();
+        let mut env = self.given.env.clone();
+        env.extend(run.doc.env.clone());
         let own = [(APP_VAR, run.app_name.clone()), (VERSION_VAR, run.version.to_string()), (RUN_VAR, run.id.clone()), (INPUT_VAR, self.input_path())];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
         if run.input.len() <= limits::RUN_INPUT_ENV_MAX_BYTES {
@@ -210,11 +215,7 @@ impl Runner {
     /// Follows the command to its end, writes down what it prints, and ends it when its time is up or it is not wanted any more.
     /// None: how it ended is not known.
     pub(super) async fn follow(&mut self, runtime: &Arc<Runtime>, context_id: &str) -> Step<Option<Exit>> {
-        let (dir, live) = (self.dir.clone(), self.live.clone());
-        let mut log = blocking(move || RunLog::open(&dir, live)).await.map_err(|error| {
-            tracing::error!(run = self.run.id, %error, "the log of a run cannot be opened; the next server tries again");
-            Halt::Left
-        })?;
+        let mut log = self.open_log().await?;
         let mut attached: Option<Attached> = None;
         let begun_ms = self.run.doc.known.commanded_at_ms.unwrap_or_else(now_ms);
         let left_ms = begun_ms.saturating_add((self.run.doc.timeout_s as i64).saturating_mul(1000)).saturating_sub(now_ms());
@@ -250,7 +251,7 @@ impl Runner {
             };
             match seen {
                 Seen::Told(pieces, exit) => {
-                    log = self.write(log, pieces).await?;
+                    log = self.write(log, pieces, exit.is_some()).await?;
                     if exit.is_some() {
                         return Ok(exit);
                     }
@@ -269,6 +270,22 @@ impl Runner {
                     return exit.unwrap_or(Ok(None));
                 }
                 Seen::ServerStops => return Err(Halt::Left),
+            }
+        }
+    }
+
+    /// Without a log nobody would see what happens: it is tried until there is one. The agent keeps what is printed meanwhile, and ends
+    /// the command when its time is up.
+    async fn open_log(&self) -> Step<RunLog> {
+        loop {
+            let (dir, live, redactor) = (self.dir.clone(), self.live.clone(), self.given.redactor());
+            match blocking(move || RunLog::open(&dir, live, redactor)).await {
+                Ok(log) => return Ok(log),
+                Err(error) => tracing::error!(run = self.run.id, %error, "the log of a run cannot be opened; it is tried again"),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(Halt::Left),
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
     }
@@ -300,7 +317,7 @@ impl Runner {
         loop {
             match next(reader).await {
                 Seen::Told(pieces, exit) => {
-                    log = self.write(log, pieces).await?;
+                    log = self.write(log, pieces, exit.is_some()).await?;
                     if exit.is_some() {
                         return Ok(exit);
                     }
@@ -311,13 +328,13 @@ impl Runner {
     }
 
     /// Off this thread, since a disk may be slow. What cannot be written is lost, and the run goes on.
-    async fn write(&self, log: RunLog, pieces: Vec<(Stream, String)>) -> Step<RunLog> {
-        if pieces.is_empty() {
+    async fn write(&self, log: RunLog, pieces: Vec<(Stream, String)>, is_end: bool) -> Step<RunLog> {
+        if pieces.is_empty() && !is_end {
             return Ok(log);
         }
         let (log, written) = blocking(move || {
             let mut log = log;
-            let written = log.add(&pieces);
+            let written = log.add(&pieces).and_then(|()| if is_end { log.end() } else { Ok(()) });
             Ok((log, written))
         })
         .await

@@ -11,6 +11,7 @@ use sandbar_core::{
         Cleanup, Phase, RunStatus, SandboxKind,
         launch::Asked,
         manifest::START,
+        redact::Redactor,
         run::{Ending, FailureReason, Place, Verdict, verdict},
     },
     limits::app_runs as limits,
@@ -25,7 +26,8 @@ use crate::{
     app::{
         App, SharedApp,
         apps::{
-            online::launch_of,
+            env::Given,
+            manifest_of,
             supervise::{Keeping, NotReady, Supervised},
         },
         sandboxes::{now_ms, store_failure},
@@ -60,6 +62,8 @@ pub(super) struct Runner {
     pub dir: RunDir,
     /// A server before began with it.
     pub resumed: bool,
+    /// What the app was given for the variables that it asks for.
+    pub given: Given,
 }
 
 /// Brings a run to its end, from wherever it is; or to where the next server goes on when this one ends.
@@ -68,7 +72,7 @@ pub(crate) async fn execute(app: SharedApp, run: AppRun, resumed: bool, stop: Ca
     if run.cancel_requested_at_ms.is_some() {
         live.cancel.cancel();
     }
-    let mut runner = Runner { app, run, live, stop, dir, resumed };
+    let mut runner = Runner { app, run, live, stop, dir, resumed, given: Given::default() };
     let verdict = match runner.steps().await {
         Ok(verdict) | Err(Halt::Ends(verdict)) => verdict,
         Err(Halt::Left) => return,
@@ -199,12 +203,22 @@ impl Runner {
                 let app = self.app.store.app_get(&self.run.app_id).await.map_err(failed)?.ok_or_else(|| ApiError::not_found("app", &self.run.app_name))?;
                 let version = self.app.store.app_version(&app.id, self.run.version).await.map_err(failed)?;
                 let version = version.ok_or_else(|| ApiError::not_found("version", &self.run.version.to_string()))?;
-                let launch = Arc::new(launch_of(&app, &version)?);
-                self.app.supervise(sandbox_id, &launch, &launch.wanted(&Asked::default()), Keeping::default())
+                let (launch, redactor) = self.app.app_launch(&app, &version, true).await?;
+                self.app.supervise(sandbox_id, &launch, &launch.wanted(&Asked::default()), Keeping { redactor, ..Keeping::default() })
             }
         };
         let within = supervised.launch().entry(START).map_or(0, |start| start.ready_within_ms.max(0).unsigned_abs());
         Ok((supervised, Duration::from_millis(within)))
+    }
+
+    /// Learns what the app was given: for its command all that is required, for its log what there is.
+    pub(super) async fn load_given(&mut self, needs_all: bool) -> Result<(), ApiError> {
+        let failed = |e| store_failure("reading the app of a run", &e);
+        let app = self.app.store.app_get(&self.run.app_id).await.map_err(failed)?.ok_or_else(|| ApiError::not_found("app", &self.run.app_name))?;
+        let version = self.app.store.app_version(&app.id, self.run.version).await.map_err(failed)?;
+        let manifest = manifest_of(&version.ok_or_else(|| ApiError::not_found("version", &self.run.version.to_string()))?)?;
+        self.given = if needs_all { self.app.app_given_all(&app, &manifest).await? } else { self.app.app_given(&app, &manifest).await? };
+        Ok(())
     }
 
     /// Ends the run with its receipt, however long it takes to write that.
@@ -213,7 +227,7 @@ impl Runner {
         self.run.doc.known.message = verdict.message.clone();
         let (dir, live, last) = (self.dir.clone(), self.live.clone(), verdict.message.clone().filter(|_| verdict.reason != Some(FailureReason::ExitCode)));
         let logged = tokio::task::spawn_blocking(move || {
-            let mut log = RunLog::open(&dir, live)?;
+            let mut log = RunLog::open(&dir, live, Redactor::default())?;
             if let Some(text) = last {
                 log.say(&format!("[sandbar: {text}]\n"))?;
             }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use sandbar_core::limits::app_runs as limits;
+use sandbar_core::{app::redact::Redactor, limits::app_runs as limits};
 use sandbar_procd_api::Stream;
 
 use super::{Live, RunDir};
@@ -43,12 +43,14 @@ pub(super) struct RunLog {
     place: Place,
     /// Where the agent's telling is, since it was asked last.
     told: [u64; 2],
+    /// Of each stream: a secret may come in pieces.
+    redactors: [Redactor; 2],
     live: Arc<Live>,
 }
 
 impl RunLog {
     /// Opens the log, new or as it was left. Blocks for the disk.
-    pub fn open(dir: &RunDir, live: Arc<Live>) -> io::Result<Self> {
+    pub fn open(dir: &RunDir, live: Arc<Live>, redactor: Redactor) -> io::Result<Self> {
         dir.make()?;
         let open = |path| OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path);
         let (mut log, place_file) = (open(dir.log())?, open(dir.log_place())?);
@@ -58,12 +60,17 @@ impl RunLog {
         log.set_len(place.length)?;
         log.seek(SeekFrom::End(0))?;
         live.logged.send_replace(place.length);
-        Ok(Self { log, place_file, place, told: [0; 2], live })
+        Ok(Self { log, place_file, place, told: [0; 2], redactors: [redactor.clone(), redactor], live })
     }
 
     /// The agent begins to tell from the first byte.
     pub fn told_anew(&mut self) {
         self.told = [0; 2];
+        // What was held back is told again.
+        self.redactors = self.redactors.clone().map(|mut redactor| {
+            redactor.finish();
+            redactor
+        });
     }
 
     pub fn length(&self) -> u64 {
@@ -86,11 +93,29 @@ impl RunLog {
             // What of it is in the log already.
             let known = self.place.taken[lane].saturating_sub(begin).min(bytes);
             match lost {
-                Some(_) if known < bytes => text.push_str(&lost_mark(bytes - known)),
+                Some(_) if known < bytes => {
+                    text.push_str(&String::from_utf8_lossy(&self.redactors[lane].finish()));
+                    text.push_str(&lost_mark(bytes - known));
+                }
                 Some(_) => {}
-                None => text.push_str(&piece[piece.ceil_char_boundary(known as usize)..]),
+                None => {
+                    let new = &piece[piece.ceil_char_boundary(known as usize)..];
+                    text.push_str(&String::from_utf8_lossy(&self.redactors[lane].push(new.as_bytes())));
+                }
             }
-            self.place.taken[lane] = self.place.taken[lane].max(self.told[lane]);
+            // What is held back is not in the log yet.
+            let taken = self.told[lane].saturating_sub(self.redactors[lane].held() as u64);
+            self.place.taken[lane] = self.place.taken[lane].max(taken);
+        }
+        self.write(&text)
+    }
+
+    /// Adds what was held back: nothing follows.
+    pub fn end(&mut self) -> io::Result<()> {
+        let mut text = String::new();
+        for (lane, redactor) in self.redactors.iter_mut().enumerate() {
+            self.place.taken[lane] += redactor.held() as u64;
+            text.push_str(&String::from_utf8_lossy(&redactor.finish()));
         }
         self.write(&text)
     }
@@ -190,7 +215,7 @@ mod tests {
         }
 
         fn open(&self) -> RunLog {
-            RunLog::open(&self.0, AppRuns::default().live("x")).unwrap()
+            RunLog::open(&self.0, AppRuns::default().live("x"), Redactor::new([("KEY", "hunter22")])).unwrap()
         }
 
         fn text(&self) -> String {
@@ -225,6 +250,19 @@ mod tests {
         log.told_anew();
         log.add(&[out("one two three"), err("warn warn")]).unwrap();
         assert_eq!(folder.text(), "one warn two warn three");
+    }
+
+    #[test]
+    fn secrets_stay_out_also_when_they_come_in_pieces_and_a_server_dies_between() {
+        let folder = Folder::new("secret");
+        folder.open().add(&[out("a hun"), err("hunter"), out("ter22 b hunt")]).unwrap();
+        assert_eq!(folder.text(), "a [secret KEY] b ");
+        let mut log = folder.open();
+        log.add(&[out("a hunter22 b hunt"), err("hunter22"), out("er2")]).unwrap();
+        log.end().unwrap();
+        assert_eq!(folder.text(), "a [secret KEY] b [secret KEY]hunter2");
+        folder.open().add(&[out("a hunter22 b hunter2"), err("hunter22")]).unwrap();
+        assert_eq!(folder.text(), "a [secret KEY] b [secret KEY]hunter2", "nothing is there twice");
     }
 
     #[test]

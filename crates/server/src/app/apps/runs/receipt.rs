@@ -4,8 +4,8 @@ use sandbar_core::{
     app::{
         RunStatus,
         manifest::START,
-        receipt::{Artifact, Denial, Kind, Receipt, Status, Usage, VERSION},
-        run::RunArtifact,
+        receipt::{Artifact, Denial, Kind, Receipt, Status, Usage, UsageOf, VERSION},
+        run::{Place, RunArtifact},
     },
     limits::apps as limits,
 };
@@ -54,6 +54,7 @@ pub(crate) fn receipt_of(run: &AppRun, place: ChainPlace) -> Receipt {
         started_at_ms: run.started_at_ms,
         finished_at_ms,
         usage,
+        usage_of: if run.doc.place == Place::Fresh { UsageOf::Run } else { UsageOf::AppSandbox },
         status: match run.status {
             RunStatus::Succeeded => Status::Succeeded,
             RunStatus::TimedOut => Status::TimedOut,

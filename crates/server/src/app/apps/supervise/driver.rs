@@ -10,6 +10,7 @@ use sandbar_core::{
     app::{
         AppState,
         launch::{Check, Entry},
+        redact::Redactor,
         supervise::{Ending, Next, Phase, Seen, Upkeep, Why},
     },
     limits::app_launch as limits,
@@ -40,6 +41,8 @@ pub(crate) struct EntryView {
     pub entry: Arc<Entry>,
     pub state: AppState,
     pub phase: Phase,
+    /// How many times somebody wanted it, up to what is shown here.
+    pub heard: u64,
     /// How it ended last, since it was wanted.
     pub last: Option<Ending>,
     pub restarts: u32,
@@ -66,9 +69,12 @@ pub(super) enum Command {
 
 pub(super) struct Driver {
     pub upkeep: Upkeep,
+    pub heard: u64,
     pub view: watch::Sender<EntryView>,
     pub commands: mpsc::Receiver<Command>,
     pub place: Place,
+    /// Takes secrets out of the last lines.
+    pub redactor: Arc<Redactor>,
 }
 
 /// Where a process is, and what it depends on.
@@ -96,13 +102,16 @@ impl Driver {
                 biased;
                 command = self.commands.recv() => match command {
                     None => return,
-                    Some(Command::Start) => Seen::Wanted,
+                    Some(Command::Start) => {
+                        self.heard += 1;
+                        Seen::Wanted
+                    }
                     Some(Command::Stop { grace, reply }) => {
                         let now = self.place.ground.borrow().runtime.clone();
                         let ending = self.place.stop(now.as_deref(), grace).await;
                         self.upkeep.see(Seen::Unwanted, now_ms());
                         self.publish();
-                        let _ = reply.send(ending);
+                        let _ = reply.send(ending.map(|ending| self.redacted(ending)));
                         continue;
                     }
                 },
@@ -113,7 +122,10 @@ impl Driver {
                     self.place.context_id = None;
                     Seen::Lost
                 }
-                seen = self.place.perform(next, ground.runtime.as_ref(), &self.view) => seen,
+                seen = self.place.perform(next, ground.runtime.as_ref(), &self.view) => match seen {
+                    Seen::Ended(ending) => Seen::Ended(self.redacted(ending)),
+                    seen => seen,
+                },
             };
             if let Seen::Ended(ending) | Seen::Blocked(ending) = &seen {
                 tracing::info!(entry = self.place.entry.name, why = ending.why.as_str(), text = ending.text, "a process of an app is over");
@@ -123,12 +135,19 @@ impl Driver {
         }
     }
 
+    fn redacted(&self, mut ending: Ending) -> Ending {
+        for line in &mut ending.log_tail {
+            *line = self.redactor.text(line);
+        }
+        ending
+    }
+
     fn publish(&self) {
         self.view.send_if_modified(|view| {
             let runs = matches!(self.upkeep.phase(), Phase::Starting { .. } | Phase::Ready { .. } | Phase::Unhealthy { .. });
             let (state, phase, last, restarts) = (self.upkeep.state(), self.upkeep.phase(), self.upkeep.last().cloned(), self.upkeep.restarts());
-            let changed = (view.state, view.phase, view.restarts) != (state, phase, restarts) || view.last != last;
-            (view.state, view.phase, view.last, view.restarts) = (state, phase, last, restarts);
+            let changed = (view.state, view.phase, view.restarts, view.heard) != (state, phase, restarts, self.heard) || view.last != last;
+            (view.state, view.phase, view.last, view.restarts, view.heard) = (state, phase, last, restarts, self.heard);
             if !runs {
                 view.pid = None;
                 view.started_at_ms = None;

@@ -93,6 +93,7 @@ impl Watcher {
         self.alive.send_replace(false);
         if let Some(app) = self.app.upgrade() {
             app.supervisors.forget(&self.sandbox_id);
+            app.previews.open_gates(&self.sandbox_id);
         }
     }
 
@@ -113,7 +114,8 @@ impl Watcher {
                 (Some(_), None) | (None, Some(_)) => false,
             };
             ground.runtime = runtime;
-            !is_same || !std::mem::replace(&mut ground.looked, true)
+            let looked = std::mem::replace(&mut ground.looked, true);
+            !is_same || !looked
         });
     }
 

@@ -1,0 +1,107 @@
+//! Previews of apps and their public ports: closed until what serves them is ready, and what was printed, as it comes.
+
+use serde_json::json;
+
+use super::demo::{Demo, WITHIN, preview};
+use crate::it::{
+    harness::shared,
+    http::{Api, Reply, eventually},
+};
+
+const WEB: (&str, &str) = ("web.py", include_str!("web.py"));
+
+const PORTS: &str = "start:
+  command: python3 web.py
+  ports: [{port: 3000, autoStart: true}, {port: 3001, label: never}]
+services:
+  - name: shop
+    command: PORT=3100 GO=open exec python3 web.py
+    ports: [{port: 3100, access: public}]
+    autoStart: true
+";
+
+fn header<'a>(reply: &'a Reply, name: &str) -> &'a str {
+    reply.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).unwrap_or_default()
+}
+
+#[test]
+fn ports_are_closed_until_what_serves_them_is_ready() {
+    let server = shared();
+    let api = server.api();
+    let demo = Demo::deploy(&api, "ports", PORTS, &[WEB]);
+    demo.try_post("/previews", json!({})).error(&[409]);
+    demo.post("/start", json!({}));
+    let sandbox = demo.sandbox();
+    let made = demo.try_post("/previews", json!({})).ok(201);
+    assert_eq!((&made["port"], &made["resume"]), (&json!(3000), &json!(true)));
+    demo.try_post("/previews", json!({ "port": 70000 })).error(&[400]);
+
+    // Whoever has the link is let in, and waits for the app.
+    let public = api.at_url(&made["url"]);
+    let url = made["url"].as_str().unwrap();
+    let opened = public.get(&url[url.find("/.sandbox0").unwrap()..]);
+    assert_eq!(opened.status, 303, "{}", opened.text());
+    let cookie = header(&opened, "set-cookie").split(';').next().unwrap().to_owned();
+    let look = |public: &Api| public.try_send("GET", "/", &[("cookie", cookie.as_str())], b"").unwrap();
+    assert_eq!((look(&public).status, &look(&public).value()["error"]["code"]), (503, &json!("preview_opening")));
+    let page = public.try_send("GET", "/", &[("cookie", cookie.as_str()), ("accept", "text/html")], b"").unwrap();
+    assert!(page.status == 503 && page.text().contains("is starting"), "{}", page.text());
+
+    // The public port, too, for everybody.
+    let services = sandbox.api.get(&sandbox.path("/services")).ok(200);
+    let shop = api.at_url(&services["services"][0]["public_url"]);
+    assert_eq!(shop.get("/").value()["error"]["code"], "preview_opening");
+    sandbox.write("/workspace/open", b"");
+    eventually("the shop", WITHIN, || Some(()).filter(|()| shop.get("/").body == b"hello").ok_or_else(|| shop.get("/").text()));
+    assert_eq!(look(&public).status, 503);
+    sandbox.write("/workspace/go", b"");
+    eventually("the app", WITHIN, || Some(()).filter(|()| look(&public).body == b"hello").ok_or_else(|| look(&public).text()));
+    let ready = demo.status();
+    assert_eq!((preview(&ready, 3000), preview(&ready, 3001), preview(&ready, 3100)), ("ready", "opening", "ready"));
+
+    // A visitor wakes it, and meets it when it is ready again.
+    sandbox.post("/pause", json!({}));
+    demo.until("its sleep", |status| status["sandbox"]["awake"] == false);
+    assert_eq!(shop.get("/").value()["error"]["code"], "sandbox_paused", "a public port without autoStart wakes nothing");
+    eventually("the app again", WITHIN, || Some(()).filter(|()| look(&public).body == b"hello").ok_or_else(|| look(&public).text()));
+
+    demo.post("/stop", json!({}));
+    assert_eq!(look(&public).value()["error"]["code"], "preview_closed");
+    assert_eq!(shop.get("/").value()["error"]["code"], "preview_closed");
+    assert!(sandbox.is_paused(), "what is closed is not woken for");
+}
+
+#[test]
+fn what_is_printed_can_be_followed_from_any_place() {
+    let server = shared();
+    let talking = "start: {command: 'echo one; while [ ! -e more ]; do sleep 0.05; done; echo two >&2; exec sleep 1000'}\n";
+    let demo = Demo::deploy(&server.api(), "talking", talking, &[]);
+    demo.start();
+    eventually("its line", WITHIN, || Some(()).filter(|()| demo.logs("start") == "one\n").ok_or_else(|| demo.logs("start")));
+    let mut events = server.api().stream(&demo.path("/logs"), &[("accept", "text/event-stream")]);
+    let mut next = || {
+        let (mut id, mut data) = (String::new(), String::new());
+        loop {
+            let line = events.line().unwrap();
+            let line = line.trim_end();
+            if let Some(text) = line.strip_prefix("id: ") {
+                id = text.to_owned();
+            }
+            if let Some(text) = line.strip_prefix("data: ") {
+                data = text.to_owned();
+            }
+            if line.is_empty() && !data.is_empty() {
+                return (id, serde_json::from_str::<serde_json::Value>(&data).unwrap());
+            }
+        }
+    };
+    let (id, first) = next();
+    assert_eq!((&first["output"], &first["cursor"], &first["completed"]), (&json!("one\n"), &json!(id), &json!(false)));
+    demo.sandbox().write("/workspace/more", b"");
+    assert_eq!(next().1["output"], "two\n");
+    let rest = demo.api.get(&demo.path(&format!("/logs?since={id}"))).ok(200);
+    assert_eq!(rest["output"], "two\n");
+    demo.post("/stop", json!({ "delete_sandbox": true }));
+    demo.api.get(&demo.path("/logs?since=nonsense")).error(&[400]);
+    demo.api.get(&demo.path("/logs?source=nobody")).error(&[404]);
+}
