@@ -3,6 +3,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ACCEPT_SUITE ?= ../shared/accept
+BUILD_DEBUG ?= $(CARGO) build --locked -p sandbar
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .PHONY: build run test check unit clients images docs egress webapp preview ssh scripts accept bench clean help
@@ -20,7 +21,10 @@ run: ## Start the server, show what it does, go on serving until Ctrl-C
 
 test: ## Everything: format, lints, unit and integration tests, public clients end to end
 	@packaging/prerequisites.sh test
-	$(MAKE) check unit clients images docs egress webapp preview ssh scripts
+	$(MAKE) check unit
+	@# The tests of crates have built target/debug/sandbar. To build it by itself would compile tokio, swc and all that uses
+	@# them once more, since their features are fewer without the tests.
+	$(MAKE) BUILD_DEBUG=: clients images docs egress webapp preview ssh scripts
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -31,35 +35,35 @@ unit: ## Tests of every crate
 	$(CARGO) test --workspace --locked
 
 clients: ## Public Python and npm clients and the command line against a server of their own
-	$(CARGO) build --locked -p sandbar
+	$(BUILD_DEBUG)
 	tests/clients.sh
 
 images: ## Images of Debian packages, and pip, npm and apt-get inside them
-	$(CARGO) build --locked -p sandbar
+	$(BUILD_DEBUG)
 	tests/images.sh
 
 docs: ## The examples of the documentation
-	$(CARGO) build --locked -p sandbar
+	$(BUILD_DEBUG)
 	tests/docs.sh
 
 egress: ## Real programs through network policies, and around them
-	$(CARGO) build --locked -p sandbar
+	$(BUILD_DEBUG)
 	tests/egress.sh
 
 webapp: ## A web application of some size, published, replaced and taken back under load
-	$(CARGO) build --locked -p sandbar
+	$(BUILD_DEBUG)
 	tests/webapp.sh
 
 preview: ## A Vite application in a browser, through private previews
-	$(CARGO) build --locked -p sandbar
+	$(BUILD_DEBUG)
 	tests/preview.sh
 
 ssh: ## A gibibyte through ssh and sftp
-	$(CARGO) build --locked -p sandbar
+	$(BUILD_DEBUG)
 	tests/ssh.sh
 
 scripts: ## Script functions with every provider, executors of others, and the examples
-	$(CARGO) build --locked -p sandbar
+	$(BUILD_DEBUG)
 	tests/scripts.sh
 
 accept: ## An acceptance suite (ACCEPT_SUITE) with three releases of the public client

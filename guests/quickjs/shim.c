@@ -40,6 +40,7 @@ enum {
     DONE_UNSERIALIZABLE = 3, /* text: a description */
     DONE_INTERRUPTED = 4,    /* text: the stack at that moment */
     DONE_DEADLOCK = 5,
+    DONE_WRITING = 6,        /* not yet: the result is being written as JSON, which may end in a trap when it is very deep */
 };
 
 /* Why `ask` gave no number. */
@@ -130,6 +131,7 @@ static void done_exception(uint32_t how)
 
 static void done_value(JSValueConst value)
 {
+    host_done(DONE_WRITING, "", 0);
     JSValue json = JS_JSONStringify(context, value, JS_UNDEFINED, JS_UNDEFINED);
     if (JS_IsException(json)) {
         done_exception(DONE_UNSERIALIZABLE);

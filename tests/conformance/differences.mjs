@@ -4,6 +4,7 @@
 export const differences = {
   'values/nested 150 deep': { 'node-executor': { why: 'the result of an executor is passed on as deep as it is' } },
   'context/who calls': { 'node-executor': { why: 'the wire to executors names the tenant, and what they make of that is theirs', instead: { value: ['email', 'id', 'roles', 'tenantId'] } } },
+  'fetch/bytes that are posted': { 'node-executor': { why: 'an executor of others sends bytes in a form of its own' } },
   'limits/a promise that never settles': {
     'node-executor': { why: 'Node does not say when nothing is left to wait for: such a script ends by its time', instead: { error: 'timed out after 1000ms' } },
   },

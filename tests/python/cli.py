@@ -196,6 +196,123 @@ class CommandLine(unittest.TestCase):
         code, _, err = run("-o", "json", "sandbox", "get", "sb-nothing")
         self.assertEqual(json.loads(err)["error"]["status"], 404)
 
+    def file(self, name, text):
+        path = pathlib.Path(self.here.name) / name
+        path.write_text(text)
+        return str(path)
+
+    def on_terminal(self, *args):
+        """What a terminal is sent, with the line ends that a program writes."""
+        master, slave = pty.openpty()
+        child = subprocess.Popen([BIN, *args], stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(master, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            shown += piece
+        os.close(master)
+        child.wait(timeout=60)
+        return shown.replace(b"\r\n", b"\n").decode()
+
+    def test_scripts_run_here_and_say_how_they_ended(self):
+        data = self.file("data.json", '{"n": 20}')
+        add = self.file("add.js", "console.log('adding'); return ctx.data.n + 22")
+        self.assertEqual(run("script", "run", add, "--data", "@" + data), (0, b"42\n", b"adding\n"))
+        self.assertEqual(run("script", "run", add, "--data", "-", data=b'{"n": 1}')[:2], (0, b"23\n"))
+        code, out, _ = run("-o", "json", "script", "run", add, "--data", '{"n": 2}')
+        self.assertEqual((code, json.loads(out)["value"], json.loads(out)["logs"]), (0, 24, ["adding"]))
+        for name, source, flags, wanted, says in [
+            ("throws", "throw new TypeError('no')", [], 1, "TypeError: no (user_error)"),
+            ("spins", "while (true) {}", ["--timeout", "200"], 1, "timed out after 200ms"),
+            ("grows", "const all = []; while (true) all.push(new Uint8Array(1 << 20).fill(1))", ["--memory", "16"], 1, "(memory)"),
+            ("is-none", "return )", [], 1, "is-none.js"),
+            ("short", "return 1", ["--timeout", "5"], 2, "50..=60000"),
+            ("small", "return 1", ["--memory", "1"], 2, "16..=512"),
+            ("of-json", "return 1", ["--data", "{"], 2, "--data is no JSON"),
+            ("of-a-file", "return 1", ["--data", data], 2, "write @" + data),
+            ("of-no-file", "return 1", ["--data", "@/nonexistent"], 2, "/nonexistent cannot be read"),
+            ("elsewhere", "return 1", ["--fetch-allow", "https://x/"], 2, "--fetch-allow"),
+        ]:
+            code, _, err = run("script", "run", self.file(f"{name}.js", source), *flags)
+            self.assertEqual(code, wanted, (name, err))
+            self.assertIn(says, err.decode(), name)
+        code, _, err = run("script", "run", "/nonexistent.js")
+        self.assertEqual((code, err), (2, b"sandbar: /nonexistent.js cannot be read: No such file or directory (os error 2)\n"))
+
+    def test_what_scripts_say_does_not_steer_the_terminal(self):
+        evil = "\\x1b[31mred\\x9b1m\\u202e"
+        for name, source in [
+            ("returns", f"console.log('{evil}'); return 'two\\nlines {evil}'"),
+            ("lists", f"return ['\\x7f\\x9b1m{evil}']"),
+            ("throws", f"const e = new Error('{evil}'); e.name = '{evil}'; throw e"),
+        ]:
+            path = self.file(f"evil-{name}.js", source)
+            self.assertEqual(run("script", "put", path)[0], 0)
+            for command in [("run", path), ("invoke", f"evil-{name}"), ("logs", f"evil-{name}"), ("runs", f"evil-{name}"), ("get", "--code", f"evil-{name}")]:
+                shown = self.on_terminal("script", *command)
+                self.assertEqual([c for c in shown if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160)], [], (command, shown))
+            self.assertEqual(run("script", "rm", f"evil-{name}")[0], 0)
+        path = self.file("evil.js", f"return 'two\\nlines {evil}'")
+        self.assertIn("two\nlines", self.on_terminal("script", "run", path))
+        self.assertEqual(run("script", "run", path)[1].decode(), "two\nlines \x1b[31mred\x9b1m\u202e\n", "a program is told what it is")
+
+    def test_scripts_are_put_by_flags_and_by_records(self):
+        code = self.file("put-me.js", "return [ctx.data.a, 1]")
+        flags = ["--timeout", "900", "--cpu", "800", "--memory", "32", "--no-capabilities", "--fetch-allow", "a.example", "--max-attempts", "1", "--deterministic"]
+        done, out, err = run("-o", "json", "script", "put", code, *flags)
+        self.assertEqual(done, 0, err)
+        made = json.loads(out)
+        self.assertEqual([made[field] for field in ("timeoutMs", "cpuMs", "memoryMb", "capabilities", "fetchAllow", "deterministic")], [900, 800, 32, [], ["a.example"], True])
+        self.assertEqual(made["retry"], {"maxAttempts": 1, "maxAgeSeconds": 86400})
+        record = self.file("put-me.json", out.decode())
+        self.assertEqual(run("script", "rm", "put-me")[0], 0)
+        again = json.loads(run("-o", "json", "script", "put", "--config", record, "--trigger", "cron", "--pattern", "@daily", "--timezone", "Europe/Berlin", "--overlap", "queue")[1])
+        self.assertEqual([again[field] for field in ("name", "code", "timeoutMs", "capabilities")], ["put-me", made["code"], 900, []])
+        self.assertEqual([again["schedule"][field] for field in ("timezone", "concurrencyPolicy", "missedRunPolicy")], ["Europe/Berlin", "queue", "run_once"])
+        yaml = self.file("put-me.yaml", "capabilities: null\nschedule: {jitterSeconds: 5}\nactive: false\n")
+        changed = json.loads(run("-o", "json", "script", "put", code, "--config", yaml)[1])
+        self.assertEqual([changed[field] for field in ("capabilities", "active", "version", "trigger")], [None, False, 1, "cron"])
+        self.assertEqual([changed["schedule"][field] for field in ("timezone", "jitterSeconds")], ["Europe/Berlin", 5])
+        for flags, wanted in [(["--timeout", "1"], 1), (["--timeout", "x"], 2), (["--config", code], 2), (["--no-fetch", "--fetch-allow", "x"], 2)]:
+            self.assertEqual(run("script", "put", code, *flags)[0], wanted, flags)
+        self.assertEqual(run("script", "rm", "put-me")[0], 0)
+
+    def test_dead_letters_are_tried_again_and_forgotten(self):
+        path = self.file("dies.js", "throw new Error('dead ' + ctx.data.data)")
+        self.assertEqual(run("script", "put", path, "--trigger", "event", "--pattern", "cli:dies", "--max-attempts", "1")[0], 0)
+
+        def letters(wanted, *flags):
+            until = time.monotonic() + 30
+            while True:
+                found = json.loads(run("-o", "json", "script", "dead-letters", "ls", *flags)[1])
+                if len(found) == wanted or time.monotonic() > until:
+                    self.assertEqual(len(found), wanted, found)
+                    return found
+                time.sleep(0.1)
+
+        for number in range(3):
+            code, out, err = run("event", "publish", "cli", "dies", "--data", str(number))
+            self.assertEqual(code, 0, err)
+        letters(3, "--script", "dies")
+        code, out, _ = run("script", "dead-letters", "ls")
+        self.assertEqual(code, 0)
+        self.assertIn("dies", out.decode().splitlines()[1].split(), "by name")
+        self.assertEqual(run("script", "dead-letters", "redrive", "--script", "dies")[:2], (0, b"3 are tried again\n"))
+        one = letters(3)[0]["id"]
+        code, out, _ = run("script", "jobs", "dies", "--state", "dead", "--limit", "2")
+        self.assertEqual((code, [line.split()[:4] for line in out.decode().splitlines()[1:]]), (0, [["dies", "event", "dead", "1"]] * 2))
+        self.assertEqual(run("script", "dead-letters", "rm", one)[:2], (0, f"{one}\n".encode()))
+        self.assertEqual(run("script", "dead-letters", "rm", one)[0], 1)
+        self.assertEqual(run("script", "dead-letters", "rm", "--script", "dies")[:2], (0, b"2 are forgotten\n"))
+        self.assertEqual(run("script", "dead-letters", "rm", "--all")[:2], (0, b"0 are forgotten\n"))
+        self.assertEqual(run("script", "dead-letters", "rm")[0], 2)
+        self.assertEqual(run("script", "rm", "dies")[0], 0)
+
     def test_completions(self):
         for shell in ("bash", "zsh", "fish"):
             code, out, _ = run("completions", shell)

@@ -1,6 +1,7 @@
 //! Decisions without IO: the lifecycle of a sandbox, deadlines, validation, roles, limits. Time is an argument.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod certificates;
 pub mod credential;
 pub mod egress;
@@ -16,8 +17,10 @@ pub mod quantity;
 pub mod quota;
 pub mod roles;
 pub mod sandbox;
+pub mod schedule;
 pub mod script;
 pub mod service;
+pub mod text;
 pub mod validate;
 pub mod volume;
 pub mod webhook;

@@ -1,25 +1,28 @@
 //! Script functions: what they are made of and the decisions about them.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 pub mod access;
 pub mod alias;
 pub mod capability;
 pub mod collection;
-pub mod cron;
 pub mod draft;
 pub mod fetch_allow;
 pub mod item;
 pub mod mail;
+mod module_syntax;
 pub mod moment;
 pub mod pattern;
 pub mod provider;
 pub mod query;
 pub mod retry;
-pub mod schedule;
 
+pub use crate::schedule::{ConcurrencyPolicy, MissedRunPolicy, Policy as Schedule, cron};
 pub use alias::{LIVE, Part, Split};
 pub use draft::Draft;
+pub use module_syntax::module_syntax;
 
 /// What makes a script run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,43 +88,6 @@ pub enum Language {
     #[default]
     JavaScript,
     TypeScript,
-}
-
-/// What happens to ticks that came while nobody was there to fire them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MissedRunPolicy {
-    Skip,
-    #[default]
-    RunOnce,
-    RunAll,
-}
-
-/// What happens to a tick while the run of the one before goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ConcurrencyPolicy {
-    Allow,
-    #[default]
-    Skip,
-    Queue,
-    Replace,
-}
-
-/// How a schedule is kept, besides its pattern.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Schedule {
-    /// An IANA name.
-    pub timezone: String,
-    pub missed_run_policy: MissedRunPolicy,
-    /// Of `run_all`.
-    pub missed_runs_max: u32,
-    /// A tick that is later than this is skipped.
-    pub starting_deadline_seconds: Option<u32>,
-    pub concurrency_policy: ConcurrencyPolicy,
-    /// Each tick is late by up to this much.
-    pub jitter_seconds: u32,
 }
 
 /// How often a run that failed is tried again (events, schedules, calls that nobody waits for).
@@ -236,37 +202,10 @@ impl Language {
     }
 }
 
-impl MissedRunPolicy {
-    pub const ALL: [Self; 3] = [Self::Skip, Self::RunOnce, Self::RunAll];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Skip => "skip",
-            Self::RunOnce => "run_once",
-            Self::RunAll => "run_all",
-        }
-    }
-
-    pub fn named(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|policy| policy.as_str() == text)
-    }
-}
-
-impl ConcurrencyPolicy {
-    pub const ALL: [Self; 4] = [Self::Allow, Self::Skip, Self::Queue, Self::Replace];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Skip => "skip",
-            Self::Queue => "queue",
-            Self::Replace => "replace",
-        }
-    }
-
-    pub fn named(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|policy| policy.as_str() == text)
-    }
+/// What `ctx.data` of a tick's run is.
+pub fn tick_input(pattern: &str, tick_ms: i64, now_ms: i64) -> String {
+    let iso = |ms: i64| Timestamp::from_millisecond(ms).map(|at| format!("{at:.3}")).ok();
+    json!({ "firedAt": iso(now_ms), "pattern": pattern, "scheduledAt": iso(tick_ms) }).to_string()
 }
 
 impl RunAs {
@@ -287,19 +226,6 @@ impl std::fmt::Display for RunAs {
             Self::Caller => f.write_str("caller"),
             Self::System => f.write_str("system"),
             Self::ServiceAccount(name) => write!(f, "serviceAccount:{name}"),
-        }
-    }
-}
-
-impl Default for Schedule {
-    fn default() -> Self {
-        Self {
-            timezone: "UTC".to_owned(),
-            missed_run_policy: MissedRunPolicy::default(),
-            missed_runs_max: 10,
-            starting_deadline_seconds: None,
-            concurrency_policy: ConcurrencyPolicy::default(),
-            jitter_seconds: 0,
         }
     }
 }

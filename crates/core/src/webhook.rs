@@ -227,14 +227,5 @@ pub fn receiver(url: &str) -> String {
     if names_port { authority.to_owned() } else { format!("{}:{port}", authority.trim_end_matches(':')) }
 }
 
-/// At most so many bytes of a text, cut at a character.
-pub fn cut(text: &str, bytes_max: usize) -> &str {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
 #[cfg(test)]
 mod tests;

@@ -65,17 +65,45 @@ pub struct Outbound {
     /// Of requests whose answers are shown: what is open to the server alone is closed to it, so that it shares no connection with
     /// the other.
     fetcher: Client,
-    egress: Egress,
+    walls: Walls,
+}
+
+/// What may not be reached.
+#[derive(Clone)]
+enum Walls {
+    /// What this machine's owner keeps from others.
+    Of(Egress),
+    /// Nothing: whoever asks owns this machine.
+    None,
+}
+
+impl Walls {
+    /// Why an address is not connected to; `is_shown` says whether whoever asks sees the answer.
+    fn reason(&self, addr: IpAddr, is_shown: bool) -> Option<&'static str> {
+        match self {
+            Self::Of(egress) if is_shown => egress.protected().reason(addr),
+            Self::Of(egress) => egress.protected().reason_for_server(addr),
+            Self::None => None,
+        }
+    }
 }
 
 impl Outbound {
     pub(crate) fn new(egress: Egress) -> Result<Self, reqwest::Error> {
-        Self::with_lookups(&egress, Arc::new(Lookups::new(Box::new(system_lookup))))
+        Self::with_lookups(Walls::Of(egress), Arc::new(Lookups::new(Box::new(system_lookup))))
     }
 
-    fn with_lookups(egress: &Egress, lookups: Arc<Lookups>) -> Result<Self, reqwest::Error> {
+    /// For a command of this machine's owner, and no server: nothing is protected from who asks.
+    ///
+    /// # Errors
+    /// The certificates of this machine cannot be read.
+    pub fn of_owner() -> Result<Self, reqwest::Error> {
+        Self::with_lookups(Walls::None, Arc::new(Lookups::new(Box::new(system_lookup))))
+    }
+
+    fn with_lookups(walls: Walls, lookups: Arc<Lookups>) -> Result<Self, reqwest::Error> {
         let client = |is_shown| {
-            let guard = Guard { lookups: Arc::clone(&lookups), egress: egress.clone(), is_shown };
+            let guard = Guard { lookups: Arc::clone(&lookups), walls: walls.clone(), is_shown };
             Client::builder()
                 // A proxy would look names up itself, and reach what it likes.
                 .no_proxy()
@@ -85,14 +113,14 @@ impl Outbound {
                 .pool_idle_timeout(IDLE_FOR)
                 .build()
         };
-        Ok(Self { client: client(false)?, fetcher: client(true)?, egress: egress.clone() })
+        Ok(Self { client: client(false)?, fetcher: client(true)?, walls })
     }
 
     /// Posts once for a team. The answer's head has to come within `within`; of its body is taken what comes by then.
     pub async fn post(&self, team: &str, url: &str, headers: HeaderMap, body: Bytes, within: Duration) -> Result<Answer, OutboundError> {
         let url = Url::parse(url).map_err(|_| OutboundError::Refused("the URL cannot be read".to_owned()))?;
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        if let Some(reason) = host.parse().ok().and_then(|addr: IpAddr| self.egress.protected().reason_for_server(addr)) {
+        if let Some(reason) = host.parse().ok().and_then(|addr: IpAddr| self.walls.reason(addr, false)) {
             return Err(OutboundError::Refused(format!("{host} is not reached: {reason} (the operator can allow it by --egress-allow)")));
         }
         let until = Instant::now() + within;
@@ -102,7 +130,7 @@ impl Outbound {
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut answer = Answer { status: response.status().as_u16(), retry_after, body: Vec::new() };
         // What is open to the server alone is not for users to read.
-        let is_open = response.remote_addr().is_some_and(|from| self.egress.protected().reason(from.ip()).is_none());
+        let is_open = response.remote_addr().is_some_and(|from| self.walls.reason(from.ip(), true).is_none());
         while is_open && answer.body.len() < limits::WEBHOOK_ANSWER_MAX_BYTES {
             let Ok(Ok(Some(piece))) = tokio::time::timeout_at(until, response.chunk()).await else { break };
             let room = limits::WEBHOOK_ANSWER_MAX_BYTES - answer.body.len();
@@ -120,7 +148,7 @@ tokio::task_local! {
 /// Finds no protected address.
 struct Guard {
     lookups: Arc<Lookups>,
-    egress: Egress,
+    walls: Walls,
     /// Whether users see what is answered.
     is_shown: bool,
 }
@@ -167,19 +195,18 @@ struct AllProtected {
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let (lookups, egress, is_shown) = (Arc::clone(&self.lookups), self.egress.clone(), self.is_shown);
+        let (lookups, walls, is_shown) = (Arc::clone(&self.lookups), self.walls.clone(), self.is_shown);
         // Asked here: the future may be polled by another task.
         let team = TEAM.try_with(Clone::clone).unwrap_or_default();
         Box::pin(async move {
             let name = name.as_str().to_owned();
             let found = lookups.look_up(&team, &name).await?;
-            let protected = egress.protected();
             let mut reason = None;
             let open: Vec<SocketAddr> = found
                 .iter()
                 .copied()
                 .filter(|address| {
-                    let refused = if is_shown { protected.reason(address.ip()) } else { protected.reason_for_server(address.ip()) };
+                    let refused = walls.reason(address.ip(), is_shown);
                     reason = reason.or(refused);
                     refused.is_none()
                 })

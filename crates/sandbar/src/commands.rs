@@ -8,6 +8,7 @@ pub mod event;
 pub mod exec;
 pub mod executor;
 pub mod function;
+pub mod given;
 pub mod image;
 pub mod item;
 pub mod key;
@@ -38,12 +39,12 @@ async fn delete_each(client: &Client, form: Output, names: Vec<String>, path: im
         match client.delete(&path(&name)).await {
             Ok(_) => {
                 if form == Output::Table {
-                    output::line(&name);
+                    output::line(&output::printable(&name));
                 }
                 done.push(name);
             }
             Err(error) => {
-                eprintln!("sandbar: {name}: {error:#}");
+                eprintln!("sandbar: {}", output::shown(&format!("{name}: {error:#}")));
                 failed.push(json!({"id": name, "error": format!("{error:#}")}));
             }
         }

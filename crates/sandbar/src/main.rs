@@ -95,6 +95,11 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
+/// Exit codes: refused or failed; wrong usage, which is clap's, too; a script cannot run here at all.
+const FAILED: u8 = 1;
+const WRONG_USE: u8 = 2;
+const NO_ENGINE: u8 = 3;
+
 /// One line for people on standard error; for programs the same as JSON there.
 fn fail(error: &anyhow::Error, json_wanted: bool) -> ExitCode {
     let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
@@ -109,5 +114,9 @@ fn fail(error: &anyhow::Error, json_wanted: bool) -> ExitCode {
         let lines: Vec<String> = text.trim_end().lines().map(output::printable).collect();
         eprintln!("sandbar: {}", lines.join("\n  "));
     }
-    ExitCode::FAILURE
+    ExitCode::from(match error {
+        error if error.downcast_ref::<commands::given::WrongUse>().is_some() => WRONG_USE,
+        error if error.downcast_ref::<commands::script::NoEngine>().is_some() => NO_ENGINE,
+        _ => FAILED,
+    })
 }

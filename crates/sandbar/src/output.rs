@@ -56,6 +56,16 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// The same of text that may have several lines.
+pub fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Prints a text that is not ours as it is for a program, and as [`shown`] on a terminal.
+pub fn text(text: &str) {
+    if std::io::stdout().is_terminal() { line(&shown(text)) } else { line(text) }
+}
+
 /// A JSON value as a cell; nothing for null.
 pub fn cell(value: &Value) -> String {
     match value {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sandbar_core::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -36,6 +37,9 @@ pub struct User {
 pub const SLEEPS_PENDING_MAX: usize = 1000;
 pub const SLEEPS_MAX: usize = 100_000;
 
+/// The end of a line that is longer than there was room for. Bun's worker has the same words.
+pub const LOG_CUT: &str = " [cut off here: the log is full, further lines are left out]";
+
 /// What a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -50,6 +54,23 @@ pub struct Limits {
     /// Ops that wait for an answer at once, and ops in all. Timers are counted apart.
     pub ops_pending: usize,
     pub ops: usize,
+}
+
+impl Limits {
+    /// Those of every call that whoever runs scripts makes; its time, its memory and its time of a processor (else its time) are its
+    /// owner's to say.
+    pub fn of(wall: Duration, cpu: Option<Duration>, memory_bytes: u64) -> Self {
+        Self {
+            wall,
+            cpu: cpu.unwrap_or(wall),
+            memory_bytes,
+            output_bytes: limits::SCRIPT_OUTPUT_MAX_BYTES,
+            log_lines: limits::SCRIPT_LOG_LINES_MAX,
+            log_bytes: limits::SCRIPT_LOG_MAX_BYTES,
+            ops_pending: limits::SCRIPT_OPS_PENDING_MAX,
+            ops: limits::SCRIPT_OPS_MAX,
+        }
+    }
 }
 
 /// What a script's clock said, in order: milliseconds since 1970 and how often each was read.
@@ -84,6 +105,13 @@ pub struct Outcome {
     pub usage: Usage,
     /// What the clock said, when it was the real one and the engine can tell.
     pub clock: Option<Clock>,
+}
+
+impl Outcome {
+    /// An end that came before a beginning.
+    pub fn failed(failure: Failure) -> Self {
+        Self { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,9 +10,11 @@
   const { stringify, parse } = JSON;
   const HeadersHere = Headers, SearchHere = URLSearchParams, ErrorHere = Error, TypeErrorHere = TypeError, PromiseHere = Promise;
   const StringHere = String;
+  const BufferHere = ArrayBuffer, Bytes = Uint8Array, isView = ArrayBuffer.isView, codesToText = String.fromCharCode;
+  const BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   const headersForEach = Headers.prototype.forEach, headersHas = Headers.prototype.has, headersSet = Headers.prototype.set;
   const searchToString = URLSearchParams.prototype.toString;
-  const { split, startsWith, includes, trimEnd, toWellFormed } = String.prototype;
+  const { split, startsWith, includes, trimEnd, toWellFormed, charCodeAt } = String.prototype;
 
   // Only what the script wrote: our own frames and those of built-ins say nothing to its author.
   const frames = (stack) => {
@@ -65,6 +67,28 @@
     return result;
   };
 
+  // Bytes go out as text, a piece at a time: no call takes an argument for each of them.
+  const base64 = (bytes) => {
+    const code = (n) => apply(charCodeAt, BASE64, [n & 63]);
+    const { length } = bytes;
+    let text = "";
+    for (let from = 0; from < length; from += 6144) {
+      const codes = [];
+      const to = from + 6144 < length ? from + 6144 : length;
+      for (let at = from, n = 0; at < to; at += 3) {
+        const three = (bytes[at] << 16) | ((at + 1 < length ? bytes[at + 1] : 0) << 8) | (at + 2 < length ? bytes[at + 2] : 0);
+        define(codes, n++, code(three >> 18));
+        define(codes, n++, code(three >> 12));
+        define(codes, n++, at + 1 < length ? code(three >> 6) : 61);
+        define(codes, n++, at + 2 < length ? code(three) : 61);
+      }
+      text += apply(codesToText, undefined, codes);
+    }
+    return text;
+  };
+  // What a script defined on Array.prototype is not asked.
+  const define = (list, at, value) => defineProperty(list, at, { __proto__: null, value, enumerable: true, writable: true, configurable: true });
+
   const request = (init) => {
     if (init === undefined || init === null) return undefined;
     const { method, headers, body, redirect } = init;
@@ -78,8 +102,12 @@
         if (!apply(headersHas, of, ["content-type"])) apply(headersSet, of, ["content-type", "application/x-www-form-urlencoded;charset=UTF-8"]);
       } else if (typeof body === "string") {
         sent.body = body;
+      } else if (isView(body)) {
+        sent.bodyBase64 = base64(new Bytes(body.buffer, body.byteOffset, body.byteLength));
+      } else if (body instanceof BufferHere) {
+        sent.bodyBase64 = base64(new Bytes(body));
       } else {
-        throw new TypeErrorHere("ctx.fetch: body must be a string or URLSearchParams (JSON.stringify objects)");
+        throw new TypeErrorHere("ctx.fetch: body must be a string, URLSearchParams, an ArrayBuffer or a view of one (JSON.stringify objects)");
       }
     }
     sent.headers = create(null);

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::{Failure, FailureCode};
 
 /// Readers of JSON give up at 128; what a script returns or asks is wrapped a few times on its way.
-const DEPTH_MAX: usize = 100;
+pub const DEPTH_MAX: usize = 100;
 /// So many digits are a number in any case.
 const DIGITS_FINITE: usize = 300;
 
@@ -39,6 +39,22 @@ pub(crate) fn accept(bytes: &[u8]) -> Result<Box<RawValue>, JsonFault> {
 /// The same for what was read as JSON already. There is a copy only when something is replaced.
 pub(crate) fn tidy(value: Box<RawValue>) -> Result<Box<RawValue>, JsonFault> {
     if halves(value.get().as_bytes())?.is_empty() { Ok(value) } else { accept(value.get().as_bytes()) }
+}
+
+/// Whether JSON has more levels of lists and objects than scripts are given or may return.
+pub fn is_too_deep(json: &str) -> bool {
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    json.bytes().any(|byte| {
+        match (in_string, byte) {
+            (true, _) if is_escaped => is_escaped = false,
+            (true, b'\\') => is_escaped = true,
+            (_, b'"') => in_string = !in_string,
+            (false, b'[' | b'{') => depth += 1,
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            (true | false, _) => {}
+        }
+        depth > DEPTH_MAX
+    })
 }
 
 /// Where escapes are halves of surrogate pairs.
@@ -125,6 +141,14 @@ mod tests {
         assert!(accept(b"\"\xff\"").is_ok());
         assert!(accept("9".repeat(308).as_bytes()).is_ok());
         assert_eq!(accept("9".repeat(400).as_bytes()).unwrap_err(), JsonFault::NotFinite);
+    }
+
+    #[test]
+    fn depth_is_that_of_lists_and_objects() {
+        let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        for (json, deep) in [(nested(DEPTH_MAX), false), (nested(DEPTH_MAX + 1), true), (format!("\"{}\\\"{}\"", "[".repeat(200), "{".repeat(200)), false)] {
+            assert_eq!(is_too_deep(&json), deep, "{json}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod worker;
 
 pub use call::{Call, Failure, FailureCode, Level, Limits, LogLine, Outcome, Usage, User};
 pub use host::{Host, Op, OpError, OpResult};
-pub use link::{CheckError, Link, LinkError, Ran, Replayed};
+pub use json::{DEPTH_MAX as JSON_DEPTH_MAX, is_too_deep};
+pub use link::{CheckError, Link, LinkError, Ran, Recorder, Replayed};
 pub use pool::{StripError, Workers, WorkersConfig};
 pub use recording::{OpRecord, Recording};

@@ -17,6 +17,8 @@ mod tape;
 #[cfg(test)]
 mod tests;
 
+pub use recorder::Recorder;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -32,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Call, Host, Outcome, Recording,
+    Call, Failure, Host, Outcome, Recording,
     frame::{self, Check, Checked, FRAME_BYTES_MAX, HEADER_BYTES, Kind, SyntaxError},
 };
 pub(crate) use bounds::cut_syntax_error;
@@ -64,6 +66,13 @@ const ROOM_UNIT: usize = 1 << 10;
 pub struct Ran {
     pub outcome: Outcome,
     pub recording: Recording,
+}
+
+impl Ran {
+    /// It did not even begin.
+    pub fn failed(call: &Call, failure: Failure) -> Self {
+        Self { outcome: Outcome::failed(failure), recording: Recording { seed: hex::encode(call.seed), ..Recording::default() } }
+    }
 }
 
 /// What came of running a recording again.

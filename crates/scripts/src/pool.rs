@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Call, CheckError, Failure, FailureCode, Host, Link, Outcome, Ran, Recording, Replayed, Usage, worker};
+use crate::{Call, CheckError, Failure, FailureCode, Host, Link, Ran, Recording, Replayed, worker};
 use process::{Launcher, StartError};
 use seats::{Spare, State, User};
 use strip::STRIPS_MAX;
@@ -398,8 +398,7 @@ impl Refused {
             Self::Failed(failure) => failure,
             Self::Busy(why) => Failure::busy(why),
         };
-        let outcome = Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None };
-        Ran { outcome, recording: Recording { seed: hex::encode(call.seed), ..Recording::default() } }
+        Ran::failed(call, failure)
     }
 }
 

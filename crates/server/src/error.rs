@@ -63,6 +63,13 @@ impl ApiError {
         Self::new(ErrorCode::InternalError, format!("{operation} failed inside the server; its log says why"))
     }
 
+    /// The same with a code that says more than that of its status.
+    #[must_use]
+    pub fn with_code(mut self, code: &str) -> Self {
+        code.clone_into(&mut self.code);
+        self
+    }
+
     /// Adds machine-readable details.
     #[must_use]
     pub fn with_details(mut self, details: serde_json::Value) -> Self {

@@ -133,7 +133,7 @@ async fn run(State(executor): State<Arc<Executor>>, request: Request<Body>) -> R
     let tenant: String = request.user.tenant_id.as_deref().unwrap_or_default().chars().take(TENANT_MAX_CHARS).collect();
     let call = match call(request) {
         Ok(call) => call,
-        Err(failure) => return Json(reply(Outcome { result: Err(failure), logs: Vec::new(), usage: Default::default(), clock: None })).into_response(),
+        Err(failure) => return Json(reply(Outcome::failed(failure))).into_response(),
     };
     // The engine is told when the server hangs up, and not just forgotten.
     let cancel = CancellationToken::new();
@@ -144,8 +144,7 @@ async fn run(State(executor): State<Arc<Executor>>, request: Request<Body>) -> R
     });
     let outcome = running.await;
     drop(cancelled.disarm());
-    let outcome =
-        outcome.unwrap_or_else(|_| Outcome { result: Err(Failure::internal("the executor failed")), logs: Vec::new(), usage: Default::default(), clock: None });
+    let outcome = outcome.unwrap_or_else(|_| Outcome::failed(Failure::internal("the executor failed")));
     Json(reply(outcome)).into_response()
 }
 
@@ -175,6 +174,7 @@ fn call(request: RunRequest) -> Result<Call, Failure> {
     let wall_ms = wall_ms.clamp(f64::from(limits::SCRIPT_TIMEOUT_MIN_MS), f64::from(limits::SCRIPT_TIMEOUT_MAX_MS)) as u64;
     let megabytes = |mb: u32| u64::from(mb) << 20;
     let memory_bytes = request.memory_bytes.unwrap_or(megabytes(limits::SCRIPT_MEMORY_DEFAULT_MB));
+    let cpu = Duration::from_millis(request.cpu_ms.unwrap_or(wall_ms).min(wall_ms));
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|_| Failure::internal("the machine gives no random numbers"))?;
     let RemoteUser { id, email, roles, .. } = request.user;
@@ -183,16 +183,11 @@ fn call(request: RunRequest) -> Result<Call, Failure> {
         name: request.name.map_or_else(|| "function".to_owned(), |name| name.chars().take(limits::SCRIPT_NAME_MAX_CHARS).collect()),
         data: request.data,
         user: User { id, email, roles },
-        limits: Limits {
-            wall: Duration::from_millis(wall_ms),
-            cpu: Duration::from_millis(request.cpu_ms.unwrap_or(wall_ms).min(wall_ms)),
-            memory_bytes: memory_bytes.clamp(megabytes(limits::SCRIPT_MEMORY_MIN_MB), megabytes(limits::SCRIPT_MEMORY_MAX_MB)),
-            output_bytes: limits::SCRIPT_OUTPUT_MAX_BYTES,
-            log_lines: limits::SCRIPT_LOG_LINES_MAX,
-            log_bytes: limits::SCRIPT_LOG_MAX_BYTES,
-            ops_pending: limits::SCRIPT_OPS_PENDING_MAX,
-            ops: limits::SCRIPT_OPS_MAX,
-        },
+        limits: Limits::of(
+            Duration::from_millis(wall_ms),
+            Some(cpu),
+            memory_bytes.clamp(megabytes(limits::SCRIPT_MEMORY_MIN_MB), megabytes(limits::SCRIPT_MEMORY_MAX_MB)),
+        ),
         seed,
         clock: None,
     })

@@ -25,6 +25,7 @@ mod functions;
 mod health;
 mod images;
 mod items;
+pub mod json;
 mod keys;
 mod logs;
 mod metadata;

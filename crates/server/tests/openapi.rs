@@ -42,3 +42,23 @@ fn every_operation_is_documented_and_named_once() {
         assert!(schemas.contains_key(reference), "{reference} is not defined");
     }
 }
+
+#[test]
+fn routes_of_scripts_fail_in_their_own_shape() {
+    let document = serde_json::to_value(sandbar_server::http::document()).expect("json");
+    let mut wrong = Vec::new();
+    for (path, operations) in document["paths"].as_object().expect("paths").iter().filter(|(path, _)| path.starts_with("/api/") && !path.starts_with("/api/v1"))
+    {
+        for (method, operation) in operations.as_object().expect("operations") {
+            let failures = operation["responses"].as_object().expect("responses").iter().filter(|(status, _)| status.starts_with(['4', '5']));
+            for (status, response) in failures {
+                let schema = response["content"]["application/json"]["schema"]["$ref"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+                // A function that failed says so in the shape of its result.
+                if schema != "Failed" && !(status == "500" && schema == "InvokeResult") {
+                    wrong.push(format!("{method} {path} {status}: {schema:?}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

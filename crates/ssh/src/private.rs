@@ -108,7 +108,7 @@ impl PrivateKey {
         let (label, der) = unwrap(text)?;
         let mut opened = text.to_owned();
         if label == OPENSSH {
-            let key = ssh_key::PrivateKey::from_bytes(&der).map_err(|_| PrivateKeyError::Damaged)?;
+            let key = read_openssh(&der)?;
             if key.is_encrypted() {
                 let key = decrypt(key, passphrase)?;
                 opened = key.to_openssh(LineEnding::LF).map_err(|_| PrivateKeyError::Kind)?.to_string();
@@ -138,7 +138,7 @@ impl PrivateKey {
     }
 
     fn from_openssh(bytes: &[u8], passphrase: Option<&str>) -> Result<Self, PrivateKeyError> {
-        let key = decrypt(ssh_key::PrivateKey::from_bytes(bytes).map_err(|_| PrivateKeyError::Damaged)?, passphrase)?;
+        let key = decrypt(read_openssh(bytes)?, passphrase)?;
         let unusable = |_| PrivateKeyError::Kind;
         let ecdsa = |curve: &Curve, private: &[u8], public: &[u8]| {
             let pair = EcdsaKeyPair::from_private_key_and_public_key(curve.signing, private, public, &SystemRandom::new());
@@ -303,6 +303,15 @@ fn remainder(number: &[u8], by: &[u8]) -> Vec<u8> {
     }
     let zeros = rest.iter().take_while(|byte| **byte == 0).count();
     rest.split_off(zeros)
+}
+
+/// Keys of the curve that is not served here cannot always be read: their numbers may begin with zeros. They are sound all the same.
+fn read_openssh(bytes: &[u8]) -> Result<ssh_key::PrivateKey, PrivateKeyError> {
+    const UNSERVED: &[u8] = b"ecdsa-sha2-nistp521";
+    ssh_key::PrivateKey::from_bytes(bytes).map_err(|_| match bytes.windows(UNSERVED.len()).any(|name| name == UNSERVED) {
+        true => PrivateKeyError::Kind,
+        false => PrivateKeyError::Damaged,
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::StoreError;
 
 /// In order; the number of a migration is its position, from 1, and equals that of its file.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_state.sql"),
     include_str!("../migrations/0003_webhooks.sql"),
@@ -15,6 +15,7 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("../migrations/0007_ssh_keys.sql"),
     include_str!("../migrations/0008_ssh_key_sources.sql"),
     include_str!("../migrations/0009_scripts.sql"),
+    include_str!("../migrations/0010_apps.sql"),
     include_str!("../migrations/0011_previews.sql"),
 ];
 

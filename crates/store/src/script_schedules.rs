@@ -4,10 +4,8 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::{
     limits,
-    script::{
-        ScriptSpec, Trigger, cron,
-        schedule::{self, Decision, Next, State, Tick},
-    },
+    schedule::{self, Decision, Next, State, Tick, cron},
+    script::{self, ScriptSpec, Trigger},
 };
 
 use crate::{
@@ -215,7 +213,7 @@ fn look(c: &Connection, script_id: &str, now_ms: i64) -> Result<Option<Seen>, St
     let (waiting, running) = (count(JobState::Pending)?, count(JobState::Running)?);
     let (cron, spec) = (parse(&pattern, &timezone)?, spec(&doc)?);
     let busy = waiting + running > 0;
-    let state = State { script_id, cron: &cron, policy: &spec.schedule, next_tick_ms, accounted: &accounted, busy, waiting, now_ms };
+    let state = State { id: script_id, ticks: &cron, policy: &spec.schedule, next_tick_ms, accounted: &accounted, busy, waiting, now_ms };
     let decision = schedule::decide(&state);
     Ok(Some(Seen { team_id, pattern, timezone, next_tick_ms, last_version, spec, decision }))
 }
@@ -254,7 +252,7 @@ fn step(c: &Connection, script_id: &str, seen: &Seen, now_ms: i64) -> Result<Ste
 
 /// Makes the run of a tick; or says why there is none.
 fn fire(c: &Connection, script_id: &str, seen: &Seen, tick_ms: i64, now_ms: i64) -> Result<(Option<String>, Option<String>), StoreError> {
-    let input = schedule::input(&seen.pattern, tick_ms, now_ms);
+    let input = script::tick_input(&seen.pattern, tick_ms, now_ms);
     match script_jobs::check_room(c, &seen.team_id, 1, input.len()) {
         Err(StoreError::TooMany { what, max }) => return Ok((None, Some(format!("there are {max} {what} already, which is the limit")))),
         checked => checked?,

@@ -31,6 +31,7 @@ export default [
   { name: 'a syntax error', code: 'const a = 1;\nconst b = ;', refused: { line: 2, column: 11 } },
   { name: 'a syntax error of a brace', code: 'return 1 }); (function () {', refused: { line: 1 } },
   { name: 'an import', code: "import x from 'y';\nreturn x", refused: { line: 1 } },
+  { name: 'an export', code: "const a = 1;\nexport default a;", refused: { line: 2, column: 1 } },
   { name: 'a name that is declared twice', code: 'let a = 1;\nlet a = 2;', refused: { line: 2 } },
   { name: 'no code', code: undefined, refused: {} },
 ];

@@ -9,6 +9,7 @@ export default [
     code: "const r = await ctx.fetch(`${ctx.data.web}/echo`, { method: 'POST', headers: { 'content-type': 'application/json', 'x-mine': 'é'.length.toString() }, body: JSON.stringify({ a: 'ü' }) }); const e = JSON.parse(r.text); return [e.method, e.body, e.headers['content-type'], e.headers['x-mine']]",
     value: ['POST', '{"a":"ü"}', 'application/json', '1'],
   },
+  { name: 'bytes that are posted', code: "const r = await ctx.fetch(`${ctx.data.web}/echo`, { method: 'POST', body: new Uint8Array([104, 105, 33]).subarray(0, 2) }); return JSON.parse(r.text).body", value: 'hi' },
   { name: 'other methods', code: "const out = []; for (const method of ['PUT', 'PATCH', 'DELETE']) out.push(JSON.parse((await ctx.fetch(`${ctx.data.web}/echo`, { method })).text).method); return out", value: ['PUT', 'PATCH', 'DELETE'] },
   { name: 'a query', code: 'return JSON.parse((await ctx.fetch(`${ctx.data.web}/echo?a=1&b=%20x`)).text).url', value: '/echo?a=1&b=%20x' },
   { name: 'a URL object', code: 'return (await ctx.fetch(new URL(`${ctx.data.web}/hello`))).status', value: 200 },

@@ -10,6 +10,7 @@ export default [
   { name: 'in time', code: "await new Promise((r) => setTimeout(r, 100)); return 'done'", timeoutMs: 5000, value: 'done' },
   { name: 'lines of logs', code: 'for (let i = 0; i < 3000; i++) console.log(i)', absent: true, checkLogs: (logs) => logs.length > 1000 && logs.length <= 1002 && logs[999] === '999' },
   { name: 'bytes of logs', code: "for (let i = 0; i < 10; i++) console.log('x'.repeat(100 << 10))", absent: true, checkLogs: (logs) => logs.join('').length < 300 << 10 },
+  { name: 'a line that is too long', code: "console.log('é'.repeat(200 << 10)); console.log('more')", absent: true, checkLogs: (logs) => logs[0].startsWith('éé') && logs[0].endsWith('[cut off here: the log is full, further lines are left out]') && !logs.includes('more') },
   { name: 'a result of 5 MiB', code: "return 'x'.repeat(5 << 20)", check: (v) => v.length === 5 << 20 },
   { name: 'a result of 7 MiB', code: "return 'x'.repeat(7 << 20)", fails: 'payload_too_large' },
   { name: 'a body of 7 MiB', code: 'return 1', body: `"${'x'.repeat(7 << 20)}"`, status: 413 },

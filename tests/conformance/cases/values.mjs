@@ -26,6 +26,7 @@ export default [
   { name: 'half of a pair', code: "return 'a\\ud800b'.length", value: 3 },
   { name: 'nested 90 deep', code: 'let v = 1; for (let i = 0; i < 90; i++) v = [v]; return v', check: (v) => { for (let i = 0; i < 90; i++) v = v[0]; return v === 1; } },
   { name: 'nested 150 deep', code: 'let v = 1; for (let i = 0; i < 150; i++) v = [v]; return v', fails: 'unserializable' },
+  { name: 'nested 100000 deep', code: 'let v = 1; for (let i = 0; i < 1e5; i++) v = [v]; return v', timeoutMs: 60000, fails: 'unserializable' },
   { name: 'nested 90 deep going in', code: 'let v = ctx.data, n = 0; while (Array.isArray(v)) { v = v[0]; n++ } return n', body: '['.repeat(90) + '1' + ']'.repeat(90), value: 90 },
   { name: 'a megabyte', code: "return 'é'.repeat(1 << 19)", check: (v) => v === 'é'.repeat(1 << 19) },
   { name: 'a megabyte going in', code: 'return ctx.data.text.length', data: { text: 'x'.repeat(1 << 20) }, value: 1 << 20 },

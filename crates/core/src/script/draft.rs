@@ -2,8 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::{Access, AuthorKind, ConcurrencyPolicy, Language, MissedRunPolicy, RunAs, ScriptSpec, Trigger, capability, fetch_allow::FetchAllow};
+use super::{
+    Access, AuthorKind, ConcurrencyPolicy, Language, MissedRunPolicy, Retry, RunAs, Schedule, ScriptSpec, Trigger, capability, fetch_allow::FetchAllow,
+};
 use crate::{limits, validate::Violation};
+
+#[cfg(test)]
+mod tests;
 
 /// What a script is or becomes, but for its code.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,8 +30,10 @@ pub struct CodeChange {
     pub author: Option<Option<AuthorKind>>,
 }
 
-/// Fields of a reply that clients send back with what they changed; they say nothing.
-const READ_ONLY: [&str; 8] = ["id", "version", "hash", "aliases", "secrets", "createdAt", "updatedAt", "nextRunAt"];
+/// Fields of a reply that nobody sets.
+pub const READ_ONLY: [&str; 8] = ["id", "version", "hash", "aliases", "secrets", "createdAt", "updatedAt", "nextRunAt"];
+const SCHEDULE_FIELDS: [&str; 6] = ["timezone", "missedRunPolicy", "missedRunsMax", "startingDeadlineSeconds", "concurrencyPolicy", "jitterSeconds"];
+const RETRY_FIELDS: [&str; 2] = ["maxAttempts", "maxAgeSeconds"];
 const FIELDS: &str = "name, trigger, pattern, code, language, timeoutMs, active, authorKind, trusted, access, runAs, capabilities, fetchAllow, concurrency, memoryMb, cpuMs, retry, schedule, deterministic and description";
 
 impl Draft {
@@ -35,8 +42,9 @@ impl Draft {
         Self { active: true, ..Self::default() }
     }
 
-    /// Takes the fields of a request and says what is wrong with them.
-    pub fn take(&mut self, fields: &Map<String, Value>) -> Vec<Violation> {
+    /// Takes the fields of a request and says what is wrong with them. `before` is what the script was, or [`Draft::new`]: what a
+    /// request does not name stays, but for what another trigger has no use for, which goes by itself.
+    pub fn take(&mut self, fields: &Map<String, Value>, before: &Self) -> Vec<Violation> {
         let mut wrong = Vec::new();
         for (field, value) in fields {
             if let Err(message) = self.take_field(field, value) {
@@ -47,6 +55,11 @@ impl Draft {
             && (kind == "operator") != trusted
         {
             wrong.push(Violation::new("trusted", "says other than authorKind; trusted is what authorKind operator is"));
+        }
+        // Without a trigger nobody knows what belongs to it.
+        if !names(&wrong, "trigger") {
+            let clashes = self.settle(fields, before);
+            wrong.extend(clashes.into_iter().filter(|clash| !names(&wrong, &clash.path)).collect::<Vec<_>>());
         }
         wrong
     }
@@ -60,18 +73,30 @@ impl Draft {
         if self.code.source.is_none() {
             wrong.push(Violation::new("code", "is required"));
         }
-        wrong.extend(self.clashes());
         wrong
     }
 
-    /// What does not go together. Whether a pattern is one is asked elsewhere.
-    pub fn clashes(&self) -> Option<Violation> {
-        match (self.trigger.unwrap_or(Trigger::Http), &self.pattern) {
-            (Trigger::Http, Some(_)) => Some(Violation::new("pattern", "must be null for the trigger http")),
-            (Trigger::Event, None) => Some(Violation::new("pattern", "is required for the trigger event, for example items:posts:*")),
-            (Trigger::Cron, None) => Some(Violation::new("pattern", "is required for the trigger cron, for example */5 * * * *")),
-            _ => None,
+    /// Brings what belongs to a trigger in line with it. Who sends back what was there says nothing by it. Whether a pattern is one is
+    /// asked elsewhere.
+    fn settle(&mut self, fields: &Map<String, Value>, before: &Self) -> Vec<Violation> {
+        let (trigger, was) = (self.trigger.unwrap_or(Trigger::Http), before.trigger.unwrap_or(Trigger::Http));
+        let mut wrong = Vec::new();
+        if trigger != was && (!fields.contains_key("pattern") || trigger == Trigger::Http && self.pattern == before.pattern) {
+            self.pattern = None;
         }
+        match (trigger, &self.pattern) {
+            (Trigger::Http, Some(_)) => wrong.push(Violation::new("pattern", "must be null for the trigger http: it is for the triggers event and cron")),
+            (Trigger::Event, None) => wrong.push(Violation::new("pattern", "is required for the trigger event, for example items:posts:*")),
+            (Trigger::Cron, None) => wrong.push(Violation::new("pattern", "is required for the trigger cron, for example */5 * * * *")),
+            (Trigger::Http, None) | (Trigger::Event | Trigger::Cron, Some(_)) => {}
+        }
+        if trigger != Trigger::Cron {
+            if fields.contains_key("schedule") && self.spec.schedule != before.spec.schedule {
+                wrong.push(Violation::new("schedule", format!("is for the trigger cron; the trigger of this function is {}", trigger.as_str())));
+            }
+            self.spec.schedule = Schedule::default();
+        }
+        wrong
     }
 
     fn take_field(&mut self, field: &str, value: &Value) -> Result<(), String> {
@@ -123,7 +148,9 @@ impl Draft {
             "deterministic" => spec.deterministic = boolean(value)?,
             "retry" => self.take_retry(value)?,
             "schedule" => self.take_schedule(value)?,
-            field if READ_ONLY.contains(&field) => {}
+            field if READ_ONLY.contains(&field) => return Err(format!("is set by the server and cannot be set; what can be set is {FIELDS}")),
+            field if SCHEDULE_FIELDS.contains(&field) => return Err(format!("is a field of schedule: {{\"schedule\": {{\"{field}\": ...}}}}")),
+            field if RETRY_FIELDS.contains(&field) => return Err(format!("is a field of retry: {{\"retry\": {{\"{field}\": ...}}}}")),
             _ => return Err(format!("is no field of a function; there are {FIELDS}")),
         }
         Ok(())
@@ -131,6 +158,10 @@ impl Draft {
 
     fn take_retry(&mut self, value: &Value) -> Result<(), String> {
         let retry = &mut self.spec.retry;
+        if value.is_null() {
+            *retry = Retry::default();
+            return Ok(());
+        }
         each_field(value, |field, value| {
             match field {
                 "maxAttempts" => retry.max_attempts = integer(value, 1, limits::SCRIPT_ATTEMPTS_MAX)?,
@@ -143,6 +174,10 @@ impl Draft {
 
     fn take_schedule(&mut self, value: &Value) -> Result<(), String> {
         let schedule = &mut self.spec.schedule;
+        if value.is_null() {
+            *schedule = Schedule::default();
+            return Ok(());
+        }
         each_field(value, |field, value| {
             match field {
                 "timezone" => schedule.timezone = bounded::<64>(value)?,
@@ -167,6 +202,11 @@ impl Draft {
             Ok(())
         })
     }
+}
+
+/// Whether something is said already of a field.
+fn names(wrong: &[Violation], field: &str) -> bool {
+    wrong.iter().any(|violation| violation.path == field)
 }
 
 /// Whether a text can be the name of a script.
@@ -268,91 +308,5 @@ fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn taken(body: &Value) -> (Draft, Vec<Violation>) {
-        let mut draft = Draft::new();
-        let wrong = draft.take(body.as_object().unwrap());
-        (draft, wrong)
-    }
-
-    #[test]
-    fn a_whole_script_is_read() {
-        let (draft, wrong) = taken(&json!({
-            "name": "digest", "trigger": "cron", "pattern": "0 9 * * *", "code": "return 1", "language": "typescript", "timeoutMs": 50, "active": false,
-            "trusted": true, "access": "key", "runAs": "serviceAccount:mailer", "capabilities": ["email", "db:read:posts"], "fetchAllow": [],
-            "concurrency": 1, "memoryMb": 128, "cpuMs": 100, "retry": {"maxAttempts": 5}, "deterministic": true, "description": null,
-            "schedule": {"timezone": "Europe/Berlin", "missedRunPolicy": "run_all", "concurrencyPolicy": "queue", "startingDeadlineSeconds": null},
-        }));
-        assert_eq!(wrong, []);
-        assert_eq!(draft.lacks(), []);
-        assert_eq!((draft.trigger, draft.active, draft.spec.timeout_ms), (Some(Trigger::Cron), false, Some(50)));
-        assert_eq!(draft.code.author, Some(Some(AuthorKind::Operator)));
-        assert_eq!(draft.spec.run_as, RunAs::ServiceAccount("mailer".to_owned()));
-        assert_eq!((draft.spec.retry.max_attempts, draft.spec.retry.max_age_seconds), (5, 86_400), "what is not named stays");
-    }
-
-    #[test]
-    fn each_wrong_field_is_named_with_what_is_allowed() {
-        let cases = [
-            (json!({"name": "Post"}), "name: must match"),
-            (json!({"name": "1x"}), "name: must match"),
-            (json!({"name": "a".repeat(65)}), "at most 64"),
-            (json!({"name": "ä"}), "name: must match"),
-            (json!({"name": "abcdef12-aaaa-4aaa-8aaa-aaaaaaaaaaaa"}), "like an id"),
-            (json!({"name": null}), "name: must be a text, not null"),
-            (json!({"trigger": "webhook"}), "trigger: must be one of http, event, cron"),
-            (json!({"pattern": ""}), "pattern: must not be empty"),
-            (json!({"pattern": 5}), "pattern: must be a text"),
-            (json!({"pattern": "a".repeat(257)}), "at most 256"),
-            (json!({"code": "  \n"}), "code: must not be empty"),
-            (json!({"code": ["return 1"]}), "code: must be a text, not a list"),
-            (json!({"code": "x".repeat((1 << 20) + 1)}), "at most 1048576"),
-            (json!({"timeoutMs": 49}), "timeoutMs: must be a whole number from 50 to 60000"),
-            (json!({"timeoutMs": 60001}), "from 50 to 60000"),
-            (json!({"timeoutMs": 99.5}), "from 50 to 60000"),
-            (json!({"timeoutMs": "100"}), "from 50 to 60000"),
-            (json!({"active": "yes"}), "active: must be true or false"),
-            (json!({"authorKind": "me"}), "authorKind: must be one of operator, tenant"),
-            (json!({"authorKind": "tenant", "trusted": true}), "trusted: says other"),
-            (json!({"access": "everybody"}), "access: must be one of admin, authenticated, public, key"),
-            (json!({"runAs": "root"}), "runAs: must be caller, system or serviceAccount:NAME"),
-            (json!({"runAs": "serviceAccount:A b"}), "runAs: must be"),
-            (json!({"capabilities": ["db:write"]}), "capabilities: \"db:write\" is no capability"),
-            (json!({"capabilities": "fetch"}), "must be a list"),
-            (json!({"fetchAllow": ["https://x.io/"]}), "is no entry of a fetch allow-list"),
-            (json!({"concurrency": 0}), "concurrency: must be a whole number from 1 to 100"),
-            (json!({"memoryMb": 15}), "from 16 to 512"),
-            (json!({"cpuMs": 0}), "from 1 to 60000"),
-            (json!({"retry": {"maxAttempts": 0}}), "retry: maxAttempts must be"),
-            (json!({"retry": {"times": 1}}), "retry: times is not known"),
-            (json!({"retry": 3}), "retry: must be an object"),
-            (json!({"schedule": {"missedRunPolicy": "never"}}), "schedule: missedRunPolicy must be one of skip, run_once, run_all"),
-            (json!({"schedule": {"jitterSeconds": -1}}), "schedule: jitterSeconds must be"),
-            (json!({"deterministic": 1}), "deterministic: must be true or false"),
-            (json!({"timeout_ms": 100}), "timeout_ms: is no field of a function; there are name, trigger"),
-            (json!({"description": "x".repeat(1025)}), "description: has 1025 bytes"),
-        ];
-        for (body, expected) in cases {
-            let (_, wrong) = taken(&body);
-            assert!(wrong.iter().any(|violation| violation.to_string().contains(expected)), "{expected}: {wrong:?}");
-        }
-    }
-
-    #[test]
-    fn patterns_belong_to_triggers() {
-        let clash = |body| taken(&body).0.clashes().map(|violation| violation.message);
-        assert!(clash(json!({"pattern": "x"})).is_some_and(|message| message.contains("null for the trigger http")));
-        assert!(clash(json!({"trigger": "event"})).is_some_and(|message| message.contains("items:posts")));
-        assert!(clash(json!({"trigger": "cron"})).is_some());
-        assert_eq!(clash(json!({"trigger": "http", "pattern": null})), None);
-        assert_eq!(clash(json!({"trigger": "event", "pattern": "items:*"})), None);
     }
 }

@@ -185,11 +185,4 @@ proptest! {
             prop_assert!(at_ms <= limits::WEBHOOK_BACKOFF_MAX_MS.max(limits::WEBHOOK_RETRY_AFTER_MAX_MS));
         }
     }
-
-    #[test]
-    fn a_text_is_cut_at_a_character(text in ".{0,40}", max in 0usize..60) {
-        let cut = cut(&text, max);
-        prop_assert!(cut.len() <= max && text.starts_with(cut));
-        prop_assert!(cut.len() + 4 > max || cut == text);
-    }
 }

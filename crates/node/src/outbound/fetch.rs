@@ -66,16 +66,18 @@ pub enum FetchError {
 }
 
 impl Outbound {
-    /// Asks, and follows redirects as far as it is wanted. `judge` says of each URL but the first why it is not asked, if it is not.
+    /// Asks, and follows redirects as far as it is wanted. `judge` says of each URL why it is not asked, or what it alone is sent
+    /// besides.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn fetch(&self, ask: FetchAsk<'_>, judge: impl Fn(&Url) -> Result<(), String>) -> Result<Fetched, FetchError> {
+    pub async fn fetch(&self, ask: FetchAsk<'_>, judge: impl Fn(&Url) -> Result<HeaderMap, String>) -> Result<Fetched, FetchError> {
         let FetchAsk { team, mut method, mut url, mut headers, mut body, redirects, answer_bytes_max, until } = ask;
         let mut steps = 0;
         loop {
+            let besides = judge(&url).map_err(FetchError::Refused)?;
             self.judge_address(&url)?;
-            let mut request = self.fetcher.request(method.clone(), url.clone()).headers(headers.clone());
+            let mut request = self.fetcher.request(method.clone(), url.clone()).headers(headers.clone()).headers(besides);
             if let Some(body) = &body {
                 request = request.body(body.clone());
             }
@@ -94,7 +96,6 @@ impl Outbound {
                         if steps > max {
                             return Err(FetchError::TooManyRedirects(max));
                         }
-                        judge(&next).map_err(FetchError::Refused)?;
                         if becomes_get(response.status().as_u16(), &method) {
                             method = Method::GET;
                             body = None;
@@ -131,7 +132,7 @@ impl Outbound {
     fn judge_address(&self, url: &Url) -> Result<(), FetchError> {
         let host = url.host_str().unwrap_or_default();
         let addr = host.trim_matches(['[', ']']).parse::<IpAddr>();
-        let reason = addr.ok().and_then(|addr| self.egress.protected().reason(addr));
+        let reason = addr.ok().and_then(|addr| self.walls.reason(addr, true));
         reason.map_or(Ok(()), |reason| Err(FetchError::Refused(format!("{host} is not reached: {reason} (the operator can allow it by --egress-allow)"))))
     }
 }

@@ -4,7 +4,8 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub enum DeadLettersCommand {
-    /// List runs that were given up, newest first
+    /// List runs that were given up, newest first; `script show` shows the last run of one
+    #[command(visible_alias = "list")]
     Ls {
         /// Only those of this script
         #[arg(long, value_name = "NAME")]
@@ -26,9 +27,16 @@ pub enum DeadLettersCommand {
         all: bool,
     },
     /// Forget them
+    #[command(visible_aliases = ["delete", "remove"])]
     Rm {
         /// Ids of dead letters
-        #[arg(required = true)]
+        #[arg(required_unless_present_any = ["script", "all"])]
         ids: Vec<String>,
+        /// All of this script
+        #[arg(long, value_name = "NAME", conflicts_with = "ids")]
+        script: Option<String>,
+        /// All of every script
+        #[arg(long, conflicts_with_all = ["ids", "script"])]
+        all: bool,
     },
 }

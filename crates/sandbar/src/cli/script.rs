@@ -3,23 +3,32 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use sandbar_core::limits;
 
 use super::{dead_letters::DeadLettersCommand, outbox::OutboxCommand};
+
+const TIMEOUTS: std::ops::RangeInclusive<i64> = limits::SCRIPT_TIMEOUT_MIN_MS as i64..=limits::SCRIPT_TIMEOUT_MAX_MS as i64;
+const MEMORIES: std::ops::RangeInclusive<i64> = limits::SCRIPT_MEMORY_MIN_MB as i64..=limits::SCRIPT_MEMORY_MAX_MB as i64;
 
 /// Shown with `put`.
 const PUT_EXAMPLES: &str = "\
 The file holds the body of an async function of ctx; what it returns is its result. A name ending
-in .ts is TypeScript.
+in .ts is TypeScript. What is not said of a script that is there stays as it is.
 
 Examples:
-  sandbar script put hello.js --access public
-  sandbar script put enrich.ts --trigger event --pattern 'items:posts:created'
-  sandbar script put digest.js --trigger cron --pattern '0 9 * * *' --timezone Europe/Berlin";
+  sandbar script put hello.js --access public --timeout 1000
+  sandbar script put enrich.ts --trigger event --pattern 'items:posts:created' --max-attempts 5
+  sandbar script put digest.js --trigger cron --pattern '0 9 * * *' --timezone Europe/Berlin
+  sandbar script put digest.js --config digest.yaml      # fields as in the API, such as timeoutMs
+  sandbar -o json script get digest > digest.json && sandbar script put --config digest.json";
 
 /// Shown with `run`.
 const RUN_EXAMPLES: &str = "\
 Nothing of a server is needed: ctx.db, ctx.email and ctx.secrets are refused, and ctx.fetch goes
 only where --fetch-allow says.
+
+Exit codes: 0 it returned, 1 it failed (it threw, ran out of time or memory, or cannot be compiled),
+2 wrong usage (a flag, a file, data that is no JSON), 3 the engine did not start, 130 after Ctrl-C.
 
 Examples:
   sandbar script run hello.js --data '{\"name\":\"Ada\"}'
@@ -29,7 +38,7 @@ Examples:
 pub enum ScriptCommand {
     /// Make a script of a file, or change the one of its name
     #[command(visible_alias = "create", after_help = PUT_EXAMPLES)]
-    Put(PutArgs),
+    Put(Box<PutArgs>),
     /// List scripts
     #[command(visible_alias = "list")]
     Ls,
@@ -123,6 +132,17 @@ pub enum ScriptCommand {
     /// Mail that was kept because no mail server is set
     #[command(subcommand)]
     Outbox(OutboxCommand),
+    /// List runs that are or were owed to scripts by events, schedules and calls that nobody waits for, newest first
+    Jobs {
+        /// Only those of this script
+        script: Option<String>,
+        /// pending, running, succeeded, dead or dropped
+        #[arg(long)]
+        state: Option<String>,
+        /// At most this many, 1 to 200
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
     /// Runs that were given up
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
@@ -139,8 +159,12 @@ pub enum ScriptCommand {
 #[derive(Debug, Args)]
 pub struct PutArgs {
     /// The code, or `-` for standard input
-    pub file: PathBuf,
-    /// Its name; else that of the file without its end
+    #[arg(required_unless_present = "config")]
+    pub file: Option<PathBuf>,
+    /// A YAML or JSON file with fields as the API has them, also `code`, or `-`; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Its name; else that of the record or of the file without its end
     #[arg(long)]
     pub name: Option<String>,
     /// http, event or cron
@@ -149,36 +173,81 @@ pub struct PutArgs {
     /// Which events, or when
     #[arg(long)]
     pub pattern: Option<String>,
-    /// An IANA name
-    #[arg(long, value_name = "ZONE")]
-    pub timezone: Option<String>,
-    /// Who may call it: admin, authenticated, public or key
-    #[arg(long)]
-    pub access: Option<String>,
-    /// Milliseconds that a call may take, 50 to 60000
-    #[arg(long, value_name = "MS")]
-    pub timeout: Option<u32>,
-    /// MiB that a call may have
-    #[arg(long, value_name = "MB")]
-    pub memory: Option<u32>,
-    /// Calls at once
-    #[arg(long, value_name = "N")]
-    pub concurrency: Option<u32>,
-    /// In whose name it reads: caller, system or serviceAccount:NAME
-    #[arg(long, value_name = "WHO")]
-    pub run_as: Option<String>,
-    /// What it may ask for, such as fetch or db:read:posts; may be given several times
-    #[arg(long = "capability", value_name = "WHAT")]
-    pub capabilities: Vec<String>,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
     /// javascript or typescript
     #[arg(long)]
     pub language: Option<String>,
+    /// Who may call it: admin, authenticated, public or key
+    #[arg(long)]
+    pub access: Option<String>,
+    /// In whose name it reads: caller, system or serviceAccount:NAME
+    #[arg(long, value_name = "WHO")]
+    pub run_as: Option<String>,
+    /// Let it run, when it was kept from that
+    #[arg(long)]
+    pub active: bool,
+    /// Keep it from running
+    #[arg(long, conflicts_with = "active")]
+    pub inactive: bool,
     /// Its author is trusted: it may run where code is not walled in
     #[arg(long)]
     pub trusted: bool,
-    /// Keep it from running
-    #[arg(long)]
-    pub inactive: bool,
+    /// Who wrote the code: operator, which is --trusted, or tenant
+    #[arg(long, value_name = "WHO", conflicts_with = "trusted")]
+    pub author_kind: Option<String>,
+    /// What it may ask for: fetch, db:read, db:read:SLUG, email or secrets; may be given several times
+    #[arg(long = "capability", value_name = "WHAT", help_heading = "What it may")]
+    pub capabilities: Vec<String>,
+    /// It may ask for nothing
+    #[arg(long, conflicts_with = "capabilities", help_heading = "What it may")]
+    pub no_capabilities: bool,
+    /// Hosts that ctx.fetch may ask, of those that the server allows, with commas between them; may be given several times
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',', help_heading = "What it may")]
+    pub fetch_allow: Vec<String>,
+    /// ctx.fetch may ask no host
+    #[arg(long, conflicts_with = "fetch_allow", help_heading = "What it may")]
+    pub no_fetch: bool,
+    /// Milliseconds that a call may take, 50 to 60000
+    #[arg(long, value_name = "MS", help_heading = "How much")]
+    pub timeout: Option<u32>,
+    /// Milliseconds of the processor that it may have of these, 1 to 60000
+    #[arg(long, value_name = "MS", help_heading = "How much")]
+    pub cpu: Option<u32>,
+    /// MiB that a call may have, 16 to 512
+    #[arg(long, value_name = "MB", help_heading = "How much")]
+    pub memory: Option<u32>,
+    /// Calls at once, 1 to 100
+    #[arg(long, value_name = "N", help_heading = "How much")]
+    pub concurrency: Option<u32>,
+    /// The clock stands still, and what is random follows from code and input
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "How much")]
+    pub deterministic: Option<bool>,
+    /// Tries of a run that nobody waits for, 1 to 20
+    #[arg(long, value_name = "N", help_heading = "Runs that nobody waits for")]
+    pub max_attempts: Option<u32>,
+    /// Seconds after which it is not tried again, up to 604800
+    #[arg(long, value_name = "SECONDS", help_heading = "Runs that nobody waits for")]
+    pub max_age: Option<u32>,
+    /// An IANA name
+    #[arg(long, value_name = "ZONE", help_heading = "Schedules")]
+    pub timezone: Option<String>,
+    /// Of ticks that were missed: run_once, skip or run_all
+    #[arg(long, value_name = "POLICY", help_heading = "Schedules")]
+    pub missed_run_policy: Option<String>,
+    /// How many run_all makes up for, 1 to 100
+    #[arg(long, value_name = "N", help_heading = "Schedules")]
+    pub missed_runs_max: Option<u32>,
+    /// A tick that is later than this is skipped, 1 to 604800
+    #[arg(long, value_name = "SECONDS", help_heading = "Schedules")]
+    pub starting_deadline: Option<u32>,
+    /// While the run before goes on: skip, allow, queue or replace
+    #[arg(long, visible_alias = "overlap", value_name = "POLICY", help_heading = "Schedules")]
+    pub concurrency_policy: Option<String>,
+    /// Each tick is late by up to this, 0 to 3600
+    #[arg(long, value_name = "SECONDS", help_heading = "Schedules")]
+    pub jitter: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -188,17 +257,17 @@ pub struct RunFileArgs {
     /// What ctx.data is: JSON, `@file`, or `-` for standard input
     #[arg(long, default_value = "{}")]
     pub data: String,
-    /// Hosts that ctx.fetch may ask, with commas between them
-    #[arg(long, default_value = "", value_name = "HOSTS")]
+    /// Hosts that ctx.fetch may ask, with commas between them, also on this machine and in its network
+    #[arg(long, env = "FUNCTIONS_FETCH_ALLOW", default_value = "", value_name = "HOSTS")]
     pub fetch_allow: String,
     /// Milliseconds that it may take, 50 to 60000
-    #[arg(long, default_value_t = 5000, value_name = "MS")]
+    #[arg(long, default_value_t = limits::SCRIPT_TIMEOUT_DEFAULT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(TIMEOUTS))]
     pub timeout: u32,
-    /// MiB that it may have
-    #[arg(long, default_value_t = 64, value_name = "MB")]
+    /// MiB that it may have, 16 to 512
+    #[arg(long, default_value_t = limits::SCRIPT_MEMORY_DEFAULT_MB, value_name = "MB", value_parser = clap::value_parser!(u32).range(MEMORIES))]
     pub memory: u32,
-    /// javascript or typescript; else by the file's name
-    #[arg(long)]
+    /// By the file's name unless said
+    #[arg(long, value_parser = ["javascript", "typescript"])]
     pub language: Option<String>,
 }
 

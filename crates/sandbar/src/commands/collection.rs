@@ -1,10 +1,11 @@
 //! `sandbar collection`.
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use reqwest::Method;
+use sandbar_core::limits;
 use serde_json::{Map, Value, json};
 
-use super::template::read;
+use super::given::{self, WrongUse};
 use crate::{
     cli::{CollectionArgs, CollectionCommand, Global, Output},
     client::{Client, segment},
@@ -40,7 +41,7 @@ pub async fn run(global: &Global, command: CollectionCommand) -> anyhow::Result<
         CollectionCommand::Update { slug, what } => {
             let body = body(what)?;
             if body.is_empty() {
-                bail!("say what is to be changed: --file, --name, --description, --field, --allow or --owner-scoped");
+                return Err(WrongUse::error("say what is to be changed: --file, --name, --description, --field, --allow or --owner-scoped"));
             }
             client.send(client.request(Method::PATCH, &path(&slug)).json(&body)).await?;
             show(global, &client.get(&path(&slug)).await?);
@@ -61,10 +62,7 @@ fn body(what: CollectionArgs) -> anyhow::Result<Map<String, Value>> {
     let CollectionArgs { file, name, description, fields, allow, owner_scoped } = what;
     let mut body = match file {
         None => Map::new(),
-        Some(file) => match read(&file)? {
-            Value::Object(body) => body,
-            _ => bail!("{} has to be an object with fields, permissions and so on", file.display()),
-        },
+        Some(file) => given::document(&file, limits::COLLECTION_BODY_MAX_BYTES)?,
     };
     for (key, text) in [("name", name), ("description", description)] {
         if let Some(text) = text {
@@ -86,12 +84,12 @@ fn body(what: CollectionArgs) -> anyhow::Result<Map<String, Value>> {
 /// `title:string:required`
 fn field(text: &str) -> anyhow::Result<Value> {
     let mut parts = text.split(':');
-    let (name, kind) = (parts.next().unwrap_or_default(), parts.next().with_context(|| format!("{text:?} is not NAME:TYPE, such as title:string"))?);
+    let (name, kind) = (parts.next().unwrap_or_default(), parts.next().with_context(|| WrongUse(format!("{text:?} is not NAME:TYPE, such as title:string")))?);
     let mut field = json!({ "name": name, "type": kind });
     for flag in parts {
         match flag {
             "required" | "unique" => field[flag] = true.into(),
-            _ => bail!("{text:?}: after the type there can be required and unique; a file can say more"),
+            _ => return Err(WrongUse::error(format!("{text:?}: after the type there can be required and unique; a file can say more"))),
         }
     }
     Ok(field)
@@ -99,7 +97,7 @@ fn field(text: &str) -> anyhow::Result<Value> {
 
 /// `public:read`, `service:mailer:read`
 fn rule(text: &str) -> anyhow::Result<Value> {
-    let (role, action) = text.rsplit_once(':').with_context(|| format!("{text:?} is not ROLE:ACTION, such as public:read"))?;
+    let (role, action) = text.rsplit_once(':').with_context(|| WrongUse(format!("{text:?} is not ROLE:ACTION, such as public:read")))?;
     Ok(json!({ "role": role, "action": action }))
 }
 

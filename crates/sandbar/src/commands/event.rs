@@ -1,12 +1,11 @@
 //! `sandbar event`.
 
-use std::io::Read;
-
-use anyhow::Context;
 use reqwest::Method;
 use sandbar_core::limits::SCRIPT_EVENT_DATA_MAX_BYTES;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
 
+use super::given;
 use crate::{
     cli::{EventCommand, Global, Output},
     client::Client,
@@ -15,11 +14,20 @@ use crate::{
 
 const EVENTS: &str = "/api/events";
 
+#[derive(Serialize)]
+struct Published<'a> {
+    channel: &'a str,
+    event: &'a str,
+    data: &'a RawValue,
+}
+
 pub async fn run(global: &Global, command: EventCommand) -> anyhow::Result<u8> {
     let client = Client::from_global(global)?;
     match command {
         EventCommand::Publish { channel, event, data, idempotency_key } => {
-            let body = json!({ "channel": channel, "event": event, "data": read_data(&data)? });
+            // As it was written: numbers of any length are kept.
+            let data = RawValue::from_string(given::json_text("--data", &data, SCRIPT_EVENT_DATA_MAX_BYTES)?)?;
+            let body = Published { channel: &channel, event: &event, data: &data };
             let mut request = client.request(Method::POST, EVENTS).json(&body);
             if let Some(key) = idempotency_key {
                 request = request.header("idempotency-key", key);
@@ -46,21 +54,4 @@ pub async fn run(global: &Global, command: EventCommand) -> anyhow::Result<u8> {
         }
     }
     Ok(0)
-}
-
-/// JSON, or where it is.
-fn read_data(data: &str) -> anyhow::Result<Value> {
-    let max = SCRIPT_EVENT_DATA_MAX_BYTES as u64 + 1;
-    let mut text = String::new();
-    match data.strip_prefix('@') {
-        Some(path) => {
-            let file = std::fs::File::open(path).with_context(|| format!("{path} cannot be read"))?;
-            file.take(max).read_to_string(&mut text).with_context(|| format!("{path} cannot be read"))?;
-        }
-        None if data == "-" => {
-            std::io::stdin().lock().take(max).read_to_string(&mut text).context("standard input cannot be read")?;
-        }
-        None => data.clone_into(&mut text),
-    }
-    serde_json::from_str(&text).context("--data is no JSON")
 }

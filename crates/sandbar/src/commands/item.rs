@@ -1,12 +1,10 @@
 //! `sandbar item`.
 
-use std::io::Read;
-
-use anyhow::Context;
 use reqwest::Method;
 use sandbar_core::limits;
 use serde_json::{Value, json};
 
+use super::given;
 use crate::{
     cli::{Global, ItemCommand, Output},
     client::{Client, segment},
@@ -24,7 +22,7 @@ pub async fn run(global: &Global, command: ItemCommand) -> anyhow::Result<u8> {
         ItemCommand::Ls { collection, filter, sort, limit, offset, total } => {
             let mut query = json!({ "limit": limit, "offset": offset, "sort": sort });
             if let Some(filter) = filter {
-                query["filter"] = given(&filter).context("--filter")?;
+                query["filter"] = fields("--filter", &filter)?;
             }
             if total {
                 query["meta"] = "total".into();
@@ -44,14 +42,14 @@ pub async fn run(global: &Global, command: ItemCommand) -> anyhow::Result<u8> {
         }
         ItemCommand::Get { collection, id } => show(global, &client.get(&item(&collection, &id)).await?),
         ItemCommand::Create { collection, data } => {
-            let made = client.post(&path(&collection), &given(&data).context("--data")?).await?;
+            let made = client.post(&path(&collection), &fields("--data", &data)?).await?;
             match (global.output, &made) {
                 (Output::Table, Value::Array(rows)) => rows.iter().for_each(|row| output::line(&cell(&row["id"]))),
                 _ => show(global, &made),
             }
         }
         ItemCommand::Update { collection, id, data } => {
-            let request = client.request(Method::PATCH, &item(&collection, &id)).json(&given(&data).context("--data")?);
+            let request = client.request(Method::PATCH, &item(&collection, &id)).json(&fields("--data", &data)?);
             show(global, &client.data(request).await?);
         }
         ItemCommand::Rm { collection, ids } => return super::delete_each(&client, global.output, ids, |id| item(&collection, id)).await,
@@ -67,20 +65,8 @@ fn item(collection: &str, id: &str) -> String {
     format!("{}/{}", path(collection), segment(id))
 }
 
-/// JSON as it is, of a file, or of standard input.
-fn given(text: &str) -> anyhow::Result<Value> {
-    let read = |from: &mut dyn Read| -> anyhow::Result<String> {
-        let mut text = String::new();
-        from.take(limits::ITEMS_BODY_MAX_BYTES as u64 + 1).read_to_string(&mut text)?;
-        anyhow::ensure!(text.len() <= limits::ITEMS_BODY_MAX_BYTES, "it is larger than {} bytes", limits::ITEMS_BODY_MAX_BYTES);
-        Ok(text)
-    };
-    let text = match text.strip_prefix('@') {
-        Some(file) => read(&mut std::fs::File::open(file).with_context(|| format!("cannot open {file}"))?).with_context(|| format!("cannot read {file}"))?,
-        None if text == "-" => read(&mut std::io::stdin().lock()).context("cannot read standard input")?,
-        None => text.to_owned(),
-    };
-    serde_json::from_str(&text).context("it is no JSON (for a file, write @FILE)")
+fn fields(flag: &str, text: &str) -> anyhow::Result<Value> {
+    given::json(flag, text, limits::ITEMS_BODY_MAX_BYTES)
 }
 
 fn show(global: &Global, row: &Value) {
@@ -112,21 +98,4 @@ fn table(rows: &Value) {
     };
     let cells: Vec<Vec<String>> = rows.iter().map(|row| names.iter().map(|name| short(&row[*name])).collect()).collect();
     output::table(&names, &cells);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_comes_from_the_argument_or_a_file() {
-        let file = std::env::temp_dir().join(format!("sandbar-cli-item-{}.json", std::process::id()));
-        std::fs::write(&file, r#"{"a": 1}"#).expect("writes");
-        assert_eq!(given(&format!("@{}", file.display())).unwrap(), json!({"a": 1}));
-        assert_eq!(given("[1]").unwrap(), json!([1]));
-        for text in ["{", "@/nonexistent/file", "title"] {
-            assert!(given(text).is_err(), "{text}");
-        }
-        let _ = std::fs::remove_file(file);
-    }
 }

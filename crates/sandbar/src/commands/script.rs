@@ -1,24 +1,29 @@
 //! `sandbar script`.
 
-use std::{io::Read, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use reqwest::{Method, StatusCode};
 use sandbar_core::limits;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::given::{self, WrongUse};
 use crate::{
-    cli::{Global, Output, PutArgs, ScriptAliasCommand, ScriptCommand, ScriptInvokeArgs, ScriptKeyCommand, ScriptSecretCommand},
-    client::{Client, Refusal, segment},
+    cli::{Global, Output, ScriptAliasCommand, ScriptCommand, ScriptInvokeArgs, ScriptKeyCommand, ScriptSecretCommand},
+    client::{Client, segment},
     output::{self, cell, time},
 };
 
 mod local;
+mod put;
 mod runs;
+mod show;
+
+pub use local::NoEngine;
 
 const SCRIPTS: &str = "/api/functions";
 /// Of code, data and secrets from files.
-const FILE_MAX_BYTES: u64 = limits::SCRIPT_INPUT_MAX_BYTES as u64;
+const FILE_MAX_BYTES: usize = limits::SCRIPT_INPUT_MAX_BYTES;
 
 pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> {
     if let ScriptCommand::Run(args) = command {
@@ -26,7 +31,7 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
     }
     let client = Client::from_global(global)?;
     match command {
-        ScriptCommand::Put(args) => put(global, &client, args).await?,
+        ScriptCommand::Put(args) => put::run(global, &client, *args).await?,
         ScriptCommand::Ls => {
             let list = client.get(SCRIPTS).await?;
             let row = |s: &Value| {
@@ -47,9 +52,9 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
                 Some(version) => client.get(&path(&script, &format!("/versions/{version}"))).await?,
                 None => client.get(&path(&script, "")).await?,
             };
-            output::line(found["code"].as_str().unwrap_or_default().trim_end_matches('\n'));
+            output::text(found["code"].as_str().unwrap_or_default().trim_end_matches('\n'));
         }
-        ScriptCommand::Get { script, .. } => show(global, &client.get(&path(&script, "")).await?),
+        ScriptCommand::Get { script, .. } => show::script(global, &client.get(&path(&script, "")).await?),
         ScriptCommand::Rm { scripts } => return super::delete_each(&client, global.output, scripts, |name| path(name, "")).await,
         ScriptCommand::Run(_) => {}
         ScriptCommand::Invoke(args) => return invoke(global, &client, args).await,
@@ -67,52 +72,17 @@ pub async fn run(global: &Global, command: ScriptCommand) -> anyhow::Result<u8> 
         }
         ScriptCommand::Rollback { script, version } => {
             let body = version.map_or(json!({}), |version| json!({ "version": version }));
-            show(global, &client.post(&path(&script, "/rollback"), &body).await?);
+            show::script(global, &client.post(&path(&script, "/rollback"), &body).await?);
         }
         ScriptCommand::Alias(command) => alias(global, &client, command).await?,
         ScriptCommand::Secret(command) => secret(global, &client, command).await?,
         ScriptCommand::Key(command) => key(global, &client, command).await?,
         ScriptCommand::Outbox(command) => return super::outbox::run(global, command).await,
         ScriptCommand::DeadLetters(command) => return super::dead_letters::run(global, command).await,
+        ScriptCommand::Jobs { script, state, limit } => return super::dead_letters::jobs(global, script, state, limit).await,
         ScriptCommand::Ticks { script, limit } => return super::dead_letters::ticks(global, &script, limit).await,
     }
     Ok(0)
-}
-
-async fn put(global: &Global, client: &Client, args: PutArgs) -> anyhow::Result<()> {
-    let stem = args.file.file_stem().and_then(|stem| stem.to_str()).filter(|_| args.file.as_os_str() != "-");
-    let Some(name) = args.name.as_deref().or(stem) else { bail!("name the script by --name") };
-    let mut body = Map::new();
-    body.insert("code".to_owned(), read_text(&args.file)?.into());
-    body.insert("language".to_owned(), args.language.clone().unwrap_or_else(|| language_of(&args.file).to_owned()).into());
-    let mut set = |field: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            body.insert(field.to_owned(), value);
-        }
-    };
-    set("trigger", args.trigger.clone().map(Into::into));
-    set("pattern", args.pattern.clone().map(Into::into));
-    set("schedule", args.timezone.clone().map(|timezone| json!({ "timezone": timezone })));
-    set("access", args.access.clone().map(Into::into));
-    set("timeoutMs", args.timeout.map(Into::into));
-    set("memoryMb", args.memory.map(Into::into));
-    set("concurrency", args.concurrency.map(Into::into));
-    set("runAs", args.run_as.clone().map(Into::into));
-    set("capabilities", (!args.capabilities.is_empty()).then(|| args.capabilities.clone().into()));
-    set("trusted", args.trusted.then(|| true.into()));
-    // One that is there stays as active as it is.
-    set("active", args.inactive.then(|| false.into()));
-    let changed = client.data(client.request(Method::PATCH, &path(name, "")).json(&body)).await;
-    match changed {
-        Ok(_) => {}
-        Err(error) if error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.status == StatusCode::NOT_FOUND.as_u16()) => {
-            body.insert("name".to_owned(), name.into());
-            client.post(SCRIPTS, &Value::Object(body)).await?;
-        }
-        Err(error) => return Err(error),
-    }
-    show(global, &client.get(&path(name, "")).await?);
-    Ok(())
 }
 
 /// The exit code is 1 when the script failed.
@@ -126,7 +96,8 @@ async fn invoke(global: &Global, client: &Client, args: ScriptInvokeArgs) -> any
     .flatten()
     .collect();
     let target = format!("{}?{}", path(&args.script, "/invoke"), query.join("&"));
-    let mut request = client.request(Method::POST, &target).header("content-type", "application/json").body(read_data(&args.data)?);
+    let mut request =
+        client.request(Method::POST, &target).header("content-type", "application/json").body(given::json_text("--data", &args.data, FILE_MAX_BYTES)?);
     if let Some(key) = args.idempotency_key {
         request = request.header("idempotency-key", key);
     }
@@ -152,16 +123,18 @@ fn print_result(form: Output, result: &Value) -> u8 {
         Output::Json => output::json(result),
         Output::Table => {
             for line in result["logs"].as_array().into_iter().flatten() {
-                eprintln!("{}", output::printable(&cell(line)));
+                eprintln!("{}", output::shown(&cell(line)));
             }
             if result["ok"] == true {
                 match &result["value"] {
                     Value::Null if result.get("value").is_none() => {}
-                    Value::String(text) => output::line(text),
-                    value => output::line(&value.to_string()),
+                    Value::String(text) => output::text(text),
+                    value => output::text(&value.to_string()),
                 }
             } else {
-                eprintln!("sandbar: {}: {} ({})", cell(&result["errorName"]), cell(&result["error"]), cell(&result["code"]));
+                // Who is no member is told no name.
+                let name = result["errorName"].as_str().map(|name| format!("{name}: ")).unwrap_or_default();
+                eprintln!("sandbar: {}", output::shown(&format!("{name}{} ({})", cell(&result["error"]), cell(&result["code"]))));
                 for line in result["stack"].as_str().unwrap_or_default().lines() {
                     eprintln!("  {}", output::printable(line.trim()));
                 }
@@ -193,7 +166,7 @@ async fn alias(global: &Global, client: &Client, command: ScriptAliasCommand) ->
 /// VERSION, or VERSION=WEIGHT.
 fn part(text: &str) -> anyhow::Result<(u32, u32)> {
     let (version, weight) = text.split_once('=').unwrap_or((text, "1"));
-    let number = |text: &str| text.parse().with_context(|| format!("{text:?} is no number; a part is VERSION or VERSION=WEIGHT"));
+    let number = |text: &str| text.parse().with_context(|| WrongUse(format!("{text:?} is no number; a part is VERSION or VERSION=WEIGHT")));
     Ok((number(version)?, number(weight)?))
 }
 
@@ -206,8 +179,8 @@ async fn secret(global: &Global, client: &Client, command: ScriptSecretCommand) 
         }
         ScriptSecretCommand::Set { script, name, from } => {
             let value = match from.strip_prefix("env:") {
-                Some(variable) => std::env::var(variable).with_context(|| format!("the variable {variable} is not set"))?,
-                None => read_text(Path::new(&from))?.trim_end_matches(['\r', '\n']).to_owned(),
+                Some(variable) => std::env::var(variable).with_context(|| WrongUse(format!("the variable {variable} is not set")))?,
+                None => given::text_of(Path::new(&from), FILE_MAX_BYTES)?.trim_end_matches(['\r', '\n']).to_owned(),
             };
             client.put(&of(&script, &name), &json!({ "value": value })).await?;
         }
@@ -234,30 +207,6 @@ async fn key(global: &Global, client: &Client, command: ScriptKeyCommand) -> any
     Ok(())
 }
 
-fn show(global: &Global, script: &Value) {
-    match global.output {
-        Output::Json => output::json(script),
-        Output::Table => output::record(&[
-            ("name", cell(&script["name"])),
-            ("id", cell(&script["id"])),
-            ("description", cell(&script["description"])),
-            ("trigger", cell(&script["trigger"])),
-            ("pattern", cell(&script["pattern"])),
-            ("next run", time(&script["nextRunAt"])),
-            ("active", cell(&script["active"])),
-            ("access", cell(&script["access"])),
-            ("runs as", cell(&script["runAs"])),
-            ("timeout", format!("{} ms", cell(&script["timeoutMs"]))),
-            ("memory", format!("{} MiB", cell(&script["memoryMb"]))),
-            ("language", cell(&script["language"])),
-            ("version", cell(&script["version"])),
-            ("hash", cell(&script["hash"])),
-            ("secrets", texts(&script["secrets"])),
-            ("updated", time(&script["updatedAt"])),
-        ]),
-    }
-}
-
 fn rows(global: &Global, list: &Value, header: &[&str], row: impl Fn(&Value) -> Vec<String>) {
     match global.output {
         Output::Json => output::json(list),
@@ -278,29 +227,4 @@ fn language_of(file: &Path) -> &'static str {
         Some("ts" | "mts") => "typescript",
         _ => "javascript",
     }
-}
-
-/// JSON as it is, `@file`, or `-`.
-fn read_data(data: &str) -> anyhow::Result<String> {
-    let text = match data.strip_prefix('@') {
-        Some(file) => read_text(Path::new(file))?,
-        None if data == "-" => read_text(Path::new("-"))?,
-        None => data.to_owned(),
-    };
-    serde_json::from_str::<serde::de::IgnoredAny>(&text).context("the data is no JSON")?;
-    Ok(text)
-}
-
-fn read_text(file: &Path) -> anyhow::Result<String> {
-    let (mut text, name) = (String::new(), file.display());
-    let read = if file.as_os_str() == "-" {
-        std::io::stdin().lock().take(FILE_MAX_BYTES + 1).read_to_string(&mut text)
-    } else {
-        std::fs::File::open(file).and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text))
-    };
-    let bytes = read.with_context(|| format!("cannot read {name}"))?;
-    if bytes as u64 > FILE_MAX_BYTES {
-        bail!("{name} has more than {FILE_MAX_BYTES} bytes");
-    }
-    Ok(text)
 }

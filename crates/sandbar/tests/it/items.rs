@@ -66,6 +66,24 @@ fn ids(rows: &Value) -> Vec<&str> {
 }
 
 #[test]
+fn who_may_not_write_is_told_so_before_anything_that_was_sent_is_read() {
+    let server = shared();
+    let api = server.api();
+    make(&api, "unread", json!({ "fields": [{ "name": "title", "type": "string" }] }));
+    let developer = key(&api, "developer");
+    for body in [&b"no JSON"[..], b"", b"[]", b"{\"nothing\": 1}"] {
+        for (method, path) in [("POST", items("unread")), ("PATCH", item("unread", "x")), ("POST", format!("{}/query", items("unread")))] {
+            refused(&developer.send(method, &path, body), 403, "FORBIDDEN");
+        }
+    }
+    // Of a body that is announced and never comes, nothing is waited for.
+    let large = developer.open("POST", &items("unread"), &[], Some(1 << 20)).expect("a connection");
+    let mut answer = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(large), &mut answer).expect("an answer");
+    assert!(answer.contains("403"), "{answer}");
+}
+
+#[test]
 fn items_are_made_read_changed_and_deleted() {
     let server = shared();
     let api = server.api();

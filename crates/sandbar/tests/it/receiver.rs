@@ -19,6 +19,7 @@ use super::http::eventually;
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct Got {
+    pub method: String,
     pub path: String,
     pub headers: BTreeMap<String, String>,
     pub body: Vec<u8>,
@@ -26,6 +27,7 @@ pub struct Got {
 
 impl Got {
     pub fn event(&self) -> Value {
+        assert_eq!(self.method, "POST");
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
 
@@ -132,8 +134,8 @@ fn serve(stream: TcpStream, got: &Mutex<Vec<Got>>, stop: &AtomicBool, answer: &d
         }
         let mut body = vec![0; headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
         reader.read_exact(&mut body)?;
-        assert!(first.starts_with("POST "), "{first}");
-        let one = Got { path: first.split(' ').nth(1).unwrap_or_default().to_owned(), headers, body };
+        let mut words = first.split(' ').map(str::to_owned);
+        let one = Got { method: words.next().unwrap_or_default(), path: words.next().unwrap_or_default(), headers, body };
         let said = answer(&one);
         got.lock().unwrap().push(one);
         let (status, header) = match said {

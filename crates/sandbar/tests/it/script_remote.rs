@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
 };
@@ -122,6 +122,47 @@ fn who_knows_the_shared_secret_fetches_what_the_operator_allows() {
         let reply = rpc("fetch", json!({"url": receiver.url("/here")}), auth.clone());
         assert!(reply["ok"] == false && reply["code"] == "denied", "{auth}: {reply}");
     }
+}
+
+/// Hands connections on, as what stands before a server does.
+fn door_to(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for outside in listener.incoming().flatten() {
+            let Ok(inside) = TcpStream::connect(to) else { continue };
+            for (mut from, mut to) in [(outside.try_clone().unwrap(), inside.try_clone().unwrap()), (inside, outside)] {
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_loop_of_calls_ends_and_no_stranger_is_told_of_it() {
+    let stranger = Receiver::ok();
+    let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0"), ("FUNCTIONS_FETCH_ALLOW", "*"), ("SANDBAR_EGRESS_ALLOW", "127.0.0.1/32")]);
+    let api = server.api();
+    // It asks a stranger and then calls itself, and says how often it was called.
+    let code = "await ctx.fetch(ctx.data.stranger);
+        const r = await ctx.fetch(ctx.data.self, { method: 'POST', body: JSON.stringify(ctx.data) });
+        return r.status === 508 ? 1 : 1 + JSON.parse(r.text).value";
+    let made = api.post("/api/functions", json!({"name": "loop", "code": code, "access": "public", "timeoutMs": 60_000}));
+    let id = made.value()["data"]["id"].as_str().expect("is made").to_owned();
+    // By its own address, and through a door that it does not know as its own: there the trace says it.
+    for address in [api.addr(), door_to(api.addr())] {
+        let url = format!("http://{address}/api/functions/{id}/invoke");
+        let reply = api.post(&format!("/api/functions/{id}/invoke"), json!({"self": url, "stranger": stranger.url("/")}));
+        // The first, eight more, and the ninth is refused.
+        assert_eq!((reply.status, &reply.value()["value"]), (200, &json!(9)), "{}", reply.text());
+    }
+    let got = stranger.got();
+    assert_eq!(got.len(), 18);
+    assert!(got.iter().all(|got| got.headers.keys().all(|name| !name.starts_with("x-sandbar-"))), "{:?}", got[0].headers);
 }
 
 #[test]

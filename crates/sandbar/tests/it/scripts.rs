@@ -10,6 +10,8 @@ use super::{
 
 mod access;
 mod calls;
+mod local;
+mod requests;
 mod runs;
 mod versions;
 
@@ -103,7 +105,7 @@ fn what_cannot_be_a_function_is_told_by_field() {
         (json!({ "name": "x", "code": "return 1", "timeoutMs": 49 }), "timeoutMs: must be a whole number from 50 to 60000"),
         (json!({ "name": "x", "code": "return 1", "timeoutMs": 60_001 }), "timeoutMs: must be a whole number from 50 to 60000"),
         (json!({ "name": "x", "code": "return 1", "trigger": "soon" }), "trigger: must be one of http, event, cron"),
-        (json!({ "name": "x", "code": "return 1", "pattern": "a:b" }), "pattern: must be null for the trigger http"),
+        (json!({ "name": "x", "code": "return 1", "pattern": "a:b" }), "pattern: must be null for the trigger http: it is for the triggers event and cron"),
         (json!({ "name": "x", "code": "return 1", "trigger": "event" }), "pattern: is required"),
         (json!({ "name": "x", "code": "return 1", "trigger": "event", "pattern": "a::b" }), "pattern: "),
         (json!({ "name": "x", "code": "return 1", "trigger": "cron", "pattern": "99 * * * *" }), "pattern: "),

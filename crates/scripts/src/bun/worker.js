@@ -12,6 +12,8 @@
   const bun = Bun;
   const collect = bun.gc;
   const utf8Bytes = Buffer.byteLength;
+  const utf8 = Buffer.from.bind(Buffer);
+  const { subarray: bytesOf, toString: textOf } = Buffer.prototype;
   const cpuOf = process.threadCpuUsage.bind(process);
   const onProcess = process.on.bind(process);
   const evaluate = eval;
@@ -104,18 +106,31 @@
   };
 
   const LEVELS = ["debug", "log", "info", "warn", "error"];
-  const CUT = "[the log is full: further lines are left out]";
+  const FULL = "[the log is full: further lines are left out]";
+  const CUT = " [cut off here: the log is full, further lines are left out]";
   let lines = 0;
   let bytes = 0;
+  let isFull = false;
   // False when no more is taken.
   const log = (level, text) => {
-    if (over || lines > limits.logLines || bytes > limits.logBytes) return false;
+    if (over || isFull) return false;
+    const room = limits.logBytes - bytes;
+    const length = utf8Bytes(text);
+    let line = { level: LEVELS[level], at_ms: now(), text };
+    if (lines >= limits.logLines || room <= 0) {
+      line = { ...line, level: "warn", text: FULL };
+      isFull = true;
+    } else if (length > room) {
+      // As much as there is room for, and no half of a character.
+      const head = apply(textOf, apply(bytesOf, utf8(text, "utf8"), [0, room]), ["utf8"]);
+      line.text = head.replace(/\ufffd+$/, "") + CUT;
+      isFull = true;
+    }
     lines += 1;
-    bytes += utf8Bytes(text);
-    const isCut = lines > limits.logLines || bytes > limits.logBytes;
-    post({ type: "log", line: stringify({ level: isCut ? "warn" : LEVELS[level], at_ms: now(), text: isCut ? CUT : text }) });
+    bytes += length;
+    post({ type: "log", line: stringify(line) });
     flush(0);
-    return !isCut;
+    return !isFull;
   };
 
   // --- a world that was seen before ---

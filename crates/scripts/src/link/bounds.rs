@@ -1,5 +1,6 @@
 //! What an engine may say of one call. What goes beyond it without harm is cut; what an engine cannot have meant ends it.
 
+use sandbar_core::text::shorten;
 use serde_json::value::RawValue;
 
 use super::{CANCEL_MAX, WALL_GRACE};
@@ -101,7 +102,7 @@ impl Bounds {
             if self.lines_left == 0 || self.log_bytes_left == 0 {
                 return;
             }
-            cut(&mut line.text, self.log_bytes_left);
+            shorten(&mut line.text, self.log_bytes_left);
             self.lines_left -= 1;
             self.log_bytes_left -= line.text.len();
             line.at_ms = line.at_ms.clamp(0, STAMP_MAX);
@@ -136,10 +137,10 @@ impl Bounds {
             if failure.is_busy() {
                 failure.name = "InternalError".to_owned();
             }
-            cut(&mut failure.name, NAME_MAX);
-            cut(&mut failure.message, TEXT_MAX);
+            shorten(&mut failure.name, NAME_MAX);
+            shorten(&mut failure.message, TEXT_MAX);
             if let Some(stack) = &mut failure.stack {
-                cut(stack, TEXT_MAX);
+                shorten(stack, TEXT_MAX);
             }
         }
         Ok(done)
@@ -154,12 +155,8 @@ pub(super) fn tidy_args(asked: &mut Asked) -> Result<(), JsonFault> {
 }
 
 pub(crate) fn cut_syntax_error(mut error: SyntaxError) -> SyntaxError {
-    cut(&mut error.message, TEXT_MAX);
+    shorten(&mut error.message, TEXT_MAX);
     error
-}
-
-fn cut(text: &mut String, bytes_max: usize) {
-    text.truncate(text.floor_char_boundary(bytes_max));
 }
 
 #[cfg(test)]

@@ -282,7 +282,7 @@ impl<'h> Drive<'h> {
         for mut asked in step.ops {
             let fault = bounds::tidy_args(&mut asked).err();
             self.bounds.asked(&asked, self.recorder.waiting(asked.op))?;
-            self.recorder.asked(&asked);
+            self.recorder.asked(asked.seq, asked.op, &asked.args);
             // Nobody would be told.
             let seq = asked.seq;
             if step.done.is_none()

@@ -4,17 +4,18 @@ use std::{collections::BTreeMap, time::Instant};
 
 use serde_json::value::RawValue;
 
-use crate::{Op, OpRecord, OpResult, Recording, call::Clock, frame::Asked, recording::Answer};
+use crate::{Op, OpRecord, OpResult, Recording, call::Clock, recording::Answer};
 
 /// Of arguments and answers in one recording.
-pub const RECORDING_BYTES_MAX: usize = 2 << 20;
+const RECORDING_BYTES_MAX: usize = 2 << 20;
 /// What a record takes aside from those, about.
 const RECORD_BYTES: usize = 128;
 /// Ops that a message names.
 const NAMED_MAX: usize = 8;
 
+/// Of one run.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub struct Recorder {
     started: Instant,
     ops: Vec<OpRecord>,
     /// Number of an op that waits, and its place in `ops`; none for one that there was no room for.
@@ -26,6 +27,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
+    /// Begins with the run.
     pub fn new(seed: &[u8; 32]) -> Self {
         Self {
             started: Instant::now(),
@@ -38,16 +40,18 @@ impl Recorder {
         }
     }
 
-    pub fn asked(&mut self, asked: &Asked) {
+    /// An op was asked for.
+    pub fn asked(&mut self, seq: u32, op: Op, args: &RawValue) {
         let place = self.take(RECORD_BYTES).then(|| {
-            let args = if self.take(asked.args.get().len()) { asked.args.clone() } else { RawValue::NULL.to_owned() };
+            let args = if self.take(args.get().len()) { args } else { RawValue::NULL }.to_owned();
             let asked_us = self.started.elapsed().as_micros() as u64;
-            self.ops.push(OpRecord { seq: asked.seq, op: asked.op, args, asked_us, answer: None });
+            self.ops.push(OpRecord { seq, op, args, asked_us, answer: None });
             self.ops.len() - 1
         });
-        self.waiting.insert(asked.seq, (asked.op, place));
+        self.waiting.insert(seq, (op, place));
     }
 
+    /// It was answered. What was not asked for, or was answered before, is left alone.
     pub fn answered(&mut self, seq: u32, result: &OpResult) {
         let Some((_, place)) = self.waiting.remove(&seq) else { return };
         let nth = self.answers;
@@ -65,12 +69,12 @@ impl Recorder {
     }
 
     /// Of the kind of `op`: timers, or all others.
-    pub fn waiting(&self, op: Op) -> usize {
+    pub(super) fn waiting(&self, op: Op) -> usize {
         self.waiting.values().filter(|(waiting, _)| (*waiting == Op::Sleep) == (op == Op::Sleep)).count()
     }
 
     /// `fetch, db.list`: what has no answer yet.
-    pub fn names_of_waiting(&self) -> String {
+    pub(super) fn names_of_waiting(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
         for (op, _) in self.waiting.values() {
             if !names.contains(&op.as_str()) && names.len() < NAMED_MAX {
@@ -81,13 +85,14 @@ impl Recorder {
     }
 
     /// The last answers were not heard any more: the script had ended before.
-    pub fn unhear(&mut self, last: usize) {
+    pub(super) fn unhear(&mut self, last: usize) {
         let heard = self.answers.saturating_sub(last as u32);
         for record in &mut self.ops {
             record.answer = record.answer.take().filter(|answer| answer.nth < heard);
         }
     }
 
+    /// What was written down; with what the clock said, where an engine tells.
     pub fn finish(self, clock: Option<Clock>) -> Recording {
         Recording { ops: self.ops, clock, seed: self.seed, incomplete: self.incomplete }
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Level, LogLine, Op,
-    call::{SLEEPS_MAX, SLEEPS_PENDING_MAX},
+    call::{LOG_CUT, SLEEPS_MAX, SLEEPS_PENDING_MAX},
     frame::Asked,
     json::{self, JsonFault},
 };
@@ -26,6 +26,8 @@ const ARGS_BYTES_MAX: usize = 8 << 20;
 const DESCRIPTION_BYTES_MAX: usize = 256 << 10;
 /// Of a URL; there are no longer ones in practice, and taking one apart cannot be interrupted.
 const URL_BYTES_MAX: usize = 64 << 10;
+/// The last line of a log.
+const LOG_FULL: &str = "[the log is full: further lines are left out]";
 /// Of what is hashed at a time; between, time is looked at.
 const DIGEST_BYTES: usize = 1 << 20;
 
@@ -40,6 +42,8 @@ pub(super) struct State {
     pub(super) ops: Ops,
     pub(super) output_bytes: usize,
     pub(super) ending: Option<Ending>,
+    /// The script is through, and its result is being written as JSON.
+    pub(super) is_writing: bool,
     /// What a URL came to, until the guest has made room for it.
     answer: String,
 }
@@ -81,7 +85,7 @@ pub(super) struct Logs {
 
 impl State {
     pub(super) fn new(budget: Budget, cap: MemoryCap, clock: GuestClock, random: Stream, logs: Logs, ops: Ops, output_bytes: usize) -> Self {
-        Self { memory: None, budget, cap, clock, random, logs, ops, output_bytes, ending: None, answer: String::new() }
+        Self { memory: None, budget, cap, clock, random, logs, ops, output_bytes, ending: None, is_writing: false, answer: String::new() }
     }
 
     /// For the start of the guest, before there is any script: nothing that it reads now is of the real world.
@@ -141,19 +145,16 @@ impl Logs {
         Self { lines: Vec::new(), lines_left: lines, bytes_left: bytes, closed: false }
     }
 
-    /// Whether more lines are taken. The first one that does not fit is replaced by a line that says so, and is the last.
+    /// Whether more lines are taken. The first one that does not fit is cut off, or is replaced by a line that says so, and is the last.
     fn push(&mut self, level: u32, at_ms: i64, text: &[u8]) -> bool {
         if self.closed {
             return false;
         }
-        if self.lines_left == 0 || text.len() > self.bytes_left {
+        if self.lines_left == 0 || self.bytes_left == 0 {
             self.closed = true;
-            let text = "[the log is full: further lines are left out]".into();
-            self.lines.push(LogLine { level: Level::Warn, at_ms, text });
+            self.lines.push(LogLine { level: Level::Warn, at_ms, text: LOG_FULL.into() });
             return false;
         }
-        self.lines_left -= 1;
-        self.bytes_left -= text.len();
         let level = match level {
             0 => Level::Debug,
             2 => Level::Info,
@@ -161,8 +162,18 @@ impl Logs {
             4 => Level::Error,
             _ => Level::Log,
         };
-        self.lines.push(LogLine { level, at_ms, text: String::from_utf8_lossy(text).into_owned() });
-        true
+        // Of a line that is too long there is as much as there is room for.
+        let room = self.bytes_left;
+        self.lines_left -= 1;
+        self.bytes_left = room.saturating_sub(text.len());
+        let mut line = String::from_utf8_lossy(&text[..text.len().min(room)]).into_owned();
+        self.closed = text.len() > room;
+        if self.closed {
+            line.truncate(line.trim_end_matches('\u{fffd}').len());
+            line.push_str(LOG_CUT);
+        }
+        self.lines.push(LogLine { level, at_ms, text: line });
+        !self.closed
     }
 }
 
@@ -181,6 +192,10 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     })?;
     linker.func_wrap("sandbar", "done", |mut guest: Guest<'_>, how: u32, text: u32, length: u32| {
         let (memory, state) = inside(&mut guest)?;
+        if how == WRITING {
+            state.is_writing = true;
+            return Ok(());
+        }
         state.ending = Some(ending(how, part(memory, text, length)?, state.output_bytes)?);
         Ok(())
     })?;
@@ -273,6 +288,9 @@ fn outside() -> wasmtime::Error {
     wasmtime::Error::msg("the guest spoke of memory that it does not have")
 }
 
+/// No end yet: the result is being written.
+const WRITING: u32 = 6;
+
 /// The numbers are those of `shim.c`.
 fn ending(how: u32, text: &[u8], output_bytes: usize) -> wasmtime::Result<Ending> {
     let description = || String::from_utf8_lossy(&text[..text.len().min(DESCRIPTION_BYTES_MAX)]).into_owned();
@@ -346,6 +364,16 @@ mod tests {
         assert!(!logs.push(1, 4, b""));
         assert_eq!(logs.lines.iter().map(|line| (line.level, line.at_ms)).collect::<Vec<_>>(), [(Level::Debug, 1), (Level::Error, 2), (Level::Warn, 3)]);
         assert!(logs.lines[2].text.contains("full"));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_cut_off_and_says_so() {
+        let mut logs = Logs::new(3, 10);
+        assert!(logs.push(1, 1, b"12345"));
+        assert!(!logs.push(4, 2, "123\u{e4}\u{e4}\u{e4}".as_bytes()));
+        assert!(!logs.push(1, 3, b"1"));
+        let texts: Vec<_> = logs.lines.iter().map(|line| (line.level, line.text.as_str())).collect();
+        assert_eq!(texts, [(Level::Log, "12345"), (Level::Error, "123\u{e4} [cut off here: the log is full, further lines are left out]")]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a call came to, in words that its author can use.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use wasmtime::Trap;
@@ -11,8 +13,10 @@ use super::{
 use crate::{
     Failure, FailureCode, Usage,
     frame::{Done, SyntaxError},
+    json::JsonFault,
 };
 
+const STACK_EXCEEDED: &str = "Maximum call stack size exceeded";
 const FRAMES_MAX: usize = 32;
 const FRAME_CHARS_MAX: usize = 300;
 
@@ -56,6 +60,8 @@ pub(super) fn of_run(state: &mut State, entered: wasmtime::Result<()>) -> Option
                 let failure = of_thrown(&description, refused, state.cap.most);
                 Err(match failure.code {
                     FailureCode::Memory => failure,
+                    // Each level takes a part of the stack.
+                    _ if failure.name == "RangeError" && failure.message == STACK_EXCEEDED => JsonFault::TooDeep.failure(),
                     _ => Failure {
                         code: FailureCode::Unserializable,
                         name: "UnserializableError".into(),
@@ -70,7 +76,7 @@ pub(super) fn of_run(state: &mut State, entered: wasmtime::Result<()>) -> Option
                 Err(failure(FailureCode::UserError, "DeadlockError", message))
             }
             (None, Ok(())) => return None,
-            (None, Err(error)) => Err(of_trap(&error, refused, state.cap.most)),
+            (None, Err(error)) => Err(of_trap(&error, refused, state.cap.most, state.is_writing)),
         }
     };
     Some(done(state, result))
@@ -121,8 +127,11 @@ pub(super) fn of_syntax(description: &str, code: &str) -> SyntaxError {
 
 fn of_thrown(description: &str, refused: bool, most: usize) -> Failure {
     let thrown: Option<Thrown> = serde_json::from_str(description).ok();
-    let starved =
-        thrown.as_ref().is_none_or(|thrown| thrown.nothing.is_some() || thrown.name == "InternalError" && thrown.message.starts_with("out of memory"));
+    // Without memory for its message an error says that it is invalid.
+    let is_starved = |thrown: &Thrown| {
+        thrown.nothing.is_some() || thrown.name == "InternalError" && thrown.message.starts_with("out of memory") || thrown.message == "Invalid error message"
+    };
+    let starved = thrown.as_ref().is_none_or(is_starved);
     // Text that is put together and not looked at takes hardly any memory, until it is longer than memory could ever be.
     let endless = thrown.as_ref().is_some_and(|thrown| thrown.name == "InternalError" && thrown.message == "string too long");
     if refused && starved || endless {
@@ -135,12 +144,13 @@ fn of_thrown(description: &str, refused: bool, most: usize) -> Failure {
     Failure { code, name: thrown.name, message: thrown.message, stack: thrown.stack.as_deref().and_then(frames) }
 }
 
-fn of_trap(error: &wasmtime::Error, refused: bool, most: usize) -> Failure {
+fn of_trap(error: &wasmtime::Error, refused: bool, most: usize, is_writing: bool) -> Failure {
     match error.downcast_ref::<Trap>() {
         // QuickJS does not expect to find no memory everywhere.
         _ if refused => out_of_memory(most),
         // The guest's stack lies below its data: what runs out of it runs out of memory.
-        Some(Trap::StackOverflow | Trap::MemoryOutOfBounds) => failure(FailureCode::UserError, "RangeError", "Maximum call stack size exceeded".into()),
+        Some(Trap::StackOverflow | Trap::MemoryOutOfBounds) if is_writing => JsonFault::TooDeep.failure(),
+        Some(Trap::StackOverflow | Trap::MemoryOutOfBounds) => failure(FailureCode::UserError, "RangeError", STACK_EXCEEDED.into()),
         _ => Failure::internal(format!("the engine broke down: {error:#}")),
     }
 }
@@ -155,9 +165,21 @@ fn frames(stack: &str) -> Option<String> {
         .lines()
         .filter(|line| line.trim_start().starts_with("at ") && !NOT_THE_SCRIPTS.iter().any(|part| line.contains(part)))
         .take(FRAMES_MAX)
-        .map(|line| line.chars().take(FRAME_CHARS_MAX).collect())
+        .map(|line| placed(line).chars().take(FRAME_CHARS_MAX).collect())
         .collect();
     (!kept.is_empty()).then(|| kept.join("\n"))
+}
+
+/// A frame without its place when that is none: lines count from 1.
+fn placed(line: &str) -> Cow<'_, str> {
+    let place = line.rsplit_once('(').map(|(called, place)| (called, place.trim_end_matches(')')));
+    let mut numbers = place.map_or(line, |(_, place)| place).rsplit(':');
+    let is_none = numbers.next().is_some_and(|column| column.parse::<u32>().is_ok()) && numbers.next().is_some_and(|line| line.parse() == Ok(0_u32));
+    match place {
+        Some((called, _)) if is_none => called.trim_end().into(),
+        None if is_none => format!("{} <anonymous>", &line[..line.find("at ").map_or(0, |at| at + 2)]).into(),
+        Some(_) | None => line.into(),
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +191,10 @@ mod tests {
         let stack = "Error: x\n    at f (job:1:2)\n    at map (native)\n    at <input>:1:2\n    at <anonymous> (sandbar:prelude:3:4)\n    at g (job:5:6)\n";
         assert_eq!(frames(stack).as_deref(), Some("    at f (job:1:2)\n    at g (job:5:6)"));
         assert_eq!(frames("    at map (native)"), None);
+        assert_eq!(
+            frames("    at f (job:0:0)\n    at job:0:1\n    at g (job:10:0)\n    at job:7:20").as_deref(),
+            Some("    at f\n    at <anonymous>\n    at g (job:10:0)\n    at job:7:20")
+        );
         assert_eq!(frames(&"    at f (job:1:2)\n".repeat(100)).unwrap().lines().count(), FRAMES_MAX);
     }
 
@@ -191,6 +217,8 @@ mod tests {
         assert_eq!(of_thrown(denied, true, 1 << 20).code, FailureCode::Denied);
         let strange = of_thrown(r#"{"name":"Error","message":"no","code":"E_LIST"}"#, false, 1 << 20);
         assert_eq!((strange.code, strange.message.as_str()), (FailureCode::UserError, "no"));
+        let wordless = r#"{"name":"TypeError","message":"Invalid error message"}"#;
+        assert_eq!((of_thrown(wordless, true, 1 << 20).code, of_thrown(wordless, false, 1 << 20).code), (FailureCode::Memory, FailureCode::UserError));
         let endless = r#"{"name":"InternalError","message":"string too long"}"#;
         assert_eq!(of_thrown(endless, false, 1 << 20).code, FailureCode::Memory);
     }

@@ -177,6 +177,22 @@ fn a_fetched_answer_is_three_things_and_more() {
         value("const r = await ctx.fetch('https://x/', {method: 'POST', headers: {A: 1}, body: new URLSearchParams({q: 'a b'})}); return r.json()"),
         json!({"url": "https://x/", "init": {"method": "POST", "body": "q=a+b", "headers": {"a": "1", "content-type": "application/x-www-form-urlencoded;charset=UTF-8"}}})
     );
+    // Bytes go as base64.
+    for (body, expected) in [
+        ("new Uint8Array([0, 255, 128, 10])", "AP+ACg=="),
+        ("new Uint8Array([1, 2, 3, 4, 5]).subarray(1, 4)", "AgME"),
+        ("new Uint8Array([251, 255]).buffer", "+/8="),
+        ("new DataView(new ArrayBuffer(1))", "AA=="),
+        ("new Uint16Array([258])", "AgE="),
+        ("new ArrayBuffer(0)", ""),
+    ] {
+        let code = format!("const r = await ctx.fetch('https://x/', {{method: 'POST', body: {body}}}); return (await r.json()).init");
+        assert_eq!(value(&code), json!({"method": "POST", "bodyBase64": expected, "headers": {}}), "{body}");
+    }
+    let long = value(
+        "const r = await ctx.fetch('https://x/', {method: 'POST', body: new Uint8Array(20000).fill(7)}); const text = (await r.json()).init.bodyBase64; return [text.length, atob(text) === '\\x07'.repeat(20000)]",
+    );
+    assert_eq!(long, json!([26668, true]));
     assert_eq!(failure("await ctx.fetch('https://x/', {body: {a: 1}})").1, "TypeError");
     assert_eq!(value("try { await ctx.fetch('https://x/', {signal: AbortSignal.abort()}) } catch (e) { return e.name }"), json!("AbortError"));
 }
@@ -262,6 +278,32 @@ fn time_is_up() {
         let alone = call(&format!("function spin() {{\n  let n = 0;\n  {body}\n}}\nspin()")).with(|run| run.timeout_ms = 60).failure();
         assert!(alone.stack.as_ref().is_some_and(|stack| stack.contains(&format!("at spin (job:{line}:"))), "{body}: {alone:?}");
     }
+    let mut wrong = Vec::new();
+    // Where nothing is known of the place, no line is made up.
+    for (code, line) in [
+        ("for (;;);", None),
+        ("for (;;) {}", None),
+        ("\nwhile (true) {\n}", None),
+        ("let n = 0;\nfor (const x of (function* () { for (;;) yield 1 })()) n += x", None),
+        ("\nfor (;;) await 0", None),
+        ("\n\nwhile (true) Math.random()", Some(3)),
+        ("const f = () => { for (;;); };\n[1].map(f)", Some(1)),
+        ("const f = async () => {\n  for (;;) { await 0; [3, 2, 1].sort() }\n};\nawait f()", None),
+        ("/^(a+)+$/.test('a'.repeat(60) + 'b')", None),
+        ("const a = [];\nfor (let i = 0; i < 1e5; i++) a.push(i);\nfor (;;) a.sort()", None),
+        ("let s = '';\nfor (;;) {\n  s = JSON.stringify([s.length]);\n}", None),
+        ("label: for (;;) { for (;;) { continue label } }", None),
+        ("switch (1) { case 1: for (;;) ; }", None),
+        ("const o = {};\nfor (;;) { for (const k in o) { } }", None),
+    ] {
+        let failed = call(code).with(|run| run.timeout_ms = 60).failure();
+        let stack = failed.stack.unwrap_or_default();
+        let is_right = line.is_none_or(|line| stack.lines().next().is_some_and(|frame| frame.contains(&format!("job:{line}:"))));
+        if failed.code != FailureCode::Timeout || stack.contains(":0:") || !is_right {
+            wrong.push(format!("{code}: {stack}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let cpu = call("for (;;) {}").with(|run| run.cpu_ms = 50).failure();
     assert_eq!((cpu.code, cpu.message.contains("timed out after 50ms")), (FailureCode::Timeout, true));
     let caught = call("for (;;) { try { for (;;) {} } catch {} finally { continue } }").with(|run| run.timeout_ms = 60).failure();

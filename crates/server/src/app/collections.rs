@@ -137,6 +137,6 @@ pub(super) fn unknown(slug: &str) -> ApiError {
     ApiError::new(sandbar_api::ErrorCode::NotFound, format!("Collection {} not found", shown(slug)))
 }
 
-pub(super) fn changing(what: &str) -> ApiError {
+pub(crate) fn changing(what: &str) -> ApiError {
     ApiError::conflict(format!("the {what} is being changed by others all the time; try again"))
 }

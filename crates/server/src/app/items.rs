@@ -82,6 +82,12 @@ impl Reader<'_> {
 }
 
 impl App {
+    /// Refuses who may do this with no item of a collection at all: before what they send is read, which costs and tells them nothing.
+    pub async fn check_item_access(&self, reader: Reader<'_>, slug: &str, action: Action) -> Result<(), ApiError> {
+        let collection = self.collection_of(reader.team_id, slug).await?;
+        reader.may(&collection, action).map(drop)
+    }
+
     /// The rows that a query finds among those that may be read.
     pub async fn list_items(&self, reader: Reader<'_>, slug: &str, query: &QueryText, count: bool) -> Result<Rows, ApiError> {
         let collection = self.collection_of(reader.team_id, slug).await?;

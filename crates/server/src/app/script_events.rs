@@ -12,7 +12,11 @@ use super::{
     App,
     auth::Principal,
     sandboxes::{now_ms, store_failure},
-    scripts::Subject,
+    scripts::{
+        Subject,
+        invoke::{KEY_REUSED, check_depth},
+        under_way::UnderWay,
+    },
 };
 use crate::error::ApiError;
 
@@ -34,10 +38,15 @@ pub struct Cause {
 }
 
 impl Cause {
-    pub fn of(headers: &HeaderMap) -> Self {
+    /// As the request says it itself, or by its trace that it is of a run that goes on.
+    pub(crate) fn of(headers: &HeaderMap, runs: &UnderWay) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let run_id = text(RUN_HEADER).filter(|id| id.len() <= limits::NAME_MAX_CHARS).map(str::to_owned);
-        Self { depth: text(DEPTH_HEADER).and_then(|depth| depth.parse().ok()).unwrap_or_default(), run_id }
+        let said = Self { depth: text(DEPTH_HEADER).and_then(|depth| depth.parse().ok()).unwrap_or_default(), run_id };
+        match text("traceparent").and_then(|trace| runs.of_trace(trace)) {
+            Some((run, depth)) if depth >= said.depth => Self { depth: depth.saturating_add(1), run_id: Some(run.to_string()) },
+            _ => said,
+        }
     }
 }
 
@@ -64,6 +73,7 @@ impl App {
         if len > max {
             return Err(ApiError::new(ErrorCode::PayloadTooLarge, format!("data: an event has at most {max} bytes, and this one has {len}")));
         }
+        check_depth("data", &publish.data)?;
         self.check_room()?;
         let event = NewScriptEvent {
             id: id_of(&who.team_id, publish.idempotency_key.as_deref()),
@@ -77,7 +87,7 @@ impl App {
         };
         let told = self.store.script_event_publish(&event).await.map_err(|error| match error {
             StoreError::TooMany { .. } => store_failure("publishing an event", &error).retry_after(1),
-            StoreError::Exists { .. } => ApiError::conflict("another event was published with this Idempotency-Key"),
+            StoreError::Exists { .. } => ApiError::conflict("another event was published with this Idempotency-Key").with_code(KEY_REUSED),
             other => store_failure("publishing an event", &other),
         })?;
         self.script_jobs_added();

@@ -37,16 +37,19 @@ pub(crate) mod replay;
 mod run;
 pub(crate) mod runs;
 pub(crate) mod secrets;
+pub(crate) mod under_way;
 
 pub(crate) mod email;
 pub(crate) mod fetch;
 mod grants;
 mod live;
+mod ours;
 pub(crate) mod outbox;
 pub(crate) mod reach;
 pub(crate) mod remote;
 mod rpc;
 
+pub use fetch::fetch_alone;
 pub use reach::ReachError;
 
 /// In whose name a script runs, and whose rules its reads go by.
@@ -92,6 +95,7 @@ pub struct Scripts {
     pub(crate) engines: engines::Engines,
     seal: Arc<Seal>,
     pub(crate) places: Arc<places::Places>,
+    pub(crate) under_way: under_way::UnderWay,
     /// Calls of clients, which go on to their end although the client may be gone.
     pub(crate) tasks: TaskTracker,
     /// Everything is to end.
@@ -118,6 +122,7 @@ impl Scripts {
             engines,
             seal,
             places: Arc::default(),
+            under_way: under_way::UnderWay::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             jobs_changed: Notify::new(),

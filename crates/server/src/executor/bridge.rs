@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use reqwest::{Client, header};
-use sandbar_core::limits;
+use sandbar_core::{limits, text::line};
 use sandbar_node::error_text;
 use sandbar_scripts::{
     FailureCode, Host, Op, OpError, OpResult,
@@ -38,7 +38,7 @@ impl Bridge {
     }
 
     async fn ask(&self, op: Op, args: &RawValue) -> OpResult {
-        let unreached = |error: reqwest::Error| OpError::internal(format!("sandbox-rpc failed: {}", shown(&error_text(&error.without_url()))));
+        let unreached = |error: reqwest::Error| OpError::internal(format!("sandbox-rpc failed: {}", line(&error_text(&error.without_url()), ERROR_MAX_CHARS)));
         let request = RpcRequest { op: op.as_str().to_owned(), args: args.to_owned(), auth: self.auth.clone() };
         let json = serde_json::to_vec(&request).map_err(|error| OpError::internal(error.to_string()))?;
         let sent = self.client.post(&self.url).bearer_auth(&self.token).header(header::CONTENT_TYPE, "application/json").body(json).send().await;
@@ -52,7 +52,7 @@ impl Bridge {
             body.extend_from_slice(&piece);
         }
         if !status.is_success() {
-            return Err(OpError::internal(format!("sandbox-rpc http {}: {}", status.as_u16(), shown(&String::from_utf8_lossy(&body)))));
+            return Err(OpError::internal(format!("sandbox-rpc http {}: {}", status.as_u16(), line(&String::from_utf8_lossy(&body), ERROR_MAX_CHARS))));
         }
         let reply: RpcReply = serde_json::from_slice(&body).map_err(|_| OpError::internal("sandbox-rpc returned non-JSON body"))?;
         if reply.ok {
@@ -78,8 +78,4 @@ impl Host for NoBridge {
 /// What others give as a sentence alone.
 fn code_of(message: &str) -> FailureCode {
     if message.contains("not in fetch allow-list") || message.starts_with("No read permission") { FailureCode::Denied } else { FailureCode::UserError }
-}
-
-fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_MAX_CHARS).collect()
 }

@@ -12,6 +12,7 @@ use sandbar_api::ErrorCode;
 use sandbar_core::limits;
 use serde::de::DeserializeOwned;
 
+use super::json::{self, JsonError};
 use crate::error::ApiError;
 
 /// A JSON body of at most `MAX` bytes. Its `Content-Type` is not asked for.
@@ -61,29 +62,17 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::bad_request("the request body must be a JSON object"));
     }
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| refusal(&error))?;
-    json.end().map_err(|error| ApiError::bad_request(format!("the request body is not one JSON value: {error}")))?;
-    Ok(value)
+    json::read(bytes).map_err(|error| wrong("the request body", &error))
 }
 
-fn refusal(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
-    let cause = error.inner();
-    if cause.is_syntax() || cause.is_eof() {
-        return ApiError::bad_request(format!("the request body is not valid JSON: {cause}"));
+/// 400 for JSON that cannot be read; `what` is where it stood.
+pub fn wrong(what: &str, error: &JsonError) -> ApiError {
+    match error {
+        JsonError::Whole(said) => ApiError::bad_request(format!("{what} {said}")),
+        JsonError::Field { field, message } => {
+            ApiError::bad_request(error.to_string()).with_details(serde_json::json!({ "violations": [{ "field": field, "message": message }] }))
+        }
     }
-    let text = cause.to_string();
-    let message = text.split_once(" at line ").map_or(text.as_str(), |(message, _)| message);
-    let parent = Some(error.path().to_string()).filter(|path| path != ".");
-    // A missing field is known by its parent's path only.
-    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-    let (field, message) = match (parent, missing) {
-        (Some(parent), Some(field)) => (format!("{parent}.{field}"), "is required"),
-        (None, Some(field)) => (field.to_owned(), "is required"),
-        (Some(field), None) => (field, message),
-        (None, None) => return ApiError::bad_request(format!("the request body is not as expected: {message}")),
-    };
-    ApiError::bad_request(format!("{field}: {message}")).with_details(serde_json::json!({ "violations": [{ "field": field, "message": message }] }))
 }
 
 /// Whether a body says nothing.
@@ -183,7 +172,7 @@ mod tests {
         for json in ["{", "{}x", "nul", "\"", "[1,]", "{\"a\":1}{}", "\u{0}", "[]"] {
             assert!(!error_of::<ClaimRequest>(json).is_empty(), "{json}");
         }
-        assert!(error_of::<ClaimRequest>(&"{\"config\":".repeat(100_000)).contains("JSON"));
+        assert!(error_of::<ClaimRequest>(&"{\"config\":".repeat(100_000)).contains("nested too deep"));
     }
 
     async fn extract<T: DeserializeOwned + Default + Send>(body: &'static str) -> Result<T, ApiError> {

@@ -8,14 +8,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use sandbar_api::ErrorCode;
-use sandbar_core::{limits, script::query::QueryText};
+use sandbar_core::{
+    limits,
+    script::{access::Action, query::QueryText},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    extract,
+    extract, json,
     params::Params,
     scripts::wire::{self, Data, Done, Failed, Result},
 };
@@ -85,7 +88,7 @@ impl FromRequestParts<SharedApp> for Asker {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &SharedApp) -> std::result::Result<Self, Response> {
-        let cause = Cause::of(&parts.headers);
+        let cause = Cause::of(&parts.headers, &app.scripts.under_way);
         if parts.headers.contains_key(header::AUTHORIZATION) {
             let who = Principal::from_request_parts(parts, app).await.map_err(IntoResponse::into_response)?;
             if who.team_id.is_empty() {
@@ -128,7 +131,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 async fn list(State(app): State<SharedApp>, asker: Asker, Path(slug): Path<String>, params: Params) -> Result<ItemList> {
     let text = |name: &str| params.text(name).map(|text| Value::String(text.to_owned()));
     let filter = match params.text("filter") {
-        Some(text) => Some(serde_json::from_str(text).map_err(|error| ApiError::bad_request(format!("filter: is not JSON: {error}")))?),
+        Some(text) => Some(json::read(text.as_bytes()).map_err(|error| extract::wrong("filter:", &error))?),
         None => None,
     };
     let query = QueryText { filter, sort: text("sort"), limit: text("limit"), offset: text("offset") };
@@ -142,6 +145,7 @@ async fn list(State(app): State<SharedApp>, asker: Asker, Path(slug): Path<Strin
     (status = 200, body = ItemList), (status = 400, body = Failed), (status = 401, body = Failed), (status = 403, body = Failed), (status = 404, body = Failed),
 ))]
 async fn query(State(app): State<SharedApp>, asker: Asker, Path(slug): Path<String>, body: Body) -> Result<ItemList> {
+    app.check_item_access(asker.reader(), &slug, Action::Read).await?;
     let bytes = extract::read(body, limits::QUERY_BODY_MAX_BYTES).await?;
     let query = if extract::is_blank(&bytes) { ItemQueryRequest::default() } else { extract::parse(&bytes)? };
     let ItemQueryRequest { filter, sort, limit, offset, meta } = query;
@@ -156,7 +160,8 @@ async fn query(State(app): State<SharedApp>, asker: Asker, Path(slug): Path<Stri
     (status = 409, body = Failed), (status = 413, body = Failed),
 ))]
 async fn create(State(app): State<SharedApp>, asker: Asker, Path(slug): Path<String>, body: Body) -> Result<Data<Value>> {
-    let (items, is_list) = match json(body).await? {
+    app.check_item_access(asker.reader(), &slug, Action::Create).await?;
+    let (items, is_list) = match sent(body).await? {
         Value::Array(items) if items.is_empty() || items.len() > limits::ITEMS_PER_REQUEST_MAX => {
             return Err(ApiError::bad_request(format!("a list has to have 1 to {} items", limits::ITEMS_PER_REQUEST_MAX)));
         }
@@ -184,7 +189,8 @@ async fn get(State(app): State<SharedApp>, asker: Asker, Path((slug, id)): Path<
     (status = 409, body = Failed), (status = 413, body = Failed),
 ))]
 async fn update(State(app): State<SharedApp>, asker: Asker, Path((slug, id)): Path<(String, String)>, body: Body) -> Result<Updated> {
-    let given = fields(json(body).await?)?;
+    app.check_item_access(asker.reader(), &slug, Action::Update).await?;
+    let given = fields(sent(body).await?)?;
     let data = app.update_item(asker.reader(), &slug, &id, given).await?;
     wire::with_status(StatusCode::OK, Updated { ok: true, data })
 }
@@ -219,12 +225,12 @@ fn counted(meta: Option<&str>) -> std::result::Result<bool, ApiError> {
     }
 }
 
-async fn json(body: Body) -> std::result::Result<Value, ApiError> {
+async fn sent(body: Body) -> std::result::Result<Value, ApiError> {
     let bytes = extract::read(body, limits::ITEMS_BODY_MAX_BYTES).await?;
     if extract::is_blank(&bytes) {
         return Err(ApiError::bad_request("the request needs a JSON body"));
     }
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("the request body is not valid JSON: {error}")))
+    json::read(&bytes).map_err(|error| extract::wrong("the request body", &error))
 }
 
 fn fields(item: Value) -> std::result::Result<Map<String, Value>, ApiError> {

@@ -22,6 +22,14 @@ impl Params {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
+    /// The first value of a name that says nothing when it is absent, but may not be empty: then something was left out by mistake.
+    pub fn not_empty(&self, name: &str) -> Result<Option<&str>, ApiError> {
+        match self.0.iter().find(|(key, _)| key == name) {
+            Some((_, value)) if value.is_empty() => Err(ApiError::bad_request(format!("{name}: is empty; give it a value or leave it out"))),
+            found => Ok(found.map(|(_, value)| value.as_str())),
+        }
+    }
+
     /// A value that has to be there.
     pub fn required(&self, name: &str) -> Result<&str, ApiError> {
         self.text(name).ok_or_else(|| ApiError::bad_request(format!("{name}: the query parameter is required")))

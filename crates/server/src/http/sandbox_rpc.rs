@@ -6,11 +6,10 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use sandbar_api::error::ErrorEnvelope;
 use sandbar_core::limits;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::extract;
+use super::{extract, scripts::wire::Failed};
 use crate::{app::SharedApp, error::ApiError};
 
 /// `/api/_internal/sandbox-rpc`
@@ -20,7 +19,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 
 /// An op of a script that an executor runs. 200 for what came of it, good or bad.
 #[utoipa::path(post, path = "/api/_internal/sandbox-rpc", tag = "scripts", responses(
-    (status = 200, description = "{ok, value?, error?}"), (status = 400, body = ErrorEnvelope), (status = 401, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope),
+    (status = 200, description = "{ok, value?, error?}"), (status = 400, body = Failed), (status = 401, body = Failed), (status = 403, body = Failed), (status = 413, body = Failed),
 ))]
 async fn rpc(State(app): State<SharedApp>, headers: HeaderMap, request: Request) -> Result<Response, ApiError> {
     // Who is nobody is refused before a byte of the body is waited for.

@@ -95,7 +95,7 @@ async fn publish(
     if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_MAX_BYTES) {
         return Err(ApiError::bad_request(format!("Idempotency-Key: has 1 to {KEY_MAX_BYTES} bytes")));
     }
-    let cause = Cause::of(&headers);
+    let cause = Cause::of(&headers, &app.scripts.under_way);
     let PublishRequest { channel, event, data } = request;
     let (id, matched) = app.publish_script_event(&who, Publish { channel, event, data, idempotency_key, cause }).await?;
     wire::with_status(StatusCode::ACCEPTED, Data { data: Published { id, matched } })

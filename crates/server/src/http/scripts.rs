@@ -91,7 +91,9 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String
     wire::data(render::function(whole, code, next_run_at))
 }
 
-/// Change a function. Absent fields are kept; another code is a new version, which is live at once.
+/// Change a function. Absent fields are kept, but for the pattern and the schedule of another trigger; another code is a new version,
+/// which is live at once. Of changes at the same time each is made, one after the other. What the server sets (`id`, `version`, `hash`,
+/// `aliases`, `secrets`, `createdAt`, `updatedAt`) may be sent as it is, and is else refused.
 #[utoipa::path(patch, path = "/api/functions/{id}", tag = "scripts", params(("id" = String, Path, description = "id or name")), request_body = FunctionFields, responses(
     (status = 200, body = Done), (status = 400, body = Failed), (status = 401, body = Failed), (status = 403, body = Failed), (status = 404, body = Failed),
     (status = 409, body = Failed),

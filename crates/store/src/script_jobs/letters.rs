@@ -1,6 +1,6 @@
 //! What became of runs that were owed: to be read, tried again, and forgotten.
 
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::limits;
 
 use super::{COLUMNS, JobState, ScriptJob, check_room, job, live_version, spec};
@@ -109,18 +109,11 @@ impl Store {
             .await
     }
 
-    /// Forgets what ended long ago, and of scripts that have too much of it the oldest; at most `max` of each. Returns how many.
+    /// Forgets what ended long ago, and of scripts that have too much of it, and teams with too many dead letters, the oldest; at most
+    /// `max` of each. Returns how many.
     pub async fn script_jobs_prune(&self, now_ms: i64, max: u32) -> Result<usize, StoreError> {
         // Looking through all of them takes a while, and nobody who writes has to wait for it.
-        let much: Vec<(String, String)> = self
-            .engine
-            .read("look for scripts that were owed much", |c| {
-                let sql = "SELECT script_id, state FROM script_job WHERE state NOT IN ('pending', 'running') GROUP BY script_id, state HAVING count(*) > ?1";
-                let mut statement = c.prepare_cached(sql)?;
-                let rows = statement.query_map([limits::SCRIPT_JOBS_KEPT_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                Ok(rows.collect::<Result<_, _>>()?)
-            })
-            .await?;
+        let (much, letters) = self.engine.read("look for scripts that were owed much", move |c| Ok((scripts_with_much(c)?, letters_too_many(c, max)?))).await?;
         self.engine
             .write("forget runs that were owed", move |c| {
                 let mut removed = 0;
@@ -135,8 +128,29 @@ impl Store {
                         ORDER BY created_at_ms DESC, id LIMIT ?3 OFFSET ?4)";
                     removed += c.prepare_cached(sql)?.execute((script_id, state, max, limits::SCRIPT_JOBS_KEPT_MAX))?;
                 }
-                Ok(removed)
+                // One that is tried again meanwhile is none any more.
+                let mut forget = c.prepare_cached("DELETE FROM script_job WHERE id = ?1 AND state = 'dead'")?;
+                letters.into_iter().try_fold(removed, |removed, id| Ok(removed + forget.execute([id])?))
             })
             .await
     }
+}
+
+/// Scripts and states of which there is more than is kept.
+fn scripts_with_much(c: &Connection) -> Result<Vec<(String, String)>, StoreError> {
+    let sql = "SELECT script_id, state FROM script_job WHERE state NOT IN ('pending', 'running') GROUP BY script_id, state HAVING count(*) > ?1";
+    let mut statement = c.prepare_cached(sql)?;
+    let rows = statement.query_map([limits::SCRIPT_JOBS_KEPT_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Dead letters that are more than a team may keep, or more bytes: the oldest of its scripts.
+fn letters_too_many(c: &Connection, max: u32) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT id FROM (SELECT id, row_number() OVER newest AS nth, sum(bytes) OVER newest AS total FROM script_job WHERE state = 'dead'
+            WINDOW newest AS (PARTITION BY team_id ORDER BY created_at_ms DESC, id))
+        WHERE nth > ?1 OR total > ?2 LIMIT ?3";
+    let mut statement = c.prepare_cached(sql)?;
+    let bounds = (limits::SCRIPT_DEAD_LETTERS_PER_TEAM_MAX, limits::SCRIPT_DEAD_LETTERS_PER_TEAM_MAX_BYTES, max);
+    let rows = statement.query_map(bounds, |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }

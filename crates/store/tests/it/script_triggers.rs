@@ -161,6 +161,57 @@ async fn a_dead_letter_is_told_of_and_tried_again() {
 }
 
 #[tokio::test]
+async fn of_dead_letters_a_team_keeps_the_newest() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    store.team_insert(&crate::team("other", "user")).await.expect("creates");
+    put(&store, &script("work", Trigger::Event, "x")).await;
+    put(&store, &script("more", Trigger::Event, "x")).await;
+    put(&store, &ScriptRecord { team_id: "other".into(), ..script("theirs", Trigger::Event, "x") }).await;
+    for (n, team_id) in ["team", "team", "other"].into_iter().enumerate() {
+        let made = NewScriptEvent { team_id: team_id.into(), created_at_ms: NOW + n as i64, ..event(&format!("e{n}"), "x:y") };
+        store.script_event_publish(&made).await.expect("publishes");
+    }
+    for job in claim(&store, NOW + 10).await {
+        assert!(end(&store, &job.id, JobEnd::Dead, NOW + 10).await);
+    }
+    assert_eq!(store.script_jobs_prune(NOW + 10, 100).await.expect("prunes"), 0);
+    // A byte more than there is room for, of two scripts together: the oldest goes, of them alone.
+    let much = rusqlite::Connection::open(fresh.path()).expect("opens");
+    let third = limits::SCRIPT_DEAD_LETTERS_PER_TEAM_MAX_BYTES / 3;
+    much.execute("UPDATE script_job SET bytes = ?1", [third + 1]).expect("writes");
+    assert_eq!(store.script_jobs_prune(NOW + 10, 1).await.expect("prunes"), 1, "in steps");
+    assert_eq!(store.script_jobs_prune(NOW + 10, 100).await.expect("prunes"), 1);
+    let left: Vec<_> = jobs(&store, JobState::Dead).await.into_iter().map(|job| job.source).collect();
+    assert_eq!(left, ["e1", "e1"]);
+    let theirs = store.script_jobs_list("other", JobFilter::default(), None, 10).await.expect("lists");
+    assert_eq!(theirs.len(), 1, "each team has its own room");
+}
+
+#[tokio::test]
+async fn who_is_interrupted_too_often_is_given_up() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    put(&store, &script("fails", Trigger::Event, "x")).await;
+    put(&store, &script("watch", Trigger::Event, "system:job.dead_letter")).await;
+    store.script_event_publish(&event("e1", "x:y")).await.expect("publishes");
+    for round in 0..limits::SCRIPT_INTERRUPTIONS_MAX {
+        let job = claim(&store, NOW + 5).await.remove(0);
+        assert_eq!((job.attempts, job.interruptions), (1, round), "an interruption is no attempt");
+        store.script_job_interrupt(&job.id, "the server is ill", NOW + 5, NOW + 1).await.expect("gives back");
+        assert_eq!(claim(&store, NOW + 4).await.len(), 0, "not before it is time");
+    }
+    let job = claim(&store, NOW + 5).await.remove(0);
+    store.script_job_interrupt(&job.id, "the server is ill", NOW + 9, NOW + 6).await.expect("gives up");
+    let dead = jobs(&store, JobState::Dead).await;
+    assert_eq!((dead.len(), dead[0].last_error.as_deref(), dead[0].finished_at_ms), (1, Some("the server is ill"), Some(NOW + 6)));
+    assert_eq!(claim(&store, NOW + 9).await[0].script_id, "watch", "and that is told");
+    // What does not run any more is not given back.
+    store.script_job_interrupt(&job.id, "again", NOW, NOW).await.expect("does nothing");
+    assert_eq!(jobs(&store, JobState::Dead).await[0].last_error.as_deref(), Some("the server is ill"));
+}
+
+#[tokio::test]
 async fn interruptions_have_an_end() {
     let fresh = Fresh::new();
     let store = fresh.installed().await;
@@ -299,6 +350,30 @@ async fn a_tick_fires_once_or_is_skipped_with_its_reason() {
     assert_eq!(next % 3_600_000, 0);
     store.script_update(&ScriptRecord { active: false, generation: 3, ..hourly }, None).await.expect("updates");
     assert_eq!(store.script_schedule_get("tick").await.expect("reads"), None);
+}
+
+#[tokio::test]
+async fn a_team_has_so_many_schedules_that_come_by_seconds() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let max = limits::SCRIPT_SCHEDULES_BY_SECONDS_MAX;
+    for n in 0..max {
+        put(&store, &script(&format!("s{n}"), Trigger::Cron, "*/10 * * * * *")).await;
+    }
+    let more = script("more", Trigger::Cron, "*/10 * * * * *");
+    let refused = store.script_create(&more, &version("more", 1)).await.expect_err("is too much");
+    assert!(matches!(refused, StoreError::TooMany { .. }), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.contains("more often than once a minute") && text.contains(&max.to_string()), "{text}");
+    assert_eq!(store.script_get("more").await.expect("reads"), None, "nothing of it is kept");
+    // What comes by the minute is not counted, nor is what does not come; and who has one may change it.
+    put(&store, &script("minutely", Trigger::Cron, "* * * * *")).await;
+    put(&store, &ScriptRecord { active: false, ..more.clone() }).await;
+    assert!(matches!(store.script_update(&more, None).await, Err(StoreError::TooMany { .. })), "it would come now");
+    let changed = script("s0", Trigger::Cron, "*/20 * * * * *");
+    store.script_update(&changed, None).await.expect("is as many as before");
+    store.script_update(&ScriptRecord { active: false, generation: 2, ..changed }, None).await.expect("sleeps");
+    store.script_update(&more, None).await.expect("there is room");
 }
 
 #[tokio::test]

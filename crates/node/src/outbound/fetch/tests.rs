@@ -14,7 +14,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::{egress::Egress, outbound::Lookups};
+use crate::{
+    egress::Egress,
+    outbound::{Lookups, Walls},
+};
 
 /// A server that keeps what it was asked, head and body as they came, and answers by path.
 struct Upstream {
@@ -83,7 +86,7 @@ fn outbound(names: Arc<Mutex<HashMap<&'static str, Vec<&'static str>>>>) -> Outb
         let addresses = names.get(name).ok_or_else(|| io::Error::other("nobody knows it"))?;
         Ok(addresses.iter().map(|addr| SocketAddr::new(addr.parse().expect("an address"), 0)).collect())
     };
-    Outbound::with_lookups(&egress, Arc::new(Lookups::new(Box::new(lookup)))).expect("starts")
+    Outbound::with_lookups(Walls::Of(egress), Arc::new(Lookups::new(Box::new(lookup)))).expect("starts")
 }
 
 fn names(list: &[(&'static str, &[&'static str])]) -> Arc<Mutex<HashMap<&'static str, Vec<&'static str>>>> {
@@ -103,7 +106,7 @@ fn ask(url: &str) -> FetchAsk<'static> {
     }
 }
 
-const ANY: fn(&Url) -> Result<(), String> = |_| Ok(());
+const ANY: fn(&Url) -> Result<HeaderMap, String> = |_| Ok(HeaderMap::new());
 
 #[tokio::test]
 async fn an_answer_is_told_as_it_is() {
@@ -170,7 +173,7 @@ async fn each_step_of_a_redirect_is_judged() {
     .await;
     let outbound = outbound(names(&[("a.test", &["127.0.0.1"]), ("b.test", &["127.0.0.1"]), ("inner.test", &["10.0.0.1"])]));
     let base = format!("http://a.test:{}", upstream.addr.port());
-    let judge = |url: &Url| if url.host_str() == Some("b.test") || url.scheme() == "file" { Err(format!("not {url}")) } else { Ok(()) };
+    let judge = |url: &Url| if url.host_str() == Some("b.test") || url.scheme() == "file" { Err(format!("not {url}")) } else { Ok(HeaderMap::new()) };
     for path in ["/private", "/named", "/file", "/other"] {
         let refused = outbound.fetch(ask(&format!("{base}{path}")), judge).await;
         assert!(matches!(refused, Err(FetchError::Refused(_))), "{path}: {refused:?}");
@@ -221,6 +224,39 @@ async fn what_is_redirected_changes_as_browsers_do_it() {
         assert_eq!((asked[1].ends_with("body"), asked[1].contains("content-type")), (keeps_body, keeps_body), "{status} {method}: {asked:?}");
         assert!(asked[1].contains("authorization: Bearer x"), "the same origin: {asked:?}");
     }
+}
+
+#[tokio::test]
+async fn what_only_one_may_be_told_is_told_to_it_alone() {
+    let there = Upstream::start(|_| answer("204 Done", "")).await;
+    let location = format!("http://b.test:{}/", there.addr.port());
+    let upstream = Upstream::start(move |path| if path == "/away" { to(&location, 307) } else { to("/away", 307) }).await;
+    let outbound = outbound(names(&[("a.test", &["127.0.0.1"]), ("b.test", &["127.0.0.1"])]));
+    let judge = |url: &Url| {
+        let mut besides = HeaderMap::new();
+        if url.host_str() == Some("a.test") {
+            besides.insert("x-mark", HeaderValue::from_static("ours"));
+        }
+        Ok(besides)
+    };
+    let mut ask = ask(&format!("http://a.test:{}/", upstream.addr.port()));
+    ask.headers.insert("x-mark", HeaderValue::from_static("theirs"));
+    outbound.fetch(ask, judge).await.expect("an answer");
+    for asked in upstream.asked() {
+        assert!(asked.contains("x-mark: ours") && !asked.contains("theirs"), "{asked}");
+    }
+    assert!(there.asked()[0].contains("x-mark: theirs"), "what the script says itself is its own");
+}
+
+#[tokio::test]
+async fn who_owns_the_machine_reaches_all_of_it() {
+    let upstream = Upstream::start(|_| answer("200 OK", "mine")).await;
+    let outbound = Outbound::of_owner().expect("starts");
+    for host in ["127.0.0.1", "localhost"] {
+        let fetched = outbound.fetch(ask(&format!("http://{host}:{}/", upstream.addr.port())), ANY).await.expect("an answer");
+        assert_eq!(fetched.body, b"mine");
+    }
+    assert!(matches!(outbound.fetch(ask("http://127.0.0.1/"), |_| Err("no".to_owned())).await, Err(FetchError::Refused(_))), "also the first is judged");
 }
 
 #[tokio::test]

@@ -3,80 +3,73 @@
 use std::{pin::Pin, time::Duration};
 
 use anyhow::{Context, bail};
-use sandbar_core::{limits, script::fetch_allow::FetchAllow};
+use sandbar_core::script::fetch_allow::FetchAllow;
+use sandbar_node::outbound::Outbound;
 use sandbar_scripts::{Call, CheckError, Host, Limits, Op, OpError, OpResult, StripError, User, Workers, WorkersConfig};
+use sandbar_server::app::scripts::fetch_alone;
 use serde_json::{json, value::RawValue};
 use tokio_util::sync::CancellationToken;
 
-use super::{language_of, print_result, read_data, read_text};
-use crate::cli::{Output, RunFileArgs};
+use super::{language_of, print_result};
+use crate::{
+    cli::{Output, RunFileArgs},
+    commands::given::{self, WrongUse},
+};
 
-mod fetch;
+const INTERRUPTED: u8 = 130;
 
 /// There is one team here.
 const TEAM: &str = "local";
 
 /// Answers what a script asks for.
 struct Local {
-    fetch: fetch::Fetch,
+    outbound: Outbound,
+    allow: FetchAllow,
 }
 
-/// The exit code is 1 when it failed.
+/// The exit code is 1 when it failed, and says otherwise why it did not run.
 pub async fn run(form: Output, args: RunFileArgs) -> anyhow::Result<u8> {
-    let (timeout_min, timeout_max) = (limits::SCRIPT_TIMEOUT_MIN_MS, limits::SCRIPT_TIMEOUT_MAX_MS);
-    if !(timeout_min..=timeout_max).contains(&args.timeout) {
-        bail!("--timeout is from {timeout_min} to {timeout_max} ms");
+    if args.file.as_os_str() == "-" && args.data == "-" {
+        return Err(WrongUse::error("code and --data cannot both come from standard input"));
     }
-    let (memory_min, memory_max) = (limits::SCRIPT_MEMORY_MIN_MB, limits::SCRIPT_MEMORY_MAX_MB);
-    if !(memory_min..=memory_max).contains(&args.memory) {
-        bail!("--memory is from {memory_min} to {memory_max} MiB");
-    }
-    let allow: FetchAllow = args.fetch_allow.parse().context("--fetch-allow")?;
+    let allow: FetchAllow = args.fetch_allow.parse().with_context(|| WrongUse("--fetch-allow".to_owned()))?;
     let name = args.file.file_name().and_then(|name| name.to_str()).unwrap_or("script").to_owned();
-    let source = read_text(&args.file)?;
+    let source = given::text_of(&args.file, super::FILE_MAX_BYTES)?;
+    let data = RawValue::from_string(given::json_text("--data", &args.data, super::FILE_MAX_BYTES)?)?;
     let workers = Workers::new(WorkersConfig { spare: false, workers_max: 1, ..WorkersConfig::new(cache_dir()) });
     let code = match args.language.as_deref().unwrap_or(language_of(&args.file)) {
-        "javascript" => source,
         "typescript" => match workers.strip(TEAM, &source).await {
             Ok(code) => code,
             Err(error @ (StripError::Syntax(_) | StripError::TooSlow)) => bail!("{name}: {error}"),
-            Err(error @ StripError::Engine(_)) => bail!("{error}"),
+            Err(StripError::Engine(cause)) => return Err(NoEngine(cause).into()),
         },
-        other => bail!("{other:?} is neither javascript nor typescript"),
+        _ => source,
     };
-    let data = RawValue::from_string(read_data(&args.data)?)?;
     match workers.check(TEAM, &code, &name).await {
         Ok(()) => {}
         Err(error @ CheckError::Syntax(_)) => bail!("{name}: {error}"),
-        Err(error @ (CheckError::Engine(_) | CheckError::Busy(_))) => bail!("the engine does not start: {error}"),
+        Err(error @ (CheckError::Engine(_) | CheckError::Busy(_))) => return Err(NoEngine(error.to_string()).into()),
     }
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
-    let wall = Duration::from_millis(args.timeout.into());
     let call = Call {
         code,
         name,
         data,
         user: User::default(),
-        limits: Limits {
-            wall,
-            cpu: wall,
-            memory_bytes: u64::from(args.memory) << 20,
-            output_bytes: limits::SCRIPT_OUTPUT_MAX_BYTES,
-            log_lines: limits::SCRIPT_LOG_LINES_MAX,
-            log_bytes: limits::SCRIPT_LOG_MAX_BYTES,
-            ops_pending: limits::SCRIPT_OPS_PENDING_MAX,
-            ops: limits::SCRIPT_OPS_MAX,
-        },
+        limits: Limits::of(Duration::from_millis(args.timeout.into()), None, u64::from(args.memory) << 20),
         seed,
         clock: None,
     };
     let cancel = CancellationToken::new();
     let began = std::time::Instant::now();
-    let host = Local { fetch: fetch::Fetch::new(allow)? };
+    let host = Local { outbound: Outbound::of_owner()?, allow };
     let ran = tokio::select! {
         ran = workers.run(TEAM, call, &host, &cancel) => ran,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("sandbar: interrupted");
+            return Ok(INTERRUPTED);
+        }
     };
     let took = began.elapsed();
     workers.shutdown().await;
@@ -104,10 +97,22 @@ pub async fn run(form: Output, args: RunFileArgs) -> anyhow::Result<u8> {
     Ok(print_result(form, &result))
 }
 
+/// The engine does not start, whatever the script is.
+#[derive(Debug)]
+pub struct NoEngine(String);
+
+impl std::fmt::Display for NoEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the engine does not start: {}", self.0)
+    }
+}
+
+impl std::error::Error for NoEngine {}
+
 impl Host for Local {
     fn op<'a>(&'a self, op: Op, args: &'a RawValue) -> Pin<Box<dyn Future<Output = OpResult> + Send + 'a>> {
         match op {
-            Op::Fetch => Box::pin(self.fetch.fetch(args)),
+            Op::Fetch => Box::pin(fetch_alone(&self.outbound, &self.allow, args)),
             Op::DbList | Op::DbOne | Op::EmailSend | Op::SecretsGet | Op::Sleep => {
                 Box::pin(async move { Err(OpError::denied(format!("{} needs a server; this script runs without one", op.as_str()))) })
             }

@@ -138,6 +138,45 @@ fn who_is_no_admin_sees_what_came_of_a_call_and_not_how() {
 }
 
 #[test]
+fn a_function_key_sees_the_calls_of_its_function() {
+    let server = shared();
+    let api = server.api();
+    let key_of = |name: &str| {
+        make(&api, name, "console.log('inside'); return ctx.data.n", json!({ "access": "key" }));
+        let made = data(&api.post(&path(name, "/keys"), json!({ "name": "shop" })), 201);
+        (api.with_token(made["key"].as_str().expect("shown once")), made)
+    };
+    let ((keyed, made), (other, _)) = (key_of("a-keyed"), key_of("a-keyed-2"));
+    let queue = |api: &Api| {
+        let reply = api.post(&path("a-keyed", "/invoke?mode=async"), json!({ "n": 7 }));
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        reply.header("location").unwrap().to_owned()
+    };
+    let ended = |api: &Api, place: &str| {
+        eventually("the call has run", Duration::from_secs(60), || {
+            let run = data(&api.get(place), 200);
+            if run["finishedAt"].is_string() { Ok(run) } else { Err(run.to_string()) }
+        })
+    };
+    // Its own, and those of members: what came of them, and nothing of how.
+    for place in [queue(&keyed), queue(&api)] {
+        let run = ended(&keyed, &place);
+        assert_eq!((&run["status"], &run["result"]["value"], &run["result"]["logs"]), (&json!("succeeded"), &json!(7), &json!([])), "{run}");
+        assert!(run.get("input").is_none() && run.get("ops").is_none(), "{run}");
+    }
+    let place = queue(&api);
+    let header = |key: &str| api.anonymous().try_send("GET", &place, &[("x-function-key", key)], b"").unwrap();
+    assert_eq!(header(made["key"].as_str().unwrap()).status, 200);
+    refused(&header("sk_0123"), 401);
+    // The key of another function opens as much as none.
+    refused(&other.get(&place), 404);
+    refused(&api.anonymous().get(&place), 404);
+    refused(&keyed.get("/api/invocations/nowhere"), 404);
+    assert_eq!(api.delete(&path("a-keyed", &format!("/keys/{}", made["id"].as_str().unwrap()))).value(), json!({ "ok": true }));
+    refused(&keyed.get(&place), 401);
+}
+
+#[test]
 fn an_idempotency_key_answers_only_who_used_it() {
     let server = shared();
     let api = server.api();

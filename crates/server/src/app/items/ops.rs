@@ -9,6 +9,7 @@ use super::Reader;
 use crate::{
     app::{App, scripts::Subject},
     error::ApiError,
+    http::json,
 };
 
 #[derive(Deserialize)]
@@ -42,11 +43,7 @@ impl App {
 }
 
 fn read<T: DeserializeOwned>(what: &str, args: &RawValue) -> Result<T, OpError> {
-    serde_json::from_str(args.get()).map_err(|error| {
-        let text = error.to_string();
-        let text = text.split_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-        OpError::wrong(format!("{what}: {text}"))
-    })
+    json::read(args.get().as_bytes()).map_err(|error| OpError::wrong(format!("{what}: {error}")))
 }
 
 fn refused(error: ApiError) -> OpError {

@@ -15,7 +15,7 @@ use sandbar_node::{
     error_text,
 };
 use sandbar_scripts::{
-    Call, Failure, Host, Outcome, Recording, Usage, bun,
+    Call, Failure, Host, bun,
     link::{Link, Ran},
 };
 use tokio::sync::OnceCell;
@@ -186,8 +186,5 @@ fn in_path() -> Option<PathBuf> {
 
 fn failed(call: &Call, error: &BunError) -> Ran {
     tracing::warn!(error = error_text(error), "a script is not run");
-    Ran {
-        outcome: Outcome { result: Err(Failure::internal(error.to_string())), logs: Vec::new(), usage: Usage::default(), clock: None },
-        recording: Recording { seed: hex::encode(call.seed), ..Recording::default() },
-    }
+    Ran::failed(call, Failure::internal(error.to_string()))
 }

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use sandbar_core::script::{AuthorKind, Draft, Language, Trigger, cron, draft::CodeChange, pattern};
+use sandbar_core::script::{
+    AuthorKind, Draft, Language, Trigger, cron,
+    draft::{CodeChange, READ_ONLY},
+    module_syntax, pattern,
+};
 use sandbar_core::validate::Violation;
 use sandbar_scripts::{CheckError, StripError, frame::SyntaxError};
-use sandbar_store::{ScriptRecord, ScriptVersion, ScriptWhole};
+use sandbar_store::{ScriptRecord, ScriptVersion, ScriptWhole, StoreError};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -15,12 +19,18 @@ use crate::{
     app::{
         App,
         auth::Principal,
+        collections::changing,
         sandboxes::{now_ms, store_failure, violations},
     },
     error::ApiError,
+    http::scripts::render,
 };
 
+/// How often a change is tried anew that others were faster than. One of those that are made at once is always the fastest.
+const CHANGE_TRIES: usize = 100;
+
 /// Code that can be run.
+#[derive(Clone)]
 struct Prepared {
     language: Language,
     source: String,
@@ -50,9 +60,11 @@ impl App {
     pub(crate) async fn create_script(self: &Arc<Self>, who: &Principal, fields: &Map<String, Value>) -> Result<ScriptWhole, ApiError> {
         self.check_room()?;
         let mut draft = Draft::new();
-        let mut wrong = draft.take(fields);
-        wrong.extend(draft.lacks().into_iter().filter(|lack| !fields.contains_key(&lack.path) || lack.path == "pattern"));
-        wrong.extend(wrong_pattern(&draft));
+        let mut wrong = draft.take(fields, &Draft::new());
+        wrong.extend(draft.lacks().into_iter().filter(|lack| !fields.contains_key(&lack.path)));
+        if !wrong.iter().any(|violation| violation.path == "pattern") {
+            wrong.extend(wrong_pattern(&draft));
+        }
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
@@ -81,10 +93,43 @@ impl App {
         self.script(who, &script.id).await
     }
 
-    /// Changes what a request names. New code is a new version, which is live at once.
+    /// Changes what a request names. New code is a new version, which is live at once. Of changes at the same time each is made, one
+    /// after the other.
     pub(crate) async fn update_script(self: &Arc<Self>, who: &Principal, id_or_name: &str, fields: &Map<String, Value>) -> Result<ScriptWhole, ApiError> {
-        let ScriptWhole { script, aliases, versions, secrets } = self.script(who, id_or_name).await?;
-        let mut draft = Draft {
+        // Code is made ready once, however often another change was faster.
+        let mut prepared = None;
+        for _ in 0..CHANGE_TRIES {
+            let whole = self.script(who, id_or_name).await?;
+            let (changed, version) = self.changed(who, &whole, fields, &mut prepared).await?;
+            match self.store.script_update(&changed, version).await {
+                Err(StoreError::Stale { .. }) => continue,
+                done => done.map_err(|e| refused("changing the function", &e))?,
+            }
+            self.script_changed();
+            tracing::info!(
+                action = "update",
+                team = changed.team_id,
+                script = changed.id,
+                name = changed.name,
+                version = changed.last_version,
+                by = who.user_id,
+                "a function was changed"
+            );
+            return self.script(who, &changed.id).await;
+        }
+        Err(changing("function"))
+    }
+
+    /// What a script becomes, and its new version if it gets one.
+    async fn changed(
+        &self,
+        who: &Principal,
+        whole: &ScriptWhole,
+        fields: &Map<String, Value>,
+        prepared: &mut Option<Prepared>,
+    ) -> Result<(ScriptRecord, Option<ScriptVersion>), ApiError> {
+        let script = &whole.script;
+        let before = Draft {
             name: script.name.clone(),
             trigger: Some(script.trigger),
             pattern: script.pattern.clone(),
@@ -92,32 +137,22 @@ impl App {
             spec: script.spec.clone(),
             code: CodeChange::default(),
         };
-        let mut wrong = draft.take(fields);
-        wrong.extend(draft.clashes());
-        wrong.extend(wrong_pattern(&draft));
+        let mut draft = before.clone();
+        let mut wrong = draft.take(&without_what_is_so(fields, whole), &before);
+        if !wrong.iter().any(|violation| violation.path == "pattern") {
+            wrong.extend(wrong_pattern(&draft));
+        }
         if !wrong.is_empty() {
             return Err(violations(wrong));
         }
         let now = now_ms();
         let Draft { name, trigger, pattern, active, spec, code } = draft;
         let mut changed = ScriptRecord { name, trigger: trigger.unwrap_or(script.trigger), pattern, active, spec, updated_at_ms: now, ..script.clone() };
-        let whole = ScriptWhole { script, aliases, versions, secrets };
-        let version = self.changed_code(&whole, &mut changed, code, who, now).await?;
+        let version = self.changed_code(whole, &mut changed, code, who, prepared).await?;
         if version.is_some() {
             self.check_room()?;
         }
-        self.store.script_update(&changed, version).await.map_err(|e| refused("changing the function", &e))?;
-        self.script_changed();
-        tracing::info!(
-            action = "update",
-            team = changed.team_id,
-            script = changed.id,
-            name = changed.name,
-            version = changed.last_version,
-            by = who.user_id,
-            "a function was changed"
-        );
-        self.script(who, &changed.id).await
+        Ok((changed, version))
     }
 
     pub(crate) async fn delete_script(self: &Arc<Self>, who: &Principal, id_or_name: &str) -> Result<(), ApiError> {
@@ -146,7 +181,7 @@ impl App {
         changed: &mut ScriptRecord,
         code: CodeChange,
         who: &Principal,
-        now_ms: i64,
+        prepared: &mut Option<Prepared>,
     ) -> Result<Option<ScriptVersion>, ApiError> {
         if code == CodeChange::default() {
             return Ok(None);
@@ -158,12 +193,17 @@ impl App {
         // Who wrote the code is asked anew with each code.
         let author = author.unwrap_or(if is_written { None } else { live.author_kind });
         let (source, language) = (source.unwrap_or_else(|| live.source.clone()), language.unwrap_or(live.language));
-        if hash_of(language, &source) == live.hash && (author == live.author_kind || author.is_none() && is_written) {
+        let hash = hash_of(language, &source);
+        if hash == live.hash && (author == live.author_kind || author.is_none() && is_written) {
             return Ok(None);
         }
-        let prepared = self.prepare_script(&who.team_id, &changed.name, source, language).await?;
+        let ready = match prepared.take().filter(|prepared| prepared.hash == hash) {
+            Some(ready) => ready,
+            None => self.prepare_script(&who.team_id, &changed.name, source, language).await?,
+        };
+        *prepared = Some(ready.clone());
         changed.last_version = whole.script.last_version + 1;
-        Ok(Some(version_of(changed, prepared, author, who, now_ms)))
+        Ok(Some(version_of(changed, ready, author, who, changed.updated_at_ms)))
     }
 
     /// Makes JavaScript of a source, and finds out whether it can be compiled.
@@ -172,7 +212,7 @@ impl App {
             Language::JavaScript => None,
             Language::TypeScript => match self.scripts.engines.strip(team_id, &source).await {
                 Ok(code) => Some(code),
-                Err(StripError::Syntax(error)) => return Err(syntax(&error)),
+                Err(StripError::Syntax(error)) => return Err(syntax(&error, &source)),
                 Err(error @ StripError::TooSlow) => return Err(ApiError::bad_request(format!("code: {error}"))),
                 Err(StripError::Engine(cause)) => {
                     tracing::error!(cause, "the TypeScript of a script could not be read");
@@ -183,7 +223,7 @@ impl App {
         };
         match self.scripts.engines.check(team_id, code.as_deref().unwrap_or(&source), name).await {
             Ok(()) => {}
-            Err(CheckError::Syntax(error)) => return Err(syntax(&error)),
+            Err(CheckError::Syntax(error)) => return Err(syntax(&error, &source)),
             Err(CheckError::Busy(why)) => return Err(engines::busy(&why)),
             Err(CheckError::Engine(cause)) => {
                 tracing::error!(cause, "a script could not be checked");
@@ -192,6 +232,14 @@ impl App {
         }
         Ok(Prepared { hash: hash_of(language, &source), language, source, code })
     }
+}
+
+/// What a request says that is not so already, as far as the server alone sets it: who sends back a function as it was read says nothing
+/// by that. When it runs next changes by itself, so that says nothing in any case.
+fn without_what_is_so(fields: &Map<String, Value>, whole: &ScriptWhole) -> Map<String, Value> {
+    let shown = serde_json::to_value(render::function(whole.clone(), None, None)).unwrap_or_default();
+    let is_so = |field: &str, value: &Value| READ_ONLY.contains(&field) && (field == "nextRunAt" || shown.get(field) == Some(value));
+    fields.iter().filter(|(field, value)| !is_so(field, value)).map(|(field, value)| (field.clone(), value.clone())).collect()
 }
 
 /// SHA-256 of language and source, lower-case hex.
@@ -225,14 +273,17 @@ fn wrong_pattern(draft: &Draft) -> Option<Violation> {
     checked.err().map(|message| Violation::new("pattern", message))
 }
 
-fn syntax(error: &SyntaxError) -> ApiError {
+/// Where code is wrong. What belongs to modules is told in words of its own.
+fn syntax(error: &SyntaxError, source: &str) -> ApiError {
+    let of_module = module_syntax(source, error.line).map(|(column, message)| SyntaxError { message: message.to_owned(), line: error.line, column });
+    let error = of_module.as_ref().unwrap_or(error);
     ApiError::bad_request(format!("code: {error}")).with_details(json!({ "line": error.line, "column": error.column, "message": error.message }))
 }
 
 /// A name that is taken is the client's conflict.
-fn refused(operation: &str, error: &sandbar_store::StoreError) -> ApiError {
+fn refused(operation: &str, error: &StoreError) -> ApiError {
     match error {
-        sandbar_store::StoreError::Exists { .. } => ApiError::conflict(error.to_string()),
+        StoreError::Exists { .. } => ApiError::conflict(error.to_string()),
         other => store_failure(operation, other),
     }
 }

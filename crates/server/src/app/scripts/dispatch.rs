@@ -12,11 +12,11 @@ use sandbar_core::script::{
 };
 use sandbar_scripts::{Host, Op, OpError, OpResult};
 use sandbar_store::ScriptRecord;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use super::{Subject, email, fetch, reach::Asker, redact::Redactor};
-use crate::app::SharedApp;
+use crate::{app::SharedApp, http::json};
 
 /// The host of one run.
 pub(crate) struct Dispatch {
@@ -120,8 +120,8 @@ fn reader(run_as: &RunAs, caller: &Subject) -> Subject {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(op: Op, args: &'a RawValue) -> Result<T, OpError> {
-    serde_json::from_str(args.get()).map_err(|error| OpError::wrong(format!("{}: {error}", op.as_str())))
+fn read<T: DeserializeOwned>(op: Op, args: &RawValue) -> Result<T, OpError> {
+    json::read(args.get().as_bytes()).map_err(|error| OpError::wrong(format!("{}: {error}", op.as_str())))
 }
 
 fn lacking(need: Need<'_>) -> String {

@@ -33,6 +33,7 @@ use super::{
 use crate::{
     app::{App, sandboxes::now_ms},
     config::Config,
+    http::json,
 };
 
 #[cfg(test)]
@@ -66,9 +67,12 @@ pub(crate) struct Mailer {
 struct Hourly(Mutex<HashMap<String, (i64, u32)>>);
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Args {
     to: People,
+    /// The address of `mail_from`, perhaps with another name.
+    #[serde(default)]
+    from: Option<String>,
     #[serde(default)]
     cc: Option<People>,
     #[serde(default, alias = "reply_to")]
@@ -174,7 +178,8 @@ fn reason(error: &lettre::transport::smtp::Error) -> String {
 /// The mail that a script means, checked.
 fn compose(from: &Mailbox, asker: Asker<'_>, args: &RawValue, now_ms: i64) -> Result<(Message, About), OpError> {
     let wrong = |text: String| OpError::wrong(format!("email.send: {text}"));
-    let args: Args = serde_json::from_str(args.get()).map_err(|error| wrong(format!("takes {{to, subject, text, html?, cc?, replyTo?}}: {error}")))?;
+    let args: Args = json::read(args.get().as_bytes()).map_err(|error| wrong(format!("takes {{to, subject, text, html?, cc?, replyTo?, from?}}: {error}")))?;
+    let from = &sender(from, args.from.as_deref()).map_err(wrong)?;
     let to = people("to", Some(args.to)).map_err(wrong)?;
     let cc = people("cc", args.cc).map_err(wrong)?;
     if to.is_empty() {
@@ -220,6 +225,18 @@ fn compose(from: &Mailbox, asker: Asker<'_>, args: &RawValue, now_ms: i64) -> Re
         (None, None) => return Err(wrong("text or html is needed".to_owned())),
     };
     message.map(|message| (message, about)).map_err(|error| wrong(error.to_string()))
+}
+
+/// Whom a mail is from: the operator says which address, the script may say under which name.
+fn sender(ours: &Mailbox, given: Option<&str>) -> Result<Mailbox, String> {
+    let Some(text) = given else { return Ok(ours.clone()) };
+    match mailbox(text) {
+        Ok(from) if from.email.to_string().eq_ignore_ascii_case(ours.email.as_ref()) => {
+            Ok(Mailbox { name: from.name.or_else(|| ours.name.clone()), ..ours.clone() })
+        }
+        Ok(_) => Err(format!("from: {} is not allowed: mail of this server is from {}; replyTo says whom answers go to", shown(text), ours.email)),
+        Err(()) => Err(format!("from: {} is no address", shown(text))),
+    }
 }
 
 fn people(field: &str, given: Option<People>) -> Result<Vec<Mailbox>, String> {

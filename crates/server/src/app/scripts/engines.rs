@@ -9,7 +9,7 @@ use std::{
 use sandbar_api::ErrorCode;
 use sandbar_core::script::provider::Provider;
 use sandbar_node::Node;
-use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, StripError, Usage, Workers, WorkersConfig};
+use sandbar_scripts::{Call, CheckError, Failure, Host, Outcome, Recording, Replayed, StripError, Workers, WorkersConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::bun::Bun;
@@ -46,7 +46,7 @@ impl Engines {
         let ran = match provider {
             Provider::QuickJs => self.workers.run(team_id, call, host, cancel).await,
             Provider::BunWorker => self.bun.run(team_id, call, host, cancel).await,
-            Provider::RemoteHttp => return (failed(Failure::internal("remote-http is not on this machine")), Recording::default()),
+            Provider::RemoteHttp => return (Outcome::failed(Failure::internal("remote-http is not on this machine")), Recording::default()),
         };
         (ran.outcome, ran.recording)
     }
@@ -82,11 +82,6 @@ fn make_private(dir: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a folder that only its owner, who has to be us, may write to"));
     }
     Ok(())
-}
-
-/// An end that came before a beginning.
-pub(super) fn failed(failure: Failure) -> Outcome {
-    Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None }
 }
 
 /// Every engine that may run the call is at others.

@@ -3,22 +3,26 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use sandbar_core::{
     limits,
     script::fetch_allow::{self, FetchAllow},
 };
-use sandbar_node::outbound::{FetchAsk, FetchError, Fetched, Redirects};
+use sandbar_node::outbound::{FetchAsk, FetchError, Fetched, Outbound, Redirects};
 use sandbar_scripts::{OpError, OpResult};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::reach::Asker;
-use crate::app::{
-    App,
-    script_events::{DEPTH_HEADER, RUN_HEADER},
+use crate::{
+    app::{
+        App,
+        script_events::{DEPTH_HEADER, RUN_HEADER},
+    },
+    http::json,
 };
 
 mod secrets;
@@ -47,6 +51,9 @@ struct Init {
     method: Option<String>,
     headers: Option<Headers>,
     body: Option<String>,
+    /// A body of bytes that are no text.
+    #[serde(rename = "bodyBase64")]
+    body_base64: Option<String>,
     redirect: Option<Redirect>,
 }
 
@@ -85,18 +92,52 @@ pub(crate) fn secret_names(args: &RawValue) -> BTreeSet<String> {
     texts.into_iter().flat_map(secrets::names).take(limits::SCRIPT_FETCH_HEADERS_MAX).map(str::to_owned).collect()
 }
 
+/// Where it may go: what the operator allows, and what the script's owner leaves of that.
+struct Allowed<'a> {
+    ceiling: &'a FetchAllow,
+    own: Option<FetchAllow>,
+}
+
 /// Asks for who asks. Dropping the future gives it up.
 pub(crate) async fn fetch_as(app: &App, asker: Asker<'_>, args: &RawValue) -> OpResult {
     let own = asker.script.and_then(|script| script.spec.fetch_allow.as_deref()).map(own_list).transpose()?;
-    let ceiling = &app.config.scripts.fetch_allow;
-    let mut ask = prepare(asker, args, |text| fetch_allow::judge(text, ceiling, own.as_ref()).map_err(|refusal| refusal_error(&refusal)))?;
+    let allowed = Allowed { ceiling: &app.config.scripts.fetch_allow, own };
+    let ask = prepare(asker, args, &allowed)?;
     let places = app.reach.fetches.take(asker.team_id).await?;
-    ask.until = Instant::now() + Duration::from_millis(limits::SCRIPT_FETCH_MAX_MS);
-    let asked_for = ask.url.to_string();
-    let judge = |url: &_| fetch_allow::judge_url(url, url.as_str(), ceiling, own.as_ref()).map_err(|refusal| refusal.to_string());
-    let fetched = app.node.outbound().fetch(ask, judge).await.map_err(|error| op_error(&asked_for, &error))?;
+    let fetched = fetched(app.node.outbound(), ask, &allowed, |url| if app.is_ours(url) { marks(asker) } else { HeaderMap::new() }).await?;
     drop(places);
     render(&fetched)
+}
+
+/// The same for a script that runs without a server, and where the operator is who runs it.
+pub async fn fetch_alone(outbound: &Outbound, allow: &FetchAllow, args: &RawValue) -> OpResult {
+    let asker = Asker { team_id: "", script: None, run_id: "", depth: 0, secret: None };
+    let allowed = Allowed { ceiling: allow, own: None };
+    render(&fetched(outbound, prepare(asker, args, &allowed)?, &allowed, |_| HeaderMap::new()).await?)
+}
+
+/// Asks from here on for as long as a request may take. `marks` are what a URL alone is sent besides.
+async fn fetched(outbound: &Outbound, mut ask: FetchAsk<'_>, allowed: &Allowed<'_>, marks: impl Fn(&url::Url) -> HeaderMap) -> Result<Fetched, OpError> {
+    ask.until = Instant::now() + Duration::from_millis(limits::SCRIPT_FETCH_MAX_MS);
+    let asked_for = ask.url.to_string();
+    let judge = |url: &url::Url| {
+        fetch_allow::judge_url(url, url.as_str(), allowed.ceiling, allowed.own.as_ref()).map_err(|refusal| refusal.to_string())?;
+        Ok(marks(url))
+    };
+    outbound.fetch(ask, judge).await.map_err(|error| op_error(&asked_for, &error))
+}
+
+/// What a request that comes back to us says: loops end by that. It is nobody else's business.
+fn marks(asker: Asker<'_>) -> HeaderMap {
+    let mut marks = HeaderMap::new();
+    marks.insert(DEPTH_HEADER, asker.depth.saturating_add(1).into());
+    // Nobody knows the run of an executor that knows no grants.
+    if !asker.run_id.is_empty()
+        && let Ok(run_id) = HeaderValue::from_str(asker.run_id)
+    {
+        marks.insert(RUN_HEADER, run_id);
+    }
+    marks
 }
 
 /// A script's own list was checked when it was saved. One that cannot be read allows nothing.
@@ -125,16 +166,24 @@ fn op_error(url: &str, error: &FetchError) -> OpError {
 }
 
 /// From arguments to a request, as far as nobody has to be asked for it.
-fn prepare<'a>(asker: Asker<'a>, args: &RawValue, judge: impl FnOnce(&str) -> Result<url::Url, OpError>) -> Result<FetchAsk<'a>, OpError> {
+fn prepare<'a>(asker: Asker<'a>, args: &RawValue, allowed: &Allowed<'_>) -> Result<FetchAsk<'a>, OpError> {
     let Args { url, init } =
-        serde_json::from_str(args.get()).map_err(|error| OpError::wrong(format!("fetch takes a URL and {{method, headers, body, redirect}}: {error}")))?;
+        json::read(args.get().as_bytes()).map_err(|error| OpError::wrong(format!("fetch takes a URL and {{method, headers, body, redirect}}: {error}")))?;
     let init = init.unwrap_or_default();
     if url.len() > limits::SCRIPT_URL_MAX_BYTES {
         return Err(OpError::wrong(format!("fetch: a URL has at most {} bytes", limits::SCRIPT_URL_MAX_BYTES)));
     }
-    let url = judge(&url)?;
+    let url = fetch_allow::judge(&url, allowed.ceiling, allowed.own.as_ref()).map_err(|refusal| refusal_error(&refusal))?;
     let method = method(init.method.as_deref().unwrap_or("GET"))?;
-    let body = init.body.map(Bytes::from);
+    let is_text = init.body_base64.is_none();
+    let body = match (init.body, init.body_base64) {
+        (Some(_), Some(_)) => return Err(OpError::wrong("fetch: body and bodyBase64 exclude each other")),
+        (text, None) => text.map(Bytes::from),
+        (None, Some(base64)) => {
+            let bytes = BASE64_STANDARD.decode(base64).map_err(|_| OpError::wrong("fetch: bodyBase64 is no base64"))?;
+            Some(Bytes::from(bytes))
+        }
+    };
     if body.is_some() && matches!(method, Method::GET | Method::HEAD) {
         return Err(OpError::wrong(format!("fetch: {method} has no body")));
     }
@@ -145,16 +194,8 @@ fn prepare<'a>(asker: Asker<'a>, args: &RawValue, judge: impl FnOnce(&str) -> Re
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-    if body.is_some() {
+    if body.is_some() && is_text {
         headers.entry(header::CONTENT_TYPE).or_insert(TEXT);
-    }
-    // A request that comes back to us says so: loops end by that.
-    headers.insert(DEPTH_HEADER, asker.depth.saturating_add(1).into());
-    // Nobody knows the run of an executor that knows no grants.
-    if !asker.run_id.is_empty()
-        && let Ok(run_id) = HeaderValue::from_str(asker.run_id)
-    {
-        headers.insert(RUN_HEADER, run_id);
     }
     if !headers.contains_key(&TRACEPARENT) {
         headers.insert(TRACEPARENT, traceparent(asker.run_id));

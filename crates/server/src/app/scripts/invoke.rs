@@ -8,7 +8,7 @@ use sandbar_core::{
     limits,
     script::{Access, LIVE, RunTrigger, Trigger},
 };
-use sandbar_scripts::Outcome;
+use sandbar_scripts::{JSON_DEPTH_MAX, Outcome, is_too_deep};
 use sandbar_store::{Idempotency, JobKind, JobState, KeyUse, RunStatus, ScriptJob, ScriptRecord, ScriptRun, ScriptVersion, ScriptWhole};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -25,6 +25,10 @@ use crate::{
     error::ApiError,
     http::extract,
 };
+
+/// Codes of a 409: the key stands for another call, or for this one, which goes on.
+pub(crate) const KEY_REUSED: &str = "idempotency_key_reused";
+const KEY_IN_PROGRESS: &str = "idempotency_in_progress";
 
 /// Who calls.
 #[derive(Debug, Default)]
@@ -216,14 +220,18 @@ impl App {
     /// The answer to a call that was made before.
     async fn answer_again(&self, ask: &Ask, used: KeyUse, once: &Once, sight: Sight) -> Result<Invoked, ApiError> {
         if used.body_sha256 != once.fingerprint {
-            return Err(ApiError::conflict("this Idempotency-Key was used with another body, for another version, or by somebody else"));
+            let text = "this Idempotency-Key was used with another body, for another version, or by somebody else; another call needs another key";
+            return Err(ApiError::conflict(text).with_code(KEY_REUSED));
         }
         let run = self.store.script_run_get(&ask.script.team_id, &used.run_id).await.map_err(|e| store_failure("reading the run", &e))?;
         let run = run.ok_or_else(|| ApiError::conflict("what came of the call with this Idempotency-Key is no longer kept"))?;
         match run.status {
             _ if run.trigger == RunTrigger::Async => Ok(Invoked::Queued { run_id: run.id, replayed: true }),
             RunStatus::Succeeded | RunStatus::Failed => Ok(Invoked::Ran { run: Box::new(run), outcome: None, replayed: true, sight }),
-            RunStatus::Queued | RunStatus::Running => Err(ApiError::conflict("the call with this Idempotency-Key is still running").retry_after(1)),
+            RunStatus::Queued | RunStatus::Running => {
+                let text = "the call with this Idempotency-Key is still running; send it again later for what came of it";
+                Err(ApiError::conflict(text).with_code(KEY_IN_PROGRESS).retry_after(1))
+            }
         }
     }
 
@@ -359,15 +367,25 @@ fn place_of(script_id: &str, sticky: Option<&str>) -> u64 {
     u64::from_be_bytes(bytes)
 }
 
-/// What `ctx.data` is: the body if it is JSON, else an empty object; and the SHA-256 of what was sent.
+/// What `ctx.data` is: the body if it is JSON, else an empty object, whatever its content type says; and the SHA-256 of what was sent.
 async fn read_data(body: Body, calling: &mut Calling) -> Result<(Box<RawValue>, [u8; 32]), ApiError> {
     let bytes = extract::read_counted(body, limits::SCRIPT_INPUT_MAX_BYTES, |bytes| calling.grow(bytes)).await?;
     let digest = Sha256::digest(&bytes).into();
-    if let Ok(data) = serde_json::from_slice::<Box<RawValue>>(&bytes) {
+    // Some programs put a mark before all text that they write.
+    if let Ok(data) = serde_json::from_slice::<Box<RawValue>>(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)) {
+        check_depth("the request body", &data)?;
         return Ok((data, digest));
     }
     let empty = RawValue::from_string("{}".to_owned()).map_err(|error| ApiError::internal("reading the body", &error))?;
     Ok((empty, digest))
+}
+
+/// Refuses data that scripts could not read, or not send on.
+pub(crate) fn check_depth(what: &str, data: &RawValue) -> Result<(), ApiError> {
+    match is_too_deep(data.get()) {
+        true => Err(ApiError::bad_request(format!("{what} is nested too deep: at most {JSON_DEPTH_MAX} levels of lists and objects are allowed"))),
+        false => Ok(()),
+    }
 }
 
 /// The same for the same call of the same caller: no other gets the answer.

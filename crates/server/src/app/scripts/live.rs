@@ -4,25 +4,25 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::Duration,
 };
 
 use sandbar_core::limits;
-use sandbar_scripts::{Host, Limits, Op, OpError, OpRecord, OpResult, Recording, recording::Answer};
+use sandbar_scripts::{Failure, Host, Limits, Op, OpError, OpResult, Recorder, Recording};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::grants::{Claims, Signer};
+use super::{
+    grants::{Claims, Signer},
+    reach::{Places, Taken},
+};
 use crate::app::sandboxes::now_ms;
-
-/// Of arguments and answers in one recording.
-const RECORDING_BYTES_MAX: usize = 2 << 20;
 
 pub(super) struct LiveCalls {
     signer: Signer,
     calls: Mutex<HashMap<String, Arc<LiveCall>>>,
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
 /// A call that goes on.
@@ -32,15 +32,13 @@ pub(super) struct LiveCall {
     ended: CancellationToken,
     pending: Semaphore,
     record: Mutex<Record>,
-    began: Instant,
 }
 
 struct Record {
-    recording: Recording,
+    /// None when the call has ended.
+    recorder: Option<Recorder>,
     asked: u32,
-    answered: u32,
-    ops_left: usize,
-    room: usize,
+    asked_max: usize,
 }
 
 /// A call's place in the list, until it is dropped.
@@ -49,30 +47,43 @@ pub(super) struct Open<'a> {
     invocation: String,
     call: Arc<LiveCall>,
     pub grant: String,
-    _place: OwnedSemaphorePermit,
+    _place: Taken,
 }
 
 impl LiveCalls {
     /// None when the machine gives no random numbers.
     pub fn new() -> Option<Self> {
-        Some(Self { signer: Signer::new()?, calls: Mutex::default(), places: Arc::new(Semaphore::new(limits::SCRIPT_REMOTE_CALLS_MAX)) })
+        let places = Places::new(limits::SCRIPT_REMOTE_CALLS_MAX, limits::SCRIPT_REMOTE_CALLS_PER_TEAM_MAX);
+        Some(Self { signer: Signer::new()?, calls: Mutex::default(), places })
     }
 
-    /// A place for a call, and its grant. `claims` says all but which call it is. None when there are too many.
-    pub fn open(&self, mut claims: Claims, host: Arc<dyn Host>, limits: &Limits, seed: String) -> Option<Open<'_>> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+    /// A place for a call of a team, after a while if need be.
+    ///
+    /// # Errors
+    /// There was none: it may be tried again.
+    pub async fn place(&self, team_id: &str) -> Result<Taken, Failure> {
+        let within = Duration::from_millis(limits::SCRIPT_WAITING_MAX_MS);
+        match tokio::time::timeout(within, self.places.take(team_id)).await {
+            Ok(place) => place.map_err(|error| Failure::internal(error.message)),
+            Err(_) => {
+                let (each, all) = (limits::SCRIPT_REMOTE_CALLS_PER_TEAM_MAX, limits::SCRIPT_REMOTE_CALLS_MAX);
+                Err(Failure::busy(format!("the executor has {each} calls of a team at once, and {all} in all")))
+            }
+        }
+    }
+
+    /// A call from now on, and its grant. `claims` says all but which call it is.
+    pub fn open(&self, mut claims: Claims, host: Arc<dyn Host>, of: &Limits, seed: &[u8; 32], place: Taken) -> Open<'_> {
         claims.invocation = uuid::Uuid::new_v4().to_string();
-        let record = Record { recording: Recording { seed, ..Recording::default() }, asked: 0, answered: 0, ops_left: limits.ops, room: RECORDING_BYTES_MAX };
         let call = Arc::new(LiveCall {
             host,
             ops: claims.ops.iter().filter_map(|name| Op::named(name)).collect(),
             ended: CancellationToken::new(),
-            pending: Semaphore::new(limits.ops_pending.min(Semaphore::MAX_PERMITS)),
-            record: Mutex::new(record),
-            began: Instant::now(),
+            pending: Semaphore::new(of.ops_pending.min(Semaphore::MAX_PERMITS)),
+            record: Mutex::new(Record { recorder: Some(Recorder::new(seed)), asked: 0, asked_max: of.ops }),
         });
         self.calls().insert(claims.invocation.clone(), Arc::clone(&call));
-        Some(Open { calls: self, grant: self.signer.sign(&claims), invocation: claims.invocation, call, _place: place })
+        Open { calls: self, grant: self.signer.sign(&claims), invocation: claims.invocation, call, _place: place }
     }
 
     /// The call that a grant is for, while it goes on.
@@ -90,7 +101,8 @@ impl Open<'_> {
     /// Ends the call; what it asked for and was told.
     pub fn finish(self) -> Recording {
         self.call.ended.cancel();
-        std::mem::take(&mut self.call.record().recording)
+        let recorder = self.call.record().recorder.take();
+        recorder.map(|recorder| recorder.finish(None)).unwrap_or_default()
     }
 }
 
@@ -114,14 +126,16 @@ impl LiveCall {
         let Ok(_pending) = self.pending.try_acquire() else {
             return Err(OpError::wrong("too many operations wait for an answer at once"));
         };
-        let Some(seq) = self.record().asked(op, args, self.began) else {
+        let Some(seq) = self.record().asked(op, args) else {
             return Err(OpError::wrong("this call has asked for too much"));
         };
         let result = tokio::select! {
             result = self.host.op(op, args) => result,
             () = self.ended.cancelled() => return Err(over()),
         };
-        self.record().answered(seq, &result, self.began);
+        if let Some(recorder) = &mut self.record().recorder {
+            recorder.answered(seq, &result);
+        }
         result
     }
 
@@ -131,34 +145,12 @@ impl LiveCall {
 }
 
 impl Record {
-    /// Its number; none when the call has asked too often.
-    fn asked(&mut self, op: Op, args: &RawValue, began: Instant) -> Option<u32> {
-        self.ops_left = self.ops_left.checked_sub(1)?;
+    /// Its number; none when the call has asked too often, or has ended.
+    fn asked(&mut self, op: Op, args: &RawValue) -> Option<u32> {
+        let recorder = self.recorder.as_mut().filter(|_| (self.asked as usize) < self.asked_max)?;
         self.asked += 1;
-        let args = if self.take(args.get().len()) { args.to_owned() } else { RawValue::NULL.to_owned() };
-        self.recording.ops.push(OpRecord { seq: self.asked, op, args, asked_us: began.elapsed().as_micros() as u64, answer: None });
+        recorder.asked(self.asked, op, args);
         Some(self.asked)
-    }
-
-    fn answered(&mut self, seq: u32, result: &OpResult, began: Instant) {
-        let nth = self.answered;
-        self.answered += 1;
-        let bytes = result.as_ref().map_or_else(|error| error.message.len(), |value| value.get().len());
-        let kept = self.take(bytes).then_some(result);
-        // A call that is over has taken its recording with it.
-        let Some(record) = self.recording.ops.iter_mut().find(|record| record.seq == seq) else { return };
-        let took_us = (began.elapsed().as_micros() as u64).saturating_sub(record.asked_us);
-        let value = kept.and_then(|result| result.as_ref().ok().cloned());
-        let error = kept.and_then(|result| result.as_ref().err().cloned());
-        record.answer = Some(Answer { nth, took_us, value, error });
-    }
-
-    fn take(&mut self, bytes: usize) -> bool {
-        match self.room.checked_sub(bytes) {
-            Some(room) if !self.recording.incomplete => self.room = room,
-            _ => self.recording.incomplete = true,
-        }
-        !self.recording.incomplete
     }
 }
 
@@ -197,6 +189,11 @@ mod tests {
         Limits { wall, cpu: wall, memory_bytes: 0, output_bytes: 0, log_lines: 0, log_bytes: 0, ops_pending, ops }
     }
 
+    async fn open<'a>(calls: &'a LiveCalls, claims: Claims, limits: &Limits) -> Open<'a> {
+        let place = calls.place(&claims.team_id).await.expect("a place");
+        calls.open(claims, Arc::new(Echo), limits, &[7; 32], place)
+    }
+
     fn args(text: &str) -> Box<RawValue> {
         RawValue::from_string(text.to_owned()).expect("JSON")
     }
@@ -204,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn a_grant_is_good_for_its_call_and_its_ops() {
         let calls = LiveCalls::new().unwrap();
-        let open = calls.open(claims(&["db.one"]), Arc::new(Echo), &limits(2, 1), "00".into()).unwrap();
+        let open = open(&calls, claims(&["db.one"]), &limits(2, 1)).await;
         let call = calls.find(&open.grant).expect("it goes on");
         assert!(calls.find("sbg1.x.y").is_none());
         assert_eq!(call.op(Op::EmailSend, &args("{}")).await.unwrap_err().code, FailureCode::Denied);
@@ -216,13 +213,14 @@ mod tests {
         let seen: Vec<_> = recording.ops.iter().map(|op| (op.seq, op.args.get(), op.answer.as_ref().map(|answer| answer.nth))).collect();
         assert_eq!(seen, [(1, "[1]", Some(0)), (2, "[2]", Some(1))]);
         assert!(calls.find(&grant).is_none() && !recording.incomplete);
+        assert_eq!(recording.seed, "07".repeat(32));
         assert_eq!(call.op(Op::DbOne, &args("[4]")).await.unwrap_err().code, FailureCode::Cancelled);
     }
 
     #[tokio::test]
     async fn what_is_under_way_ends_with_its_call() {
         let calls = LiveCalls::new().unwrap();
-        let open = calls.open(claims(&["fetch", "db.one"]), Arc::new(Echo), &limits(9, 1), String::new()).unwrap();
+        let open = open(&calls, claims(&["fetch", "db.one"]), &limits(9, 1)).await;
         let call = calls.find(&open.grant).unwrap();
         let waits = tokio::spawn({
             let call = Arc::clone(&call);
@@ -238,17 +236,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_expired_grant_opens_nothing_and_places_are_counted() {
+    async fn an_expired_grant_opens_nothing_and_what_ended_is_forgotten() {
         let calls = LiveCalls::new().unwrap();
-        use sandbar_core::limits as bounds;
         let expired = Claims { expires_at_ms: now_ms() - 1, ..claims(&[]) };
-        let open = calls.open(expired, Arc::new(Echo), &limits(1, 1), String::new()).unwrap();
-        assert!(calls.find(&open.grant).is_none());
-        let others: Vec<_> =
-            (1..bounds::SCRIPT_REMOTE_CALLS_MAX).map(|_| calls.open(claims(&[]), Arc::new(Echo), &limits(1, 1), String::new()).unwrap()).collect();
-        assert!(calls.open(claims(&[]), Arc::new(Echo), &limits(1, 1), String::new()).is_none());
-        drop(others);
-        drop(open);
-        assert!(calls.open(claims(&[]), Arc::new(Echo), &limits(1, 1), String::new()).is_some() && calls.calls().is_empty());
+        let gone = open(&calls, expired, &limits(1, 1)).await;
+        assert!(calls.find(&gone.grant).is_none());
+        drop(gone);
+        assert!(calls.calls().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_team_that_takes_all_its_places_keeps_no_other_waiting() {
+        let calls = LiveCalls::new().unwrap();
+        let mut held = Vec::new();
+        for _ in 0..limits::SCRIPT_REMOTE_CALLS_PER_TEAM_MAX {
+            held.push(calls.place("t").await.unwrap());
+        }
+        let refused = calls.place("t").await.unwrap_err();
+        assert!(refused.is_busy() && refused.message.contains("of a team"), "{refused:?}");
+        drop(calls.place("other").await.unwrap());
+        // Who waits comes in when another ends.
+        let (next, ()) = tokio::join!(calls.place("t"), async { drop(held.pop()) });
+        drop(next.unwrap());
     }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Asker<'a> {
     pub secret: Option<SecretOf<'a>>,
 }
 
+/// A place of a team, and one of all.
+pub(super) type Taken = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
 /// Places of which everybody has so many, and all together so many.
 pub(super) struct Places {
     all: Arc<Semaphore>,
@@ -89,7 +92,7 @@ impl Places {
     }
 
     /// Waits for a place of a team, and then for one of all: who waits for its own takes nothing of what is for all.
-    pub(super) async fn take(&self, team: &str) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), OpError> {
+    pub(super) async fn take(&self, team: &str) -> Result<Taken, OpError> {
         let closed = |_| OpError::internal("the server is stopping");
         let of_team = self.each.of(team).acquire_owned().await.map_err(closed)?;
         let of_all = Arc::clone(&self.all).acquire_owned().await.map_err(closed)?;

@@ -1,9 +1,7 @@
 //! Secrets that a run was given do not stand in what is kept of it: in their place stands `[secret NAME]`.
 
-use sandbar_scripts::{Failure, LogLine, Op, Outcome, Recording};
+use sandbar_scripts::{Failure, LogLine, Op, Outcome, Recording, call::LOG_CUT};
 use serde_json::value::RawValue;
-
-use super::engines::failed;
 
 mod swaps;
 #[cfg(test)]
@@ -65,7 +63,7 @@ impl Redactor {
         });
         kept.await.unwrap_or_else(|error| {
             tracing::error!(%error, "what a run came to could not be looked through, and is not kept");
-            let outcome = failed(Failure::internal("what came of the run could not be kept"));
+            let outcome = Outcome::failed(Failure::internal("what came of the run could not be kept"));
             Kept { outcome, output: None, recording: Recording { incomplete: true, ..Recording::default() } }
         })
     }
@@ -73,6 +71,7 @@ impl Redactor {
     fn kept(&self, mut outcome: Outcome, mut recording: Recording) -> Kept {
         let mut room = Room::new(GROWTH_MAX_BYTES, EFFORT_MAX_BYTES);
         for LogLine { text, .. } in &mut outcome.logs {
+            self.cut_begun(text);
             self.mark_text(text, &mut room);
         }
         let output = match &mut outcome.result {
@@ -126,6 +125,17 @@ impl Redactor {
             restore(&marks, &mut op.args, &mut room).ok()?;
         }
         Some(recording)
+    }
+
+    /// Where a line was cut off, a secret may have been cut in two.
+    fn cut_begun(&self, text: &mut String) {
+        let Some(line) = text.strip_suffix(LOG_CUT) else { return };
+        let begun = |value: &str| (1..value.len()).rev().find(|&length| value.is_char_boundary(length) && line.ends_with(&value[..length]));
+        let escaped = |value: &str| serde_json::to_string(value).ok().map(|json| json[1..json.len() - 1].to_owned());
+        let longest = self.secrets.iter().flat_map(|(_, value)| [begun(value), escaped(value).and_then(|escaped| begun(&escaped))]).flatten().max();
+        if let Some(length) = longest {
+            *text = format!("{}{LOG_CUT}", &line[..line.len() - length]);
+        }
     }
 
     fn mark_text(&self, text: &mut String, room: &mut Room) {

@@ -1,6 +1,6 @@
 //! `remote-http`: an executor runs the script, elsewhere, and asks us back for what it asks for.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use reqwest::{Client, header};
 use sandbar_core::{
@@ -10,10 +10,12 @@ use sandbar_core::{
         capability::{self, Need},
         provider,
     },
+    text::{line, shorten},
 };
 use sandbar_node::error_text;
 use sandbar_scripts::{
-    Call, Failure, FailureCode, Host, Level, LogLine, Op, Outcome, Recording, Usage,
+    Call, Failure, FailureCode, Host, Level, LogLine, Op, Outcome, Recording,
+    call::LOG_CUT,
     remote::{RemoteUser, RunReply, RunRequest},
 };
 use sandbar_store::ScriptRecord;
@@ -55,21 +57,30 @@ pub(crate) struct Remote<'a> {
 pub(crate) async fn run(app: &App, remote: Remote<'_>, cancel: &CancellationToken) -> (Outcome, Recording) {
     let Remote { script, version, subject, call, host, request_origin } = remote;
     let Some(executor) = &app.reach.executor else {
-        return (failed(Failure::internal(provider::NO_EXECUTOR)), Recording::default());
+        return (Outcome::failed(Failure::internal(provider::NO_EXECUTOR)), Recording::default());
     };
     let grace_ms = call.limits.wall.as_millis() as i64 + limits::SCRIPT_GRANT_GRACE_MS as i64;
-    let claims = Claims {
+    let mut claims = Claims {
         invocation: String::new(),
         team_id: script.team_id.clone(),
         script_id: script.id.clone(),
         version,
         subject: subject.clone(),
         ops: granted(&script.spec).into_iter().map(|op| op.as_str().to_owned()).collect(),
-        expires_at_ms: now_ms() + grace_ms,
+        expires_at_ms: 0,
     };
-    let Some(open) = app.reach.live.open(claims, host, &call.limits, hex::encode(call.seed)) else {
-        return (failed(Failure::internal("too many calls are at the executor")), Recording::default());
+    let cancelled = || Failure { code: FailureCode::Cancelled, name: "AbortError".into(), message: "cancelled".into(), stack: None };
+    let place = tokio::select! {
+        () = cancel.cancelled() => Err(cancelled()),
+        place = app.reach.live.place(&script.team_id) => place,
     };
+    let place = match place {
+        Ok(place) => place,
+        Err(failure) => return (Outcome::failed(failure), Recording::default()),
+    };
+    // Who waited for a place has its time from here on.
+    claims.expires_at_ms = now_ms() + grace_ms;
+    let open = app.reach.live.open(claims, host, &call.limits, &call.seed, place);
     let request = RunRequest {
         code: call.code.clone(),
         data: call.data.clone(),
@@ -82,41 +93,12 @@ pub(crate) async fn run(app: &App, remote: Remote<'_>, cancel: &CancellationToke
         memory_bytes: Some(call.limits.memory_bytes),
     };
     let reply = tokio::select! {
-        () = cancel.cancelled() => Err(Failure { code: FailureCode::Cancelled, name: "AbortError".into(), message: "cancelled".into(), stack: None }),
+        () = cancel.cancelled() => Err(cancelled()),
         reply = tokio::time::timeout(call.limits.wall + WALL_GRACE, executor.run(&request)) => reply.unwrap_or_else(|_| Err(Failure::timeout(call.limits.wall))),
     };
     let recording = open.finish();
-    let outcome = reply.map_or_else(failed, |reply| outcome(reply, call, &recording));
+    let outcome = reply.map_or_else(Outcome::failed, |reply| outcome(reply, call, &recording));
     (outcome, recording)
-}
-
-impl App {
-    /// Where an executor reaches us. What a request says of our name is believed only where it can name nobody else: the grant goes
-    /// there, and who invokes a script that is public may say any name.
-    pub(crate) fn main_origin(&self, request_origin: Option<&str>) -> String {
-        main_origin(self.config.scripts.self_url.as_deref(), &self.config.public_domain, self.reach.listening().unwrap_or(self.config.listen), request_origin)
-    }
-}
-
-fn main_origin(self_url: Option<&str>, domain: &str, listen: std::net::SocketAddr, request_origin: Option<&str>) -> String {
-    if let Some(url) = self_url {
-        return url.to_owned();
-    }
-    let is_ours = |origin: &&str| {
-        let Ok(url) = url::Url::parse(origin) else { return false };
-        let host = url.host_str().unwrap_or_default();
-        let is_name = host == domain || host.strip_prefix("api.") == Some(domain) || host.trim_matches(['[', ']']).parse() == Ok(listen.ip());
-        // Behind another port there is a proxy at best, which may want TLS; that is for the operator to say.
-        is_name && url.port_or_known_default() == Some(listen.port())
-    };
-    if let Some(origin) = request_origin.filter(is_ours) {
-        return origin.to_owned();
-    }
-    let mut listen = listen;
-    if listen.ip().is_unspecified() {
-        listen.set_ip(if listen.is_ipv6() { IpAddr::from(std::net::Ipv6Addr::LOCALHOST) } else { IpAddr::from([127, 0, 0, 1]) });
-    }
-    format!("http://{listen}")
 }
 
 /// The ops that a script's capabilities name. Which collections it may read is looked at again when it does.
@@ -141,7 +123,7 @@ impl Executor {
 
     async fn run(&self, request: &RunRequest) -> Result<RunReply, Failure> {
         let unreached =
-            |error: reqwest::Error| Failure::internal(format!("executor fetch failed: {}", cut_chars(&error_text(&error.without_url()), ERROR_MAX_CHARS)));
+            |error: reqwest::Error| Failure::internal(format!("executor fetch failed: {}", line(&error_text(&error.without_url()), ERROR_MAX_CHARS)));
         let json = serde_json::to_vec(request).map_err(|error| Failure::internal(error.to_string()))?;
         let sent = self.client.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(json).send().await;
         let mut response = sent.map_err(unreached)?;
@@ -154,14 +136,10 @@ impl Executor {
             body.extend_from_slice(&piece);
         }
         if !status.is_success() {
-            return Err(Failure::internal(format!("executor http {}: {}", status.as_u16(), cut_chars(&String::from_utf8_lossy(&body), ERROR_MAX_CHARS))));
+            return Err(Failure::internal(format!("executor http {}: {}", status.as_u16(), line(&String::from_utf8_lossy(&body), ERROR_MAX_CHARS))));
         }
         serde_json::from_slice(&body).map_err(|_| Failure::internal("executor returned non-JSON body"))
     }
-}
-
-fn failed(failure: Failure) -> Outcome {
-    Outcome { result: Err(failure), logs: Vec::new(), usage: Usage::default(), clock: None }
 }
 
 /// What an executor says as we say it, within what the call may have.
@@ -178,12 +156,12 @@ fn outcome(reply: RunReply, call: &Call, recording: &Recording) -> Outcome {
         }
     } else {
         let mut message = reply.error.unwrap_or_else(|| "the executor gave no reason".to_owned());
-        cut(&mut message, TEXT_MAX_BYTES);
+        shorten(&mut message, TEXT_MAX_BYTES);
         let code = reply.code.unwrap_or_else(|| code_of(&message, recording));
         let mut name = reply.error_name.unwrap_or_else(|| if code == FailureCode::Timeout { "TimeoutError".into() } else { "Error".into() });
-        cut(&mut name, 256);
+        shorten(&mut name, 256);
         let stack = reply.stack.map(|mut stack| {
-            cut(&mut stack, TEXT_MAX_BYTES);
+            shorten(&mut stack, TEXT_MAX_BYTES);
             stack
         });
         Err(Failure { code, name, message, stack })
@@ -223,20 +201,17 @@ fn logs(reply: &RunReply, call: &Call) -> Vec<LogLine> {
         if bytes_left == 0 {
             break;
         }
-        cut(&mut line.text, bytes_left);
-        bytes_left -= line.text.len();
+        let is_whole = line.text.len() <= bytes_left;
+        shorten(&mut line.text, bytes_left);
+        bytes_left = if is_whole { bytes_left - line.text.len() } else { 0 };
+        // Ours has said so already, in a line that is longer by that.
+        if !is_whole && !line.text.ends_with(LOG_CUT) {
+            line.text.push_str(LOG_CUT);
+        }
         kept.push(line);
     }
-    if kept.len() < many {
+    if kept.len() < many && !kept.last().is_some_and(|line| line.text.ends_with(LOG_CUT)) {
         kept.push(LogLine { level: Level::Warn, at_ms, text: "[log truncated]".to_owned() });
     }
     kept
-}
-
-fn cut(text: &mut String, bytes_max: usize) {
-    text.truncate(text.floor_char_boundary(bytes_max));
-}
-
-fn cut_chars(text: &str, chars_max: usize) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(chars_max).collect()
 }

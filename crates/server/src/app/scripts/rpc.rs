@@ -13,6 +13,7 @@ use super::{Subject, fetch, grants, live::LiveCall, reach::Asker};
 use crate::{
     app::{App, SharedApp},
     error::ApiError,
+    http::json,
 };
 
 /// Who asks: a call that goes on, or whoever knows the secret that all calls share.
@@ -39,8 +40,7 @@ impl App {
 
     /// Answers an op. The token said in whose name; what the body says of that is believed of nobody.
     pub(crate) async fn sandbox_rpc(self: &SharedApp, caller: RpcCaller, body: &[u8]) -> Result<RpcReply, ApiError> {
-        let request: RpcRequest =
-            serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("the body is not {{op, args, auth}}: {error}")))?;
+        let request: RpcRequest = json::read(body).map_err(|error| ApiError::bad_request(format!("the body is not {{op, args, auth}}: {error}")))?;
         // Timers are the executor's own.
         let op = Op::named(&request.op).filter(|op| *op != Op::Sleep);
         let op = op.ok_or_else(|| ApiError::bad_request(format!("unknown op {:?}", request.op.chars().take(64).collect::<String>())))?;

@@ -19,7 +19,6 @@ use sha2::{Digest, Sha256};
 use super::{
     Ask, Ran, Subject,
     dispatch::Dispatch,
-    engines::failed,
     places::{Entered, Place},
     record::{self, RunDoc},
     redact::Kept,
@@ -48,7 +47,7 @@ impl App {
                 let now = now_ms();
                 let failure =
                     Failure { code: FailureCode::Cancelled, name: "AbortError".to_owned(), message: "cancelled before it began".to_owned(), stack: None };
-                let outcome = failed(failure);
+                let outcome = Outcome::failed(failure);
                 let kept = Kept { outcome, output: None, recording: Recording::default() };
                 let (run, outcome) = ended(&ask, kept, None, Duration::ZERO, now);
                 Ran { run, outcome }
@@ -59,6 +58,7 @@ impl App {
     /// Runs a script that has its place.
     pub(crate) async fn run_placed(self: &Arc<Self>, ask: Ask, place: Place) -> Ran {
         let (began, began_ms) = (Instant::now(), now_ms());
+        let _going = self.scripts.under_way.begin(&ask.run_id, ask.depth);
         let host = Arc::new(Dispatch::new(Arc::clone(self), Arc::clone(&ask.script), &ask.run_id, ask.depth, &ask.subject));
         let chosen = self.script_provider(&ask.version);
         let (outcome, recording) = match &chosen {
@@ -74,7 +74,7 @@ impl App {
                 remote::run(self, remote, &ask.cancel).await
             }
             Ok(provider) => self.scripts.engines.run(*provider, &ask.script.team_id, call_of(&ask), host.as_ref(), &ask.cancel).await,
-            Err(cause) => (failed(Failure::internal(cause.as_str())), Recording::default()),
+            Err(cause) => (Outcome::failed(Failure::internal(cause.as_str())), Recording::default()),
         };
         let duration = began.elapsed();
         let provider = chosen.as_ref().map_or("none", |provider| provider.as_str());
@@ -153,16 +153,8 @@ fn user_of(subject: &Subject) -> User {
 
 fn limits_of(spec: &ScriptSpec) -> Limits {
     let wall = Duration::from_millis(spec.timeout_ms.unwrap_or(limits::SCRIPT_TIMEOUT_DEFAULT_MS).into());
-    Limits {
-        wall,
-        cpu: spec.cpu_ms.map_or(wall, |ms| Duration::from_millis(ms.into())),
-        memory_bytes: u64::from(spec.memory_mb.unwrap_or(limits::SCRIPT_MEMORY_DEFAULT_MB)) << 20,
-        output_bytes: limits::SCRIPT_OUTPUT_MAX_BYTES,
-        log_lines: limits::SCRIPT_LOG_LINES_MAX,
-        log_bytes: limits::SCRIPT_LOG_MAX_BYTES,
-        ops_pending: limits::SCRIPT_OPS_PENDING_MAX,
-        ops: limits::SCRIPT_OPS_MAX,
-    }
+    let memory = spec.memory_mb.unwrap_or(limits::SCRIPT_MEMORY_DEFAULT_MB);
+    Limits::of(wall, spec.cpu_ms.map(|ms| Duration::from_millis(ms.into())), u64::from(memory) << 20)
 }
 
 /// The row of a run that has ended, and what is answered.

@@ -3,7 +3,8 @@
 use sandbar_core::{
     limits,
     sandbox::SandboxRecord,
-    webhook::{Change, Kind, cut, is_event_id},
+    text::cut,
+    webhook::{Change, Kind, is_event_id},
 };
 use sandbar_procd_api::{ContextState, ContextType, Event, EventKind};
 use sandbar_store::NewDelivery;

@@ -5,10 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::hmac;
-use sandbar_core::{
-    limits,
-    webhook::{Outcome, cut},
-};
+use sandbar_core::{limits, text::cut, webhook::Outcome};
 use sandbar_node::outbound::{Answer, OutboundError};
 use sandbar_store::Attempt;
 

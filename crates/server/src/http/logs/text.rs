@@ -96,7 +96,7 @@ impl TextLog {
         if left == 0 {
             return None;
         }
-        text.truncate(text.floor_char_boundary(left));
+        sandbar_core::text::shorten(&mut text, left);
         self.left_bytes = Some(left - text.len());
         if text.is_empty() && left < 4 {
             // Not even one character fits any more.

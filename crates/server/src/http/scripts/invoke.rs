@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::{
-        SharedApp,
+        App, SharedApp,
         auth::{Principal, Rejection},
         script_events::Cause,
         scripts::{
@@ -48,7 +48,8 @@ pub fn router() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::new().routes(routes!(invoke))
 }
 
-/// Call a function with the trigger http. The body is `ctx.data`; one that is no JSON counts as `{}`. With `Prefer: respond-async` or
+/// Call a function with the trigger http. The body is `ctx.data`, whatever its `Content-Type`; one that is empty or no JSON counts as
+/// `{}`, and one of more than 100 levels of lists and objects is refused. With `Prefer: respond-async` or
 /// `mode=async` the call is kept and run later. With an `Idempotency-Key` the same call is made once within 24 hours.
 #[utoipa::path(post, path = "/api/functions/{id}/invoke", tag = "scripts", params(
     ("id" = String, Path, description = "name or id"), ("mode" = Option<String>, Query, description = "sync or async"),
@@ -57,10 +58,10 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 ), request_body = serde_json::Value, responses(
     (status = 200, body = InvokeResult), (status = 202, body = Accepted), (status = 500, description = "the function failed", body = InvokeResult),
     (status = 400, description = "its trigger is another", body = Failed), (status = 401, body = Failed), (status = 403, body = Failed),
-    (status = 404, body = Failed), (status = 409, body = Failed), (status = 413, body = Failed), (status = 429, body = Failed),
+    (status = 404, body = Failed), (status = 409, description = "IDEMPOTENCY_IN_PROGRESS (with Retry-After) or IDEMPOTENCY_KEY_REUSED", body = Failed), (status = 413, body = Failed), (status = 429, body = Failed),
 ))]
 async fn invoke(State(app): State<SharedApp>, caller: Caller, params: Params, Path(id): Path<String>, request: Request) -> Result<Response, ApiError> {
-    let wish = wish(&params, request.headers())?;
+    let wish = wish(&app, &params, request.headers())?;
     let invoked = app.invoke_script(caller, &id, wish, request.into_body()).await?;
     let (mut response, is_replayed) = match invoked {
         Invoked::Ran { run, outcome, replayed, sight } => {
@@ -83,7 +84,7 @@ async fn invoke(State(app): State<SharedApp>, caller: Caller, params: Params, Pa
     Ok(response)
 }
 
-fn wish(params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
+fn wish(app: &App, params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
     let prefers = |word: &str| {
         let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
         values.map(|value| value.split(';').next().unwrap_or_default().trim()).any(|value| value.eq_ignore_ascii_case(word))
@@ -96,11 +97,12 @@ fn wish(params: &Params, headers: &HeaderMap) -> Result<Wish, ApiError> {
     };
     Ok(Wish {
         is_async,
-        alias: params.text("alias").map(str::to_owned),
-        version: params.integer("version", 1..=u32::MAX)?,
+        // What is live is called by neither of them, and not by a variable that happened to be empty.
+        alias: params.not_empty("alias")?.map(str::to_owned),
+        version: params.not_empty("version").and_then(|_| params.integer("version", 1..=u32::MAX))?,
         sticky: bounded(headers, STICKY_KEY)?,
         idempotency_key: bounded(headers, IDEMPOTENCY_KEY)?,
-        depth: Cause::of(headers).depth,
+        depth: Cause::of(headers, &app.scripts.under_way).depth,
         origin: headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(|host| format!("http://{host}")),
     })
 }

@@ -25,7 +25,7 @@ use crate::{
 pub const KEPT_SOURCE_BYTES: usize = 8 << 20;
 
 /// What a client says of a function. Each field may be absent: then it is kept, or is what it is unless said. Null sets `pattern`,
-/// `description`, `timeoutMs`, `cpuMs`, `memoryMb`, `concurrency`, `authorKind`, `capabilities` and `fetchAllow` back to what they are
+/// `description`, `timeoutMs`, `cpuMs`, `memoryMb`, `concurrency`, `authorKind`, `capabilities`, `fetchAllow`, `retry` and `schedule` back to what they are
 /// unless said; for every other field it is refused.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -59,6 +59,7 @@ pub struct FunctionFields {
     pub cpu_ms: Option<u32>,
     #[schema(value_type = Object)]
     pub retry: Option<Retry>,
+    /// Of the trigger cron; for another one it is refused.
     #[schema(value_type = Object)]
     pub schedule: Option<Schedule>,
     pub deterministic: Option<bool>,

@@ -33,7 +33,12 @@ struct RollbackRequest {
 }
 
 pub fn router() -> OpenApiRouter<SharedApp> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(put_alias, delete_alias)).routes(routes!(roll_back))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get))
+        .routes(routes!(list_aliases))
+        .routes(routes!(put_alias, delete_alias))
+        .routes(routes!(roll_back))
 }
 
 /// The versions of a function that are kept, the newest first.
@@ -57,6 +62,15 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path((id, version)): 
     let version = app.script_version(&whole, number).await?;
     let (head, source) = version.into_head();
     wire::data(render::version(&whole, head, Some(source)))
+}
+
+/// The aliases of a function by name, `live` among them.
+#[utoipa::path(get, path = "/api/functions/{id}/aliases", tag = "scripts", params(("id" = String, Path, description = "id or name")), responses(
+    (status = 200, body = Data<Vec<AliasView>>), (status = 401, body = Failed), (status = 403, body = Failed), (status = 404, body = Failed),
+))]
+async fn list_aliases(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<Data<Vec<AliasView>>> {
+    require_admin(&who)?;
+    wire::data(app.script(&who, &id).await?.aliases.into_iter().map(render::alias).collect())
 }
 
 /// Let an alias point to a version, or divide its calls between two by weight.

@@ -55,7 +55,8 @@ pub struct Failed {
 /// What stands under `error`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FailedDetail {
-    /// `BAD_REQUEST`, `UNAUTHORIZED`, `FORBIDDEN`, `NOT_FOUND`, `CONFLICT`, `PAYLOAD_TOO_LARGE`, `TOO_MANY_REQUESTS`, `INTERNAL`, ...
+    /// `BAD_REQUEST`, `UNAUTHORIZED`, `FORBIDDEN`, `NOT_FOUND`, `CONFLICT`, `IDEMPOTENCY_IN_PROGRESS`,
+    /// `IDEMPOTENCY_KEY_REUSED`, `PAYLOAD_TOO_LARGE`, `TOO_MANY_REQUESTS`, `INTERNAL`, ...
     pub code: String,
     pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,7 +119,7 @@ pub async fn render(request: Request, next: Next) -> Response {
 /// Whether a path is that of a route that speaks so.
 fn is_ours(path: &str) -> bool {
     let path = path.strip_prefix(MAY).unwrap_or(path);
-    path.strip_prefix("/api/").is_some_and(|rest| rest.split('/').next() != Some("v1"))
+    path.strip_prefix("/api").is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/').is_some_and(|rest| rest.split('/').next() != Some("v1")))
 }
 
 /// One code for each status, whatever the other generation of the wire calls it, but for those that only say more.
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn only_routes_of_scripts_speak_so() {
-        for path in ["/api/functions", "/api/functions/x/invoke", "/api/", "/api/v12", "/compat/2026-05/api/items/x", "/api//v1"] {
+        for path in ["/api/functions", "/api/functions/x/invoke", "/api", "/api/", "/api/v12", "/compat/2026-05/api/items/x", "/api//v1"] {
             assert!(is_ours(path), "{path}");
         }
         for path in ["/api/v1", "/api/v1/functions", "/compat/2026-05/api/v1/sandboxes", "/", "/healthz", "/apis/functions", "/x/api/functions"] {

@@ -13,7 +13,16 @@ fn prepared(args: Value) -> Result<FetchAsk<'static>, OpError> {
     }
     let args = serde_json::value::to_raw_value(&args).expect("JSON");
     let allow: FetchAllow = "a.test".parse().expect("a list");
-    prepare(asker(&known), &args, |text| fetch_allow::judge(text, &allow, None).map_err(|refusal| refusal_error(&refusal)))
+    prepare(asker(&known), &args, &Allowed { ceiling: &allow, own: None })
+}
+
+#[test]
+fn only_we_are_told_which_run_asks() {
+    let ask = prepared(json!({"url": "https://a.test"})).unwrap();
+    assert!(ask.headers.keys().all(|name| !name.as_str().starts_with("x-sandbar-")), "{:?}", ask.headers);
+    let none = |_: &str| None;
+    let marks = marks(asker(&none));
+    assert_eq!((&marks[DEPTH_HEADER], &marks[RUN_HEADER]), (&HeaderValue::from(3), &HeaderValue::from_static("0188ac24-0000-7000-8000-000000000001")));
 }
 
 #[test]

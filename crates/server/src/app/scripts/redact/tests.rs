@@ -37,6 +37,15 @@ fn told(recording: &Recording) -> &str {
 }
 
 #[test]
+fn a_secret_that_was_cut_in_two_does_not_stand_in_the_line() {
+    let redactor = of(&[("K", "s3cr3t\"key")]);
+    for (line, left) in [("it is s3cr3", "it is "), ("it is s3cr3t\"ke", "it is "), ("{\"a\":\"s3cr3t\\\"k", "{\"a\":\""), ("nothing of it", "nothing of it")] {
+        assert_eq!(marked_text(&redactor, &format!("{line}{LOG_CUT}")), format!("{left}{LOG_CUT}"), "{line}");
+        assert_eq!(marked_text(&redactor, line), line, "only where a line was cut off");
+    }
+}
+
+#[test]
 fn values_are_taken_out_wherever_they_stand_and_put_back() {
     let redactor = of(&[("KEY", "s3cr3t"), ("LONG", "s3cr3t-and \"more\"")]);
     for (text, marked) in [

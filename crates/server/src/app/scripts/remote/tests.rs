@@ -1,5 +1,3 @@
-use std::net::SocketAddr;
-
 use sandbar_scripts::{Limits, OpError, OpRecord, User, recording::Answer};
 use serde_json::{json, value::RawValue};
 
@@ -62,33 +60,8 @@ fn logs_are_texts_and_bounded() {
     let texts = |reply: serde_json::Value| read(reply, &Recording::default()).logs.into_iter().map(|line| line.text).collect::<Vec<_>>();
     assert_eq!(texts(json!({"ok": true, "logs": ["a", {"b": 1}, 7]})), ["a", "{\"b\":1}", "7"]);
     assert_eq!(texts(json!({"ok": true, "logs": ["a", "b", "c", "d", "e", "f"]})), ["a", "b", "c", "d", "[log truncated]"]);
-    assert_eq!(texts(json!({"ok": true, "logs": ["ä".repeat(30), "b"]})), ["ä".repeat(10), "[log truncated]".to_owned()]);
+    assert_eq!(texts(json!({"ok": true, "logs": ["ä".repeat(30), "b"]})), [format!("{}{LOG_CUT}", "ä".repeat(10))]);
     assert_eq!(texts(json!({"ok": true, "logs": ["x"], "logLines": [{"level": "warn", "at_ms": 1, "text": "y"}]})), ["y"]);
-}
-
-#[test]
-fn executors_are_told_where_we_are_and_never_where_we_are_not() {
-    let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
-    for (self_url, listen, request, origin) in [
-        (Some("https://api.test"), "0.0.0.0:80", Some("http://evil.test"), "https://api.test"),
-        (None, "127.0.0.1:8700", None, "http://127.0.0.1:8700"),
-        (None, "0.0.0.0:8700", None, "http://127.0.0.1:8700"),
-        (None, "[::]:8700", None, "http://[::1]:8700"),
-        (None, "10.0.0.5:8700", Some("http://10.0.0.5:8700"), "http://10.0.0.5:8700"),
-        (None, "127.0.0.1:80", Some("http://api.example.com"), "http://api.example.com"),
-        (None, "127.0.0.1:8700", Some("https://api.example.com"), "http://127.0.0.1:8700"),
-        (None, "127.0.0.1:8700", Some("http://example.com:8700"), "http://example.com:8700"),
-        // Sandboxes live below the domain.
-        (None, "127.0.0.1:8700", Some("http://sb-1.example.com"), "http://127.0.0.1:8700"),
-        (None, "127.0.0.1:8700", Some("http://example.com:9"), "http://127.0.0.1:8700"),
-        (None, "127.0.0.1:8700", Some("http://127.0.0.1:9"), "http://127.0.0.1:8700"),
-        (None, "127.0.0.1:8700", Some("http://127.0.0.1"), "http://127.0.0.1:8700"),
-        (None, "127.0.0.1:8700", Some("http://evil.test"), "http://127.0.0.1:8700"),
-        (None, "127.0.0.1:8700", Some("http://example.com.evil.test"), "http://127.0.0.1:8700"),
-        (None, "127.0.0.1:8700", Some("nonsense"), "http://127.0.0.1:8700"),
-    ] {
-        assert_eq!(main_origin(self_url, "example.com", address(listen), request), origin, "{request:?}");
-    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ fn minutes() -> cron::Schedule {
     cron::Schedule::parse("* * * * *", "UTC").unwrap()
 }
 
-fn state<'a>(cron: &'a cron::Schedule, policy: &'a Schedule, busy: bool, now_ms: i64) -> State<'a> {
-    State { script_id: "s", cron, policy, next_tick_ms: MINUTE, accounted: &[], busy, waiting: 0, now_ms }
+fn state<'a>(cron: &'a cron::Schedule, policy: &'a Policy, busy: bool, now_ms: i64) -> State<'a> {
+    State { id: "s", ticks: cron, policy, next_tick_ms: MINUTE, accounted: &[], busy, waiting: 0, now_ms }
 }
 
 /// `f3` fired at minute 3, `l3` the same but late, `s1-2` skipped from 1 to 2.
@@ -56,7 +56,7 @@ fn by_policy() {
         (RunAll, Skip, false, after, "s1-2 l3 l4 l5 next6"),
         (RunAll, Skip, true, after, "s1-2 l3 l4 l5 next6"),
     ] {
-        let policy = Schedule { missed_run_policy: missed, missed_runs_max: 3, concurrency_policy: concurrency, ..Schedule::default() };
+        let policy = Policy { missed_run_policy: missed, missed_runs_max: 3, concurrency_policy: concurrency, ..Policy::default() };
         let decision = decide(&state(&cron, &policy, busy, now));
         assert_eq!(words(&decision), expected, "{missed:?} {concurrency:?} busy {busy} at {now}");
     }
@@ -65,18 +65,18 @@ fn by_policy() {
 #[test]
 fn what_is_later_than_its_deadline_is_skipped() {
     let cron = minutes();
-    let policy = Schedule { starting_deadline_seconds: Some(90), missed_run_policy: MissedRunPolicy::RunAll, ..Schedule::default() };
+    let policy = Policy { starting_deadline_seconds: Some(90), missed_run_policy: MissedRunPolicy::RunAll, ..Policy::default() };
     let decision = decide(&state(&cron, &policy, false, 5 * MINUTE + 40_000));
     assert_eq!(words(&decision), "s1-4 l5 next6");
     assert!(decision.ticks[0].reason.as_ref().unwrap().contains("startingDeadlineSeconds"));
-    let policy = Schedule { starting_deadline_seconds: Some(1), ..Schedule::default() };
+    let policy = Policy { starting_deadline_seconds: Some(1), ..Policy::default() };
     assert_eq!(words(&decide(&state(&cron, &policy, false, MINUTE + 2000))), "s1-1 next2");
 }
 
 #[test]
 fn jitter_that_is_longer_than_the_pause_loses_no_tick() {
     let cron = minutes();
-    let policy = Schedule { jitter_seconds: 3600, ..Schedule::default() };
+    let policy = Policy { jitter_seconds: 3600, ..Policy::default() };
     let mut coming = next("s", &cron, &policy, 0).unwrap();
     for minute in 1..200 {
         assert_eq!(coming.tick_ms, minute * MINUTE);
@@ -90,7 +90,7 @@ fn jitter_that_is_longer_than_the_pause_loses_no_tick() {
 #[test]
 fn a_queue_has_an_end() {
     let cron = minutes();
-    let policy = Schedule { concurrency_policy: ConcurrencyPolicy::Queue, ..Schedule::default() };
+    let policy = Policy { concurrency_policy: ConcurrencyPolicy::Queue, ..Policy::default() };
     let full = State { waiting: limits::SCRIPT_SCHEDULE_QUEUE_MAX, ..state(&cron, &policy, true, MINUTE) };
     assert_eq!(words(&decide(&full)), "s1-1 next2");
 }
@@ -98,7 +98,7 @@ fn a_queue_has_an_end() {
 #[test]
 fn what_was_decided_before_the_clock_was_set_back_stands() {
     let cron = minutes();
-    let policy = Schedule { concurrency_policy: ConcurrencyPolicy::Allow, missed_run_policy: MissedRunPolicy::RunAll, ..Schedule::default() };
+    let policy = Policy { concurrency_policy: ConcurrencyPolicy::Allow, missed_run_policy: MissedRunPolicy::RunAll, ..Policy::default() };
     let accounted = [(2 * MINUTE, 3 * MINUTE), (5 * MINUTE, 5 * MINUTE)];
     let state = State { accounted: &accounted, ..state(&cron, &policy, false, 6 * MINUTE) };
     assert_eq!(words(&decide(&state)), "l1 l4 f6 next7");
@@ -107,7 +107,7 @@ fn what_was_decided_before_the_clock_was_set_back_stands() {
 #[test]
 fn a_year_that_was_missed_second_by_second_is_decided_in_steps() {
     let cron = cron::Schedule::parse("* * * * * *", "UTC").unwrap();
-    let policy = Schedule::default();
+    let policy = Policy::default();
     let (mut next, mut skipped, mut fired) = (1000, 0, 0);
     let now_ms = 200_000_500;
     while next <= now_ms {
@@ -122,8 +122,8 @@ fn a_year_that_was_missed_second_by_second_is_decided_in_steps() {
 
 #[test]
 fn what_a_run_is_told() {
-    let input: serde_json::Value = serde_json::from_str(&input("0 9 * * *", 1_767_258_000_000, 1_767_258_000_042)).unwrap();
-    assert_eq!(input, json!({ "firedAt": "2026-01-01T09:00:00.042Z", "pattern": "0 9 * * *", "scheduledAt": "2026-01-01T09:00:00.000Z" }));
+    let input: serde_json::Value = serde_json::from_str(&crate::script::tick_input("0 9 * * *", 1_767_258_000_000, 1_767_258_000_042)).unwrap();
+    assert_eq!(input, serde_json::json!({ "firedAt": "2026-01-01T09:00:00.042Z", "pattern": "0 9 * * *", "scheduledAt": "2026-01-01T09:00:00.000Z" }));
 }
 
 proptest! {
@@ -143,14 +143,14 @@ proptest! {
         start in 1_700_000_000_000i64..1_800_000_000_000,
     ) {
         let cron = cron::Schedule::parse(pattern, zone).unwrap();
-        let policy = Schedule {
-            missed_run_policy: missed, concurrency_policy: concurrency, starting_deadline_seconds: deadline, jitter_seconds: jitter, ..Schedule::default()
+        let policy = Policy {
+            missed_run_policy: missed, concurrency_policy: concurrency, starting_deadline_seconds: deadline, jitter_seconds: jitter, ..Policy::default()
         };
         let first = next("s", &cron, &policy, start).unwrap();
         let (mut coming, mut now, mut expected) = (first, start, first.tick_ms);
         for (pause, busy) in pauses.iter().zip(busy.iter().cycle()) {
             now += pause;
-            let state = State { script_id: "s", cron: &cron, policy: &policy, next_tick_ms: coming.tick_ms, accounted: &[], busy: *busy, waiting: 0, now_ms: now };
+            let state = State { id: "s", ticks: &cron, policy: &policy, next_tick_ms: coming.tick_ms, accounted: &[], busy: *busy, waiting: 0, now_ms: now };
             let decision = decide(&state);
             for tick in &decision.ticks {
                 prop_assert_eq!(tick.first_tick_ms, expected, "none is left out");

@@ -1,4 +1,4 @@
-//! Schedules: a pattern of cron in the time of a zone.
+//! A pattern of cron in the time of a zone.
 //!
 //! A pattern speaks of the clock on the wall, and some days that clock is moved:
 //! - A time that the clock leaves out counts as the first moment after the gap: 02:30 of a night that goes from 02:00 to
@@ -19,6 +19,7 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
+use super::Ticks;
 use fields::Fields;
 
 static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
@@ -47,9 +48,11 @@ impl Schedule {
     pub fn is_by_seconds(&self) -> bool {
         self.fields.is_by_seconds()
     }
+}
 
-    /// The first tick after a moment, in milliseconds. None where the calendar ends.
-    pub fn next_after(&self, at_ms: i64) -> Option<i64> {
+impl Ticks for Schedule {
+    /// None where the calendar ends.
+    fn next_after(&self, at_ms: i64) -> Option<i64> {
         let at = Timestamp::from_second(at_ms.div_euclid(1000)).ok()?;
         let mut offset = self.zone.to_offset(at);
         let mut from = offset.to_datetime(at).checked_add(SECOND).ok()?;

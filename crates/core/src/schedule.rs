@@ -1,21 +1,68 @@
-//! What becomes of the ticks of a schedule: each fires or is skipped, and which and why is decided here.
+//! Schedules, of scripts and apps alike. What becomes of their ticks is decided here: each fires or is skipped, and which and why.
 
-use jiff::Timestamp;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ConcurrencyPolicy, MissedRunPolicy, Schedule, cron};
 use crate::limits;
+
+pub mod cron;
+mod every;
+
+pub use every::{Every, Once};
 
 /// Ticks that one decision is about. Of a schedule that was missed for longer the others follow in the next ones.
 const TICKS_MAX: usize = 50_000;
 
+/// When a schedule ticks: moments in milliseconds.
+pub trait Ticks: std::fmt::Debug {
+    /// The first after a moment. None where there is none any more.
+    fn next_after(&self, at_ms: i64) -> Option<i64>;
+}
+
+/// What happens to ticks that came while nobody was there to fire them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedRunPolicy {
+    Skip,
+    #[default]
+    RunOnce,
+    RunAll,
+}
+
+/// What happens to a tick while the run of the one before goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConcurrencyPolicy {
+    Allow,
+    #[default]
+    Skip,
+    Queue,
+    Replace,
+}
+
+/// How a schedule is kept, besides its pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Policy {
+    /// An IANA name.
+    pub timezone: String,
+    pub missed_run_policy: MissedRunPolicy,
+    /// Of `run_all`.
+    pub missed_runs_max: u32,
+    /// A tick that is later than this is skipped.
+    pub starting_deadline_seconds: Option<u32>,
+    pub concurrency_policy: ConcurrencyPolicy,
+    /// Each tick is late by up to this much.
+    pub jitter_seconds: u32,
+}
+
 /// What is known of a schedule at a moment.
 #[derive(Debug, Clone, Copy)]
 pub struct State<'a> {
-    pub script_id: &'a str,
-    pub cron: &'a cron::Schedule,
-    pub policy: &'a Schedule,
+    /// By which jitter is told from that of others.
+    pub id: &'a str,
+    pub ticks: &'a dyn Ticks,
+    pub policy: &'a Policy,
     /// The first tick that nothing was decided about.
     pub next_tick_ms: i64,
     /// Ticks from there on that something was decided about all the same, from and to, in order: the clock was set back since.
@@ -57,15 +104,9 @@ pub struct Tick {
 }
 
 /// The first tick after a moment.
-pub fn next(script_id: &str, cron: &cron::Schedule, policy: &Schedule, after_ms: i64) -> Option<Next> {
-    let tick_ms = cron.next_after(after_ms)?;
-    Some(Next { tick_ms, due_at_ms: due_at_ms(script_id, policy, tick_ms, cron.next_after(tick_ms)) })
-}
-
-/// What `ctx.data` of a tick's run is.
-pub fn input(pattern: &str, tick_ms: i64, now_ms: i64) -> String {
-    let iso = |ms: i64| Timestamp::from_millisecond(ms).map(|at| format!("{at:.3}")).ok();
-    json!({ "firedAt": iso(now_ms), "pattern": pattern, "scheduledAt": iso(tick_ms) }).to_string()
+pub fn next(id: &str, ticks: &dyn Ticks, policy: &Policy, after_ms: i64) -> Option<Next> {
+    let tick_ms = ticks.next_after(after_ms)?;
+    Some(Next { tick_ms, due_at_ms: due_at_ms(id, policy, tick_ms, ticks.next_after(tick_ms)) })
 }
 
 /// Decides about all ticks that are due.
@@ -130,8 +171,8 @@ fn due(state: &State<'_>) -> (Vec<Next>, Option<Next>) {
     let mut due = Vec::new();
     let mut tick_ms = state.next_tick_ms;
     loop {
-        let following = state.cron.next_after(tick_ms);
-        let due_at_ms = due_at_ms(state.script_id, state.policy, tick_ms, following);
+        let following = state.ticks.next_after(tick_ms);
+        let due_at_ms = due_at_ms(state.id, state.policy, tick_ms, following);
         if due_at_ms > state.now_ms || due.len() >= TICKS_MAX {
             return (due, Some(Next { tick_ms, due_at_ms }));
         }
@@ -146,14 +187,60 @@ fn due(state: &State<'_>) -> (Vec<Next>, Option<Next>) {
 
 /// A tick is put off by an amount that follows from it, so that it is the same whenever it is looked at; and by less than until the
 /// next one, which would find it waiting otherwise.
-fn due_at_ms(script_id: &str, policy: &Schedule, tick_ms: i64, following_ms: Option<i64>) -> i64 {
+fn due_at_ms(id: &str, policy: &Policy, tick_ms: i64, following_ms: Option<i64>) -> i64 {
     if policy.jitter_seconds == 0 {
         return tick_ms;
     }
-    let digest = Sha256::new().chain_update(script_id).chain_update(tick_ms.to_le_bytes()).finalize();
+    let digest = Sha256::new().chain_update(id).chain_update(tick_ms.to_le_bytes()).finalize();
     let number = digest.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     let until_next = following_ms.map_or(u64::MAX, |next| next.saturating_sub(tick_ms).max(1).unsigned_abs());
     tick_ms.saturating_add((number % (u64::from(policy.jitter_seconds) * 1000).min(until_next)).cast_signed())
+}
+
+impl MissedRunPolicy {
+    pub const ALL: [Self; 3] = [Self::Skip, Self::RunOnce, Self::RunAll];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::RunOnce => "run_once",
+            Self::RunAll => "run_all",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == text)
+    }
+}
+
+impl ConcurrencyPolicy {
+    pub const ALL: [Self; 4] = [Self::Allow, Self::Skip, Self::Queue, Self::Replace];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Skip => "skip",
+            Self::Queue => "queue",
+            Self::Replace => "replace",
+        }
+    }
+
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.as_str() == text)
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            timezone: "UTC".to_owned(),
+            missed_run_policy: MissedRunPolicy::default(),
+            missed_runs_max: 10,
+            starting_deadline_seconds: None,
+            concurrency_policy: ConcurrencyPolicy::default(),
+            jitter_seconds: 0,
+        }
+    }
 }
 
 #[derive(Default)]
