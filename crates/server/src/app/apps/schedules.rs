@@ -11,7 +11,7 @@ use sandbar_core::{
     roles::Permission,
 };
 use sandbar_store::{AppRecord, AppScheduleRecord, AppTick, InsertedRun, NewAppRun, StoreError, fresh_schedule, retimed_schedule};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::runs::{Asked, Wish, plan};
 use crate::{
@@ -25,6 +25,15 @@ use crate::{
 
 /// A change that met another is tried so often.
 const TRIES: u32 = 5;
+
+/// What is to become of a schedule.
+enum Change {
+    /// These keys; `null` takes one away.
+    Set(Map<String, Value>),
+    Stop,
+    Resume,
+    Delete,
+}
 
 impl App {
     /// The schedules of an app by name.
@@ -54,69 +63,24 @@ impl App {
     }
 
     /// Changes what is named of a schedule; `null` takes a key away.
-    pub(crate) async fn update_app_schedule(&self, who: &Principal, app: &str, name: &str, given: &Value) -> Result<AppScheduleRecord, ApiError> {
-        let Some(given) = given.as_object() else { return Err(ApiError::bad_request("the body must be an object with the keys to change")) };
-        self.change_schedule(who, app, name, async |record, app| {
-            if record.keeper == Keeper::Manifest {
-                let text = format!("the schedule {:?} is kept by the manifest; change it there and deploy, or stop it", record.name);
-                return Err(ApiError::conflict(text).with_details(json!({ "reason": "kept_by_manifest" })));
-            }
-            let stored = serde_json::to_value(&record.spec).map_err(|e| ApiError::internal("reading a schedule", &e))?;
-            let Value::Object(mut whole) = stored else { return Err(ApiError::internal("reading a schedule", &"no object")) };
-            // Exactly one of them says when it comes.
-            if let Some(when) = ["cron", "rate", "once"].into_iter().find(|key| given.get(*key).is_some_and(|value| !value.is_null())) {
-                whole.retain(|key, _| key == when || !["cron", "rate", "once"].contains(&key.as_str()));
-            }
-            for (key, value) in given {
-                match value {
-                    Value::Null => whole.remove(key),
-                    value => whole.insert(key.clone(), value.clone()),
-                };
-            }
-            let spec = self.read_schedule(app, Value::Object(whole)).await?;
-            let name = spec.name.clone();
-            retimed_schedule(AppScheduleRecord { name, ..record }, spec, now_ms()).map_err(refused)
-        })
-        .await
+    pub(crate) async fn update_app_schedule(&self, who: &Principal, app: &str, name: &str, given: Value) -> Result<AppScheduleRecord, ApiError> {
+        let Value::Object(given) = given else { return Err(ApiError::bad_request("the body must be an object with the keys to change")) };
+        self.change_schedule(who, app, name, Change::Set(given)).await
     }
 
     /// Lets a schedule come no more until it is started again, whoever keeps it.
     pub(crate) async fn stop_app_schedule(&self, who: &Principal, app: &str, name: &str) -> Result<AppScheduleRecord, ApiError> {
-        self.change_schedule(who, app, name, async |record, _| match record.lifecycle {
-            Lifecycle::Active => {
-                let reason = Some("it was stopped by a request".to_owned());
-                Ok(AppScheduleRecord { lifecycle: Lifecycle::Stopped, lifecycle_reason: reason, ..record })
-            }
-            _ => Ok(record),
-        })
-        .await
+        self.change_schedule(who, app, name, Change::Stop).await
     }
 
     /// Lets one that was stopped, or that failed, come again from now on. What it missed meanwhile it was not to do.
     pub(crate) async fn resume_app_schedule(&self, who: &Principal, app: &str, name: &str) -> Result<AppScheduleRecord, ApiError> {
-        self.change_schedule(who, app, name, async |record, _| match record.lifecycle {
-            Lifecycle::Active => Ok(record),
-            Lifecycle::Stopped | Lifecycle::Failed => {
-                let spec = record.spec.clone();
-                retimed_schedule(record, spec, now_ms()).map_err(refused)
-            }
-            ended => Err(ApiError::conflict(format!("the schedule has ended ({}); change it so that it comes again", ended.as_str()))),
-        })
-        .await
+        self.change_schedule(who, app, name, Change::Resume).await
     }
 
     /// Takes a schedule away. What it ran is kept.
     pub(crate) async fn delete_app_schedule(&self, who: &Principal, app: &str, name: &str) -> Result<(), ApiError> {
-        self.change_schedule(who, app, name, async |record, _| {
-            if record.keeper == Keeper::Manifest {
-                let text = format!("the schedule {:?} is kept by the manifest; take it out there and deploy, or stop it", record.name);
-                return Err(ApiError::conflict(text).with_details(json!({ "reason": "kept_by_manifest" })));
-            }
-            let reason = Some("it was deleted by a request".to_owned());
-            Ok(AppScheduleRecord { lifecycle: Lifecycle::Deleted, lifecycle_reason: reason, ..record })
-        })
-        .await
-        .map(drop)
+        self.change_schedule(who, app, name, Change::Delete).await.map(drop)
     }
 
     /// Runs what a schedule runs, now, whether or not it is active. It counts as no tick.
@@ -158,18 +122,14 @@ impl App {
         plan(&app, &version, &wish, RunCause::Schedule, now_ms())
     }
 
-    async fn change_schedule(
-        &self,
-        who: &Principal,
-        app: &str,
-        name: &str,
-        change: impl AsyncFn(AppScheduleRecord, &AppRecord) -> Result<AppScheduleRecord, ApiError>,
-    ) -> Result<AppScheduleRecord, ApiError> {
+    async fn change_schedule(&self, who: &Principal, app: &str, name: &str, change: Change) -> Result<AppScheduleRecord, ApiError> {
         who.require(Permission::FunctionWrite)?;
         let found = self.app(who, app).await?;
-        for tries in 1.. {
+        let mut tries = 0;
+        loop {
+            tries += 1;
             let record = self.app_schedule(who, app, name).await?;
-            let changed = change(record, &found).await?;
+            let changed = self.changed_schedule(&found, record, &change).await?;
             match self.store.app_schedule_update(AppScheduleRecord { updated_at_ms: now_ms(), ..changed }).await {
                 Ok(record) => {
                     self.app_schedules.notify_one();
@@ -180,7 +140,27 @@ impl App {
                 Err(error) => return Err(refused(error)),
             }
         }
-        unreachable!("the loop ends by returning")
+    }
+
+    async fn changed_schedule(&self, app: &AppRecord, record: AppScheduleRecord, change: &Change) -> Result<AppScheduleRecord, ApiError> {
+        if record.keeper == Keeper::Manifest && matches!(change, Change::Set(_) | Change::Delete) {
+            let text = format!("the schedule {:?} is kept by the manifest; change it there and deploy, or stop it", record.name);
+            return Err(ApiError::conflict(text).with_details(json!({ "reason": "kept_by_manifest" })));
+        }
+        match (change, record.lifecycle) {
+            (Change::Set(given), _) => {
+                let spec = self.read_schedule(app, merged(&record.spec, given)?).await?;
+                retimed_schedule(AppScheduleRecord { name: spec.name.clone(), ..record }, spec, now_ms()).map_err(refused)
+            }
+            (Change::Delete, _) => Ok(ended(record, Lifecycle::Deleted, "it was deleted by a request")),
+            (Change::Stop, Lifecycle::Active) => Ok(ended(record, Lifecycle::Stopped, "it was stopped by a request")),
+            (Change::Stop, _) | (Change::Resume, Lifecycle::Active) => Ok(record),
+            (Change::Resume, Lifecycle::Stopped | Lifecycle::Failed) => {
+                let spec = record.spec.clone();
+                retimed_schedule(record, spec, now_ms()).map_err(refused)
+            }
+            (Change::Resume, over) => Err(ApiError::conflict(format!("the schedule has ended ({}); change it so that it comes again", over.as_str()))),
+        }
     }
 
     /// A schedule as it stands in a manifest, read together with what it may run: what is live of the app.
@@ -201,6 +181,28 @@ impl App {
             }
         }
     }
+}
+
+fn ended(record: AppScheduleRecord, lifecycle: Lifecycle, reason: &str) -> AppScheduleRecord {
+    AppScheduleRecord { lifecycle, lifecycle_reason: Some(reason.to_owned()), ..record }
+}
+
+/// What is stored with what is given in its place, as it would stand in a manifest.
+fn merged(spec: &Schedule, given: &Map<String, Value>) -> Result<Value, ApiError> {
+    const WHEN: [&str; 3] = ["cron", "rate", "once"];
+    let stored = serde_json::to_value(spec).map_err(|e| ApiError::internal("reading a schedule", &e))?;
+    let Value::Object(mut whole) = stored else { return Err(ApiError::internal("reading a schedule", &"it is no object")) };
+    // Exactly one of them says when it comes.
+    if WHEN.iter().any(|key| given.get(*key).is_some_and(|value| !value.is_null())) {
+        whole.retain(|key, _| !WHEN.contains(&key.as_str()));
+    }
+    for (key, value) in given {
+        match value {
+            Value::Null => whole.remove(key),
+            value => whole.insert(key.clone(), value.clone()),
+        };
+    }
+    Ok(Value::Object(whole))
 }
 
 fn wish(spec: &Schedule, caused_by: Option<String>, idempotency_key: Option<String>) -> Wish {

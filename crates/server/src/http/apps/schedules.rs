@@ -125,7 +125,7 @@ async fn update(
     Path((name, schedule)): Path<(String, String)>,
     Json(given): Json<Value>,
 ) -> Result<ScheduleReply> {
-    reply::ok(ScheduleReply { schedule: view(app.update_app_schedule(&who, &name, &schedule, &given).await?) })
+    reply::ok(ScheduleReply { schedule: view(app.update_app_schedule(&who, &name, &schedule, given).await?) })
 }
 
 /// Delete a schedule. What it ran is kept.
