@@ -11,7 +11,7 @@ pub const RUN_TIMEOUT_DEFAULT_S: u64 = 3600;
 /// Seconds after the server's own clock at which the agent ends a command by itself.
 pub const RUN_TTL_MARGIN_S: u64 = 30;
 /// Bytes of a run's input that stand in its environment, too; a longer one is in its file alone.
-pub const RUN_INPUT_ENV_MAX_BYTES: usize = 32 << 10;
+pub const RUN_INPUT_ENV_MAX_BYTES: usize = 16 << 10;
 /// Bytes of a run's output that are kept; what follows is dropped.
 pub const RUN_LOG_MAX_BYTES: u64 = 16 << 20;
 /// Bytes of a log that one request reads.

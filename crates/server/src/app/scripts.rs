@@ -93,7 +93,7 @@ pub(crate) struct Ran {
 /// What runs of scripts share.
 pub struct Scripts {
     pub(crate) engines: engines::Engines,
-    pub(super) seal: Arc<Seal>,
+    pub(crate) seal: Arc<Seal>,
     pub(crate) places: Arc<places::Places>,
     pub(crate) under_way: under_way::UnderWay,
     /// Calls of clients, which go on to their end although the client may be gone.

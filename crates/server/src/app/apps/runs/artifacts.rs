@@ -51,7 +51,7 @@ impl Runner {
         };
         if let Ok(runtime) = runtime {
             self.run.doc.known.usage = usage::measure(&self.run, &runtime, self.resumed).await;
-            self.forget_input(&runtime).await;
+            self.forget_command(&runtime).await;
         }
     }
 }

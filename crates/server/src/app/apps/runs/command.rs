@@ -205,10 +205,15 @@ impl Runner {
         runtime.client.write_file(&self.input_path(), Some("0600"), Some(length), Body::from(bytes)).await.map(drop)
     }
 
-    /// Takes the input away again, where the sandbox goes on. A folder that stays is a nuisance, and no more.
-    pub(super) async fn forget_input(&self, runtime: &Runtime) {
-        if self.run.doc.place == Place::App {
-            let _ = tokio::time::timeout(END_WITHIN, runtime.client.remove(&self.input_folder())).await;
+    /// Takes the input away again, where the sandbox goes on, and has the agent forget the command, which has ended and of which all is
+    /// written down: lists of it would grow with each run. What stays is a nuisance, and no more.
+    pub(super) async fn forget_command(&self, runtime: &Runtime) {
+        if self.run.doc.place != Place::App {
+            return;
+        }
+        let _ = tokio::time::timeout(END_WITHIN, runtime.client.remove(&self.input_folder())).await;
+        if let Some(context_id) = &self.run.doc.known.context_id {
+            let _ = tokio::time::timeout(END_WITHIN, runtime.client.delete_context(context_id)).await;
         }
     }
 
