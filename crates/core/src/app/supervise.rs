@@ -168,7 +168,16 @@ impl Why {
 
 impl Upkeep {
     pub fn new(restart: Restart, ready_within_ms: i64) -> Self {
-        Self { restart, ready_within_ms, phase: Phase::Idle, runs_since_ms: None, pause_ms: i64::from(restart.backoff_ms), in_a_row: 0, restarts: 0, last: None }
+        Self {
+            restart,
+            ready_within_ms,
+            phase: Phase::Idle,
+            runs_since_ms: None,
+            pause_ms: i64::from(restart.backoff_ms),
+            in_a_row: 0,
+            restarts: 0,
+            last: None,
+        }
     }
 
     /// One that was kept up before, by a server that is gone: `over` is how it had ended for good, if it had.

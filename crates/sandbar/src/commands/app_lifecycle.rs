@@ -142,8 +142,10 @@ fn show(global: &Global, status: &Value) {
     }
     let ports = status["previews"].as_array().cloned().unwrap_or_default();
     if !ports.is_empty() {
-        let rows: Vec<_> =
-            ports.iter().map(|p| vec![cell(&p["port"]), cell(&p["process"]), cell(&p["label"]), cell(&p["path"]), cell(&p["access"]), cell(&p["state"])]).collect();
+        let rows: Vec<_> = ports
+            .iter()
+            .map(|p| vec![cell(&p["port"]), cell(&p["process"]), cell(&p["label"]), cell(&p["path"]), cell(&p["access"]), cell(&p["state"])])
+            .collect();
         output::line("");
         output::table(&["PORT", "PROCESS", "LABEL", "PATH", "ACCESS", "PREVIEW"], &rows);
     }

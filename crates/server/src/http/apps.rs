@@ -31,8 +31,8 @@ use crate::{
     error::ApiError,
 };
 
-mod lifecycle;
 mod env;
+mod lifecycle;
 
 /// `/api/v1/apps`
 pub fn router() -> OpenApiRouter<SharedApp> {

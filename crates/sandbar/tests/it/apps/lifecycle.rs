@@ -303,7 +303,10 @@ fn a_killed_server_is_followed_by_one_that_goes_on() {
 
     // The end of a process that no server saw.
     let processes = machine::processes(&server.instance);
-    let web = processes.iter().find(|process| process.inner_pid as u64 == ready["start"]["pid"].as_u64().unwrap() && process.command.contains("web.py")).expect("it runs");
+    let web = processes
+        .iter()
+        .find(|process| process.inner_pid as u64 == ready["start"]["pid"].as_u64().unwrap() && process.command.contains("web.py"))
+        .expect("it runs");
     let pid = Pid::from_raw(i32::try_from(web.pid).unwrap()).unwrap();
     server.kill();
     kill_process(pid, Signal::KILL).unwrap();

@@ -22,10 +22,7 @@ use sandbar_core::app::{
     supervise::{Ending, Phase, Upkeep, Why},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio_util::{
-    sync::CancellationToken,
-    task::TaskTracker,
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::app::{App, sandboxes::now_ms};
 
@@ -187,15 +184,8 @@ impl Supervisors {
         }
         let watcher = Watcher { app: Arc::downgrade(app), sandbox_id: sandbox_id.to_owned(), ground, alive, end, revive: keeping.revive };
         self.spawn(&stop, watcher.run(app.sandboxes.listeners.listen(sandbox_id)));
-        let inner = Inner {
-            sandbox_id: sandbox_id.to_owned(),
-            launch: Arc::clone(launch),
-            entries,
-            ground: stands,
-            redactor: keeping.redactor,
-            alive: lives,
-            stop,
-        };
+        let inner =
+            Inner { sandbox_id: sandbox_id.to_owned(), launch: Arc::clone(launch), entries, ground: stands, redactor: keeping.redactor, alive: lives, stop };
         let supervised = Supervised(Arc::new(inner));
         known.insert(sandbox_id.to_owned(), supervised.clone());
         supervised

@@ -11,8 +11,8 @@ use axum::{
 use futures_util::stream;
 use sandbar_api::{
     app_lifecycle::{
-        AppLogResponse, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices, AppStartRequest,
-        AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
+        AppLogResponse, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices,
+        AppStartRequest, AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
     },
     error::ErrorEnvelope,
     preview::PreviewResponse,
@@ -130,7 +130,13 @@ async fn app_status(State(app): State<SharedApp>, who: Principal, Path(name): Pa
     ("name" = String, Path), ("source" = Option<String>, Query, description = "start, the default, or the name of a service"),
     ("since" = Option<String>, Query, description = "the cursor of the answer before"),
 ), responses((status = 200, body = Envelope<AppLogResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope)))]
-async fn logs(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>, headers: HeaderMap, params: Params) -> std::result::Result<Response, ApiError> {
+async fn logs(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    params: Params,
+) -> std::result::Result<Response, ApiError> {
     who.require(Permission::FunctionRead)?;
     let source = params.text("source").unwrap_or(sandbar_core::app::manifest::START).to_owned();
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
