@@ -3,6 +3,7 @@
 mod app;
 mod app_lifecycle;
 mod app_runs;
+mod app_schedules;
 mod collection;
 mod credential;
 mod dead_letters;
@@ -27,6 +28,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use app::{AppCommand, DeployArgs, InitArgs, InitTemplate, ValidateArgs};
 pub use app_lifecycle::{AppLifecycleCommand, AppServiceCommand};
 pub use app_runs::{AppRunArgs, AppRunsCommand, RunsCommand};
+pub use app_schedules::SchedulesCommand;
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};
 pub use dead_letters::DeadLettersCommand;

@@ -105,6 +105,10 @@ impl Client {
         self.data(self.request(Method::PUT, path).json(body)).await
     }
 
+    pub async fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.data(self.request(Method::PATCH, path).json(body)).await
+    }
+
     /// What a public host of the server answers, as text.
     pub async fn public(&self, url: &str, path: &str) -> anyhow::Result<String> {
         let response = self.ask_public(url, path).await?;

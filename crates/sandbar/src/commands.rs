@@ -3,6 +3,7 @@
 pub mod app;
 mod app_lifecycle;
 mod app_runs;
+mod app_schedules;
 pub mod collection;
 pub mod copy;
 pub mod credential;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::SchedulesCommand;
+
 #[derive(Debug, Subcommand)]
 pub enum AppRunsCommand {
     /// Run an action of an app, print what it prints, and exit as it does
@@ -11,6 +13,9 @@ pub enum AppRunsCommand {
     /// Look at runs, and cancel them
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Look at what an app runs by itself, and change it
+    #[command(subcommand)]
+    Schedules(SchedulesCommand),
     /// List the files that a run left, or fetch them
     Artifacts {
         /// Id of the run

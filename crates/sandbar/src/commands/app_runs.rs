@@ -28,6 +28,7 @@ pub async fn run(global: &Global, client: &Client, command: AppRunsCommand) -> a
     match command {
         AppRunsCommand::Run(args) => start(global, client, args).await,
         AppRunsCommand::Runs(command) => runs(global, client, command).await,
+        AppRunsCommand::Schedules(command) => super::app_schedules::run(global, client, command).await,
         AppRunsCommand::Artifacts { run, dir } => artifacts(global, client, &run, dir.as_deref()).await,
         AppRunsCommand::Receipts { app, after } => receipts(global, client, app.as_deref(), after).await,
     }
@@ -76,7 +77,7 @@ async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Re
 }
 
 /// The input that was given as text, in a file or on standard input.
-fn input(text: &str) -> anyhow::Result<Value> {
+pub(super) fn input(text: &str) -> anyhow::Result<Value> {
     let read = match text.strip_prefix('@') {
         None => text.to_owned(),
         Some("-") => {

@@ -19,6 +19,7 @@ mod kills;
 mod lifecycle;
 mod previews;
 mod runs;
+mod schedules;
 
 const APPS: &str = "/api/v1/apps";
 const SOON: Duration = Duration::from_secs(60);
