@@ -90,7 +90,7 @@ pub(crate) struct Ran {
 /// What runs of scripts share.
 pub struct Scripts {
     pub(crate) engines: engines::Engines,
-    seal: Arc<Seal>,
+    pub(crate) seal: Arc<Seal>,
     pub(crate) places: Arc<places::Places>,
     /// Calls of clients, which go on to their end although the client may be gone.
     pub(crate) tasks: TaskTracker,
