@@ -121,7 +121,7 @@ fn what_is_wrong_with_a_schedule_is_said() {
 
 #[test]
 fn ticks_of_a_killed_server_are_made_up_for_or_skipped_and_none_runs_twice() {
-    let mut server = Server::start();
+    let mut server = Server::start_with(&[]);
     let demo = Demo::deploy(&server.api(), "killed", ACTIONS, &[]);
     let made = json!({ "name": "s", "cron": "* * * * * *", "concurrencyPolicy": "skip", "runtimePolicy": "run_and_delete", "action": "report" });
     demo.try_post("/schedules", made).ok(201);
