@@ -55,7 +55,8 @@ pub enum AppCommand {
         /// The app
         name: String,
         /// The version [default: the newest that is ready before the live one]
-        version: Option<i64>,
+        #[arg(value_name = "VERSION")]
+        number: Option<i64>,
     },
 }
 

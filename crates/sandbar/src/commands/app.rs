@@ -34,7 +34,7 @@ pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
         AppCommand::Rm { names } => super::delete_each(&Client::from_global(global)?, global.output, names, |name| path(name, "")).await,
         AppCommand::Versions { name } => versions(global, &name).await,
         AppCommand::Env { name, set, unset } => env(global, &name, set, unset).await,
-        AppCommand::Rollback { name, version } => rollback(global, &name, version).await,
+        AppCommand::Rollback { name, number } => rollback(global, &name, number).await,
     }
 }
 

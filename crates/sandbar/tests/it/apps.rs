@@ -215,11 +215,11 @@ fn what_is_wrong_with_a_manifest_is_told_before_anything_is_made() {
     assert!(error["message"].as_str().unwrap().starts_with("sandbar.yaml: 2 things are wrong"), "{error}");
     for (files, status, says) in [
         (&[("main.py", "")][..], 422, "sandbar.yaml"),
-        (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  base: nothing\n")], 404, "runtime.base"),
-        (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  snapshot: nothing\n")], 404, "snapshot"),
-        (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  image:\n    ref: example.com/nothing:1\n")], 409, "operator"),
-        (&[("sandbar.yaml", "schemaVersion: 1\nvolumes:\n  - name: data\n    mountPath: /data\n")], 422, "volumes"),
-        (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  dockerfile: {}\n")], 422, "dockerfile"),
+        (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  base: nothing\n")][..], 404, "runtime.base"),
+        (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  snapshot: nothing\n")][..], 404, "snapshot"),
+        (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  image:\n    ref: example.com/nothing:1\n")][..], 409, "operator"),
+        (&[("sandbar.yaml", "schemaVersion: 1\nvolumes:\n  - name: data\n    mountPath: /data\n")][..], 422, "volumes"),
+        (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  dockerfile: {}\n")][..], 422, "dockerfile"),
     ] {
         let error = app.send("", files).error(&[status]);
         assert!(error["message"].as_str().unwrap().contains(says), "{error}");

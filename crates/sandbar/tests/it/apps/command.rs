@@ -6,7 +6,7 @@ use super::*;
 use crate::it::harness::TOKEN;
 
 /// Runs the program in a folder; its exit code, standard output and standard error.
-fn sandbar(api: &Api, dir: &Path, args: &[&str]) -> (i32, String, String) {
+pub(super) fn sandbar(api: &Api, dir: &Path, args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", dir).current_dir(dir);
     let done = command.args(["--url", &format!("http://{}", api.addr()), "--token", TOKEN]).args(args).output().unwrap();

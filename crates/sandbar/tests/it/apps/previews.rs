@@ -62,7 +62,7 @@ fn ports_are_closed_until_what_serves_them_is_ready() {
     // A visitor wakes it, and meets it when it is ready again.
     sandbox.post("/pause", json!({}));
     demo.until("its sleep", |status| status["sandbox"]["awake"] == false);
-    assert_eq!(shop.get("/").value()["error"]["code"], "sandbox_paused", "a public port without autoStart wakes nothing");
+    assert_eq!(shop.get("/").value()["error"]["code"], "unavailable", "a public port without autoStart wakes nothing");
     eventually("the app again", WITHIN, || Some(()).filter(|()| look(&public).body == b"hello").ok_or_else(|| look(&public).text()));
 
     demo.post("/stop", json!({}));
@@ -104,4 +104,28 @@ fn what_is_printed_can_be_followed_from_any_place() {
     demo.post("/stop", json!({ "delete_sandbox": true }));
     demo.api.get(&demo.path("/logs?since=nonsense")).error(&[400]);
     demo.api.get(&demo.path("/logs?source=nobody")).error(&[404]);
+}
+
+#[test]
+fn the_command_line_starts_looks_and_stops() {
+    let server = shared();
+    let demo = Demo::deploy(&server.api(), "by-hand", PORTS, &[WEB, ("go", ""), ("open", "")]);
+    let run = |arguments: &[&str]| super::command::sandbar(&demo.api, &std::env::temp_dir(), arguments);
+    let (code, out, err) = run(&["app", "start", "by-hand"]);
+    assert!(code == 0 && out.contains("ready"), "{out}{err}");
+    demo.until("the shop", |status| preview(status, 3100) == "ready");
+    let (code, out, err) = run(&["app", "status", "by-hand"]);
+    assert!(code == 0 && out.contains("shop") && out.contains("3100") && out.contains("public"), "{out}{err}");
+    eventually("its lines", WITHIN, || {
+        let (_, out, err) = run(&["app", "logs", "by-hand", "--service", "shop"]);
+        if out.contains("starting by-hand shop") { Ok(()) } else { Err(out + &err) }
+    });
+    let (code, out, err) = run(&["app", "open", "by-hand", "--print"]);
+    assert!(code == 0 && out.contains("--p3000.") && out.contains("/.sandbox0/preview/bootstrap?"), "{out}{err}");
+    let (code, out, err) = run(&["app", "service", "stop", "by-hand", "shop"]);
+    assert!(code == 0 && out.contains("shop"), "{out}{err}");
+    let (code, _, err) = run(&["app", "start", "by-hand", "--service", "nobody"]);
+    assert!(code != 0 && err.contains("the app has no service \"nobody\"; it has shop"), "{err}");
+    let (code, out, err) = run(&["app", "stop", "by-hand"]);
+    assert!(code == 0 && out.contains("paused"), "{out}{err}");
 }

@@ -128,11 +128,11 @@ mod tests {
             ("aé".as_bytes(), 3),
             (&"aé".as_bytes()[..2], 1),
             (&"a€".as_bytes()[..3], 1),
-            (b"\xff\xfe", 2),
-            (b"\xffab", 3),
-            (b"\xffab\xe2\x82", 3),
-            (b"\xc3", 1),
-            (b"", 0),
+            (&b"\xff\xfe"[..], 2),
+            (&b"\xffab"[..], 3),
+            (&b"\xffab\xe2\x82"[..], 3),
+            (&b"\xc3"[..], 1),
+            (&b""[..], 0),
         ] {
             assert_eq!(whole_characters(bytes), whole, "{bytes:?}");
         }

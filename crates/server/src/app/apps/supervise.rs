@@ -314,11 +314,6 @@ impl Supervised {
         self.0.entries.get(name).map(|handle| handle.view.borrow().clone())
     }
 
-    /// Of the start command; none when there is no such, or nobody wants it.
-    pub fn state(&self) -> AppState {
-        self.view(START).map_or(AppState::None, |view| view.state)
-    }
-
     /// Whether the sandbox runs.
     pub fn is_awake(&self) -> bool {
         self.0.ground.borrow().runtime.is_some()
