@@ -93,7 +93,7 @@ pub fn verify_chain(api: &Api) -> Vec<Value> {
     let text = String::from_utf8(listed.stdout).unwrap();
     if let Some(at) = text.find("\"cpu_us\": ") {
         let mut altered = text.clone();
-        altered.insert_str(at + "\"cpu_us\": ".len(), "1");
+        altered.insert(at + "\"cpu_us\": ".len(), '1');
         std::fs::write(&file, altered).unwrap();
         let refused = Command::new(env!("CARGO_BIN_EXE_sandbar")).args(["receipt", "verify", file.to_str().unwrap()]).output().unwrap();
         assert!(!refused.status.success(), "an altered receipt was let pass");
