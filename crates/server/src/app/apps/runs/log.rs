@@ -246,10 +246,10 @@ mod tests {
         let mut log = folder.open();
         log.add(&[out("one two"), err("warn wa")]).unwrap();
         log.add(&[err("rn"), out(" three")]).unwrap();
-        assert_eq!(folder.text(), "one warn two warn three");
+        assert_eq!(folder.text(), "one warn two warnthree");
         log.told_anew();
         log.add(&[out("one two three"), err("warn warn")]).unwrap();
-        assert_eq!(folder.text(), "one warn two warn three");
+        assert_eq!(folder.text(), "one warn two warnthree");
     }
 
     #[test]
