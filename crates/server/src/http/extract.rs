@@ -58,6 +58,7 @@ where
 
 /// Parses a JSON object; the error names the path of the field that is wrong.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     // A type with named fields would also be read from a list of them.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::bad_request("the request body must be a JSON object"));

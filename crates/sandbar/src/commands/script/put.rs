@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use reqwest::{Method, StatusCode};
-use sandbar_core::limits;
+use sandbar_core::{limits, script::draft::READ_ONLY};
 use serde_json::{Map, Value};
 
 use super::{SCRIPTS, language_of, path, show};
@@ -55,6 +55,8 @@ fn record(args: PutArgs) -> anyhow::Result<(String, Map<String, Value>)> {
     } else if !body.contains_key("code") {
         return Err(WrongUse::error("give a FILE with the code, or --config with a record that has `code`"));
     }
+    // What the server says of a script stands in a record that was read, and is not for us to set.
+    body.retain(|field, _| !READ_ONLY.contains(&field.as_str()));
     fields(args, &mut body)?;
     Ok((name, body))
 }
@@ -200,7 +202,8 @@ mod tests {
             "schedule": {"timezone": "UTC", "jitterSeconds": 2}});
         assert_eq!((name.as_str(), body), ("other", record));
         // What `get` prints can be given back.
-        assert!(of(r#"{"id": "x", "name": "a", "code": "return 1", "capabilities": null, "nextRunAt": null}"#, &["--config", "RECORD"]).is_ok());
+        let got = r#"{"id": "x", "version": 3, "name": "a", "code": "return 1", "capabilities": null, "nextRunAt": null, "secrets": []}"#;
+        assert_eq!(of(got, &["--config", "RECORD"]).unwrap(), ("a".to_owned(), json!({"code": "return 1", "capabilities": null})));
     }
 
     #[test]

@@ -70,7 +70,9 @@ impl Ours<'_> {
             Some(Host::Domain(name)) => {
                 let name = name.strip_suffix('.').unwrap_or(name);
                 let is_loopback = name == "localhost" || name.ends_with(".localhost");
-                self.has_name(name) || is_loopback && (at(Ipv4Addr::LOCALHOST.into()) || at(Ipv6Addr::LOCALHOST.into()))
+                // Names below localhost are this machine, and whatever else listens on it.
+                self.has_name(name) && (!is_loopback || port == Some(self.listen.port()))
+                    || is_loopback && (at(Ipv4Addr::LOCALHOST.into()) || at(Ipv6Addr::LOCALHOST.into()))
             }
             None => false,
         };
@@ -117,6 +119,18 @@ mod tests {
         ] {
             let ours = Ours { self_url, domain: "example.com", listen: address(listen) };
             assert_eq!(ours.main_origin(request), origin, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn what_else_listens_on_this_machine_is_not_ours() {
+        let ours = Ours { self_url: None, domain: "localhost", listen: address("127.0.0.1:8700") };
+        let is_ours = |url: &str| ours.has(&Url::parse(url).expect("a URL"), |addr| addr.is_loopback());
+        for url in ["http://localhost:8700/", "http://api.localhost:8700/", "http://127.0.0.1:8700/"] {
+            assert!(is_ours(url), "{url}");
+        }
+        for url in ["http://localhost:9000/", "http://localhost/", "http://api.localhost:9000/", "http://127.0.0.1:9000/"] {
+            assert!(!is_ours(url), "{url}");
         }
     }
 

@@ -71,8 +71,9 @@ impl Redactor {
     fn kept(&self, mut outcome: Outcome, mut recording: Recording) -> Kept {
         let mut room = Room::new(GROWTH_MAX_BYTES, EFFORT_MAX_BYTES);
         for LogLine { text, .. } in &mut outcome.logs {
-            self.cut_begun(text);
+            // First whole secrets: the end of one may look like the begin of another.
             self.mark_text(text, &mut room);
+            self.cut_begun(text);
         }
         let output = match &mut outcome.result {
             Ok(value) => value.as_ref().map(|value| self.marked_json(value, &mut room).unwrap_or_else(|| value.get().to_owned())),

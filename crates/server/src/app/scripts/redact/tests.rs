@@ -43,6 +43,9 @@ fn a_secret_that_was_cut_in_two_does_not_stand_in_the_line() {
         assert_eq!(marked_text(&redactor, &format!("{line}{LOG_CUT}")), format!("{left}{LOG_CUT}"), "{line}");
         assert_eq!(marked_text(&redactor, line), line, "only where a line was cut off");
     }
+    // One that ends as it begins was not cut.
+    let whole = marked_text(&of(&[("K", "s3cr3ts")]), &format!("it is s3cr3ts{LOG_CUT}"));
+    assert!(!whole.contains("s3cr3t"), "{whole}");
 }
 
 #[test]
