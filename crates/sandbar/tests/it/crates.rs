@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbar-core", &["sandbar-api"]),
     ("sandbar-linux", &[]),
     ("sandbar-procd-api", &[]),
-    ("sandbar-scripts", &["sandbar-linux"]),
+    ("sandbar-scripts", &["sandbar-core", "sandbar-linux"]),
     ("sandbar-procd", &["sandbar-procd-api", "sandbar-linux"]),
     ("sandbar-ssh", &[]),
     ("sandbar-store", &["sandbar-api", "sandbar-core"]),
