@@ -72,7 +72,8 @@ impl Process {
                 _ => continue,
             }
             if matches!(kind, process::Kind::Stdout | process::Kind::Stderr) {
-                self.stream.write_all(&process::taken(payload.len())).unwrap();
+                // It may have said its last word meanwhile, and ended the connection.
+                let _ = self.stream.write_all(&process::taken(payload.len()));
             }
         }
         panic!("it ended without a word: {}", String::from_utf8_lossy(&out));

@@ -24,7 +24,7 @@ fn new(name: &str, at_ms: i64) -> NewAppVersion {
         template_id: "default".into(),
         template: serde_json::from_value(json!({ "mainContainer": { "image": "host", "resources": {} } })).expect("a template"),
         manifest_text: "schemaVersion: 1".into(),
-        manifest: "{}".into(),
+        manifest: r#"{"schemaVersion":1,"runtime":{"base":"default"}}"#.into(),
     }
 }
 
