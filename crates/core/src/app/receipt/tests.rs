@@ -69,6 +69,7 @@ fn other(value: &Value) -> Value {
         Value::Number(number) => json!(number.as_i64().unwrap_or(0) + 1),
         Value::String(text) if text == "action" => json!("start"),
         Value::String(text) if text == "succeeded" => json!("failed"),
+        Value::String(text) if text == "run" => json!("app_sandbox"),
         Value::String(text) => json!(format!("{text}x")),
         _ => Value::Null,
     }
