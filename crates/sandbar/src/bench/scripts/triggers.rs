@@ -70,7 +70,10 @@ struct Script<'a> {
 
 impl<'a> Script<'a> {
     async fn create(client: &'a Client, name: &str, trigger: &str, pattern: &str) -> anyhow::Result<Self> {
-        let script = json!({"name": name, "trigger": trigger, "pattern": pattern, "code": CODE, "schedule": {"concurrencyPolicy": "allow"}});
+        let mut script = json!({"name": name, "trigger": trigger, "pattern": pattern, "code": CODE});
+        if trigger == "cron" {
+            script["schedule"] = json!({"concurrencyPolicy": "allow"});
+        }
         let created = client.post("/api/functions", &script).await?;
         Ok(Self { client, id: text(&created, "id")? })
     }
