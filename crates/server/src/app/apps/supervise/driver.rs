@@ -23,6 +23,8 @@ use crate::app::sandboxes::now_ms;
 
 /// An agent that does not answer is asked again after this time.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Between the first two looks at whether a port answers. The pauses grow to what the manifest says: most apps are up long before that.
+const FIRST_LOOK_MS: u64 = 4;
 /// One that has not answered for so long cannot start anything.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -249,6 +251,11 @@ impl Place {
     async fn check(&mut self, runtime: &Arc<Runtime>, until_ms: i64, view: &watch::Sender<EntryView>) -> Seen {
         let Some(id) = self.context_id.clone() else { return Seen::Lost };
         let entry = &self.entry;
+        let mut pause_ms = match entry.check {
+            Check::Runs | Check::Tcp(_) | Check::Http { .. } => FIRST_LOOK_MS.min(entry.check_every_ms),
+            // Each look is a program that is started.
+            Check::Command(_) => entry.check_every_ms,
+        };
         let asked = async {
             loop {
                 let left = u64::try_from(until_ms.saturating_sub(now_ms())).unwrap_or(0);
@@ -258,7 +265,8 @@ impl Place {
                 if process::passes(runtime, entry, Duration::from_millis(left)).await {
                     return Seen::Passed;
                 }
-                tokio::time::sleep(Duration::from_millis(entry.check_every_ms.min(left))).await;
+                tokio::time::sleep(Duration::from_millis(pause_ms.min(left))).await;
+                pause_ms = (pause_ms * 3 / 2).min(entry.check_every_ms);
             }
         };
         let seen = tokio::select! {
