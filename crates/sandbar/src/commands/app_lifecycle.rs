@@ -149,6 +149,10 @@ fn show(global: &Global, status: &Value) {
         output::line("");
         output::table(&["PORT", "PROCESS", "LABEL", "PATH", "ACCESS", "PREVIEW"], &rows);
     }
+    if status["volumes"].as_array().is_some_and(|volumes| !volumes.is_empty()) {
+        output::line("");
+        super::app::volume_table(&status["volumes"]);
+    }
     for process in processes.iter().filter(|process| process["state"] == "failed") {
         output::line("");
         output::line(&output::printable(&format!("{} printed last:", cell(&process["name"]))));
