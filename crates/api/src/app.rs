@@ -19,6 +19,8 @@ pub struct AppResponse {
     pub live_version: Option<i64>,
     /// `online` or `offline`: what is wanted of it.
     pub desired: String,
+    /// Of the start command, as in a status.
+    pub state: String,
     /// The sandbox that it has online.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox_id: Option<String>,

@@ -52,10 +52,18 @@ async fn list(global: &Global) -> anyhow::Result<u8> {
         Output::Table => {
             let row = |app: &Value| {
                 let outdated = if app["outdated"] == true { format!("{} (outdated)", cell(&app["online_version"])) } else { cell(&app["online_version"]) };
-                vec![cell(&app["name"]), cell(&app["desired"]), cell(&app["live_version"]), outdated, time(&app["updated_at"])]
+                vec![
+                    cell(&app["name"]),
+                    cell(&app["desired"]),
+                    cell(&app["state"]),
+                    cell(&app["live_version"]),
+                    outdated,
+                    cell(&app["sandbox_id"]),
+                    time(&app["updated_at"]),
+                ]
             };
             let rows: Vec<_> = list["apps"].as_array().into_iter().flatten().map(row).collect();
-            output::table(&["NAME", "WANTED", "LIVE", "ONLINE", "CHANGED"], &rows);
+            output::table(&["NAME", "WANTED", "STATE", "LIVE", "ONLINE", "SANDBOX", "CHANGED"], &rows);
         }
     }
     Ok(0)
@@ -68,6 +76,7 @@ fn show(global: &Global, app: &Value) {
             ("name", cell(&app["name"])),
             ("description", cell(&app["description"])),
             ("wanted", cell(&app["desired"])),
+            ("state", cell(&app["state"])),
             ("live version", cell(&app["live_version"])),
             ("newest version", cell(&app["last_version"])),
             ("online version", cell(&app["online_version"])),

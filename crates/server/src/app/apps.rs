@@ -9,7 +9,7 @@ use std::{
 use axum::body::Body;
 use sandbar_api::ErrorCode;
 use sandbar_core::{
-    app::{VersionState, manifest::Manifest},
+    app::{AppState, VersionState, manifest::Manifest},
     limits::deploys as limits,
 };
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, Pruned};
@@ -76,6 +76,8 @@ pub(crate) struct AppWhole {
     pub online: Option<AppSandboxRecord>,
     /// The version that is online says something else than the live one.
     pub outdated: bool,
+    /// Of the start command.
+    pub state: AppState,
 }
 
 impl Default for Apps {
@@ -119,7 +121,8 @@ impl App {
             }
             _ => false,
         };
-        Ok(AppWhole { app, live, online, outdated })
+        let state = self.app_state(&app, online.as_ref());
+        Ok(AppWhole { app, live, online, outdated, state })
     }
 
     /// The versions of an app, the newest first.

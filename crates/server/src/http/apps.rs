@@ -210,7 +210,7 @@ pub(super) fn rendered_volume(volume: AppVolume) -> AppVolumeStatus {
 }
 
 pub(super) fn rendered(whole: AppWhole) -> AppResponse {
-    let AppWhole { app, live, online, outdated } = whole;
+    let AppWhole { app, live, online, outdated, state } = whole;
     let manifest = live.and_then(|live| serde_json::from_str::<Value>(&live.manifest).ok());
     AppResponse {
         id: app.id,
@@ -219,6 +219,7 @@ pub(super) fn rendered(whole: AppWhole) -> AppResponse {
         last_version: app.last_version,
         live_version: app.live_version,
         desired: app.desired.as_str().to_owned(),
+        state: lifecycle::state(state).to_owned(),
         sandbox_id: online.as_ref().map(|online| online.sandbox_id.clone()),
         online_version: online.map(|online| online.version),
         outdated,

@@ -145,16 +145,12 @@ impl App {
         let (row, record) = match found {
             Some(found) if keep || !whole.outdated => found,
             former => {
-                let is_replaced = former.is_some();
                 if let Some((row, _)) = former {
                     self.unsupervise(&row.sandbox_id, STOP_GRACE).await;
                 }
                 // One that somebody deleted has its row still.
                 if let Some(row) = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))? {
                     self.end_app_sandbox(&row.sandbox_id).await;
-                    if !is_replaced {
-                        self.app_sandbox_deleted(app).await?;
-                    }
                 }
                 let record = self.make_app_sandbox(app, live, SandboxKind::App, None).await?;
                 let row = self.store.app_sandbox_get(&record.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
@@ -190,16 +186,16 @@ impl App {
             let was_awake = self.supervised(&row.sandbox_id).is_some_and(|supervised| supervised.is_awake());
             stopped = self.unsupervise(&row.sandbox_id, STOP_GRACE).await;
             match sandbox {
-                Stopping::Delete => {
-                    self.end_app_sandbox(&row.sandbox_id).await;
-                    self.app_sandbox_deleted(&app).await?;
-                }
+                Stopping::Delete => self.end_app_sandbox(&row.sandbox_id).await,
                 Stopping::Pause => {
                     if let Some(record) = self.record_of(&row.sandbox_id).await? {
                         self.put_down(record, "its app was stopped", !was_awake).await?;
                     }
                 }
             }
+        }
+        if sandbox == Stopping::Delete {
+            self.end_volumes_with_sandbox(&app).await?;
         }
         let app = self.want(app, Desired::Offline, |asked| *asked = Asked::default()).await?;
         self.remember_stopped(&app, sandbox).await;

@@ -176,14 +176,7 @@ impl App {
                 SandboxKind::Build => version.is_some_and(|version| version.state == sandbar_core::app::VersionState::Building),
                 SandboxKind::App | SandboxKind::Run => version.is_some(),
             };
-            let gone = self.record_of(&id).await?.is_none();
-            if gone && row.kind == SandboxKind::App {
-                // Somebody deleted it, or its time was up.
-                if let Some(app) = self.store.app_get(&row.app_id).await.map_err(|e| store_failure("reading the app", &e))? {
-                    self.app_sandbox_deleted(&app).await?;
-                }
-            }
-            if !is_needed || gone {
+            if !is_needed || self.record_of(&id).await?.is_none() {
                 self.end_app_sandbox(&id).await;
             }
         }

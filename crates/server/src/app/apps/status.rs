@@ -12,6 +12,8 @@ use sandbar_core::{
     sandbox::SandboxRecord,
 };
 
+use sandbar_store::{AppRecord, AppSandboxRecord};
+
 use super::{
     AppWhole, manifest_of,
     online::{seen_of, shape_of},
@@ -62,6 +64,16 @@ pub(crate) struct PortStatus {
 }
 
 impl App {
+    /// How the start command of an app is.
+    pub(super) fn app_state(&self, app: &AppRecord, online: Option<&AppSandboxRecord>) -> AppState {
+        let supervised = online.and_then(|row| self.supervised(&row.sandbox_id));
+        let entry = match supervised.as_ref().and_then(|supervised| Some((supervised.view(START)?, supervised.is_awake()))) {
+            Some((view, awake)) => EntryStatus::of(view, awake),
+            None => EntryStatus::unwatched(START, seen_of(app).entries.get(START)),
+        };
+        entry.state
+    }
+
     /// How an app is now.
     pub(crate) async fn app_status(&self, who: &Principal, name: &str) -> Result<AppStatus, ApiError> {
         let app = self.app(who, name).await?;

@@ -133,8 +133,27 @@ impl App {
         Ok((record, Some(pin)))
     }
 
-    /// The sandbox of an app was deleted, by whomever: volumes that are to go with it do.
-    pub(super) async fn app_sandbox_deleted(&self, app: &AppRecord) -> Result<(), ApiError> {
+    /// Somebody deleted a sandbox: where it was an app's own, volumes that are to go with it do.
+    pub(crate) async fn sandbox_deleted(&self, sandbox_id: &str) {
+        let ended = async {
+            let failed = |e: StoreError| store_failure("reading sandboxes of the app", &e);
+            let row = self.store.app_sandbox_get(sandbox_id).await.map_err(failed)?.filter(|row| row.kind == SandboxKind::App);
+            let app = match row {
+                Some(row) => self.store.app_get(&row.app_id).await.map_err(failed)?,
+                None => None,
+            };
+            match app {
+                Some(app) => self.end_volumes_with_sandbox(&app).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = ended.await {
+            tracing::warn!(sandbox = sandbox_id, %error, "volumes that were to go with the sandbox of an app are kept");
+        }
+    }
+
+    /// The sandbox of an app is deleted on purpose: volumes that are to go with it do, as soon as no run has them.
+    pub(super) async fn end_volumes_with_sandbox(&self, app: &AppRecord) -> Result<(), ApiError> {
         self.store.app_volumes_end(&app.team_id, &app.name).await.map_err(|e| store_failure("ending volumes of the app", &e))?;
         self.apps.changed.notify_one();
         Ok(())

@@ -319,7 +319,7 @@ fn port(port: &PortStatus) -> AppPortStatus {
     }
 }
 
-fn state(state: AppState) -> &'static str {
+pub(super) fn state(state: AppState) -> &'static str {
     match state {
         AppState::None => "none",
         AppState::Starting => "starting",
