@@ -10,6 +10,7 @@ use crate::it::{
     harness::{Rng, Sandbox, Server, shared},
     http::{Api, eventually},
     machine,
+    registry::Tar,
 };
 
 const VOLUMES: &str = "/api/v1/sandboxvolumes";
@@ -157,7 +158,7 @@ fn a_volume_goes_with_the_sandbox_where_the_manifest_says_so() {
     // Deleted by the sandboxes' API it is deleted all the same.
     let second = volumes(&demo)[0]["id"].clone();
     assert_ne!(first, second);
-    demo.sandbox().api.delete(&demo.sandbox().path("")).ok(200);
+    api.delete(&demo.sandbox().path("")).ok(202);
     until_gone(&api, &second);
     add(&demo, "three", "app");
     let third = volumes(&demo)[0]["id"].clone();
@@ -220,8 +221,9 @@ fn links_lead_no_volume_elsewhere() {
     let server = shared();
     let api = server.api();
     let at = "  - {name: data, mountPath: /workspace/a/data}\n";
-    // In the source: a folder of the way is a link. The archive holds it as such.
-    let tar = crate::it::registry::Tar::default().entry(b'2', "a", "/etc", 0o777, b"").file("sandbar.yaml", format!("schemaVersion: 1\n{}", manifest(at)).as_bytes()).done();
+    // In the source: a folder of the way is a link, if only to another one of it.
+    let yaml = format!("schemaVersion: 1\n{}", manifest(at));
+    let tar = Tar::default().file("b/x", b"").entry(b'2', "a", "b", 0o777, b"").file("sandbar.yaml", yaml.as_bytes()).done();
     let version = api.send("POST", "/api/v1/apps/vol-links/versions", &tar).ok(202)["version"].clone();
     let demo = Demo { api: api.clone(), name: "vol-links".to_owned() };
     eventually("the build", WITHIN, || {
@@ -233,6 +235,10 @@ fn links_lead_no_volume_elsewhere() {
     assert!(refused.text().contains("attach the bind mount"), "{}", refused.text());
     let failed = run(&demo, json!({ "action": "add", "sandbox": "fresh" }));
     assert_eq!((&failed["status"], &failed["failure_reason"]), (&json!("failed"), &json!("sandbox_failed")), "{failed}");
+    // By the setup: it leaves a link in place of the folder.
+    demo.redeploy(&format!("{}setup:\n  commands: ['mv a b; ln -s /etc a']\n", manifest(at)), &[]);
+    let refused = demo.try_post("/start", json!({}));
+    assert!(refused.status >= 400 && refused.text().contains("attach the bind mount"), "{}", refused.text());
     // From inside: while it runs the way is moved away, and a link put in its place. The next launch does not follow it.
     demo.redeploy(&manifest(at), &[]);
     demo.start();

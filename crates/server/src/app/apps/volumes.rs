@@ -133,7 +133,7 @@ impl App {
         Ok((record, Some(pin)))
     }
 
-    /// Somebody deleted a sandbox: where it was an app's own, volumes that are to go with it do.
+    /// Somebody deletes a sandbox: where it was an app's own, volumes that are to go with it do.
     pub(crate) async fn sandbox_deleted(&self, sandbox_id: &str) {
         let ended = async {
             let failed = |e: StoreError| store_failure("reading sandboxes of the app", &e);
@@ -159,8 +159,8 @@ impl App {
         Ok(())
     }
 
-    /// Deletes volumes of apps that are to go and that no sandbox has any more, and those of builds that are over. Can be repeated at
-    /// any time.
+    /// Deletes volumes of apps that are to go and that no sandbox has any more. Can be repeated at any time. Those of builds go with what is
+    /// left of functions' instances.
     pub(crate) async fn reconcile_app_volumes(&self) -> Result<(), ApiError> {
         let failed = |e: StoreError| store_failure("deleting volumes of apps", &e);
         for (team_id, id) in self.store.app_volumes_removable().await.map_err(failed)? {
@@ -177,7 +177,7 @@ impl App {
                 Err(error) => return Err(failed(error)),
             }
         }
-        self.settle_instances().await
+        Ok(())
     }
 
     /// The volumes of an app, as the manifest of its live version says, with what their files take.
