@@ -150,7 +150,15 @@ pub(super) fn volume_table(volumes: &Value) {
         let at = volume["mount_path"].as_str().map_or_else(|| "not declared any more".to_owned(), output::printable);
         let goes = if volume["delete_on_sandbox_delete"] == true { "its sandbox" } else { "nothing" };
         let mounted = if volume["mounted"] == true { "yes" } else { "" };
-        vec![cell(&volume["name"]), cell(&volume["id"]), at, bytes(&volume["used_bytes"]), bytes(&volume["size_limit_bytes"]), mounted.to_owned(), goes.to_owned()]
+        vec![
+            cell(&volume["name"]),
+            cell(&volume["id"]),
+            at,
+            bytes(&volume["used_bytes"]),
+            bytes(&volume["size_limit_bytes"]),
+            mounted.to_owned(),
+            goes.to_owned(),
+        ]
     };
     let rows: Vec<_> = volumes.as_array().into_iter().flatten().map(row).collect();
     output::table(&["VOLUME", "ID", "PATH", "USED", "LIMIT", "MOUNTED", "GOES WITH"], &rows);

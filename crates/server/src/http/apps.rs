@@ -7,8 +7,8 @@ use axum::{
 };
 use sandbar_api::{
     app::{
-        AppDeleteResponse, AppListData, AppManifestResponse, AppResponse, AppRollbackRequest, AppVersionListData, AppVersionResponse, AppVolumeLeft, AppVolumeListData,
-        AppVolumeStatus, LogPieceResponse,
+        AppDeleteResponse, AppListData, AppManifestResponse, AppResponse, AppRollbackRequest, AppVersionListData, AppVersionResponse, AppVolumeLeft,
+        AppVolumeListData, AppVolumeStatus, LogPieceResponse,
     },
     error::ErrorEnvelope,
     reply::Envelope,

@@ -49,7 +49,8 @@ impl Store {
                 }
                 volumes::check_count(c, &new.volume.team_id)?;
                 volumes::insert(c, &new.volume)?;
-                let sql = "INSERT INTO app_volume (volume_id, team_id, app_name, name, with_sandbox, state, created_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, 'kept', ?6)";
+                let sql =
+                    "INSERT INTO app_volume (volume_id, team_id, app_name, name, with_sandbox, state, created_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, 'kept', ?6)";
                 let volume = &new.volume;
                 c.prepare_cached(sql)?.execute((&volume.id, &volume.team_id, &new.app_name, &new.name, new.with_sandbox, volume.created_at_ms))?;
                 Ok(new)

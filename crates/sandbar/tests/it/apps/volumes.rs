@@ -194,7 +194,10 @@ fn what_is_tried_out_does_nothing_to_what_is_kept() {
     let demo = deploy(&api, "vol-tried", DATA);
     add(&demo, "kept", "app");
     // Setup and validation have empty ones.
-    let trying = format!("{}setup:\n  commands: ['ls /data | wc -l >seen.txt; echo bad >/data/lines.txt']\nvalidation:\n  commands: ['ls /data | wc -l; rm -rf /data/*']\n", manifest(DATA));
+    let trying = format!(
+        "{}setup:\n  commands: ['ls /data | wc -l >seen.txt; echo bad >/data/lines.txt']\nvalidation:\n  commands: ['ls /data | wc -l; rm -rf /data/*']\n",
+        manifest(DATA)
+    );
     demo.redeploy(&trying, &[]);
     demo.start();
     let sandbox = demo.sandbox();

@@ -199,7 +199,12 @@ impl App {
     }
 
     /// The same without what they take: what the manifest says first, then what is left of former versions.
-    pub(super) async fn volumes_of_app(&self, app: &AppRecord, manifest: Option<&Manifest>, sandbox: Option<&SandboxRecord>) -> Result<Vec<AppVolume>, ApiError> {
+    pub(super) async fn volumes_of_app(
+        &self,
+        app: &AppRecord,
+        manifest: Option<&Manifest>,
+        sandbox: Option<&SandboxRecord>,
+    ) -> Result<Vec<AppVolume>, ApiError> {
         let mut there = self.store.app_volumes(&app.team_id, &app.name).await.map_err(|e| store_failure("reading volumes of the app", &e))?;
         let has = |id: &str| sandbox.is_some_and(|sandbox| sandbox.mounts.iter().any(|mount| mount.volume_id == id));
         let mut volumes = Vec::new();
