@@ -38,14 +38,18 @@ impl Store {
         self.engine.read("list volumes of an app", move |c| list(c, sql, &[&team_id, &app_name])).await
     }
 
-    /// Stores a new volume of an app, unless the app has one of that name by now: returns that one then. A team may have a limited
-    /// number of volumes.
+    /// Stores a new volume of an app, unless the app has one of that name by now: returns that one then. Refused when the app is gone. A
+    /// team may have a limited number of volumes.
     pub async fn app_volume_insert(&self, new: &AppVolumeRecord) -> Result<AppVolumeRecord, StoreError> {
         let new = new.clone();
         self.engine
             .write("insert a volume of an app", move |c| {
                 if let Some(there) = find(c, (&new.volume.team_id, &new.app_name, &new.name))? {
                     return Ok(there);
+                }
+                let sql = "SELECT 1 FROM app WHERE team_id = ?1 AND name = ?2";
+                if !c.prepare_cached(sql)?.exists((&new.volume.team_id, &new.app_name))? {
+                    return Err(StoreError::NotFound { what: "app", id: new.app_name });
                 }
                 volumes::check_count(c, &new.volume.team_id)?;
                 volumes::insert(c, &new.volume)?;

@@ -241,6 +241,7 @@ async fn volumes_outlive_their_app_unless_they_are_to_go_with_it() {
 
     let deleted = store.app_delete(&app.id, false).await.expect("deletes");
     assert_eq!((ids(&deleted.volumes_ended), ids(&deleted.volumes_left)), (vec!["vol-4"], vec!["vol-1"]));
+    assert!(matches!(store.app_volume_insert(&app_volume(&app, "late", false, "vol-6")).await, Err(StoreError::NotFound { what: "app", .. })));
     // An app of that name has it again.
     let again = ready(&store, "web", "l3", true).await;
     assert_eq!(store.app_volume_insert(&app_volume(&again, "data", false, "vol-5")).await.expect("finds").volume.id, "vol-1");
