@@ -110,6 +110,8 @@ fn a_volume_is_shared_by_the_sandboxes_of_its_app_and_stays_when_they_go() {
     let shown = sandbar(&api, &["app", "volumes", "vol-kept"]);
     let text = String::from_utf8_lossy(&shown.stdout);
     assert!(text.contains(there["id"].as_str().unwrap()) && text.contains("/data"), "{text}");
+    let shown = sandbar(&api, &["app", "status", "vol-kept"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains(there["id"].as_str().unwrap()), "{shown:?}");
 
     // The app goes, and its volumes stay until somebody says otherwise; by its name it has them again.
     let gone = delete(&demo, "");
@@ -256,6 +258,20 @@ fn links_lead_no_volume_elsewhere() {
     demo.start();
     assert_eq!(demo.sandbox().sh_ok("cat /workspace/a/data/f; ls /root/data 2>/dev/null | wc -l"), "in\n0\n");
     delete(&demo, "?volumes=true");
+}
+
+#[test]
+fn a_volume_is_refused_where_the_template_has_something_else() {
+    let server = shared();
+    let api = server.api();
+    let spec = json!({ "mainContainer": { "image": "host", "resources": {} }, "ephemeralMounts": [{ "mountPath": "/scratch", "sizeLimit": "1Mi" }] });
+    api.post("/api/v1/templates", json!({ "template_id": "vol-template", "spec": spec })).ok(201);
+    let yaml = "schemaVersion: 1\nruntime: {base: vol-template}\nvolumes: [{name: a, mountPath: /data}, {name: b, mountPath: /scratch/b}]\n";
+    let tar = Tar::default().file("sandbar.yaml", yaml.as_bytes()).done();
+    let refused = api.send("POST", "/api/v1/apps/vol-refused/versions", &tar).error(&[422]);
+    let diagnostic = &refused["details"]["diagnostics"][0];
+    assert_eq!((&diagnostic["path"], &diagnostic["code"]), (&json!("$.volumes[1].mountPath"), &json!("unsafe_path")), "{refused}");
+    api.delete("/api/v1/templates/vol-template").ok(200);
 }
 
 const ROUNDS: usize = 5;
