@@ -43,7 +43,7 @@ use rusqlite::OptionalExtension;
 pub use app_receipts::{ChainPlace, ReceiptRecord, SignReceipt, SignedReceipt};
 pub use app_runs::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, PrunedRun};
 pub use app_schedules::{AppScheduleRecord, AppStepped, AppTick, fresh as fresh_schedule, retimed as retimed_schedule};
-pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
+pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};

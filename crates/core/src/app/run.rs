@@ -79,6 +79,8 @@ pub enum FailureReason {
     /// A signal ended it that was not ours.
     Signal,
     OutOfMemory,
+    /// It made a volume, or the files of its sandbox, larger than they may be, and was ended for it.
+    DiskFull,
     /// The sandbox ended, and the command with it.
     SandboxLost,
     /// Its time was up.
@@ -186,6 +188,16 @@ pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> V
     }
 }
 
+impl Verdict {
+    /// The same, told as what it is: of a command that was ended because a volume, or its sandbox, was full.
+    pub fn or_full(self, full: Option<String>) -> Self {
+        match (self.reason, full) {
+            (Some(FailureReason::Signal | FailureReason::ExitCode), Some(text)) => Self::failed(FailureReason::DiskFull, text),
+            _ => self,
+        }
+    }
+}
+
 /// What is written down of a run besides its columns: first what it was told, then what is known of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunDoc {
@@ -222,6 +234,8 @@ pub struct Known {
     /// It is being ended.
     pub ending: Option<Ending>,
     pub exit: Option<Exit>,
+    /// All processes of its sandbox were ended while it ran, because they went on writing beyond this limit.
+    pub full: Option<String>,
     /// Why it did not succeed, in a sentence.
     pub message: Option<String>,
     /// The counters of the sandbox when the command began.
@@ -392,6 +406,7 @@ words!(FailureReason {
     ExitCode = "exit_code",
     Signal = "signal",
     OutOfMemory = "out_of_memory",
+    DiskFull = "disk_full",
     SandboxLost = "sandbox_lost",
     Timeout = "timeout",
     Cancelled = "cancelled",
@@ -431,6 +446,19 @@ mod tests {
             let found = verdict(told.as_ref(), ending, 5);
             assert_eq!((found.status, found.reason), (status, reason), "{exit:?} {ending:?}");
             assert_eq!(found.message.is_some(), status != Is::Succeeded);
+        }
+    }
+
+    #[test]
+    fn a_command_that_was_ended_on_a_full_disk_says_so() {
+        let killed = Exit::told(137, Some("signal: KILL"));
+        let full = Some("volume \"data\" is full".to_owned());
+        let found = verdict(Some(&killed), None, 5).or_full(full.clone());
+        assert_eq!((found.status, found.reason, &found.message), (RunStatus::Failed, Some(FailureReason::DiskFull), &full));
+        assert_eq!(verdict(Some(&killed), None, 5).or_full(None).reason, Some(FailureReason::Signal));
+        for other in [Exit::told(0, None), Exit::told(143, Some("deleted: x"))] {
+            let ending = Some(Ending::Cancelled).filter(|_| other.code != 0);
+            assert_eq!(verdict(Some(&other), ending, 5).or_full(full.clone()), verdict(Some(&other), ending, 5));
         }
     }
 

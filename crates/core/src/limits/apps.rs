@@ -49,6 +49,8 @@ pub const APP_DISK_MAX_GB: u32 = 100;
 pub const APP_VOLUMES_MAX: usize = 5;
 pub const APP_VOLUME_NAME_MAX_CHARS: usize = 63;
 pub const APP_VOLUME_MAX_GB: u32 = 100;
+/// Thousandths of a GB that a volume has at least: the smallest there are have 1 MiB.
+pub const APP_VOLUME_MIN_GB_MILLIS: u64 = 1;
 /// Variables that an app asks for.
 pub const APP_INPUT_ENV_MAX: usize = 100;
 /// Endpoints of MCP.

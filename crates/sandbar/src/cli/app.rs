@@ -27,12 +27,28 @@ pub enum AppCommand {
         /// Its name
         name: String,
     },
-    /// Delete apps with their versions; runs and receipts stay
+    /// Delete apps with their versions; runs, receipts and volumes stay
     #[command(visible_alias = "delete")]
     Rm {
         /// Their names
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Delete their volumes, too, with all files in them
+        #[arg(long)]
+        volumes: bool,
+    },
+    /// List the volumes of an app, with what their files take
+    Volumes {
+        /// Its name
+        name: String,
+    },
+    /// Print the manifest of a version of an app as it was written
+    Manifest {
+        /// The app
+        name: String,
+        /// The version [default: the live one]
+        #[arg(value_name = "VERSION")]
+        number: Option<i64>,
     },
     /// List the versions of an app
     Versions {

@@ -66,7 +66,7 @@ async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Re
         return Ok(0);
     }
     if global.output == Output::Table {
-        follow(client, &id, true).await?;
+        follow(Output::Table, client, &id, true).await?;
     }
     let run = ended(client, &id).await?;
     match global.output {
@@ -99,8 +99,9 @@ async fn ended(client: &Client, id: &str) -> anyhow::Result<Value> {
     }
 }
 
-/// Prints a log as it is, from its begin; with `on` until the run has ended.
-async fn follow(client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
+/// Prints a log as it is, from its begin; with `on` until the run has ended. As JSON one object in a line for each piece, with the
+/// cursor to go on from.
+async fn follow(form: Output, client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
     let mut since = 0;
     loop {
         let piece = client.get(&path(id, &format!("/logs?since={since}"))).await?;
@@ -110,7 +111,11 @@ async fn follow(client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
             Some(line) => output::printable(line) + "\n",
             None => output::printable(line),
         });
-        let shown: String = shown.collect();
+        let shown: String = match form {
+            Output::Json if text.is_empty() => String::new(),
+            Output::Json => format!("{piece}\n"),
+            Output::Table => shown.collect(),
+        };
         let mut out = io::stdout().lock();
         // A reader that has gone is no error of ours.
         let _ = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
@@ -181,7 +186,7 @@ async fn runs(global: &Global, client: &Client, command: RunsCommand) -> anyhow:
             }
         }
         RunsCommand::Get { run } => show(global, client.get(&path(&run, "")).await?["run"].take()),
-        RunsCommand::Logs { run, follow: on } => follow(client, &run, on).await?,
+        RunsCommand::Logs { run, follow: on } => follow(global.output, client, &run, on).await?,
         RunsCommand::Cancel { run } => show(global, client.post(&path(&run, "/cancel"), &json!({})).await?["run"].take()),
     }
     Ok(0)
@@ -237,10 +242,17 @@ async fn artifacts(global: &Global, client: &Client, run: &str, dir: Option<&Pat
         }
         return Ok(0);
     };
+    let mut fetched = Vec::new();
     for artifact in list.as_array().into_iter().flatten().filter(|artifact| artifact["status"] == "captured") {
         let target = below(dir, artifact["path"].as_str().unwrap_or_default())?;
         fetch(client, &path(run, &format!("/artifacts/{}", artifact["number"])), &target).await?;
-        output::line(&output::printable(&target.display().to_string()));
+        match global.output {
+            Output::Json => fetched.push(json!({ "number": artifact["number"], "path": artifact["path"], "file": target })),
+            Output::Table => output::line(&output::printable(&target.display().to_string())),
+        }
+    }
+    if global.output == Output::Json {
+        output::json(&fetched.into());
     }
     Ok(0)
 }

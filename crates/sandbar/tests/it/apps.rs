@@ -20,6 +20,7 @@ mod lifecycle;
 mod previews;
 mod runs;
 mod schedules;
+mod volumes;
 
 const APPS: &str = "/api/v1/apps";
 const SOON: Duration = Duration::from_secs(60);
@@ -219,7 +220,7 @@ fn what_is_wrong_with_a_manifest_is_told_before_anything_is_made() {
         (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  base: nothing\n")][..], 404, "runtime.base"),
         (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  snapshot: nothing\n")][..], 404, "snapshot"),
         (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  image:\n    ref: example.com/nothing:1\n")][..], 409, "operator"),
-        (&[("sandbar.yaml", "schemaVersion: 1\nvolumes:\n  - name: data\n    mountPath: /data\n")][..], 422, "volumes"),
+        (&[("sandbar.yaml", "schemaVersion: 1\nvolumes:\n  - name: data\n    mountPath: /etc/data\n")][..], 422, "mountPath"),
         (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  dockerfile: {}\n")][..], 422, "dockerfile"),
     ] {
         let error = app.send("", files).error(&[status]);

@@ -9,10 +9,10 @@ use std::{
 use axum::body::Body;
 use sandbar_api::ErrorCode;
 use sandbar_core::{
-    app::{VersionState, manifest::Manifest},
+    app::{AppState, VersionState, manifest::Manifest},
     limits::deploys as limits,
 };
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, Pruned};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, Pruned};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,7 @@ mod source;
 pub(crate) mod status;
 mod steps;
 pub(crate) mod supervise;
+pub(crate) mod volumes;
 
 use build::Build;
 
@@ -75,6 +76,8 @@ pub(crate) struct AppWhole {
     pub online: Option<AppSandboxRecord>,
     /// The version that is online says something else than the live one.
     pub outdated: bool,
+    /// Of the start command.
+    pub state: AppState,
 }
 
 impl Default for Apps {
@@ -118,7 +121,8 @@ impl App {
             }
             _ => false,
         };
-        Ok(AppWhole { app, live, online, outdated })
+        let state = self.app_state(&app, online.as_ref());
+        Ok(AppWhole { app, live, online, outdated, state })
     }
 
     /// The versions of an app, the newest first.
@@ -161,6 +165,7 @@ impl App {
         self.check_room()?;
         let source = self.take_source(body).await?;
         let ground = self.app_ground(who, &source.parsed.manifest).await?;
+        self.check_app_volumes(who, &source.parsed.manifest, &ground.template)?;
         let new = source.version(who, name, &deploy, &ground, now_ms());
         let (app, version) = self.store.app_version_begin(new).await.map_err(|e| store_failure("saving the version", &e))?;
         tracing::info!(action = "deploy", team = app.team_id, app = app.id, version = version.number, by = who.user_id, "a version of an app is being built");
@@ -177,17 +182,19 @@ impl App {
         Ok(app)
     }
 
-    /// Deletes an app with its versions. A build under way ends, and so do its sandboxes, behind the caller. Runs and receipts stay.
-    pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str) -> Result<(), ApiError> {
+    /// Deletes an app with its versions. A build under way ends, and so do its sandboxes, behind the caller. Runs and receipts stay, and
+    /// without `volumes` those of its volumes that do not go with its sandbox: returns them.
+    pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str, volumes: bool) -> Result<Vec<AppVolumeRecord>, ApiError> {
         let app = self.app(who, name).await?;
-        let deleted = self.store.app_delete(&app.id).await.map_err(|e| store_failure("deleting the app", &e))?;
+        let deleted = self.store.app_delete(&app.id, volumes).await.map_err(|e| store_failure("deleting the app", &e))?;
         self.apps.lock().iter().filter(|((id, _), _)| *id == app.id).for_each(|(_, build)| build.cancel());
         deleted.bases.iter().for_each(|base| self.release(base));
         self.remove_build_logs(&app.id);
         deleted.sandboxes.into_iter().for_each(|id| self.end_app_sandbox_now(id));
         self.apps.changed.notify_one();
-        tracing::info!(action = "delete", team = app.team_id, app = app.id, by = who.user_id, "an app was deleted");
-        Ok(())
+        let ended = deleted.volumes_ended.len();
+        tracing::info!(action = "delete", team = app.team_id, app = app.id, by = who.user_id, volumes = ended, "an app was deleted");
+        Ok(deleted.volumes_left)
     }
 
     /// The log of a build from a byte on.

@@ -103,7 +103,7 @@ impl App {
         let failed = |e| store_failure("listing receipts", &e);
         let app_id = match app {
             // Receipts outlive their app: one that is gone is named by its id.
-            Some(name) => Some(self.store.app_find(&who.team_id, name).await.map_err(failed)?.map_or_else(|| name.to_owned(), |app| app.id)),
+            Some(name) => Some(self.store.app_id_of(&who.team_id, name).await.map_err(failed)?.unwrap_or_else(|| name.to_owned())),
             None => None,
         };
         self.store.receipts_list(&who.team_id, app_id.as_deref(), after_seq, limit).await.map_err(failed)

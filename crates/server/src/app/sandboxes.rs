@@ -313,6 +313,8 @@ impl App {
     pub async fn delete(self: &Arc<Self>, who: &Principal, id: &str) -> Result<(), ApiError> {
         let record = self.get(who, id).await?;
         let linger = self.leave_source(id, None);
+        // Before, so that whoever makes the next sandbox of the app has volumes of its own.
+        self.sandbox_deleted(id).await;
         self.sandboxes.ask(record, |reply| Command::Delete { linger, reply }).await.map(drop)
     }
 

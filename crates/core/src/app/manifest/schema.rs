@@ -288,7 +288,7 @@ fn volume() -> Value {
     let fields = [
         ("name", name("^[A-Za-z_][A-Za-z0-9_-]*$", limits::APP_VOLUME_NAME_MAX_CHARS)),
         ("mountPath", json!({"type": "string", "maxLength": limits::APP_PATH_MAX_CHARS, "pattern": r"^(/[^/\\]+)+$", "not": {"enum": [super::WORKSPACE]}})),
-        ("storageGb", amount(limits::APP_VOLUME_MAX_GB)),
+        ("storageGb", json!({"type": "number", "minimum": limits::APP_VOLUME_MIN_GB_MILLIS as f64 / 1000.0, "maximum": limits::APP_VOLUME_MAX_GB})),
         ("deleteOnSandboxDelete", boolean(false)),
     ];
     closed(fields, &["name", "mountPath"])

@@ -194,6 +194,9 @@ impl App {
                 }
             }
         }
+        if sandbox == Stopping::Delete {
+            self.end_volumes_with_sandbox(&app).await?;
+        }
         let app = self.want(app, Desired::Offline, |asked| *asked = Asked::default()).await?;
         self.remember_stopped(&app, sandbox).await;
         let sandbox_id = online.map(|row| row.sandbox_id);

@@ -159,12 +159,12 @@ impl App {
         self.app_run(who, id).await
     }
 
-    /// Runs of an app, the newest first.
+    /// Runs of an app, the newest first. One that was deleted is found by its name or id all the same.
     pub(crate) async fn app_runs(&self, who: &Principal, app: &str, filter: AppRunFilter) -> Result<Vec<AppRun>, ApiError> {
         who.require(Permission::FunctionRead)?;
-        let found = self.store.app_find(&who.team_id, app).await.map_err(|e| store_failure("reading an app", &e))?;
-        let app = found.ok_or_else(|| ApiError::not_found("app", app))?;
-        let filter = AppRunFilter { app_id: Some(app.id), ..filter };
+        let found = self.store.app_id_of(&who.team_id, app).await.map_err(|e| store_failure("reading an app", &e))?;
+        let app_id = found.ok_or_else(|| ApiError::not_found("app", app))?;
+        let filter = AppRunFilter { app_id: Some(app_id), ..filter };
         self.store.app_runs_list(&who.team_id, filter).await.map_err(|e| store_failure("listing runs", &e))
     }
 

@@ -1,17 +1,20 @@
 //! The sandboxes of apps. The row comes before the sandbox and goes after it, so that whatever a killed server left half made has
 //! an owner, and is found again by whoever looks.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sandbar_core::{
-    app::{SandboxKind, manifest::Manifest},
+    app::{
+        SandboxKind,
+        manifest::{Manifest, Volume},
+    },
     lifecycle,
     limits::deploys as limits,
     sandbox::{Base, SandboxRecord},
 };
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError};
 
-use super::{LOGS, ground::config_of, manifest_of};
+use super::{LOGS, ground::config_of, manifest_of, volumes::Mounts};
 use crate::{
     app::{
         App,
@@ -72,12 +75,19 @@ impl App {
             base: Some(base.clone()),
         };
         // To its end also when nobody waits any more: half of a sandbox is not left.
-        let made = Arc::clone(self);
-        let made = self.sandboxes.tasks.spawn(async move { made.make_row_and_sandbox(row, claim, base).await });
+        let (made, app, volumes) = (Arc::clone(self), app.clone(), manifest.volumes.clone());
+        let made = self.sandboxes.tasks.spawn(async move { made.make_row_and_sandbox(&app, row, claim, base, &volumes).await });
         made.await.unwrap_or_else(|error| Err(ApiError::internal("making a sandbox of the app", &error)))
     }
 
-    async fn make_row_and_sandbox(self: &Arc<Self>, row: AppSandboxRecord, claim: lifecycle::Claim, base: Base) -> Result<SandboxRecord, ApiError> {
+    async fn make_row_and_sandbox(
+        self: &Arc<Self>,
+        app: &AppRecord,
+        row: AppSandboxRecord,
+        claim: lifecycle::Claim,
+        base: Base,
+        volumes: &[Volume],
+    ) -> Result<SandboxRecord, ApiError> {
         let id = row.sandbox_id.clone();
         let making = self.apps.making.begin(&id);
         let _pin = self.node.pin_base(&base);
@@ -86,7 +96,10 @@ impl App {
             StoreError::Exists { .. } => ApiError::conflict("the app has a sandbox online already"),
             error => store_failure("saving the sandbox", &error),
         })?;
-        let made = self.make(claim, base, HashMap::new()).await;
+        let made = match self.app_mounts(app, &row, &claim.template, volumes).await {
+            Ok(Mounts { mounts, trees, pins: _pins }) => self.make(lifecycle::Claim { mounts, ..claim }, base, trees).await,
+            Err(error) => Err(error),
+        };
         drop(making);
         match made {
             Ok(record) => match self.store.app_sandbox_get(&id).await {
@@ -135,8 +148,11 @@ impl App {
                 Err(_) => tracing::warn!(sandbox = id, "a sandbox of an app has not ended yet; it will be tried again"),
             }
             app.previews.open_gates(&id);
-            if let Err(error) = app.store.app_sandboxes_settle(vec![id]).await {
-                tracing::warn!(%error, "the row of a sandbox of an app is left; it will be tried again");
+            match app.store.app_sandboxes_settle(vec![id]).await {
+                // Volumes may have waited for that.
+                Ok(gone) if gone > 0 => app.apps.changed.notify_one(),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the row of a sandbox of an app is left; it will be tried again"),
             }
             drop(removing);
         });

@@ -155,9 +155,6 @@ fn unsupported(parsed: &Parsed) -> Vec<Diagnostic> {
     let mut refuse = |path: &str, message: &str| {
         found.push(Diagnostic { path: path.to_owned(), code: Code::UnsupportedKey, message: message.to_owned(), line: 1, column: 1 });
     };
-    if !parsed.manifest.volumes.is_empty() {
-        refuse("$.volumes", "is not supported by this server yet: keep what has to last outside of the app, or mount a volume into a sandbox of your own");
-    }
     if let sandbar_core::app::manifest::Runtime::Image(image) = &parsed.manifest.runtime
         && image.registry_secret_ref.is_some()
     {

@@ -12,10 +12,13 @@ use sandbar_core::{
     sandbox::SandboxRecord,
 };
 
+use sandbar_store::{AppRecord, AppSandboxRecord};
+
 use super::{
-    AppWhole,
+    AppWhole, manifest_of,
     online::{seen_of, shape_of},
     supervise::{EntryView, Supervised},
+    volumes::AppVolume,
 };
 use crate::{
     app::{App, auth::Principal},
@@ -31,6 +34,7 @@ pub(crate) struct AppStatus {
     /// The start command first, if there is one.
     pub entries: Vec<EntryStatus>,
     pub ports: Vec<PortStatus>,
+    pub volumes: Vec<AppVolume>,
 }
 
 /// A process that is or would be kept up.
@@ -60,6 +64,16 @@ pub(crate) struct PortStatus {
 }
 
 impl App {
+    /// How the start command of an app is.
+    pub(super) fn app_state(&self, app: &AppRecord, online: Option<&AppSandboxRecord>) -> AppState {
+        let supervised = online.and_then(|row| self.supervised(&row.sandbox_id));
+        let entry = match supervised.as_ref().and_then(|supervised| Some((supervised.view(START)?, supervised.is_awake()))) {
+            Some((view, awake)) => EntryStatus::of(view, awake),
+            None => EntryStatus::unwatched(START, seen_of(app).entries.get(START)),
+        };
+        entry.state
+    }
+
     /// How an app is now.
     pub(crate) async fn app_status(&self, who: &Principal, name: &str) -> Result<AppStatus, ApiError> {
         let app = self.app(who, name).await?;
@@ -68,12 +82,13 @@ impl App {
             Some(row) => self.record_of(&row.sandbox_id).await?,
             None => None,
         };
+        let volumes = self.volumes_of_app(&whole.app, whole.live.as_ref().map(manifest_of).transpose()?.as_ref(), sandbox.as_ref()).await?;
         let supervised = sandbox.as_ref().and_then(|sandbox| self.supervised(&sandbox.id));
         let launch = match (&supervised, &whole.live) {
             (Some(supervised), _) => Arc::clone(supervised.launch()),
             (None, Some(live)) => Arc::new(shape_of(&whole.app, live)?),
             // Nothing could be built of it yet.
-            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new() }),
+            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), volumes }),
         };
         let seen = seen_of(&whole.app);
         let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
@@ -93,7 +108,7 @@ impl App {
         let has_start = entries.last().is_some_and(|last| last.name == START);
         entries.rotate_right(usize::from(has_start));
         let ports = launch.ports().map(|(of, port)| PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port))).collect();
-        Ok(AppStatus { whole, sandbox, awake, entries, ports })
+        Ok(AppStatus { whole, sandbox, awake, entries, ports, volumes })
     }
 }
 

@@ -275,6 +275,7 @@ pub(super) fn rendered(status_now: AppStatus) -> AppStatusResponse {
         start: status_now.start().map(process),
         services: status_now.services().map(process).collect(),
         previews: status_now.ports.iter().map(port).collect(),
+        volumes: status_now.volumes.into_iter().map(super::rendered_volume).collect(),
     }
 }
 
@@ -318,7 +319,7 @@ fn port(port: &PortStatus) -> AppPortStatus {
     }
 }
 
-fn state(state: AppState) -> &'static str {
+pub(super) fn state(state: AppState) -> &'static str {
     match state {
         AppState::None => "none",
         AppState::Starting => "starting",

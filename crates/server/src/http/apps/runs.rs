@@ -144,7 +144,7 @@ async fn create(
     Ok(response)
 }
 
-/// Runs of an app, the newest first.
+/// Runs of an app, the newest first; also of one that was deleted, by its name or id.
 #[utoipa::path(get, path = "/api/v1/apps/{name}/runs", tag = "apps", params(
     ("name" = String, Path), ("action" = Option<String>, Query), ("status" = Option<String>, Query), ("schedule_id" = Option<String>, Query),
     ("limit" = Option<u32>, Query, description = "1 to 200, default 50"), ("cursor" = Option<String>, Query),

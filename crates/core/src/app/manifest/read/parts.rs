@@ -17,7 +17,7 @@ use super::{
     upload,
 };
 use crate::{
-    app::{artifact, inputs::InputSchema},
+    app::{amount::Amount, artifact, inputs::InputSchema},
     image::{ImageName, is_digest},
     limits::{self as all, apps as limits},
     volume::check_mount_point,
@@ -139,7 +139,7 @@ pub fn volumes(fields: &Fields<'_>, out: &mut Out) -> Vec<Volume> {
     for spot in fields.get("volumes").map(|spot| spot.list(out, limits::APP_VOLUMES_MAX)).unwrap_or_default() {
         let Some(fields) = spot.fields(out, &["name", "mountPath", "storageGb", "deleteOnSandboxDelete"]) else { continue };
         let mut volume = Volume {
-            storage_gb: fields.get("storageGb").and_then(|spot| spot.amount(out, limits::APP_VOLUME_MAX_GB)),
+            storage_gb: fields.get("storageGb").and_then(|spot| storage(&spot, out)),
             delete_on_sandbox_delete: fields.boolean("deleteOnSandboxDelete", out, false),
             ..Volume::default()
         };
@@ -174,6 +174,16 @@ pub fn volumes(fields: &Fields<'_>, out: &mut Out) -> Vec<Volume> {
         volumes.push(volume);
     }
     volumes
+}
+
+fn storage(spot: &Spot<'_>, out: &mut Out) -> Option<Amount> {
+    let least = Amount::of_micros(limits::APP_VOLUME_MIN_GB_MILLIS * 1000);
+    let amount = spot.amount(out, limits::APP_VOLUME_MAX_GB)?;
+    if amount < least {
+        spot.wrong(out, Code::OutOfRange, format!("must be at least {least}"));
+        return None;
+    }
+    Some(amount)
 }
 
 pub fn inputs(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) -> (Inputs, Option<InputSchema>) {

@@ -96,10 +96,12 @@ impl Runner {
         };
         if let Some((runtime, context_id)) = begun {
             self.run.doc.known.exit = self.follow(&runtime, &context_id).await?;
+            self.run.doc.known.full = self.run.doc.known.commanded_at_ms.and_then(|since_ms| runtime.ended_for(since_ms));
         }
         self.step(Phase::Collecting).await?;
         self.collect().await;
-        Ok(verdict(self.run.doc.known.exit.as_ref(), self.run.doc.known.ending, self.run.doc.timeout_s))
+        let known = &self.run.doc.known;
+        Ok(verdict(known.exit.as_ref(), known.ending, self.run.doc.timeout_s).or_full(known.full.clone()))
     }
 
     /// Writes how far the run is.

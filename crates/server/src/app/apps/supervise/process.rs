@@ -10,7 +10,7 @@ use std::{
 use sandbar_core::{
     app::{
         launch::{Check, ENTRY_VAR, Entry},
-        supervise::{self, Ending},
+        supervise::{self, Ending, Why},
     },
     limits,
 };
@@ -117,8 +117,15 @@ pub(super) async fn ending(runtime: &Runtime, entry: &Entry, id: &str) -> Ending
     let context = runtime.client.get_context(id).await.ok();
     let code = context.as_ref().and_then(|context| context.output.exit_code);
     let told = context.as_ref().and_then(|context| context.output.reason.clone());
+    let began_ms = context.as_ref().map_or(i64::MAX, |context| i64::try_from(context.created_ms).unwrap_or(i64::MAX));
     let printed = context.and_then(|context| context.output.output_raw).unwrap_or_default();
-    Ending::of(&entry.name, code, told.as_deref(), now_ms(), tail(&printed))
+    let mut ending = Ending::of(&entry.name, code, told.as_deref(), now_ms(), tail(&printed));
+    if matches!(ending.why, Why::Signal | Why::ExitCode)
+        && let Some(text) = runtime.ended_for(began_ms)
+    {
+        ending.text = format!("{}: {text}", ending.text);
+    }
+    ending
 }
 
 /// The last lines that a process printed.

@@ -28,7 +28,7 @@ pub(crate) struct RunView {
     status: &'static str,
     /// Of a running one how far it is: `preparing`, `starting`, `commanding` or `collecting`.
     phase: Option<&'static str>,
-    /// Of one that did not succeed: `exit_code`, `signal`, `out_of_memory`, `start_not_ready`, `sandbox_lost`, `timeout` and others.
+    /// Of one that did not succeed: `exit_code`, `signal`, `out_of_memory`, `disk_full`, `start_not_ready`, `sandbox_lost`, `timeout` and others.
     failure_reason: Option<&'static str>,
     message: Option<String>,
     exit_code: Option<i32>,
