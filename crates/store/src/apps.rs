@@ -4,14 +4,14 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_api::template::TemplateSpec;
 use sandbar_core::{
-    app::{Desired, VersionState},
+    app::{Desired, VersionState, run::Withdrawn},
     limits::deploys as limits,
     sandbox::Base,
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Store, StoreError, app_schedules, error::taken};
+use crate::{Store, StoreError, app_runs, app_schedules, error::taken};
 
 mod env;
 mod sandboxes;
@@ -132,9 +132,9 @@ impl Store {
             .await
     }
 
-    /// Deletes an app with its versions, schedules and variables. Its sandboxes are to be ended from then on; its runs and receipts
-    /// are kept.
-    pub async fn app_delete(&self, id: &str) -> Result<DeletedApp, StoreError> {
+    /// Deletes an app with its versions, schedules and variables. Its sandboxes are to be ended from then on, and runs that have not ended; runs
+    /// and receipts are kept.
+    pub async fn app_delete(&self, id: &str, now_ms: i64) -> Result<DeletedApp, StoreError> {
         let id = id.to_owned();
         self.engine
             .write("delete an app", move |c| {
@@ -143,6 +143,8 @@ impl Store {
                 if c.prepare_cached("DELETE FROM app WHERE id = ?1")?.execute([&id])? == 0 {
                     return Err(StoreError::NotFound { what: "app", id });
                 }
+                // Whoever asked for one meanwhile, too.
+                app_runs::withdraw_all(c, &id, Withdrawn::AppDeleted, now_ms)?;
                 let sandboxes = texts(c, "UPDATE app_sandbox SET state = 'removing' WHERE app_id = ?1 RETURNING sandbox_id", &id)?;
                 let bases = bases.iter().map(|text| base(text)).collect::<Result<_, _>>()?;
                 Ok(DeletedApp { bases, sandboxes })

@@ -9,10 +9,10 @@ use std::{
 use axum::body::Body;
 use sandbar_api::ErrorCode;
 use sandbar_core::{
-    app::{VersionState, manifest::Manifest},
+    app::{VersionState, manifest::Manifest, run::Withdrawn},
     limits::deploys as limits,
 };
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, Pruned};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, Pruned, Which};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,7 @@ mod ports;
 pub mod runs;
 mod sandboxes;
 mod schedules;
+mod shell;
 mod source;
 pub(crate) mod status;
 mod steps;
@@ -177,10 +178,19 @@ impl App {
         Ok(app)
     }
 
-    /// Deletes an app with its versions. A build under way ends, and so do its sandboxes, behind the caller. Runs and receipts stay.
+    /// Deletes an app with its versions. Its runs are cancelled first; a build under way ends, and so do its sandboxes, behind the caller.
+    /// What is known of runs, and receipts, stays.
     pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str) -> Result<(), ApiError> {
         let app = self.app(who, name).await?;
-        let deleted = self.store.app_delete(&app.id).await.map_err(|e| store_failure("deleting the app", &e))?;
+        self.whole(who, "deleting the app", move |this, who| async move { this.delete_app_in_turn(&who, app).await }).await
+    }
+
+    async fn delete_app_in_turn(self: &Arc<Self>, who: &Principal, app: AppRecord) -> Result<(), ApiError> {
+        let turn = self.app_turns.of(&app.id);
+        let _turn = turn.lock().await;
+        self.withdraw_runs(&app.id, Which::All, Withdrawn::AppDeleted).await?;
+        let deleted = self.store.app_delete(&app.id, now_ms()).await.map_err(|e| store_failure("deleting the app", &e))?;
+        self.app_runs.changed.notify_one();
         self.apps.lock().iter().filter(|((id, _), _)| *id == app.id).for_each(|(_, build)| build.cancel());
         deleted.bases.iter().for_each(|base| self.release(base));
         self.remove_build_logs(&app.id);
