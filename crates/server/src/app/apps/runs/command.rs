@@ -15,6 +15,7 @@ use sandbar_core::{
         shell::{self, APP_VAR, INPUT_BASE64_VAR, INPUT_VAR, REPLAY_VAR, RUN_VAR, VERSION_VAR},
     },
     limits::app_runs as limits,
+    sandbox::Observed,
 };
 use sandbar_node::{
     Runtime,
@@ -140,6 +141,7 @@ impl Runner {
                 Ok(None) => return Ok(None),
                 Ok(Some((record, _))) if record.runtime_id != known.runtime_id => return Ok(None),
                 Ok(Some((_, Some(runtime)))) => return Ok(Some(runtime)),
+                Ok(Some((record, None))) if record.observed != Observed::Frozen => return Ok(None),
                 Ok(Some((_, None))) if is_due => {
                     let woken = self.app.app_runtime(sandbox_id).await.ok().flatten();
                     return Ok(woken.filter(|runtime| Some(&runtime.id) == known.runtime_id.as_ref()));
@@ -387,7 +389,10 @@ async fn end_command(app: crate::app::SharedApp, sandbox_id: String, runtime: Ar
                 Err(_) => tracing::warn!(sandbox = sandbox_id, "a command that is to end does not end; it is tried again"),
             },
             Ok(Some((_, None))) => match app.app_runtime(&sandbox_id).await {
-                Ok(_) => continue,
+                Ok(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
                 Err(error) => tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a command that is to end cannot be woken; it is tried again"),
             },
             Err(error) => tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a command that is to end cannot be looked at; it is tried again"),
@@ -412,5 +417,18 @@ pub(super) fn told(error: &ProcdError) -> String {
     match error {
         ProcdError::Api { status: _, body } => body.message.clone(),
         ProcdError::Gone(_) | ProcdError::Protocol(_) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_gives_no_command_more_time() {
+        for (begun_ms, now_ms, left_ms) in [(0, 0, 5_000), (0, 4_000, 1_000), (0, 5_000, 0), (0, i64::MAX, 0), (9_000, 0, 5_000), (i64::MAX, i64::MIN, 5_000)] {
+            assert_eq!(time_left(begun_ms, 5, now_ms), Duration::from_millis(left_ms), "{begun_ms} {now_ms}");
+        }
+        assert_eq!(time_left(0, u64::MAX, 0), Duration::from_millis(i64::MAX.unsigned_abs()).min(Duration::from_secs(u64::MAX)));
     }
 }

@@ -151,7 +151,7 @@ impl Runner {
         let version = self.app.store.app_version(&run.app_id, run.version).await.map_err(internal)?.ok_or_else(|| gone("version"))?;
         match run.doc.place {
             Place::App => {
-                let sandbox = self.app.app_sandbox_for(run, &self.live).await.map_err(failed)?;
+                let sandbox = self.app.app_sandbox_for(run, &self.live, &self.stop).await.map_err(failed)?;
                 let of = self.app.store.app_sandbox_get(&sandbox.id).await.map_err(internal)?;
                 match of {
                     Some(of) if of.version != run.version && !self.says_the_same(of.version).await.map_err(internal)? => {
@@ -297,11 +297,11 @@ impl Runner {
 
     /// Puts the app's sandbox down when it was woken for runs and this is the last one; first it is written that all was fetched.
     async fn rest(&mut self) {
-        if self.run.doc.place != Place::App {
+        if self.run.doc.place != Place::App || self.run.phase != Phase::Collecting {
             return;
         }
         let Some(rest) = self.app.app_to_rest_after(&self.run).await else { return };
-        if self.step(self.run.phase).await.is_ok()
+        if self.step(Phase::Collecting).await.is_ok()
             && let Err(error) = self.app.put_to_rest(rest).await
         {
             tracing::warn!(run = self.run.id, %error, "the sandbox that was woken for a run was not put down; it is tried again");

@@ -16,6 +16,7 @@ use sandbar_core::{
 };
 use sandbar_store::{AppRecord, AppRun, Which};
 use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
 
 use super::Live;
 use crate::{
@@ -42,15 +43,17 @@ pub(super) struct Rest {
 impl App {
     /// The app's sandbox for a run, awake; where the run needs the start command, with the app online. Of an app that is online it is
     /// the one that there is; one that is offline has the live version from then on, once the runs have ended that are in a former one's.
-    pub(super) async fn app_sandbox_for(self: &Arc<Self>, run: &AppRun, live: &Arc<Live>) -> Result<SandboxRecord, ApiError> {
+    pub(super) async fn app_sandbox_for(self: &Arc<Self>, run: &AppRun, live: &Arc<Live>, stop: &CancellationToken) -> Result<SandboxRecord, ApiError> {
         // To its end also when the run does not wait any more; then nothing new is begun.
-        let (this, run, live) = (Arc::clone(self), run.clone(), Arc::clone(live));
+        let (this, run, live, stop) = (Arc::clone(self), run.clone(), Arc::clone(live), stop.clone());
         let done = self.sandboxes.tasks.spawn(async move {
             loop {
                 if let Some(record) = this.try_app_sandbox_for(&run, &live).await? {
                     return Ok(record);
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                if tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_ok() {
+                    return Err(ApiError::unavailable("the server ends"));
+                }
             }
         });
         done.await.unwrap_or_else(|error| Err(ApiError::internal("waking the sandbox of the app", &error)))
@@ -64,15 +67,16 @@ impl App {
         }
         let app = self.app_by_id(&run.app_id).await?;
         let whole = self.app_whole(app.clone()).await?;
-        let is_online = app.desired == Desired::Online;
-        if let (false, true, Some(online)) = (is_online, whole.outdated, &whole.online)
+        // Nor is one exchanged that has the version which the run was asked for in.
+        let keep = app.desired == Desired::Online || whole.online.as_ref().is_some_and(|online| online.version == run.version);
+        if let (false, true, Some(online)) = (keep, whole.outdated, &whole.online)
             && self.has_runs(&app.id, Which::In(online.sandbox_id.clone()), Some(&run.id)).await?
         {
             drop(turn);
             return Ok(None);
         }
         if run.doc.requires_start {
-            let supervised = self.bring_online_in_turn(app, Start { services: None, keep: is_online }).await?;
+            let supervised = self.bring_online_in_turn(app, Start { services: None, keep }).await?;
             let record = self.record_of(supervised.sandbox_id()).await?;
             return record.map(Some).ok_or_else(|| ApiError::unavailable("the sandbox of the app was deleted just now").retry_after(1));
         }
@@ -81,11 +85,12 @@ impl App {
             Some(online) => self.look(&online.sandbox_id).await?.is_some_and(|(_, runtime)| runtime.is_some()),
             None => false,
         };
-        let app = match is_online || (is_awake && !whole.outdated) || asked_of(&app).woken {
+        let stays = is_awake && (keep || !whole.outdated);
+        let app = match app.desired == Desired::Online || stays || asked_of(&app).woken {
             true => app,
             false => self.want(app, Desired::Offline, |asked| asked.woken = true).await?,
         };
-        let (_, record) = self.app_sandbox_up(&app, &version, is_online).await?;
+        let (_, record) = self.app_sandbox_up(&app, &version, keep).await?;
         Ok(Some(record))
     }
 
