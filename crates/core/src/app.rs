@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 pub mod amount;
 pub mod artifact;
 pub mod canonical;
+pub mod cleanup;
 pub mod inputs;
 pub mod launch;
 pub mod manifest;
@@ -12,6 +13,7 @@ pub mod receipt;
 pub mod redact;
 pub mod run;
 pub mod schedule;
+pub mod shell;
 pub mod supervise;
 pub mod volume;
 

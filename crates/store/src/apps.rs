@@ -4,14 +4,14 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_api::template::TemplateSpec;
 use sandbar_core::{
-    app::{Desired, VersionState},
+    app::{Desired, VersionState, run::Withdrawn},
     limits::deploys as limits,
     sandbox::Base,
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Store, StoreError, app_schedules, error::taken};
+use crate::{Store, StoreError, app_runs, app_schedules, error::taken};
 
 mod env;
 mod sandboxes;
@@ -158,9 +158,9 @@ impl Store {
             .await
     }
 
-    /// Deletes an app with its versions, schedules and variables. Its sandboxes are to be ended from then on; its runs and receipts
-    /// are kept, and without `volumes` those of its volumes that do not go with its sandbox.
-    pub async fn app_delete(&self, id: &str, volumes: bool) -> Result<DeletedApp, StoreError> {
+    /// Deletes an app with its versions, schedules and variables. Its sandboxes are to be ended from then on, and runs that have not
+    /// ended; runs and receipts are kept, and without `volumes` those of its volumes that do not go with its sandbox.
+    pub async fn app_delete(&self, id: &str, volumes: bool, now_ms: i64) -> Result<DeletedApp, StoreError> {
         let id = id.to_owned();
         self.engine
             .write("delete an app", move |c| {
@@ -170,6 +170,8 @@ impl Store {
                 let deleted = c.prepare_cached(sql)?.query_row([&id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
                 let Some((team_id, name)): Option<(String, String)> = deleted else { return Err(StoreError::NotFound { what: "app", id }) };
                 let (volumes_ended, volumes_left) = volumes::end(c, &team_id, &name, volumes)?;
+                // Whoever asked for one meanwhile, too.
+                app_runs::withdraw_all(c, &id, Withdrawn::AppDeleted, now_ms)?;
                 let sandboxes = texts(c, "UPDATE app_sandbox SET state = 'removing' WHERE app_id = ?1 RETURNING sandbox_id", &id)?;
                 let bases = bases.iter().map(|text| base(text)).collect::<Result<_, _>>()?;
                 Ok(DeletedApp { bases, sandboxes, volumes_ended, volumes_left })

@@ -88,6 +88,10 @@ pub enum FailureReason {
     Cancelled,
     /// Its group was busy.
     Skipped,
+    /// The app was stopped, deleted or started in another sandbox while the run waited for its sandbox or ran there.
+    AppStopped,
+    AppDeleted,
+    AppReplaced,
     /// A fault of the server.
     Internal,
 }
@@ -98,6 +102,15 @@ pub enum FailureReason {
 pub enum Ending {
     Timeout,
     Cancelled,
+}
+
+/// Why a run is not wanted any more of which nobody said so itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Withdrawn {
+    AppStopped,
+    AppDeleted,
+    AppReplaced,
 }
 
 /// How a command ended, as the agent told.
@@ -150,6 +163,15 @@ impl Verdict {
 
     pub fn cancelled() -> Self {
         Self { status: RunStatus::Cancelled, reason: Some(FailureReason::Cancelled), message: Some("it was cancelled".to_owned()) }
+    }
+
+    pub fn withdrawn(why: Withdrawn) -> Self {
+        let (reason, message) = match why {
+            Withdrawn::AppStopped => (FailureReason::AppStopped, "its app was stopped"),
+            Withdrawn::AppDeleted => (FailureReason::AppDeleted, "its app was deleted"),
+            Withdrawn::AppReplaced => (FailureReason::AppReplaced, "its app was started with another version, in a new sandbox"),
+        };
+        Self { status: RunStatus::Cancelled, reason: Some(reason), message: Some(message.to_owned()) }
     }
 
     pub fn skipped(group: &str) -> Self {
@@ -209,6 +231,9 @@ pub struct RunDoc {
     pub requires_start: bool,
     pub place: Place,
     pub cleanup: CleanupPolicy,
+    /// So many sandboxes of its schedule are kept when they are stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u32>,
     pub artifact_paths: Vec<String>,
     /// SHA-256, lower-case hex.
     pub input_sha256: String,
@@ -242,6 +267,8 @@ pub struct Known {
     pub before: Option<Counters>,
     pub usage: Option<RunUsage>,
     pub artifacts: Vec<RunArtifact>,
+    /// What it left was fetched, and what it used was measured.
+    pub collected: bool,
     /// More was printed than is kept.
     pub log_cut: bool,
     pub cleanup_tries: u32,
@@ -398,6 +425,7 @@ words!(RunCause { Api = "api", Schedule = "schedule" });
 words!(Place { App = "app", Fresh = "fresh" });
 words!(CleanupPolicy { Stop = "stop", Archive = "archive", Delete = "delete" });
 words!(GroupPolicy { Queue = "queue", Skip = "skip", Cancel = "cancel" });
+words!(Withdrawn { AppStopped = "app_stopped", AppDeleted = "app_deleted", AppReplaced = "app_replaced" });
 words!(FailureReason {
     VersionGone = "version_gone",
     SandboxFailed = "sandbox_failed",
@@ -411,6 +439,9 @@ words!(FailureReason {
     Timeout = "timeout",
     Cancelled = "cancelled",
     Skipped = "skipped",
+    AppStopped = "app_stopped",
+    AppDeleted = "app_deleted",
+    AppReplaced = "app_replaced",
     Internal = "internal",
 });
 

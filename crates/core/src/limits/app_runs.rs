@@ -37,7 +37,14 @@ pub const RUNS_PER_APP_MAX_BYTES: u64 = 4 << 30;
 pub const RUNS_PER_TEAM_MAX_BYTES: u64 = 16 << 30;
 /// Seconds for which a request may wait for its run.
 pub const RUN_WAIT_MAX_S: u64 = 600;
-/// How often a cleanup is tried.
+/// How often archiving is tried, and milliseconds between two tries of any cleanup: at first, doubled each time up to the second.
 pub const RUN_CLEANUP_TRIES_MAX: u32 = 5;
+pub const RUN_CLEANUP_PAUSE_MS: i64 = 5_000;
+pub const RUN_CLEANUP_PAUSE_MAX_MS: i64 = 600_000;
+/// Sandboxes of one schedule that are kept stopped when nothing is said, and as many as may be asked for.
+pub const RUN_STOPPED_KEPT_DEFAULT: u32 = 10;
+pub const RUN_STOPPED_KEPT_MAX: u32 = 100;
+/// Seconds that runs get to end, with their artifacts, when their app is stopped, deleted or replaced.
+pub const RUNS_END_WITHIN_S: u64 = 60;
 /// What was refused by the network, as far as a run's usage tells it one by one.
 pub const RUN_DENIED_MAX: usize = 100;

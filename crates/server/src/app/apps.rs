@@ -9,10 +9,10 @@ use std::{
 use axum::body::Body;
 use sandbar_api::ErrorCode;
 use sandbar_core::{
-    app::{AppState, VersionState, manifest::Manifest},
+    app::{AppState, VersionState, manifest::Manifest, run::Withdrawn},
     limits::deploys as limits,
 };
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, Pruned};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, Pruned, Which};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,7 @@ mod ports;
 pub mod runs;
 mod sandboxes;
 mod schedules;
+mod shell;
 mod source;
 pub(crate) mod status;
 mod steps;
@@ -182,11 +183,19 @@ impl App {
         Ok(app)
     }
 
-    /// Deletes an app with its versions. A build under way ends, and so do its sandboxes, behind the caller. Runs and receipts stay, and
-    /// without `volumes` those of its volumes that do not go with its sandbox: returns them.
+    /// Deletes an app with its versions. Its runs are cancelled first; a build under way ends, and so do its sandboxes, behind the caller.
+    /// What is known of runs, and receipts, stays, and without `volumes` those of its volumes that do not go with its sandbox: returns them.
     pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str, volumes: bool) -> Result<Vec<AppVolumeRecord>, ApiError> {
         let app = self.app(who, name).await?;
-        let deleted = self.store.app_delete(&app.id, volumes).await.map_err(|e| store_failure("deleting the app", &e))?;
+        self.whole(who, "deleting the app", move |this, who| async move { this.delete_app_in_turn(&who, app, volumes).await }).await
+    }
+
+    async fn delete_app_in_turn(self: &Arc<Self>, who: &Principal, app: AppRecord, volumes: bool) -> Result<Vec<AppVolumeRecord>, ApiError> {
+        let turn = self.app_turns.of(&app.id);
+        let _turn = turn.lock().await;
+        self.withdraw_runs(&app.id, Which::All, Withdrawn::AppDeleted).await?;
+        let deleted = self.store.app_delete(&app.id, volumes, now_ms()).await.map_err(|e| store_failure("deleting the app", &e))?;
+        self.app_runs.changed.notify_one();
         self.apps.lock().iter().filter(|((id, _), _)| *id == app.id).for_each(|(_, build)| build.cancel());
         deleted.bases.iter().for_each(|base| self.release(base));
         self.remove_build_logs(&app.id);

@@ -3,11 +3,11 @@ use std::collections::BTreeMap;
 use sandbar_core::{
     app::{
         Cleanup, Phase, RunStatus,
-        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc},
+        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Withdrawn},
     },
     limits::app_runs as limits,
 };
-use sandbar_store::{AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, SignReceipt, SignedReceipt, Store, StoreError};
+use sandbar_store::{AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, SignReceipt, SignedReceipt, Store, StoreError, Which};
 
 use crate::Fresh;
 
@@ -22,6 +22,7 @@ fn doc() -> RunDoc {
         requires_start: false,
         place: Place::App,
         cleanup: CleanupPolicy::Delete,
+        keep: None,
         artifact_paths: Vec::new(),
         input_sha256: "in".into(),
         manifest_sha256: "man".into(),
@@ -196,15 +197,70 @@ async fn what_is_cleaned_up_or_kept_too_long_goes() {
         let end = AppRunEnd { cleanup: Some(Cleanup::Pending), ..end(id, RunStatus::Running, RunStatus::Failed) };
         store.app_run_finish(end, sign()).await.expect("ends").expect("was running");
     }
-    assert_eq!(store.app_runs_uncleaned(10).await.expect("reads").len(), 2);
+    let uncleaned = async |now_ms: i64| store.app_runs_uncleaned(now_ms, 10).await.expect("reads").into_iter().map(|run| run.id).collect::<Vec<_>>();
+    assert_eq!(uncleaned(NOW).await, ["a", "b"]);
     let mut tried = doc();
     tried.known.cleanup_error = Some("no".into());
-    store.app_run_cleaned("a", Cleanup::Failed, &tried).await.expect("writes");
+    // It is tried again later, and sooner only when the clock was set back so far that later would be never.
+    store.app_run_cleaned("b", Cleanup::Pending, Some(NOW + 5_000), &tried).await.expect("writes");
+    assert_eq!(uncleaned(NOW + 4_999).await, ["a"]);
+    assert_eq!(uncleaned(NOW + 5_000).await, ["a", "b"]);
+    assert_eq!(uncleaned(NOW - limits::RUN_CLEANUP_PAUSE_MAX_MS).await, ["a", "b"]);
+    store.app_run_cleaned("a", Cleanup::Failed, None, &tried).await.expect("writes");
     let found = store.app_run_find("a").await.expect("reads").expect("is there");
     assert_eq!((found.status, found.cleanup), (RunStatus::Failed, Some(Cleanup::Failed)));
-    assert_eq!(store.app_runs_uncleaned(10).await.expect("reads").len(), 1);
+    assert_eq!(uncleaned(NOW + 5_000).await, ["b"]);
     let pruned = store.app_runs_prune(NOW + 1000, 1).await.expect("prunes");
     assert_eq!(pruned.into_iter().map(|run| run.id).collect::<Vec<_>>(), ["a"], "neither what runs nor what is to be cleaned up");
     assert_eq!(store.app_run_ids().await.expect("reads").len(), 2);
     assert!(store.receipt_of_run("team", "a").await.expect("reads").is_some(), "receipts are kept");
+}
+
+#[tokio::test]
+async fn runs_end_with_their_app_and_say_so() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let placed = |id: &str, at: i64, place: Place| NewAppRun { doc: RunDoc { place, ..doc() }, ..new(id, at) };
+    for (at, (id, place)) in [("in", Place::App), ("own", Place::Fresh), ("asked", Place::App)].into_iter().enumerate() {
+        store.app_run_insert(placed(id, at as i64, place)).await.expect("inserts");
+    }
+    assert_eq!(claim(&store).await.len(), 3);
+    store.app_run_step("in", Phase::Preparing, Some("sb-1"), &doc()).await.expect("writes");
+    store.app_run_insert(placed("waits", 9, Place::App)).await.expect("inserts");
+    store.app_run_insert(NewAppRun { app_id: "other".into(), ..placed("others", 9, Place::App) }).await.expect("inserts");
+    store.app_run_cancel("team", "asked", NOW).await.expect("writes");
+
+    let has = async |which: Which, besides: Option<&str>| store.app_has_runs("app", which, besides).await.expect("reads");
+    assert!(has(Which::OfApp, None).await && has(Which::In("sb-1".into()), None).await);
+    assert!(!has(Which::In("sb-1".into()), Some("in")).await && !has(Which::In("sb-2".into()), None).await);
+    let withdraw = async |which: Which, why: Withdrawn| {
+        let mut ids = store.app_runs_withdraw("app", which, why, NOW + 1).await.expect("writes");
+        ids.sort();
+        ids
+    };
+    assert_eq!(withdraw(Which::In("sb-1".into()), Withdrawn::AppReplaced).await, ["in"]);
+    assert_eq!(withdraw(Which::OfApp, Withdrawn::AppStopped).await, ["asked", "in", "waits"]);
+    let why = async |id: &str| store.app_run_withdrawn(id).await.expect("reads");
+    assert_eq!((why("in").await, why("waits").await), (Some(Withdrawn::AppReplaced), Some(Withdrawn::AppStopped)), "the first reason stays");
+    assert_eq!((why("asked").await, why("own").await, why("others").await), (None, None, None));
+    assert_eq!(store.app_runs_to_cancel().await.expect("reads"), ["in", "asked"]);
+    assert_eq!(store.app_runs_running().await.expect("reads"), ["in", "own", "asked"]);
+    assert_eq!(withdraw(Which::All, Withdrawn::AppDeleted).await, ["asked", "in", "own", "waits"]);
+    for id in ["in", "own", "asked"] {
+        store.app_run_finish(end(id, RunStatus::Running, RunStatus::Cancelled), sign()).await.expect("ends").expect("was running");
+    }
+    assert!(!has(Which::All, None).await, "one that waits and is not wanted keeps nothing awake");
+}
+
+#[tokio::test]
+async fn sandboxes_of_runs_are_found_with_what_their_runs_say() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    assert_eq!(store.run_sandboxes().await.expect("reads"), []);
+    assert_eq!(store.run_sandboxes_stopped(None).await.expect("reads"), []);
+    assert_eq!(store.apps_woken().await.expect("reads"), [""; 0]);
+    assert_eq!(store.app_run_by_key("app", "k").await.expect("reads"), None);
+    store.app_run_insert(NewAppRun { key: Some(("k".into(), "sha".into())), ..new("a", 0) }).await.expect("inserts");
+    assert_eq!(store.app_run_by_key("app", "k").await.expect("reads"), Some(("a".into(), "sha".into())));
+    assert_eq!(store.app_run_by_key("other", "k").await.expect("reads"), None);
 }

@@ -164,9 +164,9 @@ async fn an_app_goes_with_all_that_is_its_own() {
     assert_eq!(store.app_env(&app.id).await.expect("reads").into_iter().map(|env| env.name).collect::<Vec<_>>(), ["A"]);
     begun(&store, "web").await;
 
-    let deleted = store.app_delete(&app.id, false).await.expect("deletes");
+    let deleted = store.app_delete(&app.id, false, 7).await.expect("deletes");
     assert_eq!((deleted.bases, deleted.sandboxes), (vec![base("l1"), base("s1")], vec!["sb-1".to_owned()]));
-    assert!(matches!(store.app_delete(&app.id, false).await, Err(StoreError::NotFound { .. })));
+    assert!(matches!(store.app_delete(&app.id, false, 7).await, Err(StoreError::NotFound { .. })));
     assert!(store.app_versions(&app.id).await.expect("reads").is_empty() && store.app_env(&app.id).await.expect("reads").is_empty());
     assert!(store.app_sandbox_get("sb-1").await.expect("reads").expect("until it is gone").removing);
     assert!(matches!(store.app_version_ready(&app.id, 2, base("x"), None, true, 40).await, Err(StoreError::NotFound { .. })), "its build comes to nothing");

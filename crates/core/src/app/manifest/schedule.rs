@@ -40,6 +40,8 @@ pub struct Schedule {
     pub budget: Option<Budget>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quotas: Option<Quotas>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_policy: Option<Retention>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// What the runs get as their input, as it was written: defaults are applied for each run.
@@ -91,6 +93,14 @@ pub enum RuntimePolicy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Budget {
     pub max_usd: Amount,
+}
+
+/// What is kept of the sandboxes that `run_and_stop` stops; none says it: the server's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retention {
+    /// The newest of the schedule.
+    pub keep_last: u32,
 }
 
 /// Further bounds of a run.

@@ -11,8 +11,10 @@ use crate::it::{
     http::{Api, Incoming, eventually},
 };
 
+mod ends;
 mod groups;
 mod kills;
+mod kills_anywhere;
 mod start;
 
 const RUN_WAIT: &str = "/runs?wait=60";

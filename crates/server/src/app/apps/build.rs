@@ -9,7 +9,11 @@ use std::{
 };
 
 use sandbar_core::{
-    app::{SandboxKind, manifest::Manifest},
+    app::{
+        SandboxKind,
+        manifest::Manifest,
+        shell::{self, Env},
+    },
     limits::{self as all_limits, deploys as limits},
     sandbox::Base,
 };
@@ -25,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ground::{Ground, name_of_base, on_top},
     log::Log,
+    shell::context,
     source::{Source, any_matches},
     steps::{self, Extra, Failure},
 };
@@ -348,14 +353,9 @@ async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, extra: &Extra, until
         && let Some(command) = &start.command
     {
         log.line(&format!("==> starting the app for the probes: {command}")).await;
-        let mut env = extra.env.clone();
-        env.extend(manifest.launch.env.clone());
-        env.extend(start.block.env.clone());
-        let mut create = steps::context(command, env, until.saturating_duration_since(Instant::now()) + PROBE_WITHIN);
-        create.cwd = Some(match &start.block.cwd {
-            Some(cwd) => format!("{}/{cwd}", sandbar_core::app::manifest::WORKSPACE),
-            None => sandbar_core::app::manifest::WORKSPACE.to_owned(),
-        });
+        let env = shell::whole(&extra.env, &shell::said(manifest, Some(&start.block), &Env::new()), []);
+        let ttl = until.saturating_duration_since(Instant::now()) + PROBE_WITHIN;
+        let create = context(shell::argv(command), shell::folder(start.block.cwd.as_deref()), env, ttl.as_secs().max(1));
         let created = runtime.client.create_context(&create).await;
         context_id = Some(created.map_err(|error| Failure(format!("the app cannot be started for the probes: {error}")))?.id);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sandbar_core::{
-    app::{manifest::Manifest, redact::Redactor},
+    app::{manifest::Manifest, redact::Redactor, shell::is_reserved},
     limits::deploys as limits,
     validate,
 };
@@ -50,6 +50,9 @@ impl App {
         if let Some(wrong) = values.keys().find(|name| !is_name(name)) {
             let text = "must begin with a letter or _, and have only letters, digits and _";
             return Err(violations(vec![validate::Violation::new(format!("env.{}", crate::http::params::shown(wrong)), text)]));
+        }
+        if let Some(ours) = values.keys().find(|name| is_reserved(name)) {
+            return Err(violations(vec![validate::Violation::new(format!("env.{ours}"), "is set by the server for every command")]));
         }
         let plain: BTreeMap<String, String> = values.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default())).collect();
         validate::env_vars(&plain, "env").map_err(violations)?;

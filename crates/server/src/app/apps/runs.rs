@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{
-        App,
+        App, SharedApp,
         auth::Principal,
         sandboxes::{now_ms, store_failure},
     },
@@ -42,11 +42,11 @@ mod command;
 mod execute;
 mod files;
 mod log;
+mod place;
 mod receipt;
 mod usage;
 
 pub(crate) use ask::{Wish, plan};
-pub(crate) use command::is_reserved;
 pub(crate) use execute::execute;
 pub(crate) use files::RunDir;
 pub(crate) use log::LogPiece;
@@ -112,12 +112,24 @@ impl AppRuns {
     }
 }
 
+pub(super) fn key_reused(run_id: &str) -> ApiError {
+    let text = format!("this Idempotency-Key was used for run {run_id}, which was asked for otherwise; use another key for another run");
+    ApiError::conflict(text).with_details(serde_json::json!({ "reason": "idempotency_key_reused", "run_id": run_id }))
+}
+
 impl App {
     /// Asks for a run of an app.
-    pub(crate) async fn ask_for_run(&self, who: &Principal, app: &str, wish: Wish) -> Result<Asked, ApiError> {
+    pub(crate) async fn ask_for_run(self: &SharedApp, who: &Principal, app: &str, wish: Wish) -> Result<Asked, ApiError> {
         who.require(Permission::FunctionWrite)?;
+        let app = self.app(who, app).await?;
+        // First of all: what has become of the app since is nothing to who asks again for what he was given.
+        if let Some(key) = &wish.idempotency_key
+            && let Some(asked) = self.asked_before(&app.id, key, &ask::request_sha256(&wish)).await?
+        {
+            return Ok(asked);
+        }
         self.check_room()?;
-        let new = self.new_run(who, app, wish).await?;
+        let new = self.new_run(&app, wish).await?;
         let id = new.id.clone();
         let inserted = self.store.app_run_insert(new).await.map_err(|e| store_failure("asking for a run", &e))?;
         let (id, replayed) = match inserted {
@@ -127,13 +139,19 @@ impl App {
                 (id, false)
             }
             InsertedRun::Same { run_id } => (run_id, true),
-            InsertedRun::Other { run_id } => {
-                let text = format!("this Idempotency-Key was used for run {run_id}, which was asked for otherwise; use another key for another run");
-                return Err(ApiError::conflict(text).with_details(serde_json::json!({ "reason": "idempotency_key_reused", "run_id": run_id })));
-            }
+            InsertedRun::Other { run_id } => return Err(key_reused(&run_id)),
         };
         self.app_runs.changed.notify_one();
         Ok(Asked { run: self.run_of(&id).await?, replayed })
+    }
+
+    /// The run that was asked for with a key; one that was asked for otherwise is a conflict (409).
+    pub(super) async fn asked_before(&self, app_id: &str, key: &str, request_sha256: &str) -> Result<Option<Asked>, ApiError> {
+        match self.store.app_run_by_key(app_id, key).await.map_err(|e| store_failure("looking for a run by its key", &e))? {
+            None => Ok(None),
+            Some((run_id, of)) if of == request_sha256 => Ok(Some(Asked { run: self.run_of(&run_id).await?, replayed: true })),
+            Some((run_id, _)) => Err(key_reused(&run_id)),
+        }
     }
 
     async fn run_of(&self, id: &str) -> Result<AppRun, ApiError> {
@@ -169,7 +187,7 @@ impl App {
     }
 
     /// Does not want a run any more. One that waits ends at once; the command of another is ended, and its group with it.
-    pub(crate) async fn cancel_run(&self, who: &Principal, id: &str) -> Result<AppRun, ApiError> {
+    pub(crate) async fn cancel_run(self: &SharedApp, who: &Principal, id: &str) -> Result<AppRun, ApiError> {
         who.require(Permission::FunctionWrite)?;
         let met = self.store.app_run_cancel(&who.team_id, id, now_ms()).await.map_err(|e| store_failure("cancelling a run", &e))?;
         match met {
@@ -189,10 +207,11 @@ impl App {
     }
 
     /// Ends a run that nothing was begun of, because it is not wanted.
-    pub(crate) async fn end_unbegun(&self, run: &AppRun) -> Result<(), ApiError> {
-        let verdict = match &run.group {
-            Some(group) if run.doc.known.skipped => Verdict::skipped(group),
-            _ => Verdict::cancelled(),
+    pub(crate) async fn end_unbegun(self: &SharedApp, run: &AppRun) -> Result<(), ApiError> {
+        let verdict = match (&run.group, run.withdrawn) {
+            (Some(group), _) if run.doc.known.skipped => Verdict::skipped(group),
+            (_, Some(why)) => Verdict::withdrawn(why),
+            (_, None) => Verdict::cancelled(),
         };
         let mut doc = run.doc.clone();
         doc.known.message = verdict.message;
@@ -210,6 +229,7 @@ impl App {
         let ended = self.store.app_run_finish(end, self.receipts.signer()).await.map_err(|e| store_failure("ending a run", &e))?;
         if ended.is_some() {
             self.app_runs.ended(&run.id);
+            self.rest_app_behind(run);
         }
         Ok(())
     }

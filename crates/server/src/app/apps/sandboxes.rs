@@ -130,6 +130,22 @@ impl App {
         }
     }
 
+    /// The same, and returns when it is gone; else why it is not yet.
+    pub(super) async fn end_app_sandbox_wholly(self: &Arc<Self>, id: &str) -> Result<(), ApiError> {
+        self.store.app_sandboxes_remove(vec![id.to_owned()]).await.map_err(|e| store_failure("ending a sandbox of the app", &e))?;
+        if self.apps.making.has(id) {
+            return Err(ApiError::unavailable("it is still being made"));
+        }
+        match tokio::time::timeout(ENDED_WITHIN, self.end(id)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.status() == 404 => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(ApiError::unavailable(format!("it has not ended within {} s", ENDED_WITHIN.as_secs()))),
+        }
+        self.previews.open_gates(id);
+        self.store.app_sandboxes_settle(vec![id.to_owned()]).await.map(drop).map_err(|e| store_failure("deleting the row of a sandbox of the app", &e))
+    }
+
     /// Ends a sandbox whose row says so, once however many ask.
     pub(super) fn end_app_sandbox_now(self: &Arc<Self>, id: String) {
         // Whoever makes it sees its row after that.

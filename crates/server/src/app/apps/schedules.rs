@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sandbar_core::{
     app::{
+        Desired,
         manifest::{self, RuntimePolicy, Schedule},
         run::{CleanupPolicy, Place, RunCause},
         schedule::{Keeper, Lifecycle},
@@ -12,8 +13,9 @@ use sandbar_core::{
 };
 use sandbar_store::{AppRecord, AppScheduleRecord, AppTick, InsertedRun, NewAppRun, StoreError, fresh_schedule, retimed_schedule};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
-use super::runs::{Asked, Wish, plan};
+use super::runs::{Asked, Wish, key_reused, plan};
 use crate::{
     app::{
         App,
@@ -86,9 +88,17 @@ impl App {
     /// Runs what a schedule runs, now, whether or not it is active. It counts as no tick.
     pub(crate) async fn run_app_schedule(&self, who: &Principal, app: &str, name: &str, key: Option<String>) -> Result<Asked, ApiError> {
         who.require(Permission::FunctionWrite)?;
-        self.check_room()?;
         let record = self.app_schedule(who, app, name).await?;
-        let mut run = self.run_of_schedule(&record, Some(who.user_id.clone()), key).await?;
+        // What the schedule says by now is not of the request.
+        let key = key.map(|key| (key, hex::encode(Sha256::digest(format!("schedule {}", record.id)))));
+        if let Some((key, request_sha256)) = &key
+            && let Some(asked) = self.asked_before(&record.app_id, key, request_sha256).await?
+        {
+            return Ok(asked);
+        }
+        self.check_room()?;
+        let mut run = self.run_of_schedule(&record, Some(who.user_id.clone()), None).await?;
+        run.key = key;
         run.schedule_id = Some(record.id);
         let id = run.id.clone();
         let inserted = self.store.app_run_insert(run).await.map_err(|e| store_failure("asking for a run", &e))?;
@@ -96,10 +106,7 @@ impl App {
         let (id, replayed) = match inserted {
             InsertedRun::Queued | InsertedRun::Skipped => (id, false),
             InsertedRun::Same { run_id } => (run_id, true),
-            InsertedRun::Other { run_id } => {
-                let text = format!("this Idempotency-Key was used for run {run_id}, which was asked for otherwise; use another key for another run");
-                return Err(ApiError::conflict(text).with_details(json!({ "reason": "idempotency_key_reused", "run_id": run_id })));
-            }
+            InsertedRun::Other { run_id } => return Err(key_reused(&run_id)),
         };
         Ok(Asked { run: self.app_run(who, &id).await?, replayed })
     }
@@ -115,7 +122,7 @@ impl App {
         let app = self.store.app_get(&record.app_id).await.map_err(|e| store_failure("reading an app", &e))?;
         let app = app.ok_or_else(|| ApiError::not_found("app", &record.app_id))?;
         let wish = wish(&record.spec, caused_by, key);
-        if wish.place == Place::App && self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading a sandbox", &e))?.is_none() {
+        if wish.place == Place::App && app.desired != Desired::Online {
             return Err(ApiError::conflict("the app is not online, and the schedule's runtimePolicy is use_existing_running"));
         }
         let version = self.version_to_run(&app, wish.place).await?;
@@ -217,6 +224,7 @@ fn wish(spec: &Schedule, caused_by: Option<String>, idempotency_key: Option<Stri
         input: spec.input.clone(),
         place,
         cleanup,
+        keep: spec.retention_policy.map(|retention| retention.keep_last),
         env: spec.env.clone().into_iter().collect::<BTreeMap<_, _>>(),
         timeout_s: spec.quotas.and_then(|quotas| quotas.max_duration_seconds).map(u64::from),
         requires_start: spec.requires_start,

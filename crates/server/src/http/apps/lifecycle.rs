@@ -87,8 +87,8 @@ async fn start(
     reply::ok(rendered(app.app_status(&who, &name).await?))
 }
 
-/// Take an app offline: services are ended, then the start command, each with SIGTERM and after 10 s with SIGKILL. Then its sandbox is
-/// paused, or deleted.
+/// Take an app offline: runs in its sandbox are cancelled, then services are ended, then the start command, each with SIGTERM and after 10 s
+/// with SIGKILL. Then its sandbox is paused, or deleted.
 #[utoipa::path(post, path = "/api/v1/apps/{name}/stop", tag = "apps", params(("name" = String, Path)), request_body = AppStopRequest, responses(
     (status = 200, body = Envelope<AppStopResponse>), (status = 404, body = ErrorEnvelope),
 ))]

@@ -16,6 +16,7 @@ use sandbar_core::{
         RunStatus,
         manifest::Target,
         run::{CleanupPolicy, Place},
+        shell::is_reserved,
     },
     limits::{self, app_runs, apps},
 };
@@ -29,7 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     app::{
         SharedApp,
-        apps::runs::{LogPiece, Wish, is_reserved},
+        apps::runs::{LogPiece, Wish},
         auth::Principal,
     },
     error::ApiError,
@@ -290,6 +291,7 @@ fn wish(who: &Principal, request: RunRequest, headers: &HeaderMap) -> std::resul
         input,
         place,
         cleanup: policy.unwrap_or(CleanupPolicy::Delete),
+        keep: None,
         env,
         timeout_s: timeout_seconds,
         requires_start: None,

@@ -17,7 +17,7 @@ use super::{
     upload,
 };
 use crate::{
-    app::{amount::Amount, artifact, inputs::InputSchema},
+    app::{amount::Amount, artifact, inputs::InputSchema, shell},
     image::{ImageName, is_digest},
     limits::{self as all, apps as limits},
     volume::check_mount_point,
@@ -202,6 +202,8 @@ pub fn inputs(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) -> (Inputs, Op
         {
             if !is_variable(name, false) {
                 spot.wrong(out, Code::InvalidName, VARIABLE);
+            } else if shell::is_reserved(name) {
+                spot.wrong(out, Code::ReservedName, RESERVED);
             } else if env.iter().any(|before| before.name == name) {
                 spot.wrong(out, Code::DuplicateName, format!("{name:?} is asked for twice"));
             }
@@ -264,6 +266,7 @@ pub fn mcp(spot: &Spot<'_>, out: &mut Out, names: &Names) -> Mcp {
 }
 
 const VARIABLE: &str = "must begin with a letter or underscore, and have letters, digits and underscores";
+const RESERVED: &str = "is set by the server for every command";
 
 /// The key `env`: names and values. Numbers and booleans are the text that stands there.
 pub fn env(fields: &Fields<'_>, out: &mut Out) -> BTreeMap<String, String> {
@@ -273,6 +276,8 @@ pub fn env(fields: &Fields<'_>, out: &mut Out) -> BTreeMap<String, String> {
     for (key, spot) in fields.entries() {
         if !is_variable(&key.text, false) || key.text.len() > all::ENV_NAME_MAX_BYTES {
             out.push(below(&fields.path, &key.text), key.at, Code::InvalidName, VARIABLE);
+        } else if shell::is_reserved(&key.text) {
+            out.push(below(&fields.path, &key.text), key.at, Code::ReservedName, RESERVED);
         }
         let value = match &spot.node.data {
             Data::Text(text) | Data::Int(_, text) | Data::Float(_, text) => text.clone(),

@@ -34,20 +34,19 @@ use super::{
 const LOOK_EVERY_BYTES: u64 = 4 << 20;
 
 impl Runner {
-    /// Fetches what the run left and measures what it used, as far as its sandbox is there. Nothing here fails the run.
+    /// Fetches what the run left and measures what it used, as far as its sandbox runs: it is woken for nothing. Nothing here fails the run.
     pub(super) async fn collect(&mut self) {
         let runtime = match &self.run.sandbox_id {
-            Some(id) => self.app.app_runtime(id).await.map_err(|error| error.message().to_owned()),
-            None => Ok(None),
+            Some(id) => self.app.app_runtime_awake(id).await,
+            None => Err("it had no sandbox"),
         };
-        let runtime = runtime.and_then(|runtime| runtime.ok_or_else(|| "its sandbox is gone".to_owned()));
         let patterns = self.run.doc.artifact_paths.clone();
         self.run.doc.known.artifacts = match &runtime {
             Ok(runtime) => {
                 let collecting = Collector { runtime, dir: &self.dir, data_dir: &self.app.config.data_dir, found: Vec::new(), bytes: 0 };
                 collecting.collect(&patterns).await
             }
-            Err(why) => patterns.iter().enumerate().map(|(at, pattern)| failed(at as u32 + 1, pattern, why.clone())).collect(),
+            Err(why) => patterns.iter().enumerate().map(|(at, pattern)| failed(at as u32 + 1, pattern, (*why).to_owned())).collect(),
         };
         if let Ok(runtime) = runtime {
             self.run.doc.known.usage = usage::measure(&self.run, &runtime, self.resumed).await;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use sandbar_core::{
     app::{
-        canonical,
+        Desired, canonical,
         inputs::{InputSchema, without_schema},
         manifest::{Block, Concurrency, ConcurrencyPolicy, Manifest, START, Target},
         run::{CleanupPolicy, Group, GroupPolicy, Known, Place, RunCause, RunDoc},
+        shell,
     },
     limits::{app_runs as limits, apps as manifest_limits},
     validate::Violation,
@@ -20,7 +21,6 @@ use crate::{
     app::{
         App,
         apps::manifest_of,
-        auth::Principal,
         sandboxes::{now_ms, store_failure},
     },
     error::ApiError,
@@ -33,6 +33,8 @@ pub(crate) struct Wish {
     pub input: Option<Value>,
     pub place: Place,
     pub cleanup: CleanupPolicy,
+    /// So many sandboxes of its schedule are kept when they are stopped.
+    pub keep: Option<u32>,
     /// Stronger than the action's own.
     pub env: BTreeMap<String, String>,
     pub timeout_s: Option<u64>,
@@ -51,21 +53,20 @@ struct Found<'a> {
 }
 
 impl App {
-    pub(super) async fn new_run(&self, who: &Principal, name: &str, wish: Wish) -> Result<NewAppRun, ApiError> {
-        let app = self.store.app_find(&who.team_id, name).await.map_err(|e| store_failure("reading an app", &e))?;
-        let app = app.ok_or_else(|| ApiError::not_found("app", name))?;
-        let version = self.version_to_run(&app, wish.place).await?;
+    pub(super) async fn new_run(&self, app: &AppRecord, wish: Wish) -> Result<NewAppRun, ApiError> {
+        let version = self.version_to_run(app, wish.place).await?;
         // Told at once, and not by a run that fails.
-        self.app_given_all(&app, &manifest_of(&version)?).await?;
-        plan(&app, &version, &wish, RunCause::Api, now_ms())
+        self.app_given_all(app, &manifest_of(&version)?).await?;
+        plan(app, &version, &wish, RunCause::Api, now_ms())
     }
 
-    /// The version that a run of an app is of now: that of the sandbox that is online, where it is to run there, else the live one.
+    /// The version that a run of an app is of now: that of the app's sandbox, where it is to run there and the app is online, else the live
+    /// one, of which the sandbox of an app that is offline is made anew.
     pub(crate) async fn version_to_run(&self, app: &AppRecord, place: Place) -> Result<AppVersionRecord, ApiError> {
         let failed = |e| store_failure("reading a version", &e);
         let online = match place {
-            Place::App => self.store.app_sandbox_online(&app.id).await.map_err(failed)?.map(|sandbox| sandbox.version),
-            Place::Fresh => None,
+            Place::App if app.desired == Desired::Online => self.store.app_sandbox_online(&app.id).await.map_err(failed)?.map(|sandbox| sandbox.version),
+            Place::App | Place::Fresh => None,
         };
         let number = online.or(app.live_version).ok_or_else(|| ApiError::conflict(format!("app {:?} has no version that is ready; deploy one", app.name)))?;
         let found = self.store.app_version(&app.id, number).await.map_err(failed)?;
@@ -78,10 +79,7 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
     let manifest = manifest_of(version)?;
     let found = find(&manifest, &wish.target)?;
     let input = input(&manifest, wish.input.as_ref())?;
-    let mut env = manifest.env.clone();
-    env.extend(manifest.launch.env.clone());
-    env.extend(found.block.map(|block| block.env.clone()).unwrap_or_default());
-    env.extend(wish.env.clone());
+    let env = shell::said(&manifest, found.block, &wish.env);
     let requires_start = wish.requires_start.unwrap_or_else(|| found.block.is_some_and(|block| block.requires_start));
     if requires_start && manifest.start_command().is_none() {
         return Err(ApiError::bad_request("requires_start: the app has no start command"));
@@ -98,6 +96,7 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
         requires_start,
         place: wish.place,
         cleanup: wish.cleanup,
+        keep: wish.keep,
         artifact_paths,
         input_sha256: canonical::sha256(&input),
         manifest_sha256: version.manifest_sha256.clone(),
@@ -130,7 +129,7 @@ fn find<'a>(manifest: &'a Manifest, target: &'a Target) -> Result<Found<'a>, Api
             let action = manifest.find_action(name).ok_or_else(|| {
                 let names: Vec<_> = manifest.actions.iter().map(|action| action.name.as_str()).collect();
                 let known = if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) };
-                ApiError::bad_request(format!("action: the app has no action {:?}; {known}", crate::http::params::shown(name)))
+                ApiError::bad_request(format!("action: the app has no action {}; {known}", crate::http::params::shown(name)))
             })?;
             let timeout_s = action.block.timeout_seconds.map_or(limits::RUN_TIMEOUT_DEFAULT_S, u64::from);
             Ok(Found { name: name.clone(), command: &action.command, block: Some(&action.block), concurrency: action.concurrency.as_ref(), timeout_s })
@@ -143,7 +142,7 @@ fn find<'a>(manifest: &'a Manifest, target: &'a Target) -> Result<Found<'a>, Api
         }
         Target::Service { name } => {
             let service =
-                manifest.find_service(name).ok_or_else(|| ApiError::bad_request(format!("the app has no service {:?}", crate::http::params::shown(name))))?;
+                manifest.find_service(name).ok_or_else(|| ApiError::bad_request(format!("the app has no service {}", crate::http::params::shown(name))))?;
             let timeout_s = service.block.timeout_seconds.map_or(long, u64::from);
             Ok(Found { name: name.clone(), command: &service.command, block: Some(&service.block), concurrency: None, timeout_s })
         }
@@ -191,8 +190,8 @@ fn group(action: &str, concurrency: &Concurrency) -> Group {
 }
 
 /// What two requests with one key have to have in common. What the manifest adds is not of the request.
-fn request_sha256(wish: &Wish) -> String {
-    let Wish { target, input, place, cleanup, env, timeout_s, requires_start, idempotency_key: _, caused_by: _ } = wish;
+pub(super) fn request_sha256(wish: &Wish) -> String {
+    let Wish { target, input, place, cleanup, keep: _, env, timeout_s, requires_start, idempotency_key: _, caused_by: _ } = wish;
     let request = json!([target, input, place, cleanup, env, timeout_s, requires_start]);
     hex::encode(Sha256::digest(canonical::text(&request)))
 }

@@ -15,7 +15,7 @@ use sandbar_core::{
         run::{Ending, FailureReason, Place, Verdict, verdict},
     },
     limits::app_runs as limits,
-    sandbox::{Desired, SandboxRecord},
+    sandbox::Observed,
 };
 use sandbar_node::{Runtime, error_text};
 use sandbar_store::{AppRun, AppRunEnd, StoreError};
@@ -98,8 +98,11 @@ impl Runner {
             self.run.doc.known.exit = self.follow(&runtime, &context_id).await?;
             self.run.doc.known.full = self.run.doc.known.commanded_at_ms.and_then(|since_ms| runtime.ended_for(since_ms));
         }
-        self.step(Phase::Collecting).await?;
-        self.collect().await;
+        if !self.run.doc.known.collected {
+            self.step(Phase::Collecting).await?;
+            self.collect().await;
+            self.run.doc.known.collected = true;
+        }
         let known = &self.run.doc.known;
         Ok(verdict(known.exit.as_ref(), known.ending, self.run.doc.timeout_s).or_full(known.full.clone()))
     }
@@ -150,14 +153,10 @@ impl Runner {
         let version = self.app.store.app_version(&run.app_id, run.version).await.map_err(internal)?.ok_or_else(|| gone("version"))?;
         match run.doc.place {
             Place::App => {
-                // What its start command serves is only there when it is asked for.
-                let sandbox = match run.doc.requires_start {
-                    true => self.app.ensure_app_online(&run.app_id).await.map_err(failed)?,
-                    false => self.app.ensure_app_sandbox(&run.app_id).await.map_err(failed)?,
-                };
+                let sandbox = self.app.app_sandbox_for(run, &self.live, &self.stop).await.map_err(failed)?;
                 let of = self.app.store.app_sandbox_get(&sandbox.id).await.map_err(internal)?;
                 match of {
-                    Some(of) if of.version != run.version => {
+                    Some(of) if of.version != run.version && !self.says_the_same(of.version).await.map_err(internal)? => {
                         let text = format!("version {} of the app is online by now, and it was to run in version {}", of.version, run.version);
                         Err(Halt::Ends(Verdict::failed(FailureReason::VersionGone, text)))
                     }
@@ -179,6 +178,13 @@ impl Runner {
                 Ok(made.id)
             }
         }
+    }
+
+    /// Whether another version has the same manifest and the same files.
+    async fn says_the_same(&self, version: i64) -> Result<bool, StoreError> {
+        let other = self.app.store.app_version(&self.run.app_id, version).await?;
+        let doc = &self.run.doc;
+        Ok(other.is_some_and(|other| (&other.manifest_sha256, &other.source_sha256) == (&doc.manifest_sha256, &doc.source_sha256)))
     }
 
     /// Starts the entrypoint and waits until it is ready; else the command is never run.
@@ -226,6 +232,8 @@ impl Runner {
     /// Ends the run with its receipt, however long it takes to write that.
     async fn finish(mut self, verdict: Verdict) {
         let id = self.run.id.clone();
+        let verdict = self.withdrawn_or(verdict).await;
+        self.rest().await;
         self.run.doc.known.message = verdict.message.clone();
         let (dir, live, last) = (self.dir.clone(), self.live.clone(), verdict.message.clone().filter(|_| verdict.reason != Some(FailureReason::ExitCode)));
         let logged = tokio::task::spawn_blocking(move || {
@@ -271,6 +279,35 @@ impl Runner {
             }
         }
         self.app.app_runs.ended(&id);
+        self.app.rest_app_behind(&self.run);
+    }
+
+    /// Of a run that was cancelled because something else ended, that.
+    async fn withdrawn_or(&self, verdict: Verdict) -> Verdict {
+        if verdict.reason != Some(FailureReason::Cancelled) {
+            return verdict;
+        }
+        match self.app.store.app_run_withdrawn(&self.run.id).await {
+            Ok(Some(why)) => Verdict::withdrawn(why),
+            Ok(None) => verdict,
+            Err(error) => {
+                tracing::warn!(run = self.run.id, error = error_text(&error), "why a run was cancelled is not known");
+                verdict
+            }
+        }
+    }
+
+    /// Puts the app's sandbox down when it was woken for runs and this is the last one; first it is written that all was fetched.
+    async fn rest(&mut self) {
+        if self.run.doc.place != Place::App || self.run.phase != Phase::Collecting {
+            return;
+        }
+        let Some(rest) = self.app.app_to_rest_after(&self.run).await else { return };
+        if self.step(Phase::Collecting).await.is_ok()
+            && let Err(error) = self.app.put_to_rest(rest).await
+        {
+            tracing::warn!(run = self.run.id, %error, "the sandbox that was woken for a run was not put down; it is tried again");
+        }
     }
 
     /// Ends the command that is under way for a reason, which is written first.
@@ -281,6 +318,20 @@ impl Runner {
 }
 
 impl App {
+    /// The runtime of a sandbox of an app that is awake; else why there is none. Does not wake it.
+    pub(super) async fn app_runtime_awake(&self, sandbox_id: &str) -> Result<Arc<Runtime>, &'static str> {
+        match self.look(sandbox_id).await {
+            Ok(Some((_, Some(runtime)))) => Ok(runtime),
+            Ok(Some((record, None))) if record.observed == Observed::Frozen => Err("its sandbox was paused just then"),
+            Ok(Some((_, None))) => Err("its sandbox does not run any more"),
+            Ok(None) => Err("its sandbox is gone"),
+            Err(error) => {
+                tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a run was not found");
+                Err("its sandbox was not found")
+            }
+        }
+    }
+
     /// The runtime of a sandbox of an app, to do something inside: woken when it sleeps. None: the sandbox is gone.
     pub(super) async fn app_runtime(&self, sandbox_id: &str) -> Result<Option<Arc<Runtime>>, ApiError> {
         let until = Instant::now() + WAKE_WITHIN;
@@ -295,14 +346,6 @@ impl App {
                 Err(error) if error.status() == 404 => return Ok(None),
                 Err(error) => return Err(error),
             }
-        }
-    }
-
-    /// The sandbox of a run as its row says.
-    pub(super) async fn run_sandbox(&self, run: &AppRun) -> Result<Option<SandboxRecord>, ApiError> {
-        match &run.sandbox_id {
-            Some(id) => Ok(self.record_of(id).await?.filter(|record| record.desired != Desired::Deleted)),
-            None => Ok(None),
         }
     }
 }

@@ -9,7 +9,8 @@ use std::{
 
 use sandbar_core::{
     app::{
-        launch::{Check, ENTRY_VAR, Entry},
+        launch::{Check, Entry},
+        shell::ENTRY_VAR,
         supervise::{self, Ending, Why},
     },
     limits,
@@ -19,10 +20,10 @@ use sandbar_node::{
     client::ProcdError,
     warm::{self, Check as Asked},
 };
-use sandbar_procd_api::{Cmd, Context, ContextType, CreateContext, Signal};
+use sandbar_procd_api::{Context, ContextType, CreateContext, Signal};
 use tokio::sync::watch;
 
-use crate::app::sandboxes::now_ms;
+use crate::app::{apps::shell::context, sandboxes::now_ms};
 
 /// One question to a process takes at most so long. The first page of a development server may be built just then.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
@@ -70,18 +71,7 @@ pub(super) async fn start(runtime: &Runtime, entry: &Entry) -> Result<Context, P
         // With it goes whatever it left running, which may hold the port.
         forget(runtime, &context.id).await;
     }
-    let create = CreateContext {
-        kind: ContextType::Cmd,
-        repl: None,
-        cmd: Some(Cmd { command: entry.command.clone() }),
-        wait_until_done: false,
-        cwd: Some(entry.cwd.clone()),
-        env_vars: entry.env.clone(),
-        pty_size: None,
-        idle_timeout_sec: 0,
-        ttl_sec: entry.runs_max_s.map_or(0, u64::from),
-        untold: false,
-    };
+    let create = context(entry.command.clone(), entry.cwd.clone(), entry.env.clone(), entry.runs_max_s.map_or(0, u64::from));
     runtime.client.create_context(&create).await
 }
 
@@ -197,19 +187,9 @@ async fn exits_well(runtime: &Runtime, entry: &Entry, command: &[String]) -> boo
     let mut env_vars = entry.env.clone();
     // It is not the entry's own process.
     env_vars.remove(ENTRY_VAR);
-    let create = CreateContext {
-        kind: ContextType::Cmd,
-        repl: None,
-        cmd: Some(Cmd { command: command.to_vec() }),
-        wait_until_done: true,
-        cwd: Some(entry.cwd.clone()),
-        env_vars,
-        pty_size: None,
-        idle_timeout_sec: 0,
-        // Nobody waits for it any more by then.
-        ttl_sec: ASK_WITHIN.as_secs() + 1,
-        untold: true,
-    };
+    // Nobody waits for it any more by then.
+    let ttl_s = ASK_WITHIN.as_secs() + 1;
+    let create = CreateContext { wait_until_done: true, untold: true, ..context(command.to_vec(), entry.cwd.clone(), env_vars, ttl_s) };
     let Ok(context) = runtime.client.create_context(&create).await else { return false };
     forget(runtime, &context.id).await;
     context.output.exit_code == Some(0)
