@@ -81,6 +81,8 @@ pub struct AppStatusResponse {
     pub start: Option<AppProcessStatus>,
     pub services: Vec<AppProcessStatus>,
     pub previews: Vec<AppPortStatus>,
+    /// Ports on which somebody listens and that the manifest does not declare. They have no preview.
+    pub unlisted: Vec<u16>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

@@ -9,10 +9,11 @@ pub mod inputs;
 pub mod launch;
 pub mod manifest;
 pub mod receipt;
-pub mod redact;
 pub mod run;
 pub mod schedule;
 pub mod supervise;
+
+pub use crate::redact;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -34,10 +34,14 @@ pub enum AppCommand {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// List the versions of an app
+    /// List the versions of an app, or cancel a build
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Versions {
         /// Its name
-        name: String,
+        #[arg(required = true)]
+        name: Option<String>,
+        #[command(subcommand)]
+        command: Option<AppVersionsCommand>,
     },
     /// Show which variables an app asks for and was given, or give it some
     Env {
@@ -55,6 +59,18 @@ pub enum AppCommand {
         /// The app
         name: String,
         /// The version [default: the newest that is ready before the live one]
+        #[arg(value_name = "VERSION")]
+        number: Option<i64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AppVersionsCommand {
+    /// End the build of a version; what is live stays as it is
+    Cancel {
+        /// The app
+        name: String,
+        /// The version [default: the one that is being built]
         #[arg(value_name = "VERSION")]
         number: Option<i64>,
     },

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{AppCommand, Global, Output},
+    cli::{AppCommand, AppVersionsCommand, Global, Output},
     client::{Client, segment},
     output::{self, cell, time},
 };
@@ -32,7 +32,8 @@ pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
             Ok(0)
         }
         AppCommand::Rm { names } => super::delete_each(&Client::from_global(global)?, global.output, names, |name| path(name, "")).await,
-        AppCommand::Versions { name } => versions(global, &name).await,
+        AppCommand::Versions { command: Some(AppVersionsCommand::Cancel { name, number }), .. } => cancel_build(global, &name, number).await,
+        AppCommand::Versions { name, command: None } => versions(global, &name.unwrap_or_default()).await,
         AppCommand::Env { name, set, unset } => env(global, &name, set, unset).await,
         AppCommand::Rollback { name, number } => rollback(global, &name, number).await,
     }
@@ -89,6 +90,28 @@ async fn versions(global: &Global, name: &str) -> anyhow::Result<u8> {
             };
             let rows: Vec<_> = list["versions"].as_array().into_iter().flatten().map(row).collect();
             output::table(&["VERSION", "STATE", "DEPLOYED", "MESSAGE", "REASON"], &rows);
+        }
+    }
+    Ok(0)
+}
+
+async fn cancel_build(global: &Global, name: &str, number: Option<i64>) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let number = match number {
+        Some(number) => number,
+        None => {
+            let list = client.get(&path(name, "/versions")).await?;
+            let building = list["versions"].as_array().into_iter().flatten().find(|version| version["state"] == "building");
+            building.and_then(|version| version["version"].as_i64()).with_context(|| format!("no version of app {name:?} is being built"))?
+        }
+    };
+    let version = client.post(&path(name, &format!("/versions/{number}/cancel")), &json!({})).await?;
+    match global.output {
+        Output::Json => output::json(&version),
+        Output::Table if version["state"] == "building" => output::line(&format!("the build of version {number} of {name} is about to end")),
+        Output::Table => {
+            let reason = version["reason"].as_str().unwrap_or_default();
+            output::line(&output::printable(&format!("version {number} of {name} is {}{}{reason}", cell(&version["state"]), if reason.is_empty() { "" } else { ": " })));
         }
     }
     Ok(0)

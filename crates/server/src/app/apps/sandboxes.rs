@@ -134,7 +134,7 @@ impl App {
                 Ok(Err(error)) => tracing::warn!(sandbox = id, %error, "a sandbox of an app did not end; it will be tried again"),
                 Err(_) => tracing::warn!(sandbox = id, "a sandbox of an app has not ended yet; it will be tried again"),
             }
-            app.previews.open_gates(&id);
+            app.previews.forget_gates(&id);
             if let Err(error) = app.store.app_sandboxes_settle(vec![id]).await {
                 tracing::warn!(%error, "the row of a sandbox of an app is left; it will be tried again");
             }
