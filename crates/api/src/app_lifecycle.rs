@@ -85,6 +85,8 @@ pub struct AppStatusResponse {
     pub previews: Vec<AppPortStatus>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<AppVolumeStatus>,
+    /// Ports on which somebody listens and that the manifest does not declare. They have no preview.
+    pub unlisted: Vec<u16>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

@@ -10,12 +10,13 @@ pub mod inputs;
 pub mod launch;
 pub mod manifest;
 pub mod receipt;
-pub mod redact;
 pub mod run;
 pub mod schedule;
 pub mod shell;
 pub mod supervise;
 pub mod volume;
+
+pub use crate::redact;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ pub const RUN_INPUT_ENV_MAX_BYTES: usize = 16 << 10;
 /// Bytes of a run's output that are kept; what follows is dropped.
 pub const RUN_LOG_MAX_BYTES: u64 = 16 << 20;
 /// Bytes of a log that one request reads.
-pub const RUN_LOG_READ_MAX_BYTES: usize = 1 << 20;
+pub const RUN_LOG_READ_MAX_BYTES: u64 = 1 << 20;
 /// Variables that a request may give its run, names and values together in bytes.
 pub const RUN_ENV_MAX: usize = 100;
 pub const RUN_ENV_MAX_BYTES: usize = 64 << 10;

@@ -50,10 +50,14 @@ pub enum AppCommand {
         #[arg(value_name = "VERSION")]
         number: Option<i64>,
     },
-    /// List the versions of an app
+    /// List the versions of an app, or cancel a build
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Versions {
         /// Its name
-        name: String,
+        #[arg(required = true)]
+        name: Option<String>,
+        #[command(subcommand)]
+        command: Option<AppVersionsCommand>,
     },
     /// Show which variables an app asks for and was given, or give it some
     Env {
@@ -71,6 +75,18 @@ pub enum AppCommand {
         /// The app
         name: String,
         /// The version [default: the newest that is ready before the live one]
+        #[arg(value_name = "VERSION")]
+        number: Option<i64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AppVersionsCommand {
+    /// End the build of a version; what is live stays as it is
+    Cancel {
+        /// The app
+        name: String,
+        /// The version [default: the one that is being built]
         #[arg(value_name = "VERSION")]
         number: Option<i64>,
     },

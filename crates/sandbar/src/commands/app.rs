@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{AppCommand, Global, Output},
+    cli::{AppCommand, AppVersionsCommand, Global, Output},
     client::{Client, segment},
     output::{self, cell, time},
 };
@@ -34,7 +34,8 @@ pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
         AppCommand::Rm { names, volumes } => delete(global, names, volumes).await,
         AppCommand::Volumes { name } => volumes(global, &name).await,
         AppCommand::Manifest { name, number } => manifest(global, &name, number).await,
-        AppCommand::Versions { name } => versions(global, &name).await,
+        AppCommand::Versions { command: Some(AppVersionsCommand::Cancel { name, number }), .. } => cancel_build(global, &name, number).await,
+        AppCommand::Versions { name, command: None } => versions(global, &name.unwrap_or_default()).await,
         AppCommand::Env { name, set, unset } => env(global, &name, set, unset).await,
         AppCommand::Rollback { name, number } => rollback(global, &name, number).await,
     }
@@ -173,6 +174,28 @@ async fn manifest(global: &Global, name: &str, number: Option<i64>) -> anyhow::R
             for line in found["text"].as_str().unwrap_or_default().lines() {
                 output::line(&output::printable(line));
             }
+        }
+    }
+    Ok(0)
+}
+
+async fn cancel_build(global: &Global, name: &str, number: Option<i64>) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let number = match number {
+        Some(number) => number,
+        None => {
+            let list = client.get(&path(name, "/versions")).await?;
+            let building = list["versions"].as_array().into_iter().flatten().find(|version| version["state"] == "building");
+            building.and_then(|version| version["version"].as_i64()).with_context(|| format!("no version of app {name:?} is being built"))?
+        }
+    };
+    let version = client.post(&path(name, &format!("/versions/{number}/cancel")), &json!({})).await?;
+    match global.output {
+        Output::Json => output::json(&version),
+        Output::Table if version["state"] == "building" => output::line(&format!("the build of version {number} of {name} is about to end")),
+        Output::Table => {
+            let reason = version["reason"].as_str().unwrap_or_default();
+            output::line(&output::printable(&format!("version {number} of {name} is {}{}{reason}", cell(&version["state"]), if reason.is_empty() { "" } else { ": " })));
         }
     }
     Ok(0)

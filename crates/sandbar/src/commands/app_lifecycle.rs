@@ -156,6 +156,11 @@ fn show(global: &Global, status: &Value) {
         output::line("");
         super::app::volume_table(&status["volumes"]);
     }
+    let unlisted: Vec<String> = status["unlisted"].as_array().into_iter().flatten().map(cell).collect();
+    if !unlisted.is_empty() {
+        output::line("");
+        output::line(&format!("unlisted, and closed: somebody listens on {}, which the manifest does not declare", unlisted.join(", ")));
+    }
     for process in processes.iter().filter(|process| process["state"] == "failed") {
         output::line("");
         output::line(&output::printable(&format!("{} printed last:", cell(&process["name"]))));

@@ -20,6 +20,8 @@ mod lifecycle;
 mod previews;
 mod runs;
 mod schedules;
+mod sealed;
+mod shut;
 mod volumes;
 
 const APPS: &str = "/api/v1/apps";

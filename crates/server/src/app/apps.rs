@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use axum::body::Body;
@@ -14,7 +14,6 @@ use sandbar_core::{
 };
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, Pruned, Which};
 use tokio::sync::{Notify, Semaphore};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{
@@ -36,6 +35,7 @@ mod ports;
 pub mod runs;
 mod sandboxes;
 mod schedules;
+pub(crate) mod sealed;
 mod shell;
 mod source;
 pub(crate) mod status;
@@ -43,7 +43,7 @@ mod steps;
 pub(crate) mod supervise;
 pub(crate) mod volumes;
 
-use build::Build;
+use build::{Build, BuildStop};
 
 /// Where logs of builds are kept, in the data directory.
 const LOGS: &str = "app-builds";
@@ -51,7 +51,7 @@ const LOGS: &str = "app-builds";
 /// What is known of apps in memory.
 pub struct Apps {
     /// What ends a build, by app and version.
-    builds: Mutex<HashMap<(String, i64), CancellationToken>>,
+    builds: Mutex<HashMap<(String, i64), BuildStop>>,
     /// Of builds.
     places: Arc<Semaphore>,
     /// Sandboxes that are being made, whether anybody waits for them or not.
@@ -60,6 +60,8 @@ pub struct Apps {
     removing: Ids,
     /// Woken when sandboxes may have to be ended.
     pub(crate) changed: Notify,
+    /// Changes whenever variables of some app do.
+    env_epoch: AtomicU64,
 }
 
 /// What goes with the source of a new version.
@@ -89,6 +91,7 @@ impl Default for Apps {
             making: Ids::default(),
             removing: Ids::default(),
             changed: Notify::new(),
+            env_epoch: AtomicU64::new(0),
         }
     }
 }
@@ -164,6 +167,8 @@ impl App {
         source::check_name(name)?;
         source::check_message(deploy.message.as_deref())?;
         self.check_room()?;
+        // Before anything of it is taken in.
+        self.store.app_not_building(&who.team_id, name).await.map_err(|e| store_failure("looking for a build", &e))?;
         let source = self.take_source(body).await?;
         let ground = self.app_ground(who, &source.parsed.manifest).await?;
         self.check_app_volumes(who, &source.parsed.manifest, &ground.template)?;
@@ -172,6 +177,19 @@ impl App {
         tracing::info!(action = "deploy", team = app.team_id, app = app.id, version = version.number, by = who.user_id, "a version of an app is being built");
         let build = Build { app: app.clone(), version: version.clone(), who: who.clone(), source, ground, activate: deploy.activate };
         self.begin_build(build);
+        Ok((app, version))
+    }
+
+    /// Ends the build of a version, which has failed then. One that is not being built is a conflict (409).
+    pub(crate) async fn cancel_build(&self, who: &Principal, name: &str, number: i64) -> Result<(AppRecord, AppVersionRecord), ApiError> {
+        let (app, version) = self.app_version(who, name, number).await?;
+        let build = self.apps.lock().get(&(app.id.clone(), number)).cloned();
+        let Some(build) = build.filter(|_| version.state == VersionState::Building) else {
+            return Err(ApiError::conflict(format!("version {number} of app {name:?} is {}: no build of it is under way", version.state.as_str())));
+        };
+        tracing::info!(action = "cancel_build", team = app.team_id, app = app.id, version = number, by = who.user_id, "the build of a version is cancelled");
+        build.cancel().await;
+        let version = self.version_of(&app, number).await?;
         Ok((app, version))
     }
 
@@ -196,7 +214,7 @@ impl App {
         self.withdraw_runs(&app.id, Which::All, Withdrawn::AppDeleted).await?;
         let deleted = self.store.app_delete(&app.id, volumes, now_ms()).await.map_err(|e| store_failure("deleting the app", &e))?;
         self.app_runs.changed.notify_one();
-        self.apps.lock().iter().filter(|((id, _), _)| *id == app.id).for_each(|(_, build)| build.cancel());
+        self.apps.lock().iter().filter(|((id, _), _)| *id == app.id).for_each(|(_, build)| build.delete());
         deleted.bases.iter().for_each(|base| self.release(base));
         self.remove_build_logs(&app.id);
         deleted.sandboxes.into_iter().for_each(|id| self.end_app_sandbox_now(id));
@@ -232,7 +250,7 @@ impl App {
 }
 
 impl Apps {
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i64), CancellationToken>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i64), BuildStop>> {
         self.builds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -47,6 +47,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(versions, deploy))
         .routes(routes!(version))
         .routes(routes!(logs))
+        .routes(routes!(cancel_build))
         .routes(routes!(rollback))
         .routes(routes!(volumes))
         .routes(routes!(manifest))
@@ -181,6 +182,17 @@ async fn logs(State(app): State<SharedApp>, who: Principal, Path((name, number))
     let (_, version) = app.app_version(&who, &name, number_of(&number)?).await?;
     let Piece { output, cursor, completed } = app.app_build_log(&version, since).await?;
     reply::ok(LogPieceResponse { output, cursor, completed })
+}
+
+/// End the build of a version, which has failed then. What is live stays as it is. Returns when the build is over, or ten seconds later
+/// while it still ends.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/versions/{version}/cancel", tag = "apps", params(("name" = String, Path), ("version" = i64, Path)), responses(
+    (status = 200, body = Envelope<AppVersionResponse>), (status = 404, body = ErrorEnvelope), (status = 409, description = "no build of it is under way", body = ErrorEnvelope),
+))]
+async fn cancel_build(State(app): State<SharedApp>, who: Principal, Path((name, number)): Path<(String, String)>) -> Result<AppVersionResponse> {
+    who.require(Permission::FunctionCreate)?;
+    let (record, version) = app.cancel_build(&who, &name, number_of(&number)?).await?;
+    reply::ok(rendered_version(&record, version, false))
 }
 
 /// Make another version that is ready the live one. What is online goes on as it is until the app is started again.

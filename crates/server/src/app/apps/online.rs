@@ -204,7 +204,11 @@ impl App {
         let declared = launch.ports().map(|(_, port)| port).find(|declared| port.is_none_or(|port| declared.port == port));
         let (port, path, wakes) = match (declared, port) {
             (Some(declared), _) => (declared.port, declared.path.as_str(), declared.auto_start),
-            (None, Some(port)) => (port, "/", false),
+            (None, Some(port)) => {
+                let declared: Vec<String> = launch.ports().map(|(_, port)| port.port.to_string()).collect();
+                let declared = if declared.is_empty() { "none".to_owned() } else { declared.join(", ") };
+                return Err(ApiError::bad_request(format!("port: {port} is not declared by the app, which declares {declared}")));
+            }
             (None, None) => return Err(ApiError::bad_request("port: the app declares none, so one has to be named")),
         };
         let new = preview::wanted(port.into(), None, Some(path), ttl_seconds, wakes).map_err(violations)?;
@@ -309,7 +313,7 @@ impl App {
         for (sandbox_id, app_id, version) in self.store.app_sandboxes_offline().await.map_err(|e| store_failure("reading sandboxes of apps", &e))? {
             let app = self.app_by_id(&app_id).await?;
             let launch = shape_of(&app, &self.version_of(&app, version).await?)?;
-            gates::close(self, &sandbox_id, &launch);
+            gates::begin_closed(self, &sandbox_id, &launch);
         }
         for id in self.store.apps_stopping().await.map_err(|e| store_failure("reading apps", &e))? {
             let this = Arc::downgrade(self);

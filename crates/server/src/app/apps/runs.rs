@@ -49,7 +49,7 @@ mod usage;
 pub(crate) use ask::{Wish, plan};
 pub(crate) use execute::execute;
 pub(crate) use files::RunDir;
-pub(crate) use log::LogPiece;
+pub(crate) use super::log::Piece as LogPiece;
 pub(crate) use receipt::receipt_of;
 
 /// What is known in memory of the runs of all apps.
@@ -242,11 +242,7 @@ impl App {
 
     /// Of a run that was read before it is asked here: so nothing that was printed before its end is missed.
     pub(crate) async fn read_run_log(&self, run: &AppRun, since: u64) -> Result<LogPiece, ApiError> {
-        let (dir, is_final) = (self.run_dir(&run.id), run.status.is_final());
-        let read = tokio::task::spawn_blocking(move || log::read(&dir, since, limits::RUN_LOG_READ_MAX_BYTES)).await;
-        let (bytes, at_end) = read.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| ApiError::internal("reading the log of a run", &e))?;
-        let cursor = since + bytes.len() as u64;
-        Ok(LogPiece { output: String::from_utf8_lossy(&bytes).into_owned(), cursor, completed: is_final && at_end })
+        super::log::read(self.run_dir(&run.id).log(), since, limits::RUN_LOG_READ_MAX_BYTES, run.status.is_final()).await
     }
 
     /// The file of an artifact that was captured.

@@ -163,7 +163,7 @@ impl App {
                 Ok(Err(error)) => tracing::warn!(sandbox = id, %error, "a sandbox of an app did not end; it will be tried again"),
                 Err(_) => tracing::warn!(sandbox = id, "a sandbox of an app has not ended yet; it will be tried again"),
             }
-            app.previews.open_gates(&id);
+            app.previews.forget_gates(&id);
             match app.store.app_sandboxes_settle(vec![id]).await {
                 // Volumes may have waited for that.
                 Ok(gone) if gone > 0 => app.apps.changed.notify_one(),

@@ -1,6 +1,6 @@
 //! How an app is: what of it runs, whether it is ready, and where it can be seen.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use sandbar_core::{
     app::{
@@ -9,6 +9,7 @@ use sandbar_core::{
         manifest::{Access, Port, START},
         supervise::Ending,
     },
+    limits::FUNCTION_SERVICE_PORT,
     sandbox::SandboxRecord,
 };
 
@@ -35,6 +36,8 @@ pub(crate) struct AppStatus {
     pub entries: Vec<EntryStatus>,
     pub ports: Vec<PortStatus>,
     pub volumes: Vec<AppVolume>,
+    /// Ports on which somebody listens and that nobody declared.
+    pub unlisted: Vec<u16>,
 }
 
 /// A process that is or would be kept up.
@@ -88,13 +91,13 @@ impl App {
             (Some(supervised), _) => Arc::clone(supervised.launch()),
             (None, Some(live)) => Arc::new(shape_of(&whole.app, live)?),
             // Nothing could be built of it yet.
-            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), volumes }),
+            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), volumes, unlisted: Vec::new() }),
         };
         let seen = seen_of(&whole.app);
         let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
         let listening = match &supervised {
             Some(supervised) => supervised.listening().await,
-            None => Vec::new(),
+            None => BTreeSet::new(),
         };
         let mut entries: Vec<EntryStatus> = launch
             .entries
@@ -107,8 +110,10 @@ impl App {
         // What everybody looks for first.
         let has_start = entries.last().is_some_and(|last| last.name == START);
         entries.rotate_right(usize::from(has_start));
-        let ports = launch.ports().map(|(of, port)| PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port))).collect();
-        Ok(AppStatus { whole, sandbox, awake, entries, ports, volumes })
+        let ports: Vec<PortStatus> = launch.ports().map(|(of, port)| PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port))).collect();
+        let is_ours = |port: &u16| *port == FUNCTION_SERVICE_PORT || ports.iter().any(|declared| declared.port == *port);
+        let unlisted = listening.into_iter().filter(|port| !is_ours(port)).collect();
+        Ok(AppStatus { whole, sandbox, awake, entries, ports, volumes, unlisted })
     }
 }
 

@@ -36,6 +36,7 @@ use crate::{
     error::ApiError,
     http::{
         extract::Json,
+        follow::{is_asked, last_event_id},
         params::{Params, bounded, shown},
         reply::{self, Result},
     },
@@ -211,11 +212,11 @@ async fn logs(
     headers: HeaderMap,
 ) -> std::result::Result<Response, ApiError> {
     let since = params.integer("since", 0..=u64::MAX)?.unwrap_or_default();
-    if !follow::is_asked(&headers) {
+    if !is_asked(&headers) {
         return Ok(reply::ok(RunLogReply::from(app.app_run_log(&who, &id, since).await?))?.into_response());
     }
-    let since = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or_default().trim()) {
-        None | Some("") => since,
+    let since = match last_event_id(&headers) {
+        None => since,
         Some(text) => text.parse().map_err(|_| ApiError::bad_request(format!("Last-Event-ID: {} is no cursor of a log", shown(text))))?,
     };
     follow::stream(app, who, id, since).await

@@ -14,6 +14,7 @@ use sandbar_core::{
         supervise::{self, Ending, Why},
     },
     limits,
+    redact::Redactor,
 };
 use sandbar_node::{
     Runtime,
@@ -35,6 +36,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const END_EVERY: Duration = Duration::from_millis(100);
 /// How long the end by SIGKILL is waited for.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whose process it is, and what takes its secrets out of what it printed, before that is cut into lines.
+#[derive(Clone, Copy)]
+pub(super) struct Of<'a> {
+    pub entry: &'a Entry,
+    pub redactor: &'a Redactor,
+}
 
 /// What came of looking for an entry's process.
 pub(super) enum Found {
@@ -76,10 +84,10 @@ pub(super) async fn start(runtime: &Runtime, entry: &Entry) -> Result<Context, P
 }
 
 /// Returns when a process has ended, with how. `ends` says that some process of the sandbox did.
-pub(super) async fn ended(runtime: &Runtime, entry: &Entry, id: &str, ends: &mut watch::Receiver<u64>) -> Ending {
+pub(super) async fn ended(runtime: &Runtime, of: Of<'_>, id: &str, ends: &mut watch::Receiver<u64>) -> Ending {
     loop {
         ends.mark_unchanged();
-        if let Some(ending) = has_ended(runtime, entry, id).await {
+        if let Some(ending) = has_ended(runtime, of, id).await {
             return ending;
         }
         tokio::select! {
@@ -92,24 +100,24 @@ pub(super) async fn ended(runtime: &Runtime, entry: &Entry, id: &str, ends: &mut
 }
 
 /// How a process ended, if it has. One that cannot be asked about counts as running: the end of its sandbox is told otherwise.
-pub(super) async fn has_ended(runtime: &Runtime, entry: &Entry, id: &str) -> Option<Ending> {
+pub(super) async fn has_ended(runtime: &Runtime, of: Of<'_>, id: &str) -> Option<Ending> {
     // Without what it printed, which may be much.
     let contexts = runtime.client.list_contexts().await.ok()?;
     match contexts.iter().find(|context| context.id == id) {
         Some(context) if context.running => None,
-        Some(_) => Some(ending(runtime, entry, id).await),
-        None => Some(Ending::of(&entry.name, None, None, now_ms(), Vec::new())),
+        Some(_) => Some(ending(runtime, of, id).await),
+        None => Some(Ending::of(&of.entry.name, None, None, now_ms(), Vec::new())),
     }
 }
 
 /// How a process that ended did, with the last that it printed.
-pub(super) async fn ending(runtime: &Runtime, entry: &Entry, id: &str) -> Ending {
+pub(super) async fn ending(runtime: &Runtime, of: Of<'_>, id: &str) -> Ending {
     let context = runtime.client.get_context(id).await.ok();
     let code = context.as_ref().and_then(|context| context.output.exit_code);
     let told = context.as_ref().and_then(|context| context.output.reason.clone());
     let began_ms = context.as_ref().map_or(i64::MAX, |context| i64::try_from(context.created_ms).unwrap_or(i64::MAX));
     let printed = context.and_then(|context| context.output.output_raw).unwrap_or_default();
-    let mut ending = Ending::of(&entry.name, code, told.as_deref(), now_ms(), tail(&printed));
+    let mut ending = Ending::of(&of.entry.name, code, told.as_deref(), now_ms(), tail(&of.redactor.printed(&printed, false)));
     if matches!(ending.why, Why::Signal | Why::ExitCode)
         && let Some(text) = runtime.ended_for(began_ms)
     {
@@ -118,14 +126,14 @@ pub(super) async fn ending(runtime: &Runtime, entry: &Entry, id: &str) -> Ending
     ending
 }
 
-/// The last lines that a process printed.
-pub(super) async fn printed(runtime: &Runtime, id: &str) -> Vec<String> {
+/// The last lines that a process printed which may go on.
+pub(super) async fn printed(runtime: &Runtime, redactor: &Redactor, id: &str) -> Vec<String> {
     let context = runtime.client.get_context(id).await.ok();
-    tail(&context.and_then(|context| context.output.output_raw).unwrap_or_default())
+    tail(&redactor.printed(&context.and_then(|context| context.output.output_raw).unwrap_or_default(), true))
 }
 
 /// Ends a process with all of its group: SIGTERM, and SIGKILL for what is there after `grace`. Returns how it ended.
-pub(super) async fn end(runtime: &Runtime, entry: &Entry, id: &str, grace: Duration) -> Ending {
+pub(super) async fn end(runtime: &Runtime, of: Of<'_>, id: &str, grace: Duration) -> Ending {
     signal(runtime, id, "TERM").await;
     // One that was stopped hears nothing else.
     signal(runtime, id, "CONT").await;
@@ -133,7 +141,7 @@ pub(super) async fn end(runtime: &Runtime, entry: &Entry, id: &str, grace: Durat
         signal(runtime, id, "KILL").await;
         gone(runtime, id, KILL_WITHIN).await;
     }
-    let ending = ending(runtime, entry, id).await;
+    let ending = ending(runtime, of, id).await;
     // What it left running has had the same warning.
     forget(runtime, id).await;
     ending
