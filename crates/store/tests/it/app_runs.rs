@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use sandbar_core::{
     app::{
         Cleanup, Phase, RunStatus,
-        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc},
+        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms},
     },
     limits::app_runs as limits,
 };
@@ -27,6 +27,7 @@ fn doc() -> RunDoc {
         manifest_sha256: "man".into(),
         source_sha256: "src".into(),
         caused_by: None,
+        terms: Terms::default(),
         known: Known::default(),
     }
 }

@@ -7,7 +7,7 @@ use sandbar_core::{
         canonical,
         inputs::{InputSchema, without_schema},
         manifest::{Block, Concurrency, ConcurrencyPolicy, Manifest, START, Target},
-        run::{CleanupPolicy, Group, GroupPolicy, Known, Place, RunCause, RunDoc},
+        run::{CleanupPolicy, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms},
     },
     limits::{app_runs as limits, apps as manifest_limits},
     validate::Violation,
@@ -77,7 +77,11 @@ impl App {
 pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cause: RunCause, now_ms: i64) -> Result<NewAppRun, ApiError> {
     let manifest = manifest_of(version)?;
     let found = find(&manifest, &wish.target)?;
-    let input = input(&manifest, wish.input.as_ref())?;
+    // The schema is that of actions; the other kinds are only asked for by schedules.
+    let input = match wish.target {
+        Target::Action { .. } => input(&manifest, wish.input.as_ref())?,
+        Target::Start | Target::Service { .. } | Target::Command { .. } => without_schema(wish.input.as_ref()).map_err(refused)?,
+    };
     let mut env = manifest.env.clone();
     env.extend(manifest.launch.env.clone());
     env.extend(found.block.map(|block| block.env.clone()).unwrap_or_default());
@@ -103,6 +107,7 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
         manifest_sha256: version.manifest_sha256.clone(),
         source_sha256: version.source_sha256.clone(),
         caused_by: wish.caused_by.clone(),
+        terms: Terms::default(),
         known: Known::default(),
     };
     Ok(NewAppRun {

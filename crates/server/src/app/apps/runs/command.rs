@@ -226,6 +226,7 @@ impl Runner {
         let left_ms = begun_ms.saturating_add((self.run.doc.timeout_s as i64).saturating_mul(1000)).saturating_sub(now_ms());
         // A clock that was set does not make it longer.
         let left = Duration::from_millis(left_ms.max(0).unsigned_abs()).min(Duration::from_secs(self.run.doc.timeout_s));
+        let left = self.left().map_or(left, |all| left.min(all));
         let deadline = tokio::time::Instant::now() + left;
         let app = self.app.clone();
         let sandbox_id = self.run.sandbox_id.clone().unwrap_or_default();
