@@ -37,7 +37,7 @@ fn rows_that_cannot_be_read_end_and_keep_nobody_else_from_anything() {
     server.up();
 
     // Schedules: one that cannot be read has failed; of one whose app cannot be read each tick says so; all others go on.
-    let failed = until(&offline, "the end of a schedule", |it: &Value| it["lifecycle_status"] == "failed");
+    let failed = until(&offline, "often", "the end of a schedule", |it: &Value| it["lifecycle_status"] == "failed");
     assert!(failed["lifecycle_reason"].as_str().unwrap().contains("cannot be read") && failed["spec"].is_null(), "{failed}");
     let mark = ticks(&bad, "often")[0]["scheduled_at"].clone();
     let newest = eventually("a tick of an app that cannot be read", WITHIN, || {
@@ -48,7 +48,7 @@ fn rows_that_cannot_be_read_end_and_keep_nobody_else_from_anything() {
     let run = ended(&api, &good.try_post("/runs", json!({ "action": "report" })).ok(202)["run"]);
     assert_eq!(run["status"], "succeeded", "{run}");
     let count = is(&good, "often")["execution_count"].as_u64().unwrap();
-    until(&good, "more ticks", |it: &Value| it["execution_count"].as_u64().unwrap() > count);
+    until(&good, "often", "more ticks", |it: &Value| it["execution_count"].as_u64().unwrap() > count);
     // The run: ended once, with its receipt.
     let lost = ended(&api, &long);
     assert_eq!((&lost["status"], &lost["failure_reason"]), (&json!("failed"), &json!("internal")), "{lost}");
