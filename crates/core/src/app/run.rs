@@ -471,6 +471,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_run_takes_no_longer_than_it_may() {
+        let bounded = Terms { max_duration_s: Some(60), ..Terms::default() };
+        // Begun at, now, and the seconds that are left.
+        for (begun, now, left) in [(1000, 1000, 60), (1000, 31_000, 30), (1000, 61_000, 0), (1000, 900_000, 0), (5000, 1000, 60), (i64::MIN, i64::MAX, 0)] {
+            assert_eq!(bounded.left(begun, now), Some(Duration::from_secs(left)), "from {begun} at {now}");
+        }
+        assert_eq!(Terms::default().left(0, i64::MAX), None);
+    }
+
+    #[test]
     fn how_a_command_ended_says_what_came_of_its_run() {
         use FailureReason as Why;
         use RunStatus as Is;

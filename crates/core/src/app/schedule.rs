@@ -180,6 +180,9 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -278,6 +281,76 @@ mod tests {
         for (given, made, planned, expected) in table {
             let found = sooner("s", &spec(given.clone()), made, planned, 2 * hour).unwrap();
             assert_eq!(found.map(|(timed, next)| (timed, next.tick_ms)), expected, "{given}");
+        }
+    }
+
+    /// What is known of a schedule, as rows keep it.
+    struct Kept {
+        spec: Schedule,
+        timed_at_ms: i64,
+        next: Option<Next>,
+        /// From and to of what was decided, by its last tick.
+        decided: BTreeMap<i64, i64>,
+        fired: BTreeSet<i64>,
+    }
+
+    impl Kept {
+        /// What a server does that finds the clock at a moment.
+        fn look(&mut self, now_ms: i64) -> Result<(), TestCaseError> {
+            let calendar = ticks(&self.spec, self.timed_at_ms).unwrap();
+            let Some(next) = self.next.filter(|next| next.due_at_ms <= now_ms) else { return Ok(()) };
+            let accounted: Vec<(i64, i64)> = self.decided.range(next.tick_ms..).map(|(to, from)| (*from, *to)).collect();
+            let policy = &self.spec.policy;
+            let state = State { id: "s", ticks: &calendar, policy, next_tick_ms: next.tick_ms, accounted: &accounted, busy: false, waiting: 0, now_ms };
+            let decision = decide(&state);
+            for tick in decision.ticks {
+                prop_assert!(self.decided.insert(tick.tick_ms, tick.first_tick_ms).is_none(), "decided twice: {tick:?}");
+                prop_assert!(!tick.fires || self.fired.insert(tick.tick_ms), "fired twice: {tick:?}");
+            }
+            // None that has come is left out.
+            let mut at = next.tick_ms;
+            while at <= now_ms && decision.next.is_none_or(|next| at < next.tick_ms) {
+                prop_assert!(self.decided.range(at..).any(|(_, from)| *from <= at), "nothing was decided about {at}");
+                let Some(following) = calendar.next_after(at) else { break };
+                at = following;
+            }
+            self.next = decision.next;
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() })]
+
+        /// However the clock is set, and for whatever time the server is away: no tick fires twice, none is left out, and the next one is
+        /// never further away than it is by the clock of now.
+        #[test]
+        fn clocks_may_be_set(
+            given in prop_oneof![
+                Just(json!({ "cron": "*/20 * * * *", "timezone": "Europe/Berlin" })),
+                Just(json!({ "cron": "30 2 * * *", "timezone": "America/New_York", "missedRunPolicy": "run_all", "concurrencyPolicy": "allow" })),
+                Just(json!({ "rate": "25 minutes" })),
+                Just(json!({ "rate": "25 minutes", "jitterSeconds": 600, "missedRunPolicy": "skip" })),
+                Just(json!({ "once": "2026-10-25T01:30:00Z" })),
+            ],
+            moves in proptest::collection::vec(prop_oneof![3 => 0i64..30 * MINUTE, 1 => 0i64..2 * DAY, 1 => -2 * DAY..0], 1..40),
+        ) {
+            let spec = spec(given);
+            let mut now_ms = "2026-10-24T20:00:00Z".parse::<Timestamp>().unwrap().as_millisecond();
+            let next = first("s", &spec, now_ms).unwrap();
+            let mut kept = Kept { spec, timed_at_ms: now_ms, next, decided: BTreeMap::new(), fired: BTreeSet::new() };
+            for by in moves {
+                now_ms += by;
+                if by < 0
+                    && let Some((timed_at_ms, next)) = sooner("s", &kept.spec, kept.timed_at_ms, kept.next.map(|next| next.tick_ms), now_ms).unwrap()
+                {
+                    (kept.timed_at_ms, kept.next) = (timed_at_ms, Some(next));
+                }
+                kept.look(now_ms)?;
+                let by_now = crate::schedule::next("s", &ticks(&kept.spec, kept.timed_at_ms).unwrap(), &kept.spec.policy, now_ms);
+                // A jitter may put one off that has come already.
+                prop_assert!(by_now.is_none_or(|by_now| kept.next.is_some_and(|next| next.tick_ms <= by_now.tick_ms)), "{by_now:?} {:?}", kept.next);
+            }
         }
     }
 

@@ -16,8 +16,8 @@ pub fn look(c: &Connection, seen: &AppScheduleRecord, now_ms: i64) -> Result<Opt
     let Some(next_tick_ms) = seen.next_tick_ms else { return Ok(None) };
     let spec = seen.spec()?;
     let accounted = schedules::accounted::<Apps>(c, &seen.id, next_tick_ms)?;
-    let sql = "SELECT count(*) FILTER (WHERE status = 'queued'), count(*) FROM app_run WHERE schedule_id = ?1 AND status IN ('queued', 'running')
-        AND cancel_requested_at_ms IS NULL";
+    let sql = "SELECT count(*) FILTER (WHERE status = 'queued'), count(*) FROM app_run WHERE schedule_id = ?1 AND schedule_id IS NOT NULL
+        AND status IN ('queued', 'running') AND cancel_requested_at_ms IS NULL";
     let (waiting, unfinished): (usize, usize) = c.prepare_cached(sql)?.query_row([&seen.id], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let ticks = schedule::ticks(spec, seen.timed_at_ms).map_err(StoreError::Unfit)?;
     let state = State { id: &seen.id, ticks: &ticks, policy: &spec.policy, next_tick_ms, accounted: &accounted, busy: unfinished > 0, waiting, now_ms };
@@ -43,8 +43,8 @@ pub fn step(c: &Connection, seen: &AppScheduleRecord, decision: &Decision, order
         return Ok(stepped);
     }
     if decision.replaces && order.is_ok() {
-        let sql =
-            "UPDATE app_run SET cancel_requested_at_ms = ?2 WHERE schedule_id = ?1 AND status IN ('queued', 'running') AND cancel_requested_at_ms IS NULL";
+        let sql = "UPDATE app_run SET cancel_requested_at_ms = ?2 WHERE schedule_id = ?1 AND schedule_id IS NOT NULL AND status IN ('queued', 'running')
+                AND cancel_requested_at_ms IS NULL";
         stepped.replaced = c.prepare_cached(sql)?.execute((&seen.id, now_ms))? > 0;
     }
     let mut last_run_id = seen.last_run_id.clone();

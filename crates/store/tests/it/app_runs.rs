@@ -209,3 +209,24 @@ async fn what_is_cleaned_up_or_kept_too_long_goes() {
     assert_eq!(store.app_run_ids().await.expect("reads").len(), 2);
     assert!(store.receipt_of_run("team", "a").await.expect("reads").is_some(), "receipts are kept");
 }
+
+#[tokio::test]
+async fn a_run_that_cannot_be_read_keeps_no_other_from_anything() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for (at, id) in ["a", "b"].into_iter().enumerate() {
+        store.app_run_insert(new(id, at as i64)).await.expect("inserts");
+    }
+    {
+        let db = rusqlite::Connection::open(fresh.path()).expect("opens");
+        db.execute("UPDATE app_run SET doc = '{' WHERE id = 'a'", []).expect("writes");
+    }
+    let claimed = store.app_runs_claim(NOW + 50).await.expect("claims");
+    let readable: Vec<_> = claimed.iter().map(|run| (run.id.as_str(), run.doc.known.unreadable.is_none())).collect();
+    assert_eq!(readable, [("a", false), ("b", true)]);
+    let ended = AppRunEnd { doc: claimed[0].doc.clone(), ..end("a", RunStatus::Running, RunStatus::Failed) };
+    assert!(store.app_run_finish(ended, sign()).await.expect("ends").is_some(), "it has its receipt");
+    let found = store.app_run_get("team", "a").await.expect("reads").expect("is there");
+    assert!(found.status == RunStatus::Failed && found.doc.known.unreadable.is_some(), "{found:?}");
+    assert_eq!(store.app_runs_running().await.expect("reads").len(), 1);
+}
