@@ -262,14 +262,15 @@ impl Store {
 
     /// Runs that are to be cancelled, and that nothing was begun of.
     pub async fn app_runs_unwanted(&self, limit: u32) -> Result<Vec<AppRun>, StoreError> {
-        self.runs_where("status = 'queued' AND cancel_requested_at_ms IS NOT NULL", limit).await
+        self.runs_where("status = 'queued' AND status IN ('queued', 'running') AND cancel_requested_at_ms IS NOT NULL", limit).await
     }
 
     /// Of running runs, those that are to be cancelled.
     pub async fn app_runs_to_cancel(&self) -> Result<Vec<String>, StoreError> {
         self.engine
             .read("read runs that are to be cancelled", move |c| {
-                let mut statement = c.prepare_cached("SELECT id FROM app_run WHERE status = 'running' AND cancel_requested_at_ms IS NOT NULL")?;
+                let sql = "SELECT id FROM app_run WHERE status = 'running' AND status IN ('queued', 'running') AND cancel_requested_at_ms IS NOT NULL";
+                let mut statement = c.prepare_cached(sql)?;
                 statement.query_map([], |row| row.get(0))?.map(|row| Ok(row?)).collect()
             })
             .await
@@ -294,7 +295,7 @@ pub(crate) fn insert_run(c: &Connection, new: &NewAppRun) -> Result<InsertedRun,
             return Ok(if of == *request { InsertedRun::Same { run_id } } else { InsertedRun::Other { run_id } });
         }
     }
-    let sql = "SELECT count(*) FROM app_run WHERE status = 'queued' AND team_id = ?1";
+    let sql = "SELECT count(*) FROM app_run WHERE status = 'queued' AND status IN ('queued', 'running') AND team_id = ?1";
     let waiting: usize = c.prepare_cached(sql)?.query_row([&new.team_id], |row| Ok(row.get::<_, i64>(0)?.max(0) as usize))?;
     if waiting >= limits::RUNS_WAITING_PER_TEAM_MAX {
         return Err(StoreError::TooMany { what: "runs of this team's apps that wait", max: limits::RUNS_WAITING_PER_TEAM_MAX });
@@ -397,7 +398,8 @@ fn run(row: &Row<'_>) -> Result<AppRun, StoreError> {
         artifact_bytes: row.get::<_, i64>(21)?.max(0) as u64,
         receipt_id: row.get(22)?,
         withdrawn: optional(23)?.map(|text| word("withdrawn", &text, Withdrawn::named)).transpose()?,
-        doc: serde_json::from_str(&doc).map_err(|e| StoreError::corrupt("run", &e))?,
+        // One that is of no use keeps nobody from reading the others: the run says so itself, and ends.
+        doc: serde_json::from_str(&doc).unwrap_or_else(|error| RunDoc::unreadable(&error.to_string())),
         input: row.get(25)?,
     })
 }

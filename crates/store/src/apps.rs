@@ -260,8 +260,9 @@ fn record(row: &Row<'_>) -> Result<AppRecord, StoreError> {
         last_version: row.get(3)?,
         live_version: row.get(4)?,
         desired: Desired::named(&desired).ok_or_else(|| StoreError::corrupt("app", &desired))?,
-        launch: read(&row.get::<_, String>(6)?)?,
-        seen: read(&row.get::<_, String>(7)?)?,
+        // What was asked for at a start, and how it was seen last: without these an app can be started anew all the same.
+        launch: read(&row.get::<_, String>(6)?).unwrap_or_default(),
+        seen: read(&row.get::<_, String>(7)?).unwrap_or_default(),
         created_by: row.get(8)?,
         created_at_ms: row.get(9)?,
         updated_at_ms: row.get(10)?,

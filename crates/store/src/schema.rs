@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::StoreError;
 
 /// In order; the number of a migration is its position, from 1, and equals that of its file.
-const MIGRATIONS: [&str; 13] = [
+const MIGRATIONS: [&str; 14] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_state.sql"),
     include_str!("../migrations/0003_webhooks.sql"),
@@ -18,6 +18,7 @@ const MIGRATIONS: [&str; 13] = [
     include_str!("../migrations/0010_apps.sql"),
     include_str!("../migrations/0011_previews.sql"),
     include_str!("../migrations/0012_app_runs.sql"),
+    include_str!("../migrations/0013_schedules.sql"),
     include_str!("../migrations/0016_app_volumes.sql"),
 ];
 

@@ -1,10 +1,13 @@
 //! Runs: what one is told at its begin, what is known of it while it goes on, and the decisions about it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::RunStatus;
+use super::{RunStatus, manifest::Resources};
 
 /// What asked for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -183,6 +186,26 @@ impl Verdict {
         let message = format!("it ran for longer than its {timeout_s} s and was ended with all its processes");
         Self { status: RunStatus::TimedOut, reason: Some(FailureReason::Timeout), message: Some(message) }
     }
+
+    /// The run, and not only its command, took too long.
+    pub fn took_too_long(max_s: u64) -> Self {
+        let message = format!("it took longer than its quotas.maxDurationSeconds ({max_s} s) and was ended with all its processes");
+        Self { status: RunStatus::TimedOut, reason: Some(FailureReason::Timeout), message: Some(message) }
+    }
+
+    /// What is stored of it is of no use.
+    pub fn unreadable(why: &str) -> Self {
+        Self::failed(FailureReason::Internal, format!("what is stored of the run cannot be read: {why}"))
+    }
+}
+
+impl Terms {
+    /// What is left of the time that a run may take which began at a moment. A clock that was set does not make it longer.
+    pub fn left(&self, begun_ms: i64, now_ms: i64) -> Option<Duration> {
+        let max = Duration::from_secs(self.max_duration_s?);
+        let passed = Duration::from_millis(now_ms.saturating_sub(begun_ms).max(0).unsigned_abs());
+        Some(max.saturating_sub(passed))
+    }
 }
 
 /// What came of a command that began. A command that ended by itself just before it was to be ended did so; when how it ended was
@@ -241,14 +264,58 @@ pub struct RunDoc {
     pub source_sha256: String,
     /// The user or key that asked.
     pub caused_by: Option<String>,
+    /// What a schedule asks of its runs besides.
+    #[serde(default)]
+    pub terms: Terms,
     #[serde(default)]
     pub known: Known,
+}
+
+/// What a schedule asks of its runs beyond what the manifest says of a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// Of the run's own sandbox; stronger than those of the app.
+    #[serde(skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+    /// From the begin of the run on, its sandbox included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_duration_s: Option<u64>,
+    /// Services that have to be ready before the command runs, each after what it depends on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+}
+
+impl RunDoc {
+    /// In the place of one that is stored and cannot be read: so the run can still be shown, ended and cleaned up after. What it had of
+    /// a sandbox is kept.
+    pub fn unreadable(why: &str) -> Self {
+        Self {
+            command: String::new(),
+            cwd: None,
+            env: BTreeMap::new(),
+            timeout_s: 0,
+            requires_start: false,
+            place: Place::Fresh,
+            cleanup: CleanupPolicy::Stop,
+            artifact_paths: Vec::new(),
+            input_sha256: String::new(),
+            manifest_sha256: String::new(),
+            source_sha256: String::new(),
+            caused_by: None,
+            terms: Terms::default(),
+            known: Known { unreadable: Some(why.to_owned()), ..Known::default() },
+        }
+    }
 }
 
 /// What is known of a run that has begun.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Known {
+    /// What was stored of the run cannot be read, and why: it is not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
     /// It was one too many in its group, and is to end as such.
     pub skipped: bool,
     /// The runtime in which the command was or is to be started.
@@ -448,6 +515,16 @@ words!(FailureReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_takes_no_longer_than_it_may() {
+        let bounded = Terms { max_duration_s: Some(60), ..Terms::default() };
+        // Begun at, now, and the seconds that are left.
+        for (begun, now, left) in [(1000, 1000, 60), (1000, 31_000, 30), (1000, 61_000, 0), (1000, 900_000, 0), (5000, 1000, 60), (i64::MIN, i64::MAX, 0)] {
+            assert_eq!(bounded.left(begun, now), Some(Duration::from_secs(left)), "from {begun} at {now}");
+        }
+        assert_eq!(Terms::default().left(0, i64::MAX), None);
+    }
 
     #[test]
     fn how_a_command_ended_says_what_came_of_its_run() {

@@ -12,7 +12,7 @@ use sandbar_core::{
     app::{AppState, VersionState, manifest::Manifest, run::Withdrawn},
     limits::deploys as limits,
 };
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, Pruned, Which};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, Pruned, StoreError, Which};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
@@ -101,7 +101,10 @@ impl App {
     pub(crate) async fn apps(&self, who: &Principal) -> Result<Vec<AppWhole>, ApiError> {
         let mut wholes = Vec::new();
         for app in self.store.apps_list(&who.team_id).await.map_err(|e| store_failure("listing apps", &e))? {
-            wholes.push(self.app_whole(app).await?);
+            match self.app_whole(app.clone()).await {
+                Err(error) if error.details() == Some(&unreadable()) => wholes.push(AppWhole { app, live: None, online: None, outdated: false }),
+                whole => wholes.push(whole?),
+            }
         }
         Ok(wholes)
     }
@@ -114,7 +117,7 @@ impl App {
 
     pub(crate) async fn app_whole(&self, app: AppRecord) -> Result<AppWhole, ApiError> {
         let live = match app.live_version {
-            Some(number) => self.store.app_version(&app.id, number).await.map_err(|e| store_failure("reading the version", &e))?,
+            Some(number) => self.store.app_version(&app.id, number).await.map_err(|e| version_failure(&e))?,
             None => None,
         };
         let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
@@ -144,7 +147,7 @@ impl App {
     }
 
     pub(crate) async fn version_of(&self, app: &AppRecord, number: i64) -> Result<AppVersionRecord, ApiError> {
-        let found = self.store.app_version(&app.id, number).await.map_err(|e| store_failure("reading the version", &e))?;
+        let found = self.store.app_version(&app.id, number).await.map_err(|e| version_failure(&e))?;
         found.ok_or_else(|| ApiError::not_found("version", &number.to_string()))
     }
 
@@ -257,7 +260,26 @@ impl Apps {
 
 /// What a version's manifest says.
 pub(crate) fn manifest_of(version: &AppVersionRecord) -> Result<Manifest, ApiError> {
-    serde_json::from_str(&version.manifest).map_err(|error| ApiError::internal("reading the manifest of a version", &error))
+    serde_json::from_str(&version.manifest).map_err(|error| {
+        let text = format!("the stored manifest of version {} cannot be read: {error}; deploy the app again", version.number);
+        ApiError::new(ErrorCode::InternalError, text).with_details(unreadable())
+    })
+}
+
+/// What cannot be read does not become readable by trying again.
+fn version_failure(error: &StoreError) -> ApiError {
+    match error {
+        StoreError::Corrupt { what, cause } => {
+            let text = format!("the stored {what} cannot be read: {cause}; deploy the app again");
+            ApiError::new(ErrorCode::InternalError, text).with_details(unreadable())
+        }
+        error => store_failure("reading the version", error),
+    }
+}
+
+/// Details of an error by which it is told from one that passes.
+pub(crate) fn unreadable() -> serde_json::Value {
+    serde_json::json!({ "reason": "unreadable" })
 }
 
 /// What is wrong with a manifest (422).

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use sandbar_core::{
     app::{
         Cleanup, Phase, RunStatus,
-        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Withdrawn},
+        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms, Withdrawn},
     },
     limits::app_runs as limits,
 };
@@ -28,6 +28,7 @@ fn doc() -> RunDoc {
         manifest_sha256: "man".into(),
         source_sha256: "src".into(),
         caused_by: None,
+        terms: Terms::default(),
         known: Known::default(),
     }
 }
@@ -263,4 +264,25 @@ async fn sandboxes_of_runs_are_found_with_what_their_runs_say() {
     store.app_run_insert(NewAppRun { key: Some(("k".into(), "sha".into())), ..new("a", 0) }).await.expect("inserts");
     assert_eq!(store.app_run_by_key("app", "k").await.expect("reads"), Some(("a".into(), "sha".into())));
     assert_eq!(store.app_run_by_key("other", "k").await.expect("reads"), None);
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_read_keeps_no_other_from_anything() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for (at, id) in ["a", "b"].into_iter().enumerate() {
+        store.app_run_insert(new(id, at as i64)).await.expect("inserts");
+    }
+    {
+        let db = rusqlite::Connection::open(fresh.path()).expect("opens");
+        db.execute("UPDATE app_run SET doc = '{' WHERE id = 'a'", []).expect("writes");
+    }
+    let claimed = store.app_runs_claim(NOW + 50).await.expect("claims");
+    let readable: Vec<_> = claimed.iter().map(|run| (run.id.as_str(), run.doc.known.unreadable.is_none())).collect();
+    assert_eq!(readable, [("a", false), ("b", true)]);
+    let ended = AppRunEnd { doc: claimed[0].doc.clone(), ..end("a", RunStatus::Running, RunStatus::Failed) };
+    assert!(store.app_run_finish(ended, sign()).await.expect("ends").is_some(), "it has its receipt");
+    let found = store.app_run_get("team", "a").await.expect("reads").expect("is there");
+    assert!(found.status == RunStatus::Failed && found.doc.known.unreadable.is_some(), "{found:?}");
+    assert_eq!(store.app_runs_running().await.expect("reads").len(), 1);
 }

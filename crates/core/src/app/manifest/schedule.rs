@@ -61,12 +61,12 @@ pub enum When {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Target {
-    /// The start command, until it ends.
+    /// The start command, until it ends. Only in a sandbox of the run's own.
     Start,
     Action {
         name: String,
     },
-    /// The service's command, until it ends.
+    /// The service's command, until it ends. What it depends on is started before.
     Service {
         name: String,
     },
@@ -107,7 +107,8 @@ pub struct Retention {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Quotas {
-    /// From the start of its sandbox on.
+    /// From the begin of the run on, with its sandbox and all that is started before its command. What a command is given by
+    /// itself holds, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_duration_seconds: Option<u32>,
 }

@@ -24,6 +24,7 @@ use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError, W
 use super::{
     manifest_of,
     supervise::{Keeping, Stopped, Supervised, gates},
+    unreadable,
 };
 use crate::{
     app::{
@@ -311,9 +312,18 @@ impl App {
             }
         }
         for (sandbox_id, app_id, version) in self.store.app_sandboxes_offline().await.map_err(|e| store_failure("reading sandboxes of apps", &e))? {
-            let app = self.app_by_id(&app_id).await?;
-            let launch = shape_of(&app, &self.version_of(&app, version).await?)?;
-            gates::begin_closed(self, &sandbox_id, &launch);
+            let launch = async {
+                let app = self.app_by_id(&app_id).await?;
+                shape_of(&app, &self.version_of(&app, version).await?)
+            };
+            match launch.await {
+                Ok(launch) => gates::begin_closed(self, &sandbox_id, &launch),
+                // One app that cannot be read keeps the server from nothing. Which ports it declares is not known.
+                Err(error) => {
+                    tracing::error!(app = app_id, version, %error, "an app that is offline cannot be read; all ports of its sandbox are closed");
+                    gates::close_all(self, &sandbox_id);
+                }
+            }
         }
         for id in self.store.apps_stopping().await.map_err(|e| store_failure("reading apps", &e))? {
             let this = Arc::downgrade(self);
@@ -334,7 +344,14 @@ impl App {
         if self.record_of(&row.sandbox_id).await?.is_none() {
             return Ok(false);
         }
-        let (launch, redactor) = self.app_launch(app, &self.version_of(app, row.version).await?, false).await?;
+        let launch = async { self.app_launch(app, &self.version_of(app, row.version).await?, false).await };
+        let (launch, redactor) = match launch.await {
+            Err(error) if error.details() == Some(&unreadable()) => {
+                gates::close_all(self, &row.sandbox_id);
+                return Err(error);
+            }
+            launch => launch?,
+        };
         let seen = seen_of(app);
         let known = |name: &String| {
             let entry = seen.entries.get(name).filter(|_| seen.sandbox_id == row.sandbox_id);
@@ -361,6 +378,10 @@ impl App {
                 }
                 match app.bring_app_online(&app_id, Start { services: None, keep: true }).await {
                     Ok(_) => return,
+                    Err(error) if error.details() == Some(&unreadable()) => {
+                        tracing::error!(app = app_id, %error, "an app that is to be online cannot be read; it is not tried again");
+                        return;
+                    }
                     Err(error) => tracing::warn!(app = app_id, %error, "an app that is to be online is not yet"),
                 }
                 drop(app);

@@ -187,7 +187,12 @@ impl App {
                 continue;
             }
             // Since the rows were read it may have been made; those of builds that are over go in any case.
-            let version = self.store.app_version(&row.app_id, row.version).await.map_err(|e| store_failure("reading the version", &e))?;
+            let version = match self.store.app_version(&row.app_id, row.version).await {
+                Ok(version) => version,
+                // It is there, and whoever needs it is told.
+                Err(StoreError::Corrupt { .. }) => continue,
+                Err(error) => return Err(store_failure("reading the version", &error)),
+            };
             let is_needed = match row.kind {
                 SandboxKind::Build => version.is_some_and(|version| version.state == sandbar_core::app::VersionState::Building),
                 SandboxKind::App | SandboxKind::Run => version.is_some(),
@@ -209,7 +214,8 @@ impl App {
         let folder = self.config.data_dir.join(LOGS);
         let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
         for id in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            if self.store.app_get(&id).await.map_err(|e| store_failure("reading apps", &e))?.is_none() {
+            // What cannot be read is there.
+            if matches!(self.store.app_get(&id).await, Ok(None)) {
                 self.remove_build_logs(&id);
             }
         }

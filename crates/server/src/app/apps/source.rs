@@ -150,7 +150,7 @@ async fn manifest_in(staged: &Staged) -> Result<(&'static str, String), ApiError
 }
 
 /// What a manifest may say and this server does not do. Nothing of it is passed over in silence.
-fn unsupported(parsed: &Parsed) -> Vec<Diagnostic> {
+pub(super) fn unsupported(parsed: &Parsed) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let mut refuse = |path: &str, message: &str| {
         found.push(Diagnostic { path: path.to_owned(), code: Code::UnsupportedKey, message: message.to_owned(), line: 1, column: 1 });

@@ -124,6 +124,14 @@ fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, inputs: Option<&Input
     if schedule.runtime_policy != RuntimePolicy::RunAndStop && fields.get("retentionPolicy").is_some() {
         fields.conflict("retentionPolicy", out, "goes with runtimePolicy run_and_stop: no other keeps sandboxes");
     }
+    if schedule.target == Target::Start {
+        if schedule.runtime_policy == RuntimePolicy::UseExistingRunning {
+            fields.conflict("runtimePolicy", out, "the start command of an app that is online runs already; let the schedule run an action or a service");
+        }
+        if schedule.requires_start == Some(true) {
+            fields.conflict("requiresStart", out, "the schedule runs the start command itself");
+        }
+    }
     if matches!(schedule.target, Target::Action { .. })
         && schedule.input.is_some() == fields.get("input").is_some()
         && let Some(wrong) = inputs.and_then(|inputs| inputs.apply(schedule.input.as_ref()).err())

@@ -7,7 +7,7 @@ use sandbar_core::{
         Desired, canonical,
         inputs::{InputSchema, without_schema},
         manifest::{Block, Concurrency, ConcurrencyPolicy, Manifest, START, Target},
-        run::{CleanupPolicy, Group, GroupPolicy, Known, Place, RunCause, RunDoc},
+        run::{CleanupPolicy, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms},
         shell,
     },
     limits::{app_runs as limits, apps as manifest_limits},
@@ -78,7 +78,11 @@ impl App {
 pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cause: RunCause, now_ms: i64) -> Result<NewAppRun, ApiError> {
     let manifest = manifest_of(version)?;
     let found = find(&manifest, &wish.target)?;
-    let input = input(&manifest, wish.input.as_ref())?;
+    // The schema is that of actions; the other kinds are only asked for by schedules.
+    let input = match wish.target {
+        Target::Action { .. } => input(&manifest, wish.input.as_ref())?,
+        Target::Start | Target::Service { .. } | Target::Command { .. } => without_schema(wish.input.as_ref()).map_err(refused)?,
+    };
     let env = shell::said(&manifest, found.block, &wish.env);
     let requires_start = wish.requires_start.unwrap_or_else(|| found.block.is_some_and(|block| block.requires_start));
     if requires_start && manifest.start_command().is_none() {
@@ -102,6 +106,7 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
         manifest_sha256: version.manifest_sha256.clone(),
         source_sha256: version.source_sha256.clone(),
         caused_by: wish.caused_by.clone(),
+        terms: Terms::default(),
         known: Known::default(),
     };
     Ok(NewAppRun {

@@ -222,7 +222,8 @@ impl Runner {
         let mut log = self.open_log().await?;
         let mut attached: Option<Attached> = None;
         let begun_ms = self.run.doc.known.commanded_at_ms.unwrap_or_else(now_ms);
-        let deadline = tokio::time::Instant::now() + time_left(begun_ms, self.run.doc.timeout_s, now_ms());
+        let left = time_left(begun_ms, self.run.doc.timeout_s, now_ms());
+        let deadline = tokio::time::Instant::now() + self.left().map_or(left, |all| left.min(all));
         let app = self.app.clone();
         let sandbox_id = self.run.sandbox_id.clone().unwrap_or_default();
         let mut ending = None;

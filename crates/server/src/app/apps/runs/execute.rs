@@ -8,7 +8,7 @@ use std::{
 
 use sandbar_core::{
     app::{
-        Cleanup, Phase, RunStatus, SandboxKind,
+        Cleanup, Phase, RunStatus,
         launch::Asked,
         manifest::START,
         redact::Redactor,
@@ -82,10 +82,13 @@ pub(crate) async fn execute(app: SharedApp, run: AppRun, resumed: bool, stop: Ca
 
 impl Runner {
     async fn steps(&mut self) -> Step<Verdict> {
+        if let Some(why) = &self.run.doc.known.unreadable {
+            return Ok(Verdict::unreadable(why));
+        }
         let begun = match self.run.phase {
             Phase::Preparing | Phase::Starting => {
                 let sandbox_id = self.prepare().await?;
-                if self.run.doc.requires_start {
+                if self.run.doc.requires_start || !self.run.doc.terms.needs.is_empty() {
                     self.step(Phase::Starting).await?;
                     self.start(&sandbox_id).await?;
                 }
@@ -98,13 +101,24 @@ impl Runner {
             self.run.doc.known.exit = self.follow(&runtime, &context_id).await?;
             self.run.doc.known.full = self.run.doc.known.commanded_at_ms.and_then(|since_ms| runtime.ended_for(since_ms));
         }
+        // Collecting takes a while of its own.
+        let is_late = self.left().is_some_and(|left| left.is_zero());
         if !self.run.doc.known.collected {
             self.step(Phase::Collecting).await?;
             self.collect().await;
             self.run.doc.known.collected = true;
         }
         let known = &self.run.doc.known;
-        Ok(verdict(known.exit.as_ref(), known.ending, self.run.doc.timeout_s).or_full(known.full.clone()))
+        let verdict = verdict(known.exit.as_ref(), known.ending, self.run.doc.timeout_s).or_full(known.full.clone());
+        Ok(match (verdict.status, self.run.doc.terms.max_duration_s) {
+            (RunStatus::TimedOut, Some(max_s)) if is_late => Verdict::took_too_long(max_s),
+            _ => verdict,
+        })
+    }
+
+    /// What is left of the time that the run may take, if that is bounded.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.run.doc.terms.left(self.run.started_at_ms.unwrap_or(self.run.created_at_ms), now_ms())
     }
 
     /// Writes how far the run is.
@@ -130,7 +144,19 @@ impl Runner {
             biased;
             () = self.stop.cancelled() => Err(Halt::Left),
             () = self.live.cancel.cancelled() => Err(Halt::Ends(Verdict::cancelled())),
+            max_s = self.too_long() => Err(Halt::Ends(Verdict::took_too_long(max_s))),
             done = work => done,
+        }
+    }
+
+    /// Returns when the run takes longer than it may: how long that is. Never, where it is not bounded.
+    async fn too_long(&self) -> u64 {
+        match (self.left(), self.run.doc.terms.max_duration_s) {
+            (Some(left), Some(max_s)) => {
+                tokio::time::sleep(left).await;
+                max_s
+            }
+            _ => std::future::pending().await,
         }
     }
 
@@ -174,7 +200,7 @@ impl Runner {
                     }
                     self.app.end_app_sandbox(&of.sandbox_id).await;
                 }
-                let made = self.app.make_app_sandbox(&app, &version, SandboxKind::Run, Some(&run.id)).await.map_err(failed)?;
+                let made = self.app.make_run_sandbox(&app, &version, run).await.map_err(failed)?;
                 Ok(made.id)
             }
         }
@@ -187,22 +213,33 @@ impl Runner {
         Ok(other.is_some_and(|other| (&other.manifest_sha256, &other.source_sha256) == (&doc.manifest_sha256, &doc.source_sha256)))
     }
 
-    /// Starts the entrypoint and waits until it is ready; else the command is never run.
+    /// Starts what the command needs, the entrypoint last, and waits until it is ready; else the command is never run.
     async fn start(&self, sandbox_id: &str) -> Step<()> {
+        let needs = self.run.doc.terms.needs.iter().map(String::as_str).chain(self.run.doc.requires_start.then_some(START));
         self.unless_halted(async {
             match self.entry(sandbox_id).await {
-                Ok((supervised, within)) => supervised.ready(within).await.map_err(|not_ready| not_ready_verdict(&not_ready)),
+                Ok(supervised) => {
+                    for name in needs {
+                        let within = supervised.launch().entry(name).map_or(0, |entry| entry.ready_within_ms.max(0).unsigned_abs());
+                        let ready = supervised.entry_ready(name, Duration::from_millis(within)).await;
+                        ready.map_err(|not_ready| not_ready_verdict(&not_ready))?;
+                    }
+                    Ok(())
+                }
                 Err(error) => Err(Halt::Ends(Verdict::failed(FailureReason::StartNotReady, error.message().to_owned()))),
             }
         })
         .await
     }
 
-    /// The entrypoint of its sandbox, on its way up, and how long that may take.
-    async fn entry(&self, sandbox_id: &str) -> Result<(Supervised, Duration), ApiError> {
+    /// What is kept up in its sandbox, with what it needs on its way up.
+    async fn entry(&self, sandbox_id: &str) -> Result<Supervised, ApiError> {
+        let (needs, requires_start) = (&self.run.doc.terms.needs, self.run.doc.requires_start);
         let supervised = match (self.run.doc.place, self.app.supervised(sandbox_id)) {
             (_, Some(supervised)) => {
-                supervised.start(START);
+                for name in needs.iter().map(String::as_str).chain(requires_start.then_some(START)) {
+                    supervised.start(name);
+                }
                 supervised
             }
             (Place::App, None) => return Err(ApiError::unavailable("the app went offline")),
@@ -212,11 +249,14 @@ impl Runner {
                 let version = self.app.store.app_version(&app.id, self.run.version).await.map_err(failed)?;
                 let version = version.ok_or_else(|| ApiError::not_found("version", &self.run.version.to_string()))?;
                 let (launch, redactor) = self.app.app_launch(&app, &version, true).await?;
-                self.app.supervise(sandbox_id, &launch, &launch.wanted(&Asked::default()), Keeping { redactor, ..Keeping::default() })
+                let mut wanted = if requires_start { launch.wanted(&Asked::default()) } else { Vec::new() };
+                wanted.extend(needs.iter().filter(|name| !wanted.contains(name)).cloned().collect::<Vec<_>>());
+                // What the run is itself is not started a second time.
+                wanted.retain(|name| *name != self.run.action);
+                self.app.supervise(sandbox_id, &launch, &wanted, Keeping { redactor, ..Keeping::default() })
             }
         };
-        let within = supervised.launch().entry(START).map_or(0, |start| start.ready_within_ms.max(0).unsigned_abs());
-        Ok((supervised, Duration::from_millis(within)))
+        Ok(supervised)
     }
 
     /// Learns what the app was given: for its command all that is required, for its log what there is.

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Weak};
 
 use futures_util::future::select_all;
-use sandbar_core::app::{AppState, PreviewState, launch, launch::Launch};
+use sandbar_core::{
+    app::{AppState, PreviewState, launch, launch::Launch},
+    limits::apps as limits,
+};
 use tokio::sync::watch;
 
 use super::{EntryView, driver::Ground};
@@ -61,6 +64,13 @@ pub(in crate::app) fn close(app: &Arc<App>, sandbox_id: &str, launch: &Launch) {
     let reason = format!("App {:?} is not online.", launch.app);
     for (_, port) in launch.ports() {
         app.previews.set_gate(sandbox_id, port.port, Gate::Closed { reason: reason.clone() });
+    }
+}
+
+/// Closes all ports that an app may declare, where it is not known which ones it does.
+pub(in crate::app) fn close_all(app: &Arc<App>, sandbox_id: &str) {
+    for port in limits::APP_PORT_MIN..=limits::APP_PORT_MAX {
+        app.previews.set_gate(sandbox_id, port, Gate::Closed { reason: "The app cannot be read.".to_owned() });
     }
 }
 
