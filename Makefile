@@ -6,7 +6,7 @@ ACCEPT_SUITE ?= ../shared/accept
 BUILD_DEBUG ?= $(CARGO) build --locked -p sandbar
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: build run test check unit clients images docs egress webapp preview ssh scripts accept bench clean help
+.PHONY: build run test check unit clients images docs egress webapp preview apps ssh scripts accept bench clean help
 
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -24,7 +24,7 @@ test: ## Everything: format, lints, unit and integration tests, public clients e
 	$(MAKE) check unit
 	@# The tests of crates have built target/debug/sandbar. To build it by itself would compile tokio, swc and all that uses
 	@# them once more, since their features are fewer without the tests.
-	$(MAKE) BUILD_DEBUG=: clients images docs egress webapp preview ssh scripts
+	$(MAKE) BUILD_DEBUG=: clients images docs egress webapp preview apps ssh scripts
 
 check: ## Format and lints
 	$(CARGO) fmt --all --check
@@ -57,6 +57,10 @@ webapp: ## A web application of some size, published, replaced and taken back un
 preview: ## A Vite application in a browser, through private previews
 	$(BUILD_DEBUG)
 	tests/preview.sh
+
+apps: ## Apps with Vite, FastAPI and Bun, deployed, run and seen in a browser
+	$(BUILD_DEBUG)
+	tests/apps.sh
 
 ssh: ## A gibibyte through ssh and sftp
 	$(BUILD_DEBUG)

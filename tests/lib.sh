@@ -4,6 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/sandbar-test.XXXXXX")
 server_pid=
+mirror_pid=
 
 stop_server() {
   if [ -n "$server_pid" ]; then
@@ -24,6 +25,7 @@ stop_server() {
 finish() {
   code=$?
   trap - EXIT INT TERM
+  stop_mirror
   stop_server
   if [ "$code" -ne 0 ] && [ -s "$work/server.log" ]; then
     echo "--- the server's log ends with:" >&2
@@ -88,6 +90,39 @@ preview_client() {
       mv "$dir/vite.tar.part" "$dir/vite.tar" || return 1
   fi
   echo "$dir"
+}
+
+# mcp_client: prints the folder in which the public client of the Model Context Protocol is installed.
+mcp_client() {
+  local release=1.32.2 dir=$root/target/clients/mcp
+  if [ ! -e "$dir/$release/.complete" ]; then
+    rm -rf "$dir" && mkdir -p "$dir/$release" &&
+      npm install --prefix "$dir/$release" --no-audit --no-fund --loglevel=error "@modelcontextprotocol/sdk@$release" >&2 &&
+      touch "$dir/$release/.complete" || return 1
+  fi
+  echo "$dir/$release"
+}
+
+# start_mirror ADDRESS: a mirror of the registries that npm and pip are set up for here, for sandboxes. Sets mirror_url; what was fetched
+# once is kept in target/.
+start_mirror() {
+  local npm pip pypi port
+  npm=$(npm config get registry) && pip=$(python_client 0.10.4) || return 1
+  pypi=$("$pip" -m pip config get global.index-url 2>/dev/null) ||
+    pypi=$("$pip" -c 'from pip._internal.models.index import PyPI; print(PyPI.simple_url)') || return 1
+  mkfifo "$work/mirror.port" || return 1
+  python3 "$root/tests/python/mirror.py" "$1" "$root/target/clients/mirror" "$npm" "$pypi" >"$work/mirror.port" 2>"$work/mirror.log" &
+  mirror_pid=$!
+  read -r port <"$work/mirror.port" || { cat "$work/mirror.log" >&2; return 1; }
+  mirror_url=http://$1:$port
+}
+
+stop_mirror() {
+  if [ -n "$mirror_pid" ]; then
+    kill "$mirror_pid" 2>/dev/null
+    wait "$mirror_pid" 2>/dev/null
+    mirror_pid=
+  fi
 }
 
 # bun_program: prints the path of Bun.

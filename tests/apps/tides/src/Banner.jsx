@@ -1,0 +1,3 @@
+export default function Banner() {
+  return <h1>Tides at the sandbar</h1>;
+}
