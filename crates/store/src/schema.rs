@@ -19,7 +19,7 @@ const MIGRATIONS: [&str; 14] = [
     include_str!("../migrations/0011_previews.sql"),
     include_str!("../migrations/0012_app_runs.sql"),
     include_str!("../migrations/0013_schedules.sql"),
-    include_str!("../migrations/0016_app_volumes.sql"),
+    include_str!("../migrations/0014_app_volumes.sql"),
 ];
 
 /// Brings the database to the newest schema. A database of a newer program is left alone and refused.

@@ -298,6 +298,7 @@ impl RunDoc {
             requires_start: false,
             place: Place::Fresh,
             cleanup: CleanupPolicy::Stop,
+            keep: None,
             artifact_paths: Vec::new(),
             input_sha256: String::new(),
             manifest_sha256: String::new(),

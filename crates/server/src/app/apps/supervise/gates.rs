@@ -69,6 +69,7 @@ pub(in crate::app) fn close(app: &Arc<App>, sandbox_id: &str, launch: &Launch) {
 
 /// Closes all ports that an app may declare, where it is not known which ones it does.
 pub(in crate::app) fn close_all(app: &Arc<App>, sandbox_id: &str) {
+    app.previews.keep_gates(sandbox_id);
     for port in limits::APP_PORT_MIN..=limits::APP_PORT_MAX {
         app.previews.set_gate(sandbox_id, port, Gate::Closed { reason: "The app cannot be read.".to_owned() });
     }
