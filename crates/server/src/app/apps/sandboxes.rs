@@ -142,7 +142,7 @@ impl App {
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(ApiError::unavailable(format!("it has not ended within {} s", ENDED_WITHIN.as_secs()))),
         }
-        self.previews.open_gates(id);
+        self.previews.forget_gates(id);
         self.store.app_sandboxes_settle(vec![id.to_owned()]).await.map(drop).map_err(|e| store_failure("deleting the row of a sandbox of the app", &e))
     }
 
