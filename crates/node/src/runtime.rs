@@ -19,7 +19,7 @@ use std::{
 use sandbar_core::{egress::Policy, sandbox::Base};
 use sandbar_linux::{
     cgroup::{Cgroup, CgroupError, Limits as CgroupLimits, Usage},
-    launch::{Bind, LaunchError, LaunchSpec, Launched, Lower, launch},
+    launch::{Bind, LaunchError, LaunchSpec, Launched, Lower, Step, launch},
     net::{self, HostSockets},
     pidfd,
 };
@@ -149,6 +149,19 @@ impl RuntimeError {
     /// Whether the sandbox's folders are nested too deeply to be copied.
     pub fn is_too_deep(&self) -> bool {
         matches!(self, Self::Copy(sandbar_tree::TreeError::TooDeep { .. }))
+    }
+
+    /// Where inside a mount cannot be, because a link or a file stands in its way.
+    pub fn blocked_mount(&self) -> Option<&Path> {
+        use rustix::io::Errno;
+        match self {
+            Self::Launch(LaunchError::Step { step: Step::Bind, path: Some(path), source })
+                if [Errno::LOOP, Errno::NOTDIR].iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error())) =>
+            {
+                Some(path)
+            }
+            _ => None,
+        }
     }
 
     /// Whether the disk is full.

@@ -449,6 +449,9 @@ fn launch_failure(error: &sandbar_node::RuntimeError) -> ApiError {
     if error.is_disk_full() {
         return full();
     }
+    if let Some(at) = error.blocked_mount() {
+        return ApiError::conflict(format!("nothing can be mounted at /{}: a link or a file stands where a folder has to be", at.display()));
+    }
     let text = error_text(error);
     tracing::error!(error = text, "a sandbox could not be launched");
     ApiError::new(ErrorCode::Unavailable, format!("a sandbox could not be started: {text}")).retry_after(1)
