@@ -352,9 +352,13 @@ fn what_an_app_is_given_is_sealed_and_taken_out_of_what_is_printed() {
     }
     app.api.put(&app.path("/env"), json!({ "API_KEY": null })).ok(200);
     assert_eq!(app.api.get(&app.path("/env")).ok(200)["env"][0]["given"], false);
-    for (body, says) in
-        [(json!({ "1A": "x" }), "env."), (json!({ "A B": "x" }), "env."), (json!({ "A": 1 }), "A"), (json!({ "A": "x".repeat(40_000) }), "bytes")]
-    {
+    for (body, says) in [
+        (json!({ "1A": "x" }), "env."),
+        (json!({ "A B": "x" }), "env."),
+        (json!({ "A": 1 }), "A"),
+        (json!({ "SANDBAR_APP_ENTRY": "x" }), "set by the server"),
+        (json!({ "A": "x".repeat(40_000) }), "bytes"),
+    ] {
         let error = app.api.put(&app.path("/env"), body).error(&[400]);
         assert!(error["message"].as_str().unwrap().contains(says), "{error}");
     }

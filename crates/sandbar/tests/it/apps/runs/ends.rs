@@ -255,7 +255,7 @@ fn of_stopped_sandboxes_a_schedule_keeps_few_and_what_cannot_be_archived_is_paus
     assert_eq!(api.get("/api/v1/quotas/paused_sandboxes").ok(200)["current"], 2);
     assert!(api.get("/api/v1/quotas/disk_bytes").ok(200)["current"].as_u64().unwrap() > 0);
 
-    api.put("/api/v1/quotas/snapshots", json!({ "limit": 0 })).ok(200);
+    api.put("/api/v1/quotas/snapshots", json!({ "limit_value": 0 })).ok(200);
     let archived = cleaned(&once("archived"), &|run| run["cleanup_error"].is_string());
     assert_eq!((&archived["status"], &archived["cleanup"]), (&json!("succeeded"), &json!("pending")), "{archived}");
     assert!(sandbox_of(&api, &archived).is_paused(), "it does not go on running");
@@ -270,4 +270,22 @@ fn of_stopped_sandboxes_a_schedule_keeps_few_and_what_cannot_be_archived_is_paus
     assert!(refused["message"].as_str().unwrap().contains("not online"), "{refused}");
     demo.start();
     assert_eq!(once("existing")["status"], "succeeded");
+}
+
+#[test]
+fn a_run_that_is_under_way_and_that_nobody_has_at_hand_is_gone_on_with() {
+    let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
+    let api = server.api();
+    let demo = Demo::deploy(&api, "runs-unheld", LONG, &[("version.txt", "1")]);
+    let first = ask(&demo, json!({ "action": "first" }));
+    begun(&api, &first);
+    let next = ask(&demo, json!({ "action": "next" }));
+    // As a task leaves it that is lost between the commit and its first step. No server starts anew for it.
+    let db = rusqlite::Connection::open(server.data_dir().join("sandbar.db")).unwrap();
+    db.busy_timeout(WITHIN).unwrap();
+    let begun = db.execute("UPDATE app_run SET status = 'running', started_at_ms = created_at_ms WHERE id = ?1 AND status = 'queued'", [next["id"].as_str()]);
+    assert_eq!(begun.unwrap(), 1);
+    let next = ended(&api, &next);
+    assert_eq!(next["status"], "succeeded", "{next}");
+    assert_eq!(now(&api, &first)["status"], "running");
 }
