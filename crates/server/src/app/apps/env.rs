@@ -2,12 +2,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use sandbar_core::{
-    app::manifest::Manifest,
-    limits::deploys as limits,
-    redact::Redactor,
-    validate,
-};
+use sandbar_core::{app::manifest::Manifest, limits::deploys as limits, redact::Redactor, validate};
 use sandbar_store::{AppEnv, AppRecord};
 
 use crate::{

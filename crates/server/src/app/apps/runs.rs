@@ -45,11 +45,11 @@ mod log;
 mod receipt;
 mod usage;
 
+pub(crate) use super::log::Piece as LogPiece;
 pub(crate) use ask::{Wish, plan};
 pub(crate) use command::is_reserved;
 pub(crate) use execute::execute;
 pub(crate) use files::RunDir;
-pub(crate) use super::log::Piece as LogPiece;
 pub(crate) use receipt::receipt_of;
 
 /// What is known in memory of the runs of all apps.
