@@ -195,7 +195,11 @@ async fn cancel_build(global: &Global, name: &str, number: Option<i64>) -> anyho
         Output::Table if version["state"] == "building" => output::line(&format!("the build of version {number} of {name} is about to end")),
         Output::Table => {
             let reason = version["reason"].as_str().unwrap_or_default();
-            output::line(&output::printable(&format!("version {number} of {name} is {}{}{reason}", cell(&version["state"]), if reason.is_empty() { "" } else { ": " })));
+            output::line(&output::printable(&format!(
+                "version {number} of {name} is {}{}{reason}",
+                cell(&version["state"]),
+                if reason.is_empty() { "" } else { ": " }
+            )));
         }
     }
     Ok(0)

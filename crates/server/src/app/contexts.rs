@@ -10,7 +10,11 @@ use sandbar_node::{
 use sandbar_procd_api::{Context, CreateContext, ExecResult, Input, PtySize, Signal, Stats};
 
 use crate::{
-    app::{App, apps::sealed::{Sealed, SealedOutput}, auth::Principal},
+    app::{
+        App,
+        apps::sealed::{Sealed, SealedOutput},
+        auth::Principal,
+    },
     error::ApiError,
 };
 

@@ -148,7 +148,9 @@ impl App {
         // Who only tries changes nothing.
         let hash = token::sha256_hex(secret);
         let is_good = |preview: &PreviewRecord| {
-            (preview.sandbox_id.as_str(), preview.port) == (sandbox_id, port) && preview.expires_at_ms > now_ms() && preview.bootstrap_sha256.as_ref() == Some(&hash)
+            (preview.sandbox_id.as_str(), preview.port) == (sandbox_id, port)
+                && preview.expires_at_ms > now_ms()
+                && preview.bootstrap_sha256.as_ref() == Some(&hash)
         };
         if !self.known_preview(id).await?.is_some_and(|preview| is_good(&preview)) {
             return Ok(None);

@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn events_are_asked_for_by_their_type() {
-        for (accept, asked) in [("text/event-stream", true), ("application/json, Text/Event-Stream;q=0.5", true), ("text/event-streams", false), ("*/*", false)] {
+        for (accept, asked) in [("text/event-stream", true), ("application/json, Text/Event-Stream;q=0.5", true), ("text/event-streams", false), ("*/*", false)]
+        {
             let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
             assert_eq!(is_asked(&headers), asked, "{accept}");
         }

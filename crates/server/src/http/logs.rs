@@ -105,9 +105,12 @@ async fn observe(State(app): State<SharedApp>, who: Principal, Path(id): Path<St
     let epoch = app.app_env_epoch();
     let mut sealed = app.sealed_lines(&id).await?;
     let older = match &logs.previous {
-        Some(previous) if logs.current.as_ref() != Some(previous) && query.reaches(previous, &logs) => {
-            sealed.hide(app.read_log(previous).await?).into_iter().filter(|line| query.admits(previous, line)).map(|line| entry(previous, line, &logs)).collect()
-        }
+        Some(previous) if logs.current.as_ref() != Some(previous) && query.reaches(previous, &logs) => sealed
+            .hide(app.read_log(previous).await?)
+            .into_iter()
+            .filter(|line| query.admits(previous, line))
+            .map(|line| entry(previous, line, &logs))
+            .collect(),
         Some(_) | None => Vec::new(),
     };
     if watch {

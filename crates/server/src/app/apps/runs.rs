@@ -46,10 +46,10 @@ mod place;
 mod receipt;
 mod usage;
 
+pub(crate) use super::log::Piece as LogPiece;
 pub(crate) use ask::{Wish, plan};
 pub(crate) use execute::execute;
 pub(crate) use files::RunDir;
-pub(crate) use super::log::Piece as LogPiece;
 pub(crate) use receipt::receipt_of;
 
 /// What is known in memory of the runs of all apps.

@@ -158,7 +158,10 @@ pub(super) fn unsupported(parsed: &Parsed) -> Vec<Diagnostic> {
     if let sandbar_core::app::manifest::Runtime::Image(image) = &parsed.manifest.runtime
         && image.registry_secret_ref.is_some()
     {
-        refuse("$.runtime.image.registrySecretRef", "is not supported: an image that was pulled is there for every team, so one that needs a login is pulled by the operator, with `sandbar image pull --username`; leave the key out then");
+        refuse(
+            "$.runtime.image.registrySecretRef",
+            "is not supported: an image that was pulled is there for every team, so one that needs a login is pulled by the operator, with `sandbar image pull --username`; leave the key out then",
+        );
     }
     found
 }

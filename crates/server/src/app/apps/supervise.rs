@@ -168,7 +168,8 @@ impl Supervisors {
             let (view, watched) = watch::channel(EntryView::new(entry, &upkeep, seen));
             let (commands, queue) = mpsc::channel(COMMANDS_MAX);
             let redactor = Arc::clone(&keeping.redactor);
-            let place = Place { entry: Arc::clone(entry), redactor, ground: stands.clone(), ends: ends.clone(), dependencies, context_id: None, seen_to_end: None };
+            let place =
+                Place { entry: Arc::clone(entry), redactor, ground: stands.clone(), ends: ends.clone(), dependencies, context_id: None, seen_to_end: None };
             let driver = Driver { upkeep, heard: 0, view, commands: queue, place };
             self.spawn(&stop, driver.run());
             entries.insert(entry.name.clone(), Handle { commands, asked: AtomicU64::new(0), view: watched });
