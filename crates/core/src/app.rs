@@ -13,6 +13,7 @@ pub mod redact;
 pub mod run;
 pub mod schedule;
 pub mod supervise;
+pub mod uploads;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::RunStatus;
+use super::{RunStatus, uploads::RunFile};
 
 /// What asked for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -198,7 +198,10 @@ pub struct RunDoc {
     pub place: Place,
     pub cleanup: CleanupPolicy,
     pub artifact_paths: Vec<String>,
-    /// SHA-256, lower-case hex.
+    /// Those that it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<RunFile>,
+    /// SHA-256, lower-case hex. With files of the object of `input` and `files`, else of the input alone.
     pub input_sha256: String,
     pub manifest_sha256: String,
     pub source_sha256: String,

@@ -23,6 +23,7 @@ fn doc() -> RunDoc {
         place: Place::App,
         cleanup: CleanupPolicy::Delete,
         artifact_paths: Vec::new(),
+        files: Vec::new(),
         input_sha256: "in".into(),
         manifest_sha256: "man".into(),
         source_sha256: "src".into(),

@@ -14,6 +14,7 @@ use crate::it::{
 mod groups;
 mod kills;
 mod start;
+mod uploads;
 
 const RUN_WAIT: &str = "/runs?wait=60";
 

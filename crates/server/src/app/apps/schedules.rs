@@ -215,6 +215,7 @@ fn wish(spec: &Schedule, caused_by: Option<String>, idempotency_key: Option<Stri
     Wish {
         target: spec.target.clone(),
         input: spec.input.clone(),
+        files: Vec::new(),
         place,
         cleanup,
         env: spec.env.clone().into_iter().collect::<BTreeMap<_, _>>(),

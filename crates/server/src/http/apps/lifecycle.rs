@@ -11,7 +11,7 @@ use axum::{
 use futures_util::stream;
 use sandbar_api::{
     app_lifecycle::{
-        AppLogResponse, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices,
+        AppLogResponse, AppMcpStatus, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices,
         AppStartRequest, AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
     },
     error::ErrorEnvelope,
@@ -32,7 +32,7 @@ use crate::{
         apps::{
             online::{Start, StopSummary},
             output::Part,
-            status::{AppStatus, EntryStatus, PortStatus},
+            status::{AppStatus, EntryStatus, McpStatus, PortStatus},
             supervise::Stopped,
         },
         auth::Principal,
@@ -197,7 +197,7 @@ async fn preview(
     OptionalJson(request): OptionalJson<AppPreviewRequest>,
 ) -> previews::Result<PreviewResponse> {
     who.require(Permission::SandboxWrite)?;
-    let made = app.preview_app(&who, &name, request.port, request.ttl_seconds).await?;
+    let made = app.preview_app(&who, &name, request).await?;
     previews::private(reply::created(PreviewResponse { url: made.url, ..previews::rendered(&app, &made.record) }))
 }
 
@@ -275,6 +275,7 @@ pub(super) fn rendered(status_now: AppStatus) -> AppStatusResponse {
         start: status_now.start().map(process),
         services: status_now.services().map(process).collect(),
         previews: status_now.ports.iter().map(port).collect(),
+        mcp: status_now.mcp.iter().map(mcp).collect(),
     }
 }
 
@@ -309,12 +310,29 @@ fn port(port: &PortStatus) -> AppPortStatus {
         label: port.label.clone(),
         path: port.path.clone(),
         access: port.access.as_str().to_owned(),
-        state: match port.state {
-            PreviewState::Closed => "closed",
-            PreviewState::Opening => "opening",
-            PreviewState::Ready => "ready",
-        }
-        .to_owned(),
+        state: preview_state(port.state).to_owned(),
+        url: port.url(&port.path),
+    }
+}
+
+fn mcp(endpoint: &McpStatus) -> AppMcpStatus {
+    let McpStatus { name, path, port } = endpoint;
+    AppMcpStatus {
+        name: name.clone(),
+        port: port.port,
+        path: path.clone(),
+        process: port.of.clone(),
+        access: port.access.as_str().to_owned(),
+        state: preview_state(port.state).to_owned(),
+        url: port.url(path),
+    }
+}
+
+fn preview_state(state: PreviewState) -> &'static str {
+    match state {
+        PreviewState::Closed => "closed",
+        PreviewState::Opening => "opening",
+        PreviewState::Ready => "ready",
     }
 }
 

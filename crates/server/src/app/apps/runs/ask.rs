@@ -16,6 +16,7 @@ use sandbar_store::{AppRecord, AppVersionRecord, NewAppRun};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::uploads::{self, WishFile};
 use crate::{
     app::{
         App,
@@ -31,6 +32,8 @@ use crate::{
 pub(crate) struct Wish {
     pub target: Target,
     pub input: Option<Value>,
+    /// Properties of the input that are files.
+    pub files: Vec<WishFile>,
     pub place: Place,
     pub cleanup: CleanupPolicy,
     /// Stronger than the action's own.
@@ -77,7 +80,8 @@ impl App {
 pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cause: RunCause, now_ms: i64) -> Result<NewAppRun, ApiError> {
     let manifest = manifest_of(version)?;
     let found = find(&manifest, &wish.target)?;
-    let input = input(&manifest, wish.input.as_ref())?;
+    let (given, files) = uploads::place(&manifest, wish.input.as_ref(), &wish.files).map_err(refused)?;
+    let input = input(&manifest, given.as_ref())?;
     let mut env = manifest.env.clone();
     env.extend(manifest.launch.env.clone());
     env.extend(found.block.map(|block| block.env.clone()).unwrap_or_default());
@@ -99,7 +103,8 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
         place: wish.place,
         cleanup: wish.cleanup,
         artifact_paths,
-        input_sha256: canonical::sha256(&input),
+        input_sha256: if files.is_empty() { canonical::sha256(&input) } else { canonical::sha256(&json!({ "input": input, "files": files })) },
+        files,
         manifest_sha256: version.manifest_sha256.clone(),
         source_sha256: version.source_sha256.clone(),
         caused_by: wish.caused_by.clone(),
@@ -192,7 +197,10 @@ fn group(action: &str, concurrency: &Concurrency) -> Group {
 
 /// What two requests with one key have to have in common. What the manifest adds is not of the request.
 fn request_sha256(wish: &Wish) -> String {
-    let Wish { target, input, place, cleanup, env, timeout_s, requires_start, idempotency_key: _, caused_by: _ } = wish;
-    let request = json!([target, input, place, cleanup, env, timeout_s, requires_start]);
+    let Wish { target, input, files, place, cleanup, env, timeout_s, requires_start, idempotency_key: _, caused_by: _ } = wish;
+    let mut request = json!([target, input, place, cleanup, env, timeout_s, requires_start]);
+    if let Some(request) = request.as_array_mut().filter(|_| !files.is_empty()) {
+        request.push(files.iter().map(|file| json!([file.input, file.filename, file.content_type, file.sha256])).collect());
+    }
     hex::encode(Sha256::digest(canonical::text(&request)))
 }
