@@ -214,6 +214,34 @@ const guestbook = async () => {
     line("app", "artifacts", run.id, "--dir", join(work, "guests"));
     assert.equal(readFileSync(join(work, "guests/guests.csv"), "utf8"), 'name,said\r\nAda,"The tide was out, so I walked in."\r\nGrace,Found a shell. It ran my script.\r\n');
   });
+  await check("guestbook: an action reads a file that it is given", async () => {
+    writeFileSync(join(work, "more.csv"), "name,said\nMary,I mapped this shore.\n");
+    assert.match(line("app", "run", "guestbook", "import", "--file", `guests=${join(work, "more.csv")}`), /^Mary$/m);
+    await page.reload();
+    assert.deepEqual(await guests(page), ["Mary", "Grace", "Ada"]);
+    writeFileSync(join(work, "more.txt"), "");
+    refused(/more\.txt of type text\/plain is none of \.csv, text\/csv/, "app", "run", "guestbook", "import", "--file", `guests=${join(work, "more.txt")}`);
+    refused(/the app takes files as guests/, "app", "run", "guestbook", "import", "--file", `photos=${join(work, "more.csv")}`);
+  });
+  await check("guestbook: a client of the Model Context Protocol asks it", async () => {
+    const [{ name, port, state, url: place }] = status("guestbook").mcp;
+    assert.deepEqual([name, port, state], ["guests", 8000, "ready"]);
+    const url = new URL(place);
+    assert.equal(url.pathname, "/mcp");
+    const stranger = await fetch(url, { method: "POST", body: "{}" });
+    assert.equal(stranger.status, 404);
+    // Opened by hand, as a browser would: the cookie is what lets one in.
+    const opened = await fetch(open("guestbook", "--mcp", "guests"), { redirect: "manual" });
+    assert.equal(new URL(opened.headers.get("location"), url).pathname, "/mcp");
+    const cookie = opened.headers.getSetCookie().map((cookie) => cookie.split(";")[0]).join("; ");
+    const client = new Client({ name: "test", version: "1" });
+    await client.connect(new StreamableHTTPClientTransport(url, { requestInit: { headers: { cookie } } }));
+    assert.deepEqual((await client.listTools()).tools.map(({ name }) => name), ["guests"]);
+    const said = await client.callTool({ name: "guests", arguments: {} });
+    assert.equal(said.content[0].text, "Mary, Grace, Ada");
+    await client.close();
+    return `${client.getServerVersion().name} at ${url.host}`;
+  });
   await check("guestbook: as it looks", async () => {
     const said = await picture(page, "app-guestbook");
     line("app", "rm", "guestbook");

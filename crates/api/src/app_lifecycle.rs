@@ -87,6 +87,9 @@ pub struct AppStatusResponse {
     pub volumes: Vec<AppVolumeStatus>,
     /// Ports on which somebody listens and that the manifest does not declare. They have no preview.
     pub unlisted: Vec<u16>,
+    /// Where the app speaks the Model Context Protocol.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mcp: Vec<AppMcpStatus>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -148,6 +151,27 @@ pub struct AppPortStatus {
     pub access: String,
     /// `closed`, `opening` or `ready`.
     pub state: String,
+    /// Where it is seen by whoever may: a private one with a preview's cookie. Absent while the app has no sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// A place where an app speaks the Model Context Protocol.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppMcpStatus {
+    /// As the manifest calls it, else `mcp`.
+    pub name: String,
+    pub port: u16,
+    pub path: String,
+    /// `start`, or the name of the service that answers.
+    pub process: String,
+    /// `private` or `public`, as its port.
+    pub access: String,
+    /// `closed`, `opening` or `ready`, as its port.
+    pub state: String,
+    /// Absent while the app has no sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// `POST /api/v1/apps/{name}/services/{service}/stop`
@@ -175,6 +199,12 @@ pub struct AppPreviewRequest {
     /// The first declared port by default.
     #[serde(default)]
     pub port: Option<u16>,
+    /// What the link leads to; the port's own path by default.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Instead of both: an endpoint of the Model Context Protocol by its name, an empty one for the first.
+    #[serde(default)]
+    pub mcp: Option<String>,
     /// 30 to 3600, 900 by default.
     #[serde(default)]
     pub ttl_seconds: Option<i64>,

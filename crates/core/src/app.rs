@@ -14,6 +14,7 @@ pub mod run;
 pub mod schedule;
 pub mod shell;
 pub mod supervise;
+pub mod uploads;
 pub mod volume;
 
 pub use crate::redact;

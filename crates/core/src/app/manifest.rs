@@ -240,6 +240,12 @@ pub struct McpEndpoint {
     pub service: Option<String>,
 }
 
+impl McpEndpoint {
+    pub fn called(&self) -> &str {
+        self.name.as_deref().unwrap_or("mcp")
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Network {

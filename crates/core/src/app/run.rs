@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{RunStatus, manifest::Resources};
+use super::{RunStatus, manifest::Resources, uploads::RunFile};
 
 /// What asked for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -258,7 +258,10 @@ pub struct RunDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<u32>,
     pub artifact_paths: Vec<String>,
-    /// SHA-256, lower-case hex.
+    /// Those that it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<RunFile>,
+    /// SHA-256, lower-case hex. With files of the object of `input` and `files`, else of the input alone.
     pub input_sha256: String,
     pub manifest_sha256: String,
     pub source_sha256: String,

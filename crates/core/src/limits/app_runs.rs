@@ -12,6 +12,12 @@ pub const RUN_TIMEOUT_DEFAULT_S: u64 = 3600;
 pub const RUN_TTL_MARGIN_S: u64 = 30;
 /// Bytes of a run's input that stand in its environment, too; a longer one is in its file alone.
 pub const RUN_INPUT_ENV_MAX_BYTES: usize = 16 << 10;
+/// Files that a run may be given, their bytes together, and bytes of the name of one.
+pub const RUN_FILES_MAX: usize = 20;
+pub const RUN_FILES_MAX_BYTES: usize = 16 << 20;
+pub const RUN_FILE_NAME_MAX_BYTES: usize = 255;
+/// Bytes of a request for a run as JSON, with its input and its files in base64.
+pub const RUN_REQUEST_MAX_BYTES: usize = 24 << 20;
 /// Bytes of a run's output that are kept; what follows is dropped.
 pub const RUN_LOG_MAX_BYTES: u64 = 16 << 20;
 /// Bytes of a log that one request reads.

@@ -52,6 +52,12 @@ pub enum AppLifecycleCommand {
         /// The port [default: the first that the app declares]
         #[arg(long)]
         port: Option<u16>,
+        /// What the link leads to [default: the path that the app declares with the port]
+        #[arg(long)]
+        path: Option<String>,
+        /// An endpoint of the Model Context Protocol by its name, or the first
+        #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["port", "path"])]
+        mcp: Option<String>,
         /// Seconds for which the preview is good, 30 to 3600 [default: 900]
         #[arg(long, value_name = "SECONDS")]
         ttl: Option<i64>,

@@ -43,6 +43,9 @@ pub struct AppRunArgs {
     /// Input as JSON, or @FILE; @- for standard input
     #[arg(long, value_name = "JSON")]
     pub input: Option<String>,
+    /// A file for a property of the input that is one; several by repeating it. Its type follows from its name, or is said: NAME=PATH;type=TYPE
+    #[arg(long = "file", value_name = "NAME=PATH")]
+    pub files: Vec<String>,
     /// In a sandbox of its own, made of the version's files, and not in the app's
     #[arg(long)]
     pub fresh: bool,

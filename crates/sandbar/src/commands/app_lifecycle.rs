@@ -51,9 +51,11 @@ pub async fn run(global: &Global, client: &Client, command: AppLifecycleCommand)
             return Ok(u8::from(failed(&status)));
         }
         AppLifecycleCommand::Logs { app, service, follow } => logs(global.output, client, &app, service.as_deref().unwrap_or("start"), follow).await?,
-        AppLifecycleCommand::Open { app, port, ttl, print } => {
+        AppLifecycleCommand::Open { app, port, path: to, mcp, ttl, print } => {
             let mut body = Map::new();
             body.extend(port.map(|port| ("port".to_owned(), port.into())));
+            body.extend(to.map(|to| ("path".to_owned(), to.into())));
+            body.extend(mcp.map(|name| ("mcp".to_owned(), name.into())));
             body.extend(ttl.map(|ttl| ("ttl_seconds".to_owned(), ttl.into())));
             let preview = client.post(&path(&app, "/previews"), &Value::Object(body)).await?;
             let url = cell(&preview["url"]);
@@ -145,12 +147,19 @@ fn show(global: &Global, status: &Value) {
     }
     let ports = status["previews"].as_array().cloned().unwrap_or_default();
     if !ports.is_empty() {
-        let rows: Vec<_> = ports
+        let rows: Vec<_> =
+            ports.iter().map(|p| vec![cell(&p["port"]), cell(&p["process"]), cell(&p["label"]), cell(&p["access"]), cell(&p["state"]), place(p)]).collect();
+        output::line("");
+        output::table(&["PORT", "PROCESS", "LABEL", "ACCESS", "PREVIEW", "URL"], &rows);
+    }
+    let endpoints = status["mcp"].as_array().cloned().unwrap_or_default();
+    if !endpoints.is_empty() {
+        let rows: Vec<_> = endpoints
             .iter()
-            .map(|p| vec![cell(&p["port"]), cell(&p["process"]), cell(&p["label"]), cell(&p["path"]), cell(&p["access"]), cell(&p["state"])])
+            .map(|e| vec![output::printable(&cell(&e["name"])), cell(&e["process"]), cell(&e["access"]), cell(&e["state"]), place(e)])
             .collect();
         output::line("");
-        output::table(&["PORT", "PROCESS", "LABEL", "PATH", "ACCESS", "PREVIEW"], &rows);
+        output::table(&["MCP", "PROCESS", "ACCESS", "PREVIEW", "URL"], &rows);
     }
     if status["volumes"].as_array().is_some_and(|volumes| !volumes.is_empty()) {
         output::line("");
@@ -168,6 +177,11 @@ fn show(global: &Global, status: &Value) {
             output::line(&output::printable(&format!("  {}", cell(line))));
         }
     }
+}
+
+/// Where a port or an endpoint is; its path alone while the app has no sandbox.
+fn place(of: &Value) -> String {
+    output::printable(&cell(if of["url"].is_null() { &of["path"] } else { &of["url"] }))
 }
 
 fn path(app: &str, rest: &str) -> String {

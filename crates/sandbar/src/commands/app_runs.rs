@@ -17,6 +17,8 @@ use crate::{
     output::{self, cell, time},
 };
 
+mod files;
+
 /// Between two looks at a log that is followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// What a run exits with here that was ended because its time was up, as `timeout` does; that was cancelled; that came to no exit code.
@@ -38,6 +40,9 @@ async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Re
     let mut body = Map::from_iter([("action".to_owned(), args.action.into())]);
     if let Some(text) = &args.input {
         body.insert("input".to_owned(), input(text)?);
+    }
+    if !args.files.is_empty() {
+        body.insert("files".to_owned(), files::read(&args.files)?);
     }
     if args.fresh {
         body.insert("sandbox".to_owned(), "fresh".into());

@@ -24,6 +24,7 @@ fn doc() -> RunDoc {
         cleanup: CleanupPolicy::Delete,
         keep: None,
         artifact_paths: Vec::new(),
+        files: Vec::new(),
         input_sha256: "in".into(),
         manifest_sha256: "man".into(),
         source_sha256: "src".into(),

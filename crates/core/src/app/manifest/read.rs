@@ -17,8 +17,8 @@ mod schedule;
 mod spot;
 mod upload;
 
+pub use crate::app::uploads::KEY as UPLOAD_KEY;
 pub use command::is_command_name;
-pub use upload::KEY as UPLOAD_KEY;
 
 use checks::Names;
 use spot::{Fields, Out, Spot};

@@ -129,3 +129,40 @@ fn the_command_line_starts_looks_and_stops() {
     let (code, out, err) = run(&["app", "stop", "by-hand"]);
     assert!(code == 0 && out.contains("paused"), "{out}{err}");
 }
+
+#[test]
+fn endpoints_of_models_are_told_with_their_place() {
+    let server = shared();
+    let manifest = format!("{PORTS}mcp: {{endpoints: [{{name: tools, port: 3000, path: /tools}}, {{port: 3100, service: shop}}]}}\n");
+    let demo = Demo::deploy(&server.api(), "models", &manifest, &[WEB, ("go", ""), ("open", "")]);
+    let offline = demo.status()["mcp"].clone();
+    assert_eq!((&offline[0]["name"], &offline[0]["path"], offline[0].get("url")), (&json!("tools"), &json!("/tools"), None));
+    demo.start();
+    let status = demo.until("the shop", |status| preview(status, 3100) == "ready");
+    let seen = |at: usize| {
+        let endpoint = &status["mcp"][at];
+        ["name", "process", "access", "state"].map(|key| endpoint[key].as_str().unwrap_or_default())
+    };
+    assert_eq!((seen(0), seen(1)), (["tools", "start", "private", "ready"], ["mcp", "shop", "public", "ready"]));
+    let url = |of: &serde_json::Value| of["url"].as_str().unwrap().to_owned();
+    assert!(url(&status["mcp"][0]).ends_with("/tools") && url(&status["previews"][0]).contains("--p3000."), "{status}");
+    // The public one is there for everybody at what the status says.
+    assert_eq!(demo.api.at_url(&status["mcp"][1]["url"]).get("/mcp").body, b"hello");
+    for (wish, port, path) in [
+        (json!({ "mcp": "tools" }), 3000, "/tools"),
+        (json!({ "mcp": "" }), 3000, "/tools"),
+        (json!({ "mcp": "mcp" }), 3100, "/mcp"),
+        (json!({ "port": 3100, "path": "/x?y=1" }), 3100, "/x?y=1"),
+    ] {
+        let made = demo.try_post("/previews", wish).ok(201);
+        assert!(made["port"] == port && made["target_url"].as_str().unwrap().ends_with(path), "{made}");
+    }
+    for (wish, says) in [
+        (json!({ "mcp": "nothing" }), "it has tools, mcp"),
+        (json!({ "mcp": "tools", "port": 3000 }), "leave out the others"),
+        (json!({ "path": "//elsewhere" }), "path"),
+    ] {
+        let error = demo.try_post("/previews", wish).error(&[400]);
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+    }
+}

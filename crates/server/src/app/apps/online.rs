@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sandbar_api::app_lifecycle::AppPreviewRequest;
 use sandbar_core::{
     app::{
         Desired, SandboxKind,
@@ -196,14 +197,27 @@ impl App {
     }
 
     /// Makes a private preview of a port of an app that is online: of the first that it declares, when none is named.
-    pub(crate) async fn preview_app(&self, who: &Principal, name: &str, port: Option<u16>, ttl_seconds: Option<i64>) -> Result<MadePreview, ApiError> {
+    pub(crate) async fn preview_app(&self, who: &Principal, name: &str, request: AppPreviewRequest) -> Result<MadePreview, ApiError> {
+        let AppPreviewRequest { mut port, mut path, mcp, ttl_seconds } = request;
         let app = self.app(who, name).await?;
         let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
         let supervised = online.filter(|_| app.desired == Desired::Online).and_then(|row| self.supervised(&row.sandbox_id));
         let Some(supervised) = supervised else { return Err(ApiError::conflict(format!("app {name:?} is not online; start it first"))) };
         let launch = supervised.launch();
+        if let Some(wanted) = &mcp {
+            if port.is_some() || path.is_some() {
+                return Err(ApiError::bad_request("mcp: names a port and a path; leave out the others"));
+            }
+            let endpoints = &launch.manifest.mcp.endpoints;
+            let endpoint = endpoints.iter().find(|endpoint| wanted.is_empty() || endpoint.called() == wanted).ok_or_else(|| {
+                let names: Vec<_> = endpoints.iter().map(|endpoint| endpoint.called()).collect();
+                let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                ApiError::bad_request(format!("mcp: the app has no endpoint {}; it has {has}", crate::http::params::shown(wanted)))
+            })?;
+            (port, path) = (Some(endpoint.port), Some(endpoint.path.clone()));
+        }
         let declared = launch.ports().map(|(_, port)| port).find(|declared| port.is_none_or(|port| declared.port == port));
-        let (port, path, wakes) = match (declared, port) {
+        let (port, own_path, wakes) = match (declared, port) {
             (Some(declared), _) => (declared.port, declared.path.as_str(), declared.auto_start),
             (None, Some(port)) => {
                 let declared: Vec<String> = launch.ports().map(|(_, port)| port.port.to_string()).collect();
@@ -212,7 +226,7 @@ impl App {
             }
             (None, None) => return Err(ApiError::bad_request("port: the app declares none, so one has to be named")),
         };
-        let new = preview::wanted(port.into(), None, Some(path), ttl_seconds, wakes).map_err(violations)?;
+        let new = preview::wanted(port.into(), None, Some(path.as_deref().unwrap_or(own_path)), ttl_seconds, wakes).map_err(violations)?;
         self.create_preview(who, supervised.sandbox_id(), new).await
     }
 

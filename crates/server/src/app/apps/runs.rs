@@ -44,6 +44,7 @@ mod files;
 mod log;
 mod place;
 mod receipt;
+mod uploads;
 mod usage;
 
 pub(crate) use super::log::Piece as LogPiece;
@@ -51,6 +52,7 @@ pub(crate) use ask::{Wish, plan};
 pub(crate) use execute::execute;
 pub(crate) use files::RunDir;
 pub(crate) use receipt::receipt_of;
+pub(crate) use uploads::WishFile;
 
 /// What is known in memory of the runs of all apps.
 #[derive(Default)]
@@ -129,9 +131,15 @@ impl App {
             return Ok(asked);
         }
         self.check_room()?;
+        let files = wish.files.clone();
         let new = self.new_run(&app, wish).await?;
         let id = new.id.clone();
-        let inserted = self.store.app_run_insert(new).await.map_err(|e| store_failure("asking for a run", &e))?;
+        self.keep_run_files(&id, &files).await?;
+        let inserted = self.store.app_run_insert(new).await;
+        if !files.is_empty() && !matches!(inserted, Ok(InsertedRun::Queued | InsertedRun::Skipped)) {
+            self.drop_run_files(&id).await;
+        }
+        let inserted = inserted.map_err(|e| store_failure("asking for a run", &e))?;
         let (id, replayed) = match inserted {
             InsertedRun::Queued => (id, false),
             InsertedRun::Skipped => {
@@ -228,6 +236,9 @@ impl App {
         };
         let ended = self.store.app_run_finish(end, self.receipts.signer()).await.map_err(|e| store_failure("ending a run", &e))?;
         if ended.is_some() {
+            if !run.doc.files.is_empty() {
+                self.drop_run_files(&run.id).await;
+            }
             self.app_runs.ended(&run.id);
             self.rest_app_behind(run);
         }

@@ -325,6 +325,7 @@ fn wish(spec: &Schedule, place: Place, caused_by: Option<String>, idempotency_ke
     Wish {
         target: spec.target.clone(),
         input: spec.input.clone(),
+        files: Vec::new(),
         place,
         cleanup,
         keep: spec.retention_policy.map(|retention| retention.keep_last),

@@ -6,10 +6,11 @@ use sandbar_core::{
     app::{
         AppState, PreviewState,
         launch::{Launch, SeenEntry, preview_state},
-        manifest::{Access, Port, START},
+        manifest::{Access, McpEndpoint, Port, START},
         supervise::Ending,
     },
     limits::FUNCTION_SERVICE_PORT,
+    public_host,
     sandbox::SandboxRecord,
 };
 
@@ -38,6 +39,15 @@ pub(crate) struct AppStatus {
     pub volumes: Vec<AppVolume>,
     /// Ports on which somebody listens and that nobody declared.
     pub unlisted: Vec<u16>,
+    pub mcp: Vec<McpStatus>,
+}
+
+/// A place where an app speaks the Model Context Protocol: on one of its ports.
+#[derive(Debug, Clone)]
+pub(crate) struct McpStatus {
+    pub name: String,
+    pub path: String,
+    pub port: PortStatus,
 }
 
 /// A process that is or would be kept up.
@@ -64,6 +74,8 @@ pub(crate) struct PortStatus {
     pub path: String,
     pub access: Access,
     pub state: PreviewState,
+    /// Of the public host, without a path.
+    pub origin: Option<String>,
 }
 
 impl App {
@@ -91,7 +103,7 @@ impl App {
             (Some(supervised), _) => Arc::clone(supervised.launch()),
             (None, Some(live)) => Arc::new(shape_of(&whole.app, live)?),
             // Nothing could be built of it yet.
-            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), volumes, unlisted: Vec::new() }),
+            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), volumes, unlisted: Vec::new(), mcp: Vec::new() }),
         };
         let seen = seen_of(&whole.app);
         let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
@@ -110,10 +122,15 @@ impl App {
         // What everybody looks for first.
         let has_start = entries.last().is_some_and(|last| last.name == START);
         entries.rotate_right(usize::from(has_start));
-        let ports: Vec<PortStatus> = launch.ports().map(|(of, port)| PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port))).collect();
+        let origin = |port: u16| sandbox.as_ref().map(|sandbox| self.config.public_url(&public_host::sandbox_label(&sandbox.id, port.into())));
+        let ports: Vec<PortStatus> = launch
+            .ports()
+            .map(|(of, port)| PortStatus { origin: origin(port.port), ..PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port)) })
+            .collect();
+        let mcp = launch.manifest.mcp.endpoints.iter().filter_map(|endpoint| McpStatus::of(endpoint, &ports)).collect();
         let is_ours = |port: &u16| *port == FUNCTION_SERVICE_PORT || ports.iter().any(|declared| declared.port == *port);
         let unlisted = listening.into_iter().filter(|port| !is_ours(port)).collect();
-        Ok(AppStatus { whole, sandbox, awake, entries, ports, volumes, unlisted })
+        Ok(AppStatus { whole, sandbox, awake, entries, ports, volumes, unlisted, mcp })
     }
 }
 
@@ -170,7 +187,20 @@ impl EntryStatus {
     }
 }
 
+impl McpStatus {
+    fn of(endpoint: &McpEndpoint, ports: &[PortStatus]) -> Option<Self> {
+        let process = endpoint.service.as_deref().unwrap_or(START);
+        let port = ports.iter().find(|port| port.of == process && port.port == endpoint.port)?;
+        Some(Self { name: endpoint.called().to_owned(), path: endpoint.path.clone(), port: port.clone() })
+    }
+}
+
 impl PortStatus {
+    /// Where a path of it is seen.
+    pub fn url(&self, path: &str) -> Option<String> {
+        self.origin.as_ref().map(|origin| format!("{origin}{path}"))
+    }
+
     fn new(launch: &Launch, entries: &[EntryStatus], of: &str, port: &Port, listens: bool) -> Self {
         let state = entries.iter().find(|entry| entry.name == of).map_or(AppState::None, |entry| entry.state);
         Self {
@@ -180,6 +210,7 @@ impl PortStatus {
             path: port.path.clone(),
             access: port.access,
             state: preview_state(state, launch.entry(of).is_some(), listens),
+            origin: None,
         }
     }
 }

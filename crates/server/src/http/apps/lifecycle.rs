@@ -9,7 +9,7 @@ use axum::{
 };
 use sandbar_api::{
     app_lifecycle::{
-        AppLogResponse, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices,
+        AppLogResponse, AppMcpStatus, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices,
         AppStartRequest, AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
     },
     error::ErrorEnvelope,
@@ -31,7 +31,7 @@ use crate::{
         apps::{
             online::{Start, StopSummary},
             output::{Looked, Part},
-            status::{AppStatus, EntryStatus, PortStatus},
+            status::{AppStatus, EntryStatus, McpStatus, PortStatus},
             supervise::Stopped,
         },
         auth::Principal,
@@ -191,7 +191,7 @@ async fn preview(
     OptionalJson(request): OptionalJson<AppPreviewRequest>,
 ) -> previews::Result<PreviewResponse> {
     who.require(Permission::SandboxWrite)?;
-    let made = app.preview_app(&who, &name, request.port, request.ttl_seconds).await?;
+    let made = app.preview_app(&who, &name, request).await?;
     previews::private(reply::created(PreviewResponse { url: made.url, ..previews::rendered(&app, &made.record) }))
 }
 
@@ -277,6 +277,7 @@ pub(super) fn rendered(status_now: AppStatus) -> AppStatusResponse {
         previews: status_now.ports.iter().map(port).collect(),
         volumes: status_now.volumes.into_iter().map(super::rendered_volume).collect(),
         unlisted: status_now.unlisted,
+        mcp: status_now.mcp.iter().map(mcp).collect(),
     }
 }
 
@@ -311,12 +312,29 @@ fn port(port: &PortStatus) -> AppPortStatus {
         label: port.label.clone(),
         path: port.path.clone(),
         access: port.access.as_str().to_owned(),
-        state: match port.state {
-            PreviewState::Closed => "closed",
-            PreviewState::Opening => "opening",
-            PreviewState::Ready => "ready",
-        }
-        .to_owned(),
+        state: preview_state(port.state).to_owned(),
+        url: port.url(&port.path),
+    }
+}
+
+fn mcp(endpoint: &McpStatus) -> AppMcpStatus {
+    let McpStatus { name, path, port } = endpoint;
+    AppMcpStatus {
+        name: name.clone(),
+        port: port.port,
+        path: path.clone(),
+        process: port.of.clone(),
+        access: port.access.as_str().to_owned(),
+        state: preview_state(port.state).to_owned(),
+        url: port.url(path),
+    }
+}
+
+fn preview_state(state: PreviewState) -> &'static str {
+    match state {
+        PreviewState::Closed => "closed",
+        PreviewState::Opening => "opening",
+        PreviewState::Ready => "ready",
     }
 }
 

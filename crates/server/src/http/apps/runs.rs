@@ -8,9 +8,10 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::BytesMut;
 use futures_util::stream;
-use sandbar_api::{error::ErrorEnvelope, reply::Envelope};
+use sandbar_api::{ErrorCode, error::ErrorEnvelope, reply::Envelope};
 use sandbar_core::{
     app::{
         RunStatus,
@@ -23,6 +24,7 @@ use sandbar_core::{
 use sandbar_store::AppRunFilter;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::{fs::File, io::AsyncReadExt};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -30,7 +32,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     app::{
         SharedApp,
-        apps::runs::{LogPiece, Wish},
+        apps::runs::{LogPiece, Wish, WishFile},
         auth::Principal,
     },
     error::ApiError,
@@ -60,6 +62,9 @@ struct RunRequest {
     action: String,
     /// Looked at with the schema of the manifest; its defaults are filled in.
     input: Option<Value>,
+    /// Files for the properties of the schema that have `x-openpond-upload`: at most 20, of 16 MiB together.
+    #[serde(default)]
+    files: Vec<FileRequest>,
     /// `app` (the default): the sandbox that the app has online; `fresh`: one of its own, made of the version's files.
     sandbox: Option<String>,
     /// What becomes of a fresh one: `delete` (the default), `stop`, `archive`.
@@ -69,6 +74,20 @@ struct RunRequest {
     env: BTreeMap<String, String>,
     /// Shorter or longer than the action says.
     timeout_seconds: Option<u64>,
+}
+
+/// A file for a run.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = AppRunFileRequest)]
+struct FileRequest {
+    /// The property of the input; one within another after that and a dot.
+    input: String,
+    /// Of the file: its end may say what it is, and several files for one property are called so.
+    name: String,
+    /// Such as `text/csv`.
+    content_type: Option<String>,
+    content_base64: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -123,7 +142,7 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 ), request_body = RunRequest, responses(
     (status = 202, body = Envelope<RunReply>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
     (status = 409, description = "the key was used otherwise, or nothing is deployed", body = ErrorEnvelope),
-    (status = 422, description = "the input does not fit the schema", body = ErrorEnvelope), (status = 429, body = ErrorEnvelope),
+    (status = 413, body = ErrorEnvelope), (status = 422, description = "the input or a file does not fit the manifest", body = ErrorEnvelope), (status = 429, body = ErrorEnvelope),
 ))]
 async fn create(
     State(app): State<SharedApp>,
@@ -131,10 +150,11 @@ async fn create(
     Path(name): Path<String>,
     params: Params,
     headers: HeaderMap,
-    Json(request): Json<RunRequest>,
+    Json(mut request): Json<RunRequest, { app_runs::RUN_REQUEST_MAX_BYTES }>,
 ) -> std::result::Result<Response, ApiError> {
     let wait = params.integer("wait", 0..=app_runs::RUN_WAIT_MAX_S)?.unwrap_or_default();
-    let wish = wish(&who, request, &headers)?;
+    let files = files(std::mem::take(&mut request.files)).await?;
+    let wish = Wish { files, ..wish(&who, request, &headers)? };
     let asked = app.ask_for_run(&who, &name, wish).await?;
     let run = if wait > 0 { app.app_run_wait(&who, &asked.run.id, Duration::from_secs(wait)).await? } else { asked.run };
     let place = HeaderValue::from_str(&format!("/api/v1/app-runs/{}", run.id));
@@ -290,6 +310,7 @@ fn wish(who: &Principal, request: RunRequest, headers: &HeaderMap) -> std::resul
     Ok(Wish {
         target: Target::Action { name: action },
         input,
+        files: Vec::new(),
         place,
         cleanup: policy.unwrap_or(CleanupPolicy::Delete),
         keep: None,
@@ -299,6 +320,31 @@ fn wish(who: &Principal, request: RunRequest, headers: &HeaderMap) -> std::resul
         idempotency_key: idempotency_key(headers)?,
         caused_by: Some(who.key_id.clone().unwrap_or_else(|| who.user_id.clone())),
     })
+}
+
+/// The bytes of files, off this thread: there may be many of them.
+async fn files(requests: Vec<FileRequest>) -> std::result::Result<Vec<WishFile>, ApiError> {
+    if requests.is_empty() {
+        return Ok(Vec::new());
+    }
+    if requests.len() > app_runs::RUN_FILES_MAX {
+        return Err(ApiError::bad_request(format!("files: there are {}; a run may have {}", requests.len(), app_runs::RUN_FILES_MAX)));
+    }
+    let read = move || {
+        let mut left = app_runs::RUN_FILES_MAX_BYTES;
+        let mut files = Vec::with_capacity(requests.len());
+        for (at, FileRequest { input, name, content_type, content_base64 }) in requests.into_iter().enumerate() {
+            let decoded = BASE64_STANDARD.decode(content_base64);
+            let bytes = decoded.map_err(|error| ApiError::bad_request(format!("files[{at}].content_base64: is no base64: {error}")))?;
+            left = left.checked_sub(bytes.len()).ok_or_else(|| {
+                let text = format!("files: have more than {} bytes together; bring larger ones in by the sandbox's files", app_runs::RUN_FILES_MAX_BYTES);
+                ApiError::new(ErrorCode::PayloadTooLarge, text)
+            })?;
+            files.push(WishFile { input, filename: name, content_type, sha256: hex::encode(Sha256::digest(&bytes)), bytes: bytes.into() });
+        }
+        Ok(files)
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(ApiError::internal("reading files", &error)))
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> std::result::Result<Option<String>, ApiError> {

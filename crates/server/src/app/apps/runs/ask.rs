@@ -17,6 +17,7 @@ use sandbar_store::{AppRecord, AppVersionRecord, NewAppRun};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::uploads::{self, WishFile};
 use crate::{
     app::{
         App,
@@ -31,6 +32,8 @@ use crate::{
 pub(crate) struct Wish {
     pub target: Target,
     pub input: Option<Value>,
+    /// Properties of the input that are files.
+    pub files: Vec<WishFile>,
     pub place: Place,
     pub cleanup: CleanupPolicy,
     /// So many sandboxes of its schedule are kept when they are stopped.
@@ -79,9 +82,12 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
     let manifest = manifest_of(version)?;
     let found = find(&manifest, &wish.target)?;
     // The schema is that of actions; the other kinds are only asked for by schedules.
-    let input = match wish.target {
-        Target::Action { .. } => input(&manifest, wish.input.as_ref())?,
-        Target::Start | Target::Service { .. } | Target::Command { .. } => without_schema(wish.input.as_ref()).map_err(refused)?,
+    let (input, files) = match wish.target {
+        Target::Action { .. } => {
+            let (given, files) = uploads::place(&manifest, wish.input.as_ref(), &wish.files).map_err(refused)?;
+            (input(&manifest, given.as_ref())?, files)
+        }
+        Target::Start | Target::Service { .. } | Target::Command { .. } => (without_schema(wish.input.as_ref()).map_err(refused)?, Vec::new()),
     };
     let env = shell::said(&manifest, found.block, &wish.env);
     let requires_start = wish.requires_start.unwrap_or_else(|| found.block.is_some_and(|block| block.requires_start));
@@ -102,7 +108,8 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
         cleanup: wish.cleanup,
         keep: wish.keep,
         artifact_paths,
-        input_sha256: canonical::sha256(&input),
+        input_sha256: if files.is_empty() { canonical::sha256(&input) } else { canonical::sha256(&json!({ "input": input, "files": files })) },
+        files,
         manifest_sha256: version.manifest_sha256.clone(),
         source_sha256: version.source_sha256.clone(),
         caused_by: wish.caused_by.clone(),
@@ -196,7 +203,10 @@ fn group(action: &str, concurrency: &Concurrency) -> Group {
 
 /// What two requests with one key have to have in common. What the manifest adds is not of the request.
 pub(super) fn request_sha256(wish: &Wish) -> String {
-    let Wish { target, input, place, cleanup, keep: _, env, timeout_s, requires_start, idempotency_key: _, caused_by: _ } = wish;
-    let request = json!([target, input, place, cleanup, env, timeout_s, requires_start]);
+    let Wish { target, input, files, place, cleanup, keep: _, env, timeout_s, requires_start, idempotency_key: _, caused_by: _ } = wish;
+    let mut request = json!([target, input, place, cleanup, env, timeout_s, requires_start]);
+    if let Some(request) = request.as_array_mut().filter(|_| !files.is_empty()) {
+        request.push(files.iter().map(|file| json!([file.input, file.filename, file.content_type, file.sha256])).collect());
+    }
     hex::encode(Sha256::digest(canonical::text(&request)))
 }

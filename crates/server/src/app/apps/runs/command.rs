@@ -69,6 +69,7 @@ impl Runner {
         let runtime = runtime.ok_or_else(|| failed("its sandbox is gone".to_owned()))?;
         self.load_given(true).await.map_err(|e| Halt::Ends(Verdict::failed(FailureReason::CommandFailed, e.message().to_owned())))?;
         self.write_input(&runtime).await.map_err(|e| failed(format!("its input could not be written into the sandbox: {}", told(&e))))?;
+        self.write_files(&runtime).await?;
         let known = &mut self.run.doc.known;
         known.runtime_id = Some(runtime.id.clone());
         known.before = Some(match self.run.doc.place {

@@ -318,6 +318,9 @@ impl Runner {
                 () = tokio::time::sleep(AGAIN) => {}
             }
         }
+        if !self.run.doc.files.is_empty() {
+            self.app.drop_run_files(&id).await;
+        }
         self.app.app_runs.ended(&id);
         self.app.rest_app_behind(&self.run);
     }

@@ -1,11 +1,13 @@
-//! What is kept of a run on the host: `DATA/app-runs/ID/` with its log and its artifacts.
+//! What is kept of a run on the host: `DATA/app-runs/ID/` with what it was given, its log and its artifacts.
 
 use std::{
     fs::{self, DirBuilder},
-    io,
+    io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
+
+use bytes::Bytes;
 
 const FOLDER: &str = "app-runs";
 
@@ -25,6 +27,35 @@ impl RunDir {
     /// How much of each stream is in the log.
     pub fn log_place(&self) -> PathBuf {
         self.0.join("log.at")
+    }
+
+    fn files(&self) -> PathBuf {
+        self.0.join("files")
+    }
+
+    /// One of those that the run was given.
+    pub fn file(&self, number: usize) -> PathBuf {
+        self.files().join(number.to_string())
+    }
+
+    /// Keeps what a run is given, on disk before anything says that it is there.
+    pub fn keep_files(&self, files: &[Bytes]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(self.files())?;
+        for (number, bytes) in files.iter().enumerate() {
+            let mut file = fs::File::create_new(self.file(number))?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+        }
+        fs::File::open(self.files())?.sync_all()
+    }
+
+    /// Takes them away; the folder, too, where nothing else is in it.
+    pub fn remove_files(&self) -> io::Result<()> {
+        remove(&self.files())?;
+        match fs::remove_dir(&self.0) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     pub fn artifacts(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 use sandbar_core::app::{
     RunStatus,
     run::{RunArtifact, RunUsage},
+    uploads::RunFile,
 };
 use sandbar_store::AppRun;
 use serde::Serialize;
@@ -58,6 +59,9 @@ pub(crate) struct RunView {
     log_cut: bool,
     artifacts: Vec<ArtifactView>,
     usage: Option<UsageView>,
+    /// Those that it was given.
+    files: Vec<FileView>,
+    /// With files of the object of `input` and `files`, else of the input alone.
     input_sha256: String,
     receipt_id: Option<String>,
     caused_by: Option<String>,
@@ -65,6 +69,18 @@ pub(crate) struct RunView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     input: Option<Box<RawValue>>,
+}
+
+/// A file that a run was given.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AppRunFile)]
+pub(crate) struct FileView {
+    /// The property of the input that it is.
+    input: String,
+    /// In the sandbox.
+    path: String,
+    size_bytes: u64,
+    sha256: String,
 }
 
 /// A file that a run left, or should have.
@@ -145,11 +161,17 @@ pub(crate) fn run(run: AppRun, whole: bool) -> RunView {
         log_cut: known.log_cut,
         artifacts: known.artifacts.into_iter().map(artifact).collect(),
         usage: known.usage.map(usage),
+        files: run.doc.files.into_iter().map(file).collect(),
         input_sha256: run.doc.input_sha256,
         receipt_id: run.receipt_id,
         caused_by: run.doc.caused_by,
         input: if whole { RawValue::from_string(run.input).ok() } else { None },
     }
+}
+
+fn file(file: RunFile) -> FileView {
+    let RunFile { input, path, size_bytes, sha256 } = file;
+    FileView { input, path, size_bytes, sha256 }
 }
 
 pub(crate) fn artifact(artifact: RunArtifact) -> ArtifactView {
