@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sandbar_core::{
     app::{
         manifest::{self, RuntimePolicy, Schedule},
-        run::{CleanupPolicy, Place, RunCause},
+        run::{Caller, CleanupPolicy, Place, RunCause},
         schedule::{Keeper, Lifecycle},
     },
     roles::Permission,
@@ -88,7 +88,7 @@ impl App {
         who.require(Permission::FunctionWrite)?;
         self.check_room()?;
         let record = self.app_schedule(who, app, name).await?;
-        let mut run = self.run_of_schedule(&record, Some(who.user_id.clone()), key).await?;
+        let mut run = self.run_of_schedule(&record, Some(who.caller()), key).await?;
         run.schedule_id = Some(record.id);
         let id = run.id.clone();
         let inserted = self.store.app_run_insert(run).await.map_err(|e| store_failure("asking for a run", &e))?;
@@ -111,10 +111,11 @@ impl App {
     }
 
     /// The run that a schedule makes as things are.
-    pub(crate) async fn run_of_schedule(&self, record: &AppScheduleRecord, caused_by: Option<String>, key: Option<String>) -> Result<NewAppRun, ApiError> {
+    pub(crate) async fn run_of_schedule(&self, record: &AppScheduleRecord, caused_by: Option<Caller>, key: Option<String>) -> Result<NewAppRun, ApiError> {
         let app = self.store.app_get(&record.app_id).await.map_err(|e| store_failure("reading an app", &e))?;
         let app = app.ok_or_else(|| ApiError::not_found("app", &record.app_id))?;
         let wish = wish(&record.spec, caused_by, key);
+        self.check_spend(wish.max_spend_micros)?;
         if wish.place == Place::App && self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading a sandbox", &e))?.is_none() {
             return Err(ApiError::conflict("the app is not online, and the schedule's runtimePolicy is use_existing_running"));
         }
@@ -171,7 +172,11 @@ impl App {
             whole.insert("schedules".to_owned(), Value::Array(vec![given]));
         }
         match manifest::parse(&whole.to_string()) {
-            Ok(mut parsed) => parsed.manifest.schedules.pop().ok_or_else(|| ApiError::internal("reading a schedule", &"there is none")),
+            Ok(mut parsed) => {
+                let spec = parsed.manifest.schedules.pop().ok_or_else(|| ApiError::internal("reading a schedule", &"there is none"))?;
+                self.check_spend(spec.max_spend_micros())?;
+                Ok(spec)
+            }
             Err(diagnostics) => {
                 let place = |path: &str| path.strip_prefix("$.schedules[0]").map_or_else(|| path.to_owned(), |rest| format!("${rest}"));
                 let text = diagnostics.iter().map(|one| format!("{}: {}", place(&one.path), one.message)).collect::<Vec<_>>().join("; ");
@@ -205,7 +210,7 @@ fn merged(spec: &Schedule, given: &Map<String, Value>) -> Result<Value, ApiError
     Ok(Value::Object(whole))
 }
 
-fn wish(spec: &Schedule, caused_by: Option<String>, idempotency_key: Option<String>) -> Wish {
+fn wish(spec: &Schedule, caused_by: Option<Caller>, idempotency_key: Option<String>) -> Wish {
     let (place, cleanup) = match spec.runtime_policy {
         RuntimePolicy::RunAndStop => (Place::Fresh, CleanupPolicy::Stop),
         RuntimePolicy::RunAndArchive => (Place::Fresh, CleanupPolicy::Archive),
@@ -222,6 +227,7 @@ fn wish(spec: &Schedule, caused_by: Option<String>, idempotency_key: Option<Stri
         requires_start: spec.requires_start,
         idempotency_key,
         caused_by,
+        max_spend_micros: spec.max_spend_micros(),
     }
 }
 
