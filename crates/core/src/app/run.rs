@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{RunStatus, manifest::Resources, uploads::RunFile};
+use super::{RunStatus, manifest::Resources, receipt::Kind, uploads::RunFile};
 
 /// What asked for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,6 +88,8 @@ pub enum FailureReason {
     SandboxLost,
     /// Its time was up.
     Timeout,
+    /// It cost more than it may.
+    BudgetExhausted,
     Cancelled,
     /// Its group was busy.
     Skipped,
@@ -104,6 +106,8 @@ pub enum FailureReason {
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     Timeout,
+    /// It costs more than it may.
+    Budget,
     Cancelled,
 }
 
@@ -182,6 +186,10 @@ impl Verdict {
         Self { status: RunStatus::Cancelled, reason: Some(FailureReason::Skipped), message: Some(message) }
     }
 
+    pub fn over_budget() -> Self {
+        Self::failed(FailureReason::BudgetExhausted, "it came to cost more than it may, and was ended with all its processes")
+    }
+
     pub fn timed_out(timeout_s: u64) -> Self {
         let message = format!("it ran for longer than its {timeout_s} s and was ended with all its processes");
         Self { status: RunStatus::TimedOut, reason: Some(FailureReason::Timeout), message: Some(message) }
@@ -213,6 +221,7 @@ impl Terms {
 pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> Verdict {
     let ended_by_us = || match ending {
         Some(Ending::Timeout) => Verdict::timed_out(timeout_s),
+        Some(Ending::Budget) => Verdict::over_budget(),
         Some(Ending::Cancelled) => Verdict::cancelled(),
         None => Verdict::failed(FailureReason::Signal, "somebody ended its process in the sandbox"),
     };
@@ -224,7 +233,7 @@ pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> V
     };
     match &exit.by {
         ExitBy::Asked => ended_by_us(),
-        ExitBy::Ttl if ending == Some(Ending::Cancelled) => Verdict::cancelled(),
+        ExitBy::Ttl if matches!(ending, Some(Ending::Cancelled | Ending::Budget)) => ended_by_us(),
         ExitBy::Ttl => Verdict::timed_out(timeout_s),
         ExitBy::OutOfMemory => Verdict::failed(FailureReason::OutOfMemory, "the sandbox reached its memory limit and the kernel killed the command"),
         ExitBy::Signal(name) => Verdict::failed(FailureReason::Signal, format!("the signal {name} ended it")),
@@ -267,6 +276,17 @@ pub struct RunDoc {
     pub source_sha256: String,
     /// The user or key that asked.
     pub caused_by: Option<String>,
+    /// The same, both of them.
+    #[serde(default)]
+    pub caller: Option<Caller>,
+    #[serde(default)]
+    pub kind: Kind,
+    /// What its sandbox's files are made of.
+    #[serde(default)]
+    pub ground: Option<Ground>,
+    /// What it may cost, in millionths of a dollar.
+    #[serde(default)]
+    pub max_spend_micros: Option<u64>,
     /// What a schedule asks of its runs besides.
     #[serde(default)]
     pub terms: Terms,
@@ -303,14 +323,47 @@ impl RunDoc {
             cleanup: CleanupPolicy::Stop,
             keep: None,
             artifact_paths: Vec::new(),
+            files: Vec::new(),
             input_sha256: String::new(),
             manifest_sha256: String::new(),
             source_sha256: String::new(),
             caused_by: None,
+            caller: None,
+            kind: Kind::default(),
+            ground: None,
+            max_spend_micros: None,
             terms: Terms::default(),
             known: Known { unreadable: Some(why.to_owned()), ..Known::default() },
         }
     }
+}
+
+/// Who asked for a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    pub user_id: String,
+    /// None: it was no key by which they came.
+    pub key_id: Option<String>,
+}
+
+impl Caller {
+    /// The key, where there is one.
+    pub fn id(&self) -> &str {
+        self.key_id.as_deref().unwrap_or(&self.user_id)
+    }
+}
+
+/// What lies below the files of a run's sandbox: what the version was built to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ground {
+    pub template_id: String,
+    /// The snapshot that the manifest names.
+    pub snapshot_id: Option<String>,
+    /// The image by its content.
+    pub image: String,
+    /// Ids of the layers above it, top first.
+    pub layers: Vec<String>,
 }
 
 /// What is known of a run that has begun.
@@ -327,6 +380,12 @@ pub struct Known {
     /// The command was started.
     pub context_id: Option<String>,
     pub commanded_at_ms: Option<i64>,
+    /// When the end of the command was seen.
+    pub exited_at_ms: Option<i64>,
+    /// What the command used, as its agent counted.
+    pub used: Option<CommandUse>,
+    /// How long it took to fetch what it left.
+    pub collecting_ms: Option<u64>,
     /// It is being ended.
     pub ending: Option<Ending>,
     pub exit: Option<Exit>,
@@ -358,7 +417,17 @@ pub struct Counters {
     pub denied: u64,
 }
 
-/// What a run used.
+/// What a command used with all that it waited for, by the kernel's count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandUse {
+    pub duration_ms: u64,
+    pub cpu_us: u64,
+    /// The most that one of its processes had.
+    pub peak_memory_bytes: u64,
+    pub written_bytes: u64,
+}
+
+/// What the sandbox of a run used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunUsage {
@@ -366,10 +435,10 @@ pub struct RunUsage {
     /// whatever else ran in it.
     pub own_sandbox: bool,
     pub cpu_us: u64,
-    /// The most memory of the sandbox so far.
-    pub peak_memory_bytes: u64,
-    /// What the sandbox's own files take after it.
-    pub disk_bytes: u64,
+    /// The most memory of the sandbox so far; none where the kernel does not tell.
+    pub peak_memory_bytes: Option<u64>,
+    /// What the sandbox's own files take after it; none when they could not be measured.
+    pub disk_bytes: Option<u64>,
     pub sent_bytes: u64,
     pub received_bytes: u64,
     /// Connections and names that were refused.
@@ -401,6 +470,8 @@ pub struct RunArtifact {
     pub size_bytes: u64,
     pub sha256: Option<String>,
     pub error: Option<String>,
+    #[serde(default)]
+    pub captured_at_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -508,6 +579,7 @@ words!(FailureReason {
     DiskFull = "disk_full",
     SandboxLost = "sandbox_lost",
     Timeout = "timeout",
+    BudgetExhausted = "budget_exhausted",
     Cancelled = "cancelled",
     Skipped = "skipped",
     AppStopped = "app_stopped",
@@ -549,6 +621,10 @@ mod tests {
             // It was faster.
             (Some((0, None)), Some(Ending::Timeout), Is::Succeeded, None),
             (Some((2, None)), Some(Ending::Cancelled), Is::Failed, Some(Why::ExitCode)),
+            (Some((143, Some("ttl: the context reached its ttl of 5 s"))), Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
+            (Some((143, Some("deleted: the context was deleted"))), Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
+            (Some((0, None)), Some(Ending::Budget), Is::Succeeded, None),
+            (None, Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
             (None, Some(Ending::Timeout), Is::TimedOut, Some(Why::Timeout)),
             (None, Some(Ending::Cancelled), Is::Cancelled, Some(Why::Cancelled)),
             (None, None, Is::Failed, Some(Why::SandboxLost)),

@@ -38,7 +38,7 @@ pub const RUN_ARTIFACTS_WITHIN_S: u64 = 300;
 /// Runs of an app that are kept, and for how long.
 pub const RUNS_PER_APP_MAX: usize = 1000;
 pub const RUN_KEPT_MS: i64 = 30 * 86_400_000;
-/// Bytes of logs and artifacts that are kept: of an app, of a team.
+/// Bytes of logs, artifacts and inputs that are kept: of an app, of a team.
 pub const RUNS_PER_APP_MAX_BYTES: u64 = 4 << 30;
 pub const RUNS_PER_TEAM_MAX_BYTES: u64 = 16 << 30;
 /// Seconds for which a request may wait for its run.

@@ -32,7 +32,7 @@ pub async fn run(global: &Global, client: &Client, command: AppRunsCommand) -> a
         AppRunsCommand::Runs(command) => runs(global, client, command).await,
         AppRunsCommand::Schedules(command) => super::app_schedules::run(global, client, command).await,
         AppRunsCommand::Artifacts { run, dir } => artifacts(global, client, &run, dir.as_deref()).await,
-        AppRunsCommand::Receipts { app, after } => receipts(global, client, app.as_deref(), after).await,
+        AppRunsCommand::Receipts(args) => super::app_receipts::run(global, client, args).await,
     }
 }
 
@@ -282,31 +282,6 @@ async fn fetch(client: &Client, from: &str, target: &Path) -> anyhow::Result<()>
         file.write_all(&bytes).await.with_context(written)?;
     }
     file.flush().await.with_context(written)
-}
-
-async fn receipts(global: &Global, client: &Client, app: Option<&str>, after: u64) -> anyhow::Result<u8> {
-    let app = app.map(|app| format!("&app={}", segment(app))).unwrap_or_default();
-    let (mut all, mut after) = (Vec::new(), Some(after));
-    while let Some(seq) = after {
-        let mut page = client.get(&format!("/api/v1/receipts?limit=200&after_seq={seq}{app}")).await?;
-        if let Value::Array(receipts) = page["receipts"].take() {
-            all.extend(receipts);
-        }
-        after = page["next_after_seq"].as_u64();
-    }
-    match global.output {
-        Output::Json => output::json(&all.into()),
-        Output::Table => {
-            let row = |signed: &Value| {
-                let receipt = &signed["receipt"];
-                let of = |name: &str| output::printable(&cell(&receipt[name]));
-                vec![of("sequence"), of("app_name"), of("app_version"), of("name"), of("status"), of("exit_code"), of("run_id"), cell(&signed["sha256"])]
-            };
-            let rows: Vec<_> = all.iter().map(row).collect();
-            output::table(&["NUMBER", "APP", "VERSION", "ACTION", "STATUS", "EXIT", "RUN", "SHA256"], &rows);
-        }
-    }
-    Ok(0)
 }
 
 fn path(run: &str, rest: &str) -> String {

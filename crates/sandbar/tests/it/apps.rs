@@ -18,6 +18,7 @@ mod demo;
 mod kills;
 mod lifecycle;
 mod previews;
+mod receipts;
 mod runs;
 mod schedules;
 mod sealed;

@@ -64,6 +64,11 @@ async fn prune(app: &SharedApp) {
         }
         Err(error) => tracing::error!(error = error_text(&error), "old runs of apps could not be removed; it is tried again"),
     }
+    match app.prune_receipts().await {
+        Ok(0) => {}
+        Ok(gone) => tracing::info!(gone, "receipts that are not kept any longer were removed"),
+        Err(error) => tracing::error!(error = error_text(&error), "old receipts could not be removed; it is tried again"),
+    }
     match app.sweep_run_sandboxes().await {
         Ok(0) => {}
         Ok(swept) => tracing::info!(swept, "sandboxes of runs that have no use for them were ended"),

@@ -111,6 +111,17 @@ pub struct Quotas {
     /// itself holds, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_duration_seconds: Option<u32>,
+    /// The same as the budget's; of both the smaller one holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_spend_usd: Option<Amount>,
+}
+
+impl Schedule {
+    /// What a run may cost, in millionths of a dollar.
+    pub fn max_spend_micros(&self) -> Option<u64> {
+        let said = [self.budget.map(|budget| budget.max_usd), self.quotas.and_then(|quotas| quotas.max_spend_usd)];
+        said.into_iter().flatten().min().map(Amount::micros)
+    }
 }
 
 named!(RuntimePolicy: RunAndStop = "run_and_stop", RunAndArchive = "run_and_archive", RunAndDelete = "run_and_delete", UseExistingRunning = "use_existing_running");

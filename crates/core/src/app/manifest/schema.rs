@@ -360,7 +360,7 @@ fn schedule() -> Value {
         ("requiresStart", json!({"type": "boolean"})),
         ("budget", closed([("maxUsd", amount(limits::APP_BUDGET_MAX_USD))], &["maxUsd"])),
         ("resources", reference("resources")),
-        ("quotas", closed([("maxDurationSeconds", integer(1, limits::APP_COMMAND_TIMEOUT_MAX_S))], &[])),
+        ("quotas", closed([("maxDurationSeconds", integer(1, limits::APP_COMMAND_TIMEOUT_MAX_S)), ("maxSpendUsd", amount(limits::APP_BUDGET_MAX_USD))], &[])),
         (
             "retentionPolicy",
             described(closed([("keepLast", integer(1, runs::RUN_STOPPED_KEPT_MAX))], &["keepLast"]), "How many sandboxes run_and_stop keeps of it."),

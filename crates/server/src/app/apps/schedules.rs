@@ -6,7 +6,7 @@ use sandbar_core::{
     app::{
         AppState, Desired, SandboxKind,
         manifest::{self, Code, Diagnostic, Manifest, RuntimePolicy, Schedule, Target},
-        run::{CleanupPolicy, Place, RunCause, Terms},
+        run::{Caller, CleanupPolicy, Place, RunCause, Terms},
         schedule::{self, Keeper, Lifecycle},
     },
     roles::Permission,
@@ -106,7 +106,7 @@ impl App {
             return Ok(asked);
         }
         self.check_room()?;
-        let mut run = self.run_of_schedule(&record, Some(who.user_id.clone()), None).await.map_err(refused)??;
+        let mut run = self.run_of_schedule(&record, Some(who.caller()), None).await.map_err(refused)??;
         run.key = key;
         run.schedule_id = Some(record.id);
         let id = run.id.clone();
@@ -134,10 +134,13 @@ impl App {
     async fn run_of_schedule(
         &self,
         record: &AppScheduleRecord,
-        caused_by: Option<String>,
+        caused_by: Option<Caller>,
         key: Option<String>,
     ) -> Result<Result<NewAppRun, ApiError>, StoreError> {
         let spec = record.spec()?;
+        if let Err(refused) = self.check_spend(spec.max_spend_micros()) {
+            return Ok(Err(refused));
+        }
         let place = place_of(spec);
         let (app, version) = match self.ground_of_run(&record.app_id, spec, place).await {
             Ok(Ok(ground)) => ground,
@@ -247,7 +250,7 @@ impl App {
         }
         let mut parsed = manifest::parse(&whole.to_string()).map_err(|diagnostics| wrong(400, &diagnostics))?;
         // The rest of the manifest was deployed as it is.
-        let refused: Vec<_> = unsupported(&parsed).into_iter().filter(|one| one.path.starts_with(AT)).collect();
+        let refused: Vec<_> = unsupported(&parsed, self.receipts.prices().as_deref()).into_iter().filter(|one| one.path.starts_with(AT)).collect();
         if !refused.is_empty() {
             return Err(wrong(422, &refused));
         }
@@ -316,7 +319,7 @@ fn place_of(spec: &Schedule) -> Place {
     }
 }
 
-fn wish(spec: &Schedule, place: Place, caused_by: Option<String>, idempotency_key: Option<String>) -> Wish {
+fn wish(spec: &Schedule, place: Place, caused_by: Option<Caller>, idempotency_key: Option<String>) -> Wish {
     let cleanup = match spec.runtime_policy {
         RuntimePolicy::RunAndStop | RuntimePolicy::UseExistingRunning => CleanupPolicy::Stop,
         RuntimePolicy::RunAndArchive => CleanupPolicy::Archive,
@@ -334,6 +337,7 @@ fn wish(spec: &Schedule, place: Place, caused_by: Option<String>, idempotency_ke
         requires_start: spec.requires_start,
         idempotency_key,
         caused_by,
+        max_spend_micros: spec.max_spend_micros(),
     }
 }
 

@@ -318,7 +318,8 @@ fn wish(who: &Principal, request: RunRequest, headers: &HeaderMap) -> std::resul
         timeout_s: timeout_seconds,
         requires_start: None,
         idempotency_key: idempotency_key(headers)?,
-        caused_by: Some(who.key_id.clone().unwrap_or_else(|| who.user_id.clone())),
+        caused_by: Some(who.caller()),
+        max_spend_micros: None,
     })
 }
 

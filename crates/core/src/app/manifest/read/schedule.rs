@@ -53,8 +53,7 @@ const KEYS: &[&str] = &[
 ];
 const WHEN: [&str; 4] = ["cron", "rate", "once", "scheduleExpression"];
 const TARGETS: [&str; 4] = ["action", "actionName", "command", "target"];
-const QUOTAS: [(&str, Code, &str); 5] = [
-    ("maxSpendUsd", Code::UnsupportedKey, "has no meaning here: say budget.maxUsd"),
+const QUOTAS: [(&str, Code, &str); 4] = [
     ("idleTimeoutSeconds", Code::UnsupportedKey, "has no meaning here: the sandbox of a run ends with the run"),
     ("maxCommands", Code::UnsupportedKey, "has no meaning here: a run is one command"),
     ("maxOpenPorts", Code::UnsupportedKey, "has no meaning here: only declared ports are open"),
@@ -108,8 +107,11 @@ fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, inputs: Option<&Input
             Some(Budget { max_usd: fields.require("maxUsd", out)?.amount(out, limits::APP_BUDGET_MAX_USD)? })
         }),
         quotas: fields.get("quotas").and_then(|spot| {
-            let fields = spot.fields_refusing(out, &["maxDurationSeconds"], &QUOTAS)?;
-            Some(Quotas { max_duration_seconds: fields.integer("maxDurationSeconds", out, 1, limits::APP_COMMAND_TIMEOUT_MAX_S) })
+            let fields = spot.fields_refusing(out, &["maxDurationSeconds", "maxSpendUsd"], &QUOTAS)?;
+            Some(Quotas {
+                max_duration_seconds: fields.integer("maxDurationSeconds", out, 1, limits::APP_COMMAND_TIMEOUT_MAX_S),
+                max_spend_usd: fields.get("maxSpendUsd").and_then(|spot| spot.amount(out, limits::APP_BUDGET_MAX_USD)),
+            })
         }),
         retention_policy: fields.get("retentionPolicy").and_then(|spot| {
             let fields = spot.fields(out, &["keepLast"])?;

@@ -6,8 +6,9 @@ use sandbar_core::{
     app::{
         Desired, canonical,
         inputs::{InputSchema, without_schema},
-        manifest::{Block, Concurrency, ConcurrencyPolicy, Manifest, START, Target},
-        run::{CleanupPolicy, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms},
+        manifest::{Block, Concurrency, ConcurrencyPolicy, Manifest, Runtime, START, Target},
+        receipt::{Kind, check_budget},
+        run::{Caller, CleanupPolicy, Ground, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms},
         shell,
     },
     limits::{app_runs as limits, apps as manifest_limits},
@@ -43,7 +44,9 @@ pub(crate) struct Wish {
     pub timeout_s: Option<u64>,
     pub requires_start: Option<bool>,
     pub idempotency_key: Option<String>,
-    pub caused_by: Option<String>,
+    pub caused_by: Option<Caller>,
+    /// What it may cost, in millionths of a dollar.
+    pub max_spend_micros: Option<u64>,
 }
 
 /// A command of the manifest, found by what was wished.
@@ -74,6 +77,17 @@ impl App {
         let number = online.or(app.live_version).ok_or_else(|| ApiError::conflict(format!("app {:?} has no version that is ready; deploy one", app.name)))?;
         let found = self.store.app_version(&app.id, number).await.map_err(failed)?;
         found.ok_or_else(|| ApiError::not_found("version", &number.to_string()))
+    }
+}
+
+impl App {
+    /// Whether a run can be held to what it may cost; 422 when it cannot.
+    pub(crate) fn check_spend(&self, max_micros: Option<u64>) -> Result<(), ApiError> {
+        let Some(max_micros) = max_micros else { return Ok(()) };
+        check_budget(self.receipts.prices().as_deref(), max_micros).map_err(|why| {
+            let text = format!("budget.maxUsd: {why}");
+            ApiError::with_status(422, sandbar_api::ErrorCode::BadRequest, text).with_details(json!({ "reason": "no_budget" }))
+        })
     }
 }
 
@@ -112,7 +126,16 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
         files,
         manifest_sha256: version.manifest_sha256.clone(),
         source_sha256: version.source_sha256.clone(),
-        caused_by: wish.caused_by.clone(),
+        caused_by: wish.caused_by.as_ref().map(|caller| caller.id().to_owned()),
+        caller: wish.caused_by.clone(),
+        kind: match wish.target {
+            Target::Start => Kind::Start,
+            Target::Action { .. } => Kind::Action,
+            Target::Service { .. } => Kind::Service,
+            Target::Command { .. } => Kind::Command,
+        },
+        ground: ground(version, &manifest),
+        max_spend_micros: wish.max_spend_micros,
         terms: Terms::default(),
         known: Known::default(),
     };
@@ -187,6 +210,17 @@ fn refused(wrong: Vec<Violation>) -> ApiError {
     ApiError::with_status(422, sandbar_api::ErrorCode::BadRequest, text).with_details(json!({ "reason": "input_invalid", "violations": list }))
 }
 
+/// What the version's files were built to.
+fn ground(version: &AppVersionRecord, manifest: &Manifest) -> Option<Ground> {
+    let base = version.base.as_ref()?;
+    let snapshot_id = match &manifest.runtime {
+        Runtime::Snapshot(id) => Some(id.clone()),
+        Runtime::Base(_) | Runtime::Image(_) => None,
+    };
+    let layers = base.layers.iter().map(|layer| layer.root_id.clone()).collect();
+    Some(Ground { template_id: version.template_id.clone(), snapshot_id, image: base.image.clone(), layers })
+}
+
 /// Groups of the manifest and those of single actions do not meet.
 fn group(action: &str, concurrency: &Concurrency) -> Group {
     let name = match &concurrency.group {
@@ -203,8 +237,8 @@ fn group(action: &str, concurrency: &Concurrency) -> Group {
 
 /// What two requests with one key have to have in common. What the manifest adds is not of the request.
 pub(super) fn request_sha256(wish: &Wish) -> String {
-    let Wish { target, input, files, place, cleanup, keep: _, env, timeout_s, requires_start, idempotency_key: _, caused_by: _ } = wish;
-    let mut request = json!([target, input, place, cleanup, env, timeout_s, requires_start]);
+    let Wish { target, input, files, place, cleanup, keep: _, env, timeout_s, requires_start, idempotency_key: _, caused_by: _, max_spend_micros } = wish;
+    let mut request = json!([target, input, place, cleanup, env, timeout_s, requires_start, max_spend_micros]);
     if let Some(request) = request.as_array_mut().filter(|_| !files.is_empty()) {
         request.push(files.iter().map(|file| json!([file.input, file.filename, file.content_type, file.sha256])).collect());
     }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use sandbar_core::{
     app::{
         Phase,
-        run::{Counters, Ending, Exit, FailureReason, Place, Verdict},
+        run::{CommandUse, Counters, Ending, Exit, FailureReason, Place, Verdict},
         shell::{self, APP_VAR, INPUT_BASE64_VAR, INPUT_VAR, REPLAY_VAR, RUN_VAR, VERSION_VAR},
     },
     limits::app_runs as limits,
@@ -26,7 +26,7 @@ use sandbar_procd_api::{Context, CreateContext, ErrorCode, Stream};
 use super::{
     execute::{Halt, Runner, Step, ttl_s},
     log::RunLog,
-    usage,
+    usage::{self, Meter},
 };
 use crate::app::{apps::shell::context, sandboxes::now_ms};
 
@@ -50,15 +50,23 @@ pub(super) type Begun = Option<(Arc<Runtime>, String)>;
 /// What is seen while a command is followed.
 enum Seen {
     /// It printed, and perhaps ended.
-    Told(Vec<(Stream, String)>, Option<Exit>),
+    Told(Vec<(Stream, String)>, Option<Told>),
     /// The agent told no more; it is attached to anew.
     Broke,
     /// The sandbox ended.
     Lost,
     Due(Ending),
+    /// What it has cost so far is to be looked at.
+    Look,
     /// The agent was asked to end it, and has.
     Ended,
     ServerStops,
+}
+
+/// How a command ended and what it used.
+struct Told {
+    exit: Exit,
+    used: Option<CommandUse>,
 }
 
 impl Runner {
@@ -227,6 +235,10 @@ impl Runner {
         let deadline = tokio::time::Instant::now() + self.left().map_or(left, |all| left.min(all));
         let app = self.app.clone();
         let sandbox_id = self.run.sandbox_id.clone().unwrap_or_default();
+        let ran_ms = self.run.doc.timeout_s.saturating_mul(1000).saturating_sub(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let mut meter = Meter::new(self.app.receipts.prices(), self.run.doc.max_spend_micros, ran_ms);
+        let mut look = tokio::time::interval(usage::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ending = None;
         if self.run.doc.known.ending.is_some() {
             ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), Arc::clone(runtime), context_id.to_owned())));
@@ -251,15 +263,24 @@ impl Runner {
                 () = runtime.ended() => Seen::Lost,
                 () = self.live.cancel.cancelled(), if !is_ending => Seen::Due(Ending::Cancelled),
                 () = tokio::time::sleep_until(deadline), if !is_ending => Seen::Due(Ending::Timeout),
+                _ = look.tick(), if meter.is_some() && !is_ending => Seen::Look,
             };
             match seen {
-                Seen::Told(pieces, exit) => {
-                    log = self.write(log, pieces, exit.is_some()).await?;
-                    if exit.is_some() {
-                        return Ok(exit);
+                Seen::Told(pieces, told) => {
+                    log = self.write(log, pieces, told.is_some()).await?;
+                    if let Some(told) = told {
+                        return Ok(Some(self.exited(told)));
                     }
                 }
                 Seen::Broke => attached = None,
+                Seen::Look => {
+                    if let Some(meter) = &mut meter
+                        && meter.is_over(&self.run.doc.known, self.run.doc.place, runtime, context_id).await
+                    {
+                        self.note_ending(Ending::Budget).await?;
+                        ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), Arc::clone(runtime), context_id.to_owned())));
+                    }
+                }
                 Seen::Due(why) => {
                     self.note_ending(why).await?;
                     ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), Arc::clone(runtime), context_id.to_owned())));
@@ -316,18 +337,26 @@ impl Runner {
     }
 
     /// What a command that has ended still printed, and how it ended.
-    async fn last_words(&self, mut log: RunLog, reader: &mut Attached) -> Step<Option<Exit>> {
+    async fn last_words(&mut self, mut log: RunLog, reader: &mut Attached) -> Step<Option<Exit>> {
         loop {
             match next(reader).await {
-                Seen::Told(pieces, exit) => {
-                    log = self.write(log, pieces, exit.is_some()).await?;
-                    if exit.is_some() {
-                        return Ok(exit);
+                Seen::Told(pieces, told) => {
+                    log = self.write(log, pieces, told.is_some()).await?;
+                    if let Some(told) = told {
+                        return Ok(Some(self.exited(told)));
                     }
                 }
                 _ => return Ok(None),
             }
         }
+    }
+
+    /// Notes what the agent told of the end.
+    fn exited(&mut self, told: Told) -> Exit {
+        let known = &mut self.run.doc.known;
+        known.exited_at_ms = Some(now_ms());
+        known.used = told.used;
+        told.exit
     }
 
     /// Off this thread, since a disk may be slow. What cannot be written is lost, and the run goes on.
@@ -367,7 +396,15 @@ async fn next(reader: &mut Attached) -> Seen {
                 pieces.push((stream, data));
             }
             Ok(Some(AttachedFrame::Ready(_))) => {}
-            Ok(Some(AttachedFrame::Done(done))) => return Seen::Told(pieces, Some(Exit::told(done.exit_code, done.reason.as_deref()))),
+            Ok(Some(AttachedFrame::Done(done))) => {
+                let used = done.used.map(|used| CommandUse {
+                    duration_ms: used.duration_ms,
+                    cpu_us: used.cpu_us,
+                    peak_memory_bytes: used.memory_peak_bytes,
+                    written_bytes: used.written_bytes,
+                });
+                return Seen::Told(pieces, Some(Told { exit: Exit::told(done.exit_code, done.reason.as_deref()), used }));
+            }
             Ok(None) | Err(_) if pieces.is_empty() => return Seen::Broke,
             // It is found again.
             Ok(None) | Err(_) => break,
