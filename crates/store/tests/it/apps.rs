@@ -239,13 +239,13 @@ async fn volumes_outlive_their_app_unless_they_are_to_go_with_it() {
     store.volume_delete("team", "vol-2", false).await.expect("deletes");
     assert_eq!(store.app_volumes_removable().await.expect("lists"), []);
 
-    let deleted = store.app_delete(&app.id, false).await.expect("deletes");
+    let deleted = store.app_delete(&app.id, false, 7).await.expect("deletes");
     assert_eq!((ids(&deleted.volumes_ended), ids(&deleted.volumes_left)), (vec!["vol-4"], vec!["vol-1"]));
     assert!(matches!(store.app_volume_insert(&app_volume(&app, "late", false, "vol-6")).await, Err(StoreError::NotFound { what: "app", .. })));
     // An app of that name has it again.
     let again = ready(&store, "web", "l3", true).await;
     assert_eq!(store.app_volume_insert(&app_volume(&again, "data", false, "vol-5")).await.expect("finds").volume.id, "vol-1");
-    let deleted = store.app_delete(&again.id, true).await.expect("deletes");
+    let deleted = store.app_delete(&again.id, true, 7).await.expect("deletes");
     assert_eq!((ids(&deleted.volumes_ended), ids(&deleted.volumes_left)), (vec!["vol-1"], vec![]));
     assert_eq!(ids(&store.app_volumes("team", "other").await.expect("lists")), ["vol-3"]);
 }
