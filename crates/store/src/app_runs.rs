@@ -290,10 +290,10 @@ impl Store {
 /// Asks for a run; for use in the transaction that does what it was asked for by. A run of a group that makes others end says so in
 /// their rows: whoever looks for unwanted runs finds them.
 pub(crate) fn insert_run(c: &Connection, new: &NewAppRun) -> Result<InsertedRun, StoreError> {
-    if let Some((key, request)) = &new.key {
-        if let Some((run_id, of)) = by_key(c, &new.app_id, key)? {
-            return Ok(if of == *request { InsertedRun::Same { run_id } } else { InsertedRun::Other { run_id } });
-        }
+    if let Some((key, request)) = &new.key
+        && let Some((run_id, of)) = by_key(c, &new.app_id, key)?
+    {
+        return Ok(if of == *request { InsertedRun::Same { run_id } } else { InsertedRun::Other { run_id } });
     }
     let sql = "SELECT count(*) FROM app_run WHERE status = 'queued' AND status IN ('queued', 'running') AND team_id = ?1";
     let waiting: usize = c.prepare_cached(sql)?.query_row([&new.team_id], |row| Ok(row.get::<_, i64>(0)?.max(0) as usize))?;

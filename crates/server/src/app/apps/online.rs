@@ -172,7 +172,7 @@ impl App {
 
     async fn finish_stop(self: &Arc<Self>, app: AppRecord, sandbox: Stopping) -> Result<StopSummary, ApiError> {
         let began = Instant::now();
-        self.withdraw_runs(&app.id, Which::OfApp, Withdrawn::AppStopped).await?;
+        let have_ended = self.withdraw_runs(&app.id, Which::OfApp, Withdrawn::AppStopped).await?;
         let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
         let mut stopped = Vec::new();
         if let Some(row) = &online {
@@ -182,7 +182,7 @@ impl App {
                 Stopping::Delete => self.end_app_sandbox(&row.sandbox_id).await,
                 Stopping::Pause => {
                     if let Some(record) = self.record_of(&row.sandbox_id).await? {
-                        self.put_down(record, "its app was stopped", !was_awake).await?;
+                        self.put_down(record, "its app was stopped", !was_awake || !have_ended).await?;
                     }
                 }
             }

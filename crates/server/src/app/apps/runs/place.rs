@@ -94,11 +94,12 @@ impl App {
         Ok(Some(record))
     }
 
-    /// Has runs end because their app does, and waits until they have, with all that is kept of them; but not for ever.
-    pub(in crate::app::apps) async fn withdraw_runs(&self, app_id: &str, which: Which, why: Withdrawn) -> Result<(), ApiError> {
+    /// Has runs end because their app does, and waits until they have, with all that is kept of them; but not for ever: then this is false,
+    /// and what is left of them ends with the processes of their sandbox.
+    pub(in crate::app::apps) async fn withdraw_runs(&self, app_id: &str, which: Which, why: Withdrawn) -> Result<bool, ApiError> {
         let ids = self.store.app_runs_withdraw(app_id, which, why, now_ms()).await.map_err(|e| store_failure("ending the runs of an app", &e))?;
         if ids.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         // Held before they are looked at, so that no end is missed.
         let lives: Vec<Arc<Live>> = ids.iter().map(|id| self.app_runs.live(id)).collect();
@@ -111,11 +112,11 @@ impl App {
                     live.done.cancelled().await;
                 }
             }
-            Ok(())
+            Ok(true)
         };
         tokio::time::timeout(END_WITHIN, ended).await.unwrap_or_else(|_| {
             tracing::warn!(app = app_id, within = ?END_WITHIN, "runs of an app have not ended; their sandbox ends all the same");
-            Ok(())
+            Ok(false)
         })
     }
 
