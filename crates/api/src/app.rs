@@ -19,6 +19,8 @@ pub struct AppResponse {
     pub live_version: Option<i64>,
     /// `online` or `offline`: what is wanted of it.
     pub desired: String,
+    /// Of the start command, as in a status.
+    pub state: String,
     /// The sandbox that it has online.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox_id: Option<String>,
@@ -93,6 +95,63 @@ pub struct LogPieceResponse {
     pub cursor: u64,
     /// Nothing follows any more.
     pub completed: bool,
+}
+
+/// `GET /api/v1/apps/{name}/manifest`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppManifestResponse {
+    pub app: String,
+    pub version: i64,
+    /// As it was written.
+    pub text: String,
+    /// Normalised, with all defaults.
+    #[schema(value_type = Object)]
+    pub manifest: serde_json::Value,
+    /// Of that, SHA-256 in lower-case hex.
+    pub manifest_sha256: String,
+}
+
+/// `DELETE /api/v1/apps/{name}`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppDeleteResponse {
+    pub deleted: bool,
+    /// Volumes that are kept; an app of this name that declares them has them again.
+    pub volumes_left: Vec<AppVolumeLeft>,
+}
+
+/// A volume that an app left.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppVolumeLeft {
+    /// In the manifest.
+    pub name: String,
+    pub id: String,
+}
+
+/// `GET /api/v1/apps/{name}/volumes`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppVolumeListData {
+    /// Those of the live version first, then what is left of former ones.
+    pub volumes: Vec<AppVolumeStatus>,
+}
+
+/// A volume of an app.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppVolumeStatus {
+    pub name: String,
+    /// Absent until a sandbox of the app needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Absent when the live version does not declare it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_path: Option<String>,
+    pub size_limit_bytes: u64,
+    /// What its files take. Not in a status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
+    /// The sandbox that the app has online has it.
+    pub mounted: bool,
+    /// It goes when that sandbox is deleted.
+    pub delete_on_sandbox_delete: bool,
 }
 
 /// `GET /api/v1/apps/{name}/env`

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::app::AppVolumeStatus;
+
 /// `POST /api/v1/apps/{name}/start`; an empty body is the default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +83,10 @@ pub struct AppStatusResponse {
     pub start: Option<AppProcessStatus>,
     pub services: Vec<AppProcessStatus>,
     pub previews: Vec<AppPortStatus>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<AppVolumeStatus>,
+    /// Ports on which somebody listens and that the manifest does not declare. They have no preview.
+    pub unlisted: Vec<u16>,
     /// Where the app speaks the Model Context Protocol.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mcp: Vec<AppMcpStatus>,

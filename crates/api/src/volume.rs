@@ -38,6 +38,9 @@ pub struct VolumeResponse {
     pub default_posix_uid: u32,
     pub default_posix_gid: u32,
     pub size_limit: String,
+    /// The app that it is of. It goes with that, or is left by it; an app of that name which declares it has it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
     /// The volume that this one was forked from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_volume_id: Option<String>,

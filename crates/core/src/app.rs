@@ -5,15 +5,19 @@ use serde::{Deserialize, Serialize};
 pub mod amount;
 pub mod artifact;
 pub mod canonical;
+pub mod cleanup;
 pub mod inputs;
 pub mod launch;
 pub mod manifest;
 pub mod receipt;
-pub mod redact;
 pub mod run;
 pub mod schedule;
+pub mod shell;
 pub mod supervise;
 pub mod uploads;
+pub mod volume;
+
+pub use crate::redact;
 
 /// What is wanted of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

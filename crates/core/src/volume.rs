@@ -47,7 +47,7 @@ pub fn check_mount_point(path: &str) -> Result<(), &'static str> {
     if path.contains('\0') || rest.split('/').any(|part| part.is_empty() || part == "." || part == ".." || part.len() > 255) {
         return Err("must be clean: no empty parts, no \".\" or \"..\", no zero bytes");
     }
-    if SYSTEM.iter().any(|folder| is_in(path, folder)) || path == "/var/lib/sandbox0" || is_in(path, "/var/lib/sandbox0/procd") {
+    if SYSTEM.iter().any(|folder| is_in(path, folder)) || is_in(path, "/run/sandbar") || path == "/var/lib/sandbox0" || is_in(path, "/var/lib/sandbox0/procd") {
         return Err("lies in a folder of the system");
     }
     if SHARED.contains(&path) {
@@ -145,6 +145,7 @@ mod tests {
             "/var",
             "/a\0b",
             "/procd/bin",
+            "/run/sandbar/runs",
         ] {
             assert!(check_mount_point(bad).is_err(), "{bad:?}");
         }

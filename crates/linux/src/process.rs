@@ -204,22 +204,47 @@ extern "C" fn child_main(argument: *mut libc::c_void) -> libc::c_int {
     }
 }
 
+/// What a process used that has ended, with its children that were waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    pub cpu_us: u64,
+    /// The most memory that one of them had.
+    pub memory_peak_bytes: u64,
+    /// What they had written to disks, in blocks of 512 bytes.
+    pub written_bytes: u64,
+}
+
 /// Ends reaped children, one per call; `None` when no child has ended.
-pub fn reap() -> Option<(i32, Ended)> {
+pub fn reap() -> Option<(i32, Ended, Used)> {
     loop {
-        match rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => {
-                let pid = pid.as_raw_nonzero().get();
-                if let Some(code) = status.exit_status() {
-                    return Some((pid, Ended::Exited(code)));
-                }
-                if let Some(signal) = status.terminating_signal() {
-                    return Some((pid, Ended::Signaled(signal)));
-                }
-            }
-            Err(Errno::INTR) => {}
-            Ok(None) | Err(_) => return None,
+        let mut status = 0;
+        // SAFETY: all zeroes are a valid rusage: it holds numbers only.
+        let mut usage: libc::rusage = unsafe { mem::zeroed() };
+        // SAFETY: both pointers are to locals that outlive the call.
+        let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+        if pid < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
+            continue;
         }
+        if pid <= 0 {
+            return None;
+        }
+        if libc::WIFEXITED(status) {
+            return Some((pid, Ended::Exited(libc::WEXITSTATUS(status)), used(&usage)));
+        }
+        if libc::WIFSIGNALED(status) {
+            return Some((pid, Ended::Signaled(libc::WTERMSIG(status)), used(&usage)));
+        }
+    }
+}
+
+fn used(usage: &libc::rusage) -> Used {
+    let number = |n: i64| n.max(0).unsigned_abs();
+    let micros = |time: libc::timeval| number(time.tv_sec).saturating_mul(1_000_000).saturating_add(number(time.tv_usec));
+    Used {
+        cpu_us: micros(usage.ru_utime).saturating_add(micros(usage.ru_stime)),
+        // In KiB, and in blocks of 512 bytes, whatever the disk's are: getrusage(2).
+        memory_peak_bytes: number(usage.ru_maxrss).saturating_mul(1024),
+        written_bytes: number(usage.ru_oublock).saturating_mul(512),
     }
 }
 

@@ -27,6 +27,7 @@ pub mod enclosed;
 pub mod image;
 mod launcher;
 mod layers;
+mod listening;
 pub mod outbound;
 mod pins;
 mod pool;

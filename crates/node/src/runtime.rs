@@ -19,7 +19,7 @@ use std::{
 use sandbar_core::{egress::Policy, sandbox::Base};
 use sandbar_linux::{
     cgroup::{Cgroup, CgroupError, Limits as CgroupLimits, Usage},
-    launch::{Bind, LaunchError, LaunchSpec, Launched, Lower, launch},
+    launch::{Bind, LaunchError, LaunchSpec, Launched, Lower, Step, launch},
     net::{self, HostSockets},
     pidfd,
 };
@@ -151,6 +151,19 @@ impl RuntimeError {
         matches!(self, Self::Copy(sandbar_tree::TreeError::TooDeep { .. }))
     }
 
+    /// Where inside a mount cannot be, because a link or a file stands in its way.
+    pub fn blocked_mount(&self) -> Option<&Path> {
+        use rustix::io::Errno;
+        match self {
+            Self::Launch(LaunchError::Step { step: Step::Bind, path: Some(path), source })
+                if [Errno::LOOP, Errno::NOTDIR].iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error())) =>
+            {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         let full = |source: &io::Error| matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
@@ -181,6 +194,8 @@ pub struct Runtime {
     frozen: watch::Sender<bool>,
     /// Whether every warm process is up, as far as is known.
     well: AtomicBool,
+    /// When and why all processes but the agent were ended last.
+    ended_for: Mutex<Option<(i64, String)>>,
 }
 
 /// Everything that the launching thread makes, before the agent was asked.
@@ -366,6 +381,7 @@ impl Runtime {
             ended,
             frozen: watch::Sender::new(is_frozen),
             well: AtomicBool::new(true),
+            ended_for: Mutex::default(),
         }))
     }
 
@@ -488,8 +504,9 @@ impl Runtime {
         sandbar_tree::measure(&self.upper)
     }
 
-    /// Kills every process but the agent.
-    pub fn kill_all_but_agent(&self) {
+    /// Kills every process but the agent, and remembers why.
+    pub fn kill_all_but_agent(&self, at_ms: i64, why: &str) {
+        *self.ended_for.lock().unwrap_or_else(PoisonError::into_inner) = Some((at_ms, why.to_owned()));
         for pid in self.cgroup.procs().unwrap_or_default() {
             if pid != self.pid
                 && let Ok(process) = pidfd::open(pid)
@@ -498,6 +515,12 @@ impl Runtime {
                 pidfd::kill(&process).ok();
             }
         }
+    }
+
+    /// Why all processes that there were since a moment have been ended, if they have.
+    pub fn ended_for(&self, since_ms: i64) -> Option<String> {
+        let ended = self.ended_for.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.as_ref().filter(|(at_ms, _)| *at_ms >= since_ms).map(|(_, why)| why.clone())
     }
 
     /// Folder with the log segments.

@@ -59,6 +59,22 @@ pub struct Done {
     pub state: crate::ContextState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// None of an agent that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Used>,
+}
+
+/// What a process used that has ended, by the kernel's count: with those that it waited for, and those that these waited for. What it
+/// left behind for the agent to reap is not in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Used {
+    /// From its start to its end.
+    pub duration_ms: u64,
+    pub cpu_us: u64,
+    /// The most memory that one of the processes had at a time.
+    pub memory_peak_bytes: u64,
+    /// What they had written to disks, in blocks of 512 bytes.
+    pub written_bytes: u64,
 }
 
 /// Input for the process. To a REPL that is idle it is code; while code runs it goes to that code's stdin, and

@@ -403,6 +403,10 @@ pub struct Stats {
     pub contexts: u64,
     #[serde(default)]
     pub running_contexts: u64,
+    /// Processor time so far of the processes that run, and of those that they waited for, in microseconds. None of an agent that
+    /// does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_us: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -233,7 +233,7 @@ impl Agent {
 
     /// Ends what has ended: our own processes and the orphans.
     pub fn reap(&self) {
-        while let Some((pid, ended)) = sandbar_linux::process::reap() {
+        while let Some((pid, ended, used)) = sandbar_linux::process::reap() {
             let run = self.pids.borrow_mut().remove(&pid);
             let Some(run) = run else {
                 let oom = self.look_for_oom(None);
@@ -243,7 +243,7 @@ impl Agent {
                 continue;
             };
             let oom = self.look_for_oom(Some(&run.context_id));
-            run.exited(ended, oom);
+            run.exited(ended, oom, used);
             if self.pids.borrow().is_empty() {
                 *self.scratch.borrow_mut() = Vec::new();
             }

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use sandbar_procd_api::frame::{self, AttachInput, Decoded, Done, Kind, PAYLOAD_BYTES_MAX, Ready};
+use sandbar_procd_api::frame::{self, AttachInput, Decoded, Done, Kind, PAYLOAD_BYTES_MAX, Ready, Used};
 use sandbar_procd_api::{ErrorCode, PtySize, Signal, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -126,7 +126,13 @@ fn next(run: &Run, reader: &Reader) -> Next {
         }
         None => match run.end().filter(|_| run.finished.get()) {
             Some(end) => {
-                let done = Done { exit_code: end.exit_code, state: end.state, reason: end.reason };
+                let used = Used {
+                    duration_ms: u64::try_from(end.after.as_millis()).unwrap_or(u64::MAX),
+                    cpu_us: end.used.cpu_us,
+                    memory_peak_bytes: end.used.memory_peak_bytes,
+                    written_bytes: end.used.written_bytes,
+                };
+                let done = Done { exit_code: end.exit_code, state: end.state, reason: end.reason, used: Some(used) };
                 Next::Done(encode_json(Kind::Done, &done))
             }
             None => Next::Wait,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use sandbar_linux::process::Ended;
+use sandbar_linux::process::{Ended, Used};
 use sandbar_procd_api::{ContextState, ContextType, ErrorCode, Output, Stream};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -29,6 +29,7 @@ pub struct End {
     pub signal: Option<i32>,
     /// How long it ran.
     pub after: Duration,
+    pub used: Used,
 }
 
 /// Somebody who follows the output.
@@ -169,7 +170,7 @@ impl Run {
     }
 
     /// The process was reaped.
-    pub fn exited(&self, ended: Ended, oom: bool) {
+    pub fn exited(&self, ended: Ended, oom: bool, used: Used) {
         let (exit_code, signal) = match ended {
             Ended::Exited(code) => (code, None),
             Ended::Signaled(signal) => (128 + signal, Some(signal)),
@@ -188,7 +189,7 @@ impl Run {
         {
             reason = Some(format!("signal: {}", crate::signals::name(signal)));
         }
-        *self.exit.borrow_mut() = Some(End { exit_code, state, reason, signal, after: self.started.elapsed() });
+        *self.exit.borrow_mut() = Some(End { exit_code, state, reason, signal, after: self.started.elapsed(), used });
         self.state.notify_waiters();
         self.changed.notify_waiters();
     }

@@ -44,7 +44,8 @@ fn percent(since: Instant, before: u64, now: u64) -> f64 {
 
 fn sum(session: Option<i32>) -> (Stats, u64) {
     let mut stats = Stats::default();
-    let mut ticks = 0;
+    // Of the processes that run, and with those that these have waited for.
+    let (mut ticks, mut ticks_of_all) = (0, 0_u64);
     let own = std::process::id();
     let page = rustix::param::page_size() as u64;
     let Ok(entries) = std::fs::read_dir("/proc") else { return (stats, 0) };
@@ -60,6 +61,7 @@ fn sum(session: Option<i32>) -> (Stats, u64) {
         }
         stats.process_count += 1;
         ticks += (number(11) + number(12)).max(0) as u64;
+        ticks_of_all += (11..=14).map(|i| number(i).max(0) as u64).sum::<u64>();
         stats.thread_count += number(17).max(0) as u64;
         stats.memory_vms += number(20).max(0) as u64;
         stats.memory_rss += number(21).max(0) as u64 * page;
@@ -72,6 +74,7 @@ fn sum(session: Option<i32>) -> (Stats, u64) {
             }
         }
     }
+    stats.cpu_us = Some(ticks_of_all.saturating_mul(1_000_000) / rustix::param::clock_ticks_per_second().max(1));
     (stats, ticks)
 }
 

@@ -1,5 +1,6 @@
 //! `sandbar bench`: the operations of the product over HTTP, the floors of this machine beside them.
 
+mod apps;
 mod egress;
 mod floors;
 mod functions;
@@ -62,6 +63,7 @@ async fn own(args: &BenchArgs, counts: &rows::Counts, report: &mut Report) -> an
         outcome?;
     }
     scripts::measure(args, counts, report).await?;
+    apps::measure(args, counts, report).await?;
     egress::measure(args, counts, report).await
 }
 

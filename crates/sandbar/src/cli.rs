@@ -25,9 +25,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use app::{AppCommand, DeployArgs, InitArgs, InitTemplate, ValidateArgs};
+pub use app::{AppCommand, AppVersionsCommand, DeployArgs, InitArgs, InitTemplate, ValidateArgs};
 pub use app_lifecycle::{AppLifecycleCommand, AppServiceCommand};
-pub use app_runs::{AppRunArgs, AppRunsCommand, RunsCommand};
+pub use app_runs::{AppRunArgs, AppRunsCommand, ReceiptsArgs, ReceiptsCommand, RunsCommand};
 pub use app_schedules::SchedulesCommand;
 pub use collection::{CollectionArgs, CollectionCommand};
 pub use credential::{CredentialCommand, SecretArgs};

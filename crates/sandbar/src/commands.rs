@@ -2,6 +2,7 @@
 
 pub mod app;
 mod app_lifecycle;
+mod app_receipts;
 mod app_runs;
 mod app_schedules;
 pub mod collection;

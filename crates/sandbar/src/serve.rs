@@ -31,7 +31,7 @@ pub fn config(settings: &ServeSettings) -> Config {
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,
         image_registries: settings.image_registries.clone(),
-        receipt_prices: settings.receipt_prices.clone(),
+        prices: settings.prices.clone(),
         scripts: settings.scripts.clone(),
         node: NodeConfig {
             data_dir: settings.data_dir.clone(),

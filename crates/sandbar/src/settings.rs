@@ -71,8 +71,8 @@ pub struct ServeSettings {
     pub image_registries: Vec<String>,
     /// Who runs scripts, and what they may ask for.
     pub scripts: ScriptsConfig,
-    /// What runs of apps cost, for their receipts.
-    pub receipt_prices: Option<Prices>,
+    /// What runs of apps cost, for their receipts and budgets.
+    pub prices: Option<Prices>,
     /// Form of the log.
     pub log: LogFormat,
     /// A tracing filter: a level, or directives as in `info,sandbar_node=debug`.
@@ -200,10 +200,10 @@ pub struct Layer {
     /// [default: script-cache below the data directory]
     #[arg(long, env = "SANDBAR_SCRIPT_CACHE_DIR", value_name = "DIR")]
     pub script_cache_dir: Option<PathBuf>,
-    /// What runs of apps cost, for their receipts: currency=USD and any of run, cpu_hour, memory_gib_hour, disk_gib and network_gib,
-    /// each with _micros=MILLIONTHS; in TOML also a table [default: none, receipts have no price]
-    #[arg(long, env = "SANDBAR_RECEIPT_PRICES", value_name = "PRICES")]
-    pub receipt_prices: Option<PriceTable>,
+    /// What runs of apps cost, for their receipts and budgets: currency=USD and any of run, cpu_hour, memory_gib_hour, disk_gib and network_gib,
+    /// each with _micros=MILLIONTHS; in TOML also a table [default: none, receipts have no price and budgets are refused]
+    #[arg(long, env = "SANDBAR_PRICES", value_name = "PRICES")]
+    pub prices: Option<PriceTable>,
     /// Form of the log [default: text]
     #[arg(long, env = "SANDBAR_LOG", value_enum, value_name = "FORM")]
     pub log: Option<LogFormat>,
@@ -246,7 +246,7 @@ impl Layer {
             mail_from: self.mail_from.or(below.mail_from),
             bun: self.bun.or(below.bun),
             script_cache_dir: self.script_cache_dir.or(below.script_cache_dir),
-            receipt_prices: self.receipt_prices.or(below.receipt_prices),
+            prices: self.prices.or(below.prices),
             log: self.log.or(below.log),
             log_level: self.log_level.or(below.log_level),
         }
@@ -296,7 +296,7 @@ impl Layer {
             pool_min_idle: self.pool_min_idle.unwrap_or(4),
             image_registries: self.image_registries.unwrap_or_default().0,
             scripts,
-            receipt_prices: self.receipt_prices.and_then(|table| table.0),
+            prices: self.prices.and_then(|table| table.0),
             log: self.log.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
         };

@@ -41,8 +41,8 @@ pub struct Config {
     pub image_registries: Vec<String>,
     /// Who runs scripts, and what they may ask for.
     pub scripts: ScriptsConfig,
-    /// What runs of apps cost, for their receipts.
-    pub receipt_prices: Option<Prices>,
+    /// What runs of apps cost, for their receipts and budgets.
+    pub prices: Option<Prices>,
     /// This machine's part.
     pub node: NodeConfig,
 }

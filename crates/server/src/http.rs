@@ -22,6 +22,7 @@ mod credentials;
 mod events;
 pub mod extract;
 mod files;
+mod follow;
 mod functions;
 mod health;
 mod images;

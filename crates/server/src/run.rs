@@ -115,7 +115,7 @@ impl Server {
             tracing::warn!("the disk is full: nothing that needs room on it will be done until there is some");
         }
         let seal = Arc::new(Seal::open(&config.data_dir)?);
-        let receipts = Receipts::open(&config.data_dir, config.receipt_prices.clone())?;
+        let receipts = Receipts::open(&config.data_dir, config.prices.clone())?;
         let reach = Reach::open(&config, &config.data_dir)?;
         if let Ok(address) = listener.local_addr() {
             reach.listens(address);

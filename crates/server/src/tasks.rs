@@ -11,6 +11,7 @@ pub(crate) mod deadlines;
 pub(crate) mod egress;
 pub(crate) mod functions;
 pub(crate) mod pools;
+mod schedules;
 pub(crate) mod script_jobs;
 pub(crate) mod script_runs;
 pub(crate) mod script_schedules;

@@ -7,7 +7,9 @@ impl Store {
     pub async fn apps_stopping(&self) -> Result<Vec<String>, StoreError> {
         self.engine
             .read("look for apps that are being stopped", |c| {
-                let sql = "SELECT id FROM app WHERE desired = 'offline' AND json_extract(launch, '$.stopping') IS NOT NULL ORDER BY id";
+                // One that cannot be read asks for nothing.
+                let sql = "SELECT id FROM app WHERE desired = 'offline'
+                    AND CASE WHEN json_valid(launch) THEN json_extract(launch, '$.stopping') END IS NOT NULL ORDER BY id";
                 let mut statement = c.prepare_cached(sql)?;
                 let rows = statement.query_map([], |row| row.get(0))?;
                 Ok(rows.collect::<Result<_, _>>()?)

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::{
     app::{
         Cleanup, Phase, RunStatus,
-        run::{FailureReason, Group, GroupPolicy, RunCause, RunDoc},
+        run::{FailureReason, Group, GroupPolicy, RunCause, RunDoc, Withdrawn},
     },
     limits::app_runs as limits,
 };
@@ -15,9 +15,13 @@ use crate::{
 };
 
 mod claim;
+mod cleanup;
 mod prune;
+mod withdraw;
 
 pub use prune::PrunedRun;
+pub use withdraw::Which;
+pub(crate) use withdraw::withdraw_all;
 
 /// A run that is asked for.
 #[derive(Debug, Clone)]
@@ -76,6 +80,8 @@ pub struct AppRun {
     pub group: Option<String>,
     pub idempotency_key: Option<String>,
     pub cancel_requested_at_ms: Option<i64>,
+    /// Why, where that was not asked for by itself.
+    pub withdrawn: Option<Withdrawn>,
     pub created_at_ms: i64,
     pub started_at_ms: Option<i64>,
     pub finished_at_ms: Option<i64>,
@@ -124,7 +130,7 @@ pub enum CancelMet {
 }
 
 const SMALL: &str = "id, team_id, app_id, app_name, version, action, cause, schedule_id, tick_ms, status, phase, failure_reason, cleanup, sandbox_id,
-    concurrency_group, idempotency_key, cancel_requested_at_ms, created_at_ms, started_at_ms, finished_at_ms, log_bytes, artifact_bytes, receipt_id, doc";
+    concurrency_group, idempotency_key, cancel_requested_at_ms, created_at_ms, started_at_ms, finished_at_ms, log_bytes, artifact_bytes, receipt_id, withdrawn, doc";
 
 impl Store {
     /// Asks for a run: its row is there, or why not.
@@ -238,48 +244,34 @@ impl Store {
             .await
     }
 
-    /// Notes what came of cleaning up after a run, whatever that says of the run itself.
-    pub async fn app_run_cleaned(&self, id: &str, cleanup: Cleanup, doc: &RunDoc) -> Result<(), StoreError> {
-        let (id, doc) = (id.to_owned(), text(doc)?);
+    /// Runs that are under way. Whoever has none of these at hand goes on with them.
+    pub async fn app_runs_running(&self) -> Result<Vec<String>, StoreError> {
         self.engine
-            .write("note that a run was cleaned up after", move |c| {
-                c.prepare_cached("UPDATE app_run SET cleanup = ?2, doc = ?3 WHERE id = ?1 AND cleanup IS NOT NULL")?.execute((id, cleanup.as_str(), doc))?;
-                Ok(())
+            .read("read runs that are under way", move |c| {
+                let mut statement = c.prepare_cached("SELECT id FROM app_run WHERE status = 'running' ORDER BY created_at_ms, id")?;
+                statement.query_map([], |row| row.get(0))?.map(|row| Ok(row?)).collect()
             })
             .await
     }
 
-    /// Runs that have to be cleaned up after.
-    pub async fn app_runs_uncleaned(&self, limit: u32) -> Result<Vec<AppRun>, StoreError> {
-        self.runs_where("cleanup = 'pending'", limit).await
-    }
-
-    /// Runs that a server which starts goes on with.
-    pub async fn app_runs_running(&self) -> Result<Vec<AppRun>, StoreError> {
-        self.runs_where("status = 'running'", u32::MAX).await
+    /// The run of an app that was asked for with a key, and SHA-256 of what came with it.
+    pub async fn app_run_by_key(&self, app_id: &str, key: &str) -> Result<Option<(String, String)>, StoreError> {
+        let (app_id, key) = (app_id.to_owned(), key.to_owned());
+        self.engine.read("look for a run by its key", move |c| by_key(c, &app_id, &key)).await
     }
 
     /// Runs that are to be cancelled, and that nothing was begun of.
     pub async fn app_runs_unwanted(&self, limit: u32) -> Result<Vec<AppRun>, StoreError> {
-        self.runs_where("status = 'queued' AND cancel_requested_at_ms IS NOT NULL", limit).await
+        self.runs_where("status = 'queued' AND status IN ('queued', 'running') AND cancel_requested_at_ms IS NOT NULL", limit).await
     }
 
     /// Of running runs, those that are to be cancelled.
     pub async fn app_runs_to_cancel(&self) -> Result<Vec<String>, StoreError> {
         self.engine
             .read("read runs that are to be cancelled", move |c| {
-                let mut statement = c.prepare_cached("SELECT id FROM app_run WHERE status = 'running' AND cancel_requested_at_ms IS NOT NULL")?;
+                let sql = "SELECT id FROM app_run WHERE status = 'running' AND status IN ('queued', 'running') AND cancel_requested_at_ms IS NOT NULL";
+                let mut statement = c.prepare_cached(sql)?;
                 statement.query_map([], |row| row.get(0))?.map(|row| Ok(row?)).collect()
-            })
-            .await
-    }
-
-    /// Sandboxes that were made for runs and are not being ended, with the run that each was made for.
-    pub async fn run_sandboxes(&self) -> Result<Vec<(String, Option<String>)>, StoreError> {
-        self.engine
-            .read("read sandboxes of runs", move |c| {
-                let mut statement = c.prepare_cached("SELECT sandbox_id, run_id FROM app_sandbox WHERE kind = 'run' AND state = 'wanted'")?;
-                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.map(|row| Ok(row?)).collect()
             })
             .await
     }
@@ -299,13 +291,11 @@ impl Store {
 /// their rows: whoever looks for unwanted runs finds them.
 pub(crate) fn insert_run(c: &Connection, new: &NewAppRun) -> Result<InsertedRun, StoreError> {
     if let Some((key, request)) = &new.key {
-        let sql = "SELECT id, request_sha256 FROM app_run WHERE app_id = ?1 AND idempotency_key = ?2";
-        let used: Option<(String, String)> = c.prepare_cached(sql)?.query_row((&new.app_id, key), |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        if let Some((run_id, of)) = used {
+        if let Some((run_id, of)) = by_key(c, &new.app_id, key)? {
             return Ok(if of == *request { InsertedRun::Same { run_id } } else { InsertedRun::Other { run_id } });
         }
     }
-    let sql = "SELECT count(*) FROM app_run WHERE status = 'queued' AND team_id = ?1";
+    let sql = "SELECT count(*) FROM app_run WHERE status = 'queued' AND status IN ('queued', 'running') AND team_id = ?1";
     let waiting: usize = c.prepare_cached(sql)?.query_row([&new.team_id], |row| Ok(row.get::<_, i64>(0)?.max(0) as usize))?;
     if waiting >= limits::RUNS_WAITING_PER_TEAM_MAX {
         return Err(StoreError::TooMany { what: "runs of this team's apps that wait", max: limits::RUNS_WAITING_PER_TEAM_MAX });
@@ -340,6 +330,11 @@ pub(crate) fn insert_run(c: &Connection, new: &NewAppRun) -> Result<InsertedRun,
         new.input,
     ])?;
     Ok(if skipped { InsertedRun::Skipped } else { InsertedRun::Queued })
+}
+
+fn by_key(c: &Connection, app_id: &str, key: &str) -> Result<Option<(String, String)>, StoreError> {
+    let sql = "SELECT id, request_sha256 FROM app_run WHERE app_id = ?1 AND idempotency_key = ?2";
+    Ok(c.prepare_cached(sql)?.query_row((app_id, key), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
 /// Whether a run is not to begin because its group is busy; where others have to end for it, that is noted.
@@ -377,7 +372,7 @@ fn run(row: &Row<'_>) -> Result<AppRun, StoreError> {
     }
     let text = |column: usize| row.get::<_, String>(column);
     let optional = |column: usize| row.get::<_, Option<String>>(column);
-    let doc = text(23)?;
+    let doc = text(24)?;
     Ok(AppRun {
         id: row.get(0)?,
         team_id: row.get(1)?,
@@ -402,7 +397,9 @@ fn run(row: &Row<'_>) -> Result<AppRun, StoreError> {
         log_bytes: row.get::<_, i64>(20)?.max(0) as u64,
         artifact_bytes: row.get::<_, i64>(21)?.max(0) as u64,
         receipt_id: row.get(22)?,
-        doc: serde_json::from_str(&doc).map_err(|e| StoreError::corrupt("run", &e))?,
-        input: row.get(24)?,
+        withdrawn: optional(23)?.map(|text| word("withdrawn", &text, Withdrawn::named)).transpose()?,
+        // One that is of no use keeps nobody from reading the others: the run says so itself, and ends.
+        doc: serde_json::from_str(&doc).unwrap_or_else(|error| RunDoc::unreadable(&error.to_string())),
+        input: row.get(25)?,
     })
 }

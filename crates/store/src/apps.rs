@@ -4,24 +4,26 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_api::template::TemplateSpec;
 use sandbar_core::{
-    app::{Desired, VersionState},
+    app::{Desired, VersionState, run::Withdrawn},
     limits::deploys as limits,
     sandbox::Base,
 };
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Store, StoreError, app_schedules, error::taken};
+use crate::{Store, StoreError, app_runs, app_schedules, error::taken};
 
 mod env;
 mod sandboxes;
 mod setups;
 mod versions;
+mod volumes;
 
 pub use env::AppEnv;
 pub use sandboxes::AppSandboxRecord;
 pub use setups::NewAppSetup;
 pub use versions::{AppVersionRecord, NewAppVersion, Pruned};
+pub use volumes::AppVolumeRecord;
 
 /// An app's row.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +53,10 @@ pub struct DeletedApp {
     pub bases: Vec<Base>,
     /// Their rows say by now that they are to be ended.
     pub sandboxes: Vec<String>,
+    /// Volumes that are deleted as soon as no sandbox has them.
+    pub volumes_ended: Vec<AppVolumeRecord>,
+    /// Volumes that stay.
+    pub volumes_left: Vec<AppVolumeRecord>,
 }
 
 const COLUMNS: &str = "id, team_id, name, last_version, live_version, desired, launch, seen, created_by, created_at_ms, updated_at_ms, generation";
@@ -60,6 +66,26 @@ impl Store {
     pub async fn app_find(&self, team_id: &str, name: &str) -> Result<Option<AppRecord>, StoreError> {
         let (team_id, name) = (team_id.to_owned(), name.to_owned());
         self.engine.read("read an app", move |c| find(c, &team_id, &name)).await
+    }
+
+    /// The id of an app of a team by its name or id. Of one that was deleted: by what is kept of its runs, the last one of that name.
+    pub async fn app_id_of(&self, team_id: &str, name_or_id: &str) -> Result<Option<String>, StoreError> {
+        let (team_id, name) = (team_id.to_owned(), name_or_id.to_owned());
+        self.engine
+            .read("find an app", move |c| {
+                for sql in [
+                    "SELECT id FROM app WHERE team_id = ?1 AND name = ?2",
+                    "SELECT app_id FROM app_run WHERE app_id = ?2 AND team_id = ?1 LIMIT 1",
+                    "SELECT app_id FROM app_run WHERE team_id = ?1 AND app_name = ?2 ORDER BY created_at_ms DESC LIMIT 1",
+                    "SELECT app_id FROM app_receipt WHERE app_id = ?2 AND team_id = ?1 LIMIT 1",
+                ] {
+                    if let Some(id) = c.prepare_cached(sql)?.query_row((&team_id, &name), |row| row.get(0)).optional()? {
+                        return Ok(Some(id));
+                    }
+                }
+                Ok(None)
+            })
+            .await
     }
 
     /// An app of whatever team.
@@ -132,20 +158,23 @@ impl Store {
             .await
     }
 
-    /// Deletes an app with its versions, schedules and variables. Its sandboxes are to be ended from then on; its runs and receipts
-    /// are kept.
-    pub async fn app_delete(&self, id: &str) -> Result<DeletedApp, StoreError> {
+    /// Deletes an app with its versions, schedules and variables. Its sandboxes are to be ended from then on, and runs that have not
+    /// ended; runs and receipts are kept, and without `volumes` those of its volumes that do not go with its sandbox.
+    pub async fn app_delete(&self, id: &str, volumes: bool, now_ms: i64) -> Result<DeletedApp, StoreError> {
         let id = id.to_owned();
         self.engine
             .write("delete an app", move |c| {
                 let mut bases = texts(c, "SELECT base FROM app_version WHERE app_id = ?1 AND base IS NOT NULL", &id)?;
                 bases.extend(texts(c, "DELETE FROM app_setup WHERE app_id = ?1 RETURNING base", &id)?);
-                if c.prepare_cached("DELETE FROM app WHERE id = ?1")?.execute([&id])? == 0 {
-                    return Err(StoreError::NotFound { what: "app", id });
-                }
+                let sql = "DELETE FROM app WHERE id = ?1 RETURNING team_id, name";
+                let deleted = c.prepare_cached(sql)?.query_row([&id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+                let Some((team_id, name)): Option<(String, String)> = deleted else { return Err(StoreError::NotFound { what: "app", id }) };
+                let (volumes_ended, volumes_left) = volumes::end(c, &team_id, &name, volumes)?;
+                // Whoever asked for one meanwhile, too.
+                app_runs::withdraw_all(c, &id, Withdrawn::AppDeleted, now_ms)?;
                 let sandboxes = texts(c, "UPDATE app_sandbox SET state = 'removing' WHERE app_id = ?1 RETURNING sandbox_id", &id)?;
                 let bases = bases.iter().map(|text| base(text)).collect::<Result<_, _>>()?;
-                Ok(DeletedApp { bases, sandboxes })
+                Ok(DeletedApp { bases, sandboxes, volumes_ended, volumes_left })
             })
             .await
     }
@@ -231,8 +260,9 @@ fn record(row: &Row<'_>) -> Result<AppRecord, StoreError> {
         last_version: row.get(3)?,
         live_version: row.get(4)?,
         desired: Desired::named(&desired).ok_or_else(|| StoreError::corrupt("app", &desired))?,
-        launch: read(&row.get::<_, String>(6)?)?,
-        seen: read(&row.get::<_, String>(7)?)?,
+        // What was asked for at a start, and how it was seen last: without these an app can be started anew all the same.
+        launch: read(&row.get::<_, String>(6)?).unwrap_or_default(),
+        seen: read(&row.get::<_, String>(7)?).unwrap_or_default(),
         created_by: row.get(8)?,
         created_at_ms: row.get(9)?,
         updated_at_ms: row.get(10)?,

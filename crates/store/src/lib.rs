@@ -21,6 +21,7 @@ mod logins;
 mod previews;
 mod quotas;
 mod sandboxes;
+mod schedules;
 mod schema;
 mod script_events;
 mod script_jobs;
@@ -40,10 +41,10 @@ use std::{path::Path, sync::Arc};
 
 use rusqlite::OptionalExtension;
 
-pub use app_receipts::{ChainPlace, ReceiptRecord, SignReceipt, SignedReceipt};
-pub use app_runs::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, PrunedRun};
-pub use app_schedules::{AppScheduleRecord, AppStepped, AppTick, fresh as fresh_schedule, retimed as retimed_schedule};
-pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
+pub use app_receipts::{ChainPlace, ReceiptPage, ReceiptRecord, ReceiptsGone, ReceiptsKept, SignReceipt, SignedReceipt};
+pub use app_runs::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, PrunedRun, Which};
+pub use app_schedules::{AppScheduleRecord, AppStepped, AppTick, fresh as fresh_schedule, resumed as resumed_schedule, retimed as retimed_schedule};
+pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
 pub use credentials::CredentialRecord;
 pub use error::StoreError;
 pub use functions::{FunctionEvent, FunctionWhole, Released, RevisionRow};

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::StoreError;
 
 /// In order; the number of a migration is its position, from 1, and equals that of its file.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 15] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_state.sql"),
     include_str!("../migrations/0003_webhooks.sql"),
@@ -17,6 +17,10 @@ const MIGRATIONS: [&str; 11] = [
     include_str!("../migrations/0009_scripts.sql"),
     include_str!("../migrations/0010_apps.sql"),
     include_str!("../migrations/0011_previews.sql"),
+    include_str!("../migrations/0012_app_runs.sql"),
+    include_str!("../migrations/0013_schedules.sql"),
+    include_str!("../migrations/0014_app_volumes.sql"),
+    include_str!("../migrations/0015_receipts.sql"),
 ];
 
 /// Brings the database to the newest schema. A database of a newer program is left alone and refused.

@@ -10,6 +10,7 @@ use sandbar_core::{
 
 use crate::{
     JobKind, JobState, ScriptJob, ScriptRecord, Store, StoreError,
+    schedules::{self, Became, Kind},
     script_jobs::{self, SYSTEM, live_version, spec},
 };
 
@@ -88,65 +89,62 @@ impl Store {
     /// After the clock was set back: next ticks that are further away than they should be come sooner. Those that something was
     /// decided about stay decided.
     pub async fn script_schedules_rewind(&self, now_ms: i64) -> Result<usize, StoreError> {
-        self.engine
-            .write("set schedules back", move |c| {
-                let sql = "SELECT p.script_id, p.pattern, p.timezone, p.next_tick_ms, s.doc FROM script_schedule p JOIN script s ON s.id = p.script_id";
-                let mut statement = c.prepare_cached(sql)?;
-                let mut rows = statement.query([])?;
-                let mut moved = 0;
-                while let Some(row) = rows.next()? {
-                    let (id, pattern, timezone): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                    // One that cannot be read keeps no other from being set back.
-                    let (Ok(cron), Ok(spec)) = (parse(&pattern, &timezone), spec(row.get_ref(4)?.as_str().unwrap_or_default())) else { continue };
-                    let next = schedule::next(&id, &cron, &spec.schedule, now_ms);
-                    let planned: Option<i64> = row.get(3)?;
-                    if let Some(next) = next
-                        && planned.is_none_or(|planned| planned > next.tick_ms)
-                    {
-                        let sql = "UPDATE script_schedule SET next_tick_ms = ?2, due_at_ms = ?3, updated_at_ms = ?4 WHERE script_id = ?1";
-                        moved += c.prepare_cached(sql)?.execute((id, next.tick_ms, next.due_at_ms, now_ms))?;
-                    }
-                }
-                Ok(moved)
-            })
-            .await
+        schedules::rewind::<Scripts>(&self.engine, now_ms).await
     }
 
     /// What became of the ticks of a script, the newest first: those before a moment.
     pub async fn script_ticks_list(&self, script_id: &str, before_ms: Option<i64>, limit: u32) -> Result<Vec<ScriptTick>, StoreError> {
-        let id = script_id.to_owned();
-        self.engine
-            .read("list ticks", move |c| {
-                let sql = "SELECT tick_ms, outcome, reason, first_tick_ms, count, decided_at_ms, job_id FROM script_tick
-                    WHERE script_id = ?1 AND tick_ms < ?2 ORDER BY tick_ms DESC LIMIT ?3";
-                let mut statement = c.prepare_cached(sql)?;
-                let rows = statement.query_map((id, before_ms.unwrap_or(i64::MAX), limit), tick)?;
-                Ok(rows.collect::<Result<_, _>>()?)
-            })
-            .await
+        let became = schedules::ticks::<Scripts>(&self.engine, script_id, before_ms, limit).await?;
+        Ok(became.into_iter().map(|Became { tick, decided_at_ms, made }| ScriptTick { tick, decided_at_ms, job_id: made }).collect())
     }
 
     /// Forgets the oldest ticks of schedules that have too many, at most `max` of each. Returns how many.
     pub async fn script_ticks_prune(&self, max: u32) -> Result<usize, StoreError> {
-        // Looking through all of them takes a while, and nobody who writes has to wait for it.
-        let ids: Vec<String> = self
-            .engine
-            .read("look for schedules with many ticks", |c| {
-                let mut statement = c.prepare_cached("SELECT script_id FROM script_tick GROUP BY script_id HAVING count(*) > ?1")?;
-                let rows = statement.query_map([limits::SCRIPT_TICKS_KEPT_MAX], |row| row.get(0))?;
-                Ok(rows.collect::<Result<_, _>>()?)
-            })
-            .await?;
-        if ids.is_empty() {
-            return Ok(0);
+        schedules::prune::<Scripts>(&self.engine, max).await
+    }
+}
+
+/// Schedules of scripts.
+struct Scripts;
+
+/// A schedule that comes sooner by the clock of now.
+struct Astray {
+    script_id: String,
+    pattern: String,
+    timezone: String,
+    planned_ms: Option<i64>,
+    next: Next,
+}
+
+impl Kind for Scripts {
+    const TICKS: &'static str = "script_tick";
+    const SCHEDULE: &'static str = "script_id";
+    const MADE: &'static str = "job_id";
+    const TICKS_KEPT_MAX: usize = limits::SCRIPT_TICKS_KEPT_MAX;
+    type Astray = Astray;
+
+    fn astray(c: &Connection, now_ms: i64) -> Result<Vec<Astray>, StoreError> {
+        let sql = "SELECT p.script_id, p.pattern, p.timezone, p.next_tick_ms, s.doc FROM script_schedule p JOIN script s ON s.id = p.script_id";
+        let mut statement = c.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        let mut astray = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (script_id, pattern, timezone): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let planned_ms: Option<i64> = row.get(3)?;
+            let (Ok(cron), Ok(spec)) = (parse(&pattern, &timezone), spec(row.get_ref(4)?.as_str().unwrap_or_default())) else { continue };
+            let next = schedule::next(&script_id, &cron, &spec.schedule, now_ms);
+            if let Some(next) = next.filter(|next| planned_ms.is_none_or(|planned_ms| planned_ms > next.tick_ms)) {
+                astray.push(Astray { script_id, pattern, timezone, planned_ms, next });
+            }
         }
-        self.engine
-            .write("forget ticks", move |c| {
-                let sql = "DELETE FROM script_tick WHERE script_id = ?1 AND tick_ms IN
-                    (SELECT tick_ms FROM script_tick WHERE script_id = ?1 ORDER BY tick_ms DESC LIMIT ?2 OFFSET ?3)";
-                ids.into_iter().try_fold(0, |removed, id| Ok(removed + c.prepare_cached(sql)?.execute((id, max, limits::SCRIPT_TICKS_KEPT_MAX))?))
-            })
-            .await
+        Ok(astray)
+    }
+
+    fn set_back(c: &Connection, astray: &Astray, now_ms: i64) -> Result<usize, StoreError> {
+        let sql = "UPDATE script_schedule SET next_tick_ms = ?5, due_at_ms = ?6, updated_at_ms = ?7
+            WHERE script_id = ?1 AND pattern = ?2 AND timezone = ?3 AND next_tick_ms IS ?4";
+        let Astray { script_id, pattern, timezone, planned_ms, next } = astray;
+        Ok(c.prepare_cached(sql)?.execute((script_id, pattern, timezone, planned_ms, next.tick_ms, next.due_at_ms, now_ms))?)
     }
 }
 
@@ -168,7 +166,7 @@ pub(crate) fn sync_schedule(c: &Connection, script: &ScriptRecord, now_ms: i64) 
         ON CONFLICT (script_id) DO UPDATE SET pattern = excluded.pattern, timezone = excluded.timezone, next_tick_ms = excluded.next_tick_ms,
             due_at_ms = excluded.due_at_ms, updated_at_ms = excluded.updated_at_ms
         WHERE pattern <> excluded.pattern OR timezone <> excluded.timezone";
-    let (tick_ms, due_at_ms) = next.map(|next| (next.tick_ms, next.due_at_ms)).unzip();
+    let (tick_ms, due_at_ms) = schedules::columns(next);
     c.prepare_cached(sql)?.execute((&script.id, &script.team_id, pattern, &policy.timezone, tick_ms, due_at_ms, now_ms))?;
     Ok(())
 }
@@ -194,15 +192,14 @@ fn parse(pattern: &str, timezone: &str) -> Result<cron::Schedule, StoreError> {
 /// What is to become of the due ticks; none without a schedule. A decision about very many ticks takes a while, and nobody
 /// who writes has to wait for it.
 fn look(c: &Connection, script_id: &str, now_ms: i64) -> Result<Option<Seen>, StoreError> {
-    let c = c.unchecked_transaction()?;
+    let c = &c.unchecked_transaction()?;
     let sql = "SELECT p.team_id, p.pattern, p.timezone, p.next_tick_ms, s.last_version, s.doc FROM script_schedule p JOIN script s ON s.id = p.script_id
         WHERE p.script_id = ?1 AND p.next_tick_ms IS NOT NULL";
     type Found = (String, String, String, i64, u32, String);
     let read = |row: &Row<'_>| -> rusqlite::Result<Found> { Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?)) };
     let found = c.prepare_cached(sql)?.query_row([script_id], read).optional()?;
     let Some((team_id, pattern, timezone, next_tick_ms, last_version, doc)) = found else { return Ok(None) };
-    let mut statement = c.prepare_cached("SELECT first_tick_ms, tick_ms FROM script_tick WHERE script_id = ?1 AND tick_ms >= ?2 ORDER BY tick_ms")?;
-    let accounted: Vec<(i64, i64)> = statement.query_map((script_id, next_tick_ms), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let accounted = schedules::accounted::<Scripts>(c, script_id, next_tick_ms)?;
     let count = |state: JobState| -> Result<usize, StoreError> {
         let sql = match state {
             JobState::Pending => "SELECT count(*) FROM script_job WHERE script_id = ?1 AND state = 'pending' AND kind = 'cron'",
@@ -220,7 +217,7 @@ fn look(c: &Connection, script_id: &str, now_ms: i64) -> Result<Option<Seen>, St
 
 fn step(c: &Connection, script_id: &str, seen: &Seen, now_ms: i64) -> Result<Stepped, StoreError> {
     let mut stepped = Stepped::default();
-    let (tick_ms, due_at_ms) = seen.decision.next.map(|Next { tick_ms, due_at_ms }| (tick_ms, due_at_ms)).unzip();
+    let (tick_ms, due_at_ms) = schedules::columns(seen.decision.next);
     let sql = "UPDATE script_schedule SET next_tick_ms = ?5, due_at_ms = ?6, updated_at_ms = ?7
         WHERE script_id = ?1 AND pattern = ?2 AND timezone = ?3 AND next_tick_ms = ?4";
     let row = (script_id, &seen.pattern, &seen.timezone, seen.next_tick_ms, tick_ms, due_at_ms, now_ms);
@@ -234,27 +231,21 @@ fn step(c: &Connection, script_id: &str, seen: &Seen, now_ms: i64) -> Result<Ste
         stepped.replaced = c.prepare_cached(sql)?.query_map((script_id, now_ms), |row| row.get(0))?.collect::<Result<_, _>>()?;
     }
     for tick in &seen.decision.ticks {
-        let (job_id, refused) = if tick.fires { fire(c, script_id, seen, tick.tick_ms, now_ms)? } else { (None, None) };
-        let fired = job_id.is_some();
-        if fired {
-            stepped.fired += 1
+        let made = if tick.fires { fire(c, script_id, seen, tick.tick_ms, now_ms)? } else { Err(tick.reason.clone().unwrap_or_default()) };
+        if schedules::keep::<Scripts>(c, script_id, tick, made.as_deref().map_err(String::as_str), now_ms)? {
+            stepped.fired += 1;
         } else {
-            stepped.skipped += tick.count
+            stepped.skipped += tick.count;
         }
-        let sql = "INSERT INTO script_tick (script_id, tick_ms, outcome, reason, first_tick_ms, count, decided_at_ms, job_id)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING";
-        let outcome = if fired { "fired" } else { "skipped" };
-        let reason = refused.or_else(|| tick.reason.clone());
-        c.prepare_cached(sql)?.execute((script_id, tick.tick_ms, outcome, reason, tick.first_tick_ms, tick.count, now_ms, job_id))?;
     }
     Ok(stepped)
 }
 
 /// Makes the run of a tick; or says why there is none.
-fn fire(c: &Connection, script_id: &str, seen: &Seen, tick_ms: i64, now_ms: i64) -> Result<(Option<String>, Option<String>), StoreError> {
+fn fire(c: &Connection, script_id: &str, seen: &Seen, tick_ms: i64, now_ms: i64) -> Result<Result<String, String>, StoreError> {
     let input = script::tick_input(&seen.pattern, tick_ms, now_ms);
     match script_jobs::check_room(c, &seen.team_id, 1, input.len()) {
-        Err(StoreError::TooMany { what, max }) => return Ok((None, Some(format!("there are {max} {what} already, which is the limit")))),
+        Err(StoreError::TooMany { what, max }) => return Ok(Err(format!("there are {max} {what} already, which is the limit"))),
         checked => checked?,
     }
     let source = tick_ms.to_string();
@@ -279,13 +270,5 @@ fn fire(c: &Connection, script_id: &str, seen: &Seen, tick_ms: i64, now_ms: i64)
         finished_at_ms: None,
     };
     // There can only be one already if its tick was forgotten and the clock set back far since.
-    match script_jobs::insert(c, &job)? {
-        true => Ok((Some(job.id), None)),
-        false => Ok((None, Some("it fired before the clock was set back".to_owned()))),
-    }
-}
-
-fn tick(row: &Row<'_>) -> rusqlite::Result<ScriptTick> {
-    let tick = Tick { tick_ms: row.get(0)?, fires: row.get_ref(1)?.as_str()? == "fired", reason: row.get(2)?, first_tick_ms: row.get(3)?, count: row.get(4)? };
-    Ok(ScriptTick { tick, decided_at_ms: row.get(5)?, job_id: row.get(6)? })
+    Ok(if script_jobs::insert(c, &job)? { Ok(job.id) } else { Err("it fired before the clock was set back".to_owned()) })
 }

@@ -63,7 +63,7 @@ pub struct Holder {
     pub holds: bool,
 }
 
-const COLUMNS: &str =
+pub(crate) const COLUMNS: &str =
     "id, team_id, user_id, name, access_mode, tree_id, size_limit_bytes, uid, gid, source_volume_id, created_at_ms, updated_at_ms, version, owner";
 const SNAPSHOT_COLUMNS: &str = "id, volume_id, name, description, tree_id, size_bytes, created_at_ms";
 
@@ -73,12 +73,7 @@ impl Store {
         let volume = volume.clone();
         self.engine
             .write("insert a volume", move |c| {
-                let count: usize =
-                    c.prepare_cached("SELECT count(*) FROM volume WHERE team_id = ?1 AND owner IS NULL")?.query_row([&volume.team_id], |row| row.get(0))?;
-                if count >= limits::VOLUMES_PER_TEAM_MAX {
-                    return Err(StoreError::TooMany { what: "volumes of this team", max: limits::VOLUMES_PER_TEAM_MAX });
-                }
-                crate::quotas::check(c, &volume.team_id, Dimension::Volumes, count as u64, 1)?;
+                check_count(c, &volume.team_id)?;
                 insert(c, &volume)
             })
             .await
@@ -240,6 +235,15 @@ impl Store {
     }
 }
 
+/// Refuses one volume more than a team may have.
+pub(crate) fn check_count(c: &Connection, team_id: &str) -> Result<(), StoreError> {
+    let count: usize = c.prepare_cached("SELECT count(*) FROM volume WHERE team_id = ?1 AND owner IS NULL")?.query_row([team_id], |row| row.get(0))?;
+    if count >= limits::VOLUMES_PER_TEAM_MAX {
+        return Err(StoreError::TooMany { what: "volumes of this team", max: limits::VOLUMES_PER_TEAM_MAX });
+    }
+    crate::quotas::check(c, team_id, Dimension::Volumes, count as u64, 1)
+}
+
 /// Writes the row of a new volume.
 pub(crate) fn insert(c: &Connection, volume: &VolumeRecord) -> Result<(), StoreError> {
     let sql = format!("INSERT INTO volume ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)");
@@ -309,7 +313,7 @@ fn holders(c: &Connection, id: &str) -> Result<Vec<Holder>, StoreError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn record(row: &Row<'_>) -> Result<VolumeRecord, StoreError> {
+pub(crate) fn record(row: &Row<'_>) -> Result<VolumeRecord, StoreError> {
     let mode: String = row.get(4)?;
     Ok(VolumeRecord {
         id: row.get(0)?,

@@ -9,17 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AppState, PreviewState,
-    manifest::{Block, LaunchServices, Manifest, Port, Readiness, Restart, START, Service, WORKSPACE},
+    manifest::{Block, LaunchServices, Manifest, Port, Readiness, Restart, START, Service},
+    shell::{self, APP_VAR, ENTRY_VAR, VERSION_VAR},
     supervise::Ending,
 };
 use crate::limits::apps as limits;
-
-/// Env var that tells a process which one of the app it is. A server that starts anew finds it by that.
-pub const ENTRY_VAR: &str = "SANDBAR_APP_ENTRY";
-/// Env var with the name of the app.
-pub const APP_VAR: &str = "SANDBAR_APP";
-/// Env var with the number of its version.
-pub const VERSION_VAR: &str = "SANDBAR_APP_VERSION";
 
 /// What may run in a sandbox of an app.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +70,9 @@ pub struct Asked {
     /// A stop is under way: what becomes of the sandbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopping: Option<Stopping>,
+    /// While the app is offline: its sandbox was woken or made for runs, and the last of them puts it down again.
+    #[serde(skip_serializing_if = "is_false")]
+    pub woken: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,13 +126,9 @@ impl Launch {
     /// `env` is what the app was given for the variables that it asks for: of less weight than what the manifest says itself.
     pub fn of(manifest: Arc<Manifest>, app: &str, version: i64, env: &BTreeMap<String, String>) -> Self {
         let base = |name: &str, block: &Block| {
-            let mut all = env.clone();
-            all.extend(manifest.env.clone());
-            all.extend(manifest.launch.env.clone());
-            all.extend(block.env.clone());
-            // Last: what tells a process apart cannot be chosen by a manifest.
-            all.extend([(APP_VAR.to_owned(), app.to_owned()), (VERSION_VAR.to_owned(), version.to_string()), (ENTRY_VAR.to_owned(), name.to_owned())]);
-            all
+            // What tells a process apart cannot be chosen by a manifest.
+            let own = [(APP_VAR, app.to_owned()), (VERSION_VAR, version.to_string()), (ENTRY_VAR, name.to_owned())];
+            shell::whole(env, &shell::said(&manifest, Some(block), &BTreeMap::new()), own)
         };
         let names = manifest.services.iter().map(|service| service.name.as_str());
         let mut entries: Vec<Arc<Entry>> = manifest
@@ -222,11 +215,10 @@ impl Entry {
     fn new(name: &str, command: &str, block: &Block, readiness: Option<&Readiness>, restart: Restart, env: BTreeMap<String, String>) -> Self {
         let default = Readiness::default();
         let said = readiness.unwrap_or(&default);
-        let cwd = block.cwd.as_ref().map_or_else(|| WORKSPACE.to_owned(), |cwd| format!("{WORKSPACE}/{cwd}"));
         Self {
             name: name.to_owned(),
-            command: shell(command),
-            cwd,
+            command: shell::argv(command),
+            cwd: shell::folder(block.cwd.as_deref()),
             env,
             ports: block.ports.clone(),
             check: Check::of(said, &block.ports),
@@ -247,7 +239,7 @@ impl Check {
     fn of(said: &Readiness, ports: &[Port]) -> Self {
         let first = ports.first();
         match (&said.command, &said.path, said.port) {
-            (Some(command), _, _) => Self::Command(shell(command)),
+            (Some(command), _, _) => Self::Command(shell::argv(command)),
             (None, Some(path), port) => match port.or(first.map(|port| port.port)) {
                 Some(port) => Self::Http { port, path: path.clone() },
                 None => Self::Runs,
@@ -276,10 +268,6 @@ impl Check {
     }
 }
 
-fn shell(command: &str) -> Vec<String> {
-    vec!["sh".to_owned(), "-c".to_owned(), command.to_owned()]
-}
-
 /// Whether a preview of a port leads to the app. `state` is that of the process which the port was declared for; none is wanted of a port
 /// that nobody is started for, and then all that counts is whether somebody listens.
 pub fn preview_state(state: AppState, has_process: bool, listens: bool) -> PreviewState {
@@ -290,6 +278,10 @@ pub fn preview_state(state: AppState, has_process: bool, listens: bool) -> Previ
         (true, AppState::Starting | AppState::Ready | AppState::Unhealthy, _) => PreviewState::Opening,
         (true, AppState::None | AppState::Exited | AppState::Failed, _) => PreviewState::Closed,
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[cfg(test)]

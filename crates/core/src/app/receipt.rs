@@ -7,17 +7,23 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::canonical;
+use super::{canonical, run};
 
+mod checkpoint;
 mod key;
 mod price;
+mod read;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod verify;
 
+pub use checkpoint::{Checkpoint, SignedCheckpoint, sign_checkpoint};
 pub use key::{Key, KeyError, PublicKey};
-pub use price::{LineItem, Price, Prices};
-pub use verify::{ChainProblem, Problem, ReadError, VerifyError, read, verify, verify_chain};
+pub use price::{BUDGET_CURRENCY, LineItem, NoBudget, Price, Prices, check_budget};
+pub use read::{Document, ReadError, read};
+pub use run::Ground;
+pub use verify::{ChainProblem, Demand, Problem, Report, VerifyError, verify, verify_chain, verify_checkpoint};
 
 /// Of this form.
 pub const VERSION: u32 = 1;
@@ -40,36 +46,40 @@ pub struct Receipt {
     pub kind: Kind,
     /// Of the action or service.
     pub name: Option<String>,
-    /// The id of the schedule that made it run.
-    pub schedule_id: Option<String>,
+    pub caused_by: CausedBy,
     /// Where it ran; none when it came to no sandbox.
     pub sandbox_id: Option<String>,
     /// SHA-256 of the manifest's canonical JSON.
     pub manifest_sha256: String,
-    /// What the sandbox's files began as.
-    pub files: Option<String>,
+    /// SHA-256 of the version's source.
+    pub source_sha256: String,
+    /// What lay below the files of the sandbox; none when that is not known.
+    pub ground: Option<Ground>,
     /// As it was given to the shell. None when it never ran.
     pub command: Option<String>,
     /// SHA-256 of the canonical JSON of the input, with its defaults.
     pub input_sha256: Option<String>,
     pub created_at_ms: i64,
+    /// When it began: its sandbox was looked for.
     pub started_at_ms: Option<i64>,
+    /// When its command began.
+    pub commanded_at_ms: Option<i64>,
+    /// When all was over: what it left was fetched, too.
     pub finished_at_ms: i64,
     pub usage: Usage,
-    pub usage_of: UsageOf,
     pub status: Status,
     pub exit_code: Option<i32>,
     /// Why it ended so, when that is not clear from its status.
     pub reason: Option<String>,
     /// At most [`crate::limits::apps::RECEIPT_ARTIFACTS_MAX`].
     pub artifacts: Vec<Artifact>,
-    /// All connections that were refused, those that are not in the list, too.
-    pub denied_total: u64,
+    /// All connections that were refused, those that are not in the list, too; none when that is not known.
+    pub denied_total: Option<u64>,
     /// At most [`crate::limits::apps::RECEIPT_DENIALS_MAX`].
     pub denied: Vec<Denial>,
     /// None where the server has no prices.
     pub price: Option<Price>,
-    /// The id of that within which receipts are counted: the app's.
+    /// The id of that within which receipts are counted: the team's.
     pub chain: String,
     /// From 1 on, without gaps.
     pub sequence: u64,
@@ -79,10 +89,24 @@ pub struct Receipt {
     pub key_id: String,
 }
 
+/// Who or what made it run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CausedBy {
+    pub cause: run::RunCause,
+    /// Who asked, if it was somebody; and by which key.
+    pub user_id: Option<String>,
+    pub key_id: Option<String>,
+    pub schedule_id: Option<String>,
+    /// The moment of the schedule that it is for.
+    pub tick_at_ms: Option<i64>,
+}
+
 /// What was run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    #[default]
     Action,
     Start,
     Service,
@@ -100,28 +124,46 @@ pub enum Status {
     Cancelled,
 }
 
-/// Whose usage is told.
+/// Where a figure comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum UsageOf {
-    /// All that the sandbox used which was made for the run.
-    Run,
-    /// What the app's sandbox used while the command ran, with whatever else ran in it.
+pub enum Source {
+    /// All of the sandbox that was made for the run.
+    RunSandbox,
+    /// The command and the processes that it waited for, by the kernel's count. Memory is that of the largest of them; disk is what
+    /// they had written.
+    Command,
+    /// All of the app's sandbox while the command ran, with whatever else ran in it.
     AppSandbox,
 }
 
-/// What a run used.
+/// What a run used. None: it is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Usage {
     /// From the start of the command to its end.
-    pub duration_ms: u64,
-    pub cpu_us: u64,
-    pub memory_peak_bytes: u64,
-    /// By how much the files of the sandbox grew.
-    pub disk_bytes: u64,
-    pub network_sent_bytes: u64,
-    pub network_received_bytes: u64,
+    pub duration_ms: Option<u64>,
+    /// For which what it left was fetched after that.
+    pub collecting_ms: Option<u64>,
+    pub cpu_us: Option<u64>,
+    pub memory_peak_bytes: Option<u64>,
+    /// Of a sandbox: what its own files take in the end.
+    pub disk_bytes: Option<u64>,
+    pub network_sent_bytes: Option<u64>,
+    pub network_received_bytes: Option<u64>,
+    /// The server was started anew meanwhile: of the network, and of what it refused, only what came after that is counted.
+    pub network_partial: bool,
+    pub sources: Sources,
+}
+
+/// Where the figures come from; none of what is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    pub cpu: Option<Source>,
+    pub memory: Option<Source>,
+    pub disk: Option<Source>,
+    pub network: Option<Source>,
 }
 
 /// A file that a run left.
@@ -132,6 +174,8 @@ pub struct Artifact {
     pub path: String,
     pub sha256: String,
     pub size_bytes: u64,
+    /// When it had been fetched.
+    pub captured_at_ms: Option<i64>,
 }
 
 /// A connection that the network policy refused.

@@ -1,10 +1,13 @@
 //! Runs: what one is told at its begin, what is known of it while it goes on, and the decisions about it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{RunStatus, uploads::RunFile};
+use super::{RunStatus, manifest::Resources, receipt::Kind, uploads::RunFile};
 
 /// What asked for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -79,13 +82,21 @@ pub enum FailureReason {
     /// A signal ended it that was not ours.
     Signal,
     OutOfMemory,
+    /// It made a volume, or the files of its sandbox, larger than they may be, and was ended for it.
+    DiskFull,
     /// The sandbox ended, and the command with it.
     SandboxLost,
     /// Its time was up.
     Timeout,
+    /// It cost more than it may.
+    BudgetExhausted,
     Cancelled,
     /// Its group was busy.
     Skipped,
+    /// The app was stopped, deleted or started in another sandbox while the run waited for its sandbox or ran there.
+    AppStopped,
+    AppDeleted,
+    AppReplaced,
     /// A fault of the server.
     Internal,
 }
@@ -95,7 +106,18 @@ pub enum FailureReason {
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     Timeout,
+    /// It costs more than it may.
+    Budget,
     Cancelled,
+}
+
+/// Why a run is not wanted any more of which nobody said so itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Withdrawn {
+    AppStopped,
+    AppDeleted,
+    AppReplaced,
 }
 
 /// How a command ended, as the agent told.
@@ -150,14 +172,47 @@ impl Verdict {
         Self { status: RunStatus::Cancelled, reason: Some(FailureReason::Cancelled), message: Some("it was cancelled".to_owned()) }
     }
 
+    pub fn withdrawn(why: Withdrawn) -> Self {
+        let (reason, message) = match why {
+            Withdrawn::AppStopped => (FailureReason::AppStopped, "its app was stopped"),
+            Withdrawn::AppDeleted => (FailureReason::AppDeleted, "its app was deleted"),
+            Withdrawn::AppReplaced => (FailureReason::AppReplaced, "its app was started with another version, in a new sandbox"),
+        };
+        Self { status: RunStatus::Cancelled, reason: Some(reason), message: Some(message.to_owned()) }
+    }
+
     pub fn skipped(group: &str) -> Self {
         let message = format!("so many runs of the group {group:?} as may be at once were there already");
         Self { status: RunStatus::Cancelled, reason: Some(FailureReason::Skipped), message: Some(message) }
     }
 
+    pub fn over_budget() -> Self {
+        Self::failed(FailureReason::BudgetExhausted, "it came to cost more than it may, and was ended with all its processes")
+    }
+
     pub fn timed_out(timeout_s: u64) -> Self {
         let message = format!("it ran for longer than its {timeout_s} s and was ended with all its processes");
         Self { status: RunStatus::TimedOut, reason: Some(FailureReason::Timeout), message: Some(message) }
+    }
+
+    /// The run, and not only its command, took too long.
+    pub fn took_too_long(max_s: u64) -> Self {
+        let message = format!("it took longer than its quotas.maxDurationSeconds ({max_s} s) and was ended with all its processes");
+        Self { status: RunStatus::TimedOut, reason: Some(FailureReason::Timeout), message: Some(message) }
+    }
+
+    /// What is stored of it is of no use.
+    pub fn unreadable(why: &str) -> Self {
+        Self::failed(FailureReason::Internal, format!("what is stored of the run cannot be read: {why}"))
+    }
+}
+
+impl Terms {
+    /// What is left of the time that a run may take which began at a moment. A clock that was set does not make it longer.
+    pub fn left(&self, begun_ms: i64, now_ms: i64) -> Option<Duration> {
+        let max = Duration::from_secs(self.max_duration_s?);
+        let passed = Duration::from_millis(now_ms.saturating_sub(begun_ms).max(0).unsigned_abs());
+        Some(max.saturating_sub(passed))
     }
 }
 
@@ -166,6 +221,7 @@ impl Verdict {
 pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> Verdict {
     let ended_by_us = || match ending {
         Some(Ending::Timeout) => Verdict::timed_out(timeout_s),
+        Some(Ending::Budget) => Verdict::over_budget(),
         Some(Ending::Cancelled) => Verdict::cancelled(),
         None => Verdict::failed(FailureReason::Signal, "somebody ended its process in the sandbox"),
     };
@@ -177,12 +233,22 @@ pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> V
     };
     match &exit.by {
         ExitBy::Asked => ended_by_us(),
-        ExitBy::Ttl if ending == Some(Ending::Cancelled) => Verdict::cancelled(),
+        ExitBy::Ttl if matches!(ending, Some(Ending::Cancelled | Ending::Budget)) => ended_by_us(),
         ExitBy::Ttl => Verdict::timed_out(timeout_s),
         ExitBy::OutOfMemory => Verdict::failed(FailureReason::OutOfMemory, "the sandbox reached its memory limit and the kernel killed the command"),
         ExitBy::Signal(name) => Verdict::failed(FailureReason::Signal, format!("the signal {name} ended it")),
         ExitBy::Itself if exit.code == 0 => Verdict { status: RunStatus::Succeeded, reason: None, message: None },
         ExitBy::Itself => Verdict::failed(FailureReason::ExitCode, format!("it ended with exit code {}", exit.code)),
+    }
+}
+
+impl Verdict {
+    /// The same, told as what it is: of a command that was ended because a volume, or its sandbox, was full.
+    pub fn or_full(self, full: Option<String>) -> Self {
+        match (self.reason, full) {
+            (Some(FailureReason::Signal | FailureReason::ExitCode), Some(text)) => Self::failed(FailureReason::DiskFull, text),
+            _ => self,
+        }
     }
 }
 
@@ -197,6 +263,9 @@ pub struct RunDoc {
     pub requires_start: bool,
     pub place: Place,
     pub cleanup: CleanupPolicy,
+    /// So many sandboxes of its schedule are kept when they are stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u32>,
     pub artifact_paths: Vec<String>,
     /// Those that it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -207,14 +276,103 @@ pub struct RunDoc {
     pub source_sha256: String,
     /// The user or key that asked.
     pub caused_by: Option<String>,
+    /// The same, both of them.
+    #[serde(default)]
+    pub caller: Option<Caller>,
+    #[serde(default)]
+    pub kind: Kind,
+    /// What its sandbox's files are made of.
+    #[serde(default)]
+    pub ground: Option<Ground>,
+    /// What it may cost, in millionths of a dollar.
+    #[serde(default)]
+    pub max_spend_micros: Option<u64>,
+    /// What a schedule asks of its runs besides.
+    #[serde(default)]
+    pub terms: Terms,
     #[serde(default)]
     pub known: Known,
+}
+
+/// What a schedule asks of its runs beyond what the manifest says of a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// Of the run's own sandbox; stronger than those of the app.
+    #[serde(skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+    /// From the begin of the run on, its sandbox included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_duration_s: Option<u64>,
+    /// Services that have to be ready before the command runs, each after what it depends on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+}
+
+impl RunDoc {
+    /// In the place of one that is stored and cannot be read: so the run can still be shown, ended and cleaned up after. What it had of
+    /// a sandbox is kept.
+    pub fn unreadable(why: &str) -> Self {
+        Self {
+            command: String::new(),
+            cwd: None,
+            env: BTreeMap::new(),
+            timeout_s: 0,
+            requires_start: false,
+            place: Place::Fresh,
+            cleanup: CleanupPolicy::Stop,
+            keep: None,
+            artifact_paths: Vec::new(),
+            files: Vec::new(),
+            input_sha256: String::new(),
+            manifest_sha256: String::new(),
+            source_sha256: String::new(),
+            caused_by: None,
+            caller: None,
+            kind: Kind::default(),
+            ground: None,
+            max_spend_micros: None,
+            terms: Terms::default(),
+            known: Known { unreadable: Some(why.to_owned()), ..Known::default() },
+        }
+    }
+}
+
+/// Who asked for a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    pub user_id: String,
+    /// None: it was no key by which they came.
+    pub key_id: Option<String>,
+}
+
+impl Caller {
+    /// The key, where there is one.
+    pub fn id(&self) -> &str {
+        self.key_id.as_deref().unwrap_or(&self.user_id)
+    }
+}
+
+/// What lies below the files of a run's sandbox: what the version was built to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ground {
+    pub template_id: String,
+    /// The snapshot that the manifest names.
+    pub snapshot_id: Option<String>,
+    /// The image by its content.
+    pub image: String,
+    /// Ids of the layers above it, top first.
+    pub layers: Vec<String>,
 }
 
 /// What is known of a run that has begun.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Known {
+    /// What was stored of the run cannot be read, and why: it is not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
     /// It was one too many in its group, and is to end as such.
     pub skipped: bool,
     /// The runtime in which the command was or is to be started.
@@ -222,15 +380,25 @@ pub struct Known {
     /// The command was started.
     pub context_id: Option<String>,
     pub commanded_at_ms: Option<i64>,
+    /// When the end of the command was seen.
+    pub exited_at_ms: Option<i64>,
+    /// What the command used, as its agent counted.
+    pub used: Option<CommandUse>,
+    /// How long it took to fetch what it left.
+    pub collecting_ms: Option<u64>,
     /// It is being ended.
     pub ending: Option<Ending>,
     pub exit: Option<Exit>,
+    /// All processes of its sandbox were ended while it ran, because they went on writing beyond this limit.
+    pub full: Option<String>,
     /// Why it did not succeed, in a sentence.
     pub message: Option<String>,
     /// The counters of the sandbox when the command began.
     pub before: Option<Counters>,
     pub usage: Option<RunUsage>,
     pub artifacts: Vec<RunArtifact>,
+    /// What it left was fetched, and what it used was measured.
+    pub collected: bool,
     /// More was printed than is kept.
     pub log_cut: bool,
     pub cleanup_tries: u32,
@@ -249,7 +417,17 @@ pub struct Counters {
     pub denied: u64,
 }
 
-/// What a run used.
+/// What a command used with all that it waited for, by the kernel's count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandUse {
+    pub duration_ms: u64,
+    pub cpu_us: u64,
+    /// The most that one of its processes had.
+    pub peak_memory_bytes: u64,
+    pub written_bytes: u64,
+}
+
+/// What the sandbox of a run used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunUsage {
@@ -257,10 +435,10 @@ pub struct RunUsage {
     /// whatever else ran in it.
     pub own_sandbox: bool,
     pub cpu_us: u64,
-    /// The most memory of the sandbox so far.
-    pub peak_memory_bytes: u64,
-    /// What the sandbox's own files take after it.
-    pub disk_bytes: u64,
+    /// The most memory of the sandbox so far; none where the kernel does not tell.
+    pub peak_memory_bytes: Option<u64>,
+    /// What the sandbox's own files take after it; none when they could not be measured.
+    pub disk_bytes: Option<u64>,
     pub sent_bytes: u64,
     pub received_bytes: u64,
     /// Connections and names that were refused.
@@ -292,6 +470,8 @@ pub struct RunArtifact {
     pub size_bytes: u64,
     pub sha256: Option<String>,
     pub error: Option<String>,
+    #[serde(default)]
+    pub captured_at_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -387,6 +567,7 @@ words!(RunCause { Api = "api", Schedule = "schedule" });
 words!(Place { App = "app", Fresh = "fresh" });
 words!(CleanupPolicy { Stop = "stop", Archive = "archive", Delete = "delete" });
 words!(GroupPolicy { Queue = "queue", Skip = "skip", Cancel = "cancel" });
+words!(Withdrawn { AppStopped = "app_stopped", AppDeleted = "app_deleted", AppReplaced = "app_replaced" });
 words!(FailureReason {
     VersionGone = "version_gone",
     SandboxFailed = "sandbox_failed",
@@ -395,16 +576,31 @@ words!(FailureReason {
     ExitCode = "exit_code",
     Signal = "signal",
     OutOfMemory = "out_of_memory",
+    DiskFull = "disk_full",
     SandboxLost = "sandbox_lost",
     Timeout = "timeout",
+    BudgetExhausted = "budget_exhausted",
     Cancelled = "cancelled",
     Skipped = "skipped",
+    AppStopped = "app_stopped",
+    AppDeleted = "app_deleted",
+    AppReplaced = "app_replaced",
     Internal = "internal",
 });
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_takes_no_longer_than_it_may() {
+        let bounded = Terms { max_duration_s: Some(60), ..Terms::default() };
+        // Begun at, now, and the seconds that are left.
+        for (begun, now, left) in [(1000, 1000, 60), (1000, 31_000, 30), (1000, 61_000, 0), (1000, 900_000, 0), (5000, 1000, 60), (i64::MIN, i64::MAX, 0)] {
+            assert_eq!(bounded.left(begun, now), Some(Duration::from_secs(left)), "from {begun} at {now}");
+        }
+        assert_eq!(Terms::default().left(0, i64::MAX), None);
+    }
 
     #[test]
     fn how_a_command_ended_says_what_came_of_its_run() {
@@ -425,6 +621,10 @@ mod tests {
             // It was faster.
             (Some((0, None)), Some(Ending::Timeout), Is::Succeeded, None),
             (Some((2, None)), Some(Ending::Cancelled), Is::Failed, Some(Why::ExitCode)),
+            (Some((143, Some("ttl: the context reached its ttl of 5 s"))), Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
+            (Some((143, Some("deleted: the context was deleted"))), Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
+            (Some((0, None)), Some(Ending::Budget), Is::Succeeded, None),
+            (None, Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
             (None, Some(Ending::Timeout), Is::TimedOut, Some(Why::Timeout)),
             (None, Some(Ending::Cancelled), Is::Cancelled, Some(Why::Cancelled)),
             (None, None, Is::Failed, Some(Why::SandboxLost)),
@@ -434,6 +634,19 @@ mod tests {
             let found = verdict(told.as_ref(), ending, 5);
             assert_eq!((found.status, found.reason), (status, reason), "{exit:?} {ending:?}");
             assert_eq!(found.message.is_some(), status != Is::Succeeded);
+        }
+    }
+
+    #[test]
+    fn a_command_that_was_ended_on_a_full_disk_says_so() {
+        let killed = Exit::told(137, Some("signal: KILL"));
+        let full = Some("volume \"data\" is full".to_owned());
+        let found = verdict(Some(&killed), None, 5).or_full(full.clone());
+        assert_eq!((found.status, found.reason, &found.message), (RunStatus::Failed, Some(FailureReason::DiskFull), &full));
+        assert_eq!(verdict(Some(&killed), None, 5).or_full(None).reason, Some(FailureReason::Signal));
+        for other in [Exit::told(0, None), Exit::told(143, Some("deleted: x"))] {
+            let ending = Some(Ending::Cancelled).filter(|_| other.code != 0);
+            assert_eq!(verdict(Some(&other), ending, 5).or_full(full.clone()), verdict(Some(&other), ending, 5));
         }
     }
 

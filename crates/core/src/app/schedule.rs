@@ -2,8 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use jiff::Timestamp;
+
 use super::manifest::{Schedule, When};
-use crate::schedule::{Decision, Every, Next, Once, Ticks, cron};
+use crate::{
+    schedule::{Decision, Every, Next, Once, Ticks, cron},
+    validate::Violation,
+};
 
 /// Whether a schedule goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -93,6 +98,42 @@ pub fn runs_left(spec: &Schedule, executions: u64) -> Option<u64> {
     spec.max_runs.map(|max| u64::from(max).saturating_sub(executions))
 }
 
+/// Why a schedule that begins at a moment never comes, and what is allowed; none where it does. A schedule that a client makes has to
+/// come; one of a manifest that was deployed again may have been.
+pub fn never_comes(id: &str, spec: &Schedule, now_ms: i64) -> Result<Option<Violation>, String> {
+    if first(id, spec, now_ms)?.is_some() {
+        return Ok(None);
+    }
+    let is_past = |at: Timestamp| at.as_millisecond() <= now_ms;
+    let now = Timestamp::from_millisecond(now_ms).map_or_else(|_| now_ms.to_string(), |now| now.to_string());
+    Ok(Some(match (&spec.when, spec.end_at) {
+        (When::Once(at), _) if is_past(*at) => Violation::new("once", format!("has passed ({at}): it must be a moment after now, which is {now}")),
+        (_, Some(end)) if is_past(end) => Violation::new("endAt", format!("has passed ({end}): it must be a moment after now, which is {now}")),
+        (When::Once(at), _) => Violation::new("once", format!("{at} is not between startAt and endAt, so it never comes")),
+        (_, Some(end)) => Violation::new("endAt", format!("comes before the first time of the schedule ({end}): it must be after that")),
+        (_, None) => Violation::new("cron", "never comes any more".to_owned()),
+    }))
+}
+
+/// How a schedule that begins now is over already, if it is.
+pub fn over(id: &str, spec: &Schedule, executions: u64, next: Option<Next>, now_ms: i64) -> Result<Option<(Lifecycle, String)>, String> {
+    Ok(match ended(spec, executions, next) {
+        Some((Lifecycle::Completed | Lifecycle::Expired, reason)) => {
+            let why = never_comes(id, spec, now_ms)?.map_or(reason, |why| why.to_string());
+            Some((Lifecycle::Expired, why))
+        }
+        ended => ended,
+    })
+}
+
+/// After the clock was set back to a moment: from when a schedule counts and what its next tick is, where it comes sooner than is planned.
+/// What was made by a clock that was ahead counts from that moment, else a rate would wait until the clock is there again.
+pub fn sooner(id: &str, spec: &Schedule, timed_at_ms: i64, planned_ms: Option<i64>, now_ms: i64) -> Result<Option<(i64, Next)>, String> {
+    let timed_at_ms = timed_at_ms.min(now_ms);
+    let next = crate::schedule::next(id, &ticks(spec, timed_at_ms)?, &spec.policy, now_ms);
+    Ok(next.filter(|next| planned_ms.is_none_or(|planned_ms| planned_ms > next.tick_ms)).map(|next| (timed_at_ms, next)))
+}
+
 /// How a schedule has come to its end, if it has, after so many runs and with such a next tick.
 pub fn ended(spec: &Schedule, executions: u64, next: Option<Next>) -> Option<(Lifecycle, String)> {
     match (runs_left(spec, executions), next, &spec.when, spec.end_at) {
@@ -139,6 +180,9 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -192,6 +236,122 @@ mod tests {
         assert_eq!(decision.next, None);
         assert_eq!(ended(&spec, 2, decision.next).unwrap().0, Lifecycle::MaxRunsReached);
         assert_eq!(ended(&spec, 1, Some(Next { tick_ms: 1, due_at_ms: 1 })), None);
+    }
+
+    #[test]
+    fn what_never_comes_is_told_with_what_is_allowed() {
+        let now = 20 * MINUTE;
+        let table = [
+            (json!({ "once": "1970-01-01T00:20:00Z" }), Some(("once", "must be a moment after now, which is 1970-01-01T00:20:00Z"))),
+            (json!({ "once": "1970-01-01T00:20:01Z" }), None),
+            (json!({ "once": "1970-01-01T00:30:00Z", "endAt": "1970-01-01T00:25:00Z" }), Some(("once", "not between startAt and endAt"))),
+            (json!({ "once": "1970-01-01T00:30:00Z", "startAt": "1970-01-01T00:35:00Z" }), Some(("once", "not between startAt and endAt"))),
+            (json!({ "cron": "* * * * *", "endAt": "1970-01-01T00:19:00Z" }), Some(("endAt", "has passed"))),
+            (json!({ "rate": "1 hour", "endAt": "1970-01-01T00:25:00Z" }), Some(("endAt", "comes before the first time"))),
+            (json!({ "rate": "1 hour" }), None),
+        ];
+        for (given, expected) in table {
+            let spec = spec(given.clone());
+            let why = never_comes("s", &spec, now).unwrap();
+            assert_eq!(why.as_ref().map(|why| why.path.as_str()), expected.map(|(path, _)| path), "{given}");
+            if let Some((why, (_, text))) = why.zip(expected) {
+                assert!(why.message.contains(text), "{given}: {why}");
+                let over = over("s", &spec, 0, None, now).unwrap().unwrap();
+                assert_eq!(over, (Lifecycle::Expired, why.to_string()), "{given}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_nothing_wait() {
+        let hour = 60 * MINUTE;
+        let table = [
+            // Planned by a clock that was an hour ahead, and made by it.
+            (json!({ "rate": "5 minutes" }), 3 * hour, Some(3 * hour + 5 * MINUTE), Some((2 * hour, 2 * hour + 5 * MINUTE))),
+            // Made before: it keeps its beat.
+            (json!({ "rate": "5 minutes" }), 2 * MINUTE, Some(3 * hour + 2 * MINUTE), Some((2 * MINUTE, 2 * hour + 2 * MINUTE))),
+            (json!({ "cron": "30 * * * *" }), 3 * hour, Some(3 * hour + 30 * MINUTE), Some((2 * hour, 2 * hour + 30 * MINUTE))),
+            // It had come to its end by then.
+            (json!({ "cron": "30 * * * *", "endAt": "1970-01-01T02:45:00Z" }), 0, None, Some((0, 2 * hour + 30 * MINUTE))),
+            (json!({ "cron": "30 * * * *", "endAt": "1970-01-01T02:15:00Z" }), 0, None, None),
+            // Nothing is sooner.
+            (json!({ "once": "1970-01-01T04:00:00Z" }), 0, Some(4 * hour), None),
+            (json!({ "rate": "1 hour", "startAt": "1970-01-01T09:00:00Z" }), 3 * hour, Some(9 * hour), None),
+        ];
+        for (given, made, planned, expected) in table {
+            let found = sooner("s", &spec(given.clone()), made, planned, 2 * hour).unwrap();
+            assert_eq!(found.map(|(timed, next)| (timed, next.tick_ms)), expected, "{given}");
+        }
+    }
+
+    /// What is known of a schedule, as rows keep it.
+    struct Kept {
+        spec: Schedule,
+        timed_at_ms: i64,
+        next: Option<Next>,
+        /// From and to of what was decided, by its last tick.
+        decided: BTreeMap<i64, i64>,
+        fired: BTreeSet<i64>,
+    }
+
+    impl Kept {
+        /// What a server does that finds the clock at a moment.
+        fn look(&mut self, now_ms: i64) -> Result<(), TestCaseError> {
+            let calendar = ticks(&self.spec, self.timed_at_ms).unwrap();
+            let Some(next) = self.next.filter(|next| next.due_at_ms <= now_ms) else { return Ok(()) };
+            let accounted: Vec<(i64, i64)> = self.decided.range(next.tick_ms..).map(|(to, from)| (*from, *to)).collect();
+            let policy = &self.spec.policy;
+            let state = State { id: "s", ticks: &calendar, policy, next_tick_ms: next.tick_ms, accounted: &accounted, busy: false, waiting: 0, now_ms };
+            let decision = decide(&state);
+            for tick in decision.ticks {
+                prop_assert!(self.decided.insert(tick.tick_ms, tick.first_tick_ms).is_none(), "decided twice: {tick:?}");
+                prop_assert!(!tick.fires || self.fired.insert(tick.tick_ms), "fired twice: {tick:?}");
+            }
+            // None that has come is left out.
+            let mut at = next.tick_ms;
+            while at <= now_ms && decision.next.is_none_or(|next| at < next.tick_ms) {
+                prop_assert!(self.decided.range(at..).any(|(_, from)| *from <= at), "nothing was decided about {at}");
+                let Some(following) = calendar.next_after(at) else { break };
+                at = following;
+            }
+            self.next = decision.next;
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() })]
+
+        /// However the clock is set, and for whatever time the server is away: no tick fires twice, none is left out, and the next one is
+        /// never further away than it is by the clock of now.
+        #[test]
+        fn clocks_may_be_set(
+            given in prop_oneof![
+                Just(json!({ "cron": "*/20 * * * *", "timezone": "Europe/Berlin" })),
+                Just(json!({ "cron": "30 2 * * *", "timezone": "America/New_York", "missedRunPolicy": "run_all", "concurrencyPolicy": "allow" })),
+                Just(json!({ "rate": "25 minutes" })),
+                Just(json!({ "rate": "25 minutes", "jitterSeconds": 600, "missedRunPolicy": "skip" })),
+                Just(json!({ "once": "2026-10-25T01:30:00Z" })),
+            ],
+            moves in proptest::collection::vec(prop_oneof![3 => 0i64..30 * MINUTE, 1 => 0i64..2 * DAY, 1 => -2 * DAY..0], 1..40),
+        ) {
+            let spec = spec(given);
+            let mut now_ms = "2026-10-24T20:00:00Z".parse::<Timestamp>().unwrap().as_millisecond();
+            let next = first("s", &spec, now_ms).unwrap();
+            let mut kept = Kept { spec, timed_at_ms: now_ms, next, decided: BTreeMap::new(), fired: BTreeSet::new() };
+            for by in moves {
+                now_ms += by;
+                if by < 0
+                    && let Some((timed_at_ms, next)) = sooner("s", &kept.spec, kept.timed_at_ms, kept.next.map(|next| next.tick_ms), now_ms).unwrap()
+                {
+                    (kept.timed_at_ms, kept.next) = (timed_at_ms, Some(next));
+                }
+                kept.look(now_ms)?;
+                let by_now = crate::schedule::next("s", &ticks(&kept.spec, kept.timed_at_ms).unwrap(), &kept.spec.policy, now_ms);
+                // A jitter may put one off that has come already.
+                prop_assert!(by_now.is_none_or(|by_now| kept.next.is_some_and(|next| next.tick_ms <= by_now.tick_ms)), "{by_now:?} {:?}", kept.next);
+            }
+        }
     }
 
     #[test]

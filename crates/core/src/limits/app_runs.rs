@@ -21,7 +21,7 @@ pub const RUN_REQUEST_MAX_BYTES: usize = 24 << 20;
 /// Bytes of a run's output that are kept; what follows is dropped.
 pub const RUN_LOG_MAX_BYTES: u64 = 16 << 20;
 /// Bytes of a log that one request reads.
-pub const RUN_LOG_READ_MAX_BYTES: usize = 1 << 20;
+pub const RUN_LOG_READ_MAX_BYTES: u64 = 1 << 20;
 /// Variables that a request may give its run, names and values together in bytes.
 pub const RUN_ENV_MAX: usize = 100;
 pub const RUN_ENV_MAX_BYTES: usize = 64 << 10;
@@ -38,12 +38,19 @@ pub const RUN_ARTIFACTS_WITHIN_S: u64 = 300;
 /// Runs of an app that are kept, and for how long.
 pub const RUNS_PER_APP_MAX: usize = 1000;
 pub const RUN_KEPT_MS: i64 = 30 * 86_400_000;
-/// Bytes of logs and artifacts that are kept: of an app, of a team.
+/// Bytes of logs, artifacts and inputs that are kept: of an app, of a team.
 pub const RUNS_PER_APP_MAX_BYTES: u64 = 4 << 30;
 pub const RUNS_PER_TEAM_MAX_BYTES: u64 = 16 << 30;
 /// Seconds for which a request may wait for its run.
 pub const RUN_WAIT_MAX_S: u64 = 600;
-/// How often a cleanup is tried.
+/// How often archiving is tried, and milliseconds between two tries of any cleanup: at first, doubled each time up to the second.
 pub const RUN_CLEANUP_TRIES_MAX: u32 = 5;
+pub const RUN_CLEANUP_PAUSE_MS: i64 = 5_000;
+pub const RUN_CLEANUP_PAUSE_MAX_MS: i64 = 600_000;
+/// Sandboxes of one schedule that are kept stopped when nothing is said, and as many as may be asked for.
+pub const RUN_STOPPED_KEPT_DEFAULT: u32 = 10;
+pub const RUN_STOPPED_KEPT_MAX: u32 = 100;
+/// Seconds that runs get to end, with their artifacts, when their app is stopped, deleted or replaced.
+pub const RUNS_END_WITHIN_S: u64 = 60;
 /// What was refused by the network, as far as a run's usage tells it one by one.
 pub const RUN_DENIED_MAX: usize = 100;

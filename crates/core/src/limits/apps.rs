@@ -49,6 +49,8 @@ pub const APP_DISK_MAX_GB: u32 = 100;
 pub const APP_VOLUMES_MAX: usize = 5;
 pub const APP_VOLUME_NAME_MAX_CHARS: usize = 63;
 pub const APP_VOLUME_MAX_GB: u32 = 100;
+/// Thousandths of a GB that a volume has at least: the smallest there are have 1 MiB.
+pub const APP_VOLUME_MIN_GB_MILLIS: u64 = 1;
 /// Variables that an app asks for.
 pub const APP_INPUT_ENV_MAX: usize = 100;
 /// Endpoints of MCP.
@@ -111,5 +113,9 @@ pub const RECEIPT_DENIALS_MAX: usize = 100;
 pub const RECEIPT_TEXT_MAX_CHARS: usize = 4096;
 /// Lines of price in a receipt.
 pub const RECEIPT_LINE_ITEMS_MAX: usize = 20;
+/// Receipts of a team that are kept, their bytes, and for how long.
+pub const RECEIPTS_PER_TEAM_MAX: u64 = 100_000;
+pub const RECEIPTS_PER_TEAM_MAX_BYTES: u64 = 1 << 30;
+pub const RECEIPT_KEPT_MS: i64 = 400 * 86_400_000;
 /// Bytes of one signed receipt, as JSON.
 pub const RECEIPT_MAX_BYTES: usize = 2 << 20;

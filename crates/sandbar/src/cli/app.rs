@@ -27,17 +27,37 @@ pub enum AppCommand {
         /// Its name
         name: String,
     },
-    /// Delete apps with their versions; runs and receipts stay
+    /// Delete apps with their versions; runs, receipts and volumes stay
     #[command(visible_alias = "delete")]
     Rm {
         /// Their names
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Delete their volumes, too, with all files in them
+        #[arg(long)]
+        volumes: bool,
     },
-    /// List the versions of an app
-    Versions {
+    /// List the volumes of an app, with what their files take
+    Volumes {
         /// Its name
         name: String,
+    },
+    /// Print the manifest of a version of an app as it was written
+    Manifest {
+        /// The app
+        name: String,
+        /// The version [default: the live one]
+        #[arg(value_name = "VERSION")]
+        number: Option<i64>,
+    },
+    /// List the versions of an app, or cancel a build
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Versions {
+        /// Its name
+        #[arg(required = true)]
+        name: Option<String>,
+        #[command(subcommand)]
+        command: Option<AppVersionsCommand>,
     },
     /// Show which variables an app asks for and was given, or give it some
     Env {
@@ -55,6 +75,18 @@ pub enum AppCommand {
         /// The app
         name: String,
         /// The version [default: the newest that is ready before the live one]
+        #[arg(value_name = "VERSION")]
+        number: Option<i64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AppVersionsCommand {
+    /// End the build of a version; what is live stays as it is
+    Cancel {
+        /// The app
+        name: String,
+        /// The version [default: the one that is being built]
         #[arg(value_name = "VERSION")]
         number: Option<i64>,
     },

@@ -21,7 +21,7 @@ pub enum AppLifecycleCommand {
         #[arg(long)]
         no_wait: bool,
     },
-    /// Take an app offline; its sandbox is paused
+    /// Take an app offline: its runs are cancelled, its sandbox is paused
     Stop {
         /// The app
         app: String,

@@ -25,12 +25,27 @@ pub enum AppRunsCommand {
         dir: Option<PathBuf>,
     },
     /// List receipts of runs; with --output json as they were signed, for `sandbar receipt verify`
-    Receipts {
-        /// Of this app alone
-        app: Option<String>,
-        /// Only those after this number
-        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-        after: u64,
+    Receipts(ReceiptsArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ReceiptsArgs {
+    #[command(subcommand)]
+    pub command: Option<ReceiptsCommand>,
+    /// Of this app alone
+    pub app: Option<String>,
+    /// Only those after this number
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub after: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ReceiptsCommand {
+    /// Show one receipt; with --output json as it was signed
+    Get {
+        /// Id of the receipt, or of its run
+        id: String,
     },
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub enum ReceiptCommand {
-    /// Say whether receipts are as they were signed, and none between them is missing; needs no server
+    /// Say whether receipts are as they were signed; needs no server
     Verify(VerifyArgs),
 }
 
@@ -17,6 +17,9 @@ pub struct VerifyArgs {
     /// The server's public key in hex, or a file with it; without it nobody knows whose the receipts are
     #[arg(long, value_name = "PUBKEY")]
     pub key: Option<String>,
+    /// Demand a whole chain: none may be missing, from the first on or from where the server's checkpoint in the file says
+    #[arg(long)]
+    pub chain: bool,
     /// Print JSON, as with --output json
     #[arg(long)]
     pub json: bool,

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{AppCommand, Global, Output},
+    cli::{AppCommand, AppVersionsCommand, Global, Output},
     client::{Client, segment},
     output::{self, cell, time},
 };
@@ -31,8 +31,11 @@ pub async fn run(global: &Global, command: AppCommand) -> anyhow::Result<u8> {
             show(global, &app);
             Ok(0)
         }
-        AppCommand::Rm { names } => super::delete_each(&Client::from_global(global)?, global.output, names, |name| path(name, "")).await,
-        AppCommand::Versions { name } => versions(global, &name).await,
+        AppCommand::Rm { names, volumes } => delete(global, names, volumes).await,
+        AppCommand::Volumes { name } => volumes(global, &name).await,
+        AppCommand::Manifest { name, number } => manifest(global, &name, number).await,
+        AppCommand::Versions { command: Some(AppVersionsCommand::Cancel { name, number }), .. } => cancel_build(global, &name, number).await,
+        AppCommand::Versions { name, command: None } => versions(global, &name.unwrap_or_default()).await,
         AppCommand::Env { name, set, unset } => env(global, &name, set, unset).await,
         AppCommand::Rollback { name, number } => rollback(global, &name, number).await,
     }
@@ -50,10 +53,18 @@ async fn list(global: &Global) -> anyhow::Result<u8> {
         Output::Table => {
             let row = |app: &Value| {
                 let outdated = if app["outdated"] == true { format!("{} (outdated)", cell(&app["online_version"])) } else { cell(&app["online_version"]) };
-                vec![cell(&app["name"]), cell(&app["desired"]), cell(&app["live_version"]), outdated, time(&app["updated_at"])]
+                vec![
+                    cell(&app["name"]),
+                    cell(&app["desired"]),
+                    cell(&app["state"]),
+                    cell(&app["live_version"]),
+                    outdated,
+                    cell(&app["sandbox_id"]),
+                    time(&app["updated_at"]),
+                ]
             };
             let rows: Vec<_> = list["apps"].as_array().into_iter().flatten().map(row).collect();
-            output::table(&["NAME", "WANTED", "LIVE", "ONLINE", "CHANGED"], &rows);
+            output::table(&["NAME", "WANTED", "STATE", "LIVE", "ONLINE", "SANDBOX", "CHANGED"], &rows);
         }
     }
     Ok(0)
@@ -66,6 +77,7 @@ fn show(global: &Global, app: &Value) {
             ("name", cell(&app["name"])),
             ("description", cell(&app["description"])),
             ("wanted", cell(&app["desired"])),
+            ("state", cell(&app["state"])),
             ("live version", cell(&app["live_version"])),
             ("newest version", cell(&app["last_version"])),
             ("online version", cell(&app["online_version"])),
@@ -89,6 +101,105 @@ async fn versions(global: &Global, name: &str) -> anyhow::Result<u8> {
             };
             let rows: Vec<_> = list["versions"].as_array().into_iter().flatten().map(row).collect();
             output::table(&["VERSION", "STATE", "DEPLOYED", "MESSAGE", "REASON"], &rows);
+        }
+    }
+    Ok(0)
+}
+
+async fn delete(global: &Global, names: Vec<String>, volumes: bool) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let (mut done, mut failed, mut left) = (Vec::new(), Vec::new(), Vec::new());
+    for name in names {
+        match client.delete(&path(&name, if volumes { "?volumes=true" } else { "" })).await {
+            Ok(deleted) => {
+                let of_app = deleted["volumes_left"].as_array().cloned().unwrap_or_default();
+                if global.output == Output::Table {
+                    output::line(&output::printable(&name));
+                    for volume in &of_app {
+                        let (volume, id) = (cell(&volume["name"]), cell(&volume["id"]));
+                        eprintln!("sandbar: volume {volume} ({id}) is left: an app {name} has it again, and `sandbar volume rm {id}` deletes it");
+                    }
+                }
+                left.extend(of_app);
+                done.push(name);
+            }
+            Err(error) => {
+                eprintln!("sandbar: {}", output::shown(&format!("{name}: {error:#}")));
+                failed.push(json!({"id": name, "error": format!("{error:#}")}));
+            }
+        }
+    }
+    if global.output == Output::Json {
+        output::json(&json!({"deleted": done, "failed": failed, "volumes_left": left}));
+    }
+    Ok(u8::from(!failed.is_empty()))
+}
+
+async fn volumes(global: &Global, name: &str) -> anyhow::Result<u8> {
+    let list = Client::from_global(global)?.get(&path(name, "/volumes")).await?;
+    match global.output {
+        Output::Json => output::json(&list),
+        Output::Table => volume_table(&list["volumes"]),
+    }
+    Ok(0)
+}
+
+/// A table of volumes as the server tells them.
+pub(super) fn volume_table(volumes: &Value) {
+    let bytes = |value: &Value| value.as_u64().map(sandbar_core::quantity::format_bytes).unwrap_or_default();
+    let row = |volume: &Value| {
+        let at = volume["mount_path"].as_str().map_or_else(|| "not declared any more".to_owned(), output::printable);
+        let goes = if volume["delete_on_sandbox_delete"] == true { "its sandbox" } else { "nothing" };
+        let mounted = if volume["mounted"] == true { "yes" } else { "" };
+        vec![
+            cell(&volume["name"]),
+            cell(&volume["id"]),
+            at,
+            bytes(&volume["used_bytes"]),
+            bytes(&volume["size_limit_bytes"]),
+            mounted.to_owned(),
+            goes.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = volumes.as_array().into_iter().flatten().map(row).collect();
+    output::table(&["VOLUME", "ID", "PATH", "USED", "LIMIT", "MOUNTED", "GOES WITH"], &rows);
+}
+
+async fn manifest(global: &Global, name: &str, number: Option<i64>) -> anyhow::Result<u8> {
+    let query = number.map(|number| format!("?version={number}")).unwrap_or_default();
+    let found = Client::from_global(global)?.get(&path(name, &format!("/manifest{query}"))).await?;
+    match global.output {
+        Output::Json => output::json(&found),
+        Output::Table => {
+            for line in found["text"].as_str().unwrap_or_default().lines() {
+                output::line(&output::printable(line));
+            }
+        }
+    }
+    Ok(0)
+}
+
+async fn cancel_build(global: &Global, name: &str, number: Option<i64>) -> anyhow::Result<u8> {
+    let client = Client::from_global(global)?;
+    let number = match number {
+        Some(number) => number,
+        None => {
+            let list = client.get(&path(name, "/versions")).await?;
+            let building = list["versions"].as_array().into_iter().flatten().find(|version| version["state"] == "building");
+            building.and_then(|version| version["version"].as_i64()).with_context(|| format!("no version of app {name:?} is being built"))?
+        }
+    };
+    let version = client.post(&path(name, &format!("/versions/{number}/cancel")), &json!({})).await?;
+    match global.output {
+        Output::Json => output::json(&version),
+        Output::Table if version["state"] == "building" => output::line(&format!("the build of version {number} of {name} is about to end")),
+        Output::Table => {
+            let reason = version["reason"].as_str().unwrap_or_default();
+            output::line(&output::printable(&format!(
+                "version {number} of {name} is {}{}{reason}",
+                cell(&version["state"]),
+                if reason.is_empty() { "" } else { ": " }
+            )));
         }
     }
     Ok(0)

@@ -50,7 +50,7 @@ pub async fn run(global: &Global, client: &Client, command: AppLifecycleCommand)
             show(global, &status);
             return Ok(u8::from(failed(&status)));
         }
-        AppLifecycleCommand::Logs { app, service, follow } => logs(client, &app, service.as_deref().unwrap_or("start"), follow).await?,
+        AppLifecycleCommand::Logs { app, service, follow } => logs(global.output, client, &app, service.as_deref().unwrap_or("start"), follow).await?,
         AppLifecycleCommand::Open { app, port, path: to, mcp, ttl, print } => {
             let mut body = Map::new();
             body.extend(port.map(|port| ("port".to_owned(), port.into())));
@@ -90,13 +90,16 @@ async fn service(global: &Global, client: &Client, command: AppServiceCommand) -
     Ok(())
 }
 
-async fn logs(client: &Client, app: &str, source: &str, follow: bool) -> anyhow::Result<()> {
+async fn logs(form: Output, client: &Client, app: &str, source: &str, follow: bool) -> anyhow::Result<()> {
     let mut since = String::new();
     loop {
         let part = client.get(&path(app, &format!("/logs?source={}&since={}", segment(source), segment(&since)))).await?;
         let text = part["output"].as_str().unwrap_or_default();
-        for line in text.lines() {
-            output::line(&output::printable(line));
+        match form {
+            // One object in a line for each part, with the cursor to go on from.
+            Output::Json if text.is_empty() => {}
+            Output::Json => output::line(&part.to_string()),
+            Output::Table => text.lines().for_each(|line| output::line(&output::printable(line))),
         }
         let cursor = cell(&part["cursor"]);
         let is_more = !text.is_empty() && cursor != since;
@@ -157,6 +160,15 @@ fn show(global: &Global, status: &Value) {
             .collect();
         output::line("");
         output::table(&["MCP", "PROCESS", "ACCESS", "PREVIEW", "URL"], &rows);
+    }
+    if status["volumes"].as_array().is_some_and(|volumes| !volumes.is_empty()) {
+        output::line("");
+        super::app::volume_table(&status["volumes"]);
+    }
+    let unlisted: Vec<String> = status["unlisted"].as_array().into_iter().flatten().map(cell).collect();
+    if !unlisted.is_empty() {
+        output::line("");
+        output::line(&format!("unlisted, and closed: somebody listens on {}, which the manifest does not declare", unlisted.join(", ")));
     }
     for process in processes.iter().filter(|process| process["state"] == "failed") {
         output::line("");

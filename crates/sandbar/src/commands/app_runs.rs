@@ -32,7 +32,7 @@ pub async fn run(global: &Global, client: &Client, command: AppRunsCommand) -> a
         AppRunsCommand::Runs(command) => runs(global, client, command).await,
         AppRunsCommand::Schedules(command) => super::app_schedules::run(global, client, command).await,
         AppRunsCommand::Artifacts { run, dir } => artifacts(global, client, &run, dir.as_deref()).await,
-        AppRunsCommand::Receipts { app, after } => receipts(global, client, app.as_deref(), after).await,
+        AppRunsCommand::Receipts(args) => super::app_receipts::run(global, client, args).await,
     }
 }
 
@@ -71,7 +71,7 @@ async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Re
         return Ok(0);
     }
     if global.output == Output::Table {
-        follow(client, &id, true).await?;
+        follow(Output::Table, client, &id, true).await?;
     }
     let run = ended(client, &id).await?;
     match global.output {
@@ -104,8 +104,9 @@ async fn ended(client: &Client, id: &str) -> anyhow::Result<Value> {
     }
 }
 
-/// Prints a log as it is, from its begin; with `on` until the run has ended.
-async fn follow(client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
+/// Prints a log as it is, from its begin; with `on` until the run has ended. As JSON one object in a line for each piece, with the
+/// cursor to go on from.
+async fn follow(form: Output, client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
     let mut since = 0;
     loop {
         let piece = client.get(&path(id, &format!("/logs?since={since}"))).await?;
@@ -115,7 +116,11 @@ async fn follow(client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
             Some(line) => output::printable(line) + "\n",
             None => output::printable(line),
         });
-        let shown: String = shown.collect();
+        let shown: String = match form {
+            Output::Json if text.is_empty() => String::new(),
+            Output::Json => format!("{piece}\n"),
+            Output::Table => shown.collect(),
+        };
         let mut out = io::stdout().lock();
         // A reader that has gone is no error of ours.
         let _ = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
@@ -186,7 +191,7 @@ async fn runs(global: &Global, client: &Client, command: RunsCommand) -> anyhow:
             }
         }
         RunsCommand::Get { run } => show(global, client.get(&path(&run, "")).await?["run"].take()),
-        RunsCommand::Logs { run, follow: on } => follow(client, &run, on).await?,
+        RunsCommand::Logs { run, follow: on } => follow(global.output, client, &run, on).await?,
         RunsCommand::Cancel { run } => show(global, client.post(&path(&run, "/cancel"), &json!({})).await?["run"].take()),
     }
     Ok(0)
@@ -242,10 +247,17 @@ async fn artifacts(global: &Global, client: &Client, run: &str, dir: Option<&Pat
         }
         return Ok(0);
     };
+    let mut fetched = Vec::new();
     for artifact in list.as_array().into_iter().flatten().filter(|artifact| artifact["status"] == "captured") {
         let target = below(dir, artifact["path"].as_str().unwrap_or_default())?;
         fetch(client, &path(run, &format!("/artifacts/{}", artifact["number"])), &target).await?;
-        output::line(&output::printable(&target.display().to_string()));
+        match global.output {
+            Output::Json => fetched.push(json!({ "number": artifact["number"], "path": artifact["path"], "file": target })),
+            Output::Table => output::line(&output::printable(&target.display().to_string())),
+        }
+    }
+    if global.output == Output::Json {
+        output::json(&fetched.into());
     }
     Ok(0)
 }
@@ -270,31 +282,6 @@ async fn fetch(client: &Client, from: &str, target: &Path) -> anyhow::Result<()>
         file.write_all(&bytes).await.with_context(written)?;
     }
     file.flush().await.with_context(written)
-}
-
-async fn receipts(global: &Global, client: &Client, app: Option<&str>, after: u64) -> anyhow::Result<u8> {
-    let app = app.map(|app| format!("&app={}", segment(app))).unwrap_or_default();
-    let (mut all, mut after) = (Vec::new(), Some(after));
-    while let Some(seq) = after {
-        let mut page = client.get(&format!("/api/v1/receipts?limit=200&after_seq={seq}{app}")).await?;
-        if let Value::Array(receipts) = page["receipts"].take() {
-            all.extend(receipts);
-        }
-        after = page["next_after_seq"].as_u64();
-    }
-    match global.output {
-        Output::Json => output::json(&all.into()),
-        Output::Table => {
-            let row = |signed: &Value| {
-                let receipt = &signed["receipt"];
-                let of = |name: &str| output::printable(&cell(&receipt[name]));
-                vec![of("sequence"), of("app_name"), of("app_version"), of("name"), of("status"), of("exit_code"), of("run_id"), cell(&signed["sha256"])]
-            };
-            let rows: Vec<_> = all.iter().map(row).collect();
-            output::table(&["NUMBER", "APP", "VERSION", "ACTION", "STATUS", "EXIT", "RUN", "SHA256"], &rows);
-        }
-    }
-    Ok(0)
 }
 
 fn path(run: &str, rest: &str) -> String {

@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read, path::Path};
 
 use anyhow::{Context, bail};
-use sandbar_core::app::receipt::{PublicKey, Signed, read, verify_chain};
+use sandbar_core::app::receipt::{Demand, Document, PublicKey, Report, Signed, read, verify_chain};
 use serde_json::json;
 
 use crate::{
@@ -24,7 +24,7 @@ pub async fn run(global: &Global, command: ReceiptCommand) -> anyhow::Result<u8>
 
 fn verify(form: Output, args: &VerifyArgs) -> anyhow::Result<u8> {
     let trusted = args.key.as_deref().map(public_key).transpose()?;
-    let mut receipts = read(&read_bounded(&args.file, FILE_MAX_BYTES)?)?;
+    let Document { mut receipts, checkpoints } = read(&read_bounded(&args.file, FILE_MAX_BYTES)?)?;
     // Servers list the newest first.
     if let [first, .., last] = &receipts[..]
         && first.receipt.chain == last.receipt.chain
@@ -32,12 +32,13 @@ fn verify(form: Output, args: &VerifyArgs) -> anyhow::Result<u8> {
     {
         receipts.reverse();
     }
-    let problems = verify_chain(&receipts, trusted.as_ref());
+    let demand = if args.chain { Demand::Chain } else { Demand::Each };
+    let Report { problems, missing } = verify_chain(&receipts, &checkpoints, trusted.as_ref(), demand);
     if args.json || form == Output::Json {
         let wrong: Vec<_> =
             problems.iter().map(|problem| json!({"id": problem.id, "sequence": problem.sequence, "message": problem.problem.to_string()})).collect();
         output::json(&json!({
-            "ok": problems.is_empty(), "trusted": trusted.is_some(), "receipts": receipts.len(), "problems": wrong,
+            "ok": problems.is_empty(), "trusted": trusted.is_some(), "receipts": receipts.len(), "missing": missing, "problems": wrong,
             "first": receipts.first().map(|signed| signed.receipt.sequence), "last": receipts.last().map(|signed| signed.receipt.sequence),
             "public_key": receipts.first().map(|signed| signed.public_key),
         }));
@@ -46,17 +47,21 @@ fn verify(form: Output, args: &VerifyArgs) -> anyhow::Result<u8> {
             output::line(&output::printable(&problem.to_string()));
         }
         if problems.is_empty() {
-            output::line(&output::printable(&verdict(&receipts, trusted.is_some())));
+            output::line(&output::printable(&verdict(&receipts, missing, trusted.is_some())));
         }
     }
     Ok(u8::from(!problems.is_empty()))
 }
 
-fn verdict(receipts: &[Signed], trusted: bool) -> String {
+fn verdict(receipts: &[Signed], missing: u64, trusted: bool) -> String {
     let (Some(first), Some(last)) = (receipts.first(), receipts.last()) else { return String::new() };
     let which = match receipts.len() {
         1 => format!("receipt {} (number {}) is", first.receipt.id, first.receipt.sequence),
-        count => format!("{count} receipts, numbers {} to {} without a gap, are", first.receipt.sequence, last.receipt.sequence),
+        count if missing == 0 => format!("{count} receipts, numbers {} to {} without a gap, are", first.receipt.sequence, last.receipt.sequence),
+        count => format!(
+            "{count} receipts, numbers {} to {} without {missing} that are not here (those of other apps; --chain demands all), are",
+            first.receipt.sequence, last.receipt.sequence
+        ),
     };
     let whose = if trusted {
         "with the key that you trust".to_owned()

@@ -18,8 +18,12 @@ mod demo;
 mod kills;
 mod lifecycle;
 mod previews;
+mod receipts;
 mod runs;
 mod schedules;
+mod sealed;
+mod shut;
+mod volumes;
 
 const APPS: &str = "/api/v1/apps";
 const SOON: Duration = Duration::from_secs(60);
@@ -219,7 +223,7 @@ fn what_is_wrong_with_a_manifest_is_told_before_anything_is_made() {
         (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  base: nothing\n")][..], 404, "runtime.base"),
         (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  snapshot: nothing\n")][..], 404, "snapshot"),
         (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  image:\n    ref: example.com/nothing:1\n")][..], 409, "operator"),
-        (&[("sandbar.yaml", "schemaVersion: 1\nvolumes:\n  - name: data\n    mountPath: /data\n")][..], 422, "volumes"),
+        (&[("sandbar.yaml", "schemaVersion: 1\nvolumes:\n  - name: data\n    mountPath: /etc/data\n")][..], 422, "mountPath"),
         (&[("sandbar.yaml", "schemaVersion: 1\nruntime:\n  dockerfile: {}\n")][..], 422, "dockerfile"),
     ] {
         let error = app.send("", files).error(&[status]);
@@ -349,9 +353,13 @@ fn what_an_app_is_given_is_sealed_and_taken_out_of_what_is_printed() {
     }
     app.api.put(&app.path("/env"), json!({ "API_KEY": null })).ok(200);
     assert_eq!(app.api.get(&app.path("/env")).ok(200)["env"][0]["given"], false);
-    for (body, says) in
-        [(json!({ "1A": "x" }), "env."), (json!({ "A B": "x" }), "env."), (json!({ "A": 1 }), "A"), (json!({ "A": "x".repeat(40_000) }), "bytes")]
-    {
+    for (body, says) in [
+        (json!({ "1A": "x" }), "env."),
+        (json!({ "A B": "x" }), "env."),
+        (json!({ "A": 1 }), "A"),
+        (json!({ "SANDBAR_APP_ENTRY": "x" }), "set by the server"),
+        (json!({ "A": "x".repeat(40_000) }), "bytes"),
+    ] {
         let error = app.api.put(&app.path("/env"), body).error(&[400]);
         assert!(error["message"].as_str().unwrap().contains(says), "{error}");
     }

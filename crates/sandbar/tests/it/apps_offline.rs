@@ -6,7 +6,10 @@ use std::{
     process::{Command, Output},
 };
 
-use sandbar_core::app::receipt::{Artifact, Key, Kind, Receipt, Signed, Status, Usage, UsageOf, VERSION, sign};
+use sandbar_core::app::{
+    receipt::{Artifact, CausedBy, Checkpoint, Key, Kind, Receipt, Signed, Status, Usage, VERSION, sign, sign_checkpoint},
+    run::RunCause,
+};
 use serde_json::Value;
 
 struct Folder(PathBuf);
@@ -110,22 +113,23 @@ fn receipts(count: u64) -> Vec<Signed> {
             run_id: format!("run-{sequence}"),
             kind: Kind::Action,
             name: Some("report".to_owned()),
-            schedule_id: None,
+            caused_by: CausedBy { cause: RunCause::Api, user_id: Some("user".to_owned()), key_id: None, schedule_id: None, tick_at_ms: None },
             sandbox_id: None,
             manifest_sha256: "0".repeat(64),
-            files: None,
+            source_sha256: "2".repeat(64),
+            ground: None,
             command: Some("make".to_owned()),
             input_sha256: None,
             created_at_ms: 1,
             started_at_ms: Some(2),
+            commanded_at_ms: Some(2),
             finished_at_ms: 3,
-            usage: Usage { cpu_us: 4, ..Usage::default() },
-            usage_of: UsageOf::Run,
+            usage: Usage { cpu_us: Some(4), ..Usage::default() },
             status: Status::Succeeded,
             exit_code: Some(0),
             reason: None,
-            artifacts: vec![Artifact { path: "a".to_owned(), sha256: "1".repeat(64), size_bytes: 5 }],
-            denied_total: 0,
+            artifacts: vec![Artifact { path: "a".to_owned(), sha256: "1".repeat(64), size_bytes: 5, captured_at_ms: Some(3) }],
+            denied_total: Some(0),
             denied: Vec::new(),
             price: None,
             chain: "app".to_owned(),
@@ -152,6 +156,7 @@ fn receipts_are_verified_without_a_server() {
         (&["receipt", "verify", "list.json"][..], "3 receipts, numbers 1 to 3 without a gap, are as signed"),
         (&["receipt", "verify", "lines.jsonl", "--key", &key], "with the key that you trust"),
         (&["receipt", "verify", "one.json", "--key", "key.pub"], "receipt rcpt-2 (number 2) is as signed"),
+        (&["receipt", "verify", "list.json", "--chain"], "3 receipts, numbers 1 to 3 without a gap, are as signed"),
     ] {
         let done = sandbar(&folder.0, args);
         assert!(done.status.success() && stdout(&done).contains(wanted), "{args:?}: {}{}", stdout(&done), stderr(&done));
@@ -160,10 +165,28 @@ fn receipts_are_verified_without_a_server() {
     let altered = fs::read_to_string(&list).unwrap().replacen("\"exit_code\": 0", "\"exit_code\": 1", 1);
     folder.write("altered.json", &altered);
     folder.write("gap.jsonl", &[lines[2].as_str(), &lines[0]].join("\n"));
+    let done = sandbar(&folder.0, &["receipt", "verify", "gap.jsonl", "--key", &key]);
+    assert!(done.status.success() && stdout(&done).starts_with("2 receipts, numbers 1 to 3 without 1 that are not here"), "{}", stdout(&done));
+    // A part of a chain is whole where the server says what stands before it.
+    let signer = Key::from_seed(&[7; 32]).unwrap();
+    let checkpoint = |key: &Key| serde_json::to_string(&sign_checkpoint(&Checkpoint::new("app", 1, &receipts[0].sha256, 9), key)).unwrap();
+    let rest = [lines[1].as_str(), lines[0].as_str()];
+    folder.write("rest.jsonl", &rest.join("\n"));
+    folder.write("kept.jsonl", &[&[checkpoint(&signer).as_str()][..], &rest].concat().join("\n"));
+    folder.write("forged.jsonl", &[&[checkpoint(&Key::from_seed(&[8; 32]).unwrap()).as_str()][..], &rest].concat().join("\n"));
+    folder.write("reordered.jsonl", &[lines[2].as_str(), &lines[0], &lines[1]].join("\n"));
+    folder.write("cut.json", &fs::read_to_string(&list).unwrap()[..3000]);
+    let done = sandbar(&folder.0, &["receipt", "verify", "kept.jsonl", "--chain", "--key", &key]);
+    assert!(done.status.success(), "{}{}", stdout(&done), stderr(&done));
+    let done = sandbar(&folder.0, &["receipt", "verify", "cut.json"]);
+    assert!(done.status.code() == Some(1) && stderr(&done).contains("receipt 1 is none"), "{}", stderr(&done));
     let other = Key::from_seed(&[8; 32]).unwrap().public_key().to_string();
     for (args, wanted) in [
         (&["receipt", "verify", "altered.json"][..], "was altered"),
-        (&["receipt", "verify", "gap.jsonl"], "1 between them are missing"),
+        (&["receipt", "verify", "gap.jsonl", "--chain"], "1 between them are missing"),
+        (&["receipt", "verify", "rest.jsonl", "--chain"], "no checkpoint says"),
+        (&["receipt", "verify", "forged.jsonl", "--chain"], "follows a checkpoint that was signed with another key"),
+        (&["receipt", "verify", "reordered.jsonl"], "the order is wrong"),
         (&["receipt", "verify", "list.json", "--key", &other], "with another key"),
     ] {
         let done = sandbar(&folder.0, args);

@@ -3,18 +3,17 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 use axum::body::Body;
 use sandbar_api::ErrorCode;
 use sandbar_core::{
-    app::{VersionState, manifest::Manifest},
+    app::{AppState, VersionState, manifest::Manifest, run::Withdrawn},
     limits::deploys as limits,
 };
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, Pruned};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, Pruned, StoreError, Which};
 use tokio::sync::{Notify, Semaphore};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{
@@ -36,12 +35,15 @@ mod ports;
 pub mod runs;
 mod sandboxes;
 mod schedules;
+pub(crate) mod sealed;
+mod shell;
 mod source;
 pub(crate) mod status;
 mod steps;
 pub(crate) mod supervise;
+pub(crate) mod volumes;
 
-use build::Build;
+use build::{Build, BuildStop};
 
 /// Where logs of builds are kept, in the data directory.
 const LOGS: &str = "app-builds";
@@ -49,7 +51,7 @@ const LOGS: &str = "app-builds";
 /// What is known of apps in memory.
 pub struct Apps {
     /// What ends a build, by app and version.
-    builds: Mutex<HashMap<(String, i64), CancellationToken>>,
+    builds: Mutex<HashMap<(String, i64), BuildStop>>,
     /// Of builds.
     places: Arc<Semaphore>,
     /// Sandboxes that are being made, whether anybody waits for them or not.
@@ -58,6 +60,8 @@ pub struct Apps {
     removing: Ids,
     /// Woken when sandboxes may have to be ended.
     pub(crate) changed: Notify,
+    /// Changes whenever variables of some app do.
+    env_epoch: AtomicU64,
 }
 
 /// What goes with the source of a new version.
@@ -75,6 +79,8 @@ pub(crate) struct AppWhole {
     pub online: Option<AppSandboxRecord>,
     /// The version that is online says something else than the live one.
     pub outdated: bool,
+    /// Of the start command.
+    pub state: AppState,
 }
 
 impl Default for Apps {
@@ -85,6 +91,7 @@ impl Default for Apps {
             making: Ids::default(),
             removing: Ids::default(),
             changed: Notify::new(),
+            env_epoch: AtomicU64::new(0),
         }
     }
 }
@@ -94,7 +101,10 @@ impl App {
     pub(crate) async fn apps(&self, who: &Principal) -> Result<Vec<AppWhole>, ApiError> {
         let mut wholes = Vec::new();
         for app in self.store.apps_list(&who.team_id).await.map_err(|e| store_failure("listing apps", &e))? {
-            wholes.push(self.app_whole(app).await?);
+            match self.app_whole(app.clone()).await {
+                Err(error) if error.details() == Some(&unreadable()) => wholes.push(AppWhole { app, live: None, online: None, outdated: false, state: AppState::None }),
+                whole => wholes.push(whole?),
+            }
         }
         Ok(wholes)
     }
@@ -107,7 +117,7 @@ impl App {
 
     pub(crate) async fn app_whole(&self, app: AppRecord) -> Result<AppWhole, ApiError> {
         let live = match app.live_version {
-            Some(number) => self.store.app_version(&app.id, number).await.map_err(|e| store_failure("reading the version", &e))?,
+            Some(number) => self.store.app_version(&app.id, number).await.map_err(|e| version_failure(&e))?,
             None => None,
         };
         let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
@@ -118,7 +128,8 @@ impl App {
             }
             _ => false,
         };
-        Ok(AppWhole { app, live, online, outdated })
+        let state = self.app_state(&app, online.as_ref());
+        Ok(AppWhole { app, live, online, outdated, state })
     }
 
     /// The versions of an app, the newest first.
@@ -136,7 +147,7 @@ impl App {
     }
 
     pub(crate) async fn version_of(&self, app: &AppRecord, number: i64) -> Result<AppVersionRecord, ApiError> {
-        let found = self.store.app_version(&app.id, number).await.map_err(|e| store_failure("reading the version", &e))?;
+        let found = self.store.app_version(&app.id, number).await.map_err(|e| version_failure(&e))?;
         found.ok_or_else(|| ApiError::not_found("version", &number.to_string()))
     }
 
@@ -159,13 +170,29 @@ impl App {
         source::check_name(name)?;
         source::check_message(deploy.message.as_deref())?;
         self.check_room()?;
+        // Before anything of it is taken in.
+        self.store.app_not_building(&who.team_id, name).await.map_err(|e| store_failure("looking for a build", &e))?;
         let source = self.take_source(body).await?;
         let ground = self.app_ground(who, &source.parsed.manifest).await?;
+        self.check_app_volumes(who, &source.parsed.manifest, &ground.template)?;
         let new = source.version(who, name, &deploy, &ground, now_ms());
         let (app, version) = self.store.app_version_begin(new).await.map_err(|e| store_failure("saving the version", &e))?;
         tracing::info!(action = "deploy", team = app.team_id, app = app.id, version = version.number, by = who.user_id, "a version of an app is being built");
         let build = Build { app: app.clone(), version: version.clone(), who: who.clone(), source, ground, activate: deploy.activate };
         self.begin_build(build);
+        Ok((app, version))
+    }
+
+    /// Ends the build of a version, which has failed then. One that is not being built is a conflict (409).
+    pub(crate) async fn cancel_build(&self, who: &Principal, name: &str, number: i64) -> Result<(AppRecord, AppVersionRecord), ApiError> {
+        let (app, version) = self.app_version(who, name, number).await?;
+        let build = self.apps.lock().get(&(app.id.clone(), number)).cloned();
+        let Some(build) = build.filter(|_| version.state == VersionState::Building) else {
+            return Err(ApiError::conflict(format!("version {number} of app {name:?} is {}: no build of it is under way", version.state.as_str())));
+        };
+        tracing::info!(action = "cancel_build", team = app.team_id, app = app.id, version = number, by = who.user_id, "the build of a version is cancelled");
+        build.cancel().await;
+        let version = self.version_of(&app, number).await?;
         Ok((app, version))
     }
 
@@ -177,17 +204,27 @@ impl App {
         Ok(app)
     }
 
-    /// Deletes an app with its versions. A build under way ends, and so do its sandboxes, behind the caller. Runs and receipts stay.
-    pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str) -> Result<(), ApiError> {
+    /// Deletes an app with its versions. Its runs are cancelled first; a build under way ends, and so do its sandboxes, behind the caller.
+    /// What is known of runs, and receipts, stays, and without `volumes` those of its volumes that do not go with its sandbox: returns them.
+    pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str, volumes: bool) -> Result<Vec<AppVolumeRecord>, ApiError> {
         let app = self.app(who, name).await?;
-        let deleted = self.store.app_delete(&app.id).await.map_err(|e| store_failure("deleting the app", &e))?;
-        self.apps.lock().iter().filter(|((id, _), _)| *id == app.id).for_each(|(_, build)| build.cancel());
+        self.whole(who, "deleting the app", move |this, who| async move { this.delete_app_in_turn(&who, app, volumes).await }).await
+    }
+
+    async fn delete_app_in_turn(self: &Arc<Self>, who: &Principal, app: AppRecord, volumes: bool) -> Result<Vec<AppVolumeRecord>, ApiError> {
+        let turn = self.app_turns.of(&app.id);
+        let _turn = turn.lock().await;
+        self.withdraw_runs(&app.id, Which::All, Withdrawn::AppDeleted).await?;
+        let deleted = self.store.app_delete(&app.id, volumes, now_ms()).await.map_err(|e| store_failure("deleting the app", &e))?;
+        self.app_runs.changed.notify_one();
+        self.apps.lock().iter().filter(|((id, _), _)| *id == app.id).for_each(|(_, build)| build.delete());
         deleted.bases.iter().for_each(|base| self.release(base));
         self.remove_build_logs(&app.id);
         deleted.sandboxes.into_iter().for_each(|id| self.end_app_sandbox_now(id));
         self.apps.changed.notify_one();
-        tracing::info!(action = "delete", team = app.team_id, app = app.id, by = who.user_id, "an app was deleted");
-        Ok(())
+        let ended = deleted.volumes_ended.len();
+        tracing::info!(action = "delete", team = app.team_id, app = app.id, by = who.user_id, volumes = ended, "an app was deleted");
+        Ok(deleted.volumes_left)
     }
 
     /// The log of a build from a byte on.
@@ -216,14 +253,33 @@ impl App {
 }
 
 impl Apps {
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i64), CancellationToken>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i64), BuildStop>> {
         self.builds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a version's manifest says.
 pub(crate) fn manifest_of(version: &AppVersionRecord) -> Result<Manifest, ApiError> {
-    serde_json::from_str(&version.manifest).map_err(|error| ApiError::internal("reading the manifest of a version", &error))
+    serde_json::from_str(&version.manifest).map_err(|error| {
+        let text = format!("the stored manifest of version {} cannot be read: {error}; deploy the app again", version.number);
+        ApiError::new(ErrorCode::InternalError, text).with_details(unreadable())
+    })
+}
+
+/// What cannot be read does not become readable by trying again.
+fn version_failure(error: &StoreError) -> ApiError {
+    match error {
+        StoreError::Corrupt { what, cause } => {
+            let text = format!("the stored {what} cannot be read: {cause}; deploy the app again");
+            ApiError::new(ErrorCode::InternalError, text).with_details(unreadable())
+        }
+        error => store_failure("reading the version", error),
+    }
+}
+
+/// Details of an error by which it is told from one that passes.
+pub(crate) fn unreadable() -> serde_json::Value {
+    serde_json::json!({ "reason": "unreadable" })
 }
 
 /// What is wrong with a manifest (422).

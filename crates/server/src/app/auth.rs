@@ -24,6 +24,7 @@ use axum::{
 };
 use sandbar_api::ErrorCode;
 use sandbar_core::{
+    app::run::Caller,
     limits,
     roles::{Permission, Permissions, Role},
 };
@@ -62,6 +63,11 @@ impl Principal {
     /// Refuses (403) who may not do this.
     pub fn require(&self, permission: Permission) -> Result<(), ApiError> {
         if self.permissions.has(permission) { Ok(()) } else { Err(lacks(permission)) }
+    }
+
+    /// Who that is, for what is written down of it.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller { user_id: self.user_id.clone(), key_id: self.key_id.clone() }
     }
 
     /// Refuses (403) an API key where only a person may act.

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use sandbar_core::limits;
@@ -54,6 +55,15 @@ impl App {
             .await
             .map_err(|error| ApiError::internal("reading the log", &error))?
             .map_err(|error| ApiError::internal("reading the log", &error))
+    }
+
+    /// How long both files of a runtime's log are and when they were written to last, as far as they are there.
+    pub(crate) async fn log_files(&self, runtime_id: &str) -> [Option<(u64, SystemTime)>; 2] {
+        let mut files = [None, None];
+        for (path, file) in segment_paths(&self.node.log_dir(runtime_id)).into_iter().zip(&mut files) {
+            *file = tokio::fs::metadata(path).await.ok().and_then(|found| Some((found.len(), found.modified().ok()?)));
+        }
+        files
     }
 
     /// Follows a runtime's log from its beginning.

@@ -1,6 +1,6 @@
 //! Previews: who makes them, what opens them, and what keeps a port closed for a while. The gateway serves them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use sandbar_api::ErrorCode;
@@ -145,8 +145,18 @@ impl App {
     /// Opens a preview of a port with what its URL said: what its cookie is to say from now on. `None` when it does not open it.
     pub(crate) async fn open_preview(&self, sandbox_id: &str, port: u16, said: &str) -> Result<Option<(PreviewRecord, String)>, ApiError> {
         let Some((id, secret)) = split_credential(said) else { return Ok(None) };
+        // Who only tries changes nothing.
+        let hash = token::sha256_hex(secret);
+        let is_good = |preview: &PreviewRecord| {
+            (preview.sandbox_id.as_str(), preview.port) == (sandbox_id, port)
+                && preview.expires_at_ms > now_ms()
+                && preview.bootstrap_sha256.as_ref() == Some(&hash)
+        };
+        if !self.known_preview(id).await?.is_some_and(|preview| is_good(&preview)) {
+            return Ok(None);
+        }
         let session = random_secret()?;
-        let hashes = (token::sha256_hex(secret), token::sha256_hex(&session));
+        let hashes = (hash, token::sha256_hex(&session));
         let opened = self.store.preview_open((sandbox_id, port), id, &hashes.0, &hashes.1, now_ms()).await;
         self.previews.known.forget(id);
         let opened = opened.map_err(|e| store_failure("opening the preview", &e))?;
@@ -192,14 +202,18 @@ impl App {
 /// Resolves when a preview is not good any more, for what stays open beyond a request. Notices a deletion within
 /// [`known::FRESH_FOR`] and a pause.
 pub(crate) async fn over(app: SharedApp, preview: Arc<PreviewRecord>) {
+    let mut expires_at_ms = preview.expires_at_ms;
     loop {
-        tokio::time::sleep(known::FRESH_FOR).await;
+        let left = Duration::from_millis(u64::try_from(expires_at_ms - now_ms()).unwrap_or(0));
+        tokio::time::sleep(left.min(known::FRESH_FOR)).await;
         let found = match app.known_preview(&preview.id).await {
             Ok(Some(found)) => found,
             Ok(None) => return,
-            // A database that is busy ends nothing.
-            Err(_) => continue,
+            // A database that is busy ends nothing, unless the time is up.
+            Err(_) if expires_at_ms > now_ms() => continue,
+            Err(_) => return,
         };
+        expires_at_ms = found.expires_at_ms;
         match app.look(&found.sandbox_id).await {
             Ok(Some((sandbox, runtime))) => {
                 if let Admission::Over(_) = found.admit(&sandbox, runtime.is_some(), now_ms()) {
@@ -218,15 +232,20 @@ impl Previews {
         self.gates.get(sandbox_id, port)
     }
 
-    /// Opens or closes a port for everybody who comes from outside, until it is set again. In memory only: whoever closes a
-    /// port closes it again when the server starts, before it serves.
+    /// Closes all ports of a sandbox that are not said to be open, until it is forgotten.
+    pub fn keep_gates(&self, sandbox_id: &str) {
+        self.gates.keep(sandbox_id);
+    }
+
+    /// Opens or closes a port of such a sandbox for everybody who comes from outside, until it is set again. In memory only: whoever
+    /// closes a port closes it again when the server starts, before it serves.
     pub fn set_gate(&self, sandbox_id: &str, port: u16, gate: Gate) {
         self.gates.set(sandbox_id, port, gate);
     }
 
-    /// Forgets what was closed of a sandbox.
-    pub fn open_gates(&self, sandbox_id: &str) {
-        self.gates.open_all(sandbox_id);
+    /// Forgets a sandbox that is gone.
+    pub fn forget_gates(&self, sandbox_id: &str) {
+        self.gates.forget(sandbox_id);
     }
 }
 

@@ -10,16 +10,23 @@ use std::{
 
 use ring::rand::{SecureRandom, SystemRandom};
 use sandbar_core::{
-    app::receipt::{Key, Prices, PublicKey, sign},
+    app::receipt::{Checkpoint, Key, Prices, PublicKey, SignedCheckpoint, sign, sign_checkpoint},
     roles::Permission,
 };
-use sandbar_store::{ReceiptRecord, SignReceipt, SignedReceipt, StoreError};
+use sandbar_store::{ReceiptRecord, ReceiptsKept, SignReceipt, SignedReceipt, StoreError};
 
-use super::{App, apps::runs::receipt_of, auth::Principal, sandboxes::store_failure};
+use super::{
+    App,
+    apps::runs::receipt_of,
+    auth::Principal,
+    sandboxes::{now_ms, store_failure},
+};
 use crate::error::ApiError;
 
 /// The file of the key, in the data directory: 32 bytes in hexadecimal.
 const KEY_FILE: &str = "receipt.key";
+/// Receipts that go in one commit.
+const PRUNE_STEP: u32 = 500;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiptKeyError {
@@ -69,6 +76,11 @@ impl Receipts {
         self.key.public_key()
     }
 
+    /// What runs cost; none: nothing is known of that.
+    pub(crate) fn prices(&self) -> Option<Arc<Prices>> {
+        self.prices.clone()
+    }
+
     /// Signs the receipt of a run within the commit of its end.
     pub(crate) fn signer(&self) -> SignReceipt {
         let (key, prices) = (Arc::clone(&self.key), self.prices.clone());
@@ -97,16 +109,38 @@ fn write(data_dir: &Path, path: &Path, seed: &[u8; 32]) -> Result<(), ReceiptKey
 }
 
 impl App {
-    /// The receipts of the team in the order of their chain, perhaps those of one app alone.
-    pub(crate) async fn receipts(&self, who: &Principal, app: Option<&str>, after_seq: u64, limit: u32) -> Result<Vec<ReceiptRecord>, ApiError> {
+    /// The receipts of the team in the order of their chain, perhaps those of one app alone; and what stands for those that are not kept
+    /// any longer.
+    pub(crate) async fn receipts(
+        &self,
+        who: &Principal,
+        app: Option<&str>,
+        after_seq: u64,
+        limit: u32,
+    ) -> Result<(Vec<ReceiptRecord>, Option<SignedCheckpoint>), ApiError> {
         who.require(Permission::FunctionRead)?;
         let failed = |e| store_failure("listing receipts", &e);
         let app_id = match app {
             // Receipts outlive their app: one that is gone is named by its id.
-            Some(name) => Some(self.store.app_find(&who.team_id, name).await.map_err(failed)?.map_or_else(|| name.to_owned(), |app| app.id)),
+            Some(name) => Some(self.store.app_id_of(&who.team_id, name).await.map_err(failed)?.unwrap_or_else(|| name.to_owned())),
             None => None,
         };
-        self.store.receipts_list(&who.team_id, app_id.as_deref(), after_seq, limit).await.map_err(failed)
+        let page = self.store.receipts_list(&who.team_id, app_id.as_deref(), after_seq, limit).await.map_err(failed)?;
+        let checkpoint = page.gone.map(|gone| sign_checkpoint(&Checkpoint::new(&who.team_id, gone.seq, &gone.sha256, gone.at_ms), &self.receipts.key));
+        Ok((page.receipts, checkpoint))
+    }
+
+    /// A receipt of the team.
+    pub(crate) async fn receipt(&self, who: &Principal, id: &str) -> Result<ReceiptRecord, ApiError> {
+        who.require(Permission::FunctionRead)?;
+        let found = self.store.receipt_get(&who.team_id, id).await.map_err(|e| store_failure("reading a receipt", &e))?;
+        found.ok_or_else(|| ApiError::not_found("receipt", id))
+    }
+
+    /// Lets receipts go that are older, or more, than are kept.
+    pub(crate) async fn prune_receipts(&self) -> Result<usize, StoreError> {
+        let now_ms = now_ms();
+        self.store.receipts_prune(ReceiptsKept::at(now_ms), now_ms, PRUNE_STEP).await
     }
 
     /// The receipt of a run of the team.
@@ -118,6 +152,9 @@ impl App {
         }
         let run = self.store.app_run_get(&who.team_id, run_id).await.map_err(failed)?;
         let run = run.ok_or_else(|| ApiError::not_found("run", run_id))?;
+        if run.status.is_final() {
+            return Err(ApiError::new(sandbar_api::ErrorCode::NotFound, format!("the receipt of run {run_id} is not kept any longer")));
+        }
         Err(ApiError::conflict(format!("run {run_id} is {}; its receipt comes with its end", run.status.as_str())))
     }
 }

@@ -313,6 +313,8 @@ impl App {
     pub async fn delete(self: &Arc<Self>, who: &Principal, id: &str) -> Result<(), ApiError> {
         let record = self.get(who, id).await?;
         let linger = self.leave_source(id, None);
+        // Before, so that whoever makes the next sandbox of the app has volumes of its own.
+        self.sandbox_deleted(id).await;
         self.sandboxes.ask(record, |reply| Command::Delete { linger, reply }).await.map(drop)
     }
 
@@ -446,6 +448,9 @@ pub(crate) fn runtime_failure(operation: &str, error: &sandbar_node::RuntimeErro
 fn launch_failure(error: &sandbar_node::RuntimeError) -> ApiError {
     if error.is_disk_full() {
         return full();
+    }
+    if let Some(at) = error.blocked_mount() {
+        return ApiError::conflict(format!("nothing can be mounted at /{}: a link or a file stands where a folder has to be", at.display()));
     }
     let text = error_text(error);
     tracing::error!(error = text, "a sandbox could not be launched");

@@ -4,6 +4,7 @@ use sandbar_api::{
     sandbox::SandboxConfig,
     snapshot::{ForkConfig, ForkRequest, SnapshotCreateRequest},
     template::{TemplateCreation, TemplateFromSandboxRequest, TemplateSpec},
+    volume::VolumeForkRequest,
 };
 use sandbar_core::{
     lifecycle, limits,
@@ -137,12 +138,15 @@ impl App {
         Ok(record)
     }
 
-    /// Puts a copy in place of each volume that only one sandbox may have; those go to `made`.
+    /// Puts a copy in place of each volume that only one sandbox may have, or that is an app's; those go to `made`.
     async fn fork_mounts(&self, who: &Principal, mounts: &mut [Mount], made: &mut Vec<String>) -> Result<(), ApiError> {
         for mount in mounts {
             let volume = self.volume(who, &mount.volume_id).await?;
-            if volume.access_mode == AccessMode::Rwo {
-                let copy = self.fork_volume(who, &mount.volume_id, Default::default()).await?;
+            let of_app = self.store.app_volume_of(&volume.id).await.map_err(|e| store_failure("reading the app of a volume", &e))?;
+            if volume.access_mode == AccessMode::Rwo || of_app.is_some() {
+                // Whoever tries something out in a fork does nothing to what an app keeps.
+                let mode = of_app.map(|_| AccessMode::Rwo.as_str().to_owned());
+                let copy = self.fork_volume(who, &mount.volume_id, VolumeForkRequest { access_mode: mode, ..Default::default() }).await?;
                 mount.volume_id.clone_from(&copy.id);
                 made.push(copy.id);
             }

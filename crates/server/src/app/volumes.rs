@@ -77,6 +77,9 @@ impl App {
     /// they start without it.
     pub async fn delete_volume(&self, who: &Principal, id: &str, force: bool) -> Result<(), ApiError> {
         let volume = self.volume(who, id).await?;
+        if !force {
+            self.check_left_by_app(id).await?;
+        }
         if force {
             for holder in self.volume_holders(id).await? {
                 self.detach_volume(&holder.sandbox_id, id).await?;
@@ -91,6 +94,23 @@ impl App {
         self.node.release(deleted.trees);
         self.collect_soon.notify_one();
         Ok(())
+    }
+
+    /// Refuses a volume of an app that is there.
+    async fn check_left_by_app(&self, id: &str) -> Result<(), ApiError> {
+        let failed = |e| store_failure("reading the app of the volume", &e);
+        let Some(of) = self.store.app_volume_of(id).await.map_err(failed)? else { return Ok(()) };
+        if self.store.app_find(&of.volume.team_id, &of.app_name).await.map_err(failed)?.is_none() {
+            return Ok(());
+        }
+        let text = format!("volume {id:?} is {:?} of app {:?}; it goes with the app, or is deleted by force", of.name, of.app_name);
+        Err(ApiError::conflict(text))
+    }
+
+    /// The app that a volume is of, if it is one's.
+    pub(crate) async fn app_of_volume(&self, id: &str) -> Result<Option<String>, ApiError> {
+        let found = self.store.app_volume_of(id).await.map_err(|e| store_failure("reading the app of the volume", &e))?;
+        Ok(found.map(|found| found.app_name))
     }
 
     /// A new volume with the files that another has now.

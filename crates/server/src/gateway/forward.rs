@@ -55,7 +55,7 @@ pub(super) struct Dress {
     pub deadline: Option<Instant>,
     /// Dropped when the last byte is sent.
     pub lease: Option<Box<dyn Any + Send + Sync>>,
-    /// What it becomes beyond an answer (a WebSocket) ends when this resolves.
+    /// All of it, and what it becomes beyond an answer (a WebSocket), ends when this resolves.
     pub until: Option<BoxFuture<'static, ()>>,
 }
 
@@ -126,6 +126,7 @@ impl Outgoing {
         };
         let sent = tokio::select! {
             sent = sending => sent,
+            () = over(dress.as_mut().and_then(|dress| dress.until.as_mut())) => return Err((Trouble::Said(ended()), upgrade)),
             () = target.runtime.frozen() => {
                 return Err((Trouble::Paused(again.map(Box::new)), upgrade));
             }
@@ -170,6 +171,11 @@ fn late(route: &Route) -> ApiError {
     ApiError::with_status(504, ErrorCode::Unavailable, format!("the service did not answer within the route's {} s", route.timeout_seconds))
 }
 
+/// The error where what a request came by is not good any more.
+fn ended() -> ApiError {
+    ApiError::new(ErrorCode::Unauthorized, "the preview expired or was revoked during the request; make a new one")
+}
+
 /// The error where a service ends the connection instead of answering.
 pub(super) fn broken() -> ApiError {
     ApiError::with_status(502, ErrorCode::Unavailable, "the service broke off before it answered").retry_after(1)
@@ -210,12 +216,12 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
             return ApiError::unavailable("too many connections are open here").retry_after(1).into_response();
         };
         let service = hyper::upgrade::on(Response::from_parts(parts.clone(), body.into_incoming()));
-        let (stop, lease, deadline, until) = (gateway.stop.clone(), dress.lease, dress.deadline, dress.until);
+        let (stop, lease, deadline, mut until) = (gateway.stop.clone(), dress.lease, dress.deadline, dress.until);
         gateway.tunnels.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = passed(deadline) => {}
-                () = over(until) => {}
+                () = over(until.as_mut()) => {}
                 done = tunnel(client, service) => if let Err(error) = done {
                     tracing::debug!(%error, "a tunnel broke off");
                 },
@@ -225,12 +231,12 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
         Response::from_parts(parts, Body::empty())
     } else {
         let deadline = dress.deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-        Response::from_parts(parts, Body::new(Answer { body, deadline, _lease: dress.lease }))
+        Response::from_parts(parts, Body::new(Answer { body, deadline, until: dress.until, _lease: dress.lease }))
     };
     super::admit::with(response, &dress.headers)
 }
 
-async fn over(until: Option<BoxFuture<'static, ()>>) {
+async fn over(until: Option<&mut BoxFuture<'static, ()>>) {
     match until {
         Some(until) => until.await,
         None => std::future::pending().await,
@@ -247,6 +253,7 @@ async fn tunnel(client: OnUpgrade, service: OnUpgrade) -> Result<(), Box<dyn std
 struct Answer {
     body: KeptBody<Body>,
     deadline: Option<Pin<Box<Sleep>>>,
+    until: Option<BoxFuture<'static, ()>>,
     _lease: Option<Box<dyn Any + Send + Sync>>,
 }
 
@@ -259,6 +266,13 @@ impl HttpBody for Answer {
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())));
+        }
+        if let Some(until) = &mut self.until
+            && until.as_mut().poll(cx).is_ready()
+        {
+            // It must not be polled again.
+            self.until = None;
+            return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::PermissionDenied).into())));
         }
         Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
     }

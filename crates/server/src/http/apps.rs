@@ -6,13 +6,16 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
 };
 use sandbar_api::{
-    app::{AppListData, AppResponse, AppRollbackRequest, AppVersionListData, AppVersionResponse, LogPieceResponse},
+    app::{
+        AppDeleteResponse, AppListData, AppManifestResponse, AppResponse, AppRollbackRequest, AppVersionListData, AppVersionResponse, AppVolumeLeft,
+        AppVolumeListData, AppVolumeStatus, LogPieceResponse,
+    },
     error::ErrorEnvelope,
     reply::Envelope,
 };
 use sandbar_core::{limits::deploys as limits, roles::Permission};
 use sandbar_store::{AppRecord, AppVersionRecord};
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -25,7 +28,7 @@ use super::{
 use crate::{
     app::{
         SharedApp,
-        apps::{AppWhole, Deploy, log::Piece},
+        apps::{AppWhole, Deploy, log::Piece, volumes::AppVolume},
         auth::Principal,
     },
     error::ApiError,
@@ -44,7 +47,10 @@ pub fn router() -> OpenApiRouter<SharedApp> {
         .routes(routes!(versions, deploy))
         .routes(routes!(version))
         .routes(routes!(logs))
+        .routes(routes!(cancel_build))
         .routes(routes!(rollback))
+        .routes(routes!(volumes))
+        .routes(routes!(manifest))
         .merge(lifecycle::router())
         .merge(runs::router())
         .merge(schedules::router())
@@ -69,14 +75,45 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path(name): Path<Stri
 }
 
 /// Delete an app with its versions, variables and schedules. A build under way ends, and so do its sandboxes. Its runs and receipts can
-/// still be read.
-#[utoipa::path(delete, path = "/api/v1/apps/{name}", tag = "apps", params(("name" = String, Path)), responses(
-    (status = 200, body = Envelope<Object>), (status = 404, body = ErrorEnvelope),
-))]
-async fn delete(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>) -> Result<Value> {
+/// still be read. Its volumes are kept, unless they go with its sandbox (`deleteOnSandboxDelete`) or `volumes` says otherwise.
+#[utoipa::path(delete, path = "/api/v1/apps/{name}", tag = "apps", params(
+    ("name" = String, Path), ("volumes" = Option<bool>, Query, description = "delete its volumes, too; default false"),
+), responses((status = 200, body = Envelope<AppDeleteResponse>), (status = 404, body = ErrorEnvelope)))]
+async fn delete(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>, params: Params) -> Result<AppDeleteResponse> {
     who.require(Permission::FunctionDelete)?;
-    app.whole(&who, "deleting an app", |app, who| async move { app.delete_app(&who, &name).await }).await?;
-    reply::ok(json!({ "deleted": true }))
+    let volumes = params.boolean("volumes")?.unwrap_or(false);
+    if volumes {
+        who.require(Permission::VolumeDelete)?;
+    }
+    let left = app.whole(&who, "deleting an app", move |app, who| async move { app.delete_app(&who, &name, volumes).await }).await?;
+    let volumes_left = left.into_iter().map(|left| AppVolumeLeft { name: left.name, id: left.volume.id }).collect();
+    reply::ok(AppDeleteResponse { deleted: true, volumes_left })
+}
+
+/// The manifest of an app's live version, or of another.
+#[utoipa::path(get, path = "/api/v1/apps/{name}/manifest", tag = "apps", operation_id = "app_manifest", params(
+    ("name" = String, Path), ("version" = Option<i64>, Query, description = "default: the live one"),
+), responses(
+    (status = 200, body = Envelope<AppManifestResponse>), (status = 404, body = ErrorEnvelope), (status = 409, description = "no version is live", body = ErrorEnvelope),
+))]
+async fn manifest(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>, params: Params) -> Result<AppManifestResponse> {
+    who.require(Permission::FunctionRead)?;
+    let version = match params.integer("version", 1..=i64::MAX)? {
+        Some(number) => app.app_version(&who, &name, number).await?.1,
+        None => app.live_version(&app.app(&who, &name).await?).await?,
+    };
+    let manifest = serde_json::from_str(&version.manifest).map_err(|error| ApiError::internal("reading the manifest of a version", &error))?;
+    reply::ok(AppManifestResponse { app: name, version: version.number, text: version.manifest_text, manifest, manifest_sha256: version.manifest_sha256 })
+}
+
+/// The volumes of an app, with what their files take.
+#[utoipa::path(get, path = "/api/v1/apps/{name}/volumes", tag = "apps", operation_id = "app_volumes", params(("name" = String, Path)), responses(
+    (status = 200, body = Envelope<AppVolumeListData>), (status = 404, body = ErrorEnvelope),
+))]
+async fn volumes(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>) -> Result<AppVolumeListData> {
+    who.require(Permission::FunctionRead)?;
+    let volumes = app.app_volumes(&who, &name).await?.into_iter().map(rendered_volume).collect();
+    reply::ok(AppVolumeListData { volumes })
 }
 
 /// Deploy a version: a tar (plain, gzip or zstd) or zip of the source, with the manifest at its top (`sandbar.yaml`, else
@@ -147,6 +184,17 @@ async fn logs(State(app): State<SharedApp>, who: Principal, Path((name, number))
     reply::ok(LogPieceResponse { output, cursor, completed })
 }
 
+/// End the build of a version, which has failed then. What is live stays as it is. Returns when the build is over, or ten seconds later
+/// while it still ends.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/versions/{version}/cancel", tag = "apps", params(("name" = String, Path), ("version" = i64, Path)), responses(
+    (status = 200, body = Envelope<AppVersionResponse>), (status = 404, body = ErrorEnvelope), (status = 409, description = "no build of it is under way", body = ErrorEnvelope),
+))]
+async fn cancel_build(State(app): State<SharedApp>, who: Principal, Path((name, number)): Path<(String, String)>) -> Result<AppVersionResponse> {
+    who.require(Permission::FunctionCreate)?;
+    let (record, version) = app.cancel_build(&who, &name, number_of(&number)?).await?;
+    reply::ok(rendered_version(&record, version, false))
+}
+
 /// Make another version that is ready the live one. What is online goes on as it is until the app is started again.
 #[utoipa::path(post, path = "/api/v1/apps/{name}/rollback", tag = "apps", params(("name" = String, Path)), request_body = AppRollbackRequest, responses(
     (status = 200, body = Envelope<AppResponse>), (status = 404, body = ErrorEnvelope), (status = 409, description = "it is not ready", body = ErrorEnvelope),
@@ -161,8 +209,20 @@ fn number_of(text: &str) -> std::result::Result<i64, ApiError> {
     text.parse().map_err(|_| ApiError::not_found("version", text))
 }
 
+pub(super) fn rendered_volume(volume: AppVolume) -> AppVolumeStatus {
+    AppVolumeStatus {
+        name: volume.name,
+        id: volume.id,
+        mount_path: Some(volume.mount_path).filter(|path| !path.is_empty()),
+        size_limit_bytes: volume.size_limit_bytes,
+        used_bytes: volume.used_bytes,
+        mounted: volume.mounted,
+        delete_on_sandbox_delete: volume.with_sandbox,
+    }
+}
+
 pub(super) fn rendered(whole: AppWhole) -> AppResponse {
-    let AppWhole { app, live, online, outdated } = whole;
+    let AppWhole { app, live, online, outdated, state } = whole;
     let manifest = live.and_then(|live| serde_json::from_str::<Value>(&live.manifest).ok());
     AppResponse {
         id: app.id,
@@ -171,6 +231,7 @@ pub(super) fn rendered(whole: AppWhole) -> AppResponse {
         last_version: app.last_version,
         live_version: app.live_version,
         desired: app.desired.as_str().to_owned(),
+        state: lifecycle::state(state).to_owned(),
         sandbox_id: online.as_ref().map(|online| online.sandbox_id.clone()),
         online_version: online.map(|online| online.version),
         outdated,

@@ -19,6 +19,7 @@ use sandbar_procd_api::LogLine;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    follow::Reader,
     params::{Params, shown},
     reply,
     time::{now_ms, rfc3339},
@@ -26,6 +27,7 @@ use super::{
 use crate::{
     app::{
         App, SharedApp,
+        apps::sealed::SealedLines,
         auth::Principal,
         logs::{Follower, Logs},
     },
@@ -71,12 +73,14 @@ async fn read(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
     if previous && runtime.is_none() {
         return Err(ApiError::not_found("previous runtime of sandbox", &id));
     }
+    let epoch = app.app_env_epoch();
+    let mut sealed = app.sealed_lines(&id).await?;
     let body = if follow && !previous {
         let first = text.clone();
-        Body::from_stream(stream::try_unfold(Following::new(app, who, logs), move |following| follow_text(following, first.clone())))
+        Body::from_stream(stream::try_unfold(Following::new(app, who, logs, (sealed, epoch)), move |following| follow_text(following, first.clone())))
     } else {
         let lines = match &runtime {
-            Some(runtime) => app.read_log(runtime).await?,
+            Some(runtime) => sealed.hide(app.read_log(runtime).await?),
             None => Vec::new(),
         };
         Body::from(text.snapshot(&lines))
@@ -98,20 +102,25 @@ async fn observe(State(app): State<SharedApp>, who: Principal, Path(id): Path<St
     let query = Query::of(&params)?;
     let watch = params.boolean("watch")?.unwrap_or_default();
     let logs = app.logs(&who, &id).await?;
+    let epoch = app.app_env_epoch();
+    let mut sealed = app.sealed_lines(&id).await?;
     let older = match &logs.previous {
-        Some(previous) if logs.current.as_ref() != Some(previous) && query.reaches(previous, &logs) => {
-            app.read_log(previous).await?.into_iter().filter(|line| query.admits(previous, line)).map(|line| entry(previous, line, &logs)).collect()
-        }
+        Some(previous) if logs.current.as_ref() != Some(previous) && query.reaches(previous, &logs) => sealed
+            .hide(app.read_log(previous).await?)
+            .into_iter()
+            .filter(|line| query.admits(previous, line))
+            .map(|line| entry(previous, line, &logs))
+            .collect(),
         Some(_) | None => Vec::new(),
     };
     if watch {
-        let watching = Watching { following: Following::new(app, who, logs), query, ready: older.into(), heartbeat_at_ms: 0, ended: false };
+        let watching = Watching { following: Following::new(app, who, logs, (sealed, epoch)), query, ready: older.into(), heartbeat_at_ms: 0, ended: false };
         let lines = stream::try_unfold(watching, watch_next);
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
     }
     let mut found: Vec<_> = older;
     if let Some(current) = &logs.current {
-        let lines = app.read_log(current).await?;
+        let lines = sealed.hide(app.read_log(current).await?);
         found.extend(lines.into_iter().filter(|line| query.admits(current, line)).map(|line| entry(current, line, &logs)));
     }
     let is_more = found.len() > query.limit;
@@ -124,8 +133,11 @@ async fn observe(State(app): State<SharedApp>, who: Principal, Path(id): Path<St
 /// A log that is followed from runtime to runtime.
 struct Following {
     app: SharedApp,
-    who: Principal,
+    reader: Reader,
     logs: Logs,
+    /// Secrets of an app, and up to which change of them these are all.
+    sealed: SealedLines,
+    epoch: u64,
     follower: Option<Follower>,
     looks: u32,
     /// What was written so far, for text.
@@ -133,22 +145,29 @@ struct Following {
 }
 
 impl Following {
-    fn new(app: SharedApp, who: Principal, logs: Logs) -> Self {
+    fn new(app: SharedApp, who: Principal, logs: Logs, (sealed, epoch): (SealedLines, u64)) -> Self {
         let follower = App::follow_log(&app, logs.current.as_deref());
-        Self { app, who, logs, follower: Some(follower), looks: 0, written: None }
+        Self { app, reader: Reader::new(who, Permission::SandboxRead), logs, sealed, epoch, follower: Some(follower), looks: 0, written: None }
     }
 
     /// The next lines, after a pause when there are none; `None` when the sandbox is gone.
     async fn next(&mut self) -> Result<Option<Vec<LogLine>>, ApiError> {
+        self.reader.verify(&self.app).await?;
         let Some(follower) = self.follower.take() else { return Ok(None) };
         let (follower, lines) = follower.look().await?;
         self.follower = Some(follower);
         if !lines.is_empty() {
-            return Ok(Some(lines));
+            // After the lines: whoever printed a new value was given it before.
+            let epoch = self.app.app_env_epoch();
+            if epoch != self.epoch {
+                self.sealed.renew(&self.app.sealed_lines(&self.logs.sandbox_id).await?);
+                self.epoch = epoch;
+            }
+            return Ok(Some(self.sealed.hide(lines)));
         }
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_PER_CHECK) {
-            match self.app.logs(&self.who, &self.logs.sandbox_id).await {
+            match self.app.logs(&self.reader.who, &self.logs.sandbox_id).await {
                 Ok(logs) => {
                     if logs.current != self.logs.current {
                         self.follower = Some(self.app.follow_log(logs.current.as_deref()));

@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, State};
 use sandbar_api::{error::ErrorEnvelope, reply::Envelope};
-use sandbar_core::{limits, roles::Permission};
+use sandbar_core::{app::receipt::SignedCheckpoint, limits, roles::Permission};
 use sandbar_store::ReceiptRecord;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -23,6 +23,9 @@ use crate::{
 struct ReceiptList {
     #[schema(value_type = Vec<serde_json::Value>)]
     receipts: Vec<Box<RawValue>>,
+    /// Where the oldest are not kept any longer: up to which number, and the hash of that one, which the next names; signed, too.
+    #[schema(value_type = Option<serde_json::Value>)]
+    checkpoint: Option<SignedCheckpoint>,
     /// `after_seq` of the next page, where there may be one.
     next_after_seq: Option<u64>,
 }
@@ -45,7 +48,7 @@ struct ReceiptKey {
 
 /// `/api/v1/receipts` and `/api/v1/app-runs/{id}/receipt`
 pub fn router() -> OpenApiRouter<SharedApp> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(key)).routes(routes!(of_run))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(key)).routes(routes!(get)).routes(routes!(of_run))
 }
 
 /// The receipts of the team, in the order of their chain.
@@ -56,9 +59,9 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 async fn list(State(app): State<SharedApp>, who: Principal, params: Params) -> Result<ReceiptList> {
     let limit = params.integer("limit", limits::LIST_LIMIT_MIN..=limits::LIST_LIMIT_MAX)?.unwrap_or(limits::LIST_LIMIT_DEFAULT);
     let after = params.integer("after_seq", 0..=i64::MAX.unsigned_abs())?.unwrap_or_default();
-    let found = app.receipts(&who, params.text("app"), after, limit).await?;
+    let (found, checkpoint) = app.receipts(&who, params.text("app"), after, limit).await?;
     let next_after_seq = found.last().filter(|_| found.len() == limit as usize).map(|last| last.seq);
-    reply::ok(ReceiptList { receipts: found.into_iter().map(signed).collect::<std::result::Result<_, _>>()?, next_after_seq })
+    reply::ok(ReceiptList { receipts: found.into_iter().map(signed).collect::<std::result::Result<_, _>>()?, checkpoint, next_after_seq })
 }
 
 /// The key that receipts are signed with.
@@ -67,6 +70,14 @@ async fn key(State(app): State<SharedApp>, who: Principal) -> Result<ReceiptKey>
     who.require(Permission::FunctionRead)?;
     let key = app.receipts.public_key();
     reply::ok(ReceiptKey { algorithm: "ed25519", key_id: key.id(), public_key: key.to_string() })
+}
+
+/// One receipt.
+#[utoipa::path(get, path = "/api/v1/receipts/{id}", tag = "apps", params(("id" = String, Path)), responses(
+    (status = 200, body = Envelope<ReceiptReply>), (status = 404, body = ErrorEnvelope),
+))]
+async fn get(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<ReceiptReply> {
+    reply::ok(ReceiptReply { receipt: signed(app.receipt(&who, &id).await?)? })
 }
 
 /// The receipt of a run that has ended.

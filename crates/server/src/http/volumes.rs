@@ -152,8 +152,10 @@ async fn restore(State(app): State<SharedApp>, who: Principal, Path((id, snapsho
 
 async fn rendered(app: &App, volume: VolumeRecord) -> std::result::Result<VolumeResponse, ApiError> {
     let mounted_by = app.volume_holders(&volume.id).await?.into_iter().map(|holder| holder.sandbox_id).collect();
+    let app_name = app.app_of_volume(&volume.id).await?;
     Ok(VolumeResponse {
         id: volume.id,
+        app: app_name,
         team_id: volume.team_id,
         user_id: volume.user_id,
         name: volume.name,

@@ -46,7 +46,7 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
 }
 
 async fn clean(app: &SharedApp, stop: &CancellationToken) -> Result<(), StoreError> {
-    let runs = app.store.app_runs_uncleaned(LOOK_MAX).await?;
+    let runs = app.store.app_runs_uncleaned(now_ms(), LOOK_MAX).await?;
     let all = stream::iter(runs).for_each_concurrent(AT_ONCE, |run| app.clean_up(run));
     tokio::select! {
         () = stop.cancelled() => {}
@@ -64,10 +64,19 @@ async fn prune(app: &SharedApp) {
         }
         Err(error) => tracing::error!(error = error_text(&error), "old runs of apps could not be removed; it is tried again"),
     }
+    match app.prune_receipts().await {
+        Ok(0) => {}
+        Ok(gone) => tracing::info!(gone, "receipts that are not kept any longer were removed"),
+        Err(error) => tracing::error!(error = error_text(&error), "old receipts could not be removed; it is tried again"),
+    }
     match app.sweep_run_sandboxes().await {
         Ok(0) => {}
         Ok(swept) => tracing::info!(swept, "sandboxes of runs that have no use for them were ended"),
         Err(error) => tracing::warn!(%error, "sandboxes of runs were not looked after; it is tried again"),
+    }
+    app.keep_few_stopped(None).await;
+    if let Err(error) = app.rest_apps().await {
+        tracing::warn!(%error, "apps that were woken for runs were not looked after; it is tried again");
     }
 }
 

@@ -3,12 +3,12 @@
 //! A run is taken by a commit. One server has the data directory, so what is under way is known here and needs no lease. When the
 //! server ends, runs are left where they are: their commands go on in their sandboxes, and the next server with them.
 
-use std::{collections::HashSet, panic::AssertUnwindSafe, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 use sandbar_node::error_text;
 use sandbar_store::{AppRun, StoreError};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{SharedApp, apps::runs::execute, sandboxes::now_ms};
@@ -22,12 +22,17 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Runs that are ended in one look because nobody wants them.
 const UNWANTED_MAX: u32 = 100;
 
+/// Runs under way here, by the task that each has.
+#[derive(Default)]
+struct Held {
+    tasks: JoinSet<()>,
+    ids: HashMap<task::Id, String>,
+}
+
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
-    let mut runs: JoinSet<String> = JoinSet::new();
-    let mut held: HashSet<String> = HashSet::new();
-    let mut resumed = false;
+    let mut held = Held::default();
     while !stop.is_cancelled() {
-        match look(&app, &stop, &mut runs, &mut held, &mut resumed).await {
+        match look(&app, &stop, &mut held).await {
             Ok(()) => {}
             Err(StoreError::Closed) => break,
             Err(error) => tracing::error!(error = error_text(&error), "runs of apps that wait cannot be read; it is tried again"),
@@ -35,27 +40,27 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = app.app_runs.changed.notified() => {}
-            Some(done) = runs.join_next() => end(&mut held, done),
+            Some(done) = held.tasks.join_next_with_id() => held.end(done),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        while let Some(done) = runs.try_join_next() {
-            end(&mut held, done);
+        while let Some(done) = held.tasks.try_join_next_with_id() {
+            held.end(done);
         }
     }
-    let _ = tokio::time::timeout(STOP_WITHIN, async { while runs.join_next().await.is_some() {} }).await;
-    runs.shutdown().await;
+    let _ = tokio::time::timeout(STOP_WITHIN, async { while held.tasks.join_next().await.is_some() {} }).await;
+    held.tasks.shutdown().await;
 }
 
-async fn look(app: &SharedApp, stop: &CancellationToken, runs: &mut JoinSet<String>, held: &mut HashSet<String>, resumed: &mut bool) -> Result<(), StoreError> {
-    if !*resumed {
-        let left = app.store.app_runs_running().await?;
-        if !left.is_empty() {
-            tracing::info!(runs = left.len(), "runs of apps are gone on with");
+async fn look(app: &SharedApp, stop: &CancellationToken, held: &mut Held) -> Result<(), StoreError> {
+    // What a server before left, and what a task of this one gave up.
+    for id in app.store.app_runs_running().await? {
+        if held.has(&id) {
+            continue;
         }
-        for run in left {
-            spawn(app, run, true, stop, runs, held);
+        if let Some(run) = app.store.app_run_find(&id).await?.filter(|run| !run.status.is_final()) {
+            tracing::info!(run = id, "a run of an app is gone on with");
+            held.spawn(app, run, true, stop);
         }
-        *resumed = true;
     }
     for run in app.store.app_runs_unwanted(UNWANTED_MAX).await? {
         if let Err(error) = app.end_unbegun(&run).await {
@@ -68,39 +73,38 @@ async fn look(app: &SharedApp, stop: &CancellationToken, runs: &mut JoinSet<Stri
     // Each run leaves something. On a full disk what waits goes on waiting.
     if app.check_room().is_ok() {
         for run in app.store.app_runs_claim(now_ms()).await? {
-            spawn(app, run, false, stop, runs, held);
+            held.spawn(app, run, false, stop);
         }
     }
     Ok(())
 }
 
-fn spawn(app: &SharedApp, run: AppRun, resumed: bool, stop: &CancellationToken, runs: &mut JoinSet<String>, held: &mut HashSet<String>) {
-    if !held.insert(run.id.clone()) {
-        return;
+impl Held {
+    fn has(&self, run_id: &str) -> bool {
+        self.ids.values().any(|id| id == run_id)
     }
-    let (app, stop) = (app.clone(), stop.clone());
-    runs.spawn(async move {
-        let (id, mut run, mut resumed) = (run.id.clone(), run, resumed);
-        loop {
-            if AssertUnwindSafe(execute(app.clone(), run, resumed, stop.clone())).catch_unwind().await.is_ok() {
-                return id;
-            }
-            tracing::error!(run = id, "a run failed inside the server; it is gone on with");
-            tokio::time::sleep(AFTER_PANIC).await;
-            match app.store.app_run_find(&id).await {
-                Ok(Some(again)) if !again.status.is_final() => (run, resumed) = (again, true),
-                _ => return id,
-            }
-        }
-    });
-}
 
-fn end(held: &mut HashSet<String>, done: Result<String, tokio::task::JoinError>) {
-    match done {
-        Ok(id) => {
-            held.remove(&id);
-        }
-        // Panics are caught in the task and nobody cancels one.
-        Err(error) => tracing::error!(%error, "a task that runs an app's action was lost"),
+    fn spawn(&mut self, app: &SharedApp, run: AppRun, resumed: bool, stop: &CancellationToken) {
+        let (app, stop, id) = (app.clone(), stop.clone(), run.id.clone());
+        let task = self.tasks.spawn(async move {
+            let id = run.id.clone();
+            if AssertUnwindSafe(execute(app, run, resumed, stop.clone())).catch_unwind().await.is_err() {
+                tracing::error!(run = id, "a run failed inside the server; it is gone on with");
+                // Its row is as it was, and whoever looks goes on with it.
+                let _ = tokio::time::timeout(AFTER_PANIC, stop.cancelled()).await;
+            }
+        });
+        self.ids.insert(task.id(), id);
+    }
+
+    fn end(&mut self, done: Result<(task::Id, ()), task::JoinError>) {
+        let task = match done {
+            Ok((task, ())) => task,
+            Err(error) => {
+                tracing::error!(%error, "a task that runs an app's action was lost");
+                error.id()
+            }
+        };
+        self.ids.remove(&task);
     }
 }

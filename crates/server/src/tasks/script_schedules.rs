@@ -1,95 +1,60 @@
-//! Lets schedules of scripts fire. Which tick is next stands in rows, so a server that was away finds what it missed; what
-//! becomes of a tick is decided by `core::script::schedule` and written in one commit with the run that it makes.
+//! Lets schedules of scripts fire.
 
-use std::time::{Duration, Instant};
-
-use futures_util::{StreamExt, stream};
 use sandbar_node::error_text;
 use sandbar_store::StoreError;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::schedules::{self, Kind};
 use crate::app::{SharedApp, sandboxes::now_ms};
 
-/// Schedules of one look.
-const PAGE: u32 = 256;
-/// So many of them are stepped at once, so that their commits are one.
-const AT_ONCE: usize = 32;
-/// The clock may be set: look at least this often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After a failure of the store the next look is no sooner.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// A clock that went back by more than this was set.
-const SET_BACK_MS: i64 = 1000;
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
-const PRUNE_MAX: u32 = 2000;
-
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
-    // What the clock would say if it had not been set since.
-    let (mut began, mut began_ms) = (Instant::now(), i64::MAX);
-    let mut pruned: Option<Instant> = None;
-    while !stop.is_cancelled() {
-        let expected_ms = began_ms.saturating_add(began.elapsed().as_millis() as i64);
-        if now_ms() < expected_ms.saturating_sub(SET_BACK_MS) {
-            match app.store.script_schedules_rewind(now_ms()).await {
-                Ok(moved) if moved > 0 => tracing::warn!(moved, "the clock was set back, and schedules with it"),
-                Ok(_) => {}
-                Err(error) => tracing::error!(error = error_text(&error), "schedules were not set back with the clock; they fire when it is that late again"),
+    schedules::run(Scripts(app), stop).await;
+}
+
+struct Scripts(SharedApp);
+
+impl Kind for Scripts {
+    const WHOSE: &'static str = "functions";
+    /// The id of a script.
+    type Due = String;
+
+    fn app(&self) -> &SharedApp {
+        &self.0
+    }
+
+    fn changed(&self) -> &Notify {
+        &self.0.scripts.schedules_changed
+    }
+
+    async fn rewind(&self, now_ms: i64) -> Result<usize, StoreError> {
+        self.0.store.script_schedules_rewind(now_ms).await
+    }
+
+    async fn prune(&self, max: u32) -> Result<usize, StoreError> {
+        self.0.store.script_ticks_prune(max).await
+    }
+
+    async fn due(&self, now_ms: i64, limit: u32) -> Result<(Vec<String>, Option<i64>), StoreError> {
+        self.0.store.script_schedules_due(now_ms, limit).await
+    }
+
+    async fn step(&self, script_id: String) -> bool {
+        match self.0.store.script_schedule_step(&script_id, now_ms()).await {
+            Ok(stepped) => {
+                self.0.script_jobs.cancel(&stepped.replaced);
+                if stepped.fired > 0 {
+                    self.0.script_jobs_added();
+                }
+                if stepped.skipped > 0 {
+                    tracing::debug!(script = script_id, skipped = stepped.skipped, "ticks were skipped");
+                }
+                true
             }
-        }
-        (began, began_ms) = (Instant::now(), now_ms());
-        if pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-            pruned = Some(Instant::now());
-            if let Err(error) = app.store.script_ticks_prune(PRUNE_MAX).await {
-                tracing::warn!(error = error_text(&error), "old ticks were not removed");
-            }
-        }
-        let wait = match fire(&app).await {
-            Ok(wait) => wait,
             Err(error) => {
-                tracing::error!(error = error_text(&error), "schedules of functions cannot be read");
-                AFTER_FAILURE
+                tracing::error!(script = script_id, error = error_text(&error), "a schedule did not fire; it is tried again");
+                false
             }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = app.scripts.schedules_changed.notified() => {}
-            () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {}
-        }
-    }
-}
-
-/// Fires what is due; returns how long nothing more will be.
-async fn fire(app: &SharedApp) -> Result<Duration, StoreError> {
-    // Each tick leaves a row. On a full disk ticks come late.
-    if app.check_room().is_err() {
-        return Ok(AFTER_FAILURE);
-    }
-    let (due, next) = app.store.script_schedules_due(now_ms(), PAGE).await?;
-    let more = due.len() == PAGE as usize;
-    let stepped: Vec<bool> = stream::iter(due).map(|script_id| step(app, script_id)).buffer_unordered(AT_ONCE).collect().await;
-    if stepped.contains(&false) {
-        return Ok(AFTER_FAILURE);
-    }
-    let until = |at: i64| Duration::from_millis((at - now_ms()).max(0).unsigned_abs());
-    Ok(if more { Duration::ZERO } else { next.map_or(Duration::MAX, until) })
-}
-
-/// One that cannot be read keeps no other from firing; then this is false.
-async fn step(app: &SharedApp, script_id: String) -> bool {
-    match app.store.script_schedule_step(&script_id, now_ms()).await {
-        Ok(stepped) => {
-            app.script_jobs.cancel(&stepped.replaced);
-            if stepped.fired > 0 {
-                app.script_jobs_added();
-            }
-            if stepped.skipped > 0 {
-                tracing::debug!(script = script_id, skipped = stepped.skipped, "ticks were skipped");
-            }
-            true
-        }
-        Err(error) => {
-            tracing::error!(script = script_id, error = error_text(&error), "a schedule did not fire; it is tried again");
-            false
         }
     }
 }

@@ -3,7 +3,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use sandbar_core::sandbox::{Observed, SandboxRecord, reason};
+use sandbar_core::{
+    app::volume::full_text,
+    quantity::format_bytes,
+    sandbox::{Observed, SandboxRecord, reason},
+};
 use sandbar_node::Runtime;
 use sandbar_store::NewEvent;
 use tokio_util::sync::CancellationToken;
@@ -115,11 +119,16 @@ async fn check_volumes(app: &SharedApp, busy: Live, known: &mut HashMap<String, 
             continue;
         }
         known.insert(id.clone(), JUST_ENDED);
-        let (bytes, limit) = (sandbar_core::quantity::format_bytes(bytes), sandbar_core::quantity::format_bytes(volume.size_limit_bytes));
+        let text = match app.store.app_volume_of(&id).await {
+            Ok(Some(of_app)) => full_text(&of_app.name, bytes, volume.size_limit_bytes),
+            Ok(None) | Err(_) => {
+                let (bytes, limit) = (format_bytes(bytes), format_bytes(volume.size_limit_bytes));
+                format!("volume {id} holds {bytes}, more than its size limit of {limit}; its processes were ended, delete files to go on")
+            }
+        };
         for (record, runtime) in writers {
-            runtime.kill_all_but_agent();
-            let text = format!("volume {id} holds {bytes}, more than its size limit of {limit}; its processes were ended, delete files to go on");
-            app.sandboxes.note(&record.id, NewEvent::new(now_ms(), "sandbox.volume_limit", text));
+            runtime.kill_all_but_agent(now_ms(), &text);
+            app.sandboxes.note(&record.id, NewEvent::new(now_ms(), "sandbox.volume_limit", text.clone()));
         }
     }
 }
@@ -140,13 +149,15 @@ fn check_disk(runtime: &Runtime, seen: &mut Seen) -> Option<String> {
     let newly_over = over && !seen.over_disk_limit;
     seen.over_disk_limit = over;
     if over && (grew || newly_over) {
-        runtime.kill_all_but_agent();
+        let text = if used == u64::MAX {
+            "its folders are nested too deeply for its files to be counted; its processes were ended, delete the folders to go on".to_owned()
+        } else {
+            let (used, limit) = (format_bytes(used), format_bytes(limit));
+            format!("its files take {used}, more than the limit of {limit}; its processes were ended, delete files to go on")
+        };
+        runtime.kill_all_but_agent(now_ms(), &text);
         seen.disk_bytes = JUST_ENDED;
-        if used == u64::MAX {
-            return Some("its folders are nested too deeply for its files to be counted; its processes were ended, delete the folders to go on".to_owned());
-        }
-        let (used, limit) = (sandbar_core::quantity::format_bytes(used), sandbar_core::quantity::format_bytes(limit));
-        return Some(format!("its files take {used}, more than the limit of {limit}; its processes were ended, delete files to go on"));
+        return Some(text);
     }
     None
 }

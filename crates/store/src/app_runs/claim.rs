@@ -19,19 +19,26 @@ impl Store {
 }
 
 fn claim(c: &Connection, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
-    let mut statement = c.prepare_cached("SELECT team_id, app_id FROM app_run WHERE status = 'running'")?;
+    let mut statement = c.prepare_cached("SELECT team_id, app_id FROM app_run WHERE status = 'running' AND status IN ('queued', 'running')")?;
     let running: Vec<(String, String)> = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     if running.len() >= AT_ONCE.all {
         // When one ends it is looked again.
         return Ok(Vec::new());
     }
-    // Of each app as many as may run at once, and of each group as many as have room in it: so nobody's queue hides another's.
-    let sql = "SELECT id, team_id, app_id, created_at_ms FROM (
-            SELECT id, team_id, app_id, created_at_ms, concurrency_group, concurrency_max,
-                row_number() OVER (PARTITION BY app_id, concurrency_group ORDER BY created_at_ms, id) AS nth
-            FROM app_run WHERE status = 'queued' AND cancel_requested_at_ms IS NULL) AS q
+    // Each look names the unfinished ones as the indices do, which have no others: runs that ended are many.
+    // Of each schedule that takes turns the first that waits, if none of it runs; of each app as many as may run at once, and of each group
+    // as many as have room in it: so nobody's queue hides another's.
+    let sql = "WITH ready AS (
+            SELECT id, team_id, app_id, created_at_ms, concurrency_group, concurrency_max FROM app_run AS w
+            WHERE status = 'queued' AND status IN ('queued', 'running') AND cancel_requested_at_ms IS NULL AND (by_turns = 0 OR NOT EXISTS (
+                SELECT 1 FROM app_run AS r WHERE r.schedule_id = w.schedule_id AND r.schedule_id IS NOT NULL AND r.status IN ('queued', 'running')
+                    AND r.by_turns = 1 AND (r.status = 'running' OR (r.cancel_requested_at_ms IS NULL AND (r.created_at_ms, r.id) < (w.created_at_ms, w.id)))))),
+        ranked AS (
+            SELECT *, row_number() OVER (PARTITION BY app_id, concurrency_group ORDER BY created_at_ms, id) AS nth FROM ready)
+        SELECT id, team_id, app_id, created_at_ms FROM ranked AS q
         WHERE nth <= min(coalesce(concurrency_max, ?1), ?1) AND (concurrency_group IS NULL OR nth + (SELECT count(*) FROM app_run AS r
-            WHERE r.app_id = q.app_id AND r.concurrency_group = q.concurrency_group AND r.status = 'running') <= concurrency_max)";
+            WHERE r.app_id = q.app_id AND r.concurrency_group = q.concurrency_group AND r.concurrency_group IS NOT NULL
+                AND r.status IN ('queued', 'running') AND r.status = 'running') <= concurrency_max)";
     let mut statement = c.prepare_cached(sql)?;
     let rows =
         statement.query_map([AT_ONCE.app], |row| Ok(Waiting { id: row.get(0)?, team_id: row.get(1)?, app_id: row.get(2)?, created_at_ms: row.get(3)? }))?;

@@ -54,8 +54,8 @@ impl Store {
 fn old(c: &Connection, before_ms: i64) -> Result<Vec<String>, StoreError> {
     let sql = format!(
         "SELECT id FROM (SELECT id, status, cleanup, created_at_ms,
-                row_number() OVER of_app AS nth, sum(log_bytes + artifact_bytes) OVER of_app AS app_bytes,
-                sum(log_bytes + artifact_bytes) OVER (PARTITION BY team_id ORDER BY created_at_ms DESC, id) AS team_bytes
+                row_number() OVER of_app AS nth, sum(log_bytes + artifact_bytes + octet_length(input)) OVER of_app AS app_bytes,
+                sum(log_bytes + artifact_bytes + octet_length(input)) OVER (PARTITION BY team_id ORDER BY created_at_ms DESC, id) AS team_bytes
             FROM app_run WINDOW of_app AS (PARTITION BY app_id ORDER BY created_at_ms DESC, id))
         WHERE (nth > ?1 OR app_bytes > ?2 OR team_bytes > ?3 OR created_at_ms < ?4) AND {ENDED} LIMIT {PRUNE_MAX}"
     );

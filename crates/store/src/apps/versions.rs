@@ -76,11 +76,7 @@ impl Store {
                         app
                     }
                 };
-                let sql = "SELECT number FROM app_version WHERE app_id = ?1 AND state = 'building'";
-                let building: Option<i64> = c.prepare_cached(sql)?.query_row([&app.id], |row| row.get(0)).optional()?;
-                if let Some(number) = building {
-                    return Err(StoreError::Unfit(format!("version {number} of app {:?} is being built; wait until it is ready, or delete the app", app.name)));
-                }
+                not_building(c, &app)?;
                 let sql = "UPDATE app SET last_version = last_version + 1, updated_at_ms = ?2, generation = generation + 1 WHERE id = ?1 RETURNING id, team_id, name, last_version, live_version, desired, launch, seen, created_by, created_at_ms, updated_at_ms, generation";
                 let app = c.prepare_cached(sql)?.query_row((&app.id, new.created_at_ms), |row| Ok(app_record(row)))??;
                 let version = AppVersionRecord {
@@ -105,6 +101,12 @@ impl Store {
                 Ok((app, version))
             })
             .await
+    }
+
+    /// Refuses an app of which a version is being built: no other can be begun. For who asks before much is done for one.
+    pub async fn app_not_building(&self, team_id: &str, name: &str) -> Result<(), StoreError> {
+        let (team_id, name) = (team_id.to_owned(), name.to_owned());
+        self.engine.read("look for a build", move |c| find(c, &team_id, &name)?.map_or(Ok(()), |app| not_building(c, &app))).await
     }
 
     /// A version is ready: it names its files from now on, and so does what its setup left. With `activate` it is the live one; the
@@ -186,6 +188,17 @@ impl Store {
                 rows.map(|row| row?).collect()
             })
             .await
+    }
+}
+
+fn not_building(c: &Connection, app: &AppRecord) -> Result<(), StoreError> {
+    let sql = "SELECT number FROM app_version WHERE app_id = ?1 AND state = 'building'";
+    match c.prepare_cached(sql)?.query_row([&app.id], |row| row.get::<_, i64>(0)).optional()? {
+        None => Ok(()),
+        Some(number) => {
+            let text = format!("version {number} of app {:?} is being built; wait until it is ready, cancel its build, or delete the app", app.name);
+            Err(StoreError::Unfit(text))
+        }
     }
 }
 

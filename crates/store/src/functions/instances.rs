@@ -95,6 +95,7 @@ impl Store {
                 )?
                 .execute([])?;
                 let sql = "DELETE FROM volume WHERE owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM function_instance WHERE sandbox_id = volume.owner)
+                    AND NOT EXISTS (SELECT 1 FROM app_sandbox WHERE sandbox_id = volume.owner)
                     AND NOT EXISTS (SELECT 1 FROM sandbox WHERE id = volume.owner) RETURNING tree_id";
                 let mut statement = c.prepare_cached(sql)?;
                 let rows = statement.query_map([], |row| row.get(0))?;

@@ -3,11 +3,15 @@ use std::collections::BTreeMap;
 use sandbar_core::{
     app::{
         Cleanup, Phase, RunStatus,
-        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc},
+        receipt::Kind,
+        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms, Withdrawn},
     },
     limits::app_runs as limits,
 };
-use sandbar_store::{AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, SignReceipt, SignedReceipt, Store, StoreError};
+use sandbar_store::{
+    AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, ReceiptRecord, ReceiptsGone, ReceiptsKept, SignReceipt, SignedReceipt, Store, StoreError,
+    Which,
+};
 
 use crate::Fresh;
 
@@ -22,12 +26,18 @@ fn doc() -> RunDoc {
         requires_start: false,
         place: Place::App,
         cleanup: CleanupPolicy::Delete,
+        keep: None,
         artifact_paths: Vec::new(),
         files: Vec::new(),
         input_sha256: "in".into(),
         manifest_sha256: "man".into(),
         source_sha256: "src".into(),
         caused_by: None,
+        caller: None,
+        kind: Kind::Action,
+        ground: None,
+        max_spend_micros: None,
+        terms: Terms::default(),
         known: Known::default(),
     }
 }
@@ -111,7 +121,11 @@ async fn a_run_ends_once_and_its_receipt_is_in_the_chain() {
     assert!(store.app_run_step("b", Phase::Collecting, None, &known).await.is_err(), "nothing is done to what has ended");
 
     let listed = store.receipts_list("team", None, 1, 10).await.expect("lists");
-    assert_eq!(listed, [second]);
+    assert_eq!((&listed.receipts[..], &listed.gone), (std::slice::from_ref(&second), &None));
+    assert_eq!(store.receipts_list("team", Some("app"), 0, 1).await.expect("lists").receipts, std::slice::from_ref(&first));
+    assert_eq!(store.receipts_list("team", Some("none"), 0, 1).await.expect("lists").receipts, []);
+    assert_eq!(store.receipt_get("team", "r-b").await.expect("reads"), Some(second));
+    assert_eq!(store.receipt_get("other", "r-b").await.expect("reads"), None);
     assert_eq!(store.receipt_of_run("team", "a").await.expect("reads").as_ref(), Some(&first));
     let runs = store.app_runs_list("team", AppRunFilter { app_id: Some("app".into()), limit: 2, ..AppRunFilter::default() }).await.expect("lists");
     assert_eq!(runs.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(), ["c", "b"]);
@@ -197,15 +211,156 @@ async fn what_is_cleaned_up_or_kept_too_long_goes() {
         let end = AppRunEnd { cleanup: Some(Cleanup::Pending), ..end(id, RunStatus::Running, RunStatus::Failed) };
         store.app_run_finish(end, sign()).await.expect("ends").expect("was running");
     }
-    assert_eq!(store.app_runs_uncleaned(10).await.expect("reads").len(), 2);
+    let uncleaned = async |now_ms: i64| store.app_runs_uncleaned(now_ms, 10).await.expect("reads").into_iter().map(|run| run.id).collect::<Vec<_>>();
+    assert_eq!(uncleaned(NOW).await, ["a", "b"]);
     let mut tried = doc();
     tried.known.cleanup_error = Some("no".into());
-    store.app_run_cleaned("a", Cleanup::Failed, &tried).await.expect("writes");
+    // It is tried again later, and sooner only when the clock was set back so far that later would be never.
+    store.app_run_cleaned("b", Cleanup::Pending, Some(NOW + 5_000), &tried).await.expect("writes");
+    assert_eq!(uncleaned(NOW + 4_999).await, ["a"]);
+    assert_eq!(uncleaned(NOW + 5_000).await, ["a", "b"]);
+    assert_eq!(uncleaned(NOW - limits::RUN_CLEANUP_PAUSE_MAX_MS).await, ["a", "b"]);
+    store.app_run_cleaned("a", Cleanup::Failed, None, &tried).await.expect("writes");
     let found = store.app_run_find("a").await.expect("reads").expect("is there");
     assert_eq!((found.status, found.cleanup), (RunStatus::Failed, Some(Cleanup::Failed)));
-    assert_eq!(store.app_runs_uncleaned(10).await.expect("reads").len(), 1);
+    assert_eq!(uncleaned(NOW + 5_000).await, ["b"]);
     let pruned = store.app_runs_prune(NOW + 1000, 1).await.expect("prunes");
     assert_eq!(pruned.into_iter().map(|run| run.id).collect::<Vec<_>>(), ["a"], "neither what runs nor what is to be cleaned up");
     assert_eq!(store.app_run_ids().await.expect("reads").len(), 2);
     assert!(store.receipt_of_run("team", "a").await.expect("reads").is_some(), "receipts are kept");
+}
+
+#[tokio::test]
+async fn runs_end_with_their_app_and_say_so() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let placed = |id: &str, at: i64, place: Place| NewAppRun { doc: RunDoc { place, ..doc() }, ..new(id, at) };
+    for (at, (id, place)) in [("in", Place::App), ("own", Place::Fresh), ("asked", Place::App)].into_iter().enumerate() {
+        store.app_run_insert(placed(id, at as i64, place)).await.expect("inserts");
+    }
+    assert_eq!(claim(&store).await.len(), 3);
+    store.app_run_step("in", Phase::Preparing, Some("sb-1"), &doc()).await.expect("writes");
+    store.app_run_insert(placed("waits", 9, Place::App)).await.expect("inserts");
+    store.app_run_insert(NewAppRun { app_id: "other".into(), ..placed("others", 9, Place::App) }).await.expect("inserts");
+    store.app_run_cancel("team", "asked", NOW).await.expect("writes");
+
+    let has = async |which: Which, besides: Option<&str>| store.app_has_runs("app", which, besides).await.expect("reads");
+    assert!(has(Which::OfApp, None).await && has(Which::In("sb-1".into()), None).await);
+    assert!(!has(Which::In("sb-1".into()), Some("in")).await && !has(Which::In("sb-2".into()), None).await);
+    let withdraw = async |which: Which, why: Withdrawn| {
+        let mut ids = store.app_runs_withdraw("app", which, why, NOW + 1).await.expect("writes");
+        ids.sort();
+        ids
+    };
+    assert_eq!(withdraw(Which::In("sb-1".into()), Withdrawn::AppReplaced).await, ["in"]);
+    assert_eq!(withdraw(Which::OfApp, Withdrawn::AppStopped).await, ["asked", "in", "waits"]);
+    let why = async |id: &str| store.app_run_withdrawn(id).await.expect("reads");
+    assert_eq!((why("in").await, why("waits").await), (Some(Withdrawn::AppReplaced), Some(Withdrawn::AppStopped)), "the first reason stays");
+    assert_eq!((why("asked").await, why("own").await, why("others").await), (None, None, None));
+    assert_eq!(store.app_runs_to_cancel().await.expect("reads"), ["in", "asked"]);
+    assert_eq!(store.app_runs_running().await.expect("reads"), ["in", "own", "asked"]);
+    assert_eq!(withdraw(Which::All, Withdrawn::AppDeleted).await, ["asked", "in", "own", "waits"]);
+    for id in ["in", "own", "asked"] {
+        store.app_run_finish(end(id, RunStatus::Running, RunStatus::Cancelled), sign()).await.expect("ends").expect("was running");
+    }
+    assert!(!has(Which::All, None).await, "one that waits and is not wanted keeps nothing awake");
+}
+
+#[tokio::test]
+async fn sandboxes_of_runs_are_found_with_what_their_runs_say() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    assert_eq!(store.run_sandboxes().await.expect("reads"), []);
+    assert_eq!(store.run_sandboxes_stopped(None).await.expect("reads"), []);
+    assert_eq!(store.apps_woken().await.expect("reads"), [""; 0]);
+    assert_eq!(store.app_run_by_key("app", "k").await.expect("reads"), None);
+    store.app_run_insert(NewAppRun { key: Some(("k".into(), "sha".into())), ..new("a", 0) }).await.expect("inserts");
+    assert_eq!(store.app_run_by_key("app", "k").await.expect("reads"), Some(("a".into(), "sha".into())));
+    assert_eq!(store.app_run_by_key("other", "k").await.expect("reads"), None);
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_read_keeps_no_other_from_anything() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    for (at, id) in ["a", "b"].into_iter().enumerate() {
+        store.app_run_insert(new(id, at as i64)).await.expect("inserts");
+    }
+    {
+        let db = rusqlite::Connection::open(fresh.path()).expect("opens");
+        db.execute("UPDATE app_run SET doc = '{' WHERE id = 'a'", []).expect("writes");
+    }
+    let claimed = store.app_runs_claim(NOW + 50).await.expect("claims");
+    let readable: Vec<_> = claimed.iter().map(|run| (run.id.as_str(), run.doc.known.unreadable.is_none())).collect();
+    assert_eq!(readable, [("a", false), ("b", true)]);
+    let ended = AppRunEnd { doc: claimed[0].doc.clone(), ..end("a", RunStatus::Running, RunStatus::Failed) };
+    assert!(store.app_run_finish(ended, sign()).await.expect("ends").is_some(), "it has its receipt");
+    let found = store.app_run_get("team", "a").await.expect("reads").expect("is there");
+    assert!(found.status == RunStatus::Failed && found.doc.known.unreadable.is_some(), "{found:?}");
+    assert_eq!(store.app_runs_running().await.expect("reads").len(), 1);
+}
+
+/// Ends so many runs, the first at [`NOW`] and each some time later, and returns their receipts.
+async fn receipts(store: &Store, count: i64, every_ms: i64) -> Vec<ReceiptRecord> {
+    let mut receipts = Vec::new();
+    for at in 0..count {
+        let id = format!("run-{at}");
+        store.app_run_insert(new(&id, at)).await.expect("inserts");
+        claim(store).await;
+        let end = AppRunEnd { finished_at_ms: NOW + at * every_ms, ..end(&id, RunStatus::Running, RunStatus::Succeeded) };
+        receipts.push(store.app_run_finish(end, sign()).await.expect("ends").expect("was running"));
+    }
+    receipts
+}
+
+#[tokio::test]
+async fn receipts_go_from_the_oldest_on_and_the_chain_goes_on() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let all = receipts(&store, 6, 1000).await;
+    let bytes = |receipts: &[ReceiptRecord]| receipts.iter().map(|receipt| receipt.doc.len() as u64).sum::<u64>();
+    let keep = ReceiptsKept { max: 6, bytes_max: bytes(&all), since_ms: NOW };
+    assert_eq!(store.receipts_prune(keep, NOW, 1).await.expect("prunes"), 0, "all may stay");
+
+    // By number, by bytes, and by age; in steps of one and of many.
+    for (kept, step, left) in [
+        (ReceiptsKept { max: 5, ..keep }, 1, 5),
+        (ReceiptsKept { bytes_max: bytes(&all[2..]), ..keep }, 9, 4),
+        (ReceiptsKept { since_ms: NOW + 3000, ..keep }, 9, 3),
+    ] {
+        assert_eq!(store.receipts_prune(kept, NOW + 9000, step).await.expect("prunes"), 1, "{kept:?}");
+        let page = store.receipts_list("team", None, 0, 10).await.expect("lists");
+        let gone = &all[all.len() - left - 1];
+        assert_eq!(page.receipts, all[all.len() - left..]);
+        assert_eq!(page.gone, Some(ReceiptsGone { seq: gone.seq, sha256: gone.sha256.clone(), at_ms: NOW + 9000 }));
+        assert_eq!(store.receipts_prune(kept, NOW, step).await.expect("prunes"), 0);
+    }
+
+    let none = ReceiptsKept { max: 0, bytes_max: 0, since_ms: i64::MAX };
+    assert_eq!(store.receipts_prune(none, NOW, 1).await.expect("prunes"), 2);
+    let page = store.receipts_list("team", Some("app"), 0, 10).await.expect("lists");
+    assert_eq!(page.receipts, all[5..], "the next one names the newest");
+    store.app_run_insert(new("next", 99)).await.expect("inserts");
+    claim(&store).await;
+    let next = store.app_run_finish(end("next", RunStatus::Running, RunStatus::Succeeded), sign()).await.expect("ends").expect("was running");
+    assert_eq!(next.doc, "7 Some(\"sha-6\") next succeeded");
+    assert_eq!(store.receipts_prune(keep, NOW, 9).await.expect("prunes"), 0, "what went is not counted any more");
+    assert!(store.app_run_find("run-0").await.expect("reads").is_some(), "runs are another matter");
+}
+
+#[tokio::test]
+async fn inputs_count_like_what_runs_leave() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    // As many bytes of inputs as an app may keep would not fit here: what is left of that is taken by an artifact.
+    for (at, id) in ["old", "new"].into_iter().enumerate() {
+        store.app_run_insert(NewAppRun { input: format!("\"{}\"", "x".repeat(1000)), ..new(id, at as i64) }).await.expect("inserts");
+    }
+    assert_eq!(claim(&store).await.len(), 2);
+    for id in ["old", "new"] {
+        let end = AppRunEnd { artifact_bytes: limits::RUNS_PER_APP_MAX_BYTES / 2 - 500, log_bytes: 0, ..end(id, RunStatus::Running, RunStatus::Succeeded) };
+        store.app_run_finish(end, sign()).await.expect("ends").expect("was running");
+    }
+    let pruned = store.app_runs_prune(0, 10).await.expect("prunes");
+    assert_eq!(pruned.into_iter().map(|run| run.id).collect::<Vec<_>>(), ["old"]);
 }

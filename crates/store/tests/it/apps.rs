@@ -4,8 +4,9 @@ use sandbar_core::{
     app::{Desired, SandboxKind, VersionState},
     limits::deploys as limits,
     sandbox::{Base, Layer},
+    volume::AccessMode,
 };
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, NewAppSetup, NewAppVersion, Store, StoreError};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, NewAppSetup, NewAppVersion, Store, StoreError, VolumeRecord};
 use serde_json::json;
 
 use super::Fresh;
@@ -163,9 +164,9 @@ async fn an_app_goes_with_all_that_is_its_own() {
     assert_eq!(store.app_env(&app.id).await.expect("reads").into_iter().map(|env| env.name).collect::<Vec<_>>(), ["A"]);
     begun(&store, "web").await;
 
-    let deleted = store.app_delete(&app.id).await.expect("deletes");
+    let deleted = store.app_delete(&app.id, false, 7).await.expect("deletes");
     assert_eq!((deleted.bases, deleted.sandboxes), (vec![base("l1"), base("s1")], vec!["sb-1".to_owned()]));
-    assert!(matches!(store.app_delete(&app.id).await, Err(StoreError::NotFound { .. })));
+    assert!(matches!(store.app_delete(&app.id, false, 7).await, Err(StoreError::NotFound { .. })));
     assert!(store.app_versions(&app.id).await.expect("reads").is_empty() && store.app_env(&app.id).await.expect("reads").is_empty());
     assert!(store.app_sandbox_get("sb-1").await.expect("reads").expect("until it is gone").removing);
     assert!(matches!(store.app_version_ready(&app.id, 2, base("x"), None, true, 40).await, Err(StoreError::NotFound { .. })), "its build comes to nothing");
@@ -186,4 +187,82 @@ async fn what_is_wanted_of_an_app_is_not_written_over_by_who_saw_it_before() {
     let found = store.app_get(&app.id).await.expect("reads").expect("is there");
     assert_eq!((found.seen["state"].as_str(), found.generation), (Some("ready"), online.generation));
     assert_eq!(store.apps_online().await.expect("lists"), [found]);
+}
+
+fn app_volume(app: &AppRecord, name: &str, with_sandbox: bool, id: &str) -> AppVolumeRecord {
+    let volume = VolumeRecord {
+        id: id.into(),
+        team_id: app.team_id.clone(),
+        user_id: "user".into(),
+        name: Some(format!("{}/{name}", app.name)),
+        access_mode: AccessMode::Rwx,
+        tree_id: format!("tree-{id}"),
+        size_limit_bytes: 1 << 30,
+        uid: 0,
+        gid: 0,
+        source_volume_id: None,
+        owner: None,
+        created_at_ms: 5,
+        updated_at_ms: 5,
+        version: 1,
+    };
+    AppVolumeRecord { volume, app_name: app.name.clone(), name: name.into(), with_sandbox, removing: false }
+}
+
+fn ids(volumes: &[AppVolumeRecord]) -> Vec<&str> {
+    volumes.iter().map(|volume| volume.volume.id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn volumes_outlive_their_app_unless_they_are_to_go_with_it() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let (app, other) = (ready(&store, "web", "l1", true).await, ready(&store, "other", "l2", true).await);
+    let data = app_volume(&app, "data", false, "vol-1");
+    assert_eq!(store.app_volume_insert(&data).await.expect("inserts"), data);
+    let raced = store.app_volume_insert(&app_volume(&app, "data", false, "vol-x")).await.expect("finds");
+    assert_eq!(raced.volume.id, "vol-1", "whoever is second has that of the first");
+    store.app_volume_insert(&app_volume(&app, "cache", true, "vol-2")).await.expect("inserts");
+    let same_name = store.app_volume_insert(&app_volume(&other, "data", false, "vol-3")).await.expect("inserts");
+    assert_eq!(same_name.volume.id, "vol-3", "another app's is another one");
+    store.app_volume_set("vol-1", 2 << 30, false, 9).await.expect("writes");
+    let found = store.app_volume_find("team", "web", "data").await.expect("reads").expect("is there");
+    assert_eq!((found.volume.size_limit_bytes, found.volume.updated_at_ms), (2 << 30, 9));
+    assert_eq!(store.app_volume_of("vol-3").await.expect("reads").expect("is one's").app_name, "other");
+    assert_eq!(store.app_volume_of("vol-0").await.expect("reads"), None);
+
+    // The sandbox of the app is deleted: one goes with it, and the next sandbox has another.
+    store.app_volumes_end("team", "web").await.expect("writes");
+    assert_eq!(ids(&store.app_volumes("team", "web").await.expect("lists")), ["vol-1"]);
+    assert_eq!(store.app_volumes_removable().await.expect("lists"), [("team".to_owned(), "vol-2".to_owned())]);
+    store.app_volume_insert(&app_volume(&app, "cache", true, "vol-4")).await.expect("inserts");
+    store.volume_delete("team", "vol-2", false).await.expect("deletes");
+    assert_eq!(store.app_volumes_removable().await.expect("lists"), []);
+
+    let deleted = store.app_delete(&app.id, false, 7).await.expect("deletes");
+    assert_eq!((ids(&deleted.volumes_ended), ids(&deleted.volumes_left)), (vec!["vol-4"], vec!["vol-1"]));
+    assert!(matches!(store.app_volume_insert(&app_volume(&app, "late", false, "vol-6")).await, Err(StoreError::NotFound { what: "app", .. })));
+    // An app of that name has it again.
+    let again = ready(&store, "web", "l3", true).await;
+    assert_eq!(store.app_volume_insert(&app_volume(&again, "data", false, "vol-5")).await.expect("finds").volume.id, "vol-1");
+    let deleted = store.app_delete(&again.id, true, 7).await.expect("deletes");
+    assert_eq!((ids(&deleted.volumes_ended), ids(&deleted.volumes_left)), (vec!["vol-1"], vec![]));
+    assert_eq!(ids(&store.app_volumes("team", "other").await.expect("lists")), ["vol-3"]);
+}
+
+#[tokio::test]
+async fn a_volume_of_a_build_goes_with_its_sandbox() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let app = ready(&store, "web", "l1", true).await;
+    let scratch = |id: &str, sandbox: &str| VolumeRecord { owner: Some(sandbox.into()), ..app_volume(&app, "x", false, id).volume };
+    assert!(matches!(store.app_scratch_insert(&scratch("vol-0", "sb-0")).await, Err(StoreError::NotFound { .. })), "its row comes first");
+    store.app_sandbox_insert(&sandbox("sb-1", &app, 1, SandboxKind::Build)).await.expect("inserts");
+    store.app_scratch_insert(&scratch("vol-1", "sb-1")).await.expect("inserts");
+    assert_eq!(store.instances_settle().await.expect("settles"), Vec::<String>::new(), "the sandbox is being made");
+    assert_eq!(store.volumes_list("team").await.expect("lists"), [], "it is none of the team's");
+    store.app_sandboxes_remove(vec!["sb-1".into()]).await.expect("writes");
+    assert!(store.app_scratch_insert(&scratch("vol-2", "sb-1")).await.is_err(), "not for one that is to go");
+    assert_eq!(store.app_sandboxes_settle(vec!["sb-1".into()]).await.expect("settles"), 1);
+    assert_eq!(store.instances_settle().await.expect("settles"), ["tree-vol-1"]);
 }

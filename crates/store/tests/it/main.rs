@@ -3,6 +3,7 @@
 
 mod access;
 mod app_runs;
+mod app_schedules;
 mod apps;
 mod credentials;
 mod engine;

@@ -23,7 +23,7 @@ fn named(names: &[&str]) -> LaunchServices {
 fn services_start_only_when_somebody_asks() {
     let launch = launch(SERVICES);
     let wanted = |services: LaunchServices, stopped: &[&str]| {
-        launch.wanted(&Asked { services, stopped: stopped.iter().map(|name| (*name).to_owned()).collect(), stopping: None }).join(" ")
+        launch.wanted(&Asked { services, stopped: stopped.iter().map(|name| (*name).to_owned()).collect(), ..Asked::default() }).join(" ")
     };
     assert_eq!(wanted(named(&[]), &[]), "mail start");
     assert_eq!(wanted(named(&[]), &["mail"]), "start");
@@ -46,7 +46,7 @@ fn who_depends_on_something_is_ended_before_it_and_the_start_command_last() {
 #[test]
 fn what_is_nearer_to_a_command_goes_before() {
     let launch = launch(
-        "env: {A: template, B: template, C: template, SANDBAR_APP: forged}
+        "env: {A: template, B: template, C: template}
 launch: {env: {B: launch, C: launch}}
 start: {command: serve, cwd: web, env: {C: start}}
 services: [{name: w, command: work}]
@@ -106,6 +106,6 @@ fn a_preview_is_ready_only_with_a_process_that_is() {
 fn rows_of_before_are_read() {
     assert_eq!(serde_json::from_str::<Asked>("{}").unwrap(), Asked::default());
     assert_eq!(serde_json::from_str::<SeenApp>("{}").unwrap(), SeenApp::default());
-    let asked = Asked { services: LaunchServices::All, stopped: BTreeSet::from(["a".to_owned()]), stopping: Some(Stopping::Delete) };
+    let asked = Asked { services: LaunchServices::All, stopped: BTreeSet::from(["a".to_owned()]), stopping: Some(Stopping::Delete), woken: true };
     assert_eq!(serde_json::from_value::<Asked>(serde_json::to_value(&asked).unwrap()).unwrap(), asked);
 }

@@ -40,6 +40,8 @@ pub struct Schedule {
     pub budget: Option<Budget>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quotas: Option<Quotas>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_policy: Option<Retention>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// What the runs get as their input, as it was written: defaults are applied for each run.
@@ -59,12 +61,12 @@ pub enum When {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Target {
-    /// The start command, until it ends.
+    /// The start command, until it ends. Only in a sandbox of the run's own.
     Start,
     Action {
         name: String,
     },
-    /// The service's command, until it ends.
+    /// The service's command, until it ends. What it depends on is started before.
     Service {
         name: String,
     },
@@ -93,13 +95,33 @@ pub struct Budget {
     pub max_usd: Amount,
 }
 
+/// What is kept of the sandboxes that `run_and_stop` stops; none says it: the server's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retention {
+    /// The newest of the schedule.
+    pub keep_last: u32,
+}
+
 /// Further bounds of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Quotas {
-    /// From the start of its sandbox on.
+    /// From the begin of the run on, with its sandbox and all that is started before its command. What a command is given by
+    /// itself holds, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_duration_seconds: Option<u32>,
+    /// The same as the budget's; of both the smaller one holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_spend_usd: Option<Amount>,
+}
+
+impl Schedule {
+    /// What a run may cost, in millionths of a dollar.
+    pub fn max_spend_micros(&self) -> Option<u64> {
+        let said = [self.budget.map(|budget| budget.max_usd), self.quotas.and_then(|quotas| quotas.max_spend_usd)];
+        said.into_iter().flatten().min().map(Amount::micros)
+    }
 }
 
 named!(RuntimePolicy: RunAndStop = "run_and_stop", RunAndArchive = "run_and_archive", RunAndDelete = "run_and_delete", UseExistingRunning = "use_existing_running");

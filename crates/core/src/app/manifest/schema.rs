@@ -8,7 +8,8 @@ use super::{
     read::{UPLOAD_KEY, unsupported_keys},
 };
 use crate::{
-    limits::{self as all, apps as limits},
+    app::shell,
+    limits::{self as all, app_runs as runs, apps as limits},
     script,
 };
 
@@ -88,7 +89,7 @@ pub fn schema() -> Value {
             ], &[]),
             "env": {
                 "type": "object",
-                "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": all::ENV_NAME_MAX_BYTES},
+                "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "maxLength": all::ENV_NAME_MAX_BYTES, "not": {"enum": shell::RESERVED}},
                 "additionalProperties": {"type": ["string", "number", "boolean"]},
                 "maxProperties": all::ENV_VARS_MAX,
             },
@@ -288,20 +289,17 @@ fn volume() -> Value {
     let fields = [
         ("name", name("^[A-Za-z_][A-Za-z0-9_-]*$", limits::APP_VOLUME_NAME_MAX_CHARS)),
         ("mountPath", json!({"type": "string", "maxLength": limits::APP_PATH_MAX_CHARS, "pattern": r"^(/[^/\\]+)+$", "not": {"enum": [super::WORKSPACE]}})),
-        ("storageGb", amount(limits::APP_VOLUME_MAX_GB)),
+        ("storageGb", json!({"type": "number", "minimum": limits::APP_VOLUME_MIN_GB_MILLIS as f64 / 1000.0, "maximum": limits::APP_VOLUME_MAX_GB})),
         ("deleteOnSandboxDelete", boolean(false)),
     ];
     closed(fields, &["name", "mountPath"])
 }
 
 fn inputs() -> Value {
+    let mut variable_name = name("^[A-Za-z_][A-Za-z0-9_]*$", all::ENV_NAME_MAX_BYTES);
+    variable_name["not"] = json!({"enum": shell::RESERVED});
     let variable = closed(
-        [
-            ("name", name("^[A-Za-z_][A-Za-z0-9_]*$", all::ENV_NAME_MAX_BYTES)),
-            ("required", boolean(false)),
-            ("secret", boolean(true)),
-            ("description", text(limits::APP_DESCRIPTION_MAX_CHARS)),
-        ],
+        [("name", variable_name), ("required", boolean(false)), ("secret", boolean(true)), ("description", text(limits::APP_DESCRIPTION_MAX_CHARS))],
         &["name"],
     );
     let schema = json!({
@@ -362,7 +360,11 @@ fn schedule() -> Value {
         ("requiresStart", json!({"type": "boolean"})),
         ("budget", closed([("maxUsd", amount(limits::APP_BUDGET_MAX_USD))], &["maxUsd"])),
         ("resources", reference("resources")),
-        ("quotas", closed([("maxDurationSeconds", integer(1, limits::APP_COMMAND_TIMEOUT_MAX_S))], &[])),
+        ("quotas", closed([("maxDurationSeconds", integer(1, limits::APP_COMMAND_TIMEOUT_MAX_S)), ("maxSpendUsd", amount(limits::APP_BUDGET_MAX_USD))], &[])),
+        (
+            "retentionPolicy",
+            described(closed([("keepLast", integer(1, runs::RUN_STOPPED_KEPT_MAX))], &["keepLast"]), "How many sandboxes run_and_stop keeps of it."),
+        ),
         ("env", reference("env")),
         ("input", json!({"type": "object"})),
         ("missedRunPolicy", one_of(&script::MissedRunPolicy::ALL.map(script::MissedRunPolicy::as_str), default.missed_run_policy.as_str())),

@@ -18,24 +18,51 @@ fn receipt(sequence: u64, previous_sha256: Option<String>) -> Receipt {
         run_id: format!("run_{sequence}"),
         kind: Kind::Action,
         name: Some("report".to_owned()),
-        schedule_id: Some("sch_1".to_owned()),
+        caused_by: CausedBy {
+            cause: run::RunCause::Schedule,
+            user_id: Some("user_1".to_owned()),
+            key_id: Some("key_1".to_owned()),
+            schedule_id: Some("sch_1".to_owned()),
+            tick_at_ms: Some(1_800_000_000_000),
+        },
         sandbox_id: Some("sb_1".to_owned()),
         manifest_sha256: "a".repeat(64),
-        files: Some("layers:1".to_owned()),
+        source_sha256: "e".repeat(64),
+        ground: Some(Ground {
+            template_id: "default".to_owned(),
+            snapshot_id: Some("snap_1".to_owned()),
+            image: format!("sha256:{}", "f".repeat(64)),
+            layers: vec!["root_2".to_owned(), "root_1".to_owned()],
+        }),
         command: Some("bun run report".to_owned()),
         input_sha256: Some("b".repeat(64)),
         created_at_ms: 1_800_000_000_000,
         started_at_ms: Some(1_800_000_000_100),
+        commanded_at_ms: Some(1_800_000_000_200),
         finished_at_ms: 1_800_000_001_000,
-        usage: Usage { duration_ms: 900, cpu_us: 5, memory_peak_bytes: 6, disk_bytes: 7, network_sent_bytes: 8, network_received_bytes: 9 },
-        usage_of: UsageOf::Run,
+        usage: Usage {
+            duration_ms: Some(900),
+            collecting_ms: Some(4),
+            cpu_us: Some(5),
+            memory_peak_bytes: Some(6),
+            disk_bytes: Some(7),
+            network_sent_bytes: Some(8),
+            network_received_bytes: Some(9),
+            network_partial: true,
+            sources: Sources {
+                cpu: Some(Source::Command),
+                memory: Some(Source::RunSandbox),
+                disk: Some(Source::RunSandbox),
+                network: Some(Source::AppSandbox),
+            },
+        },
         status: Status::Succeeded,
         exit_code: Some(0),
         reason: Some("it was done".to_owned()),
-        artifacts: vec![Artifact { path: "artifacts/report.json".to_owned(), sha256: "c".repeat(64), size_bytes: 10 }],
-        denied_total: 2,
+        artifacts: vec![Artifact { path: "artifacts/report.json".to_owned(), sha256: "c".repeat(64), size_bytes: 10, captured_at_ms: Some(11) }],
+        denied_total: Some(2),
         denied: vec![Denial { destination: "example.com:443".to_owned(), rule: "block-all".to_owned(), count: 2 }],
-        price: Some(Prices { currency: "EUR".to_owned(), run_micros: 5, ..Prices::default() }.bill(&Usage::default())),
+        price: Some(Prices { currency: "EUR".to_owned(), run_micros: 5, cpu_hour_micros: 1, ..Prices::default() }.bill(&Usage::default())),
         chain: "app_1".to_owned(),
         sequence,
         previous_sha256,
@@ -52,7 +79,11 @@ fn chain(length: u64) -> Vec<Signed> {
 }
 
 fn problems(chain: &[Signed], trusted: Option<&PublicKey>) -> Vec<(usize, Problem)> {
-    verify_chain(chain, trusted).into_iter().map(|problem| (problem.index, problem.problem)).collect()
+    all_problems(chain, &[], trusted, Demand::Each)
+}
+
+fn all_problems(chain: &[Signed], checkpoints: &[SignedCheckpoint], trusted: Option<&PublicKey>, demand: Demand) -> Vec<(usize, Problem)> {
+    verify_chain(chain, checkpoints, trusted, demand).problems.into_iter().map(|problem| (problem.index, problem.problem)).collect()
 }
 
 /// Every place in a value where something other than an object or list stands.
@@ -69,7 +100,11 @@ fn other(value: &Value) -> Value {
         Value::Number(number) => json!(number.as_i64().unwrap_or(0) + 1),
         Value::String(text) if text == "action" => json!("start"),
         Value::String(text) if text == "succeeded" => json!("failed"),
-        Value::String(text) if text == "run" => json!("app_sandbox"),
+        Value::String(text) if text == "command" => json!("app_sandbox"),
+        Value::String(text) if text == "run_sandbox" => json!("command"),
+        Value::String(text) if text == "app_sandbox" => json!("command"),
+        Value::String(text) if text == "schedule" => json!("api"),
+        Value::Bool(value) => json!(!value),
         Value::String(text) => json!(format!("{text}x")),
         _ => Value::Null,
     }
@@ -90,7 +125,7 @@ fn every_changed_field_is_noticed() {
     let document = serde_json::to_value(&signed.receipt).expect("JSON");
     let mut paths = Vec::new();
     leaves(&document, String::new(), &mut paths);
-    assert_eq!(paths.len(), 46, "{paths:?}");
+    assert_eq!(paths.len(), 63, "{paths:?}");
     for path in paths {
         let mut altered = document.clone();
         let place = altered.pointer_mut(&path).expect("a place");
@@ -157,13 +192,10 @@ fn chains_hold_from_wherever_they_begin() {
 #[test]
 fn what_is_wrong_with_a_chain_is_said() {
     let whole = chain(4);
-    let mut gap = whole.clone();
-    gap.remove(1);
-    assert_eq!(problems(&gap, None), [(1, Problem::Gap { before: 1, found: 3 })]);
-
     let mut swapped = whole.clone();
     swapped.swap(1, 2);
-    let found = problems(&swapped, None);
+    assert_eq!(problems(&swapped, None), [(2, Problem::Order { before: 3 })]);
+    let found = all_problems(&swapped, &[], None, Demand::Chain);
     let wanted = [(1, Problem::Gap { before: 1, found: 3 }), (2, Problem::Order { before: 3 }), (3, Problem::Gap { before: 2, found: 4 })];
     assert_eq!(found, wanted);
 
@@ -205,13 +237,72 @@ fn what_is_wrong_with_a_chain_is_said() {
 }
 
 #[test]
+fn who_demands_a_chain_is_told_of_gaps_and_others_how_many_are_missing() {
+    let whole = chain(6);
+    let some = [whole[1].clone(), whole[2].clone(), whole[5].clone()];
+    let report = verify_chain(&some, &[], None, Demand::Each);
+    assert_eq!((report.problems.len(), report.missing), (0, 2));
+    let found = all_problems(&some, &[], None, Demand::Chain);
+    assert_eq!(found, [(0, Problem::Begin { missing: 1 }), (2, Problem::Gap { before: 3, found: 6 })]);
+    assert_eq!(verify_chain(&whole, &[], None, Demand::Chain), Report::default());
+    assert_eq!(verify_chain(&whole[..2], &[], None, Demand::Chain), Report::default(), "what came after it is not known");
+}
+
+#[test]
+fn a_checkpoint_stands_for_what_was_given_up() {
+    let whole = chain(4);
+    let at = |sequence: u64| Checkpoint::new("app_1", sequence, &whole[sequence as usize - 1].sha256, 5);
+    let checkpoint = sign_checkpoint(&at(2), &key(1));
+    let trusted = key(1).public_key();
+    assert_eq!(verify_checkpoint(&checkpoint, Some(&trusted)), Ok(()));
+    for trusted in [None, Some(&trusted)] {
+        assert_eq!(all_problems(&whole[2..], std::slice::from_ref(&checkpoint), trusted, Demand::Chain), []);
+    }
+    assert_eq!(all_problems(&whole[3..], std::slice::from_ref(&checkpoint), None, Demand::Chain), [(0, Problem::Begin { missing: 3 })]);
+
+    let others = sign_checkpoint(&at(2), &key(2));
+    let found = all_problems(&whole[2..], &[others], None, Demand::Chain);
+    assert!(matches!(found[..], [(0, Problem::Checkpoint(VerifyError::OtherKey { .. }))]), "{found:?}");
+    let elsewhere = sign_checkpoint(&Checkpoint { chain: "app_2".to_owned(), ..at(2) }, &key(1));
+    assert_eq!(all_problems(&whole[2..], &[elsewhere], None, Demand::Chain), [(0, Problem::Begin { missing: 2 })]);
+    let wrong = sign_checkpoint(&Checkpoint { sha256: "0".repeat(64), ..at(2) }, &key(1));
+    let found = all_problems(&whole[2..], &[wrong], None, Demand::Chain);
+    assert!(matches!(found[..], [(0, Problem::Link { .. })]), "{found:?}");
+
+    // Nothing in it can be changed, and nothing else that was signed be taken for it.
+    let document = serde_json::to_value(&checkpoint).expect("JSON");
+    let mut paths = Vec::new();
+    leaves(&document["checkpoint"], String::new(), &mut paths);
+    assert_eq!(paths.len(), 6, "{paths:?}");
+    for path in paths {
+        let mut altered = document.clone();
+        let place = altered["checkpoint"].pointer_mut(&path).expect("a place");
+        *place = other(place);
+        let altered: SignedCheckpoint = serde_json::from_value(altered).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(verify_checkpoint(&altered, None).is_err(), "{path}");
+    }
+    let taken = SignedCheckpoint { signature: whole[1].signature.clone(), ..checkpoint };
+    assert_eq!(verify_checkpoint(&taken, None), Err(VerifyError::Signature));
+}
+
+#[test]
 fn receipts_are_read_in_all_three_forms() {
     let chain = chain(3);
     let list = serde_json::to_string_pretty(&chain).expect("JSON");
     let lines: Vec<_> = chain.iter().map(|signed| serde_json::to_string(signed).expect("JSON")).collect();
-    assert_eq!(read(&list), Ok(chain.clone()));
-    assert_eq!(read(&lines.join("\n")), Ok(chain.clone()));
-    assert_eq!(read(&serde_json::to_string_pretty(&chain[0]).expect("JSON")), Ok(chain[..1].to_vec()));
+    let of = |receipts: &[Signed]| Ok(Document { receipts: receipts.to_vec(), checkpoints: Vec::new() });
+    assert_eq!(read(&list), of(&chain));
+    assert_eq!(read(&lines.join("\n")), of(&chain));
+    assert_eq!(read(&serde_json::to_string_pretty(&chain[0]).expect("JSON")), of(&chain[..1]));
+    let checkpoint = sign_checkpoint(&Checkpoint::new("app_1", 1, &chain[0].sha256, 5), &key(1));
+    let point = serde_json::to_string(&checkpoint).expect("JSON");
+    let wanted = Document { receipts: chain[1..].to_vec(), checkpoints: vec![checkpoint] };
+    assert_eq!(read(&[point.as_str(), &lines[1], &lines[2]].join("\n")), Ok(wanted.clone()));
+    assert_eq!(read(&format!("[{},{point},{}]", lines[1], lines[2])), Ok(wanted));
+    assert_eq!(read(&point), Err(ReadError::Empty));
+    for text in [r#"{"checkpoint":1}"#, r#"{"checkpoint":{}}"#, r#"{"checkpoint":null}"#] {
+        assert!(matches!(read(text), Err(ReadError::NoReceipt { number: 1, .. })), "{text}");
+    }
     assert_eq!(read(" \n"), Err(ReadError::Empty));
     assert_eq!(read("[]"), Err(ReadError::Empty));
     for text in ["{}", "no", "[1]", "{\"receipt\":1}"] {
@@ -239,18 +330,19 @@ fn keys_are_read_and_named() {
 
 proptest! {
     #[test]
-    fn any_receipt_survives_json_and_is_verified(name in proptest::option::of("\\PC{0,40}"), command in proptest::option::of(".{0,80}"), finished_at_ms: i64, cpu_us: u64, exit_code: Option<i32>, sequence in 2u64..) {
+    fn any_receipt_survives_json_and_is_verified(name in proptest::option::of("\\PC{0,40}"), command in proptest::option::of(".{0,80}"), finished_at_ms: i64, cpu_us: Option<u64>, exit_code: Option<i32>, sequence in 2u64..) {
         let mut receipt = receipt(sequence, Some("d".repeat(64)));
         receipt.name = name;
         receipt.command = command;
         receipt.finished_at_ms = finished_at_ms;
         receipt.usage.cpu_us = cpu_us;
+        receipt.denied_total = None;
         receipt.exit_code = exit_code;
         let signed = sign(&receipt, &key(3));
         let text = serde_json::to_string(&signed).expect("JSON");
         let read = read(&text).expect("a receipt");
-        prop_assert_eq!(&read[0], &signed);
-        prop_assert_eq!(verify(&read[0], Some(&key(3).public_key())), Ok(()));
+        prop_assert_eq!(&read.receipts[0], &signed);
+        prop_assert_eq!(verify(&read.receipts[0], Some(&key(3).public_key())), Ok(()));
     }
 
     #[test]
@@ -260,8 +352,18 @@ proptest! {
         let at = at % bytes.len();
         bytes[at] = byte;
         let Ok(text) = String::from_utf8(bytes) else { return Ok(()) };
-        if let Ok(read) = read(&text) && read[0] != signed {
-            prop_assert!(verify(&read[0], Some(&key(1).public_key())).is_err());
+        if let Ok(read) = read(&text) && read.receipts[0] != signed {
+            prop_assert!(verify(&read.receipts[0], Some(&key(1).public_key())).is_err());
         }
+    }
+
+    #[test]
+    fn any_text_is_receipts_or_none(text in "[\\[\\]{}\",:0-9a-z \n]{0,60}", cut in 0usize..4000) {
+        let whole = serde_json::to_string(&chain(2)).expect("JSON");
+        let _ = read(&text);
+        let at = cut % whole.len();
+        // What was cut off in the middle is no list.
+        prop_assert!(read(&whole[..at]).is_err());
+        let _ = read(&format!("{}{text}", &whole[..at]));
     }
 }

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::{PublicKey, Receipt, Signed, VERSION};
-use crate::limits::apps as limits;
+use super::{PublicKey, Receipt, Signed, SignedCheckpoint, VERSION};
 
 /// What is wrong with one receipt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,17 +45,29 @@ pub enum Problem {
     Link { before: String, named: String },
     #[error("is number {sequence} and names {named} as the one before; only number 1 has none before")]
     First { sequence: u64, named: String },
+    #[error("is the first, and the {missing} before it are missing: no checkpoint says that they were given up")]
+    Begin { missing: u64 },
+    #[error("follows a checkpoint that {0}")]
+    Checkpoint(#[source] VerifyError),
 }
 
-/// Why a text holds no receipts.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    #[error("there is no receipt")]
-    Empty,
-    #[error("receipt {number} is none: {message}")]
-    NoReceipt { number: usize, message: String },
-    #[error("receipt {number} has more than {} bytes", limits::RECEIPT_MAX_BYTES)]
-    TooLarge { number: usize },
+/// What receipts are looked at for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// Each of them is what was signed, and those that are neighbours follow one another. Others may be missing between them, such as
+    /// those of other apps.
+    Each,
+    /// And none is missing, from the first of the chain on or from where a checkpoint says that the others were given up.
+    Chain,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// All that is wrong, in order.
+    pub problems: Vec<ChainProblem>,
+    /// Numbers between those of the receipts of which none is there.
+    pub missing: u64,
 }
 
 impl fmt::Display for ChainProblem {
@@ -72,33 +83,49 @@ pub fn verify(signed: &Signed, trusted: Option<&PublicKey>) -> Result<(), Verify
     if receipt.version != VERSION {
         return Err(VerifyError::Version(receipt.version));
     }
-    if let Some(trusted) = trusted
-        && trusted != public_key
-    {
-        return Err(VerifyError::OtherKey { found: public_key.id(), trusted: trusted.id() });
-    }
+    whose(public_key, trusted)?;
     let found = receipt.sha256();
     if found != *sha256 {
         return Err(VerifyError::Altered { said: cut(sha256), found });
     }
+    proof(public_key, &receipt.message(), signature, &receipt.key_id)
+}
+
+fn whose(public_key: &PublicKey, trusted: Option<&PublicKey>) -> Result<(), VerifyError> {
+    match trusted {
+        Some(trusted) if trusted != public_key => Err(VerifyError::OtherKey { found: public_key.id(), trusted: trusted.id() }),
+        _ => Ok(()),
+    }
+}
+
+fn proof(public_key: &PublicKey, message: &[u8], signature: &str, key_id: &str) -> Result<(), VerifyError> {
     let signature = hex::decode(signature).map_err(|_| VerifyError::Signature)?;
-    if !public_key.verifies(&receipt.message(), &signature) {
+    if !public_key.verifies(message, &signature) {
         return Err(VerifyError::Signature);
     }
-    // After the signature: before it, what the receipt names is anybody's word.
-    if receipt.key_id != public_key.id() {
-        return Err(VerifyError::KeyId { named: cut(&receipt.key_id), found: public_key.id() });
+    // After the signature: before it, what is named is anybody's word.
+    if key_id != public_key.id() {
+        return Err(VerifyError::KeyId { named: cut(key_id), found: public_key.id() });
     }
     Ok(())
 }
 
-/// Whether receipts are what was signed, follow one another, and none between them is missing. They may begin anywhere in their
-/// chain. Says everything that is wrong, in order.
-pub fn verify_chain(receipts: &[Signed], trusted: Option<&PublicKey>) -> Vec<ChainProblem> {
-    let mut problems = Vec::new();
+/// Whether a checkpoint is what was signed; as [`verify`].
+pub fn verify_checkpoint(signed: &SignedCheckpoint, trusted: Option<&PublicKey>) -> Result<(), VerifyError> {
+    let SignedCheckpoint { checkpoint, signature, public_key } = signed;
+    if checkpoint.version != VERSION {
+        return Err(VerifyError::Version(checkpoint.version));
+    }
+    whose(public_key, trusted)?;
+    proof(public_key, &checkpoint.message(), signature, &checkpoint.key_id)
+}
+
+/// Whether receipts are what was signed, and follow one another as is demanded.
+pub fn verify_chain(receipts: &[Signed], checkpoints: &[SignedCheckpoint], trusted: Option<&PublicKey>, demand: Demand) -> Report {
+    let mut report = Report::default();
     for (index, signed) in receipts.iter().enumerate() {
         let receipt = &signed.receipt;
-        let mut wrong = |problem| problems.push(ChainProblem { index, id: cut(&receipt.id), sequence: receipt.sequence, problem });
+        let mut wrong = |problem| report.problems.push(ChainProblem { index, id: cut(&receipt.id), sequence: receipt.sequence, problem });
         if let Err(error) = verify(signed, trusted) {
             wrong(error.into());
         }
@@ -106,15 +133,47 @@ pub fn verify_chain(receipts: &[Signed], trusted: Option<&PublicKey>) -> Vec<Cha
         if (receipt.sequence == 1) != receipt.previous_sha256.is_none() {
             wrong(Problem::First { sequence: receipt.sequence, named: named() });
         }
-        let Some(before) = index.checked_sub(1).and_then(|before| receipts.get(before)) else { continue };
-        if let Some(problem) = link(before, signed, named) {
-            wrong(problem);
+        let Some(before) = index.checked_sub(1).and_then(|before| receipts.get(before)) else {
+            if demand == Demand::Chain
+                && let Some(problem) = begin(signed, checkpoints, trusted)
+            {
+                wrong(problem);
+            }
+            continue;
+        };
+        match link(before, signed, named) {
+            Some(Problem::Gap { before, found }) => {
+                if demand == Demand::Chain {
+                    wrong(Problem::Gap { before, found });
+                }
+                report.missing = report.missing.saturating_add(found - before - 1);
+            }
+            Some(problem) => wrong(problem),
+            None => {}
         }
         if signed.public_key != before.public_key && trusted.is_none() {
             wrong(Problem::KeyChanged { before: before.public_key.id(), found: signed.public_key.id() });
         }
     }
-    problems
+    report
+}
+
+/// Why a chain does not begin with a receipt. One that a checkpoint names as the next begins it.
+fn begin(first: &Signed, checkpoints: &[SignedCheckpoint], trusted: Option<&PublicKey>) -> Option<Problem> {
+    let receipt = &first.receipt;
+    if receipt.sequence <= 1 {
+        return None;
+    }
+    let Some(signed) = checkpoints.iter().find(|signed| signed.checkpoint.chain == receipt.chain && signed.checkpoint.sequence == receipt.sequence - 1) else {
+        return Some(Problem::Begin { missing: receipt.sequence - 1 });
+    };
+    // Somebody else's would let anybody cut a chain.
+    if let Err(error) = verify_checkpoint(signed, Some(trusted.unwrap_or(&first.public_key))) {
+        return Some(Problem::Checkpoint(error));
+    }
+    let stands = &signed.checkpoint.sha256;
+    (receipt.previous_sha256.as_ref() != Some(stands))
+        .then(|| Problem::Link { before: cut(stands), named: receipt.previous_sha256.as_deref().map_or_else(|| "none".to_owned(), cut) })
 }
 
 /// Why one does not follow another.
@@ -132,32 +191,6 @@ fn link(before: &Signed, signed: &Signed, named: impl FnOnce() -> String) -> Opt
     // What the one before hashes to, not what it says that it does.
     let hash = last.sha256();
     (receipt.previous_sha256.as_deref() != Some(hash.as_str())).then(|| Problem::Link { before: hash, named: named() })
-}
-
-/// Reads one receipt, a JSON list of them, or one on each line.
-pub fn read(text: &str) -> Result<Vec<Signed>, ReadError> {
-    let text = text.trim();
-    let none = |number, error: serde_json::Error| ReadError::NoReceipt { number, message: error.to_string() };
-    if text.starts_with('[') {
-        let items: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(text).map_err(|error| none(1, error))?;
-        return all(items.iter().map(|item| item.get()));
-    }
-    // One object over several lines, or several on one line each.
-    let stream = serde_json::Deserializer::from_str(text).into_iter::<Box<serde_json::value::RawValue>>();
-    let items = stream.enumerate().map(|(at, item)| item.map_err(|error| none(at + 1, error))).collect::<Result<Vec<_>, _>>()?;
-    all(items.iter().map(|item| item.get()))
-}
-
-fn all<'a>(items: impl Iterator<Item = &'a str>) -> Result<Vec<Signed>, ReadError> {
-    let read = |(at, item): (usize, &str)| {
-        let number = at + 1;
-        if item.len() > limits::RECEIPT_MAX_BYTES {
-            return Err(ReadError::TooLarge { number });
-        }
-        serde_json::from_str::<Signed>(item).map_err(|error| ReadError::NoReceipt { number, message: error.to_string() })
-    };
-    let receipts = items.enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-    if receipts.is_empty() { Err(ReadError::Empty) } else { Ok(receipts) }
 }
 
 /// Texts of a stranger's in messages.

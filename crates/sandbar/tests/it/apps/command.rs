@@ -69,3 +69,33 @@ fn a_folder_is_deployed_by_the_command_line() {
     assert_eq!(app.api.get(&app.path("")).status, 404);
     settled(&server);
 }
+
+#[test]
+fn what_ran_of_an_app_that_is_deleted_is_found_by_its_name_and_id() {
+    let server = server();
+    let api = server.api();
+    let yaml = "actions:\n  - {name: fails, command: \"echo told; exit 3\"}\n";
+    let demo = super::demo::Demo::deploy(&api, "left-behind", yaml, &[]);
+    let dir = server.data_dir().parent().unwrap().to_owned();
+    let (code, out, err) = sandbar(&api, &dir, &["app", "run", "left-behind", "fails"]);
+    assert_eq!((code, out.as_str()), (3, "told\n"), "{err}");
+    let (_, text, _) = sandbar(&api, &dir, &["app", "manifest", "left-behind"]);
+    assert!(text.ends_with(yaml), "{text}");
+    let (_, out, _) = sandbar(&api, &dir, &["app", "manifest", "left-behind", "1", "-o", "json"]);
+    let manifest: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&manifest["version"], &manifest["manifest"]["actions"][0]["name"]), (&json!(1), &json!("fails")));
+    let list = api.get(APPS).ok(200)["apps"][0].clone();
+    assert_eq!((&list["state"], &list["desired"]), (&json!("none"), &json!("offline")), "{list}");
+    let (code, out, err) = sandbar(&api, &dir, &["app", "rm", "left-behind", "-o", "json"]);
+    assert_eq!((code, serde_json::from_str::<Value>(&out).unwrap()), (0, json!({ "deleted": ["left-behind"], "failed": [], "volumes_left": [] })), "{err}");
+    drop(demo);
+    for name in ["left-behind", list["id"].as_str().unwrap()] {
+        let runs = api.get(&format!("{APPS}/{name}/runs")).ok(200)["runs"].clone();
+        assert_eq!((runs.as_array().unwrap().len(), &runs[0]["exit_code"]), (1, &json!(3)), "{name}");
+        let receipts = api.get(&format!("/api/v1/receipts?app={name}")).ok(200)["receipts"].clone();
+        assert_eq!(receipts[0]["receipt"]["run_id"], runs[0]["id"], "{name}");
+        let (_, out, _) = sandbar(&api, &dir, &["app", "runs", "logs", runs[0]["id"].as_str().unwrap(), "-o", "json"]);
+        assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["output"], "told\n");
+    }
+    api.get(&format!("{APPS}/never-was/runs")).error(&[404]);
+}

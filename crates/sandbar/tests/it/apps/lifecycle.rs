@@ -255,6 +255,24 @@ fn what_was_ready_is_checked_again_after_a_sleep() {
 }
 
 #[test]
+fn nothing_counts_as_ready_after_a_restore_before_it_has_passed_again() {
+    let server = server();
+    let manifest = "start: {command: python3 web.py, ports: [{port: 3000}], readiness: {path: /health, timeoutSeconds: 300}}\n";
+    let demo = Demo::deploy(&server.api(), "restored", manifest, &[WEB, GO, ("health", "200")]);
+    assert_eq!(demo.start()["state"], "ready");
+    let sandbox = demo.sandbox();
+    // It would not pass now, and sleeps before anybody has looked.
+    sandbox.write("/workspace/health", b"503");
+    sandbox.post("/pause", json!({ "memory": true }));
+    sandbox.post("/resume", json!({}));
+    let awake = demo.until("its processes", |status| status["sandbox"]["awake"] == true);
+    assert_eq!((&awake["state"], preview(&awake, 3000)), (&json!("starting"), "opening"), "{awake}");
+    sandbox.write("/workspace/health", b"200");
+    let again = demo.until_state("ready");
+    assert_eq!(preview(&again, 3000), "ready");
+}
+
+#[test]
 fn a_new_version_is_online_after_a_start_unless_the_old_one_is_kept() {
     let server = server();
     let demo = Demo::deploy(&server.api(), "versions", "start: {command: echo one; exec sleep 1000}\n", &[]);

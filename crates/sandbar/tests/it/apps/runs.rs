@@ -11,8 +11,10 @@ use crate::it::{
     http::{Api, Incoming, eventually},
 };
 
+mod ends;
 mod groups;
 mod kills;
+mod kills_anywhere;
 mod start;
 mod uploads;
 
@@ -159,7 +161,8 @@ fn a_report_is_captured_and_what_is_missing_fails_nothing() {
     // Nothing was started for it.
     let status = demo.status();
     assert_eq!((&status["desired"], &status["state"]), (&json!("offline"), &json!("none")));
-    assert_eq!(run["usage"]["scope"], "app");
+    let usage = &run["usage"];
+    assert_eq!((&usage["scope"], &usage["sources"]["cpu"], &usage["sources"]["network"]), (&json!("app"), &json!("command"), &json!("app_sandbox")), "{run}");
     assert!(run["usage"]["cpu_seconds"].as_f64().unwrap() > 0.0 && run["usage"]["peak_memory_bytes"].as_u64().unwrap() > 0, "{run}");
 
     let receipt = demo.api.get(&of(&run, "/receipt")).ok(200)["receipt"]["receipt"].clone();

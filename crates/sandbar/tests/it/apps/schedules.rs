@@ -11,6 +11,9 @@ use crate::it::{
     http::eventually,
 };
 
+mod targets;
+mod unreadable;
+
 const ACTIONS: &str = "actions:\n  - name: report\n    command: \"echo told $SANDBAR_INPUT_BASE64 | tee report.txt\"\n    artifactPaths: [report.txt]\n";
 
 fn schedule(demo: &Demo, name: &str, rest: &str) -> String {
@@ -83,8 +86,14 @@ fn the_manifest_keeps_its_schedules() {
     assert_eq!(ticks(&demo, "nightly"), Vec::<Value>::new());
     let stopped = demo.post("/schedules/nightly/stop", json!({}))["schedule"].clone();
     assert_eq!((&stopped["lifecycle_status"], &stopped["next_run_at"]), (&json!("stopped"), &Value::Null));
+    // Whatever the manifest says then, it stays so until it is resumed.
+    demo.redeploy(&with("    missedRunPolicy: skip\n"), &[]);
+    let stopped = is(&demo, "nightly");
+    assert_eq!((&stopped["lifecycle_status"], &stopped["spec"]["missedRunPolicy"]), (&json!("stopped"), &json!("skip")), "{stopped}");
     let again = demo.post("/schedules/nightly/resume", json!({}))["schedule"].clone();
     assert_eq!(again["lifecycle_status"], "active");
+    demo.redeploy(&with(""), &[]);
+    assert_eq!(is(&demo, "nightly")["lifecycle_status"], "active");
     demo.redeploy(&with("  - name: more\n    rate: 6 hours\n    action: report\n"), &[]);
     assert_eq!(is(&demo, "nightly")["id"], first["id"], "one that stays the same stays");
     is(&demo, "more");
@@ -104,6 +113,8 @@ fn what_is_wrong_with_a_schedule_is_said() {
         (json!({ "name": "a", "rate": "1 hour", "action": "none" }), "schedule action target does not exist: none"),
         (json!({ "name": "a", "rate": "1 hour", "action": "report", "timezone": "Mars/Base" }), "$.timezone"),
         (json!({ "name": "a", "rate": "1 hour", "action": "report", "wrong": 1 }), "wrong"),
+        (json!({ "name": "a", "rate": "1 hour", "target": { "kind": "start" } }), "schedule start target does not exist"),
+        (json!({ "name": "a", "rate": "1 hour", "action": "report", "runtimePolicy": "use_existing_running", "resources": { "cpu": 1 } }), "$.resources"),
     ];
     for (given, told) in table {
         let refused = demo.try_post("/schedules", given.clone());
@@ -113,6 +124,23 @@ fn what_is_wrong_with_a_schedule_is_said() {
     let made = json!({ "name": "twice", "rate": "1 hour", "action": "report" });
     demo.try_post("/schedules", made.clone()).ok(201);
     assert_eq!(demo.try_post("/schedules", made).status, 409);
+    // What never comes is refused with what is allowed.
+    for (given, path) in [
+        (json!({ "name": "b", "once": "2020-01-01T00:00:00Z", "action": "report" }), "$.once"),
+        (json!({ "name": "b", "rate": "1 hour", "endAt": "2020-01-01T00:00:00Z", "action": "report" }), "$.endAt"),
+    ] {
+        let refused = demo.try_post("/schedules", given.clone()).error(&[422]);
+        assert_eq!(refused["details"]["diagnostics"][0]["path"], path, "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains("must be a moment after now"), "{refused}");
+    }
+    let past = demo.api.send("PATCH", &schedule(&demo, "twice", ""), br#"{"once":"2020-01-01T00:00:00Z"}"#).error(&[422]);
+    assert_eq!(past["details"]["diagnostics"][0]["path"], "$.once", "{past}");
+    // A name that another has.
+    demo.try_post("/schedules", json!({ "name": "other", "rate": "1 hour", "action": "report" })).ok(201);
+    let taken = demo.api.send("PATCH", &schedule(&demo, "twice", ""), br#"{"name":"other"}"#).error(&[409]);
+    assert!(taken["message"].as_str().unwrap().contains("that name"), "{taken}");
+    let renamed = demo.api.send("PATCH", &schedule(&demo, "other", ""), br#"{"name":"another"}"#).ok(200)["schedule"].clone();
+    assert_eq!(renamed["name"], "another");
     let changed = demo.api.send("PATCH", &schedule(&demo, "twice", ""), br#"{"cron":"0 4 * * *","endAt":"2099-01-01T00:00:00Z"}"#).ok(200)["schedule"].clone();
     assert_eq!((&changed["spec"]["cron"], &changed["spec"]["rate"]), (&json!("0 4 * * *"), &Value::Null), "{changed}");
     assert_eq!(demo.api.delete(&schedule(&demo, "twice", "")).status, 200);

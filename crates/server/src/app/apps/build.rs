@@ -4,12 +4,19 @@
 //! `setup.inputs` the commands see those files only, and the whole source lies on top of what they left.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use sandbar_core::{
-    app::{SandboxKind, manifest::Manifest},
+    app::{
+        SandboxKind,
+        manifest::Manifest,
+        shell::{self, Env},
+    },
     limits::{self as all_limits, deploys as limits},
     sandbox::Base,
 };
@@ -25,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ground::{Ground, name_of_base, on_top},
     log::Log,
+    shell::context,
     source::{Source, any_matches},
     steps::{self, Extra, Failure},
 };
@@ -45,6 +53,9 @@ const PROBE_MAX: Duration = Duration::from_secs(limits::APP_PROBE_MAX_S);
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
 const PROBE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Who cancels a build waits so long for its end.
+const CANCEL_WAIT: Duration = Duration::from_secs(10);
+
 /// What is to be built.
 pub(super) struct Build {
     pub app: AppRecord,
@@ -58,7 +69,39 @@ pub(super) struct Build {
 /// Until when a build may go on.
 struct Term {
     until: Instant,
-    stop: CancellationToken,
+    stop: BuildStop,
+}
+
+/// Ends a build. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BuildStop {
+    asked: CancellationToken,
+    /// Its app was deleted; else nobody wants this version.
+    deleted: Arc<AtomicBool>,
+    /// The build is over, and its row says how.
+    done: CancellationToken,
+}
+
+impl BuildStop {
+    /// The app was deleted.
+    pub fn delete(&self) {
+        self.deleted.store(true, Ordering::Release);
+        self.asked.cancel();
+    }
+
+    /// Nobody wants this version. Returns when the build is over, or after a while.
+    pub async fn cancel(&self) {
+        self.asked.cancel();
+        let _ = tokio::time::timeout(CANCEL_WAIT, self.done.cancelled()).await;
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    fn failure(&self) -> Failure {
+        Failure(if self.is_deleted() { "the app was deleted" } else { "the build was cancelled" }.to_owned())
+    }
 }
 
 /// What a build came to, kept until rows name it.
@@ -74,7 +117,7 @@ impl App {
     /// Builds behind the caller; the version's row says what came of it.
     pub(super) fn begin_build(self: &Arc<Self>, build: Build) {
         let (id, number) = (build.app.id.clone(), build.version.number);
-        let stop = CancellationToken::new();
+        let stop = BuildStop::default();
         self.apps.lock().insert((id.clone(), number), stop.clone());
         let app = Arc::clone(self);
         self.sandboxes.tasks.spawn(async move {
@@ -89,13 +132,14 @@ impl App {
             app.apps.lock().remove(&(id.clone(), number));
             // Its sandboxes have nothing to do any more.
             app.apps.changed.notify_one();
-            if stop.is_cancelled() {
+            if stop.is_deleted() {
                 app.remove_build_logs(&id);
             }
+            stop.done.cancel();
         });
     }
 
-    async fn build_and_say(self: &Arc<Self>, build: Build, mut log: Log, stop: &CancellationToken) {
+    async fn build_and_say(self: &Arc<Self>, build: Build, mut log: Log, stop: &BuildStop) {
         let (id, number) = (build.app.id.clone(), build.version.number);
         let began = Instant::now();
         let built = self.build(&build, &mut log, stop).await;
@@ -115,13 +159,16 @@ impl App {
         }
     }
 
-    async fn build(self: &Arc<Self>, build: &Build, log: &mut Log, stop: &CancellationToken) -> Result<Built, Failure> {
+    async fn build(self: &Arc<Self>, build: &Build, log: &mut Log, stop: &BuildStop) -> Result<Built, Failure> {
         let place = match self.apps.places.try_acquire() {
             Ok(place) => place,
             Err(_) => {
                 log.line("==> waiting for other builds").await;
-                // Never closed.
-                self.apps.places.acquire().await.map_err(|_| Failure("the server is ending".to_owned()))?
+                tokio::select! {
+                    // Never closed.
+                    place = self.apps.places.acquire() => place.map_err(|_| Failure("the server is ending".to_owned()))?,
+                    () = stop.asked.cancelled() => return Err(stop.failure()),
+                }
             }
         };
         let term = Term { until: Instant::now() + BUILD_MAX, stop: stop.clone() };
@@ -335,7 +382,7 @@ impl Term {
             done = tokio::time::timeout_at(self.until.into(), work) => {
                 done.unwrap_or_else(|_| Err(Failure(format!("the build may take {} s, which have passed", BUILD_MAX.as_secs()))))
             }
-            () = self.stop.cancelled() => Err(Failure("the app was deleted".to_owned())),
+            () = self.stop.asked.cancelled() => Err(self.stop.failure()),
         }
     }
 }
@@ -348,14 +395,9 @@ async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, extra: &Extra, until
         && let Some(command) = &start.command
     {
         log.line(&format!("==> starting the app for the probes: {command}")).await;
-        let mut env = extra.env.clone();
-        env.extend(manifest.launch.env.clone());
-        env.extend(start.block.env.clone());
-        let mut create = steps::context(command, env, until.saturating_duration_since(Instant::now()) + PROBE_WITHIN);
-        create.cwd = Some(match &start.block.cwd {
-            Some(cwd) => format!("{}/{cwd}", sandbar_core::app::manifest::WORKSPACE),
-            None => sandbar_core::app::manifest::WORKSPACE.to_owned(),
-        });
+        let env = shell::whole(&extra.env, &shell::said(manifest, Some(&start.block), &Env::new()), []);
+        let ttl = until.saturating_duration_since(Instant::now()) + PROBE_WITHIN;
+        let create = context(shell::argv(command), shell::folder(start.block.cwd.as_deref()), env, ttl.as_secs().max(1));
         let created = runtime.client.create_context(&create).await;
         context_id = Some(created.map_err(|error| Failure(format!("the app cannot be started for the probes: {error}")))?.id);
     }
@@ -371,7 +413,7 @@ async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, extra: &Extra, until
             let printed = match &context_id {
                 Some(id) => match runtime.client.get_context(id).await {
                     Ok(context) if context.running => None,
-                    Ok(context) => Some(extra.redactor.text(&warm::last_lines(&context.output.output_raw.unwrap_or_default()))),
+                    Ok(context) => Some(warm::last_lines(&extra.redactor.printed(&context.output.output_raw.unwrap_or_default(), false))),
                     Err(_) => Some(String::new()),
                 },
                 None => None,

@@ -1,10 +1,11 @@
 //! Variables that an app asks for: given once, sealed, and handed to its commands and to nobody else.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use sandbar_core::{
-    app::{manifest::Manifest, redact::Redactor},
+    app::{manifest::Manifest, shell::is_reserved},
     limits::deploys as limits,
+    redact::Redactor,
     validate,
 };
 use sandbar_store::{AppEnv, AppRecord};
@@ -51,6 +52,9 @@ impl App {
             let text = "must begin with a letter or _, and have only letters, digits and _";
             return Err(violations(vec![validate::Violation::new(format!("env.{}", crate::http::params::shown(wrong)), text)]));
         }
+        if let Some(ours) = values.keys().find(|name| is_reserved(name)) {
+            return Err(violations(vec![validate::Violation::new(format!("env.{ours}"), "is set by the server for every command")]));
+        }
         let plain: BTreeMap<String, String> = values.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default())).collect();
         validate::env_vars(&plain, "env").map_err(violations)?;
         let mut sealed = Vec::with_capacity(values.len());
@@ -70,8 +74,14 @@ impl App {
         }
         self.check_room()?;
         self.store.app_env_put(&app.id, sealed, now_ms()).await.map_err(|e| store_failure("keeping variables", &e))?;
+        self.apps.env_epoch.fetch_add(1, Ordering::Release);
         tracing::info!(action = "env", team = app.team_id, app = app.id, by = who.user_id, "variables of an app were set");
         Ok(())
+    }
+
+    /// Changes whenever variables of some app do.
+    pub(crate) fn app_env_epoch(&self) -> u64 {
+        self.apps.env_epoch.load(Ordering::Acquire)
     }
 
     /// What an app was given of what its manifest asks for, for its commands.

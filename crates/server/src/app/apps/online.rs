@@ -14,16 +14,18 @@ use sandbar_core::{
         launch::{Asked, Launch, SeenApp, Stopping},
         manifest::LaunchServices,
         redact::Redactor,
+        run::Withdrawn,
     },
     limits::app_launch as limits,
     preview,
     sandbox::SandboxRecord,
 };
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError, Which};
 
 use super::{
     manifest_of,
     supervise::{Keeping, Stopped, Supervised, gates},
+    unreadable,
 };
 use crate::{
     app::{
@@ -75,34 +77,16 @@ impl App {
         self.whole(who, "starting the app", move |this, _| async move { this.bring_app_online(&app.id, start).await }).await
     }
 
-    /// The sandbox of an app, with its start command started, of whatever version it has. For those who need it to be so.
-    pub(crate) async fn ensure_app_online(self: &Arc<Self>, app_id: &str) -> Result<SandboxRecord, ApiError> {
-        let (this, id) = (Arc::clone(self), app_id.to_owned());
-        let done = self.sandboxes.tasks.spawn(async move { this.bring_app_online(&id, Start { services: None, keep: true }).await });
-        let supervised = done.await.unwrap_or_else(|error| Err(ApiError::internal("starting the app", &error)))?;
-        let record = self.record_of(supervised.sandbox_id()).await?;
-        record.ok_or_else(|| ApiError::unavailable("the sandbox of the app was deleted just now").retry_after(1))
-    }
-
-    /// The sandbox of an app, made or woken, of whatever version it has. Nothing is started in it that is not wanted already.
-    pub(crate) async fn ensure_app_sandbox(self: &Arc<Self>, app_id: &str) -> Result<SandboxRecord, ApiError> {
-        let (this, id) = (Arc::clone(self), app_id.to_owned());
-        let up = self.sandboxes.tasks.spawn(async move {
-            let turn = this.app_turns.of(&id);
-            let _turn = turn.lock().await;
-            let app = this.app_by_id(&id).await?;
-            let live = this.live_version(&app).await?;
-            this.app_sandbox_up(&app, &live, true).await
-        });
-        let (_, record) = up.await.unwrap_or_else(|error| Err(ApiError::internal("waking the sandbox of the app", &error)))?;
-        Ok(record)
-    }
-
     async fn bring_app_online(self: &Arc<Self>, app_id: &str, start: Start) -> Result<Supervised, ApiError> {
         let turn = self.app_turns.of(app_id);
         let _turn = turn.lock().await;
         let app = self.app_by_id(app_id).await?;
-        let (was, wanted) = (app.desired, start.services.clone());
+        self.bring_online_in_turn(app, start).await
+    }
+
+    /// The same for who has the turn of the app.
+    pub(super) async fn bring_online_in_turn(self: &Arc<Self>, app: AppRecord, start: Start) -> Result<Supervised, ApiError> {
+        let (was, wanted, woken) = (app.desired, start.services.clone(), asked_of(&app).woken);
         let live = self.live_version(&app).await?;
         if let Some(services) = &wanted {
             shape_of(&app, &live)?.check(services).map_err(|error| ApiError::bad_request(format!("services: {error}")))?;
@@ -114,7 +98,7 @@ impl App {
                 let services = std::mem::take(&mut asked.services);
                 *asked = match was {
                     Desired::Offline => Asked { services: wanted.clone().unwrap_or_default(), ..Asked::default() },
-                    Desired::Online => Asked { services: both(services, wanted.clone()), stopped: std::mem::take(&mut asked.stopped), stopping: None },
+                    Desired::Online => Asked { services: both(services, wanted.clone()), stopped: std::mem::take(&mut asked.stopped), ..Asked::default() },
                 };
                 if let Some(services) = &wanted {
                     asked.stopped.retain(|name| !names(services, name));
@@ -124,7 +108,7 @@ impl App {
         let up = self.app_sandbox_up(&app, &live, start.keep).await;
         if up.is_err() && was == Desired::Offline {
             // Else the next server would try what this one has refused.
-            self.want(app.clone(), Desired::Offline, |asked| *asked = Asked::default()).await?;
+            self.want(app.clone(), Desired::Offline, |asked| *asked = Asked { woken, ..Asked::default() }).await?;
         }
         let (row, record) = up?;
         let version = if row.version == live.number { live } else { self.version_of(&app, row.version).await? };
@@ -137,7 +121,12 @@ impl App {
     }
 
     /// The sandbox of an app, made or woken, with an agent that answers.
-    async fn app_sandbox_up(self: &Arc<Self>, app: &AppRecord, live: &AppVersionRecord, keep: bool) -> Result<(AppSandboxRecord, SandboxRecord), ApiError> {
+    pub(super) async fn app_sandbox_up(
+        self: &Arc<Self>,
+        app: &AppRecord,
+        live: &AppVersionRecord,
+        keep: bool,
+    ) -> Result<(AppSandboxRecord, SandboxRecord), ApiError> {
         let whole = self.app_whole(app.clone()).await?;
         let found = match whole.online {
             Some(row) => self.record_of(&row.sandbox_id).await?.map(|record| (row, record)),
@@ -147,6 +136,7 @@ impl App {
             Some(found) if keep || !whole.outdated => found,
             former => {
                 if let Some((row, _)) = former {
+                    self.withdraw_runs(&app.id, Which::In(row.sandbox_id.clone()), Withdrawn::AppReplaced).await?;
                     self.unsupervise(&row.sandbox_id, STOP_GRACE).await;
                 }
                 // One that somebody deleted has its row still.
@@ -165,7 +155,8 @@ impl App {
         Ok((row, record.as_ref().clone()))
     }
 
-    /// Takes an app offline: services are ended first, then the start command; then its sandbox is paused or deleted.
+    /// Takes an app offline: what runs in its sandbox is cancelled first, then services are ended, then the start command; then its sandbox
+    /// is paused or deleted.
     pub(crate) async fn stop_app(self: &Arc<Self>, who: &Principal, name: &str, sandbox: Stopping) -> Result<StopSummary, ApiError> {
         let app = self.app(who, name).await?;
         tracing::info!(action = "stop", team = app.team_id, app = app.id, by = who.user_id, "an app is taken offline");
@@ -181,6 +172,7 @@ impl App {
 
     async fn finish_stop(self: &Arc<Self>, app: AppRecord, sandbox: Stopping) -> Result<StopSummary, ApiError> {
         let began = Instant::now();
+        self.withdraw_runs(&app.id, Which::OfApp, Withdrawn::AppStopped).await?;
         let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
         let mut stopped = Vec::new();
         if let Some(row) = &online {
@@ -194,6 +186,9 @@ impl App {
                     }
                 }
             }
+        }
+        if sandbox == Stopping::Delete {
+            self.end_volumes_with_sandbox(&app).await?;
         }
         let app = self.want(app, Desired::Offline, |asked| *asked = Asked::default()).await?;
         self.remember_stopped(&app, sandbox).await;
@@ -224,7 +219,11 @@ impl App {
         let declared = launch.ports().map(|(_, port)| port).find(|declared| port.is_none_or(|port| declared.port == port));
         let (port, own_path, wakes) = match (declared, port) {
             (Some(declared), _) => (declared.port, declared.path.as_str(), declared.auto_start),
-            (None, Some(port)) => (port, "/", false),
+            (None, Some(port)) => {
+                let declared: Vec<String> = launch.ports().map(|(_, port)| port.port.to_string()).collect();
+                let declared = if declared.is_empty() { "none".to_owned() } else { declared.join(", ") };
+                return Err(ApiError::bad_request(format!("port: {port} is not declared by the app, which declares {declared}")));
+            }
             (None, None) => return Err(ApiError::bad_request("port: the app declares none, so one has to be named")),
         };
         let new = preview::wanted(port.into(), None, Some(path.as_deref().unwrap_or(own_path)), ttl_seconds, wakes).map_err(violations)?;
@@ -327,9 +326,18 @@ impl App {
             }
         }
         for (sandbox_id, app_id, version) in self.store.app_sandboxes_offline().await.map_err(|e| store_failure("reading sandboxes of apps", &e))? {
-            let app = self.app_by_id(&app_id).await?;
-            let launch = shape_of(&app, &self.version_of(&app, version).await?)?;
-            gates::close(self, &sandbox_id, &launch);
+            let launch = async {
+                let app = self.app_by_id(&app_id).await?;
+                shape_of(&app, &self.version_of(&app, version).await?)
+            };
+            match launch.await {
+                Ok(launch) => gates::begin_closed(self, &sandbox_id, &launch),
+                // One app that cannot be read keeps the server from nothing. Which ports it declares is not known.
+                Err(error) => {
+                    tracing::error!(app = app_id, version, %error, "an app that is offline cannot be read; all ports of its sandbox are closed");
+                    gates::close_all(self, &sandbox_id);
+                }
+            }
         }
         for id in self.store.apps_stopping().await.map_err(|e| store_failure("reading apps", &e))? {
             let this = Arc::downgrade(self);
@@ -350,7 +358,14 @@ impl App {
         if self.record_of(&row.sandbox_id).await?.is_none() {
             return Ok(false);
         }
-        let (launch, redactor) = self.app_launch(app, &self.version_of(app, row.version).await?, false).await?;
+        let launch = async { self.app_launch(app, &self.version_of(app, row.version).await?, false).await };
+        let (launch, redactor) = match launch.await {
+            Err(error) if error.details() == Some(&unreadable()) => {
+                gates::close_all(self, &row.sandbox_id);
+                return Err(error);
+            }
+            launch => launch?,
+        };
         let seen = seen_of(app);
         let known = |name: &String| {
             let entry = seen.entries.get(name).filter(|_| seen.sandbox_id == row.sandbox_id);
@@ -377,6 +392,10 @@ impl App {
                 }
                 match app.bring_app_online(&app_id, Start { services: None, keep: true }).await {
                     Ok(_) => return,
+                    Err(error) if error.details() == Some(&unreadable()) => {
+                        tracing::error!(app = app_id, %error, "an app that is to be online cannot be read; it is not tried again");
+                        return;
+                    }
                     Err(error) => tracing::warn!(app = app_id, %error, "an app that is to be online is not yet"),
                 }
                 drop(app);
@@ -405,13 +424,13 @@ impl App {
         Ok((Arc::new(Launch::of(Arc::new(manifest), &app.name, version.number, &given.env)), redactor))
     }
 
-    async fn app_by_id(&self, id: &str) -> Result<AppRecord, ApiError> {
+    pub(super) async fn app_by_id(&self, id: &str) -> Result<AppRecord, ApiError> {
         let found = self.store.app_get(id).await.map_err(|e| store_failure("reading the app", &e))?;
         found.ok_or_else(|| ApiError::not_found("app", id))
     }
 
     /// Writes what is wanted of an app. Its row may be changed by deploys meanwhile; then it is read and changed again.
-    async fn want(&self, app: AppRecord, desired: Desired, change: impl Fn(&mut Asked)) -> Result<AppRecord, ApiError> {
+    pub(super) async fn want(&self, app: AppRecord, desired: Desired, change: impl Fn(&mut Asked)) -> Result<AppRecord, ApiError> {
         let mut app = app;
         for _ in 0..WRITES_MAX {
             let mut asked = asked_of(&app);
@@ -428,7 +447,7 @@ impl App {
 }
 
 impl Turns {
-    fn of(&self, app_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+    pub(super) fn of(&self, app_id: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever nobody holds or waits for is not needed.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{
-        App,
+        App, SharedApp,
         auth::Principal,
         sandboxes::{now_ms, store_failure},
     },
@@ -42,15 +42,15 @@ mod command;
 mod execute;
 mod files;
 mod log;
+mod place;
 mod receipt;
 mod uploads;
 mod usage;
 
+pub(crate) use super::log::Piece as LogPiece;
 pub(crate) use ask::{Wish, plan};
-pub(crate) use command::is_reserved;
 pub(crate) use execute::execute;
 pub(crate) use files::RunDir;
-pub(crate) use log::LogPiece;
 pub(crate) use receipt::receipt_of;
 pub(crate) use uploads::WishFile;
 
@@ -114,13 +114,25 @@ impl AppRuns {
     }
 }
 
+pub(super) fn key_reused(run_id: &str) -> ApiError {
+    let text = format!("this Idempotency-Key was used for run {run_id}, which was asked for otherwise; use another key for another run");
+    ApiError::conflict(text).with_details(serde_json::json!({ "reason": "idempotency_key_reused", "run_id": run_id }))
+}
+
 impl App {
     /// Asks for a run of an app.
-    pub(crate) async fn ask_for_run(&self, who: &Principal, app: &str, wish: Wish) -> Result<Asked, ApiError> {
+    pub(crate) async fn ask_for_run(self: &SharedApp, who: &Principal, app: &str, wish: Wish) -> Result<Asked, ApiError> {
         who.require(Permission::FunctionWrite)?;
+        let app = self.app(who, app).await?;
+        // First of all: what has become of the app since is nothing to who asks again for what he was given.
+        if let Some(key) = &wish.idempotency_key
+            && let Some(asked) = self.asked_before(&app.id, key, &ask::request_sha256(&wish)).await?
+        {
+            return Ok(asked);
+        }
         self.check_room()?;
         let files = wish.files.clone();
-        let new = self.new_run(who, app, wish).await?;
+        let new = self.new_run(&app, wish).await?;
         let id = new.id.clone();
         self.keep_run_files(&id, &files).await?;
         let inserted = self.store.app_run_insert(new).await;
@@ -135,13 +147,19 @@ impl App {
                 (id, false)
             }
             InsertedRun::Same { run_id } => (run_id, true),
-            InsertedRun::Other { run_id } => {
-                let text = format!("this Idempotency-Key was used for run {run_id}, which was asked for otherwise; use another key for another run");
-                return Err(ApiError::conflict(text).with_details(serde_json::json!({ "reason": "idempotency_key_reused", "run_id": run_id })));
-            }
+            InsertedRun::Other { run_id } => return Err(key_reused(&run_id)),
         };
         self.app_runs.changed.notify_one();
         Ok(Asked { run: self.run_of(&id).await?, replayed })
+    }
+
+    /// The run that was asked for with a key; one that was asked for otherwise is a conflict (409).
+    pub(super) async fn asked_before(&self, app_id: &str, key: &str, request_sha256: &str) -> Result<Option<Asked>, ApiError> {
+        match self.store.app_run_by_key(app_id, key).await.map_err(|e| store_failure("looking for a run by its key", &e))? {
+            None => Ok(None),
+            Some((run_id, of)) if of == request_sha256 => Ok(Some(Asked { run: self.run_of(&run_id).await?, replayed: true })),
+            Some((run_id, _)) => Err(key_reused(&run_id)),
+        }
     }
 
     async fn run_of(&self, id: &str) -> Result<AppRun, ApiError> {
@@ -167,17 +185,17 @@ impl App {
         self.app_run(who, id).await
     }
 
-    /// Runs of an app, the newest first.
+    /// Runs of an app, the newest first. One that was deleted is found by its name or id all the same.
     pub(crate) async fn app_runs(&self, who: &Principal, app: &str, filter: AppRunFilter) -> Result<Vec<AppRun>, ApiError> {
         who.require(Permission::FunctionRead)?;
-        let found = self.store.app_find(&who.team_id, app).await.map_err(|e| store_failure("reading an app", &e))?;
-        let app = found.ok_or_else(|| ApiError::not_found("app", app))?;
-        let filter = AppRunFilter { app_id: Some(app.id), ..filter };
+        let found = self.store.app_id_of(&who.team_id, app).await.map_err(|e| store_failure("reading an app", &e))?;
+        let app_id = found.ok_or_else(|| ApiError::not_found("app", app))?;
+        let filter = AppRunFilter { app_id: Some(app_id), ..filter };
         self.store.app_runs_list(&who.team_id, filter).await.map_err(|e| store_failure("listing runs", &e))
     }
 
     /// Does not want a run any more. One that waits ends at once; the command of another is ended, and its group with it.
-    pub(crate) async fn cancel_run(&self, who: &Principal, id: &str) -> Result<AppRun, ApiError> {
+    pub(crate) async fn cancel_run(self: &SharedApp, who: &Principal, id: &str) -> Result<AppRun, ApiError> {
         who.require(Permission::FunctionWrite)?;
         let met = self.store.app_run_cancel(&who.team_id, id, now_ms()).await.map_err(|e| store_failure("cancelling a run", &e))?;
         match met {
@@ -197,10 +215,11 @@ impl App {
     }
 
     /// Ends a run that nothing was begun of, because it is not wanted.
-    pub(crate) async fn end_unbegun(&self, run: &AppRun) -> Result<(), ApiError> {
-        let verdict = match &run.group {
-            Some(group) if run.doc.known.skipped => Verdict::skipped(group),
-            _ => Verdict::cancelled(),
+    pub(crate) async fn end_unbegun(self: &SharedApp, run: &AppRun) -> Result<(), ApiError> {
+        let verdict = match (&run.group, run.withdrawn) {
+            (Some(group), _) if run.doc.known.skipped => Verdict::skipped(group),
+            (_, Some(why)) => Verdict::withdrawn(why),
+            (_, None) => Verdict::cancelled(),
         };
         let mut doc = run.doc.clone();
         doc.known.message = verdict.message;
@@ -221,6 +240,7 @@ impl App {
                 self.drop_run_files(&run.id).await;
             }
             self.app_runs.ended(&run.id);
+            self.rest_app_behind(run);
         }
         Ok(())
     }
@@ -233,11 +253,7 @@ impl App {
 
     /// Of a run that was read before it is asked here: so nothing that was printed before its end is missed.
     pub(crate) async fn read_run_log(&self, run: &AppRun, since: u64) -> Result<LogPiece, ApiError> {
-        let (dir, is_final) = (self.run_dir(&run.id), run.status.is_final());
-        let read = tokio::task::spawn_blocking(move || log::read(&dir, since, limits::RUN_LOG_READ_MAX_BYTES)).await;
-        let (bytes, at_end) = read.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| ApiError::internal("reading the log of a run", &e))?;
-        let cursor = since + bytes.len() as u64;
-        Ok(LogPiece { output: String::from_utf8_lossy(&bytes).into_owned(), cursor, completed: is_final && at_end })
+        super::log::read(self.run_dir(&run.id).log(), since, limits::RUN_LOG_READ_MAX_BYTES, run.status.is_final()).await
     }
 
     /// The file of an artifact that was captured.

@@ -1,17 +1,20 @@
 //! The sandboxes of apps. The row comes before the sandbox and goes after it, so that whatever a killed server left half made has
 //! an owner, and is found again by whoever looks.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use sandbar_core::{
-    app::{SandboxKind, manifest::Manifest},
+    app::{
+        SandboxKind,
+        manifest::{Manifest, Volume},
+    },
     lifecycle,
     limits::deploys as limits,
     sandbox::{Base, SandboxRecord},
 };
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError};
 
-use super::{LOGS, ground::config_of, manifest_of};
+use super::{LOGS, ground::config_of, manifest_of, volumes::Mounts};
 use crate::{
     app::{
         App,
@@ -72,12 +75,19 @@ impl App {
             base: Some(base.clone()),
         };
         // To its end also when nobody waits any more: half of a sandbox is not left.
-        let made = Arc::clone(self);
-        let made = self.sandboxes.tasks.spawn(async move { made.make_row_and_sandbox(row, claim, base).await });
+        let (made, app, volumes) = (Arc::clone(self), app.clone(), manifest.volumes.clone());
+        let made = self.sandboxes.tasks.spawn(async move { made.make_row_and_sandbox(&app, row, claim, base, &volumes).await });
         made.await.unwrap_or_else(|error| Err(ApiError::internal("making a sandbox of the app", &error)))
     }
 
-    async fn make_row_and_sandbox(self: &Arc<Self>, row: AppSandboxRecord, claim: lifecycle::Claim, base: Base) -> Result<SandboxRecord, ApiError> {
+    async fn make_row_and_sandbox(
+        self: &Arc<Self>,
+        app: &AppRecord,
+        row: AppSandboxRecord,
+        claim: lifecycle::Claim,
+        base: Base,
+        volumes: &[Volume],
+    ) -> Result<SandboxRecord, ApiError> {
         let id = row.sandbox_id.clone();
         let making = self.apps.making.begin(&id);
         let _pin = self.node.pin_base(&base);
@@ -86,7 +96,10 @@ impl App {
             StoreError::Exists { .. } => ApiError::conflict("the app has a sandbox online already"),
             error => store_failure("saving the sandbox", &error),
         })?;
-        let made = self.make(claim, base, HashMap::new()).await;
+        let made = match self.app_mounts(app, &row, &claim.template, volumes).await {
+            Ok(Mounts { mounts, trees, pins: _pins }) => self.make(lifecycle::Claim { mounts, ..claim }, base, trees).await,
+            Err(error) => Err(error),
+        };
         drop(making);
         match made {
             Ok(record) => match self.store.app_sandbox_get(&id).await {
@@ -117,6 +130,22 @@ impl App {
         }
     }
 
+    /// The same, and returns when it is gone; else why it is not yet.
+    pub(super) async fn end_app_sandbox_wholly(self: &Arc<Self>, id: &str) -> Result<(), ApiError> {
+        self.store.app_sandboxes_remove(vec![id.to_owned()]).await.map_err(|e| store_failure("ending a sandbox of the app", &e))?;
+        if self.apps.making.has(id) {
+            return Err(ApiError::unavailable("it is still being made"));
+        }
+        match tokio::time::timeout(ENDED_WITHIN, self.end(id)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.status() == 404 => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(ApiError::unavailable(format!("it has not ended within {} s", ENDED_WITHIN.as_secs()))),
+        }
+        self.previews.forget_gates(id);
+        self.store.app_sandboxes_settle(vec![id.to_owned()]).await.map(drop).map_err(|e| store_failure("deleting the row of a sandbox of the app", &e))
+    }
+
     /// Ends a sandbox whose row says so, once however many ask.
     pub(super) fn end_app_sandbox_now(self: &Arc<Self>, id: String) {
         // Whoever makes it sees its row after that.
@@ -134,9 +163,12 @@ impl App {
                 Ok(Err(error)) => tracing::warn!(sandbox = id, %error, "a sandbox of an app did not end; it will be tried again"),
                 Err(_) => tracing::warn!(sandbox = id, "a sandbox of an app has not ended yet; it will be tried again"),
             }
-            app.previews.open_gates(&id);
-            if let Err(error) = app.store.app_sandboxes_settle(vec![id]).await {
-                tracing::warn!(%error, "the row of a sandbox of an app is left; it will be tried again");
+            app.previews.forget_gates(&id);
+            match app.store.app_sandboxes_settle(vec![id]).await {
+                // Volumes may have waited for that.
+                Ok(gone) if gone > 0 => app.apps.changed.notify_one(),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the row of a sandbox of an app is left; it will be tried again"),
             }
             drop(removing);
         });
@@ -155,7 +187,12 @@ impl App {
                 continue;
             }
             // Since the rows were read it may have been made; those of builds that are over go in any case.
-            let version = self.store.app_version(&row.app_id, row.version).await.map_err(|e| store_failure("reading the version", &e))?;
+            let version = match self.store.app_version(&row.app_id, row.version).await {
+                Ok(version) => version,
+                // It is there, and whoever needs it is told.
+                Err(StoreError::Corrupt { .. }) => continue,
+                Err(error) => return Err(store_failure("reading the version", &error)),
+            };
             let is_needed = match row.kind {
                 SandboxKind::Build => version.is_some_and(|version| version.state == sandbar_core::app::VersionState::Building),
                 SandboxKind::App | SandboxKind::Run => version.is_some(),
@@ -177,7 +214,8 @@ impl App {
         let folder = self.config.data_dir.join(LOGS);
         let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
         for id in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            if self.store.app_get(&id).await.map_err(|e| store_failure("reading apps", &e))?.is_none() {
+            // What cannot be read is there.
+            if matches!(self.store.app_get(&id).await, Ok(None)) {
                 self.remove_build_logs(&id);
             }
         }

@@ -4,19 +4,28 @@ use std::collections::BTreeMap;
 
 use sandbar_core::{
     app::{
-        manifest::{self, RuntimePolicy, Schedule},
-        run::{CleanupPolicy, Place, RunCause},
-        schedule::{Keeper, Lifecycle},
+        AppState, Desired, SandboxKind,
+        manifest::{self, Code, Diagnostic, Manifest, RuntimePolicy, Schedule, Target},
+        run::{Caller, CleanupPolicy, Place, RunCause, Terms},
+        schedule::{self, Keeper, Lifecycle},
     },
     roles::Permission,
+    sandbox::SandboxRecord,
 };
-use sandbar_store::{AppRecord, AppScheduleRecord, AppTick, InsertedRun, NewAppRun, StoreError, fresh_schedule, retimed_schedule};
+use sandbar_store::{
+    AppRecord, AppRun, AppScheduleRecord, AppTick, AppVersionRecord, InsertedRun, NewAppRun, StoreError, fresh_schedule, resumed_schedule, retimed_schedule,
+};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
-use super::runs::{Asked, Wish, plan};
+use super::{
+    manifest_of,
+    runs::{Asked, Wish, key_reused, plan},
+    source::unsupported,
+};
 use crate::{
     app::{
-        App,
+        App, SharedApp,
         auth::Principal,
         sandboxes::{now_ms, store_failure},
     },
@@ -55,8 +64,10 @@ impl App {
         who.require(Permission::FunctionWrite)?;
         let app = self.app(who, app).await?;
         let spec = self.read_schedule(&app, given).await?;
+        let now_ms = now_ms();
+        comes(&spec, now_ms)?;
         let id = uuid::Uuid::new_v4().to_string();
-        let record = fresh_schedule(id, &app.team_id, &app.id, Keeper::Api, spec, now_ms()).map_err(refused)?;
+        let record = fresh_schedule(id, &app.team_id, &app.id, Keeper::Api, spec, now_ms).map_err(refused)?;
         let made = self.store.app_schedule_insert(record).await.map_err(refused)?;
         self.app_schedules.notify_one();
         Ok(made)
@@ -86,9 +97,17 @@ impl App {
     /// Runs what a schedule runs, now, whether or not it is active. It counts as no tick.
     pub(crate) async fn run_app_schedule(&self, who: &Principal, app: &str, name: &str, key: Option<String>) -> Result<Asked, ApiError> {
         who.require(Permission::FunctionWrite)?;
-        self.check_room()?;
         let record = self.app_schedule(who, app, name).await?;
-        let mut run = self.run_of_schedule(&record, Some(who.user_id.clone()), key).await?;
+        // What the schedule says by now is not of the request.
+        let key = key.map(|key| (key, hex::encode(Sha256::digest(format!("schedule {}", record.id)))));
+        if let Some((key, request_sha256)) = &key
+            && let Some(asked) = self.asked_before(&record.app_id, key, request_sha256).await?
+        {
+            return Ok(asked);
+        }
+        self.check_room()?;
+        let mut run = self.run_of_schedule(&record, Some(who.caller()), None).await.map_err(refused)??;
+        run.key = key;
         run.schedule_id = Some(record.id);
         let id = run.id.clone();
         let inserted = self.store.app_run_insert(run).await.map_err(|e| store_failure("asking for a run", &e))?;
@@ -96,10 +115,7 @@ impl App {
         let (id, replayed) = match inserted {
             InsertedRun::Queued | InsertedRun::Skipped => (id, false),
             InsertedRun::Same { run_id } => (run_id, true),
-            InsertedRun::Other { run_id } => {
-                let text = format!("this Idempotency-Key was used for run {run_id}, which was asked for otherwise; use another key for another run");
-                return Err(ApiError::conflict(text).with_details(json!({ "reason": "idempotency_key_reused", "run_id": run_id })));
-            }
+            InsertedRun::Other { run_id } => return Err(key_reused(&run_id)),
         };
         Ok(Asked { run: self.app_run(who, &id).await?, replayed })
     }
@@ -110,16 +126,77 @@ impl App {
         self.store.app_ticks_list(&record.id, before_ms, limit).await.map_err(|e| store_failure("listing ticks", &e))
     }
 
-    /// The run that a schedule makes as things are.
-    pub(crate) async fn run_of_schedule(&self, record: &AppScheduleRecord, caused_by: Option<String>, key: Option<String>) -> Result<NewAppRun, ApiError> {
-        let app = self.store.app_get(&record.app_id).await.map_err(|e| store_failure("reading an app", &e))?;
-        let app = app.ok_or_else(|| ApiError::not_found("app", &record.app_id))?;
-        let wish = wish(&record.spec, caused_by, key);
-        if wish.place == Place::App && self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading a sandbox", &e))?.is_none() {
-            return Err(ApiError::conflict("the app is not online, and the schedule's runtimePolicy is use_existing_running"));
+    /// The run that a tick makes as things are, or why it makes none. A failure is none of the schedule, but for one that cannot be read.
+    pub(crate) async fn order_of_schedule(&self, record: &AppScheduleRecord) -> Result<Result<NewAppRun, ApiError>, StoreError> {
+        self.run_of_schedule(record, None, None).await
+    }
+
+    async fn run_of_schedule(
+        &self,
+        record: &AppScheduleRecord,
+        caused_by: Option<Caller>,
+        key: Option<String>,
+    ) -> Result<Result<NewAppRun, ApiError>, StoreError> {
+        let spec = record.spec()?;
+        if let Err(refused) = self.check_spend(spec.max_spend_micros()) {
+            return Ok(Err(refused));
         }
-        let version = self.version_to_run(&app, wish.place).await?;
-        plan(&app, &version, &wish, RunCause::Schedule, now_ms())
+        let place = place_of(spec);
+        let (app, version) = match self.ground_of_run(&record.app_id, spec, place).await {
+            Ok(Ok(ground)) => ground,
+            Ok(Err(refused)) => return Ok(Err(refused)),
+            // What is stored does not become readable by trying again.
+            Err(StoreError::Corrupt { what, cause }) => return Ok(Err(ApiError::conflict(format!("the stored {what} cannot be read: {cause}")))),
+            Err(error) => return Err(error),
+        };
+        let Ok(manifest) = serde_json::from_str::<Manifest>(&version.manifest) else {
+            return Ok(Err(ApiError::conflict(format!("the stored manifest of version {} cannot be read; deploy the app again", version.number))));
+        };
+        Ok(plan(&app, &version, &wish(spec, place, caused_by, key), RunCause::Schedule, now_ms()).map(|mut run| {
+            let terms = terms_of(spec, &manifest);
+            run.doc.timeout_s = run.doc.timeout_s.min(terms.max_duration_s.unwrap_or(u64::MAX));
+            run.doc.terms = terms;
+            run
+        }))
+    }
+
+    /// The app and the version that a schedule's run is of; or why there is none.
+    async fn ground_of_run(&self, app_id: &str, spec: &Schedule, place: Place) -> Result<Result<(AppRecord, AppVersionRecord), ApiError>, StoreError> {
+        let Some(app) = self.store.app_get(app_id).await? else { return Ok(Err(ApiError::not_found("app", app_id))) };
+        let number = match place {
+            Place::Fresh => app.live_version,
+            Place::App => {
+                let online = self.store.app_sandbox_online(&app.id).await?.filter(|_| app.desired == Desired::Online);
+                let Some(online) = online else {
+                    return Ok(Err(ApiError::conflict("the app is not online, and the schedule's runtimePolicy is use_existing_running")));
+                };
+                if let Target::Service { name } = &spec.target
+                    && self.supervised(&online.sandbox_id).and_then(|supervised| supervised.view(name)).is_some_and(|view| is_up(view.state))
+                {
+                    return Ok(Err(ApiError::conflict(format!("the service {name:?} runs in the app's sandbox already"))));
+                }
+                Some(online.version)
+            }
+        };
+        let Some(number) = number else {
+            return Ok(Err(ApiError::conflict(format!("app {:?} has no version that is ready; deploy one", app.name))));
+        };
+        let version = self.store.app_version(&app.id, number).await?;
+        Ok(version.map(|version| (app, version)).ok_or_else(|| ApiError::not_found("version", &number.to_string())))
+    }
+
+    /// A sandbox of a run's own, with what a schedule asks for it in place of what the manifest says.
+    pub(super) async fn make_run_sandbox(self: &SharedApp, app: &AppRecord, version: &AppVersionRecord, run: &AppRun) -> Result<SandboxRecord, ApiError> {
+        let asked = &run.doc.terms.resources;
+        let Some(base) = version.base.clone().filter(|_| !asked.is_empty()) else {
+            return self.make_app_sandbox(app, version, SandboxKind::Run, Some(&run.id)).await;
+        };
+        let mut manifest = manifest_of(version)?;
+        let resources = &mut manifest.resources;
+        resources.cpu = asked.cpu.or(resources.cpu);
+        resources.memory_gb = asked.memory_gb.or(resources.memory_gb);
+        resources.disk_gb = asked.disk_gb.or(resources.disk_gb);
+        self.make_sandbox_on(app, version, &manifest, SandboxKind::Run, Some(&run.id), base).await
     }
 
     async fn change_schedule(&self, who: &Principal, app: &str, name: &str, change: Change) -> Result<AppScheduleRecord, ApiError> {
@@ -149,16 +226,17 @@ impl App {
         }
         match (change, record.lifecycle) {
             (Change::Set(given), _) => {
-                let spec = self.read_schedule(app, merged(&record.spec, given)?).await?;
-                retimed_schedule(AppScheduleRecord { name: spec.name.clone(), ..record }, spec, now_ms()).map_err(refused)
+                let spec = self.read_schedule(app, merged(record.spec.as_ref(), given)?).await?;
+                let now_ms = now_ms();
+                if record.spec.as_ref().is_none_or(|old| !schedule::is_same_time(old, &spec)) {
+                    comes(&spec, now_ms)?;
+                }
+                retimed_schedule(AppScheduleRecord { name: spec.name.clone(), ..record }, spec, now_ms).map_err(refused)
             }
             (Change::Delete, _) => Ok(ended(record, Lifecycle::Deleted, "it was deleted by a request")),
             (Change::Stop, Lifecycle::Active) => Ok(ended(record, Lifecycle::Stopped, "it was stopped by a request")),
             (Change::Stop, _) | (Change::Resume, Lifecycle::Active) => Ok(record),
-            (Change::Resume, Lifecycle::Stopped | Lifecycle::Failed) => {
-                let spec = record.spec.clone();
-                retimed_schedule(record, spec, now_ms()).map_err(refused)
-            }
+            (Change::Resume, Lifecycle::Stopped | Lifecycle::Failed) => resumed_schedule(record, now_ms()).map_err(refused),
             (Change::Resume, over) => Err(ApiError::conflict(format!("the schedule has ended ({}); change it so that it comes again", over.as_str()))),
         }
     }
@@ -170,16 +248,41 @@ impl App {
         if let Some(whole) = whole.as_object_mut() {
             whole.insert("schedules".to_owned(), Value::Array(vec![given]));
         }
-        match manifest::parse(&whole.to_string()) {
-            Ok(mut parsed) => parsed.manifest.schedules.pop().ok_or_else(|| ApiError::internal("reading a schedule", &"there is none")),
-            Err(diagnostics) => {
-                let place = |path: &str| path.strip_prefix("$.schedules[0]").map_or_else(|| path.to_owned(), |rest| format!("${rest}"));
-                let text = diagnostics.iter().map(|one| format!("{}: {}", place(&one.path), one.message)).collect::<Vec<_>>().join("; ");
-                let list: Vec<_> =
-                    diagnostics.iter().map(|one| json!({ "path": place(&one.path), "code": one.code.as_str(), "message": one.message })).collect();
-                Err(ApiError::bad_request(text).with_details(json!({ "diagnostics": list })))
-            }
+        let mut parsed = manifest::parse(&whole.to_string()).map_err(|diagnostics| wrong(400, &diagnostics))?;
+        // The rest of the manifest was deployed as it is.
+        let refused: Vec<_> = unsupported(&parsed, self.receipts.prices().as_deref()).into_iter().filter(|one| one.path.starts_with(AT)).collect();
+        if !refused.is_empty() {
+            return Err(wrong(422, &refused));
         }
+        parsed.manifest.schedules.pop().ok_or_else(|| ApiError::internal("reading a schedule", &"there is none"))
+    }
+}
+
+/// Where a schedule stands that is read as if it were of a manifest.
+const AT: &str = "$.schedules[0]";
+
+/// What is wrong with a schedule, with paths within it.
+fn wrong(status: u16, diagnostics: &[Diagnostic]) -> ApiError {
+    let place = |path: &str| path.strip_prefix(AT).map_or_else(|| path.to_owned(), |rest| format!("${rest}"));
+    let text = diagnostics.iter().map(|one| format!("{}: {}", place(&one.path), one.message)).collect::<Vec<_>>().join("; ");
+    let list: Vec<_> = diagnostics.iter().map(|one| json!({ "path": place(&one.path), "code": one.code.as_str(), "message": one.message })).collect();
+    ApiError::with_status(status, sandbar_api::ErrorCode::BadRequest, text).with_details(json!({ "diagnostics": list }))
+}
+
+/// Refuses a schedule that never comes (422).
+fn comes(spec: &Schedule, now_ms: i64) -> Result<(), ApiError> {
+    // Which one it is matters to jitter alone.
+    let never = schedule::never_comes("", spec, now_ms).map_err(ApiError::bad_request)?;
+    never.map_or(Ok(()), |why| {
+        let at = Diagnostic { path: format!("$.{}", why.path), code: Code::OutOfRange, message: why.message, line: 1, column: 1 };
+        Err(wrong(422, &[at]))
+    })
+}
+
+fn is_up(state: AppState) -> bool {
+    match state {
+        AppState::Starting | AppState::Ready | AppState::Unhealthy => true,
+        AppState::None | AppState::Exited | AppState::Failed => false,
     }
 }
 
@@ -188,10 +291,14 @@ fn ended(record: AppScheduleRecord, lifecycle: Lifecycle, reason: &str) -> AppSc
 }
 
 /// What is stored with what is given in its place, as it would stand in a manifest.
-fn merged(spec: &Schedule, given: &Map<String, Value>) -> Result<Value, ApiError> {
+fn merged(spec: Option<&Schedule>, given: &Map<String, Value>) -> Result<Value, ApiError> {
     const WHEN: [&str; 3] = ["cron", "rate", "once"];
     let stored = serde_json::to_value(spec).map_err(|e| ApiError::internal("reading a schedule", &e))?;
-    let Value::Object(mut whole) = stored else { return Err(ApiError::internal("reading a schedule", &"it is no object")) };
+    let mut whole = match stored {
+        Value::Object(whole) => whole,
+        // Of one that cannot be read nothing is kept.
+        _ => Map::new(),
+    };
     // Exactly one of them says when it comes.
     if WHEN.iter().any(|key| given.get(*key).is_some_and(|value| !value.is_null())) {
         whole.retain(|key, _| !WHEN.contains(&key.as_str()));
@@ -205,12 +312,18 @@ fn merged(spec: &Schedule, given: &Map<String, Value>) -> Result<Value, ApiError
     Ok(Value::Object(whole))
 }
 
-fn wish(spec: &Schedule, caused_by: Option<String>, idempotency_key: Option<String>) -> Wish {
-    let (place, cleanup) = match spec.runtime_policy {
-        RuntimePolicy::RunAndStop => (Place::Fresh, CleanupPolicy::Stop),
-        RuntimePolicy::RunAndArchive => (Place::Fresh, CleanupPolicy::Archive),
-        RuntimePolicy::RunAndDelete => (Place::Fresh, CleanupPolicy::Delete),
-        RuntimePolicy::UseExistingRunning => (Place::App, CleanupPolicy::Stop),
+fn place_of(spec: &Schedule) -> Place {
+    match spec.runtime_policy {
+        RuntimePolicy::RunAndStop | RuntimePolicy::RunAndArchive | RuntimePolicy::RunAndDelete => Place::Fresh,
+        RuntimePolicy::UseExistingRunning => Place::App,
+    }
+}
+
+fn wish(spec: &Schedule, place: Place, caused_by: Option<Caller>, idempotency_key: Option<String>) -> Wish {
+    let cleanup = match spec.runtime_policy {
+        RuntimePolicy::RunAndStop | RuntimePolicy::UseExistingRunning => CleanupPolicy::Stop,
+        RuntimePolicy::RunAndArchive => CleanupPolicy::Archive,
+        RuntimePolicy::RunAndDelete => CleanupPolicy::Delete,
     };
     Wish {
         target: spec.target.clone(),
@@ -218,17 +331,29 @@ fn wish(spec: &Schedule, caused_by: Option<String>, idempotency_key: Option<Stri
         files: Vec::new(),
         place,
         cleanup,
+        keep: spec.retention_policy.map(|retention| retention.keep_last),
         env: spec.env.clone().into_iter().collect::<BTreeMap<_, _>>(),
-        timeout_s: spec.quotas.and_then(|quotas| quotas.max_duration_seconds).map(u64::from),
+        timeout_s: None,
         requires_start: spec.requires_start,
         idempotency_key,
         caused_by,
+        max_spend_micros: spec.max_spend_micros(),
     }
+}
+
+/// What a schedule asks of its runs beyond what the manifest says.
+fn terms_of(spec: &Schedule, manifest: &Manifest) -> Terms {
+    let needs = match &spec.target {
+        Target::Service { name } => manifest.in_order([name.as_str()]).iter().map(|service| service.name.clone()).filter(|needed| needed != name).collect(),
+        Target::Start | Target::Action { .. } | Target::Command { .. } => Vec::new(),
+    };
+    Terms { resources: spec.resources, max_duration_s: spec.quotas.and_then(|quotas| quotas.max_duration_seconds).map(u64::from), needs }
 }
 
 fn refused(error: StoreError) -> ApiError {
     match error {
         StoreError::Exists { .. } => ApiError::conflict("the app has a schedule of that name already"),
+        StoreError::Unfit(why) => ApiError::conflict(why),
         error => store_failure("saving the schedule", &error),
     }
 }

@@ -6,6 +6,7 @@ use sandbar_core::{
     app::{
         artifact::Pattern,
         manifest::{Code, Diagnostic, FILE_NAMES, Parsed, is_app_name, parse},
+        receipt::{Prices, check_budget},
     },
     limits::{apps as manifest_limits, deploys as limits},
     validate::Violation,
@@ -62,7 +63,7 @@ impl App {
         let staged = self.node.stage(spool, bounds).await.map_err(|error| unpacked_failure(&error))?;
         let (file, manifest_text) = manifest_in(&staged).await?;
         let parsed = parse(&manifest_text).map_err(|diagnostics| diagnosed(&diagnostics).with_message(|text| format!("{file}: {text}")))?;
-        let refused = unsupported(&parsed);
+        let refused = unsupported(&parsed, self.receipts.prices().as_deref());
         if !refused.is_empty() {
             return Err(diagnosed(&refused).with_message(|text| format!("{file}: {text}")));
         }
@@ -150,18 +151,24 @@ async fn manifest_in(staged: &Staged) -> Result<(&'static str, String), ApiError
 }
 
 /// What a manifest may say and this server does not do. Nothing of it is passed over in silence.
-fn unsupported(parsed: &Parsed) -> Vec<Diagnostic> {
+pub(super) fn unsupported(parsed: &Parsed, prices: Option<&Prices>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let mut refuse = |path: &str, message: &str| {
         found.push(Diagnostic { path: path.to_owned(), code: Code::UnsupportedKey, message: message.to_owned(), line: 1, column: 1 });
     };
-    if !parsed.manifest.volumes.is_empty() {
-        refuse("$.volumes", "is not supported by this server yet: keep what has to last outside of the app, or mount a volume into a sandbox of your own");
-    }
     if let sandbar_core::app::manifest::Runtime::Image(image) = &parsed.manifest.runtime
         && image.registry_secret_ref.is_some()
     {
-        refuse("$.runtime.image.registrySecretRef", "is not supported: images that need a login are pulled by the operator, with `sandbar image pull`");
+        refuse(
+            "$.runtime.image.registrySecretRef",
+            "is not supported: an image that was pulled is there for every team, so one that needs a login is pulled by the operator, with `sandbar image pull --username`; leave the key out then",
+        );
+    }
+    for (at, schedule) in parsed.manifest.schedules.iter().enumerate() {
+        let key = if schedule.budget.is_some() { "budget.maxUsd" } else { "quotas.maxSpendUsd" };
+        if let Some(Err(why)) = schedule.max_spend_micros().map(|max_micros| check_budget(prices, max_micros)) {
+            refuse(&format!("$.schedules[{at}].{key}"), &why.to_string());
+        }
     }
     found
 }

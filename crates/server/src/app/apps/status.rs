@@ -1,6 +1,6 @@
 //! How an app is: what of it runs, whether it is ready, and where it can be seen.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use sandbar_core::{
     app::{
@@ -9,14 +9,18 @@ use sandbar_core::{
         manifest::{Access, McpEndpoint, Port, START},
         supervise::Ending,
     },
+    limits::FUNCTION_SERVICE_PORT,
     public_host,
     sandbox::SandboxRecord,
 };
 
+use sandbar_store::{AppRecord, AppSandboxRecord};
+
 use super::{
-    AppWhole,
+    AppWhole, manifest_of,
     online::{seen_of, shape_of},
     supervise::{EntryView, Supervised},
+    volumes::AppVolume,
 };
 use crate::{
     app::{App, auth::Principal},
@@ -32,6 +36,9 @@ pub(crate) struct AppStatus {
     /// The start command first, if there is one.
     pub entries: Vec<EntryStatus>,
     pub ports: Vec<PortStatus>,
+    pub volumes: Vec<AppVolume>,
+    /// Ports on which somebody listens and that nobody declared.
+    pub unlisted: Vec<u16>,
     pub mcp: Vec<McpStatus>,
 }
 
@@ -72,6 +79,16 @@ pub(crate) struct PortStatus {
 }
 
 impl App {
+    /// How the start command of an app is.
+    pub(super) fn app_state(&self, app: &AppRecord, online: Option<&AppSandboxRecord>) -> AppState {
+        let supervised = online.and_then(|row| self.supervised(&row.sandbox_id));
+        let entry = match supervised.as_ref().and_then(|supervised| Some((supervised.view(START)?, supervised.is_awake()))) {
+            Some((view, awake)) => EntryStatus::of(view, awake),
+            None => EntryStatus::unwatched(START, seen_of(app).entries.get(START)),
+        };
+        entry.state
+    }
+
     /// How an app is now.
     pub(crate) async fn app_status(&self, who: &Principal, name: &str) -> Result<AppStatus, ApiError> {
         let app = self.app(who, name).await?;
@@ -80,18 +97,19 @@ impl App {
             Some(row) => self.record_of(&row.sandbox_id).await?,
             None => None,
         };
+        let volumes = self.volumes_of_app(&whole.app, whole.live.as_ref().map(manifest_of).transpose()?.as_ref(), sandbox.as_ref()).await?;
         let supervised = sandbox.as_ref().and_then(|sandbox| self.supervised(&sandbox.id));
         let launch = match (&supervised, &whole.live) {
             (Some(supervised), _) => Arc::clone(supervised.launch()),
             (None, Some(live)) => Arc::new(shape_of(&whole.app, live)?),
             // Nothing could be built of it yet.
-            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), mcp: Vec::new() }),
+            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), volumes, unlisted: Vec::new(), mcp: Vec::new() }),
         };
         let seen = seen_of(&whole.app);
         let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
         let listening = match &supervised {
             Some(supervised) => supervised.listening().await,
-            None => Vec::new(),
+            None => BTreeSet::new(),
         };
         let mut entries: Vec<EntryStatus> = launch
             .entries
@@ -110,7 +128,9 @@ impl App {
             .map(|(of, port)| PortStatus { origin: origin(port.port), ..PortStatus::new(&launch, &entries, of, port, listening.contains(&port.port)) })
             .collect();
         let mcp = launch.manifest.mcp.endpoints.iter().filter_map(|endpoint| McpStatus::of(endpoint, &ports)).collect();
-        Ok(AppStatus { whole, sandbox, awake, entries, ports, mcp })
+        let is_ours = |port: &u16| *port == FUNCTION_SERVICE_PORT || ports.iter().any(|declared| declared.port == *port);
+        let unlisted = listening.into_iter().filter(|port| !is_ours(port)).collect();
+        Ok(AppStatus { whole, sandbox, awake, entries, ports, volumes, unlisted, mcp })
     }
 }
 

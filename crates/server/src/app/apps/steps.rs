@@ -6,14 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sandbar_core::{app::redact::Redactor, limits::deploys as limits};
+use sandbar_core::{
+    app::{redact::Redactor, shell},
+    limits::deploys as limits,
+};
 use sandbar_node::{
     Runtime,
     client::{AttachedFrame, ProcdError},
 };
-use sandbar_procd_api::{Cmd, ContextType, CreateContext};
 
-use super::log::Log;
+use super::{log::Log, shell::context};
 
 /// Why a build failed, in words for whoever deploys.
 #[derive(Debug)]
@@ -31,7 +33,8 @@ impl Tail {
     }
 
     fn lines(&self) -> String {
-        let bytes: Vec<u8> = self.0.iter().copied().collect();
+        // Where it was cut, a character may have been.
+        let bytes: Vec<u8> = self.0.iter().copied().skip_while(|byte| byte & 0xc0 == 0x80).collect();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(limits::APP_REASON_LINES_MAX)..].join("\n")
@@ -78,7 +81,8 @@ async fn one(runtime: &Arc<Runtime>, command: &str, extra: &Extra, left: Duratio
         ProcdError::Api { body, .. } => format!("cannot be started ({}); commands need a /bin/sh", body.message),
         ProcdError::Gone(_) | ProcdError::Protocol(_) => "was cut short: the processes of the build's sandbox ended".to_owned(),
     };
-    let context = runtime.client.create_context(&context(command, extra.env.clone(), left)).await.map_err(refused)?;
+    let context =
+        runtime.client.create_context(&context(shell::argv(command), shell::folder(None), extra.env.clone(), left.as_secs().max(1))).await.map_err(refused)?;
     let attached = runtime.client.attach(&context.id).await.map_err(refused)?;
     let (mut output, mut input) = attached.split();
     // Who asks questions is told that nobody answers. One that has ended by now asks none.
@@ -105,18 +109,23 @@ async fn one(runtime: &Arc<Runtime>, command: &str, extra: &Extra, left: Duratio
     Err("was cut short: the processes of the build's sandbox ended".to_owned())
 }
 
-/// How a command of an app is started in its sandbox.
-pub(super) fn context(command: &str, env: BTreeMap<String, String>, left: Duration) -> CreateContext {
-    CreateContext {
-        kind: ContextType::Cmd,
-        repl: None,
-        cmd: Some(Cmd { command: ["sh", "-c", command].map(str::to_owned).to_vec() }),
-        wait_until_done: false,
-        cwd: Some(sandbar_core::app::manifest::WORKSPACE.to_owned()),
-        env_vars: env,
-        pty_size: None,
-        idle_timeout_sec: 0,
-        ttl_sec: left.as_secs().max(1),
-        untold: false,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_cut_between_characters() {
+        let mut tail = Tail::default();
+        for at in 0..3 {
+            // Of three bytes each, cut at each of them.
+            tail.add("x".repeat(at).as_bytes());
+            tail.add("\u{20ac}".repeat(limits::APP_REASON_MAX_BYTES).as_bytes());
+            let lines = tail.lines();
+            assert!(lines.len() > limits::APP_REASON_MAX_BYTES - 3 && !lines.contains('\u{fffd}'), "{at}");
+        }
+        let mut tail = Tail::default();
+        // A character that comes in two pieces is one.
+        "gr\u{fc}n\n".as_bytes().iter().for_each(|byte| tail.add(&[*byte]));
+        assert_eq!(tail.lines(), "gr\u{fc}n");
     }
 }

@@ -5,7 +5,7 @@
 //! their environment; nothing that was ready before counts as ready then.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -167,8 +167,10 @@ impl Supervisors {
             let upkeep = begin(entry, seen);
             let (view, watched) = watch::channel(EntryView::new(entry, &upkeep, seen));
             let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-            let place = Place { entry: Arc::clone(entry), ground: stands.clone(), ends: ends.clone(), dependencies, context_id: None, seen_to_end: None };
-            let driver = Driver { upkeep, heard: 0, view, commands: queue, place, redactor: Arc::clone(&keeping.redactor) };
+            let redactor = Arc::clone(&keeping.redactor);
+            let place =
+                Place { entry: Arc::clone(entry), redactor, ground: stands.clone(), ends: ends.clone(), dependencies, context_id: None, seen_to_end: None };
+            let driver = Driver { upkeep, heard: 0, view, commands: queue, place };
             self.spawn(&stop, driver.run());
             entries.insert(entry.name.clone(), Handle { commands, asked: AtomicU64::new(0), view: watched });
         }
@@ -177,7 +179,7 @@ impl Supervisors {
             self.spawn(&stop, remember(Arc::downgrade(app), app_id, sandbox_id.to_owned(), views.clone()));
         }
         // Before the first look nobody is let in.
-        gates::close(app, sandbox_id, launch);
+        gates::begin(app, sandbox_id, launch);
         let gatekeeper = gates::Gatekeeper { app: Arc::downgrade(app), sandbox_id: sandbox_id.to_owned(), views, ground: stands.clone() };
         if !gatekeeper.views.is_empty() {
             self.spawn(&stop, gatekeeper.run());
@@ -319,11 +321,18 @@ impl Supervised {
         self.0.ground.borrow().runtime.is_some()
     }
 
-    /// The declared ports on which somebody listens now.
-    pub async fn listening(&self) -> Vec<u16> {
+    /// The ports on which somebody listens now, declared or not.
+    pub async fn listening(&self) -> BTreeSet<u16> {
         let runtime = self.0.ground.borrow().runtime.clone();
-        let Some(runtime) = runtime else { return Vec::new() };
-        process::listening(&runtime, self.0.launch.ports().map(|(_, port)| port.port)).await
+        let Some(runtime) = runtime else { return BTreeSet::new() };
+        let listening = tokio::task::spawn_blocking(move || runtime.listening_ports()).await;
+        match listening.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            Ok(ports) => ports,
+            Err(error) => {
+                tracing::warn!(sandbox = self.0.sandbox_id, %error, "it is not known on which ports somebody listens");
+                BTreeSet::new()
+            }
+        }
     }
 
     /// Returns when the start command is ready; at once when there is none. It is to be wanted.
@@ -366,9 +375,7 @@ impl Supervised {
         let runtime = self.0.ground.borrow().runtime.clone();
         let context = self.view(name).and_then(|view| view.processes.last().cloned());
         match (runtime, context) {
-            (Some(runtime), Some((of, context))) if of == runtime.id => {
-                process::printed(&runtime, &context).await.iter().map(|line| self.0.redactor.text(line)).collect()
-            }
+            (Some(runtime), Some((of, context))) if of == runtime.id => process::printed(&runtime, &self.0.redactor, &context).await,
             _ => Vec::new(),
         }
     }

@@ -1,9 +1,11 @@
-//! Ports that are closed for a while, because what serves them is not ready.
+//! Ports that are closed for a while, because what serves them is not ready, or for good, because nobody declared them.
 
 use std::{
     collections::HashMap,
     sync::{PoisonError, RwLock},
 };
+
+use sandbar_core::limits::FUNCTION_SERVICE_PORT;
 
 /// Whether a port may be reached from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,29 +21,34 @@ pub enum Gate {
     },
 }
 
-/// By sandbox and port; what is not here is open.
+/// By sandbox and port. All ports are open of a sandbox that is not here; of one that is, those that are named here as open.
 #[derive(Default)]
 pub(super) struct Gates(RwLock<HashMap<String, HashMap<u16, Gate>>>);
 
 impl Gates {
     pub fn get(&self, sandbox_id: &str, port: u16) -> Gate {
         let gates = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        gates.get(sandbox_id).and_then(|ports| ports.get(&port)).cloned().unwrap_or(Gate::Open)
-    }
-
-    pub fn set(&self, sandbox_id: &str, port: u16, gate: Gate) {
-        let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if gate != Gate::Open {
-            gates.entry(sandbox_id.to_owned()).or_default().insert(port, gate);
-        } else if let Some(ports) = gates.get_mut(sandbox_id) {
-            ports.remove(&port);
-            if ports.is_empty() {
-                gates.remove(sandbox_id);
-            }
+        match gates.get(sandbox_id) {
+            // Functions of the sandbox's owner are no business of an app.
+            None => Gate::Open,
+            Some(_) if port == FUNCTION_SERVICE_PORT => Gate::Open,
+            Some(ports) => ports.get(&port).cloned().unwrap_or_else(|| Gate::Closed { reason: format!("Port {port} is not declared by the app.") }),
         }
     }
 
-    pub fn open_all(&self, sandbox_id: &str) {
+    /// Closes what is not set, until [`Self::forget`].
+    pub fn keep(&self, sandbox_id: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(sandbox_id.to_owned()).or_default();
+    }
+
+    /// Of a sandbox that is not kept nothing is set: it is gone.
+    pub fn set(&self, sandbox_id: &str, port: u16, gate: Gate) {
+        if let Some(ports) = self.0.write().unwrap_or_else(PoisonError::into_inner).get_mut(sandbox_id) {
+            ports.insert(port, gate);
+        }
+    }
+
+    pub fn forget(&self, sandbox_id: &str) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(sandbox_id);
     }
 }
@@ -51,17 +58,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_closed_is_open() {
+    fn what_nobody_declared_is_closed_where_somebody_keeps_the_gates() {
         let gates = Gates::default();
         let closed = Gate::Closed { reason: "stopped".into() };
         gates.set("a", 1, closed.clone());
+        assert_eq!(gates.get("a", 1), Gate::Open, "nobody keeps them");
+        gates.keep("a");
+        gates.set("a", 1, closed.clone());
         gates.set("a", 2, Gate::Opening { reason: "starting".into() });
-        assert_eq!((gates.get("a", 1), gates.get("a", 3), gates.get("b", 1)), (closed, Gate::Open, Gate::Open));
+        gates.keep("a");
+        assert_eq!((gates.get("a", 1), gates.get("b", 1)), (closed, Gate::Open));
+        assert_eq!(gates.get("a", 3), Gate::Closed { reason: "Port 3 is not declared by the app.".into() });
+        assert_eq!(gates.get("a", FUNCTION_SERVICE_PORT), Gate::Open);
         gates.set("a", 1, Gate::Open);
         assert_eq!(gates.get("a", 1), Gate::Open);
-        gates.open_all("a");
+        gates.forget("a");
+        gates.set("a", 2, Gate::Closed { reason: "too late".into() });
         assert_eq!(gates.get("a", 2), Gate::Open);
-        gates.set("a", 2, Gate::Open);
-        assert!(gates.0.read().expect("nobody panicked").is_empty());
+        assert!(gates.0.read().expect("nobody panicked").is_empty(), "nothing is left of what is gone");
     }
 }

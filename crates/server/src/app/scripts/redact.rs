@@ -1,13 +1,14 @@
 //! Secrets that a run was given do not stand in what is kept of it: in their place stands `[secret NAME]`.
 
+use sandbar_core::redact::{
+    mark, spellings,
+    swaps::{Over, Room, Swaps},
+};
 use sandbar_scripts::{Failure, LogLine, Op, Outcome, Recording, call::LOG_CUT};
 use serde_json::value::RawValue;
 
-mod swaps;
 #[cfg(test)]
 mod tests;
-
-use swaps::{Over, Room, Swaps};
 
 /// Bytes by which what is kept of a run may grow: marks can be longer than what they stand for.
 const GROWTH_MAX_BYTES: usize = 4 << 20;
@@ -38,16 +39,7 @@ pub(super) struct Kept {
 impl Redactor {
     pub fn new(secrets: impl IntoIterator<Item = (String, String)>) -> Self {
         let secrets: Vec<_> = secrets.into_iter().collect();
-        let mut forms = Vec::with_capacity(secrets.len());
-        for (name, value) in &secrets {
-            let escaped = serde_json::to_string(value).unwrap_or_default();
-            // As it stands in JSON within a text. One quotation mark from each end: the value may have its own there.
-            let escaped = escaped.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default();
-            if escaped != value {
-                forms.push((escaped.to_owned(), mark(name)));
-            }
-            forms.push((value.clone(), mark(name)));
-        }
+        let forms = secrets.iter().flat_map(|(name, value)| spellings(name, value)).collect::<Vec<_>>();
         Self { secrets, marked: Swaps::new(forms) }
     }
 
@@ -252,10 +244,6 @@ fn literal_length(json: &str) -> Option<usize> {
         }
     }
     None
-}
-
-fn mark(name: &str) -> String {
-    format!("[secret {name}]")
 }
 
 fn size_of(outcome: &Outcome, recording: &Recording) -> usize {

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use axum::{
-    body::Body,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, header},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
 use sandbar_api::{
     app_lifecycle::{
         AppLogResponse, AppMcpStatus, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices,
@@ -24,6 +22,7 @@ use sandbar_core::{
     limits::app_launch as limits,
     roles::Permission,
 };
+use tokio::time::Instant;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
@@ -31,7 +30,7 @@ use crate::{
         SharedApp,
         apps::{
             online::{Start, StopSummary},
-            output::Part,
+            output::{Looked, Part},
             status::{AppStatus, EntryStatus, McpStatus, PortStatus},
             supervise::Stopped,
         },
@@ -40,17 +39,16 @@ use crate::{
     error::ApiError,
     http::{
         extract::OptionalJson,
+        follow::{Follow, Reader, Told, event, events, is_asked, last_event_id},
         params::Params,
         previews,
         reply::{self, Result},
-        time::{now_ms, rfc3339},
+        time::rfc3339,
     },
 };
 
 /// How often a followed log is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// A followed log says this often that it lives.
-const HEARTBEAT_EVERY_MS: i64 = 10_000;
 
 pub(super) fn router() -> OpenApiRouter<SharedApp> {
     OpenApiRouter::new()
@@ -87,8 +85,8 @@ async fn start(
     reply::ok(rendered(app.app_status(&who, &name).await?))
 }
 
-/// Take an app offline: services are ended, then the start command, each with SIGTERM and after 10 s with SIGKILL. Then its sandbox is
-/// paused, or deleted.
+/// Take an app offline: runs in its sandbox are cancelled, then services are ended, then the start command, each with SIGTERM and after 10 s
+/// with SIGKILL. Then its sandbox is paused, or deleted.
 #[utoipa::path(post, path = "/api/v1/apps/{name}/stop", tag = "apps", params(("name" = String, Path)), request_body = AppStopRequest, responses(
     (status = 200, body = Envelope<AppStopResponse>), (status = 404, body = ErrorEnvelope),
 ))]
@@ -139,18 +137,14 @@ async fn logs(
 ) -> std::result::Result<Response, ApiError> {
     who.require(Permission::FunctionRead)?;
     let source = params.text("source").unwrap_or(sandbar_core::app::manifest::START).to_owned();
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let since = last.or(params.text("since")).filter(|since| !since.is_empty()).map(str::to_owned);
-    let part = app.app_output(&who, &name, &source, since.as_deref()).await?;
-    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if !accepts.contains("text/event-stream") {
-        return Ok(reply::ok(part_of(part))?.into_response());
+    let since = last_event_id(&headers).or(params.text("since")).filter(|since| !since.is_empty()).map(str::to_owned);
+    if !is_asked(&headers) {
+        return Ok(reply::ok(part_of(app.app_output(&who, &name, &source, since.as_deref()).await?))?.into_response());
     }
-    let followed = Followed { app, who, name, source, next: Some(part), cursor: since, told_at_ms: now_ms() };
-    let mut response = Response::new(Body::from_stream(stream::try_unfold(followed, Followed::event)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let mut followed = Followed { app: SharedApp::clone(&app), name, source, cursor: since, looked: Looked::default(), next: None, completed: None };
+    // Refused before anything is sent.
+    followed.next = followed.look(&who).await?;
+    Ok(events(app, Reader::new(who, Permission::FunctionRead), followed))
 }
 
 /// Start a service of an app that is online, with what it depends on.
@@ -204,37 +198,43 @@ async fn preview(
 /// A log that somebody follows.
 struct Followed {
     app: SharedApp,
-    who: Principal,
     name: String,
     source: String,
-    next: Option<Part>,
     cursor: Option<String>,
-    told_at_ms: i64,
+    looked: Looked,
+    /// Read already.
+    next: Option<Part>,
+    completed: Option<bool>,
 }
 
 impl Followed {
-    /// The next event. A log whose process is over is followed on: it may be started again.
-    async fn event(mut self) -> std::result::Result<Option<(bytes::Bytes, Self)>, ApiError> {
-        let mut completed = None;
+    /// What came since the last look; none where nothing can have come.
+    async fn look(&mut self, who: &Principal) -> std::result::Result<Option<Part>, ApiError> {
+        self.app.app_output_since(who, &self.name, &self.source, self.cursor.as_deref(), &mut self.looked).await
+    }
+}
+
+impl Follow for Followed {
+    /// A log whose process is over is followed on: it may be started again.
+    async fn next(&mut self, who: &Principal, until: Instant) -> std::result::Result<Told, ApiError> {
         loop {
             let part = match self.next.take() {
-                Some(part) => part,
-                None => self.app.app_output(&self.who, &self.name, &self.source, self.cursor.as_deref()).await?,
+                Some(part) => Some(part),
+                None => self.look(who).await?,
             };
-            let is_news = !part.output.is_empty() || completed.is_some_and(|completed| completed != part.completed);
-            completed = Some(part.completed);
-            if !part.cursor.is_empty() {
-                self.cursor = Some(part.cursor.clone());
+            if let Some(part) = part {
+                let is_news = !part.output.is_empty() || self.completed.is_some_and(|completed| completed != part.completed);
+                self.completed = Some(part.completed);
+                if !part.cursor.is_empty() {
+                    self.cursor = Some(part.cursor.clone());
+                }
+                if is_news {
+                    let id = part.cursor.clone();
+                    return Ok(Told::Event(event("log", Some(&id), &part_of(part))));
+                }
             }
-            if is_news {
-                self.told_at_ms = now_ms();
-                let id = part.cursor.clone();
-                let data = serde_json::to_string(&part_of(part)).map_err(|error| ApiError::internal("rendering a log", &error))?;
-                return Ok(Some((format!("id: {id}\nevent: log\ndata: {data}\n\n").into(), self)));
-            }
-            if now_ms() - self.told_at_ms >= HEARTBEAT_EVERY_MS {
-                self.told_at_ms = now_ms();
-                return Ok(Some((": ping\n\n".into(), self)));
+            if Instant::now() >= until {
+                return Ok(Told::Nothing);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -275,6 +275,8 @@ pub(super) fn rendered(status_now: AppStatus) -> AppStatusResponse {
         start: status_now.start().map(process),
         services: status_now.services().map(process).collect(),
         previews: status_now.ports.iter().map(port).collect(),
+        volumes: status_now.volumes.into_iter().map(super::rendered_volume).collect(),
+        unlisted: status_now.unlisted,
         mcp: status_now.mcp.iter().map(mcp).collect(),
     }
 }
@@ -336,7 +338,7 @@ fn preview_state(state: PreviewState) -> &'static str {
     }
 }
 
-fn state(state: AppState) -> &'static str {
+pub(super) fn state(state: AppState) -> &'static str {
     match state {
         AppState::None => "none",
         AppState::Starting => "starting",

@@ -17,6 +17,7 @@ use sandbar_core::{
         RunStatus,
         manifest::Target,
         run::{CleanupPolicy, Place},
+        shell::is_reserved,
     },
     limits::{self, app_runs, apps},
 };
@@ -31,12 +32,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     app::{
         SharedApp,
-        apps::runs::{LogPiece, Wish, WishFile, is_reserved},
+        apps::runs::{LogPiece, Wish, WishFile},
         auth::Principal,
     },
     error::ApiError,
     http::{
         extract::Json,
+        follow::{is_asked, last_event_id},
         params::{Params, bounded, shown},
         reply::{self, Result},
     },
@@ -164,7 +166,7 @@ async fn create(
     Ok(response)
 }
 
-/// Runs of an app, the newest first.
+/// Runs of an app, the newest first; also of one that was deleted, by its name or id.
 #[utoipa::path(get, path = "/api/v1/apps/{name}/runs", tag = "apps", params(
     ("name" = String, Path), ("action" = Option<String>, Query), ("status" = Option<String>, Query), ("schedule_id" = Option<String>, Query),
     ("limit" = Option<u32>, Query, description = "1 to 200, default 50"), ("cursor" = Option<String>, Query),
@@ -230,11 +232,11 @@ async fn logs(
     headers: HeaderMap,
 ) -> std::result::Result<Response, ApiError> {
     let since = params.integer("since", 0..=u64::MAX)?.unwrap_or_default();
-    if !follow::is_asked(&headers) {
+    if !is_asked(&headers) {
         return Ok(reply::ok(RunLogReply::from(app.app_run_log(&who, &id, since).await?))?.into_response());
     }
-    let since = match headers.get("last-event-id").map(|value| value.to_str().unwrap_or_default().trim()) {
-        None | Some("") => since,
+    let since = match last_event_id(&headers) {
+        None => since,
         Some(text) => text.parse().map_err(|_| ApiError::bad_request(format!("Last-Event-ID: {} is no cursor of a log", shown(text))))?,
     };
     follow::stream(app, who, id, since).await
@@ -311,11 +313,13 @@ fn wish(who: &Principal, request: RunRequest, headers: &HeaderMap) -> std::resul
         files: Vec::new(),
         place,
         cleanup: policy.unwrap_or(CleanupPolicy::Delete),
+        keep: None,
         env,
         timeout_s: timeout_seconds,
         requires_start: None,
         idempotency_key: idempotency_key(headers)?,
-        caused_by: Some(who.key_id.clone().unwrap_or_else(|| who.user_id.clone())),
+        caused_by: Some(who.caller()),
+        max_spend_micros: None,
     })
 }
 

@@ -38,8 +38,8 @@ struct ScheduleView {
     execution_count: u64,
     last_run_id: Option<String>,
     next_run_at: Option<String>,
-    /// As in a manifest.
-    #[schema(value_type = Object)]
+    /// As in a manifest. Null: what is stored of it cannot be read.
+    #[schema(value_type = Option<Object>)]
     spec: Value,
     created_at: String,
     updated_at: String,
@@ -99,7 +99,7 @@ async fn list(State(app): State<SharedApp>, who: Principal, Path(name): Path<Str
 #[utoipa::path(post, path = "/api/v1/apps/{name}/schedules", tag = "apps", params(("name" = String, Path)), request_body = Object, responses(
     (status = 201, body = Envelope<ScheduleReply>), (status = 400, description = "details.diagnostics say what is wrong", body = ErrorEnvelope),
     (status = 404, body = ErrorEnvelope), (status = 409, description = "the name is taken, or nothing is deployed", body = ErrorEnvelope),
-    (status = 429, body = ErrorEnvelope),
+    (status = 422, description = "it never comes, or asks for what this server does not do", body = ErrorEnvelope), (status = 429, body = ErrorEnvelope),
 ))]
 async fn create(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>, Json(given): Json<Value>) -> Result<ScheduleReply> {
     let made = app.create_app_schedule(&who, &name, given).await?;
@@ -114,10 +114,12 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path((name, schedule)
     reply::ok(ScheduleReply { schedule: view(app.app_schedule(&who, &name, &schedule).await?) })
 }
 
-/// Change what is named of a schedule; `null` takes a key away. One that the manifest keeps is changed there.
+/// Change what is named of a schedule; `null` takes a key away. One that was stopped stays so until it is resumed, and one that the
+/// manifest keeps is changed there.
 #[utoipa::path(patch, path = "/api/v1/apps/{name}/schedules/{schedule}", tag = "apps", params(("name" = String, Path), ("schedule" = String, Path)), request_body = Object, responses(
     (status = 200, body = Envelope<ScheduleReply>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
-    (status = 409, description = "the manifest keeps it", body = ErrorEnvelope),
+    (status = 409, description = "the manifest keeps it, or another has its name", body = ErrorEnvelope),
+    (status = 422, description = "it never comes, or asks for what this server does not do", body = ErrorEnvelope),
 ))]
 async fn update(
     State(app): State<SharedApp>,

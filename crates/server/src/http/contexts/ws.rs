@@ -28,7 +28,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::convert::state_name;
 use crate::{
-    app::{SharedApp, auth::Principal},
+    app::{SharedApp, apps::sealed::SealedOutput, auth::Principal},
     error::ApiError,
 };
 
@@ -56,13 +56,13 @@ pub async fn attach(
 ) -> Result<Response, ApiError> {
     who.require(Permission::SandboxWrite)?;
     let (upgrade, place) = checked(upgrade)?;
-    let (runtime, attached) = app.attach_context(&who, &id, &ctx).await?;
+    let (runtime, attached, sealed) = app.attach_context(&who, &id, &ctx).await?;
     Ok(upgrade.on_upgrade(move |socket| async move {
         let (reader, writer) = attached.split();
         let (sink, mut stream) = socket.split();
         tokio::select! {
             // Ends when the process has: everything is said and closed.
-            () = write_out(sink, reader, &runtime) => drain(&mut stream).await,
+            () = write_out(sink, (reader, sealed), &runtime) => drain(&mut stream).await,
             // Ends when the client goes; the process stays.
             () = read_in(&mut stream, writer) => {}
         }
@@ -112,7 +112,7 @@ struct Done {
     reason: Option<String>,
 }
 
-async fn write_out(mut sink: SplitSink<WebSocket, Message>, mut reader: AttachReader, runtime: &Arc<Runtime>) {
+async fn write_out(mut sink: SplitSink<WebSocket, Message>, (mut reader, mut sealed): (AttachReader, Option<SealedOutput>), runtime: &Arc<Runtime>) {
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
     loop {
         let frame = tokio::select! {
@@ -122,8 +122,14 @@ async fn write_out(mut sink: SplitSink<WebSocket, Message>, mut reader: AttachRe
                 Err(_) => return,
             },
         };
-        let (messages, last) = match frame {
-            Ok(Some(AttachedFrame::Output { stream, data })) => (output_messages(stream, &data), false),
+        let (mut messages, last) = match frame {
+            Ok(Some(AttachedFrame::Output { stream, data })) => {
+                let data = match &mut sealed {
+                    Some(sealed) => sealed.push(stream, &data),
+                    None => data,
+                };
+                (if data.is_empty() { Vec::new() } else { output_messages(stream, &data) }, false)
+            }
             Ok(Some(AttachedFrame::Ready(ready))) => {
                 (vec![json(&Frame::Done(Done { request_id: ready.request_id, exit_code: None, state: None, reason: None }))], false)
             }
@@ -134,6 +140,10 @@ async fn write_out(mut sink: SplitSink<WebSocket, Message>, mut reader: AttachRe
             Ok(None) => (vec![vanished(None, runtime)], true),
             Err(error) => (vec![vanished(Some(&error), runtime)], true),
         };
+        if last && let Some(sealed) = &mut sealed {
+            let rest = sealed.finish().into_iter().flat_map(|(stream, text)| output_messages(stream, &text));
+            messages.splice(0..0, rest);
+        }
         for message in messages {
             if sink.send(Message::text(message)).await.is_err() {
                 return;

@@ -24,6 +24,7 @@ use crate::{
     app::{SharedApp, auth::Principal, flows::Flows},
     error::ApiError,
     http::{
+        follow::Reader,
         params::{Params, shown},
         reply,
         time::rfc3339,
@@ -32,8 +33,6 @@ use crate::{
 
 /// A followed stream says this often that it lives.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
-/// Whoever follows has to be allowed to still; this often it is asked.
-const VERIFY_EVERY: Duration = HEARTBEAT_EVERY;
 /// How often it is looked whether the sandbox has another runtime by now, or is gone.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// What happens within so short a time is told at once.
@@ -63,7 +62,8 @@ async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
             return Err(ApiError::bad_request("limit: a followed stream has none"));
         }
         let now = tokio::time::Instant::now();
-        let mut following = Following { app, who, id, filter, reading: None, heartbeat_at: now, verify_at: now + VERIFY_EVERY, ended: false, missed: 0 };
+        let reader = Reader::new(who, Permission::SandboxRead);
+        let mut following = Following { app, reader, id, filter, reading: None, heartbeat_at: now, ended: false, missed: 0 };
         following.attach(flows);
         let lines = stream::try_unfold(following, follow);
         return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
@@ -105,12 +105,11 @@ impl Filter {
 /// The flows of a sandbox, followed from runtime to runtime.
 struct Following {
     app: SharedApp,
-    who: Principal,
+    reader: Reader,
     id: String,
     filter: Filter,
     reading: Option<Reading>,
     heartbeat_at: tokio::time::Instant,
-    verify_at: tokio::time::Instant,
     ended: bool,
     /// To be told with the next lines.
     missed: u64,
@@ -134,16 +133,6 @@ impl Following {
         });
     }
 
-    /// Refuses who may not follow any more: a key can be deleted, a role taken away.
-    async fn verify(&mut self, now: tokio::time::Instant) -> Result<(), ApiError> {
-        if now < self.verify_at {
-            return Ok(());
-        }
-        self.who = self.app.auth.verify_again(&self.who).await?;
-        self.verify_at = now + VERIFY_EVERY;
-        self.who.require(Permission::SandboxRead)
-    }
-
     /// Lines to write, after a pause when there are none; None when the sandbox is gone.
     async fn next(&mut self) -> Result<Option<Vec<u8>>, ApiError> {
         let changed = async {
@@ -153,7 +142,7 @@ impl Following {
             }
         };
         if !tokio::time::timeout(CHECK_EVERY, changed).await.unwrap_or_default() {
-            match self.app.flows(&self.who, &self.id).await {
+            match self.app.flows(&self.reader.who, &self.id).await {
                 Ok(flows) if flows.as_ref().map(|flows| &flows.runtime_id) != self.reading.as_ref().map(|reading| &reading.flows.runtime_id) => {
                     let last = self.look();
                     self.attach(flows);
@@ -190,9 +179,9 @@ async fn follow(mut following: Following) -> Result<Option<(bytes::Bytes, Follow
     }
     loop {
         let now = tokio::time::Instant::now();
-        let told = match following.verify(now).await {
-            Ok(()) if now >= following.heartbeat_at => Ok(Some(line(&WatchLine::Heartbeat::<()> { time: rfc3339(crate::http::time::now_ms()) }))),
-            Ok(()) => following.next().await,
+        let told = match following.reader.verify(&following.app).await {
+            Ok(_) if now >= following.heartbeat_at => Ok(Some(line(&WatchLine::Heartbeat::<()> { time: rfc3339(crate::http::time::now_ms()) }))),
+            Ok(_) => following.next().await,
             Err(error) => Err(error),
         };
         let out = match told {

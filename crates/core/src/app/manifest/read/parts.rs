@@ -17,7 +17,7 @@ use super::{
     upload,
 };
 use crate::{
-    app::{artifact, inputs::InputSchema},
+    app::{amount::Amount, artifact, inputs::InputSchema, shell},
     image::{ImageName, is_digest},
     limits::{self as all, apps as limits},
     volume::check_mount_point,
@@ -139,7 +139,7 @@ pub fn volumes(fields: &Fields<'_>, out: &mut Out) -> Vec<Volume> {
     for spot in fields.get("volumes").map(|spot| spot.list(out, limits::APP_VOLUMES_MAX)).unwrap_or_default() {
         let Some(fields) = spot.fields(out, &["name", "mountPath", "storageGb", "deleteOnSandboxDelete"]) else { continue };
         let mut volume = Volume {
-            storage_gb: fields.get("storageGb").and_then(|spot| spot.amount(out, limits::APP_VOLUME_MAX_GB)),
+            storage_gb: fields.get("storageGb").and_then(|spot| storage(&spot, out)),
             delete_on_sandbox_delete: fields.boolean("deleteOnSandboxDelete", out, false),
             ..Volume::default()
         };
@@ -176,6 +176,16 @@ pub fn volumes(fields: &Fields<'_>, out: &mut Out) -> Vec<Volume> {
     volumes
 }
 
+fn storage(spot: &Spot<'_>, out: &mut Out) -> Option<Amount> {
+    let least = Amount::of_micros(limits::APP_VOLUME_MIN_GB_MILLIS * 1000);
+    let amount = spot.amount(out, limits::APP_VOLUME_MAX_GB)?;
+    if amount < least {
+        spot.wrong(out, Code::OutOfRange, format!("must be at least {least}"));
+        return None;
+    }
+    Some(amount)
+}
+
 pub fn inputs(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) -> (Inputs, Option<InputSchema>) {
     let Some(fields) = spot.fields(out, &["schema", "env"]) else { return Default::default() };
     let mut env: Vec<EnvInput> = Vec::new();
@@ -192,6 +202,8 @@ pub fn inputs(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) -> (Inputs, Op
         {
             if !is_variable(name, false) {
                 spot.wrong(out, Code::InvalidName, VARIABLE);
+            } else if shell::is_reserved(name) {
+                spot.wrong(out, Code::ReservedName, RESERVED);
             } else if env.iter().any(|before| before.name == name) {
                 spot.wrong(out, Code::DuplicateName, format!("{name:?} is asked for twice"));
             }
@@ -254,6 +266,7 @@ pub fn mcp(spot: &Spot<'_>, out: &mut Out, names: &Names) -> Mcp {
 }
 
 const VARIABLE: &str = "must begin with a letter or underscore, and have letters, digits and underscores";
+const RESERVED: &str = "is set by the server for every command";
 
 /// The key `env`: names and values. Numbers and booleans are the text that stands there.
 pub fn env(fields: &Fields<'_>, out: &mut Out) -> BTreeMap<String, String> {
@@ -263,6 +276,8 @@ pub fn env(fields: &Fields<'_>, out: &mut Out) -> BTreeMap<String, String> {
     for (key, spot) in fields.entries() {
         if !is_variable(&key.text, false) || key.text.len() > all::ENV_NAME_MAX_BYTES {
             out.push(below(&fields.path, &key.text), key.at, Code::InvalidName, VARIABLE);
+        } else if shell::is_reserved(&key.text) {
+            out.push(below(&fields.path, &key.text), key.at, Code::ReservedName, RESERVED);
         }
         let value = match &spot.node.data {
             Data::Text(text) | Data::Int(_, text) | Data::Float(_, text) => text.clone(),

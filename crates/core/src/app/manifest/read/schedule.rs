@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     super::{
-        Budget, Quotas, Rate, START,
+        Budget, Quotas, Rate, Retention, START,
         diagnostic::Code,
         schedule::{RuntimePolicy, Schedule, Target, When},
         yaml::Data,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     app::inputs::InputSchema,
-    limits::{self as all, apps as limits},
+    limits::{self as all, app_runs as runs, apps as limits},
     script::{self, cron, draft},
 };
 
@@ -42,6 +42,7 @@ const KEYS: &[&str] = &[
     "budget",
     "resources",
     "quotas",
+    "retentionPolicy",
     "env",
     "input",
     "missedRunPolicy",
@@ -52,9 +53,7 @@ const KEYS: &[&str] = &[
 ];
 const WHEN: [&str; 4] = ["cron", "rate", "once", "scheduleExpression"];
 const TARGETS: [&str; 4] = ["action", "actionName", "command", "target"];
-const RETENTION: (&str, Code, &str) = ("retentionPolicy", Code::UnsupportedKey, "has no meaning here: runtimePolicy says what becomes of the sandbox");
-const QUOTAS: [(&str, Code, &str); 5] = [
-    ("maxSpendUsd", Code::UnsupportedKey, "has no meaning here: say budget.maxUsd"),
+const QUOTAS: [(&str, Code, &str); 4] = [
     ("idleTimeoutSeconds", Code::UnsupportedKey, "has no meaning here: the sandbox of a run ends with the run"),
     ("maxCommands", Code::UnsupportedKey, "has no meaning here: a run is one command"),
     ("maxOpenPorts", Code::UnsupportedKey, "has no meaning here: only declared ports are open"),
@@ -68,7 +67,7 @@ pub fn schedules(fields: &Fields<'_>, out: &mut Out, names: &Names, inputs: Opti
 }
 
 fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, inputs: Option<&InputSchema>, seen: &mut Vec<String>) -> Option<Schedule> {
-    let fields = spot.fields_refusing(out, KEYS, &[RETENTION])?;
+    let fields = spot.fields(out, KEYS)?;
     let name = fields.require("name", out).and_then(|spot| {
         let name = spot.line(out, limits::APP_SCHEDULE_NAME_MAX_CHARS)?;
         if seen.iter().any(|before| before == name) {
@@ -108,14 +107,32 @@ fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, inputs: Option<&Input
             Some(Budget { max_usd: fields.require("maxUsd", out)?.amount(out, limits::APP_BUDGET_MAX_USD)? })
         }),
         quotas: fields.get("quotas").and_then(|spot| {
-            let fields = spot.fields_refusing(out, &["maxDurationSeconds"], &QUOTAS)?;
-            Some(Quotas { max_duration_seconds: fields.integer("maxDurationSeconds", out, 1, limits::APP_COMMAND_TIMEOUT_MAX_S) })
+            let fields = spot.fields_refusing(out, &["maxDurationSeconds", "maxSpendUsd"], &QUOTAS)?;
+            Some(Quotas {
+                max_duration_seconds: fields.integer("maxDurationSeconds", out, 1, limits::APP_COMMAND_TIMEOUT_MAX_S),
+                max_spend_usd: fields.get("maxSpendUsd").and_then(|spot| spot.amount(out, limits::APP_BUDGET_MAX_USD)),
+            })
+        }),
+        retention_policy: fields.get("retentionPolicy").and_then(|spot| {
+            let fields = spot.fields(out, &["keepLast"])?;
+            Some(Retention { keep_last: fields.require("keepLast", out)?.integer(out, 1, runs::RUN_STOPPED_KEPT_MAX)? })
         }),
         env: parts::env(&fields, out),
         input: input(&fields, out),
     };
     if schedule.runtime_policy == RuntimePolicy::UseExistingRunning && fields.get("resources").is_some() {
         fields.conflict("resources", out, "the app sandbox has its resources already");
+    }
+    if schedule.runtime_policy != RuntimePolicy::RunAndStop && fields.get("retentionPolicy").is_some() {
+        fields.conflict("retentionPolicy", out, "goes with runtimePolicy run_and_stop: no other keeps sandboxes");
+    }
+    if schedule.target == Target::Start {
+        if schedule.runtime_policy == RuntimePolicy::UseExistingRunning {
+            fields.conflict("runtimePolicy", out, "the start command of an app that is online runs already; let the schedule run an action or a service");
+        }
+        if schedule.requires_start == Some(true) {
+            fields.conflict("requiresStart", out, "the schedule runs the start command itself");
+        }
     }
     if matches!(schedule.target, Target::Action { .. })
         && schedule.input.is_some() == fields.get("input").is_some()

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     io,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http_body_util::BodyExt;
@@ -29,26 +29,28 @@ use super::{
     execute::{Runner, has_room},
     usage,
 };
+use crate::app::sandboxes::now_ms;
 
 /// The room on the disk is looked at each time so much more came.
 const LOOK_EVERY_BYTES: u64 = 4 << 20;
 
 impl Runner {
-    /// Fetches what the run left and measures what it used, as far as its sandbox is there. Nothing here fails the run.
+    /// Fetches what the run left and measures what it used, as far as its sandbox runs: it is woken for nothing. Nothing here fails the run.
     pub(super) async fn collect(&mut self) {
         let runtime = match &self.run.sandbox_id {
-            Some(id) => self.app.app_runtime(id).await.map_err(|error| error.message().to_owned()),
-            None => Ok(None),
+            Some(id) => self.app.app_runtime_awake(id).await,
+            None => Err("it had no sandbox"),
         };
-        let runtime = runtime.and_then(|runtime| runtime.ok_or_else(|| "its sandbox is gone".to_owned()));
         let patterns = self.run.doc.artifact_paths.clone();
+        let begun = Instant::now();
         self.run.doc.known.artifacts = match &runtime {
             Ok(runtime) => {
                 let collecting = Collector { runtime, dir: &self.dir, data_dir: &self.app.config.data_dir, found: Vec::new(), bytes: 0 };
                 collecting.collect(&patterns).await
             }
-            Err(why) => patterns.iter().enumerate().map(|(at, pattern)| failed(at as u32 + 1, pattern, why.clone())).collect(),
+            Err(why) => patterns.iter().enumerate().map(|(at, pattern)| failed(at as u32 + 1, pattern, (*why).to_owned())).collect(),
         };
+        self.run.doc.known.collecting_ms = u64::try_from(begun.elapsed().as_millis()).ok();
         if let Ok(runtime) = runtime {
             self.run.doc.known.usage = usage::measure(&self.run, &runtime, self.resumed).await;
             self.forget_command(&runtime).await;
@@ -162,7 +164,8 @@ impl Collector<'_> {
         match self.fetch(&path, &target).await {
             Ok((size_bytes, sha256)) => {
                 self.bytes += size_bytes;
-                self.found.push(RunArtifact { number, path, status: ArtifactStatus::Captured, size_bytes, sha256: Some(sha256), error: None });
+                let captured_at_ms = Some(now_ms());
+                self.found.push(RunArtifact { number, path, status: ArtifactStatus::Captured, size_bytes, sha256: Some(sha256), error: None, captured_at_ms });
             }
             Err(miss) => {
                 // What came of it is of no use.
@@ -238,7 +241,8 @@ impl Collector<'_> {
 
     fn missing(&mut self, path: &str) {
         let number = self.next();
-        self.found.push(RunArtifact { number, path: path.to_owned(), status: ArtifactStatus::Missing, size_bytes: 0, sha256: None, error: None });
+        let status = ArtifactStatus::Missing;
+        self.found.push(RunArtifact { number, path: path.to_owned(), status, size_bytes: 0, sha256: None, error: None, captured_at_ms: None });
     }
 
     fn fail(&mut self, path: &str, why: String) {
@@ -248,5 +252,5 @@ impl Collector<'_> {
 }
 
 fn failed(number: u32, path: &str, why: String) -> RunArtifact {
-    RunArtifact { number, path: path.to_owned(), status: ArtifactStatus::Failed, size_bytes: 0, sha256: None, error: Some(why) }
+    RunArtifact { number, path: path.to_owned(), status: ArtifactStatus::Failed, size_bytes: 0, sha256: None, error: Some(why), captured_at_ms: None }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use sandbar_core::{
     app::{
         Cleanup,
+        cleanup::{Next, after_failure, is_needed, surplus},
         run::{CleanupPolicy, Known},
     },
-    limits::app_runs as limits,
+    sandbox::{Observed, SandboxRecord},
 };
 use sandbar_node::error_text;
 use sandbar_store::{AppRun, SnapshotRecord};
@@ -26,27 +27,33 @@ const WITHIN: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(5);
 
 impl App {
-    /// Cleans up after a run that has ended: once more, as long as it is worth it. What came of it is a row again.
+    /// Cleans up after a run that has ended, once more. What came of it is a row again: tried later, if it did not come to its end.
     pub(crate) async fn clean_up(self: &SharedApp, run: AppRun) {
         let mut doc = run.doc.clone();
         let cleaned = match tokio::time::timeout(WITHIN, self.try_clean_up(&run, &mut doc.known)).await {
             Ok(cleaned) => cleaned,
             Err(_) => Err(ApiError::unavailable(format!("it took more than {} s", WITHIN.as_secs()))),
         };
-        let cleanup = match cleaned {
+        let (cleanup, again_at_ms) = match cleaned {
             Ok(cleanup) => {
                 doc.known.cleanup_error = None;
-                cleanup
+                (cleanup, None)
             }
             Err(error) => {
                 doc.known.cleanup_tries += 1;
                 doc.known.cleanup_error = Some(error.message().to_owned());
                 tracing::warn!(run = run.id, tries = doc.known.cleanup_tries, %error, "the sandbox of a run was not cleaned up");
-                if doc.known.cleanup_tries < limits::RUN_CLEANUP_TRIES_MAX { Cleanup::Pending } else { Cleanup::Failed }
+                match after_failure(doc.cleanup, doc.known.cleanup_tries, now_ms()) {
+                    Next::Again { at_ms } => (Cleanup::Pending, Some(at_ms)),
+                    Next::GivenUp => (Cleanup::Failed, None),
+                }
             }
         };
-        if let Err(error) = self.store.app_run_cleaned(&run.id, cleanup, &doc).await {
+        if let Err(error) = self.store.app_run_cleaned(&run.id, cleanup, again_at_ms, &doc).await {
             tracing::warn!(run = run.id, error = error_text(&error), "what came of cleaning up after a run was not recorded; it is done again");
+        }
+        if cleanup == Cleanup::Succeeded && doc.cleanup == CleanupPolicy::Stop {
+            self.keep_few_stopped(Some(&run.app_id)).await;
         }
     }
 
@@ -61,20 +68,38 @@ impl App {
             let policy = if run.sandbox_id.as_deref() == Some(id.as_str()) { run.doc.cleanup } else { CleanupPolicy::Delete };
             if policy != CleanupPolicy::Delete {
                 self.unsupervise(&id, GRACE).await;
-            }
-            match policy {
-                CleanupPolicy::Delete => {}
-                CleanupPolicy::Archive => self.archive(run, &id, known).await?,
-                CleanupPolicy::Stop => {
-                    if let Some(record) = self.record_of(&id).await? {
-                        self.put_down(record, "its run has ended", true).await?;
-                    }
-                    continue;
+                // One that cannot be archived does not go on running, and nothing writes while it is.
+                if let Some(record) = self.record_of(&id).await? {
+                    self.lay_down(record).await?;
                 }
             }
-            self.end_app_sandbox(&id).await;
+            match policy {
+                CleanupPolicy::Stop => continue,
+                CleanupPolicy::Archive => self.archive(run, &id, known).await?,
+                CleanupPolicy::Delete => {}
+            }
+            self.end_app_sandbox_wholly(&id).await?;
         }
         Ok(Cleanup::Succeeded)
+    }
+
+    async fn lay_down(&self, record: SandboxRecord) -> Result<(), ApiError> {
+        match record.observed {
+            Observed::Hibernated | Observed::Cleaned | Observed::Failed => Ok(()),
+            Observed::Starting | Observed::Active | Observed::Frozen => self.put_down(record, "its run has ended", true).await,
+        }
+    }
+
+    /// Ends those of the sandboxes that stopped after their runs which are more than are kept.
+    pub(crate) async fn keep_few_stopped(self: &SharedApp, app_id: Option<&str>) {
+        let stopped = match self.store.run_sandboxes_stopped(app_id).await {
+            Ok(stopped) => stopped,
+            Err(error) => return tracing::warn!(error = error_text(&error), "sandboxes that are kept of runs were not counted; it is tried again"),
+        };
+        for sandbox_id in surplus(stopped) {
+            tracing::debug!(sandbox = sandbox_id, "a stopped sandbox of a run makes room for newer ones");
+            self.end_app_sandbox(&sandbox_id).await;
+        }
     }
 
     /// Keeps the files of a run's sandbox as a snapshot; once, also when a server before died just after that.
@@ -115,23 +140,8 @@ impl App {
     pub(crate) async fn sweep_run_sandboxes(self: &SharedApp) -> Result<usize, ApiError> {
         let rows = self.store.run_sandboxes().await.map_err(|e| store_failure("reading sandboxes of runs", &e))?;
         let mut swept = 0;
-        for (sandbox_id, run_id) in rows {
-            let run = match &run_id {
-                Some(id) => self.store.app_run_find(id).await.map_err(|e| store_failure("reading a run", &e))?,
-                None => None,
-            };
-            let is_needed = run.is_some_and(|run| {
-                // A stopped one is kept with its run; so is what could not be archived.
-                let keeps = run.doc.cleanup != CleanupPolicy::Delete && run.sandbox_id.as_deref() == Some(sandbox_id.as_str());
-                match run.cleanup {
-                    Some(Cleanup::Pending) => true,
-                    Some(Cleanup::Succeeded) => run.doc.cleanup == CleanupPolicy::Stop && keeps,
-                    Some(Cleanup::Failed) => keeps,
-                    Some(Cleanup::Skipped) => false,
-                    None => !run.status.is_final(),
-                }
-            });
-            if !is_needed {
+        for (sandbox_id, run) in rows {
+            if !is_needed(run) {
                 self.end_app_sandbox(&sandbox_id).await;
                 swept += 1;
             }

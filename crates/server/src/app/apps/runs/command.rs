@@ -11,32 +11,25 @@ use futures_util::FutureExt;
 use sandbar_core::{
     app::{
         Phase,
-        launch::{APP_VAR, VERSION_VAR},
-        manifest::WORKSPACE,
-        run::{Counters, Ending, Exit, FailureReason, Place, Verdict},
+        run::{CommandUse, Counters, Ending, Exit, FailureReason, Place, Verdict},
+        shell::{self, APP_VAR, INPUT_BASE64_VAR, INPUT_VAR, REPLAY_VAR, RUN_VAR, VERSION_VAR},
     },
     limits::app_runs as limits,
+    sandbox::Observed,
 };
 use sandbar_node::{
     Runtime,
     client::{Attached, AttachedFrame, ProcdError},
 };
-use sandbar_procd_api::{Cmd, Context, ContextType, CreateContext, ErrorCode, Stream};
+use sandbar_procd_api::{Context, CreateContext, ErrorCode, Stream};
 
 use super::{
     execute::{Halt, Runner, Step, ttl_s},
     log::RunLog,
-    usage,
+    usage::{self, Meter},
 };
-use crate::app::sandboxes::now_ms;
+use crate::app::{apps::shell::context, sandboxes::now_ms};
 
-/// By this a command is known in its sandbox.
-pub(crate) const RUN_VAR: &str = "SANDBAR_RUN_ID";
-/// The path of the input's file, and the input itself.
-const INPUT_VAR: &str = "SANDBAR_INPUT";
-const INPUT_BASE64_VAR: &str = "SANDBAR_INPUT_BASE64";
-/// The same as others have it: `{"input": ...}`.
-const REPLAY_VAR: &str = "OPENPOND_REPLAY_PARAMS_BASE64";
 /// Where the input of a run lies in the sandbox.
 const INPUT_FOLDER: &str = "/run/sandbar/runs";
 /// Output that is written in one piece.
@@ -47,6 +40,8 @@ const END_WITHIN: Duration = Duration::from_secs(20);
 const LISTEN_AFTER: Duration = Duration::from_secs(3);
 /// Between two tries to reach an agent.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How often a sandbox is looked at that sleeps with a command in it.
+const ASLEEP: Duration = Duration::from_millis(500);
 /// How long an agent is tried that does not answer and has not ended.
 const REACH_WITHIN: Duration = Duration::from_secs(60);
 
@@ -55,15 +50,23 @@ pub(super) type Begun = Option<(Arc<Runtime>, String)>;
 /// What is seen while a command is followed.
 enum Seen {
     /// It printed, and perhaps ended.
-    Told(Vec<(Stream, String)>, Option<Exit>),
+    Told(Vec<(Stream, String)>, Option<Told>),
     /// The agent told no more; it is attached to anew.
     Broke,
     /// The sandbox ended.
     Lost,
     Due(Ending),
+    /// What it has cost so far is to be looked at.
+    Look,
     /// The agent was asked to end it, and has.
     Ended,
     ServerStops,
+}
+
+/// How a command ended and what it used.
+struct Told {
+    exit: Exit,
+    used: Option<CommandUse>,
 }
 
 impl Runner {
@@ -117,16 +120,7 @@ impl Runner {
         if let Err(error) = self.load_given(false).await {
             tracing::warn!(run = self.run.id, %error, "what an app was given is not known, and stays in what its run prints");
         }
-        // A sandbox that has another runtime by now has no process of before, and is not woken to be asked.
-        let record = self.app.run_sandbox(&self.run).await.ok().flatten();
-        let known = self.run.doc.known.runtime_id.clone();
-        if record.is_none_or(|record| record.runtime_id != known) {
-            return Ok(None);
-        }
-        let Ok(Some(runtime)) = self.app.app_runtime(&sandbox_id).await else { return Ok(None) };
-        if Some(&runtime.id) != known.as_ref() {
-            return Ok(None);
-        }
+        let Some(runtime) = self.runtime_of_before(&sandbox_id).await? else { return Ok(None) };
         match self.find_in(&runtime).await? {
             Some(context) => {
                 self.begun(&context).await?;
@@ -140,6 +134,36 @@ impl Runner {
                 self.start_command(runtime).await
             }
             None => Ok(None),
+        }
+    }
+
+    /// The runtime in which the command was or was to be started. One that sleeps is waited for, until the run is to end; then it is woken.
+    /// None: the sandbox has another one by now, which has no process of before, or none.
+    async fn runtime_of_before(&self, sandbox_id: &str) -> Step<Option<Arc<Runtime>>> {
+        let known = &self.run.doc.known;
+        let begun_ms = known.commanded_at_ms.unwrap_or_else(now_ms);
+        let due = tokio::time::sleep(time_left(begun_ms, self.run.doc.timeout_s, now_ms()));
+        tokio::pin!(due);
+        loop {
+            let is_due = known.ending.is_some() || self.live.cancel.is_cancelled() || due.is_elapsed();
+            match self.app.look(sandbox_id).await {
+                Ok(None) => return Ok(None),
+                Ok(Some((record, _))) if record.runtime_id != known.runtime_id => return Ok(None),
+                Ok(Some((_, Some(runtime)))) => return Ok(Some(runtime)),
+                Ok(Some((record, None))) if record.observed != Observed::Frozen => return Ok(None),
+                Ok(Some((_, None))) if is_due => {
+                    let woken = self.app.app_runtime(sandbox_id).await.ok().flatten();
+                    return Ok(woken.filter(|runtime| Some(&runtime.id) == known.runtime_id.as_ref()));
+                }
+                Ok(Some((_, None))) => {}
+                Err(error) => tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a run cannot be looked at; it is tried again"),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(Halt::Left),
+                () = self.live.cancel.cancelled(), if !self.live.cancel.is_cancelled() => {}
+                () = &mut due, if !due.is_elapsed() => {}
+                () = tokio::time::sleep(ASLEEP) => {}
+            }
         }
     }
 
@@ -165,30 +189,13 @@ impl Runner {
     fn context(&self) -> CreateContext {
         let run = &self.run;
         let wrapped = format!("{{\"input\":{}}}", run.input);
-        let mut env = self.given.env.clone();
-        env.extend(run.doc.env.clone());
-        let own = [(APP_VAR, run.app_name.clone()), (VERSION_VAR, run.version.to_string()), (RUN_VAR, run.id.clone()), (INPUT_VAR, self.input_path())];
-        env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        let mut own = vec![(APP_VAR, run.app_name.clone()), (VERSION_VAR, run.version.to_string()), (RUN_VAR, run.id.clone()), (INPUT_VAR, self.input_path())];
         if run.input.len() <= limits::RUN_INPUT_ENV_MAX_BYTES {
-            env.insert(INPUT_BASE64_VAR.to_owned(), BASE64_STANDARD.encode(&run.input));
-            env.insert(REPLAY_VAR.to_owned(), BASE64_STANDARD.encode(wrapped));
+            own.push((INPUT_BASE64_VAR, BASE64_STANDARD.encode(&run.input)));
+            own.push((REPLAY_VAR, BASE64_STANDARD.encode(wrapped)));
         }
-        let cwd = match &run.doc.cwd {
-            Some(below) => format!("{WORKSPACE}/{below}"),
-            None => WORKSPACE.to_owned(),
-        };
-        CreateContext {
-            kind: ContextType::Cmd,
-            repl: None,
-            cmd: Some(Cmd { command: vec!["sh".to_owned(), "-c".to_owned(), run.doc.command.clone()] }),
-            wait_until_done: false,
-            cwd: Some(cwd),
-            env_vars: env,
-            pty_size: None,
-            idle_timeout_sec: 0,
-            ttl_sec: ttl_s(run.doc.timeout_s),
-            untold: false,
-        }
+        let env = shell::whole(&self.given.env, &run.doc.env, own);
+        context(shell::argv(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s))
     }
 
     fn input_folder(&self) -> String {
@@ -224,15 +231,17 @@ impl Runner {
         let mut log = self.open_log().await?;
         let mut attached: Option<Attached> = None;
         let begun_ms = self.run.doc.known.commanded_at_ms.unwrap_or_else(now_ms);
-        let left_ms = begun_ms.saturating_add((self.run.doc.timeout_s as i64).saturating_mul(1000)).saturating_sub(now_ms());
-        // A clock that was set does not make it longer.
-        let left = Duration::from_millis(left_ms.max(0).unsigned_abs()).min(Duration::from_secs(self.run.doc.timeout_s));
-        let deadline = tokio::time::Instant::now() + left;
+        let left = time_left(begun_ms, self.run.doc.timeout_s, now_ms());
+        let deadline = tokio::time::Instant::now() + self.left().map_or(left, |all| left.min(all));
         let app = self.app.clone();
         let sandbox_id = self.run.sandbox_id.clone().unwrap_or_default();
+        let ran_ms = self.run.doc.timeout_s.saturating_mul(1000).saturating_sub(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let mut meter = Meter::new(self.app.receipts.prices(), self.run.doc.max_spend_micros, ran_ms);
+        let mut look = tokio::time::interval(usage::LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ending = None;
         if self.run.doc.known.ending.is_some() {
-            ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), context_id.to_owned())));
+            ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), Arc::clone(runtime), context_id.to_owned())));
         }
         let mut unreachable_since: Option<Instant> = None;
         loop {
@@ -254,18 +263,27 @@ impl Runner {
                 () = runtime.ended() => Seen::Lost,
                 () = self.live.cancel.cancelled(), if !is_ending => Seen::Due(Ending::Cancelled),
                 () = tokio::time::sleep_until(deadline), if !is_ending => Seen::Due(Ending::Timeout),
+                _ = look.tick(), if meter.is_some() && !is_ending => Seen::Look,
             };
             match seen {
-                Seen::Told(pieces, exit) => {
-                    log = self.write(log, pieces, exit.is_some()).await?;
-                    if exit.is_some() {
-                        return Ok(exit);
+                Seen::Told(pieces, told) => {
+                    log = self.write(log, pieces, told.is_some()).await?;
+                    if let Some(told) = told {
+                        return Ok(Some(self.exited(told)));
                     }
                 }
                 Seen::Broke => attached = None,
+                Seen::Look => {
+                    if let Some(meter) = &mut meter
+                        && meter.is_over(&self.run.doc.known, self.run.doc.place, runtime, context_id).await
+                    {
+                        self.note_ending(Ending::Budget).await?;
+                        ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), Arc::clone(runtime), context_id.to_owned())));
+                    }
+                }
                 Seen::Due(why) => {
                     self.note_ending(why).await?;
-                    ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), context_id.to_owned())));
+                    ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), Arc::clone(runtime), context_id.to_owned())));
                 }
                 Seen::Ended => {
                     let exit = tokio::time::timeout(LISTEN_AFTER, self.last_words(log, reader)).await;
@@ -319,18 +337,26 @@ impl Runner {
     }
 
     /// What a command that has ended still printed, and how it ended.
-    async fn last_words(&self, mut log: RunLog, reader: &mut Attached) -> Step<Option<Exit>> {
+    async fn last_words(&mut self, mut log: RunLog, reader: &mut Attached) -> Step<Option<Exit>> {
         loop {
             match next(reader).await {
-                Seen::Told(pieces, exit) => {
-                    log = self.write(log, pieces, exit.is_some()).await?;
-                    if exit.is_some() {
-                        return Ok(exit);
+                Seen::Told(pieces, told) => {
+                    log = self.write(log, pieces, told.is_some()).await?;
+                    if let Some(told) = told {
+                        return Ok(Some(self.exited(told)));
                     }
                 }
                 _ => return Ok(None),
             }
         }
+    }
+
+    /// Notes what the agent told of the end.
+    fn exited(&mut self, told: Told) -> Exit {
+        let known = &mut self.run.doc.known;
+        known.exited_at_ms = Some(now_ms());
+        known.used = told.used;
+        told.exit
     }
 
     /// Off this thread, since a disk may be slow. What cannot be written is lost, and the run goes on.
@@ -370,7 +396,15 @@ async fn next(reader: &mut Attached) -> Seen {
                 pieces.push((stream, data));
             }
             Ok(Some(AttachedFrame::Ready(_))) => {}
-            Ok(Some(AttachedFrame::Done(done))) => return Seen::Told(pieces, Some(Exit::told(done.exit_code, done.reason.as_deref()))),
+            Ok(Some(AttachedFrame::Done(done))) => {
+                let used = done.used.map(|used| CommandUse {
+                    duration_ms: used.duration_ms,
+                    cpu_us: used.cpu_us,
+                    peak_memory_bytes: used.memory_peak_bytes,
+                    written_bytes: used.written_bytes,
+                });
+                return Seen::Told(pieces, Some(Told { exit: Exit::told(done.exit_code, done.reason.as_deref()), used }));
+            }
             Ok(None) | Err(_) if pieces.is_empty() => return Seen::Broke,
             // It is found again.
             Ok(None) | Err(_) => break,
@@ -380,22 +414,37 @@ async fn next(reader: &mut Attached) -> Seen {
     Seen::Told(pieces, None)
 }
 
-/// Has the agent end a command: SIGTERM to its whole group, some seconds later SIGKILL. Asks until it is done or the sandbox is gone;
-/// one that is paused is woken for it.
-async fn end_command(app: crate::app::SharedApp, sandbox_id: String, context_id: String) {
+/// Has the agent end a command: SIGTERM to its whole group, some seconds later SIGKILL. Asks until it is done or its processes are gone;
+/// a sandbox that is paused is woken for it.
+async fn end_command(app: crate::app::SharedApp, sandbox_id: String, runtime: Arc<Runtime>, context_id: String) {
     loop {
-        match app.app_runtime(&sandbox_id).await {
+        match app.look(&sandbox_id).await {
             Ok(None) => return,
-            Ok(Some(runtime)) => match tokio::time::timeout(END_WITHIN, runtime.client.delete_context(&context_id)).await {
+            Ok(Some((record, _))) if record.runtime_id.as_ref() != Some(&runtime.id) || runtime.has_ended() => return,
+            Ok(Some((_, Some(runtime)))) => match tokio::time::timeout(END_WITHIN, runtime.client.delete_context(&context_id)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) if error.is_code(ErrorCode::ContextNotFound) => return,
                 Ok(Err(error)) => tracing::warn!(sandbox = sandbox_id, %error, "a command that is to end was not ended; it is tried again"),
                 Err(_) => tracing::warn!(sandbox = sandbox_id, "a command that is to end does not end; it is tried again"),
             },
-            Err(error) => tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a command that is to end cannot be woken; it is tried again"),
+            Ok(Some((_, None))) => match app.app_runtime(&sandbox_id).await {
+                Ok(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                Err(error) => tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a command that is to end cannot be woken; it is tried again"),
+            },
+            Err(error) => tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a command that is to end cannot be looked at; it is tried again"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// What is left of the time that a command has. A clock that was set does not make it longer.
+fn time_left(begun_ms: i64, timeout_s: u64, now_ms: i64) -> Duration {
+    let all = Duration::from_secs(timeout_s);
+    let left_ms = i64::try_from(all.as_millis()).unwrap_or(i64::MAX).saturating_sub(now_ms.saturating_sub(begun_ms));
+    Duration::from_millis(left_ms.max(0).unsigned_abs()).min(all)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
@@ -410,8 +459,15 @@ pub(super) fn told(error: &ProcdError) -> String {
     }
 }
 
-/// Names that a run's command finds set by us, whatever else is wished.
-pub(crate) fn is_reserved(name: &str) -> bool {
-    const RESERVED: [&str; 6] = [APP_VAR, VERSION_VAR, RUN_VAR, INPUT_VAR, INPUT_BASE64_VAR, REPLAY_VAR];
-    RESERVED.contains(&name)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_gives_no_command_more_time() {
+        for (begun_ms, now_ms, left_ms) in [(0, 0, 5_000), (0, 4_000, 1_000), (0, 5_000, 0), (0, i64::MAX, 0), (9_000, 0, 5_000), (i64::MAX, i64::MIN, 5_000)] {
+            assert_eq!(time_left(begun_ms, 5, now_ms), Duration::from_millis(left_ms), "{begun_ms} {now_ms}");
+        }
+        assert_eq!(time_left(0, u64::MAX, 0), Duration::from_millis(i64::MAX.unsigned_abs()).min(Duration::from_secs(u64::MAX)));
+    }
 }

@@ -8,14 +8,14 @@ use std::{
 
 use sandbar_core::{
     app::{
-        Cleanup, Phase, RunStatus, SandboxKind,
+        Cleanup, Phase, RunStatus,
         launch::Asked,
         manifest::START,
         redact::Redactor,
         run::{Ending, FailureReason, Place, Verdict, verdict},
     },
     limits::app_runs as limits,
-    sandbox::{Desired, SandboxRecord},
+    sandbox::Observed,
 };
 use sandbar_node::{Runtime, error_text};
 use sandbar_store::{AppRun, AppRunEnd, StoreError};
@@ -82,10 +82,13 @@ pub(crate) async fn execute(app: SharedApp, run: AppRun, resumed: bool, stop: Ca
 
 impl Runner {
     async fn steps(&mut self) -> Step<Verdict> {
+        if let Some(why) = &self.run.doc.known.unreadable {
+            return Ok(Verdict::unreadable(why));
+        }
         let begun = match self.run.phase {
             Phase::Preparing | Phase::Starting => {
                 let sandbox_id = self.prepare().await?;
-                if self.run.doc.requires_start {
+                if self.run.doc.requires_start || !self.run.doc.terms.needs.is_empty() {
                     self.step(Phase::Starting).await?;
                     self.start(&sandbox_id).await?;
                 }
@@ -96,10 +99,26 @@ impl Runner {
         };
         if let Some((runtime, context_id)) = begun {
             self.run.doc.known.exit = self.follow(&runtime, &context_id).await?;
+            self.run.doc.known.full = self.run.doc.known.commanded_at_ms.and_then(|since_ms| runtime.ended_for(since_ms));
         }
-        self.step(Phase::Collecting).await?;
-        self.collect().await;
-        Ok(verdict(self.run.doc.known.exit.as_ref(), self.run.doc.known.ending, self.run.doc.timeout_s))
+        // Collecting takes a while of its own.
+        let is_late = self.left().is_some_and(|left| left.is_zero());
+        if !self.run.doc.known.collected {
+            self.step(Phase::Collecting).await?;
+            self.collect().await;
+            self.run.doc.known.collected = true;
+        }
+        let known = &self.run.doc.known;
+        let verdict = verdict(known.exit.as_ref(), known.ending, self.run.doc.timeout_s).or_full(known.full.clone());
+        Ok(match (verdict.status, self.run.doc.terms.max_duration_s) {
+            (RunStatus::TimedOut, Some(max_s)) if is_late => Verdict::took_too_long(max_s),
+            _ => verdict,
+        })
+    }
+
+    /// What is left of the time that the run may take, if that is bounded.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.run.doc.terms.left(self.run.started_at_ms.unwrap_or(self.run.created_at_ms), now_ms())
     }
 
     /// Writes how far the run is.
@@ -125,7 +144,19 @@ impl Runner {
             biased;
             () = self.stop.cancelled() => Err(Halt::Left),
             () = self.live.cancel.cancelled() => Err(Halt::Ends(Verdict::cancelled())),
+            max_s = self.too_long() => Err(Halt::Ends(Verdict::took_too_long(max_s))),
             done = work => done,
+        }
+    }
+
+    /// Returns when the run takes longer than it may: how long that is. Never, where it is not bounded.
+    async fn too_long(&self) -> u64 {
+        match (self.left(), self.run.doc.terms.max_duration_s) {
+            (Some(left), Some(max_s)) => {
+                tokio::time::sleep(left).await;
+                max_s
+            }
+            _ => std::future::pending().await,
         }
     }
 
@@ -148,14 +179,10 @@ impl Runner {
         let version = self.app.store.app_version(&run.app_id, run.version).await.map_err(internal)?.ok_or_else(|| gone("version"))?;
         match run.doc.place {
             Place::App => {
-                // What its start command serves is only there when it is asked for.
-                let sandbox = match run.doc.requires_start {
-                    true => self.app.ensure_app_online(&run.app_id).await.map_err(failed)?,
-                    false => self.app.ensure_app_sandbox(&run.app_id).await.map_err(failed)?,
-                };
+                let sandbox = self.app.app_sandbox_for(run, &self.live, &self.stop).await.map_err(failed)?;
                 let of = self.app.store.app_sandbox_get(&sandbox.id).await.map_err(internal)?;
                 match of {
-                    Some(of) if of.version != run.version => {
+                    Some(of) if of.version != run.version && !self.says_the_same(of.version).await.map_err(internal)? => {
                         let text = format!("version {} of the app is online by now, and it was to run in version {}", of.version, run.version);
                         Err(Halt::Ends(Verdict::failed(FailureReason::VersionGone, text)))
                     }
@@ -173,28 +200,46 @@ impl Runner {
                     }
                     self.app.end_app_sandbox(&of.sandbox_id).await;
                 }
-                let made = self.app.make_app_sandbox(&app, &version, SandboxKind::Run, Some(&run.id)).await.map_err(failed)?;
+                let made = self.app.make_run_sandbox(&app, &version, run).await.map_err(failed)?;
                 Ok(made.id)
             }
         }
     }
 
-    /// Starts the entrypoint and waits until it is ready; else the command is never run.
+    /// Whether another version has the same manifest and the same files.
+    async fn says_the_same(&self, version: i64) -> Result<bool, StoreError> {
+        let other = self.app.store.app_version(&self.run.app_id, version).await?;
+        let doc = &self.run.doc;
+        Ok(other.is_some_and(|other| (&other.manifest_sha256, &other.source_sha256) == (&doc.manifest_sha256, &doc.source_sha256)))
+    }
+
+    /// Starts what the command needs, the entrypoint last, and waits until it is ready; else the command is never run.
     async fn start(&self, sandbox_id: &str) -> Step<()> {
+        let needs = self.run.doc.terms.needs.iter().map(String::as_str).chain(self.run.doc.requires_start.then_some(START));
         self.unless_halted(async {
             match self.entry(sandbox_id).await {
-                Ok((supervised, within)) => supervised.ready(within).await.map_err(|not_ready| not_ready_verdict(&not_ready)),
+                Ok(supervised) => {
+                    for name in needs {
+                        let within = supervised.launch().entry(name).map_or(0, |entry| entry.ready_within_ms.max(0).unsigned_abs());
+                        let ready = supervised.entry_ready(name, Duration::from_millis(within)).await;
+                        ready.map_err(|not_ready| not_ready_verdict(&not_ready))?;
+                    }
+                    Ok(())
+                }
                 Err(error) => Err(Halt::Ends(Verdict::failed(FailureReason::StartNotReady, error.message().to_owned()))),
             }
         })
         .await
     }
 
-    /// The entrypoint of its sandbox, on its way up, and how long that may take.
-    async fn entry(&self, sandbox_id: &str) -> Result<(Supervised, Duration), ApiError> {
+    /// What is kept up in its sandbox, with what it needs on its way up.
+    async fn entry(&self, sandbox_id: &str) -> Result<Supervised, ApiError> {
+        let (needs, requires_start) = (&self.run.doc.terms.needs, self.run.doc.requires_start);
         let supervised = match (self.run.doc.place, self.app.supervised(sandbox_id)) {
             (_, Some(supervised)) => {
-                supervised.start(START);
+                for name in needs.iter().map(String::as_str).chain(requires_start.then_some(START)) {
+                    supervised.start(name);
+                }
                 supervised
             }
             (Place::App, None) => return Err(ApiError::unavailable("the app went offline")),
@@ -204,11 +249,14 @@ impl Runner {
                 let version = self.app.store.app_version(&app.id, self.run.version).await.map_err(failed)?;
                 let version = version.ok_or_else(|| ApiError::not_found("version", &self.run.version.to_string()))?;
                 let (launch, redactor) = self.app.app_launch(&app, &version, true).await?;
-                self.app.supervise(sandbox_id, &launch, &launch.wanted(&Asked::default()), Keeping { redactor, ..Keeping::default() })
+                let mut wanted = if requires_start { launch.wanted(&Asked::default()) } else { Vec::new() };
+                wanted.extend(needs.iter().filter(|name| !wanted.contains(name)).cloned().collect::<Vec<_>>());
+                // What the run is itself is not started a second time.
+                wanted.retain(|name| *name != self.run.action);
+                self.app.supervise(sandbox_id, &launch, &wanted, Keeping { redactor, ..Keeping::default() })
             }
         };
-        let within = supervised.launch().entry(START).map_or(0, |start| start.ready_within_ms.max(0).unsigned_abs());
-        Ok((supervised, Duration::from_millis(within)))
+        Ok(supervised)
     }
 
     /// Learns what the app was given: for its command all that is required, for its log what there is.
@@ -224,6 +272,8 @@ impl Runner {
     /// Ends the run with its receipt, however long it takes to write that.
     async fn finish(mut self, verdict: Verdict) {
         let id = self.run.id.clone();
+        let verdict = self.withdrawn_or(verdict).await;
+        self.rest().await;
         self.run.doc.known.message = verdict.message.clone();
         let (dir, live, last) = (self.dir.clone(), self.live.clone(), verdict.message.clone().filter(|_| verdict.reason != Some(FailureReason::ExitCode)));
         let logged = tokio::task::spawn_blocking(move || {
@@ -272,6 +322,35 @@ impl Runner {
             self.app.drop_run_files(&id).await;
         }
         self.app.app_runs.ended(&id);
+        self.app.rest_app_behind(&self.run);
+    }
+
+    /// Of a run that was cancelled because something else ended, that.
+    async fn withdrawn_or(&self, verdict: Verdict) -> Verdict {
+        if verdict.reason != Some(FailureReason::Cancelled) {
+            return verdict;
+        }
+        match self.app.store.app_run_withdrawn(&self.run.id).await {
+            Ok(Some(why)) => Verdict::withdrawn(why),
+            Ok(None) => verdict,
+            Err(error) => {
+                tracing::warn!(run = self.run.id, error = error_text(&error), "why a run was cancelled is not known");
+                verdict
+            }
+        }
+    }
+
+    /// Puts the app's sandbox down when it was woken for runs and this is the last one; first it is written that all was fetched.
+    async fn rest(&mut self) {
+        if self.run.doc.place != Place::App || self.run.phase != Phase::Collecting {
+            return;
+        }
+        let Some(rest) = self.app.app_to_rest_after(&self.run).await else { return };
+        if self.step(Phase::Collecting).await.is_ok()
+            && let Err(error) = self.app.put_to_rest(rest).await
+        {
+            tracing::warn!(run = self.run.id, %error, "the sandbox that was woken for a run was not put down; it is tried again");
+        }
     }
 
     /// Ends the command that is under way for a reason, which is written first.
@@ -282,6 +361,20 @@ impl Runner {
 }
 
 impl App {
+    /// The runtime of a sandbox of an app that is awake; else why there is none. Does not wake it.
+    pub(super) async fn app_runtime_awake(&self, sandbox_id: &str) -> Result<Arc<Runtime>, &'static str> {
+        match self.look(sandbox_id).await {
+            Ok(Some((_, Some(runtime)))) => Ok(runtime),
+            Ok(Some((record, None))) if record.observed == Observed::Frozen => Err("its sandbox was paused just then"),
+            Ok(Some((_, None))) => Err("its sandbox does not run any more"),
+            Ok(None) => Err("its sandbox is gone"),
+            Err(error) => {
+                tracing::warn!(sandbox = sandbox_id, %error, "the sandbox of a run was not found");
+                Err("its sandbox was not found")
+            }
+        }
+    }
+
     /// The runtime of a sandbox of an app, to do something inside: woken when it sleeps. None: the sandbox is gone.
     pub(super) async fn app_runtime(&self, sandbox_id: &str) -> Result<Option<Arc<Runtime>>, ApiError> {
         let until = Instant::now() + WAKE_WITHIN;
@@ -296,14 +389,6 @@ impl App {
                 Err(error) if error.status() == 404 => return Ok(None),
                 Err(error) => return Err(error),
             }
-        }
-    }
-
-    /// The sandbox of a run as its row says.
-    pub(super) async fn run_sandbox(&self, run: &AppRun) -> Result<Option<SandboxRecord>, ApiError> {
-        match &run.sandbox_id {
-            Some(id) => Ok(self.record_of(id).await?.filter(|record| record.desired != Desired::Deleted)),
-            None => Ok(None),
         }
     }
 }

@@ -5,27 +5,21 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     sync::Arc,
 };
 
-use sandbar_core::{app::redact::Redactor, limits::app_runs as limits};
+use sandbar_core::{
+    limits::app_runs as limits,
+    redact::{Redactor, dropped_bytes},
+};
 use sandbar_procd_api::Stream;
 
 use super::{Live, RunDir};
 
 const CUT_MARK: &str = "\n[sandbar: what follows is not kept: the log of a run has an end]\n";
 const PLACE_BYTES: usize = 32;
-
-/// A piece of a log, and where the next one begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LogPiece {
-    pub output: String,
-    pub cursor: u64,
-    /// Nothing follows.
-    pub completed: bool,
-}
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Place {
@@ -86,7 +80,7 @@ impl RunLog {
         let mut text = String::new();
         for (stream, piece) in pieces {
             let lane = usize::from(*stream == Stream::Stderr);
-            let lost = lost_bytes(piece);
+            let lost = dropped_bytes(piece);
             let bytes = lost.unwrap_or(piece.len() as u64);
             let begin = self.told[lane];
             self.told[lane] = begin.saturating_add(bytes);
@@ -94,7 +88,7 @@ impl RunLog {
             let known = self.place.taken[lane].saturating_sub(begin).min(bytes);
             match lost {
                 Some(_) if known < bytes => {
-                    text.push_str(&String::from_utf8_lossy(&self.redactors[lane].finish()));
+                    text.push_str(&String::from_utf8_lossy(&self.redactors[lane].cut()));
                     text.push_str(&lost_mark(bytes - known));
                 }
                 Some(_) => {}
@@ -165,45 +159,17 @@ fn read_place(file: &File) -> io::Result<Place> {
     Ok(Place { length: next(), taken: [next(), next()], cut: next() != 0 })
 }
 
-/// The agent's word for output that it does not keep any more. A command that prints the same deceives its own log.
-fn lost_bytes(text: &str) -> Option<u64> {
-    text.strip_prefix("[sandbar: ")?.strip_suffix(" bytes of earlier output dropped]\n")?.parse().ok()
-}
-
 fn lost_mark(bytes: u64) -> String {
     format!("[sandbar: {bytes} bytes of earlier output dropped]\n")
-}
-
-/// So much of a log from a place on, whole characters where there are any, and whether that is its end for now. Blocks for the disk.
-pub(super) fn read(dir: &RunDir, since: u64, max: usize) -> io::Result<(Vec<u8>, bool)> {
-    let mut file = match File::open(dir.log()) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), true)),
-        Err(error) => return Err(error),
-    };
-    let length = file.metadata()?.len();
-    if since >= length {
-        return Ok((Vec::new(), true));
-    }
-    file.seek(SeekFrom::Start(since))?;
-    let mut bytes = Vec::new();
-    file.take(max as u64).read_to_end(&mut bytes)?;
-    let mut at_end = since + bytes.len() as u64 >= length;
-    // A character is not cut in two, unless there is nothing else.
-    if let Err(error) = std::str::from_utf8(&bytes)
-        && error.error_len().is_none()
-        && error.valid_up_to() > 0
-    {
-        bytes.truncate(error.valid_up_to());
-        at_end = false;
-    }
-    Ok((bytes, at_end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::apps::runs::AppRuns;
+    use crate::app::apps::{
+        log::{self, Piece},
+        runs::AppRuns,
+    };
 
     struct Folder(RunDir);
 
@@ -219,7 +185,12 @@ mod tests {
         }
 
         fn text(&self) -> String {
-            String::from_utf8(read(&self.0, 0, 64 << 20).unwrap().0).unwrap()
+            self.read(0, 64 << 20).output
+        }
+
+        fn read(&self, since: u64, max: u64) -> Piece {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(log::read(self.0.log(), since, max, true)).unwrap()
         }
     }
 
@@ -296,7 +267,7 @@ mod tests {
         let text = folder.text();
         assert!(text.ends_with(CUT_MARK) && text.len() as u64 <= limits::RUN_LOG_MAX_BYTES + CUT_MARK.len() as u64);
         assert_eq!(log.length(), text.len() as u64);
-        assert_eq!(read(&folder.0, 0, 5).unwrap(), ("éé".as_bytes().to_vec(), false));
-        assert_eq!(read(&folder.0, log.length(), 5).unwrap(), (Vec::new(), true));
+        assert_eq!(folder.read(0, 5), Piece { output: "éé".to_owned(), cursor: 4, completed: false });
+        assert_eq!(folder.read(log.length(), 5), Piece { output: String::new(), cursor: log.length(), completed: true });
     }
 }

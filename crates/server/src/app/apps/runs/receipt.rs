@@ -3,9 +3,8 @@
 use sandbar_core::{
     app::{
         RunStatus,
-        manifest::START,
-        receipt::{Artifact, Denial, Kind, Receipt, Status, Usage, UsageOf, VERSION},
-        run::{Place, RunArtifact},
+        receipt::{Artifact, CausedBy, Denial, Receipt, Status, Usage, VERSION},
+        run::RunArtifact,
     },
     limits::apps as limits,
 };
@@ -14,26 +13,17 @@ use sandbar_store::{AppRun, ChainPlace};
 /// What happened, for its place in the chain of its team.
 pub(crate) fn receipt_of(run: &AppRun, place: ChainPlace) -> Receipt {
     let known = &run.doc.known;
-    let finished_at_ms = run.finished_at_ms.unwrap_or(run.created_at_ms);
-    let used = known.usage.clone().unwrap_or_default();
-    let usage = Usage {
-        duration_ms: known.commanded_at_ms.map_or(0, |begun_ms| (finished_at_ms - begun_ms).max(0).unsigned_abs()),
-        cpu_us: used.cpu_us,
-        memory_peak_bytes: used.peak_memory_bytes,
-        disk_bytes: used.disk_bytes,
-        network_sent_bytes: used.sent_bytes,
-        network_received_bytes: used.received_bytes,
-    };
     let captured = |artifact: &RunArtifact| {
         let sha256 = artifact.sha256.clone()?;
-        Some(Artifact { path: artifact.path.clone(), sha256, size_bytes: artifact.size_bytes })
+        Some(Artifact { path: artifact.path.clone(), sha256, size_bytes: artifact.size_bytes, captured_at_ms: artifact.captured_at_ms })
     };
-    let denied = used.denied_list.into_iter().take(limits::RECEIPT_DENIALS_MAX);
+    let denied = known.usage.iter().flat_map(|usage| &usage.denied_list).take(limits::RECEIPT_DENIALS_MAX);
     let reason = match (run.failure_reason, &known.message) {
         (Some(reason), Some(message)) => Some(short(&format!("{}: {message}", reason.as_str()))),
         (Some(reason), None) => Some(reason.as_str().to_owned()),
         (None, message) => message.as_deref().map(short),
     };
+    let caller = run.doc.caller.as_ref();
     Receipt {
         version: VERSION,
         id: uuid::Uuid::now_v7().to_string(),
@@ -42,19 +32,26 @@ pub(crate) fn receipt_of(run: &AppRun, place: ChainPlace) -> Receipt {
         app_name: run.app_name.clone(),
         app_version: run.version.max(0).unsigned_abs(),
         run_id: run.id.clone(),
-        kind: if run.action == START { Kind::Start } else { Kind::Action },
+        kind: run.doc.kind,
         name: Some(run.action.clone()),
-        schedule_id: run.schedule_id.clone(),
+        caused_by: CausedBy {
+            cause: run.cause,
+            user_id: caller.map(|caller| caller.user_id.clone()),
+            key_id: caller.and_then(|caller| caller.key_id.clone()),
+            schedule_id: run.schedule_id.clone(),
+            tick_at_ms: run.tick_ms,
+        },
         sandbox_id: run.sandbox_id.clone(),
         manifest_sha256: run.doc.manifest_sha256.clone(),
-        files: Some(format!("source sha256:{}", run.doc.source_sha256)),
+        source_sha256: run.doc.source_sha256.clone(),
+        ground: run.doc.ground.clone(),
         command: known.context_id.is_some().then(|| run.doc.command.clone()),
         input_sha256: Some(run.doc.input_sha256.clone()),
         created_at_ms: run.created_at_ms,
         started_at_ms: run.started_at_ms,
-        finished_at_ms,
-        usage,
-        usage_of: if run.doc.place == Place::Fresh { UsageOf::Run } else { UsageOf::AppSandbox },
+        commanded_at_ms: known.commanded_at_ms,
+        finished_at_ms: run.finished_at_ms.unwrap_or(run.created_at_ms),
+        usage: Usage::of(known, run.doc.place),
         status: match run.status {
             RunStatus::Succeeded => Status::Succeeded,
             RunStatus::TimedOut => Status::TimedOut,
@@ -65,7 +62,7 @@ pub(crate) fn receipt_of(run: &AppRun, place: ChainPlace) -> Receipt {
         exit_code: known.exit.as_ref().map(|exit| exit.code),
         reason,
         artifacts: known.artifacts.iter().filter_map(captured).take(limits::RECEIPT_ARTIFACTS_MAX).collect(),
-        denied_total: used.denied,
+        denied_total: known.usage.as_ref().map(|usage| usage.denied),
         denied: denied
             .map(|denied| Denial { destination: format!("{}:{}", denied.host, denied.port), rule: short(&denied.rule), count: denied.times })
             .collect(),

@@ -1,13 +1,23 @@
-//! What a run used, by the counters of its sandbox.
+//! What a run used, by the counters of its sandbox; in the end, and while it goes on, where it may cost only so much.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sandbar_core::{
-    app::run::{Counters, Denied, Place, RunUsage},
+    app::{
+        receipt::{Prices, Usage},
+        run::{CommandUse, Counters, Denied, Known, Place, RunUsage},
+    },
     limits::app_runs as limits,
 };
 use sandbar_node::Runtime;
 use sandbar_store::AppRun;
+
+/// Between two looks at what a run has cost, and at what its files take, for which all of them are looked at.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_AT_DISK_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) fn counters(runtime: &Runtime) -> Counters {
     let (used, network) = (runtime.usage(), runtime.network_counters());
@@ -44,12 +54,80 @@ pub(super) async fn measure(run: &AppRun, runtime: &Arc<Runtime>, resumed: bool)
     Some(RunUsage {
         own_sandbox: run.doc.place == Place::Fresh,
         cpu_us: since.cpu_us,
-        peak_memory_bytes: runtime.usage().memory_peak_bytes,
-        disk_bytes: disk.ok().and_then(Result::ok).unwrap_or_default(),
+        peak_memory_bytes: peak(runtime),
+        disk_bytes: disk.ok().and_then(Result::ok),
         sent_bytes: since.sent_bytes,
         received_bytes: since.received_bytes,
         denied: since.denied,
         denied_list,
         network_partial: resumed,
     })
+}
+
+/// The most memory so far; none where the kernel does not tell.
+fn peak(runtime: &Runtime) -> Option<u64> {
+    Some(runtime.usage().memory_peak_bytes).filter(|bytes| *bytes > 0)
+}
+
+/// Looks now and then at what a run has cost so far.
+pub(super) struct Meter {
+    prices: Arc<Prices>,
+    max_micros: u64,
+    begun: Instant,
+    /// Milliseconds that the command had run for already.
+    before_ms: u64,
+    /// The most memory that its processes had at a time, as far as it was seen.
+    peak_bytes: u64,
+    disk: Option<(Instant, Option<u64>)>,
+}
+
+impl Meter {
+    /// None: it may cost what it does.
+    pub fn new(prices: Option<Arc<Prices>>, max_micros: Option<u64>, before_ms: u64) -> Option<Self> {
+        Some(Self { prices: prices?, max_micros: max_micros?, begun: Instant::now(), before_ms, peak_bytes: 0, disk: None })
+    }
+
+    /// Whether the run costs more by now than it may.
+    pub async fn is_over(&mut self, known: &Known, place: Place, runtime: &Arc<Runtime>, context_id: &str) -> bool {
+        let ran_ms = self.before_ms.saturating_add(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let since = counters(runtime).since(known.before.unwrap_or_default());
+        let sandbox = RunUsage {
+            own_sandbox: place == Place::Fresh,
+            cpu_us: since.cpu_us,
+            peak_memory_bytes: peak(runtime),
+            disk_bytes: self.disk(place, runtime).await,
+            sent_bytes: since.sent_bytes,
+            received_bytes: since.received_bytes,
+            ..RunUsage::default()
+        };
+        let used = match place {
+            Place::Fresh => None,
+            Place::App => self.command(runtime, context_id).await,
+        };
+        let now = Known { used, usage: Some(sandbox), ..Known::default() };
+        let usage = Usage { duration_ms: Some(ran_ms), ..Usage::of(&now, place) };
+        self.prices.bill(&usage).total_micros > self.max_micros
+    }
+
+    /// What the command used in the app's sandbox, by its agent's word. None: it does not tell, and the sandbox's counters have to do.
+    async fn command(&mut self, runtime: &Runtime, context_id: &str) -> Option<CommandUse> {
+        let stats = tokio::time::timeout(LOOK_EVERY * 5, runtime.client.context_stats(context_id)).await.ok()?.ok()?;
+        self.peak_bytes = self.peak_bytes.max(stats.memory_rss);
+        Some(CommandUse { duration_ms: 0, cpu_us: stats.cpu_us?, peak_memory_bytes: self.peak_bytes, written_bytes: stats.io_write_bytes })
+    }
+
+    async fn disk(&mut self, place: Place, runtime: &Arc<Runtime>) -> Option<u64> {
+        if place == Place::App || self.prices.disk_gib_micros == 0 {
+            return None;
+        }
+        if let Some((at, bytes)) = self.disk
+            && at.elapsed() < LOOK_AT_DISK_EVERY
+        {
+            return bytes;
+        }
+        let runtime = Arc::clone(runtime);
+        let bytes = tokio::task::spawn_blocking(move || runtime.disk_usage_bytes()).await.ok().and_then(Result::ok);
+        self.disk = Some((Instant::now(), bytes));
+        bytes
+    }
 }

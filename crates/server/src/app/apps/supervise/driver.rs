@@ -10,19 +10,21 @@ use sandbar_core::{
     app::{
         AppState,
         launch::{Check, Entry},
-        redact::Redactor,
         supervise::{Ending, Next, Phase, Seen, Upkeep, Why},
     },
     limits::app_launch as limits,
+    redact::Redactor,
 };
 use sandbar_node::{Runtime, client::ProcdError};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::process::{self, Found};
+use super::process::{self, Found, Of};
 use crate::app::sandboxes::now_ms;
 
 /// An agent that does not answer is asked again after this time.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Between the first two looks at whether a port answers. The pauses grow to what the manifest says: most apps are up long before that.
+const FIRST_LOOK_MS: u64 = 4;
 /// One that has not answered for so long cannot start anything.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
@@ -73,13 +75,13 @@ pub(super) struct Driver {
     pub view: watch::Sender<EntryView>,
     pub commands: mpsc::Receiver<Command>,
     pub place: Place,
-    /// Takes secrets out of the last lines.
-    pub redactor: Arc<Redactor>,
 }
 
 /// Where a process is, and what it depends on.
 pub(super) struct Place {
     pub entry: Arc<Entry>,
+    /// Takes secrets out of the last lines.
+    pub redactor: Arc<Redactor>,
     pub ground: watch::Receiver<Ground>,
     /// Advances whenever some process of the sandbox has ended.
     pub ends: watch::Receiver<u64>,
@@ -111,7 +113,7 @@ impl Driver {
                         let ending = self.place.stop(now.as_deref(), grace).await;
                         self.upkeep.see(Seen::Unwanted, now_ms());
                         self.publish();
-                        let _ = reply.send(ending.map(|ending| self.redacted(ending)));
+                        let _ = reply.send(ending);
                         continue;
                     }
                 },
@@ -122,10 +124,7 @@ impl Driver {
                     self.place.context_id = None;
                     Seen::Lost
                 }
-                seen = self.place.perform(next, ground.runtime.as_ref(), &self.view) => match seen {
-                    Seen::Ended(ending) => Seen::Ended(self.redacted(ending)),
-                    seen => seen,
-                },
+                seen = self.place.perform(next, ground.runtime.as_ref(), &self.view) => seen,
             };
             if let Seen::Ended(ending) | Seen::Blocked(ending) = &seen {
                 tracing::info!(entry = self.place.entry.name, why = ending.why.as_str(), text = ending.text, "a process of an app is over");
@@ -133,13 +132,6 @@ impl Driver {
             self.upkeep.see(seen, now_ms());
             self.publish();
         }
-    }
-
-    fn redacted(&self, mut ending: Ending) -> Ending {
-        for line in &mut ending.log_tail {
-            *line = self.redactor.text(line);
-        }
-        ending
     }
 
     fn publish(&self) {
@@ -179,8 +171,8 @@ impl Place {
             (Next::Look, Some(runtime)) => self.look(runtime, view).await,
             (Next::End, Some(runtime)) => {
                 let id = self.context_id.clone().unwrap_or_default();
-                let log_tail = process::printed(runtime, &id).await;
-                process::end(runtime, &self.entry, &id, Duration::from_secs(limits::STOP_GRACE_S)).await;
+                let log_tail = process::printed(runtime, &self.redactor, &id).await;
+                process::end(runtime, self.of(), &id, Duration::from_secs(limits::STOP_GRACE_S)).await;
                 let text = format!("{:?} {} within {} s and was ended", self.entry.name, self.entry.check.lack(), self.entry.ready_within_ms / 1000);
                 self.over();
                 Seen::Ended(Ending { log_tail, ..Ending::new(Why::StartNotReady, text, now_ms()) })
@@ -209,7 +201,7 @@ impl Place {
                 return Ok(Seen::Runs);
             }
             Found::Ended(context) if adopt => {
-                let ending = process::ending(runtime, &self.entry, &context.id).await;
+                let ending = process::ending(runtime, self.of(), &context.id).await;
                 self.runs(runtime, &context, view);
                 self.over();
                 return Ok(Seen::Ended(ending));
@@ -249,6 +241,11 @@ impl Place {
     async fn check(&mut self, runtime: &Arc<Runtime>, until_ms: i64, view: &watch::Sender<EntryView>) -> Seen {
         let Some(id) = self.context_id.clone() else { return Seen::Lost };
         let entry = &self.entry;
+        let mut pause_ms = match entry.check {
+            Check::Runs | Check::Tcp(_) | Check::Http { .. } => FIRST_LOOK_MS.min(entry.check_every_ms),
+            // Each look is a program that is started.
+            Check::Command(_) => entry.check_every_ms,
+        };
         let asked = async {
             loop {
                 let left = u64::try_from(until_ms.saturating_sub(now_ms())).unwrap_or(0);
@@ -258,19 +255,20 @@ impl Place {
                 if process::passes(runtime, entry, Duration::from_millis(left)).await {
                     return Seen::Passed;
                 }
-                tokio::time::sleep(Duration::from_millis(entry.check_every_ms.min(left))).await;
+                tokio::time::sleep(Duration::from_millis(pause_ms.min(left))).await;
+                pause_ms = (pause_ms * 3 / 2).min(entry.check_every_ms);
             }
         };
         let seen = tokio::select! {
             biased;
-            ending = process::ended(runtime, entry, &id, &mut self.ends) => Seen::Ended(ending),
+            ending = process::ended(runtime, Of { entry, redactor: &self.redactor }, &id, &mut self.ends) => Seen::Ended(ending),
             seen = asked => seen,
         };
         match seen {
             Seen::Ended(_) => self.over(),
             Seen::Passed => {
                 // It may have ended while somebody else answered in its place.
-                if let Some(ending) = process::has_ended(runtime, &self.entry, &id).await {
+                if let Some(ending) = process::has_ended(runtime, self.of(), &id).await {
                     self.over();
                     return Seen::Ended(ending);
                 }
@@ -296,7 +294,7 @@ impl Place {
         };
         let seen = tokio::select! {
             biased;
-            ending = process::ended(runtime, entry, &id, &mut self.ends) => Seen::Ended(ending),
+            ending = process::ended(runtime, Of { entry, redactor: &self.redactor }, &id, &mut self.ends) => Seen::Ended(ending),
             seen = looked => seen,
         };
         match &seen {
@@ -333,6 +331,10 @@ impl Place {
         });
     }
 
+    fn of(&self) -> Of<'_> {
+        Of { entry: &self.entry, redactor: &self.redactor }
+    }
+
     fn over(&mut self) {
         self.seen_to_end = self.context_id.take().or(self.seen_to_end.take());
     }
@@ -348,6 +350,6 @@ impl Place {
                 Ok(Found::Ended(_) | Found::None) | Err(_) => return None,
             },
         };
-        Some(process::end(runtime, &self.entry, &id, grace).await)
+        Some(process::end(runtime, self.of(), &id, grace).await)
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Weak};
 
 use futures_util::future::select_all;
-use sandbar_core::app::{AppState, PreviewState, launch, launch::Launch};
+use sandbar_core::{
+    app::{AppState, PreviewState, launch, launch::Launch},
+    limits::apps as limits,
+};
 use tokio::sync::watch;
 
 use super::{EntryView, driver::Ground};
@@ -40,11 +43,35 @@ impl Gatekeeper {
     }
 }
 
-/// Closes all ports that processes serve: they have been stopped.
+/// Begins to keep the gates of a sandbox in which something is kept up: nobody is let in before it is ready. Ports that are declared
+/// for no process are for whoever listens there.
+pub(in crate::app) fn begin(app: &Arc<App>, sandbox_id: &str, launch: &Launch) {
+    app.previews.keep_gates(sandbox_id);
+    close(app, sandbox_id, launch);
+    for (_, port) in launch.ports().filter(|(of, _)| launch.entry(of).is_none()) {
+        app.previews.set_gate(sandbox_id, port.port, Gate::Open);
+    }
+}
+
+/// The same where nothing is: all ports are closed.
+pub(in crate::app) fn begin_closed(app: &Arc<App>, sandbox_id: &str, launch: &Launch) {
+    app.previews.keep_gates(sandbox_id);
+    close(app, sandbox_id, launch);
+}
+
+/// Closes all declared ports of a sandbox that is still there: nothing is kept up in it any more.
 pub(in crate::app) fn close(app: &Arc<App>, sandbox_id: &str, launch: &Launch) {
     let reason = format!("App {:?} is not online.", launch.app);
-    for port in launch.entries.iter().flat_map(|entry| &entry.ports) {
+    for (_, port) in launch.ports() {
         app.previews.set_gate(sandbox_id, port.port, Gate::Closed { reason: reason.clone() });
+    }
+}
+
+/// Closes all ports that an app may declare, where it is not known which ones it does.
+pub(in crate::app) fn close_all(app: &Arc<App>, sandbox_id: &str) {
+    app.previews.keep_gates(sandbox_id);
+    for port in limits::APP_PORT_MIN..=limits::APP_PORT_MAX {
+        app.previews.set_gate(sandbox_id, port, Gate::Closed { reason: "The app cannot be read.".to_owned() });
     }
 }
 

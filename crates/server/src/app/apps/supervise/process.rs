@@ -9,20 +9,22 @@ use std::{
 
 use sandbar_core::{
     app::{
-        launch::{Check, ENTRY_VAR, Entry},
-        supervise::{self, Ending},
+        launch::{Check, Entry},
+        shell::ENTRY_VAR,
+        supervise::{self, Ending, Why},
     },
     limits,
+    redact::Redactor,
 };
 use sandbar_node::{
     Runtime,
     client::ProcdError,
     warm::{self, Check as Asked},
 };
-use sandbar_procd_api::{Cmd, Context, ContextType, CreateContext, Signal};
+use sandbar_procd_api::{Context, ContextType, CreateContext, Signal};
 use tokio::sync::watch;
 
-use crate::app::sandboxes::now_ms;
+use crate::app::{apps::shell::context, sandboxes::now_ms};
 
 /// One question to a process takes at most so long. The first page of a development server may be built just then.
 const ASK_WITHIN: Duration = Duration::from_secs(10);
@@ -34,6 +36,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const END_EVERY: Duration = Duration::from_millis(100);
 /// How long the end by SIGKILL is waited for.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whose process it is, and what takes its secrets out of what it printed, before that is cut into lines.
+#[derive(Clone, Copy)]
+pub(super) struct Of<'a> {
+    pub entry: &'a Entry,
+    pub redactor: &'a Redactor,
+}
 
 /// What came of looking for an entry's process.
 pub(super) enum Found {
@@ -70,26 +79,15 @@ pub(super) async fn start(runtime: &Runtime, entry: &Entry) -> Result<Context, P
         // With it goes whatever it left running, which may hold the port.
         forget(runtime, &context.id).await;
     }
-    let create = CreateContext {
-        kind: ContextType::Cmd,
-        repl: None,
-        cmd: Some(Cmd { command: entry.command.clone() }),
-        wait_until_done: false,
-        cwd: Some(entry.cwd.clone()),
-        env_vars: entry.env.clone(),
-        pty_size: None,
-        idle_timeout_sec: 0,
-        ttl_sec: entry.runs_max_s.map_or(0, u64::from),
-        untold: false,
-    };
+    let create = context(entry.command.clone(), entry.cwd.clone(), entry.env.clone(), entry.runs_max_s.map_or(0, u64::from));
     runtime.client.create_context(&create).await
 }
 
 /// Returns when a process has ended, with how. `ends` says that some process of the sandbox did.
-pub(super) async fn ended(runtime: &Runtime, entry: &Entry, id: &str, ends: &mut watch::Receiver<u64>) -> Ending {
+pub(super) async fn ended(runtime: &Runtime, of: Of<'_>, id: &str, ends: &mut watch::Receiver<u64>) -> Ending {
     loop {
         ends.mark_unchanged();
-        if let Some(ending) = has_ended(runtime, entry, id).await {
+        if let Some(ending) = has_ended(runtime, of, id).await {
             return ending;
         }
         tokio::select! {
@@ -102,33 +100,40 @@ pub(super) async fn ended(runtime: &Runtime, entry: &Entry, id: &str, ends: &mut
 }
 
 /// How a process ended, if it has. One that cannot be asked about counts as running: the end of its sandbox is told otherwise.
-pub(super) async fn has_ended(runtime: &Runtime, entry: &Entry, id: &str) -> Option<Ending> {
+pub(super) async fn has_ended(runtime: &Runtime, of: Of<'_>, id: &str) -> Option<Ending> {
     // Without what it printed, which may be much.
     let contexts = runtime.client.list_contexts().await.ok()?;
     match contexts.iter().find(|context| context.id == id) {
         Some(context) if context.running => None,
-        Some(_) => Some(ending(runtime, entry, id).await),
-        None => Some(Ending::of(&entry.name, None, None, now_ms(), Vec::new())),
+        Some(_) => Some(ending(runtime, of, id).await),
+        None => Some(Ending::of(&of.entry.name, None, None, now_ms(), Vec::new())),
     }
 }
 
 /// How a process that ended did, with the last that it printed.
-pub(super) async fn ending(runtime: &Runtime, entry: &Entry, id: &str) -> Ending {
+pub(super) async fn ending(runtime: &Runtime, of: Of<'_>, id: &str) -> Ending {
     let context = runtime.client.get_context(id).await.ok();
     let code = context.as_ref().and_then(|context| context.output.exit_code);
     let told = context.as_ref().and_then(|context| context.output.reason.clone());
+    let began_ms = context.as_ref().map_or(i64::MAX, |context| i64::try_from(context.created_ms).unwrap_or(i64::MAX));
     let printed = context.and_then(|context| context.output.output_raw).unwrap_or_default();
-    Ending::of(&entry.name, code, told.as_deref(), now_ms(), tail(&printed))
+    let mut ending = Ending::of(&of.entry.name, code, told.as_deref(), now_ms(), tail(&of.redactor.printed(&printed, false)));
+    if matches!(ending.why, Why::Signal | Why::ExitCode)
+        && let Some(text) = runtime.ended_for(began_ms)
+    {
+        ending.text = format!("{}: {text}", ending.text);
+    }
+    ending
 }
 
-/// The last lines that a process printed.
-pub(super) async fn printed(runtime: &Runtime, id: &str) -> Vec<String> {
+/// The last lines that a process printed which may go on.
+pub(super) async fn printed(runtime: &Runtime, redactor: &Redactor, id: &str) -> Vec<String> {
     let context = runtime.client.get_context(id).await.ok();
-    tail(&context.and_then(|context| context.output.output_raw).unwrap_or_default())
+    tail(&redactor.printed(&context.and_then(|context| context.output.output_raw).unwrap_or_default(), true))
 }
 
 /// Ends a process with all of its group: SIGTERM, and SIGKILL for what is there after `grace`. Returns how it ended.
-pub(super) async fn end(runtime: &Runtime, entry: &Entry, id: &str, grace: Duration) -> Ending {
+pub(super) async fn end(runtime: &Runtime, of: Of<'_>, id: &str, grace: Duration) -> Ending {
     signal(runtime, id, "TERM").await;
     // One that was stopped hears nothing else.
     signal(runtime, id, "CONT").await;
@@ -136,7 +141,7 @@ pub(super) async fn end(runtime: &Runtime, entry: &Entry, id: &str, grace: Durat
         signal(runtime, id, "KILL").await;
         gone(runtime, id, KILL_WITHIN).await;
     }
-    let ending = ending(runtime, entry, id).await;
+    let ending = ending(runtime, of, id).await;
     // What it left running has had the same warning.
     forget(runtime, id).await;
     ending
@@ -190,19 +195,9 @@ async fn exits_well(runtime: &Runtime, entry: &Entry, command: &[String]) -> boo
     let mut env_vars = entry.env.clone();
     // It is not the entry's own process.
     env_vars.remove(ENTRY_VAR);
-    let create = CreateContext {
-        kind: ContextType::Cmd,
-        repl: None,
-        cmd: Some(Cmd { command: command.to_vec() }),
-        wait_until_done: true,
-        cwd: Some(entry.cwd.clone()),
-        env_vars,
-        pty_size: None,
-        idle_timeout_sec: 0,
-        // Nobody waits for it any more by then.
-        ttl_sec: ASK_WITHIN.as_secs() + 1,
-        untold: true,
-    };
+    // Nobody waits for it any more by then.
+    let ttl_s = ASK_WITHIN.as_secs() + 1;
+    let create = CreateContext { wait_until_done: true, untold: true, ..context(command.to_vec(), entry.cwd.clone(), env_vars, ttl_s) };
     let Ok(context) = runtime.client.create_context(&create).await else { return false };
     forget(runtime, &context.id).await;
     context.output.exit_code == Some(0)

@@ -93,7 +93,7 @@ impl Watcher {
         self.alive.send_replace(false);
         if let Some(app) = self.app.upgrade() {
             app.supervisors.forget(&self.sandbox_id);
-            app.previews.open_gates(&self.sandbox_id);
+            app.previews.forget_gates(&self.sandbox_id);
         }
     }
 

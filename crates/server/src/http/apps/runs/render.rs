@@ -2,7 +2,8 @@
 
 use sandbar_core::app::{
     RunStatus,
-    run::{RunArtifact, RunUsage},
+    receipt::{Source, Usage},
+    run::{Place, RunArtifact, RunUsage},
     uploads::RunFile,
 };
 use sandbar_store::AppRun;
@@ -29,7 +30,7 @@ pub(crate) struct RunView {
     status: &'static str,
     /// Of a running one how far it is: `preparing`, `starting`, `commanding` or `collecting`.
     phase: Option<&'static str>,
-    /// Of one that did not succeed: `exit_code`, `signal`, `out_of_memory`, `start_not_ready`, `sandbox_lost`, `timeout` and others.
+    /// Of one that did not succeed: `exit_code`, `signal`, `out_of_memory`, `disk_full`, `start_not_ready`, `sandbox_lost`, `timeout` and others.
     failure_reason: Option<&'static str>,
     message: Option<String>,
     exit_code: Option<i32>,
@@ -52,7 +53,7 @@ pub(crate) struct RunView {
     created_at: String,
     started_at: Option<String>,
     finished_at: Option<String>,
-    /// From the begin of the command to the end of the run.
+    /// Of the command.
     duration_seconds: Option<f64>,
     log_bytes: u64,
     /// More was printed than is kept.
@@ -94,23 +95,40 @@ pub(crate) struct ArtifactView {
     size_bytes: u64,
     sha256: Option<String>,
     error: Option<String>,
+    captured_at: Option<String>,
 }
 
-/// What a run used.
+/// What a run used; `null` is what is not known.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct UsageView {
-    /// `run`: all that the sandbox used which was made for it; `app`: what the app's sandbox used while the command ran.
+    /// `run`: it had a sandbox of its own; `app`: it ran in the app's.
     scope: &'static str,
-    cpu_seconds: f64,
-    peak_memory_bytes: u64,
-    /// What the sandbox's own files take after it.
-    disk_bytes: u64,
-    network_sent_bytes: u64,
-    network_received_bytes: u64,
+    cpu_seconds: Option<f64>,
+    peak_memory_bytes: Option<u64>,
+    /// What the files of a sandbox of its own take in the end; of a command in the app's sandbox what it had written.
+    disk_bytes: Option<u64>,
+    network_sent_bytes: Option<u64>,
+    network_received_bytes: Option<u64>,
     /// The server was started anew meanwhile: of the network only what came after that is known.
     network_partial: bool,
-    denied: u64,
+    sources: SourcesView,
+    denied: Option<u64>,
     denied_list: Vec<DeniedView>,
+}
+
+/// Where each figure comes from. `run_sandbox`: all of the sandbox that was made for the run; `command`: the command and what it waited
+/// for, by the kernel's count, of which memory is that of the largest process; `app_sandbox`: all of the app's sandbox while the command
+/// ran.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SourcesView {
+    #[schema(value_type = Option<String>)]
+    cpu: Option<Source>,
+    #[schema(value_type = Option<String>)]
+    memory: Option<Source>,
+    #[schema(value_type = Option<String>)]
+    disk: Option<Source>,
+    #[schema(value_type = Option<String>)]
+    network: Option<Source>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -124,8 +142,9 @@ pub(crate) struct DeniedView {
 
 pub(crate) fn run(run: AppRun, whole: bool) -> RunView {
     let known = run.doc.known;
-    let fresh = run.doc.place == sandbar_core::app::run::Place::Fresh;
-    let duration = known.commanded_at_ms.zip(run.finished_at_ms).map(|(begun, finished)| (finished - begun).max(0) as f64 / 1000.0);
+    let used = Usage::of(&known, run.doc.place);
+    let fresh = run.doc.place == Place::Fresh;
+    let is_measured = known.usage.is_some() || known.used.is_some();
     RunView {
         id: run.id,
         app: run.app_name,
@@ -156,11 +175,11 @@ pub(crate) fn run(run: AppRun, whole: bool) -> RunView {
         created_at: rfc3339(run.created_at_ms),
         started_at: run.started_at_ms.map(rfc3339),
         finished_at: run.finished_at_ms.map(rfc3339),
-        duration_seconds: duration,
+        duration_seconds: used.duration_ms.map(|ms| ms as f64 / 1000.0),
         log_bytes: run.log_bytes,
         log_cut: known.log_cut,
         artifacts: known.artifacts.into_iter().map(artifact).collect(),
-        usage: known.usage.map(usage),
+        usage: is_measured.then(|| usage(fresh, &used, known.usage)),
         files: run.doc.files.into_iter().map(file).collect(),
         input_sha256: run.doc.input_sha256,
         receipt_id: run.receipt_id,
@@ -175,23 +194,25 @@ fn file(file: RunFile) -> FileView {
 }
 
 pub(crate) fn artifact(artifact: RunArtifact) -> ArtifactView {
-    let RunArtifact { number, path, status, size_bytes, sha256, error } = artifact;
-    ArtifactView { number, path, status: status.as_str(), size_bytes, sha256, error }
+    let RunArtifact { number, path, status, size_bytes, sha256, error, captured_at_ms } = artifact;
+    ArtifactView { number, path, status: status.as_str(), size_bytes, sha256, error, captured_at: captured_at_ms.map(rfc3339) }
 }
 
-fn usage(usage: RunUsage) -> UsageView {
+fn usage(fresh: bool, used: &Usage, sandbox: Option<RunUsage>) -> UsageView {
+    let sources = used.sources;
     UsageView {
-        scope: if usage.own_sandbox { "run" } else { "app" },
-        cpu_seconds: usage.cpu_us as f64 / 1e6,
-        peak_memory_bytes: usage.peak_memory_bytes,
-        disk_bytes: usage.disk_bytes,
-        network_sent_bytes: usage.sent_bytes,
-        network_received_bytes: usage.received_bytes,
-        network_partial: usage.network_partial,
-        denied: usage.denied,
-        denied_list: usage
-            .denied_list
+        scope: if fresh { "run" } else { "app" },
+        cpu_seconds: used.cpu_us.map(|us| us as f64 / 1e6),
+        peak_memory_bytes: used.memory_peak_bytes,
+        disk_bytes: used.disk_bytes,
+        network_sent_bytes: used.network_sent_bytes,
+        network_received_bytes: used.network_received_bytes,
+        network_partial: used.network_partial,
+        sources: SourcesView { cpu: sources.cpu, memory: sources.memory, disk: sources.disk, network: sources.network },
+        denied: sandbox.as_ref().map(|sandbox| sandbox.denied),
+        denied_list: sandbox
             .into_iter()
+            .flat_map(|sandbox| sandbox.denied_list)
             .map(|denied| DeniedView { host: denied.host, port: denied.port, protocol: denied.protocol, rule: denied.rule, times: denied.times })
             .collect(),
     }

@@ -1,27 +1,41 @@
 //! Texts that are put in the place of others, all in one pass: what was put in is not looked at again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Bytes that a text to be found begins with: it has at least as many, as every secret has.
-const KEY_BYTES: usize = sandbar_core::limits::SCRIPT_SECRET_MIN_BYTES;
+pub(super) const KEY_BYTES: usize = crate::limits::SCRIPT_SECRET_MIN_BYTES;
 /// Bytes that are compared before a text is compared as a whole.
 const HEAD_BYTES: usize = 16;
 const FILTER_BITS: usize = 1 << 16;
 
 /// What is looked for, and what is put in its place.
 #[derive(Default)]
-pub(super) struct Swaps {
-    swaps: Vec<(String, String)>,
+pub struct Swaps {
+    swaps: Vec<Swap>,
     /// By their first bytes, the longest first.
     by_key: HashMap<[u8; KEY_BYTES], Vec<usize>>,
     /// Bits of the keys that there may be.
     filter: Vec<u64>,
+    /// The begins that are shorter than a key.
+    begins: HashSet<Vec<u8>>,
     shortest: usize,
+}
+
+/// A text and what is put in its place.
+pub type Swap = (String, String);
+
+/// What bytes begin with.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Begin<'a> {
+    Whole(&'a Swap),
+    /// All of them are the begin of something that may still come; of what, where there are enough of them to say.
+    Begun(Option<&'a Swap>),
+    Nothing,
 }
 
 /// What the passes over what was kept of one run may still take. Once it was too much, it stays so.
 #[derive(Debug)]
-pub(super) struct Room {
+pub struct Room {
     /// Bytes by which all may grow.
     growth: usize,
     /// Bytes that may be compared.
@@ -31,11 +45,16 @@ pub(super) struct Room {
 
 /// There was not enough room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Over;
+pub struct Over;
 
 impl Room {
     pub fn new(growth: usize, effort: usize) -> Self {
         Self { growth, effort, is_over: false }
+    }
+
+    /// Bytes that may still be compared.
+    pub fn effort(&self) -> usize {
+        self.effort
     }
 
     /// Something has become so much longer.
@@ -45,7 +64,7 @@ impl Room {
         Ok(())
     }
 
-    fn compare(&mut self, bytes: usize) -> Result<(), Over> {
+    pub(super) fn compare(&mut self, bytes: usize) -> Result<(), Over> {
         let left = self.effort.checked_sub(bytes).ok_or(Over);
         self.effort = self.over(left)?;
         Ok(())
@@ -59,7 +78,7 @@ impl Room {
 
 impl Swaps {
     /// Of two that look for the same, the first.
-    pub fn new(swaps: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub fn new(swaps: impl IntoIterator<Item = Swap>) -> Self {
         let mut swaps: Vec<_> = swaps.into_iter().filter(|(from, _)| from.len() >= KEY_BYTES).collect();
         swaps.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
         let mut made = Self { shortest: swaps.last().map_or(usize::MAX, |(from, _)| from.len()), filter: vec![0; FILTER_BITS / 64], ..Self::default() };
@@ -68,6 +87,7 @@ impl Swaps {
             made.by_key.entry(*key).or_default().push(place);
             let bit = bit_of(*key);
             made.filter[bit / 64] |= 1 << (bit % 64);
+            made.begins.extend((1..KEY_BYTES).map(|length| key[..length].to_vec()));
         }
         made.swaps = swaps;
         made
@@ -111,27 +131,46 @@ impl Swaps {
         Ok(Some(out))
     }
 
+    /// All of them, the longest first.
+    pub(super) fn all(&self) -> &[Swap] {
+        &self.swaps
+    }
+
     /// The longest that this begins with.
-    fn found(&self, bytes: &[u8], room: &mut Room) -> Result<Option<&(String, String)>, Over> {
-        let Some(key) = bytes.first_chunk() else { return Ok(None) };
+    fn found(&self, bytes: &[u8], room: &mut Room) -> Result<Option<&Swap>, Over> {
+        Ok(match self.begin(bytes, false, room)? {
+            Begin::Whole(swap) => Some(swap),
+            Begin::Begun(_) | Begin::Nothing => None,
+        })
+    }
+
+    /// What this begins with: the longest. Where more may come, what may still become longer is only begun.
+    pub(super) fn begin(&self, bytes: &[u8], more: bool, room: &mut Room) -> Result<Begin<'_>, Over> {
+        let Some(key) = bytes.first_chunk() else {
+            return Ok(if more && self.begins.contains(bytes) { Begin::Begun(None) } else { Begin::Nothing });
+        };
         let bit = bit_of(*key);
-        if self.filter[bit / 64] & (1 << (bit % 64)) == 0 {
-            return Ok(None);
+        if self.filter.get(bit / 64).is_none_or(|word| word & (1 << (bit % 64)) == 0) {
+            return Ok(Begin::Nothing);
         }
         for &place in self.by_key.get(key).into_iter().flatten() {
             room.compare(HEAD_BYTES)?;
             let swap = &self.swaps[place];
             let from = swap.0.as_bytes();
-            let head = &from[..from.len().min(HEAD_BYTES)];
-            if bytes.len() < from.len() || !bytes.starts_with(head) {
+            if bytes.len() < from.len() && !more {
                 continue;
             }
-            room.compare(from.len())?;
-            if bytes.starts_with(from) {
-                return Ok(Some(swap));
+            let common = from.len().min(bytes.len());
+            let head = &from[..common.min(HEAD_BYTES)];
+            if !bytes.starts_with(head) {
+                continue;
+            }
+            room.compare(common)?;
+            if bytes.starts_with(&from[..common]) {
+                return Ok(if common < from.len() { Begin::Begun(Some(swap)) } else { Begin::Whole(swap) });
             }
         }
-        Ok(None)
+        Ok(Begin::Nothing)
     }
 }
 
