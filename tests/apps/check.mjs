@@ -5,11 +5,12 @@ import { execFileSync, spawnSync } from "node:child_process";
 import dns from "node:dns";
 import { cpSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { performance } from "node:perf_hooks";
 import { fileURLToPath } from "node:url";
 
-const { SANDBAR_URL: api, SANDBAR_TOKEN: token, SANDBAR_BIN: sandbar, WORK: work, CLIENT: client, PROTOCOL: protocol, MIRROR: mirror } = process.env;
+const { SANDBAR_URL: api, SANDBAR_TOKEN: token, SANDBAR_BIN, WORK: work, CLIENT: client, PROTOCOL: protocol, MIRROR: mirror } = process.env;
+const sandbar = resolve(SANDBAR_BIN);
 const parts = process.argv.slice(2);
 const screenshots = process.env.SANDBAR_SCREENSHOTS;
 const here = dirname(fileURLToPath(import.meta.url));
@@ -61,7 +62,7 @@ const eventually = async (what, ask) => {
     const found = await ask();
     if (found) return found;
     assert.ok(performance.now() < until, `not within ${SOON_MS} ms: ${what}`);
-    await new Promise((resume) => setTimeout(resume, 100));
+    await new Promise((done) => setTimeout(done, 100));
   }
 };
 

@@ -134,3 +134,24 @@ fn the_command_line_sends_files() {
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn a_file_may_lie_in_a_volume() {
+    const IN_VOLUME: &str = "volumes: [{name: data, mountPath: /data}]
+actions:
+  - name: read
+    command: cat /data/in/table.csv
+inputs:
+  schema:
+    type: object
+    properties:
+      table: {type: string, x-openpond-upload: {targetPath: volumes/data/in/table.csv}}
+";
+    let server = shared();
+    let demo = Demo::deploy(&server.api(), "runs-volume-uploads", IN_VOLUME, &[]);
+    let given = run(&demo, json!({ "action": "read", "sandbox": "fresh", "files": [file("table", "t", b"kept\n")] }));
+    assert_eq!((log_of(&demo.api, &given), &given["files"][0]["path"]), ("kept\n".into(), &json!("/data/in/table.csv")));
+    // It is the app's, and not the run's.
+    assert_eq!(log_of(&demo.api, &run(&demo, json!({ "action": "read" }))), "kept\n");
+    demo.api.delete(&demo.path("?volumes=true")).ok(200);
+}

@@ -17,9 +17,12 @@ use serde_json::Value;
 use super::{
     RunDir,
     command::told,
-    execute::{Halt, Runner, Step},
+    execute::{Halt, Runner, Step, has_room},
 };
-use crate::{app::App, error::ApiError};
+use crate::{
+    app::{App, room::full},
+    error::ApiError,
+};
 
 /// A file as it was sent.
 #[derive(Debug, Clone)]
@@ -53,6 +56,10 @@ impl App {
     pub(super) async fn keep_run_files(&self, run_id: &str, files: &[WishFile]) -> Result<(), ApiError> {
         if files.is_empty() {
             return Ok(());
+        }
+        let bytes = files.iter().map(|file| file.bytes.len() as u64).sum();
+        if !has_room(&self.config.data_dir, bytes) {
+            return Err(full());
         }
         let (dir, files): (RunDir, Vec<Bytes>) = (self.run_dir(run_id), files.iter().map(|file| file.bytes.clone()).collect());
         let kept = tokio::task::spawn_blocking(move || dir.keep_files(&files)).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
