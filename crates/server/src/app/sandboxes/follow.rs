@@ -234,11 +234,7 @@ impl Follower {
     async fn hide_outputs(&self, target: &Target, events: &mut [Event]) {
         let printed = events.iter_mut().filter_map(|event| match &mut event.kind {
             EventKind::ProcessExited { stdout_preview, stderr_preview, .. } => Some([stdout_preview, stderr_preview]),
-            EventKind::ProcessStarted { .. }
-            | EventKind::Published { .. }
-            | EventKind::OutOfMemory { .. }
-            | EventKind::Heartbeat
-            | EventKind::Unknown => None,
+            EventKind::ProcessStarted { .. } | EventKind::Published { .. } | EventKind::OutOfMemory { .. } | EventKind::Heartbeat | EventKind::Unknown => None,
         });
         let printed: Vec<&mut String> = printed.flatten().filter(|text| !text.is_empty()).collect();
         // Whoever cannot be asked may be an app's.
