@@ -99,6 +99,18 @@ impl Drop for Deployed {
     }
 }
 
+/// What comes of a stream up to its end, which has to come.
+#[track_caller]
+fn to_the_end(stream: &mut impl std::io::Read) -> String {
+    let until = std::time::Instant::now() + SOON;
+    let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = stream.read(&mut piece) {
+        all.extend_from_slice(&piece[..read]);
+        assert!(std::time::Instant::now() < until, "it still goes on");
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
 fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, text) in files {

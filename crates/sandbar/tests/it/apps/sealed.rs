@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::demo::{Demo, WITHIN};
+use super::{
+    demo::{Demo, WITHIN},
+    to_the_end,
+};
 use crate::it::{
     harness::shared,
     http::{eventually, next_frame},
@@ -14,7 +17,7 @@ const TOKEN: &str = "s3cr3t-of-the-app";
 const MANIFEST: &str = r#"inputs:
   env: [{name: PEM, required: true}, {name: TOKEN}]
 start:
-  command: 'printf "%s" "$PEM"; echo "token $TOKEN."; echo "{\"pem\": $(printf "%s" "$PEM" | python3 -c "import json,sys; print(json.dumps(sys.stdin.read()))")}"; printf "$TOKEN" | cut -c1-9 | tr -d "\n"; exec sleep 1000'
+  command: 'printf "%s" "$PEM"; echo "token $TOKEN."; python3 -c "import json, os; print(json.dumps({\"pem\": os.environ[\"PEM\"]}))"; printf "$TOKEN" | cut -c1-9 | tr -d "\n"; exec sleep 1000'
 services:
   - name: fails
     command: 'for n in 1 2 3; do printf "%s" "$PEM"; done; exit 3'
@@ -128,17 +131,10 @@ fn who_may_not_read_any_more_is_not_read_to() {
     admin.delete(&format!("/api-keys/{id}")).ok(200);
     for mut stream in streams {
         // Within seconds, though there is always something new.
-        let until = std::time::Instant::now() + WITHIN;
-        while let Ok(line) = stream.line() {
-            if line.is_empty() {
-                break;
-            }
-            assert!(std::time::Instant::now() < until, "it is still read to: {line}");
-        }
+        to_the_end(&mut stream);
     }
 }
 
-/// The event of a stream that is told last.
 #[test]
 fn a_followed_log_says_why_it_ends() {
     let server = shared();
@@ -146,15 +142,8 @@ fn a_followed_log_says_why_it_ends() {
     demo.start();
     let mut events = demo.api.stream(&demo.path("/logs"), &[("accept", "text/event-stream")]);
     demo.api.delete(&demo.path("")).ok(200);
-    let mut last = String::new();
-    while let Ok(line) = events.line() {
-        if line.is_empty() {
-            break;
-        }
-        if let Some(data) = line.trim_end().strip_prefix("data: ") {
-            last = data.to_owned();
-        }
-    }
-    let error: Value = serde_json::from_str(&last).unwrap();
-    assert_eq!(error["code"], "not_found", "{last}");
+    let told = to_the_end(&mut events);
+    let last = told.lines().filter_map(|line| line.strip_prefix("data: ")).next_back().unwrap_or_default();
+    let error: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(error["code"], "not_found", "{told}");
 }

@@ -1,14 +1,12 @@
 //! What is not to go on ends: builds that nobody wants, and what is open through a preview that is not good any more. What nobody
 //! declared is closed.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 
 use super::{
-    Deployed,
+    Deployed, SOON,
     demo::{Demo, WITHIN},
-    settled,
+    settled, to_the_end,
 };
 use crate::it::{
     harness::shared,
@@ -90,7 +88,7 @@ fn what_is_open_through_a_preview_ends_with_it() {
         let (public, cookie) = opened(&demo.api, &made);
         let mut events = public.stream("/events", &[("cookie", &cookie)]);
         assert_eq!(events.status, 200);
-        assert_eq!(events.line().unwrap(), "data: tick\n");
+        assert_eq!(events.line().unwrap(), "data: tick");
         let of = sandbox.path(&format!("/previews/{}", made["id"].as_str().unwrap()));
         // An upload that never ends, to somebody who never answers beyond the head.
         let mut upload = public.open("POST", "/upload", &[("cookie", &cookie)], Some(1 << 20)).unwrap();
@@ -99,15 +97,10 @@ fn what_is_open_through_a_preview_ends_with_it() {
         } else {
             sandbox.api.delete(&of).ok(200);
         }
-        let until = Instant::now() + WITHIN;
-        while events.line().is_ok_and(|line| !line.is_empty()) {
-            assert!(Instant::now() < until, "it still goes on");
-        }
-        upload.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut answer = Vec::new();
-        let _ = std::io::Read::read_to_end(&mut upload, &mut answer);
-        let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 "), "{answer}");
+        to_the_end(&mut events);
+        upload.set_read_timeout(Some(SOON)).unwrap();
+        let answer = to_the_end(&mut upload);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1."), "{answer}");
         let after = public.try_send("GET", "/events", &[("cookie", &cookie)], b"").unwrap();
         assert_eq!(after.status, 401, "{}", after.text());
     }

@@ -198,7 +198,8 @@ impl Follower {
     /// Puts a batch in the queue, however long it takes, and returns up to which number all is taken. An error is that the
     /// agent could not be told; then it is told before the next batch. What was before
     /// `since_ms` is passed over; from the first that was not, all is told, whatever becomes of the clock.
-    async fn take(&self, target: &Target, events: Vec<Event>, after: u64, since_ms: &mut i64, pace: &mut Pace) -> Result<u64, ProcdError> {
+    async fn take(&self, target: &Target, mut events: Vec<Event>, after: u64, since_ms: &mut i64, pace: &mut Pace) -> Result<u64, ProcdError> {
+        self.hide_outputs(target, &mut events).await;
         let (mut upto, mut lost, mut published) = (after, 0, false);
         let mut deliveries = Vec::new();
         for event in events {
@@ -227,6 +228,19 @@ impl Follower {
             target.runtime.client.events_taken(upto).await?;
         }
         Ok(upto)
+    }
+
+    /// Commands of apps were given secrets, which may stand in what they printed: that is not told of them.
+    async fn hide_outputs(&self, target: &Target, events: &mut [Event]) {
+        let printed = events.iter_mut().filter_map(|event| match &mut event.kind {
+            EventKind::ProcessExited { stdout_preview, stderr_preview, .. } => Some([stdout_preview, stderr_preview]),
+            EventKind::ProcessStarted { .. } | EventKind::Published { .. } | EventKind::OutOfMemory { .. } | EventKind::Heartbeat | EventKind::Unknown => None,
+        });
+        let printed: Vec<&mut String> = printed.flatten().filter(|text| !text.is_empty()).collect();
+        // Whoever cannot be asked may be an app's.
+        if !printed.is_empty() && !matches!(self.store.app_sandbox_get(&target.record.id).await, Ok(None)) {
+            printed.into_iter().for_each(String::clear);
+        }
     }
 
     /// Follows changes below the folder that is to be watched, when there is one, until the runtime has ended.
