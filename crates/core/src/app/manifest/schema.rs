@@ -362,10 +362,7 @@ fn schedule() -> Value {
         ("requiresStart", json!({"type": "boolean"})),
         ("budget", closed([("maxUsd", amount(limits::APP_BUDGET_MAX_USD))], &["maxUsd"])),
         ("resources", reference("resources")),
-        (
-            "quotas",
-            closed([("maxDurationSeconds", integer(1, limits::APP_COMMAND_TIMEOUT_MAX_S)), ("maxSpendUsd", amount(limits::APP_BUDGET_MAX_USD))], &[]),
-        ),
+        ("quotas", closed([("maxDurationSeconds", integer(1, limits::APP_COMMAND_TIMEOUT_MAX_S)), ("maxSpendUsd", amount(limits::APP_BUDGET_MAX_USD))], &[])),
         ("env", reference("env")),
         ("input", json!({"type": "object"})),
         ("missedRunPolicy", one_of(&script::MissedRunPolicy::ALL.map(script::MissedRunPolicy::as_str), default.missed_run_policy.as_str())),
