@@ -204,7 +204,7 @@ extern "C" fn child_main(argument: *mut libc::c_void) -> libc::c_int {
     }
 }
 
-/// What a process used that has ended, with its children that were waited for.
+/// What a process used that has ended, with its children that it waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Used {
     pub cpu_us: u64,
@@ -214,25 +214,61 @@ pub struct Used {
     pub written_bytes: u64,
 }
 
+impl Used {
+    /// Of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            cpu_us: self.cpu_us.saturating_add(other.cpu_us),
+            memory_peak_bytes: self.memory_peak_bytes.max(other.memory_peak_bytes),
+            written_bytes: self.written_bytes.saturating_add(other.written_bytes),
+        }
+    }
+}
+
+/// A child that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reaped {
+    pub pid: i32,
+    /// The session that it was in, which says whose it was when it was left behind.
+    pub session: i32,
+    pub ended: Ended,
+    pub used: Used,
+}
+
 /// Ends reaped children, one per call; `None` when no child has ended.
-pub fn reap() -> Option<(i32, Ended, Used)> {
+pub fn reap() -> Option<Reaped> {
     loop {
+        // SAFETY: all zeroes are a valid siginfo: it holds numbers, and pointers that nobody follows.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        // SAFETY: the pointer is to a local that outlives the call.
+        let found = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+        if found < 0 {
+            if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
+                continue;
+            }
+            return None;
+        }
+        // SAFETY: waitid has filled in the fields of a child that ended, or left the zeroes.
+        let pid = unsafe { info.si_pid() };
+        if pid <= 0 {
+            return None;
+        }
+        // SAFETY: getsid takes a number, which is this child's until it is waited for.
+        let session = unsafe { libc::getsid(pid) };
         let mut status = 0;
         // SAFETY: all zeroes are a valid rusage: it holds numbers only.
         let mut usage: libc::rusage = unsafe { mem::zeroed() };
         // SAFETY: both pointers are to locals that outlive the call.
-        let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
-        if pid < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) {
-            continue;
-        }
-        if pid <= 0 {
+        if unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut usage) } != pid {
             return None;
         }
+        let used = used(&usage);
         if libc::WIFEXITED(status) {
-            return Some((pid, Ended::Exited(libc::WEXITSTATUS(status)), used(&usage)));
+            return Some(Reaped { pid, session, ended: Ended::Exited(libc::WEXITSTATUS(status)), used });
         }
         if libc::WIFSIGNALED(status) {
-            return Some((pid, Ended::Signaled(libc::WTERMSIG(status)), used(&usage)));
+            return Some(Reaped { pid, session, ended: Ended::Signaled(libc::WTERMSIG(status)), used });
         }
     }
 }
@@ -272,6 +308,11 @@ pub fn signal_group_only(group: i32, signal: i32) -> Result<(), Errno> {
     // SAFETY: as in `signal_group`.
     let sent = unsafe { libc::kill(-group, signal) == 0 };
     if sent { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::SRCH)) }
+}
+
+/// Whether there is anybody in a process group.
+pub fn is_group(group: i32) -> bool {
+    signal_group_only(group, 0).is_ok()
 }
 
 /// Takes over a descriptor that was inherited under a known number; `None` when it is not open. Once per number.

@@ -64,8 +64,7 @@ pub struct Done {
     pub used: Option<Used>,
 }
 
-/// What a process used that has ended, by the kernel's count: with those that it waited for, and those that these waited for. What it
-/// left behind for the agent to reap is not in it.
+/// What a process used that has ended, by the kernel's count: with those that it waited for, and those of its session that it left behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Used {
     /// From its start to its end.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use sandbar_linux::process::Reaped;
 use sandbar_procd_api::{Assign, ErrorCode, EventKind, Info, PROTOCOL, Trust, Trusted};
 use tokio::sync::Notify;
 
@@ -59,6 +60,8 @@ pub struct Agent {
     contexts: RefCell<BTreeMap<u64, Rc<Context>>>,
     next_context: Cell<u64>,
     pids: RefCell<HashMap<i32, Rc<Run>>>,
+    /// Until their end is told, by the session that each has.
+    sessions: RefCell<HashMap<i32, Rc<Run>>>,
     oom: Oom,
 }
 
@@ -83,6 +86,7 @@ impl Agent {
             contexts: RefCell::default(),
             next_context: Cell::new(0),
             pids: RefCell::default(),
+            sessions: RefCell::default(),
             oom: Oom { file: oom.map(File::from), ..Oom::default() },
         };
         agent.oom.kills.set(agent.read_oom().unwrap_or(0));
@@ -218,6 +222,7 @@ impl Agent {
 
     /// Remembers whose process this is.
     pub fn add_process(self: &Rc<Self>, run: Rc<Run>) {
+        self.sessions.borrow_mut().insert(run.pid, run.clone());
         self.pids.borrow_mut().insert(run.pid, run);
         if self.oom.file.is_some() && !self.oom.polling.replace(true) {
             let agent = self.clone();
@@ -231,11 +236,24 @@ impl Agent {
         }
     }
 
+    /// Counts what a process that has ended left behind and goes on, as far as it used something by now; what it uses later is its own.
+    pub fn count_rest(&self, run: &Run) {
+        self.reap();
+        self.sessions.borrow_mut().remove(&run.pid);
+        if sandbar_linux::process::is_group(run.pid) {
+            run.count(crate::stats::of_rest(run.pid));
+        }
+    }
+
     /// Ends what has ended: our own processes and the orphans.
     pub fn reap(&self) {
-        while let Some((pid, ended, used)) = sandbar_linux::process::reap() {
+        while let Some(Reaped { pid, session, ended, used }) = sandbar_linux::process::reap() {
             let run = self.pids.borrow_mut().remove(&pid);
             let Some(run) = run else {
+                // What a context's process left behind is its own, too.
+                if let Some(owner) = self.sessions.borrow().get(&session) {
+                    owner.count(used);
+                }
                 let oom = self.look_for_oom(None);
                 if !self.processes.reaped(pid, ended, oom) {
                     self.functions.reaped(pid, ended);

@@ -126,11 +126,12 @@ fn next(run: &Run, reader: &Reader) -> Next {
         }
         None => match run.end().filter(|_| run.finished.get()) {
             Some(end) => {
+                let all = end.used.plus(run.others());
                 let used = Used {
                     duration_ms: u64::try_from(end.after.as_millis()).unwrap_or(u64::MAX),
-                    cpu_us: end.used.cpu_us,
-                    memory_peak_bytes: end.used.memory_peak_bytes,
-                    written_bytes: end.used.written_bytes,
+                    cpu_us: all.cpu_us,
+                    memory_peak_bytes: all.memory_peak_bytes,
+                    written_bytes: all.written_bytes,
                 };
                 let done = Done { exit_code: end.exit_code, state: end.state, reason: end.reason, used: Some(used) };
                 Next::Done(encode_json(Kind::Done, &done))

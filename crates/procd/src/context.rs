@@ -165,6 +165,7 @@ async fn supervise(agent: Rc<Agent>, run: Rc<Run>, (ttl_s, idle_s): (u64, u64), 
         run.drain(&agent);
     }
     run.flush_screen(&agent);
+    agent.count_rest(&run);
     // Before anybody hears of the end otherwise.
     if !untold {
         tell_end(&agent, &run);

@@ -72,6 +72,8 @@ pub struct Run {
     pub activity: Cell<Instant>,
     pub readers: RefCell<Vec<Rc<Reader>>>,
     pub exit: RefCell<Option<End>>,
+    /// What others used that it left behind.
+    others: Cell<Used>,
     pub finished: Cell<bool>,
     /// Why we end it, when we do.
     pub reason: RefCell<Option<String>>,
@@ -117,6 +119,7 @@ impl Run {
             activity: Cell::new(now),
             readers: RefCell::default(),
             exit: RefCell::new(None),
+            others: Cell::default(),
             finished: Cell::new(false),
             reason: RefCell::new(None),
             queue: Queue::default(),
@@ -192,6 +195,16 @@ impl Run {
         *self.exit.borrow_mut() = Some(End { exit_code, state, reason, signal, after: self.started.elapsed(), used });
         self.state.notify_waiters();
         self.changed.notify_waiters();
+    }
+
+    /// Counts what somebody used whom it left behind.
+    pub fn count(&self, used: Used) {
+        self.others.set(self.others.get().plus(used));
+    }
+
+    /// What those used whom it left behind.
+    pub fn others(&self) -> Used {
+        self.others.get()
     }
 
     /// Nothing is waited for any more: the end is told.

@@ -3,6 +3,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
+use sandbar_linux::process::Used;
 use sandbar_procd_api::Stats;
 
 use crate::agent::Agent;
@@ -18,10 +19,17 @@ pub async fn of_context(agent: &Rc<Agent>, run: &Run) -> Stats {
     let (mut stats, ticks) = agent.io.run(move || Ok(sum(Some(session)))).await.unwrap_or_default();
     let (at, before) = run.sampled.get().unwrap_or((run.started, 0));
     stats.cpu_percent = percent(at, before, ticks);
+    stats.cpu_us = stats.cpu_us.map(|us| us.saturating_add(run.others().cpu_us));
     run.sampled.set(Some((Instant::now(), ticks)));
     stats.contexts = 1;
     stats.running_contexts = u64::from(running);
     stats
+}
+
+/// What the processes of a session used so far whose first one has ended.
+pub fn of_rest(session: i32) -> Used {
+    let (stats, _) = sum(Some(session));
+    Used { cpu_us: stats.cpu_us.unwrap_or_default(), memory_peak_bytes: stats.memory_rss, written_bytes: stats.io_write_bytes }
 }
 
 /// Use of every process of the sandbox but the agent.

@@ -66,8 +66,9 @@ async fn get(global: &Global, client: &Client, id: &str) -> anyhow::Result<u8> {
 fn show(signed: &Value) {
     let (receipt, usage) = (&signed["receipt"], &signed["receipt"]["usage"]);
     let of = |name: &'static str, value: &Value| (name, output::printable(&cell(value)));
-    let mut fields: Vec<(&str, String)> =
-        ["id", "sequence", "app_name", "app_version", "kind", "name", "run_id", "status", "exit_code", "reason", "command"].map(|name| of(name, &receipt[name])).into();
+    let mut fields: Vec<(&str, String)> = ["id", "sequence", "app_name", "app_version", "kind", "name", "run_id", "status", "exit_code", "reason", "command"]
+        .map(|name| of(name, &receipt[name]))
+        .into();
     let caused = &receipt["caused_by"];
     fields.extend(["cause", "user_id", "key_id", "schedule_id"].map(|name| of(name, &caused[name])));
     fields.extend(["sandbox_id", "manifest_sha256", "source_sha256", "input_sha256"].map(|name| of(name, &receipt[name])));

@@ -158,7 +158,11 @@ mod tests {
         let price = prices().bill(&Usage { cpu_us: Some(0), duration_ms: Some(5), network_sent_bytes: Some(5), ..Usage::default() });
         assert_eq!(price.unknown, ["memory", "disk", "network"]);
         assert_eq!((price.line_items.len(), price.total_micros), (1, 10));
-        assert_eq!(Prices { disk_gib_micros: 0, ..prices() }.bill(&Usage::default()).unknown, ["processor", "memory", "network"], "what is free need not be known");
+        assert_eq!(
+            Prices { disk_gib_micros: 0, ..prices() }.bill(&Usage::default()).unknown,
+            ["processor", "memory", "network"],
+            "what is free need not be known"
+        );
     }
 
     #[test]

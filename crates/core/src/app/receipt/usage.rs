@@ -15,10 +15,9 @@ impl Usage {
         let cpu = from(whole.map(|sandbox| sandbox.cpu_us), Source::RunSandbox)
             .or(from(used.map(|used| used.cpu_us), Source::Command))
             .or(from(sandbox.map(|sandbox| sandbox.cpu_us), all_of));
-        let memory = from(whole.and_then(|sandbox| sandbox.peak_memory_bytes), Source::RunSandbox)
-            .or(from(used.map(|used| used.peak_memory_bytes), Source::Command));
-        let disk =
-            from(whole.and_then(|sandbox| sandbox.disk_bytes), Source::RunSandbox).or(from(used.map(|used| used.written_bytes), Source::Command));
+        let memory =
+            from(whole.and_then(|sandbox| sandbox.peak_memory_bytes), Source::RunSandbox).or(from(used.map(|used| used.peak_memory_bytes), Source::Command));
+        let disk = from(whole.and_then(|sandbox| sandbox.disk_bytes), Source::RunSandbox).or(from(used.map(|used| used.written_bytes), Source::Command));
         let seen_ms = known.commanded_at_ms.zip(known.exited_at_ms).map(|(begun, ended)| ended.saturating_sub(begun).max(0).unsigned_abs());
         Self {
             duration_ms: used.map(|used| used.duration_ms).or(seen_ms),

@@ -21,6 +21,8 @@ actions:
     artifactPaths: [left]
   - name: small
     command: "echo small"
+  - name: leaves
+    command: "(python3 -c 'import time; b = bytearray(130 << 20); open(\"there\", \"w\").close(); time.sleep(60)' >/dev/null 2>&1 &); until [ -e there ]; do sleep 0.05; done"
   - name: burn
     command: "python3 -c 'while True: pass'"
 "#;
@@ -53,6 +55,10 @@ fn what_a_run_used_is_its_own() {
     assert!(number(&small["memory_peak_bytes"]) < 60 << 20 && number(&small["disk_bytes"]) < 1 << 20, "what ran before it is not in it: {small}");
     assert!(number(&small["cpu_us"]) < number(&large["cpu_us"]), "{small} {large}");
 
+    // What it left behind is its own, too, whoever waited for it.
+    let leaves = receipt(&demo.api, &run(&demo, json!({ "action": "leaves" })));
+    assert!(number(&leaves["usage"]["memory_peak_bytes"]) >= 125 << 20, "{leaves}");
+
     // In a sandbox of its own all of that counts.
     let fresh = receipt(&demo.api, &run(&demo, json!({ "action": "large", "sandbox": "fresh" })));
     let sources = json!({ "cpu": "run_sandbox", "memory": "run_sandbox", "disk": "run_sandbox", "network": "run_sandbox" });
@@ -81,7 +87,7 @@ fn a_receipt_says_who_made_what_run_on_what() {
     let long = super::runs::ask(&demo, fresh.clone());
     super::runs::until_phase(&demo.api, &long, "commanding");
     let skipped = receipt(&demo.api, &run(&demo, fresh));
-    demo.api.post(&of(&long, "/cancel"), json!({})).ok(200);
+    demo.api.post(&of(&long, "/cancel"), json!({})).ok(202);
     for unknown in ["duration_ms", "cpu_us", "memory_peak_bytes", "disk_bytes", "network_sent_bytes"] {
         assert_eq!(skipped["usage"][unknown], Value::Null, "{skipped}");
     }
@@ -152,7 +158,7 @@ fn a_run_that_costs_more_than_it_may_is_ended() {
         demo.api.delete(&demo.path("/schedules/burning")).ok(200);
         if policy == "use_existing_running" {
             assert_eq!(usage["sources"]["cpu"], "command", "{found}");
-            assert_eq!(demo.sandbox().sh("pgrep -f 'while True'").code, 1, "nothing of it goes on");
+            assert_eq!(demo.sandbox().sh("pgrep -f '[w]hile True'").code, 1, "nothing of it goes on");
         } else {
             eventually("the sandbox to go", WITHIN, || {
                 let run = now(&api, &over);
