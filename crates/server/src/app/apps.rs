@@ -102,7 +102,9 @@ impl App {
         let mut wholes = Vec::new();
         for app in self.store.apps_list(&who.team_id).await.map_err(|e| store_failure("listing apps", &e))? {
             match self.app_whole(app.clone()).await {
-                Err(error) if error.details() == Some(&unreadable()) => wholes.push(AppWhole { app, live: None, online: None, outdated: false, state: AppState::None }),
+                Err(error) if error.details() == Some(&unreadable()) => {
+                    wholes.push(AppWhole { app, live: None, online: None, outdated: false, state: AppState::None })
+                }
                 whole => wholes.push(whole?),
             }
         }

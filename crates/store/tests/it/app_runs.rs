@@ -9,8 +9,7 @@ use sandbar_core::{
     limits::app_runs as limits,
 };
 use sandbar_store::{
-    AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, ReceiptRecord, ReceiptsGone, ReceiptsKept, SignReceipt, SignedReceipt, Store, StoreError,
-    Which,
+    AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, ReceiptRecord, ReceiptsGone, ReceiptsKept, SignReceipt, SignedReceipt, Store, StoreError, Which,
 };
 
 use crate::Fresh;

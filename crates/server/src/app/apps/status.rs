@@ -103,7 +103,9 @@ impl App {
             (Some(supervised), _) => Arc::clone(supervised.launch()),
             (None, Some(live)) => Arc::new(shape_of(&whole.app, live)?),
             // Nothing could be built of it yet.
-            (None, None) => return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), volumes, unlisted: Vec::new(), mcp: Vec::new() }),
+            (None, None) => {
+                return Ok(AppStatus { whole, sandbox, awake: false, entries: Vec::new(), ports: Vec::new(), volumes, unlisted: Vec::new(), mcp: Vec::new() });
+            }
         };
         let seen = seen_of(&whole.app);
         let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
