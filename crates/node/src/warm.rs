@@ -89,6 +89,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Wait before a process that ended is started again; doubled up to the second figure while it goes on ending.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Of an answer of which the status is known, so much is still taken, within such a time.
+const ANSWER_MAX_BYTES: u64 = 256 << 10;
+const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 const LINES_SHOWN: usize = 10;
 const LINE_SHOWN_CHARS: usize = 300;
 
@@ -292,6 +295,8 @@ async fn http(runtime: &Arc<Runtime>, port: u16, path: &str, headers: &[(String,
     // "HTTP/1.1 200"
     let mut line = [0u8; 12];
     stream.read_exact(&mut line).await?;
+    // Who is hung up on while it writes complains in its log, which is what its people read when it does not start.
+    let _ = timeout(ANSWER_WITHIN, tokio::io::copy(&mut stream.take(ANSWER_MAX_BYTES), &mut tokio::io::sink())).await;
     Ok(line.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(&rest[2..]).ok()).and_then(|text| text.parse::<u16>().ok()))
 }
 

@@ -248,7 +248,8 @@ impl Store {
     pub async fn app_runs_running(&self) -> Result<Vec<String>, StoreError> {
         self.engine
             .read("read runs that are under way", move |c| {
-                let mut statement = c.prepare_cached("SELECT id FROM app_run WHERE status = 'running' ORDER BY created_at_ms, id")?;
+                let mut statement =
+                    c.prepare_cached("SELECT id FROM app_run WHERE status = 'running' AND status IN ('queued', 'running') ORDER BY created_at_ms, id")?;
                 statement.query_map([], |row| row.get(0))?.map(|row| Ok(row?)).collect()
             })
             .await

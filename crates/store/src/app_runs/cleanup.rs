@@ -49,7 +49,7 @@ impl Store {
                 let sql = "SELECT s.sandbox_id, s.run_id FROM app_sandbox AS s WHERE s.kind = 'run' AND s.state = 'wanted'";
                 let mut sandboxes = c.prepare_cached(sql)?;
                 let rows: Vec<(String, Option<String>)> = sandboxes.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-                let sql = "SELECT status, json_extract(doc, '$.cleanup'), cleanup, sandbox_id FROM app_run WHERE id = ?1";
+                let sql = "SELECT status, coalesce(CASE WHEN json_valid(doc) THEN json_extract(doc, '$.cleanup') END, ''), cleanup, sandbox_id FROM app_run WHERE id = ?1";
                 let mut runs = c.prepare_cached(sql)?;
                 let mut found = Vec::with_capacity(rows.len());
                 for (sandbox_id, run_id) in rows {
@@ -80,9 +80,9 @@ impl Store {
         let app_id = app_id.map(str::to_owned);
         self.engine
             .read("read sandboxes that are kept of runs", move |c| {
-                let sql = "SELECT s.sandbox_id, s.app_id, r.schedule_id, json_extract(r.doc, '$.keep'), r.created_at_ms
+                let sql = "SELECT s.sandbox_id, s.app_id, r.schedule_id, CASE WHEN json_valid(r.doc) THEN json_extract(r.doc, '$.keep') END, r.created_at_ms
                     FROM app_sandbox AS s JOIN app_run AS r ON r.id = s.run_id
-                    WHERE s.kind = 'run' AND s.state = 'wanted' AND r.cleanup = 'succeeded' AND json_extract(r.doc, '$.cleanup') = 'stop'
+                    WHERE s.kind = 'run' AND s.state = 'wanted' AND r.cleanup = 'succeeded' AND CASE WHEN json_valid(r.doc) THEN json_extract(r.doc, '$.cleanup') END = 'stop'
                         AND (?1 IS NULL OR s.app_id = ?1)";
                 let mut statement = c.prepare_cached(sql)?;
                 let rows = statement.query_map([app_id], |row| {
@@ -97,7 +97,8 @@ impl Store {
     pub async fn apps_woken(&self) -> Result<Vec<String>, StoreError> {
         self.engine
             .read("look for apps that were woken for runs", |c| {
-                let sql = "SELECT id FROM app WHERE desired = 'offline' AND json_extract(launch, '$.woken') ORDER BY id";
+                // A row that cannot be read keeps nobody from the others.
+                let sql = "SELECT id FROM app WHERE desired = 'offline' AND CASE WHEN json_valid(launch) THEN json_extract(launch, '$.woken') END ORDER BY id";
                 let mut statement = c.prepare_cached(sql)?;
                 let rows = statement.query_map([], |row| row.get(0))?;
                 Ok(rows.collect::<Result<_, _>>()?)

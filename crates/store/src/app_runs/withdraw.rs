@@ -19,8 +19,8 @@ impl Which {
     fn matching(&self) -> (&'static str, Option<&str>) {
         match self {
             Self::All => ("status IN ('queued', 'running') AND ?2 IS NULL", None),
-            Self::OfApp => ("status IN ('queued', 'running') AND json_extract(doc, '$.place') = 'app' AND ?2 IS NULL", None),
-            Self::In(sandbox_id) => ("status = 'running' AND sandbox_id = ?2", Some(sandbox_id)),
+            Self::OfApp => ("status IN ('queued', 'running') AND CASE WHEN json_valid(doc) THEN json_extract(doc, '$.place') END = 'app' AND ?2 IS NULL", None),
+            Self::In(sandbox_id) => ("status = 'running' AND status IN ('queued', 'running') AND sandbox_id = ?2", Some(sandbox_id)),
         }
     }
 }

@@ -176,7 +176,8 @@ fn a_budget_without_prices_is_refused() {
     let demo = Demo::deploy(&server.api(), "no-prices", ACTIONS, &[]);
     for budget in [r#"{"budget":{"maxUsd":0.5}}"#, r#"{"quotas":{"maxSpendUsd":0.5}}"#] {
         let refused = demo.try_post("/schedules", scheduled("run_and_delete", budget)).error(&[422]);
-        assert_eq!(refused["details"]["reason"], "no_budget", "{refused}");
+        let diagnostic = &refused["details"]["diagnostics"][0];
+        assert!(diagnostic["message"].as_str().unwrap().contains("has no prices"), "{refused}");
     }
     let manifest = format!("name: no-prices\n{ACTIONS}schedules:\n  - {{name: s, cron: \"@daily\", action: small, budget: {{maxUsd: 1}}}}\n");
     let tar = crate::it::registry::Tar::default().file("sandbar.yaml", manifest.as_bytes()).done();

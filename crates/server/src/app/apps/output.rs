@@ -41,13 +41,16 @@ struct Cursor {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Looked(Option<Made>);
 
+/// How long a file is and when it was written to; none of one that is not there.
+type FileState = Option<(u64, SystemTime)>;
+
 #[derive(Debug, Clone, PartialEq)]
 struct Made {
     processes: Vec<(String, String)>,
     completed: bool,
     env_epoch: u64,
     /// Of each runtime its name, and of both files of its log how long they are and when they were written to.
-    files: Vec<(String, [Option<(u64, SystemTime)>; 2])>,
+    files: Vec<(String, [FileState; 2])>,
 }
 
 impl App {

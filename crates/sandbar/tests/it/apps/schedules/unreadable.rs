@@ -39,9 +39,10 @@ fn rows_that_cannot_be_read_end_and_keep_nobody_else_from_anything() {
     // Schedules: one that cannot be read has failed; of one whose app cannot be read each tick says so; all others go on.
     let failed = until(&offline, "often", "the end of a schedule", |it: &Value| it["lifecycle_status"] == "failed");
     assert!(failed["lifecycle_reason"].as_str().unwrap().contains("cannot be read") && failed["spec"].is_null(), "{failed}");
-    let mark = ticks(&bad, "often")[0]["scheduled_at"].clone();
+    let newest = || ticks(&bad, "often").first().cloned().unwrap_or_default();
+    let mark = newest()["scheduled_at"].clone();
     let newest = eventually("a tick of an app that cannot be read", WITHIN, || {
-        let newest = ticks(&bad, "often")[0].clone();
+        let newest = newest();
         if newest["scheduled_at"] == mark { Err(newest.to_string()) } else { Ok(newest) }
     });
     assert!(newest["reason"].as_str().unwrap().contains("manifest of version 1 cannot be read"), "{newest}");
