@@ -1,7 +1,10 @@
 //! Teams and their members.
 
 use rusqlite::{Connection, OptionalExtension, Row};
-use sandbar_core::{limits, roles::Role};
+use sandbar_core::{
+    limits,
+    roles::{Permission, Role},
+};
 
 use crate::{Store, StoreError, error::taken};
 
@@ -186,9 +189,15 @@ impl Store {
                 if role != Role::Admin {
                     not_the_owner(c, &team_id, &user_id)?;
                 }
-                let changed =
-                    c.prepare_cached("UPDATE team_member SET role = ?3 WHERE team_id = ?1 AND user_id = ?2")?.execute((team_id, &user_id, role.as_str()))?;
-                if changed == 0 { Err(StoreError::NotFound { what: "member", id: user_id }) } else { Ok(()) }
+                let sql = "UPDATE team_member SET role = ?3 WHERE team_id = ?1 AND user_id = ?2";
+                if c.prepare_cached(sql)?.execute((&team_id, &user_id, role.as_str()))? == 0 {
+                    return Err(StoreError::NotFound { what: "member", id: user_id });
+                }
+                // Who may make none keeps none.
+                if !role.permissions().has(Permission::SandboxWrite) {
+                    c.prepare_cached("DELETE FROM preview WHERE team_id = ?1 AND user_id = ?2")?.execute((team_id, user_id))?;
+                }
+                Ok(())
             })
             .await
     }

@@ -46,13 +46,6 @@ pub struct Group {
     pub policy: GroupPolicy,
 }
 
-impl Group {
-    /// One after the other.
-    pub fn one_by_one(name: String) -> Self {
-        Self { name, max: 1, policy: GroupPolicy::Queue }
-    }
-}
-
 /// What happens to a run that is one too many in its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -204,10 +204,6 @@ impl Upkeep {
         self.restarts
     }
 
-    pub fn is_wanted(&self) -> bool {
-        self.phase != Phase::Idle
-    }
-
     /// How it is for everybody else.
     pub fn state(&self) -> AppState {
         match self.phase {

@@ -7,13 +7,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::manifest::{Volume, WORKSPACE};
+use super::{manifest::Volume, volume::target_place};
 use crate::{limits::app_runs as limits, validate::Violation};
 
 /// The key of a property that is given as a file.
 pub const KEY: &str = "x-openpond-upload";
-/// The first part of a path that lies in a volume; the second is its name.
-pub const VOLUMES: &str = "volumes";
 
 /// What a manifest says of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +168,7 @@ impl Upload {
 
     /// The path in the sandbox of a file of this name.
     fn path(&self, volumes: &[Volume], filename: &str) -> Result<String, String> {
-        let mut base = absolute(&self.target, volumes).ok_or_else(|| format!("is to go to {}, which is in no volume of the app", self.target))?;
+        let mut base = target_place(&self.target, volumes).ok_or_else(|| format!("is to go to {}, which is in no volume of the app", self.target))?;
         if self.multiple {
             check_name(filename)?;
             base.push('/');
@@ -187,21 +185,6 @@ fn check_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{} is no name for a file: at most {} bytes, without slashes", brief(name), limits::RUN_FILE_NAME_MAX_BYTES))
-}
-
-/// The path in a sandbox of one in a manifest. None: there is no such volume.
-fn absolute(target: &str, volumes: &[Volume]) -> Option<String> {
-    let mut parts = target.splitn(3, '/');
-    if parts.next() == Some(VOLUMES)
-        && let Some(name) = parts.next()
-    {
-        let volume = volumes.iter().find(|volume| volume.name == name)?;
-        return Some(match parts.next() {
-            Some(rest) => format!("{}/{rest}", volume.mount_path),
-            None => volume.mount_path.clone(),
-        });
-    }
-    Some(if target.is_empty() { WORKSPACE.to_owned() } else { format!("{WORKSPACE}/{target}") })
 }
 
 /// As an error repeats it.

@@ -1,10 +1,10 @@
 //! Volumes of apps: how large one may be, where it is inside, and what is told of one that is full.
 
-use super::manifest::{Manifest, Volume, WORKSPACE};
+use super::manifest::{Volume, WORKSPACE};
 use crate::{limits, quantity};
 
-/// The first part of a target path that leads into a volume.
-const VOLUMES: &str = "volumes";
+/// The first part of a target path that leads into a volume; the second is its name.
+pub const VOLUMES: &str = "volumes";
 const GIB: u64 = 1 << 30;
 
 impl Volume {
@@ -14,22 +14,17 @@ impl Volume {
     }
 }
 
-impl Manifest {
-    pub fn find_volume(&self, name: &str) -> Option<&Volume> {
-        self.volumes.iter().find(|volume| volume.name == name)
-    }
-
-    /// Where a file goes inside that is sent for a `targetPath`: below the workspace, or with `volumes/NAME/...` into that volume.
-    /// None: there is no such volume. The path is one that the manifest was found right with.
-    pub fn target_place(&self, target_path: &str) -> Option<String> {
-        let mut parts = target_path.splitn(3, '/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(VOLUMES), Some(name), rest) => {
-                let at = &self.find_volume(name)?.mount_path;
-                Some(rest.map_or_else(|| at.clone(), |rest| format!("{at}/{rest}")))
-            }
-            _ => Some(format!("{WORKSPACE}/{target_path}")),
+/// Where a file goes inside that is sent for a `targetPath`: below the workspace, or with `volumes/NAME/...` into that volume.
+/// None: there is no such volume.
+pub fn target_place(target: &str, volumes: &[Volume]) -> Option<String> {
+    let mut parts = target.splitn(3, '/');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(VOLUMES), Some(name), rest) => {
+            let at = &volumes.iter().find(|volume| volume.name == name)?.mount_path;
+            Some(rest.map_or_else(|| at.clone(), |rest| format!("{at}/{rest}")))
         }
+        _ if target.is_empty() => Some(WORKSPACE.to_owned()),
+        _ => Some(format!("{WORKSPACE}/{target}")),
     }
 }
 
@@ -42,7 +37,7 @@ pub fn full_text(name: &str, bytes: u64, limit_bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::manifest::parse;
+    use crate::app::manifest::{Manifest, parse};
 
     fn manifest() -> Manifest {
         let text = "schemaVersion: 1\nvolumes:\n  - {name: data, mountPath: /data, storageGb: 0.5}\n  - {name: up_loads, mountPath: /workspace/in}\n";
@@ -53,6 +48,7 @@ mod tests {
     fn target_paths_lead_below_the_workspace_or_into_a_volume() {
         let manifest = manifest();
         for (target, place) in [
+            ("", Some("/workspace")),
             ("in.csv", Some("/workspace/in.csv")),
             ("a/b/c.csv", Some("/workspace/a/b/c.csv")),
             ("volumes", Some("/workspace/volumes")),
@@ -63,7 +59,7 @@ mod tests {
             ("volumes/other/x", None),
             ("data/volumes/x", Some("/workspace/data/volumes/x")),
         ] {
-            assert_eq!(manifest.target_place(target).as_deref(), place, "{target}");
+            assert_eq!(target_place(target, &manifest.volumes).as_deref(), place, "{target}");
         }
     }
 

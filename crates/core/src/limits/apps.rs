@@ -118,4 +118,4 @@ pub const RECEIPTS_PER_TEAM_MAX: u64 = 100_000;
 pub const RECEIPTS_PER_TEAM_MAX_BYTES: u64 = 1 << 30;
 pub const RECEIPT_KEPT_MS: i64 = 400 * 86_400_000;
 /// Bytes of one signed receipt, as JSON.
-pub const RECEIPT_MAX_BYTES: usize = 2 << 20;
+pub const RECEIPT_MAX_BYTES: usize = 16 << 20;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Of a file of receipts: a hundred thousand of usual ones.
-const FILE_MAX_BYTES: u64 = 256 << 20;
+const FILE_MAX_BYTES: u64 = 2 << 30;
 /// Of a file with a key.
 const KEY_FILE_MAX_BYTES: u64 = 4096;
 

@@ -178,11 +178,21 @@ impl App {
         let ground = self.app_ground(who, &source.parsed.manifest).await?;
         self.check_app_volumes(who, &source.parsed.manifest, &ground.template)?;
         let new = source.version(who, name, &deploy, &ground, now_ms());
-        let (app, version) = self.store.app_version_begin(new).await.map_err(|e| store_failure("saving the version", &e))?;
-        tracing::info!(action = "deploy", team = app.team_id, app = app.id, version = version.number, by = who.user_id, "a version of an app is being built");
-        let build = Build { app: app.clone(), version: version.clone(), who: who.clone(), source, ground, activate: deploy.activate };
-        self.begin_build(build);
-        Ok((app, version))
+        // A row without its build would keep everybody from deploying.
+        let begun = self.whole(who, "deploying the app", move |this, who| async move {
+            let (app, version) = this.store.app_version_begin(new).await.map_err(|e| store_failure("saving the version", &e))?;
+            tracing::info!(
+                action = "deploy",
+                team = app.team_id,
+                app = app.id,
+                version = version.number,
+                by = who.user_id,
+                "a version of an app is being built"
+            );
+            this.begin_build(Build { app: app.clone(), version: version.clone(), who, source, ground, activate: deploy.activate });
+            Ok((app, version))
+        });
+        begun.await
     }
 
     /// Ends the build of a version, which has failed then. One that is not being built is a conflict (409).

@@ -75,15 +75,15 @@ impl Store {
             .await
     }
 
-    /// Sandboxes that were stopped after their runs and are kept, of one app or of all.
+    /// Sandboxes that were stopped after their runs and are kept, those that could not be archived among them, of one app or of all.
     pub async fn run_sandboxes_stopped(&self, app_id: Option<&str>) -> Result<Vec<Stopped>, StoreError> {
         let app_id = app_id.map(str::to_owned);
         self.engine
             .read("read sandboxes that are kept of runs", move |c| {
                 let sql = "SELECT s.sandbox_id, s.app_id, r.schedule_id, CASE WHEN json_valid(r.doc) THEN json_extract(r.doc, '$.keep') END, r.created_at_ms
                     FROM app_sandbox AS s JOIN app_run AS r ON r.id = s.run_id
-                    WHERE s.kind = 'run' AND s.state = 'wanted' AND r.cleanup = 'succeeded' AND CASE WHEN json_valid(r.doc) THEN json_extract(r.doc, '$.cleanup') END = 'stop'
-                        AND (?1 IS NULL OR s.app_id = ?1)";
+                    WHERE s.kind = 'run' AND s.state = 'wanted' AND (r.cleanup, CASE WHEN json_valid(r.doc) THEN json_extract(r.doc, '$.cleanup') END)
+                        IN (VALUES ('succeeded', 'stop'), ('failed', 'archive')) AND (?1 IS NULL OR s.app_id = ?1)";
                 let mut statement = c.prepare_cached(sql)?;
                 let rows = statement.query_map([app_id], |row| {
                     Ok(Stopped { sandbox_id: row.get(0)?, app_id: row.get(1)?, schedule_id: row.get(2)?, keep: row.get(3)?, created_at_ms: row.get(4)? })

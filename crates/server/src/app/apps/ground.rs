@@ -6,7 +6,10 @@ use sandbar_api::{
     template::TemplateSpec,
 };
 use sandbar_core::{
-    app::manifest::{Egress, Image, Manifest, Runtime},
+    app::{
+        manifest::{Egress, Image, Manifest, Runtime},
+        shell::{APP_VAR, VERSION_VAR},
+    },
     quantity,
     sandbox::Base,
 };
@@ -94,8 +97,8 @@ fn name_of(image: &Image) -> String {
 /// How sandboxes of an app are configured.
 pub(super) fn config_of(manifest: &Manifest, app: &str, version: i64) -> SandboxConfig {
     let mut env = manifest.env.clone();
-    env.insert("SANDBAR_APP".to_owned(), app.to_owned());
-    env.insert("SANDBAR_APP_VERSION".to_owned(), version.to_string());
+    env.insert(APP_VAR.to_owned(), app.to_owned());
+    env.insert(VERSION_VAR.to_owned(), version.to_string());
     let bytes = |amount: sandbar_core::app::amount::Amount| quantity::format_bytes(amount.times(GIB));
     let asked = &manifest.resources;
     let resources = Resources {

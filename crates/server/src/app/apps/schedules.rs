@@ -106,7 +106,7 @@ impl App {
             return Ok(asked);
         }
         self.check_room()?;
-        let mut run = self.run_of_schedule(&record, Some(who.caller()), None).await.map_err(refused)??;
+        let mut run = self.run_of_schedule(&record, Some(who.caller())).await.map_err(refused)??;
         run.key = key;
         run.schedule_id = Some(record.id);
         let id = run.id.clone();
@@ -128,15 +128,10 @@ impl App {
 
     /// The run that a tick makes as things are, or why it makes none. A failure is none of the schedule, but for one that cannot be read.
     pub(crate) async fn order_of_schedule(&self, record: &AppScheduleRecord) -> Result<Result<NewAppRun, ApiError>, StoreError> {
-        self.run_of_schedule(record, None, None).await
+        self.run_of_schedule(record, None).await
     }
 
-    async fn run_of_schedule(
-        &self,
-        record: &AppScheduleRecord,
-        caused_by: Option<Caller>,
-        key: Option<String>,
-    ) -> Result<Result<NewAppRun, ApiError>, StoreError> {
+    async fn run_of_schedule(&self, record: &AppScheduleRecord, caused_by: Option<Caller>) -> Result<Result<NewAppRun, ApiError>, StoreError> {
         let spec = record.spec()?;
         if let Err(refused) = self.check_spend(spec.max_spend_micros()) {
             return Ok(Err(refused));
@@ -152,7 +147,7 @@ impl App {
         let Ok(manifest) = serde_json::from_str::<Manifest>(&version.manifest) else {
             return Ok(Err(ApiError::conflict(format!("the stored manifest of version {} cannot be read; deploy the app again", version.number))));
         };
-        Ok(plan(&app, &version, &wish(spec, place, caused_by, key), RunCause::Schedule, now_ms()).map(|mut run| {
+        Ok(plan(&app, &version, &wish(spec, place, caused_by), RunCause::Schedule, now_ms()).map(|mut run| {
             let terms = terms_of(spec, &manifest);
             run.doc.timeout_s = run.doc.timeout_s.min(terms.max_duration_s.unwrap_or(u64::MAX));
             run.doc.terms = terms;
@@ -319,7 +314,7 @@ fn place_of(spec: &Schedule) -> Place {
     }
 }
 
-fn wish(spec: &Schedule, place: Place, caused_by: Option<Caller>, idempotency_key: Option<String>) -> Wish {
+fn wish(spec: &Schedule, place: Place, caused_by: Option<Caller>) -> Wish {
     let cleanup = match spec.runtime_policy {
         RuntimePolicy::RunAndStop | RuntimePolicy::UseExistingRunning => CleanupPolicy::Stop,
         RuntimePolicy::RunAndArchive => CleanupPolicy::Archive,
@@ -335,7 +330,7 @@ fn wish(spec: &Schedule, place: Place, caused_by: Option<Caller>, idempotency_ke
         env: spec.env.clone().into_iter().collect::<BTreeMap<_, _>>(),
         timeout_s: None,
         requires_start: spec.requires_start,
-        idempotency_key,
+        idempotency_key: None,
         caused_by,
         max_spend_micros: spec.max_spend_micros(),
     }

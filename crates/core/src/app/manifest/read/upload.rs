@@ -5,10 +5,7 @@ use super::{
     spot::{Out, Spot},
 };
 use crate::{
-    app::{
-        artifact,
-        uploads::{KEY, VOLUMES},
-    },
+    app::{artifact, uploads::KEY, volume::VOLUMES},
     limits::apps as limits,
 };
 
