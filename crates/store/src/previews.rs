@@ -17,7 +17,9 @@ impl Store {
         let p = preview.clone();
         self.engine
             .write("insert a preview", move |c| {
-                c.prepare_cached("DELETE FROM preview WHERE sandbox_id = ?1 AND expires_at_ms <= ?2")?.execute((&p.sandbox_id, p.created_at_ms))?;
+                // Those of a former runtime are good for nothing either, unless they wake it.
+                let over = "DELETE FROM preview WHERE sandbox_id = ?1 AND (expires_at_ms <= ?2 OR (NOT wakes AND runtime_generation < ?3))";
+                c.prepare_cached(over)?.execute((&p.sandbox_id, p.created_at_ms, p.runtime_generation))?;
                 let count: usize = c.prepare_cached("SELECT count(*) FROM preview WHERE sandbox_id = ?1")?.query_row([&p.sandbox_id], |row| row.get(0))?;
                 if count >= limits::PREVIEWS_PER_SANDBOX_MAX {
                     return Err(StoreError::TooMany { what: "previews of this sandbox", max: limits::PREVIEWS_PER_SANDBOX_MAX });

@@ -37,6 +37,11 @@ pub fn argv(command: &str) -> Vec<String> {
     vec!["sh".to_owned(), "-c".to_owned(), command.to_owned()]
 }
 
+/// The same for a command that nobody can send anything to: it finds the end of its input, where it would wait for some.
+pub fn argv_alone(command: &str) -> Vec<String> {
+    ["sh", "-c", "exec sh -c \"$1\" </dev/null", "sh", command].map(str::to_owned).to_vec()
+}
+
 /// The folder that a command runs in.
 pub fn folder(below: Option<&str>) -> String {
     below.map_or_else(|| WORKSPACE.to_owned(), |below| format!("{WORKSPACE}/{below}"))

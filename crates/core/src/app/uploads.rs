@@ -107,12 +107,15 @@ pub fn place(uploads: &[Upload], volumes: &[Volume], given: &[Given<'_>]) -> Res
     if wrong.is_empty() { Ok(paths) } else { Err(wrong) }
 }
 
-/// Writes the paths of files into the input where their properties are.
+/// Writes the paths of files into the input where their properties are. A path that somebody else says is none of a file that was sent.
 pub fn fill(input: &mut Value, uploads: &[Upload], files: &[RunFile]) -> Result<(), Vec<Violation>> {
     let mut wrong = Vec::new();
     for upload in uploads {
         let mut paths = files.iter().filter(|file| file.input == upload.name).map(|file| Value::String(file.path.clone())).peekable();
         if paths.peek().is_none() {
+            if is_given(input, &upload.name) {
+                wrong.push(Violation::new(format!("input.{}", upload.name), "is a file: send it with `files`, not as a value"));
+            }
             continue;
         }
         let value = if upload.multiple { Value::Array(paths.collect()) } else { paths.next().unwrap_or_default() };
@@ -121,6 +124,10 @@ pub fn fill(input: &mut Value, uploads: &[Upload], files: &[RunFile]) -> Result<
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+fn is_given(input: &Value, name: &str) -> bool {
+    name.split('.').try_fold(input, |at, name| at.get(name)).is_some()
 }
 
 fn put(input: &mut Value, name: &str, value: Value) -> Result<(), &'static str> {

@@ -3,7 +3,8 @@
 use std::{
     io::{self, Read, Write},
     path::{Component, Path, PathBuf},
-    time::Duration,
+    pin::pin,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -13,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     cli::{AppRunArgs, AppRunsCommand, Global, Output, RunsCommand},
-    client::{Client, segment},
+    client::{Client, Refusal, segment},
     output::{self, cell, time},
 };
 
@@ -21,6 +22,9 @@ mod files;
 
 /// Between two looks at a log that is followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// How long a server that does not answer is waited for, and between two tries.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(500);
 /// What a run exits with here that was ended because its time was up, as `timeout` does; that was cancelled; that came to no exit code.
 const TIMED_OUT: u8 = 124;
 const CANCELLED: u8 = 130;
@@ -70,15 +74,51 @@ async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Re
         }
         return Ok(0);
     }
-    if global.output == Output::Table {
-        follow(Output::Table, client, &id, true).await?;
+    let mut watched = pin!(watch(global.output, client, &id));
+    let run = tokio::select! {
+        run = &mut watched => run,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("sandbar: cancelling run {id}");
+            let cancelled = client.post(&path(&id, "/cancel"), &json!({})).await;
+            tokio::select! {
+                run = &mut watched => cancelled.and(run),
+                _ = tokio::signal::ctrl_c() => bail!("run {id} may go on: `sandbar app runs get {id}` says"),
+            }
+        }
+    };
+    match run {
+        Ok(run) => {
+            match global.output {
+                Output::Json => output::json(&run),
+                Output::Table => tell_end(&run),
+            }
+            Ok(code_of(&run))
+        }
+        Err(error) => {
+            eprintln!("sandbar: {}", output::shown(&format!("{error:#}")));
+            eprintln!("sandbar: run {id} goes on: `sandbar app runs logs {id} --follow`");
+            Ok(NO_CODE)
+        }
     }
-    let run = ended(client, &id).await?;
-    match global.output {
-        Output::Json => output::json(&run),
-        Output::Table => tell_end(&run),
+}
+
+/// Shows what a run prints, unless JSON is wanted, and returns how it ended.
+async fn watch(form: Output, client: &Client, id: &str) -> anyhow::Result<Value> {
+    if form == Output::Table {
+        follow(form, client, id, true).await?;
     }
-    Ok(code_of(&run))
+    ended(client, id).await
+}
+
+/// A server that is started anew meanwhile is waited for: the run goes on without it.
+async fn patiently(client: &Client, path: &str) -> anyhow::Result<Value> {
+    let begun = Instant::now();
+    loop {
+        match client.get(path).await {
+            Err(error) if !error.is::<Refusal>() && begun.elapsed() < PATIENCE => tokio::time::sleep(AGAIN).await,
+            read => return read,
+        }
+    }
 }
 
 /// The input that was given as text, in a file or on standard input.
@@ -97,7 +137,7 @@ pub(super) fn input(text: &str) -> anyhow::Result<Value> {
 
 async fn ended(client: &Client, id: &str) -> anyhow::Result<Value> {
     loop {
-        let run = client.get(&format!("{}?wait=60", path(id, ""))).await?["run"].take();
+        let run = patiently(client, &format!("{}?wait=60", path(id, ""))).await?["run"].take();
         if !matches!(run["status"].as_str(), Some("queued" | "running")) {
             return Ok(run);
         }
@@ -109,7 +149,7 @@ async fn ended(client: &Client, id: &str) -> anyhow::Result<Value> {
 async fn follow(form: Output, client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
     let mut since = 0;
     loop {
-        let piece = client.get(&path(id, &format!("/logs?since={since}"))).await?;
+        let piece = patiently(client, &path(id, &format!("/logs?since={since}"))).await?;
         let text = piece["output"].as_str().unwrap_or_default();
         // Lines and tabs as they are; what could draw on a terminal is shown and not obeyed.
         let shown = text.split_inclusive('\n').map(|line| match line.strip_suffix('\n') {
@@ -141,7 +181,7 @@ fn tell_end(run: &Value) {
     let id = cell(&run["id"]);
     match run["status"].as_str() {
         Some("succeeded") => {}
-        status => eprintln!("sandbar: run {id} {}: {}", status.unwrap_or_default(), output::printable(&cell(&run["message"]))),
+        status => eprintln!("sandbar: run {id} {}: {}", status.unwrap_or_default(), output::printable(&cell(&run["message"]).replace('\n', "; "))),
     }
     for artifact in run["artifacts"].as_array().into_iter().flatten() {
         let (path, error) = (output::printable(&cell(&artifact["path"])), output::printable(&cell(&artifact["error"])));

@@ -145,7 +145,8 @@ impl App {
     pub(crate) async fn app_version(&self, who: &Principal, name: &str, number: i64) -> Result<(AppRecord, AppVersionRecord), ApiError> {
         let app = self.app(who, name).await?;
         let version = self.version_of(&app, number).await?;
-        Ok((app, version))
+        // Read after it: one that is ready may be live since.
+        Ok((self.app(who, name).await?, version))
     }
 
     pub(crate) async fn version_of(&self, app: &AppRecord, number: i64) -> Result<AppVersionRecord, ApiError> {

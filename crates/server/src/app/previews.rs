@@ -92,8 +92,11 @@ impl App {
 
     /// One's own previews of a sandbox that are good.
     pub async fn previews(&self, who: &Principal, sandbox_id: &str) -> Result<Vec<PreviewRecord>, ApiError> {
-        self.get(who, sandbox_id).await?;
-        self.store.previews_list(sandbox_id, &who.team_id, &who.user_id, now_ms()).await.map_err(|e| store_failure("listing previews", &e))
+        let sandbox = self.get(who, sandbox_id).await?;
+        let now = now_ms();
+        let mut previews = self.store.previews_list(sandbox_id, &who.team_id, &who.user_id, now).await.map_err(|e| store_failure("listing previews", &e))?;
+        previews.retain(|preview| !matches!(preview.admit(&sandbox, is_awake(&sandbox), now), Admission::Over(_)));
+        Ok(previews)
     }
 
     /// One of one's own previews.

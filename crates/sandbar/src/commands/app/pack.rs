@@ -102,6 +102,9 @@ fn append(tar: &mut Builder<impl Write>, path: &Path, name: &Path) -> anyhow::Re
         if target.as_os_str().as_bytes().is_empty() {
             bail!("it is a link to nothing");
         }
+        if target.is_absolute() {
+            bail!("it is a link to an absolute path, which is elsewhere in a sandbox; name it in {IGNORE_FILE}");
+        }
         tar.append_link(&mut header, name, &target)?;
         return Ok(0);
     }

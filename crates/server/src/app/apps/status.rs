@@ -109,10 +109,6 @@ impl App {
         };
         let seen = seen_of(&whole.app);
         let awake = supervised.as_ref().is_some_and(Supervised::is_awake);
-        let listening = match &supervised {
-            Some(supervised) => supervised.listening().await,
-            None => BTreeSet::new(),
-        };
         let mut entries: Vec<EntryStatus> = launch
             .entries
             .iter()
@@ -121,6 +117,11 @@ impl App {
                 None => EntryStatus::unwatched(&entry.name, seen.entries.get(&entry.name)),
             })
             .collect();
+        // After that: what is ready listens.
+        let listening = match &supervised {
+            Some(supervised) => supervised.listening().await,
+            None => BTreeSet::new(),
+        };
         // What everybody looks for first.
         let has_start = entries.last().is_some_and(|last| last.name == START);
         entries.rotate_right(usize::from(has_start));

@@ -81,8 +81,11 @@ async fn one(runtime: &Arc<Runtime>, command: &str, extra: &Extra, left: Duratio
         ProcdError::Api { body, .. } => format!("cannot be started ({}); commands need a /bin/sh", body.message),
         ProcdError::Gone(_) | ProcdError::Protocol(_) => "was cut short: the processes of the build's sandbox ended".to_owned(),
     };
-    let context =
-        runtime.client.create_context(&context(shell::argv(command), shell::folder(None), extra.env.clone(), left.as_secs().max(1))).await.map_err(refused)?;
+    let context = runtime
+        .client
+        .create_context(&context(shell::argv_alone(command), shell::folder(None), extra.env.clone(), left.as_secs().max(1)))
+        .await
+        .map_err(refused)?;
     let attached = runtime.client.attach(&context.id).await.map_err(refused)?;
     let (mut output, mut input) = attached.split();
     // Who asks questions is told that nobody answers. One that has ended by now asks none.

@@ -38,10 +38,10 @@ pub(crate) struct WishFile {
 
 /// Where the files of a wish go, and the input with their paths in it.
 pub(super) fn place(manifest: &Manifest, input: Option<&Value>, files: &[WishFile]) -> Result<(Option<Value>, Vec<RunFile>), Vec<Violation>> {
-    if files.is_empty() {
+    let asked = manifest.inputs.schema.as_ref().map(uploads::uploads).unwrap_or_default();
+    if files.is_empty() && asked.is_empty() {
         return Ok((input.cloned(), Vec::new()));
     }
-    let asked = manifest.inputs.schema.as_ref().map(uploads::uploads).unwrap_or_default();
     let given: Vec<_> = files.iter().map(|file| Given { input: &file.input, filename: &file.filename, content_type: file.content_type.as_deref() }).collect();
     let paths = uploads::place(&asked, &manifest.volumes, &given)?;
     let of = |(file, path): (&WishFile, String)| RunFile { input: file.input.clone(), path, size_bytes: file.bytes.len() as u64, sha256: file.sha256.clone() };
