@@ -24,6 +24,7 @@ pub use sandboxes::AppSandboxRecord;
 pub use setups::NewAppSetup;
 pub use versions::{AppVersionRecord, NewAppVersion, Pruned};
 pub use volumes::AppVolumeRecord;
+pub(crate) use volumes::end_with_sandbox as end_volumes_with_sandbox;
 
 /// An app's row.
 #[derive(Debug, Clone, PartialEq)]

@@ -181,6 +181,10 @@ impl Store {
                 update(c, &record, seen_version)?;
                 crate::volumes::put_mounts(c, &record, false, &trees)?;
                 webhooks::put(c, &record)?;
+                if record.desired == Desired::Deleted {
+                    // In the same commit, so that whoever makes the next sandbox of the app has volumes of its own.
+                    crate::apps::end_volumes_with_sandbox(c, &record.id)?;
+                }
                 append(c, &record.id, &events)?;
                 Ok(record.version)
             })

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::StoreError;
 
 /// In order; the number of a migration is its position, from 1, and equals that of its file.
-const MIGRATIONS: [&str; 15] = [
+const MIGRATIONS: [&str; 16] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_state.sql"),
     include_str!("../migrations/0003_webhooks.sql"),
@@ -21,6 +21,7 @@ const MIGRATIONS: [&str; 15] = [
     include_str!("../migrations/0013_schedules.sql"),
     include_str!("../migrations/0014_app_volumes.sql"),
     include_str!("../migrations/0015_receipts.sql"),
+    include_str!("../migrations/0016_app_env_former.sql"),
 ];
 
 /// Brings the database to the newest schema. A database of a newer program is left alone and refused.

@@ -43,3 +43,6 @@ pub const APP_ENV_VALUE_MAX_BYTES: usize = 32 << 10;
 pub const APP_ENV_BODY_MAX_BYTES: usize = 1 << 20;
 /// Variables that an app is given.
 pub const APP_ENV_MAX: usize = 100;
+/// Former values that are still taken out of what is printed: of a variable, and of all of an app.
+pub const APP_ENV_FORMER_OF_NAME_MAX: usize = 8;
+pub const APP_ENV_FORMER_MAX: usize = 200;

@@ -58,6 +58,9 @@ pub struct Apps {
     making: Ids,
     /// Sandboxes that are being ended.
     removing: Ids,
+    /// Apps that are brought online again and again until they are, and those whose stop is gone on with.
+    bringing: Ids,
+    stopping: Ids,
     /// Woken when sandboxes may have to be ended.
     pub(crate) changed: Notify,
     /// Changes whenever variables of some app do.
@@ -90,6 +93,8 @@ impl Default for Apps {
             places: Arc::new(Semaphore::new(limits::APP_BUILDS_AT_ONCE_MAX)),
             making: Ids::default(),
             removing: Ids::default(),
+            bringing: Ids::default(),
+            stopping: Ids::default(),
             changed: Notify::new(),
             env_epoch: AtomicU64::new(0),
         }

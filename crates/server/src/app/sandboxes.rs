@@ -313,9 +313,10 @@ impl App {
     pub async fn delete(self: &Arc<Self>, who: &Principal, id: &str) -> Result<(), ApiError> {
         let record = self.get(who, id).await?;
         let linger = self.leave_source(id, None);
-        // Before, so that whoever makes the next sandbox of the app has volumes of its own.
-        self.sandbox_deleted(id).await;
-        self.sandboxes.ask(record, |reply| Command::Delete { linger, reply }).await.map(drop)
+        self.sandboxes.ask(record, |reply| Command::Delete { linger, reply }).await?;
+        // Volumes may go with it.
+        self.apps.changed.notify_one();
+        Ok(())
     }
 
     /// Ends a sandbox of whatever team; one that is gone is ended.

@@ -21,6 +21,9 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
         if let Err(error) = app.reconcile_app_volumes().await {
             tracing::error!(error = error_text(&error), "volumes of apps cannot be looked after; it will be tried again");
         }
+        if let Err(error) = app.reconcile_app_stops().await {
+            tracing::error!(error = error_text(&error), "apps that are being stopped cannot be looked after; it will be tried again");
+        }
         if Instant::now() >= next_setups {
             next_setups = Instant::now() + SETUPS_EVERY;
             match app.store.app_setups_expire(now_ms() - limits::APP_SETUP_UNUSED_MAX_MS).await {

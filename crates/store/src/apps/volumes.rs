@@ -121,6 +121,15 @@ pub(super) fn end(c: &Connection, team_id: &str, app_name: &str, all: bool) -> R
     Ok((ended, left))
 }
 
+/// Somebody deletes a sandbox: where it is an app's own, and not one that makes room for another, volumes that are to go with it do, as
+/// soon as no run has them.
+pub(crate) fn end_with_sandbox(c: &Connection, sandbox_id: &str) -> Result<(), StoreError> {
+    let sql = "UPDATE app_volume SET state = 'removing' WHERE state = 'kept' AND with_sandbox AND (team_id, app_name) IN (
+        SELECT app.team_id, app.name FROM app_sandbox AS s JOIN app ON app.id = s.app_id WHERE s.sandbox_id = ?1 AND s.kind = 'app' AND s.state = 'wanted')";
+    c.prepare_cached(sql)?.execute([sandbox_id])?;
+    Ok(())
+}
+
 fn find(c: &Connection, (team_id, app_name, name): (&str, &str, &str)) -> Result<Option<AppVolumeRecord>, StoreError> {
     let sql = "a.team_id = ?1 AND a.app_name = ?2 AND a.name = ?3 AND a.state = 'kept'";
     Ok(list(c, sql, &[team_id, app_name, name])?.pop())

@@ -162,12 +162,20 @@ async fn an_app_goes_with_all_that_is_its_own() {
     store.app_env_put(&app.id, vec![("A".into(), Some("sealed".into())), ("B".into(), Some("sealed".into()))], 30).await.expect("writes");
     store.app_env_put(&app.id, vec![("B".into(), None)], 31).await.expect("writes");
     assert_eq!(store.app_env(&app.id).await.expect("reads").into_iter().map(|env| env.name).collect::<Vec<_>>(), ["A"]);
+    for n in 0..20 {
+        store.app_env_put(&app.id, vec![("A".into(), Some(format!("sealed {n}")))], 32).await.expect("writes");
+    }
+    let former = store.app_env_former(&app.id).await.expect("reads");
+    let of = |name: &str| former.iter().filter(|(of, _)| of == name).map(|(_, sealed)| sealed.clone()).collect::<Vec<_>>();
+    assert_eq!(of("B"), ["sealed"]);
+    assert_eq!(of("A"), (11..19).rev().map(|n| format!("sealed {n}")).collect::<Vec<_>>(), "the last ones");
     begun(&store, "web").await;
 
     let deleted = store.app_delete(&app.id, false, 7).await.expect("deletes");
     assert_eq!((deleted.bases, deleted.sandboxes), (vec![base("l1"), base("s1")], vec!["sb-1".to_owned()]));
     assert!(matches!(store.app_delete(&app.id, false, 7).await, Err(StoreError::NotFound { .. })));
     assert!(store.app_versions(&app.id).await.expect("reads").is_empty() && store.app_env(&app.id).await.expect("reads").is_empty());
+    assert!(store.app_env_former(&app.id).await.expect("reads").is_empty());
     assert!(store.app_sandbox_get("sb-1").await.expect("reads").expect("until it is gone").removing);
     assert!(matches!(store.app_version_ready(&app.id, 2, base("x"), None, true, 40).await, Err(StoreError::NotFound { .. })), "its build comes to nothing");
     assert!(matches!(store.app_env_put(&app.id, Vec::new(), 50).await, Err(StoreError::NotFound { .. })));

@@ -1,6 +1,9 @@
 //! Variables that an app asks for: given once, sealed, and handed to its commands and to nobody else.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use sandbar_core::{
     app::{manifest::Manifest, shell::is_reserved},
@@ -26,6 +29,8 @@ pub(crate) struct Given {
     pub env: BTreeMap<String, String>,
     /// Names of those that may not be seen.
     secret: Vec<String>,
+    /// What these were before, by name: what was started then may print it still.
+    former: Vec<(String, String)>,
     /// Names that are asked for and that nobody gave.
     pub missing: Vec<String>,
 }
@@ -33,7 +38,8 @@ pub(crate) struct Given {
 impl Given {
     /// Takes what may not be seen out of an output.
     pub fn redactor(&self) -> Redactor {
-        Redactor::new(self.secret.iter().filter_map(|name| Some((name.as_str(), self.env.get(name)?.as_str()))))
+        let now = self.secret.iter().filter_map(|name| Some((name.as_str(), self.env.get(name)?.as_str())));
+        Redactor::new(now.chain(self.former.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
     }
 }
 
@@ -46,7 +52,7 @@ impl App {
     }
 
     /// Keeps values in place of the former ones of their names; null forgets one. What runs keeps what it was started with.
-    pub(crate) async fn put_app_env(&self, who: &Principal, name: &str, values: BTreeMap<String, Option<String>>) -> Result<(), ApiError> {
+    pub(crate) async fn put_app_env(self: &Arc<Self>, who: &Principal, name: &str, values: BTreeMap<String, Option<String>>) -> Result<(), ApiError> {
         let app = self.app(who, name).await?;
         if let Some(wrong) = values.keys().find(|name| !is_name(name)) {
             let text = "must begin with a letter or _, and have only letters, digits and _";
@@ -75,6 +81,7 @@ impl App {
         self.check_room()?;
         self.store.app_env_put(&app.id, sealed, now_ms()).await.map_err(|e| store_failure("keeping variables", &e))?;
         self.apps.env_epoch.fetch_add(1, Ordering::Release);
+        self.renew_app(app.id.clone());
         tracing::info!(action = "env", team = app.team_id, app = app.id, by = who.user_id, "variables of an app were set");
         Ok(())
     }
@@ -109,7 +116,20 @@ impl App {
             }
             given.env.insert(asked.name.clone(), value);
         }
+        given.former = self.app_formerly_given(app, manifest).await?;
         Ok(given)
+    }
+
+    /// What may not be seen of what an app was given before.
+    async fn app_formerly_given(&self, app: &AppRecord, manifest: &Manifest) -> Result<Vec<(String, String)>, ApiError> {
+        let secret = |name: &String| manifest.inputs.env.iter().any(|asked| asked.secret && asked.name == *name);
+        let former = self.store.app_env_former(&app.id).await.map_err(|e| store_failure("reading former variables", &e))?;
+        let opened = former.into_iter().filter(|(name, _)| secret(name)).filter_map(|(name, sealed)| {
+            let opened = self.scripts.seal.unseal(Purpose::AppEnv { app_id: &app.id, name: &name }, &sealed);
+            let value = opened.inspect_err(|error| tracing::warn!(%error, app = app.id, variable = name, "a former variable of an app cannot be opened"));
+            Some((name, value.ok()?))
+        });
+        Ok(opened.collect())
     }
 
     /// The same for what cannot do without: a variable that is required and that nobody gave is a conflict (409).

@@ -86,7 +86,7 @@ impl App {
 
     /// The same for who has the turn of the app.
     pub(super) async fn bring_online_in_turn(self: &Arc<Self>, app: AppRecord, start: Start) -> Result<Supervised, ApiError> {
-        let (was, wanted, woken) = (app.desired, start.services.clone(), asked_of(&app).woken);
+        let (was, wanted, rests) = (app.desired, start.services.clone(), asked_of(&app).woken || !self.is_app_awake(&app).await?);
         let live = self.live_version(&app).await?;
         if let Some(services) = &wanted {
             shape_of(&app, &live)?.check(services).map_err(|error| ApiError::bad_request(format!("services: {error}")))?;
@@ -105,17 +105,39 @@ impl App {
                 }
             })
             .await?;
-        let up = self.app_sandbox_up(&app, &live, start.keep).await;
-        if up.is_err() && was == Desired::Offline {
-            // Else the next server would try what this one has refused.
-            self.want(app.clone(), Desired::Offline, |asked| *asked = Asked { woken, ..Asked::default() }).await?;
+        match self.up_and_kept_up(&app, live, start.keep).await {
+            Ok(supervised) => Ok(supervised),
+            Err(error) if was == Desired::Offline => {
+                // Else the next server would try what this one has refused. What came of it until then is put down again.
+                self.want(app, Desired::Offline, |asked| *asked = Asked { woken: rests, ..Asked::default() }).await?;
+                Err(error)
+            }
+            Err(error) => {
+                // It is to be online, so it is tried again unless it is.
+                let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+                if online.is_none_or(|row| self.supervised(&row.sandbox_id).is_none()) {
+                    self.bring_online_again(app.id);
+                }
+                Err(error)
+            }
         }
-        let (row, record) = up?;
-        let version = if row.version == live.number { live } else { self.version_of(&app, row.version).await? };
-        let (launch, redactor) = self.app_launch(&app, &version, true).await?;
+    }
+
+    async fn is_app_awake(&self, app: &AppRecord) -> Result<bool, ApiError> {
+        let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+        match online {
+            Some(row) => Ok(self.look(&row.sandbox_id).await?.is_some_and(|(_, runtime)| runtime.is_some())),
+            None => Ok(false),
+        }
+    }
+
+    async fn up_and_kept_up(self: &Arc<Self>, app: &AppRecord, live: AppVersionRecord, keep: bool) -> Result<Supervised, ApiError> {
+        let (row, record) = self.app_sandbox_up(app, &live, keep).await?;
+        let version = if row.version == live.number { live } else { self.version_of(app, row.version).await? };
+        let (launch, redactor) = self.app_launch(app, &version, true).await?;
         self.serve_ports(&record, &launch).await?;
-        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen_of(&app), redactor };
-        let supervised = self.supervise(&record.id, &launch, &launch.wanted(&asked_of(&app)), keeping);
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen_of(app), redactor };
+        let supervised = self.supervise(&record.id, &launch, &launch.wanted(&asked_of(app)), keeping);
         supervised.heard().await;
         Ok(supervised)
     }
@@ -135,6 +157,8 @@ impl App {
         let (row, record) = match found {
             Some(found) if keep || !whole.outdated => found,
             former => {
+                // What can be known before is looked at before anything ends.
+                self.check_app_sandbox(app, live).await?;
                 if let Some((row, _)) = former {
                     self.withdraw_runs(&app.id, Which::In(row.sandbox_id.clone()), Withdrawn::AppReplaced).await?;
                     self.unsupervise(&row.sandbox_id, STOP_GRACE).await;
@@ -284,11 +308,15 @@ impl App {
         let turn = self.app_turns.of(&app.id).lock_owned().await;
         let app = self.app_by_id(&app.id).await?;
         let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
-        let supervised = online.filter(|_| app.desired == Desired::Online).and_then(|row| self.supervised(&row.sandbox_id));
-        let Some(supervised) = supervised else { return Err(ApiError::conflict(format!("app {name:?} is not online; start it first"))) };
+        let found = online.filter(|_| app.desired == Desired::Online).and_then(|row| Some((self.supervised(&row.sandbox_id)?, row.version)));
+        let Some((supervised, version)) = found else { return Err(ApiError::conflict(format!("app {name:?} is not online; start it first"))) };
         let launch = Arc::clone(supervised.launch());
         if launch.manifest.find_service(service).is_none() {
             return Err(ApiError::new(sandbar_api::ErrorCode::NotFound, launch.unknown(service).to_string()));
+        }
+        if wanted {
+            let (launch, redactor) = self.app_launch(&app, &self.version_of(&app, version).await?, true).await?;
+            supervised.renew(&launch, &redactor);
         }
         if wanted && !supervised.is_awake() {
             let record = self.record_of(supervised.sandbox_id()).await?.ok_or_else(|| ApiError::not_found("sandbox", supervised.sandbox_id()))?;
@@ -313,10 +341,32 @@ impl App {
         Ok((supervised, service.to_owned(), turn))
     }
 
+    /// Lets what is started anew in an app that is online, by whatever reason, have what the app is given now. Behind the caller.
+    pub(super) fn renew_app(self: &Arc<Self>, app_id: String) {
+        let this = Arc::clone(self);
+        self.sandboxes.tasks.spawn(async move {
+            // Whoever comes last in its turn knows the latest.
+            let turn = this.app_turns.of(&app_id);
+            let _turn = turn.lock().await;
+            let renewed = async {
+                let app = this.app_by_id(&app_id).await?;
+                let online = this.store.app_sandbox_online(&app_id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
+                if let Some((supervised, version)) = online.and_then(|row| Some((this.supervised(&row.sandbox_id)?, row.version))) {
+                    let (launch, redactor) = this.app_launch(&app, &this.version_of(&app, version).await?, true).await?;
+                    supervised.renew(&launch, &redactor);
+                }
+                Ok::<_, ApiError>(())
+            };
+            if let Err(error) = renewed.await {
+                tracing::info!(app = app_id, %error, "what is started anew of an app keeps what the app was given before");
+            }
+        });
+    }
+
     /// Goes on with the apps that a former server had online, or was stopping. Sandboxes that sleep are left asleep.
     pub(crate) async fn recover_online_apps(self: &Arc<Self>) -> Result<(), ApiError> {
         for app in self.store.apps_online().await.map_err(|e| store_failure("reading apps", &e))? {
-            match self.keep_up_again(&app).await {
+            match self.keep_up_again(&app, true).await {
                 Ok(true) => {}
                 Ok(false) => self.bring_online_again(app.id),
                 Err(error) => {
@@ -339,20 +389,28 @@ impl App {
                 }
             }
         }
+        self.reconcile_app_stops().await
+    }
+
+    /// Goes on with stops that a former server, or a former try, did not come to the end of. Can be repeated at any time.
+    pub(crate) async fn reconcile_app_stops(self: &Arc<Self>) -> Result<(), ApiError> {
         for id in self.store.apps_stopping().await.map_err(|e| store_failure("reading apps", &e))? {
+            let Some(stopping) = self.apps.stopping.begin(&id) else { continue };
             let this = Arc::downgrade(self);
             self.supervisors.spawn_free(async move {
+                let _stopping = stopping;
                 let Some(this) = this.upgrade() else { return };
                 if let Err(error) = this.stop_again(&id).await {
-                    tracing::error!(app = id, %error, "an app that was being stopped is not");
+                    tracing::error!(app = id, %error, "an app that was being stopped is not; it will be tried again");
                 }
             });
         }
         Ok(())
     }
 
-    /// Keeps up what a former server did, in the sandbox that there is; false when there is none.
-    async fn keep_up_again(self: &Arc<Self>, app: &AppRecord) -> Result<bool, ApiError> {
+    /// Keeps up what a former server did, in the sandbox that there is; false when there is none. With `begins` also what was asked for
+    /// and never came to be seen.
+    async fn keep_up_again(self: &Arc<Self>, app: &AppRecord, begins: bool) -> Result<bool, ApiError> {
         let online = self.store.app_sandbox_online(&app.id).await.map_err(|e| store_failure("reading sandboxes of the app", &e))?;
         let Some(row) = online else { return Ok(false) };
         if self.record_of(&row.sandbox_id).await?.is_none() {
@@ -371,16 +429,18 @@ impl App {
             let entry = seen.entries.get(name).filter(|_| seen.sandbox_id == row.sandbox_id);
             entry.is_some_and(|entry| entry.state != sandbar_core::app::AppState::None)
         };
-        // What was asked for and never came to be seen.
-        let unseen: Vec<String> = launch.wanted(&asked_of(app)).into_iter().filter(|name| !known(name)).collect();
-        let keeping = Keeping { app_id: Some(app.id.clone()), revive: true, seen: seen.clone(), redactor };
+        let unseen: Vec<String> = launch.wanted(&asked_of(app)).into_iter().filter(|name| begins && !known(name)).collect();
+        let keeping = Keeping { app_id: Some(app.id.clone()), revive: begins, seen: seen.clone(), redactor };
         self.supervise(&row.sandbox_id, &launch, &unseen, keeping);
         Ok(true)
     }
 
     fn bring_online_again(self: &Arc<Self>, app_id: String) {
+        // Once, however often that fails.
+        let Some(bringing) = self.apps.bringing.begin(&app_id) else { return };
         let this = Arc::downgrade(self);
         self.supervisors.spawn_free(async move {
+            let _bringing = bringing;
             let mut pause = RECOVER_PAUSE.0;
             loop {
                 let Some(app) = this.upgrade() else { return };
@@ -410,8 +470,10 @@ impl App {
         let _turn = turn.lock().await;
         let app = self.app_by_id(app_id).await?;
         let (Desired::Offline, Some(sandbox)) = (app.desired, asked_of(&app).stopping) else { return Ok(()) };
-        // What still runs is found first, so that it can be ended as it should be.
-        self.keep_up_again(&AppRecord { launch: serde_json::json!({}), ..app.clone() }).await?;
+        // What still runs is found first, so that it can be ended as it should be; else it ends with its sandbox.
+        if let Err(error) = self.keep_up_again(&app, false).await {
+            tracing::warn!(app = app_id, %error, "what an app that is being stopped still runs is not known");
+        }
         self.finish_stop(app, sandbox).await.map(drop)
     }
 

@@ -1,20 +1,17 @@
 //! The sandboxes of apps. The row comes before the sandbox and goes after it, so that whatever a killed server left half made has
 //! an owner, and is found again by whoever looks.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sandbar_core::{
-    app::{
-        SandboxKind,
-        manifest::{Manifest, Volume},
-    },
+    app::{SandboxKind, launch::Launch, manifest::Manifest},
     lifecycle,
     limits::deploys as limits,
     sandbox::{Base, SandboxRecord},
 };
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError};
 
-use super::{LOGS, ground::config_of, manifest_of, volumes::Mounts};
+use super::{LOGS, ground::config_of, manifest_of, supervise::gates, volumes::Mounts};
 use crate::{
     app::{
         App,
@@ -75,8 +72,8 @@ impl App {
             base: Some(base.clone()),
         };
         // To its end also when nobody waits any more: half of a sandbox is not left.
-        let (made, app, volumes) = (Arc::clone(self), app.clone(), manifest.volumes.clone());
-        let made = self.sandboxes.tasks.spawn(async move { made.make_row_and_sandbox(&app, row, claim, base, &volumes).await });
+        let (made, app, manifest) = (Arc::clone(self), app.clone(), manifest.clone());
+        let made = self.sandboxes.tasks.spawn(async move { made.make_row_and_sandbox(&app, row, claim, base, manifest).await });
         made.await.unwrap_or_else(|error| Err(ApiError::internal("making a sandbox of the app", &error)))
     }
 
@@ -86,7 +83,7 @@ impl App {
         row: AppSandboxRecord,
         claim: lifecycle::Claim,
         base: Base,
-        volumes: &[Volume],
+        manifest: Manifest,
     ) -> Result<SandboxRecord, ApiError> {
         let id = row.sandbox_id.clone();
         let making = self.apps.making.begin(&id);
@@ -96,7 +93,12 @@ impl App {
             StoreError::Exists { .. } => ApiError::conflict("the app has a sandbox online already"),
             error => store_failure("saving the sandbox", &error),
         })?;
-        let made = match self.app_mounts(app, &row, &claim.template, volumes).await {
+        let manifest = Arc::new(manifest);
+        if row.kind != SandboxKind::Build {
+            // Until something is kept up in it.
+            gates::begin_closed(self, &id, &Launch::of(Arc::clone(&manifest), &app.name, row.version, &BTreeMap::new()));
+        }
+        let made = match self.app_mounts(app, &row, &claim.template, &manifest.volumes).await {
             Ok(Mounts { mounts, trees, pins: _pins }) => self.make(lifecycle::Claim { mounts, ..claim }, base, trees).await,
             Err(error) => Err(error),
         };
@@ -157,13 +159,13 @@ impl App {
         self.sandboxes.tasks.spawn(async move {
             let ended = tokio::time::timeout(ENDED_WITHIN, app.end(&id)).await;
             match ended {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => app.previews.forget_gates(&id),
                 // Gone is what was wanted.
-                Ok(Err(error)) if error.status() == 404 => {}
+                Ok(Err(error)) if error.status() == 404 => app.previews.forget_gates(&id),
+                // Its ports stay as they are.
                 Ok(Err(error)) => tracing::warn!(sandbox = id, %error, "a sandbox of an app did not end; it will be tried again"),
                 Err(_) => tracing::warn!(sandbox = id, "a sandbox of an app has not ended yet; it will be tried again"),
             }
-            app.previews.forget_gates(&id);
             match app.store.app_sandboxes_settle(vec![id]).await {
                 // Volumes may have waited for that.
                 Ok(gone) if gone > 0 => app.apps.changed.notify_one(),

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -32,7 +32,7 @@ mod process;
 mod watcher;
 
 pub(crate) use driver::EntryView;
-use driver::{Command, Driver, Ground, Place};
+use driver::{Command, Driver, Fresh, Ground, Place};
 use watcher::Watcher;
 
 /// Commands that wait for one process; more would be the same again.
@@ -56,7 +56,7 @@ struct Inner {
     launch: Arc<Launch>,
     entries: BTreeMap<String, Handle>,
     ground: watch::Receiver<Ground>,
-    redactor: Arc<Redactor>,
+    redactor: RwLock<Arc<Redactor>>,
     /// The sandbox is there.
     alive: watch::Receiver<bool>,
     /// Ends the tasks, not the processes.
@@ -68,6 +68,8 @@ struct Handle {
     /// How many times it was wanted.
     asked: AtomicU64,
     view: watch::Receiver<EntryView>,
+    /// What its next process is started with.
+    fresh: watch::Sender<Fresh>,
 }
 
 /// Why the start command is not ready.
@@ -107,7 +109,8 @@ impl Default for Supervisors {
 }
 
 impl App {
-    /// Keeps up in a sandbox what is `wanted` of a launch: starts it, or joins what is under way. Returns at once.
+    /// Keeps up in a sandbox what is `wanted` of a launch: starts it, or joins what is under way. What is started from now on has the
+    /// environment of this launch. Returns at once.
     pub(crate) fn supervise(self: &Arc<Self>, sandbox_id: &str, launch: &Arc<Launch>, wanted: &[String], keeping: Keeping) -> Supervised {
         let supervised = self.supervisors.supervise(self, sandbox_id, launch, keeping);
         for name in wanted {
@@ -153,6 +156,7 @@ impl Supervisors {
     fn supervise(&self, app: &Arc<App>, sandbox_id: &str, launch: &Arc<Launch>, keeping: Keeping) -> Supervised {
         let mut known = self.lock();
         if let Some(supervised) = known.get(sandbox_id).filter(|supervised| *supervised.0.alive.borrow()) {
+            supervised.renew(launch, &keeping.redactor);
             return supervised.clone();
         }
         let stop = self.stop.child_token();
@@ -168,11 +172,20 @@ impl Supervisors {
             let (view, watched) = watch::channel(EntryView::new(entry, &upkeep, seen));
             let (commands, queue) = mpsc::channel(COMMANDS_MAX);
             let redactor = Arc::clone(&keeping.redactor);
-            let place =
-                Place { entry: Arc::clone(entry), redactor, ground: stands.clone(), ends: ends.clone(), dependencies, context_id: None, seen_to_end: None };
+            let (fresh, latest) = watch::channel((Arc::clone(entry), Arc::clone(&redactor)));
+            let place = Place {
+                entry: Arc::clone(entry),
+                redactor,
+                latest,
+                ground: stands.clone(),
+                ends: ends.clone(),
+                dependencies,
+                context_id: None,
+                seen_to_end: None,
+            };
             let driver = Driver { upkeep, heard: 0, view, commands: queue, place };
             self.spawn(&stop, driver.run());
-            entries.insert(entry.name.clone(), Handle { commands, asked: AtomicU64::new(0), view: watched });
+            entries.insert(entry.name.clone(), Handle { commands, asked: AtomicU64::new(0), view: watched, fresh });
         }
         let views: Vec<watch::Receiver<EntryView>> = entries.values().map(|handle| handle.view.clone()).collect();
         if let Some(app_id) = keeping.app_id.clone() {
@@ -186,10 +199,10 @@ impl Supervisors {
         }
         let watcher = Watcher { app: Arc::downgrade(app), sandbox_id: sandbox_id.to_owned(), ground, alive, end, revive: keeping.revive };
         self.spawn(&stop, watcher.run(app.sandboxes.listeners.listen(sandbox_id)));
-        let inner =
-            Inner { sandbox_id: sandbox_id.to_owned(), launch: Arc::clone(launch), entries, ground: stands, redactor: keeping.redactor, alive: lives, stop };
+        let (sandbox_id, redactor) = (sandbox_id.to_owned(), RwLock::new(keeping.redactor));
+        let inner = Inner { sandbox_id: sandbox_id.clone(), launch: Arc::clone(launch), entries, ground: stands, redactor, alive: lives, stop };
         let supervised = Supervised(Arc::new(inner));
-        known.insert(sandbox_id.to_owned(), supervised.clone());
+        known.insert(sandbox_id, supervised.clone());
         supervised
     }
 
@@ -271,8 +284,18 @@ impl Supervised {
         &self.0.sandbox_id
     }
 
-    pub fn redactor(&self) -> &Arc<Redactor> {
-        &self.0.redactor
+    pub fn redactor(&self) -> Arc<Redactor> {
+        Arc::clone(&self.0.redactor.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From here on processes are started with what this launch says. What runs keeps what it was started with.
+    pub fn renew(&self, launch: &Launch, redactor: &Arc<Redactor>) {
+        *self.0.redactor.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(redactor);
+        for entry in &launch.entries {
+            if let Some(handle) = self.0.entries.get(&entry.name) {
+                handle.fresh.send_replace((Arc::clone(entry), Arc::clone(redactor)));
+            }
+        }
     }
 
     pub fn launch(&self) -> &Arc<Launch> {
@@ -375,7 +398,7 @@ impl Supervised {
         let runtime = self.0.ground.borrow().runtime.clone();
         let context = self.view(name).and_then(|view| view.processes.last().cloned());
         match (runtime, context) {
-            (Some(runtime), Some((of, context))) if of == runtime.id => process::printed(&runtime, &self.0.redactor, &context).await,
+            (Some(runtime), Some((of, context))) if of == runtime.id => process::printed(&runtime, &self.redactor(), &context).await,
             _ => Vec::new(),
         }
     }

@@ -13,7 +13,7 @@ use sandbar_core::{
     volume::{AccessMode, plan},
 };
 use sandbar_node::{Pin, random_id};
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVolumeRecord, StoreError, VolumeRecord};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, StoreError, VolumeRecord};
 
 use super::{diagnosed, manifest_of};
 use crate::{
@@ -87,6 +87,25 @@ impl App {
         Ok(mounts)
     }
 
+    /// Refuses what a new sandbox of an app would be refused for, as far as that is known before it is made; its volumes are made.
+    pub(super) async fn check_app_sandbox(&self, app: &AppRecord, version: &AppVersionRecord) -> Result<(), ApiError> {
+        self.check_room()?;
+        if version.base.is_none() {
+            return Err(ApiError::conflict(format!("version {} of app {:?} is {}", version.number, app.name, version.state.as_str())));
+        }
+        let row = AppSandboxRecord {
+            sandbox_id: String::new(),
+            team_id: app.team_id.clone(),
+            app_id: app.id.clone(),
+            version: version.number,
+            kind: SandboxKind::App,
+            run_id: None,
+            removing: false,
+            created_at_ms: now_ms(),
+        };
+        self.app_mounts(app, &row, &version.template, &manifest_of(version)?.volumes).await.map(drop)
+    }
+
     /// The volume of an app, made when there is none; as large as the live version says.
     async fn ensure_app_volume(&self, app: &AppRecord, row: &AppSandboxRecord, volume: &Volume) -> Result<(VolumeRecord, Option<Pin>), ApiError> {
         let failed = |error: StoreError| store_failure("making a volume of the app", &error).with_message(|text| format!("volume {:?}: {text}", volume.name));
@@ -131,25 +150,6 @@ impl App {
             return Err(store_failure("making a volume for the build", &error));
         }
         Ok((record, Some(pin)))
-    }
-
-    /// Somebody deletes a sandbox: where it was an app's own, volumes that are to go with it do.
-    pub(crate) async fn sandbox_deleted(&self, sandbox_id: &str) {
-        let ended = async {
-            let failed = |e: StoreError| store_failure("reading sandboxes of the app", &e);
-            let row = self.store.app_sandbox_get(sandbox_id).await.map_err(failed)?.filter(|row| row.kind == SandboxKind::App);
-            let app = match row {
-                Some(row) => self.store.app_get(&row.app_id).await.map_err(failed)?,
-                None => None,
-            };
-            match app {
-                Some(app) => self.end_volumes_with_sandbox(&app).await,
-                None => Ok(()),
-            }
-        };
-        if let Err(error) = ended.await {
-            tracing::warn!(sandbox = sandbox_id, %error, "volumes that were to go with the sandbox of an app are kept");
-        }
     }
 
     /// The sandbox of an app is deleted on purpose: volumes that are to go with it do, as soon as no run has them.

@@ -75,7 +75,9 @@ impl App {
             drop(turn);
             return Ok(None);
         }
-        if run.doc.requires_start {
+        // One that is online is so with all of it, also where somebody deleted its sandbox.
+        let is_kept_up = whole.online.as_ref().is_some_and(|online| self.supervised(&online.sandbox_id).is_some());
+        if run.doc.requires_start || (app.desired == Desired::Online && !is_kept_up) {
             let supervised = self.bring_online_in_turn(app, Start { services: None, keep }).await?;
             let record = self.record_of(supervised.sandbox_id()).await?;
             return record.map(Some).ok_or_else(|| ApiError::unavailable("the sandbox of the app was deleted just now").retry_after(1));

@@ -77,11 +77,16 @@ pub(super) struct Driver {
     pub place: Place,
 }
 
+/// What a process is started with, and what takes the secrets among it out of what it prints.
+pub(super) type Fresh = (Arc<Entry>, Arc<Redactor>);
+
 /// Where a process is, and what it depends on.
 pub(super) struct Place {
     pub entry: Arc<Entry>,
     /// Takes secrets out of the last lines.
     pub redactor: Arc<Redactor>,
+    /// The same for the next process: what the app is given may have changed.
+    pub latest: watch::Receiver<Fresh>,
     pub ground: watch::Receiver<Ground>,
     /// Advances whenever some process of the sandbox has ended.
     pub ends: watch::Receiver<u64>,
@@ -211,6 +216,7 @@ impl Place {
         if let Err(ending) = self.wait_for_dependencies(view).await {
             return Ok(Seen::Blocked(ending));
         }
+        (self.entry, self.redactor) = self.latest.borrow().clone();
         let context = process::start(runtime, &self.entry).await?;
         self.runs(runtime, &context, view);
         Ok(Seen::Runs)
