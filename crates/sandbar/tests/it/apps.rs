@@ -17,6 +17,7 @@ mod command;
 mod demo;
 mod kills;
 mod lifecycle;
+mod mended;
 mod previews;
 mod receipts;
 mod runs;

@@ -76,7 +76,10 @@ impl App {
             return Ok(None);
         }
         // One that is online is so with all of it, also where somebody deleted its sandbox.
-        let is_kept_up = whole.online.as_ref().is_some_and(|online| self.supervised(&online.sandbox_id).is_some());
+        let is_kept_up = match &whole.online {
+            Some(online) => self.supervised(&online.sandbox_id).is_some() && self.record_of(&online.sandbox_id).await?.is_some(),
+            None => false,
+        };
         if run.doc.requires_start || (app.desired == Desired::Online && !is_kept_up) {
             let supervised = self.bring_online_in_turn(app, Start { services: None, keep }).await?;
             let record = self.record_of(supervised.sandbox_id()).await?;
