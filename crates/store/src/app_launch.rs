@@ -17,12 +17,12 @@ impl Store {
             .await
     }
 
-    /// Sandboxes that apps keep which are offline, each with its app's id and its version.
+    /// Sandboxes that apps keep which are offline, and those of runs, each with its app's id and its version.
     pub async fn app_sandboxes_offline(&self) -> Result<Vec<(String, String, i64)>, StoreError> {
         self.engine
             .read("look for sandboxes of apps that are offline", |c| {
                 let sql = "SELECT s.sandbox_id, s.app_id, s.version FROM app_sandbox AS s JOIN app ON app.id = s.app_id
-                    WHERE s.kind = 'app' AND s.state = 'wanted' AND app.desired = 'offline' ORDER BY s.sandbox_id";
+                    WHERE s.state = 'wanted' AND (s.kind = 'run' OR (s.kind = 'app' AND app.desired = 'offline')) ORDER BY s.sandbox_id";
                 let mut statement = c.prepare_cached(sql)?;
                 let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
                 Ok(rows.collect::<Result<_, _>>()?)
