@@ -132,6 +132,10 @@ pub enum CancelMet {
 const SMALL: &str = "id, team_id, app_id, app_name, version, action, cause, schedule_id, tick_ms, status, phase, failure_reason, cleanup, sandbox_id,
     concurrency_group, idempotency_key, cancel_requested_at_ms, created_at_ms, started_at_ms, finished_at_ms, log_bytes, artifact_bytes, receipt_id, withdrawn, doc";
 
+/// Bytes of the files that a run was given.
+const FILES_BYTES: &str =
+    "(SELECT coalesce(sum(json_extract(value, '$.size_bytes')), 0) FROM json_each(CASE WHEN json_valid(doc) THEN doc ELSE '{}' END, '$.files'))";
+
 impl Store {
     /// Asks for a run: its row is there, or why not.
     pub async fn app_run_insert(&self, run: NewAppRun) -> Result<InsertedRun, StoreError> {
@@ -301,6 +305,10 @@ pub(crate) fn insert_run(c: &Connection, new: &NewAppRun) -> Result<InsertedRun,
     if waiting >= limits::RUNS_WAITING_PER_TEAM_MAX {
         return Err(StoreError::TooMany { what: "runs of this team's apps that wait", max: limits::RUNS_WAITING_PER_TEAM_MAX });
     }
+    let bytes: u64 = new.doc.files.iter().map(|file| file.size_bytes).sum();
+    if bytes > 0 && bytes + files_bytes(c, &new.team_id)? > limits::RUNS_FILES_PER_TEAM_MAX_BYTES as u64 {
+        return Err(StoreError::TooMany { what: "bytes of files of this team's runs that have not ended", max: limits::RUNS_FILES_PER_TEAM_MAX_BYTES });
+    }
     let skipped = match &new.group {
         Some(group) => is_one_too_many(c, new, group)?,
         None => false,
@@ -331,6 +339,12 @@ pub(crate) fn insert_run(c: &Connection, new: &NewAppRun) -> Result<InsertedRun,
         new.input,
     ])?;
     Ok(if skipped { InsertedRun::Skipped } else { InsertedRun::Queued })
+}
+
+/// Bytes of the files that unfinished runs of a team keep.
+fn files_bytes(c: &Connection, team_id: &str) -> Result<u64, StoreError> {
+    let sql = format!("SELECT coalesce(sum({FILES_BYTES}), 0) FROM app_run WHERE status IN ('queued', 'running') AND team_id = ?1");
+    Ok(c.prepare_cached(&sql)?.query_row([team_id], |row| Ok(row.get::<_, i64>(0)?.max(0).unsigned_abs()))?)
 }
 
 fn by_key(c: &Connection, app_id: &str, key: &str) -> Result<Option<(String, String)>, StoreError> {
@@ -368,12 +382,23 @@ fn text(doc: &RunDoc) -> Result<String, StoreError> {
 }
 
 fn run(row: &Row<'_>) -> Result<AppRun, StoreError> {
-    fn word<T>(column: &str, text: &str, named: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
-        named(text).ok_or_else(|| StoreError::corrupt("run", &format!("{column} {text:?}")))
+    fn named<T>(column: &str, text: &str, named: impl Fn(&str) -> Option<T>, doc: &mut RunDoc) -> Option<T> {
+        let found = named(text);
+        if found.is_none() {
+            doc.known.unreadable.get_or_insert_with(|| format!("{column} {text:?}"));
+        }
+        found
     }
     let text = |column: usize| row.get::<_, String>(column);
     let optional = |column: usize| row.get::<_, Option<String>>(column);
-    let doc = text(24)?;
+    // What is of no use keeps nobody from reading the others: the run says so itself, and ends.
+    let (doc, status) = (text(24)?, text(9)?);
+    let mut doc = serde_json::from_str(&doc).unwrap_or_else(|error| RunDoc::unreadable(&error.to_string()));
+    let phase = named("phase", &text(10)?, Phase::named, &mut doc);
+    let cause = named("cause", &text(6)?, RunCause::named, &mut doc);
+    let failure_reason = optional(11)?.and_then(|text| named("reason", &text, FailureReason::named, &mut doc));
+    let cleanup = optional(12)?.and_then(|text| named("cleanup", &text, Cleanup::named, &mut doc));
+    let withdrawn = optional(23)?.and_then(|text| named("withdrawn", &text, Withdrawn::named, &mut doc));
     Ok(AppRun {
         id: row.get(0)?,
         team_id: row.get(1)?,
@@ -381,13 +406,13 @@ fn run(row: &Row<'_>) -> Result<AppRun, StoreError> {
         app_name: row.get(3)?,
         version: row.get(4)?,
         action: row.get(5)?,
-        cause: word("cause", &text(6)?, RunCause::named)?,
+        cause: cause.unwrap_or(RunCause::Api),
         schedule_id: row.get(7)?,
         tick_ms: row.get(8)?,
-        status: word("status", &text(9)?, RunStatus::named)?,
-        phase: word("phase", &text(10)?, Phase::named)?,
-        failure_reason: optional(11)?.map(|text| word("reason", &text, FailureReason::named)).transpose()?,
-        cleanup: optional(12)?.map(|text| word("cleanup", &text, Cleanup::named)).transpose()?,
+        status: RunStatus::named(&status).ok_or_else(|| StoreError::corrupt("run", &format!("status {status:?}")))?,
+        phase: phase.unwrap_or(Phase::Preparing),
+        failure_reason,
+        cleanup,
         sandbox_id: row.get(13)?,
         group: row.get(14)?,
         idempotency_key: row.get(15)?,
@@ -398,9 +423,8 @@ fn run(row: &Row<'_>) -> Result<AppRun, StoreError> {
         log_bytes: row.get::<_, i64>(20)?.max(0) as u64,
         artifact_bytes: row.get::<_, i64>(21)?.max(0) as u64,
         receipt_id: row.get(22)?,
-        withdrawn: optional(23)?.map(|text| word("withdrawn", &text, Withdrawn::named)).transpose()?,
-        // One that is of no use keeps nobody from reading the others: the run says so itself, and ends.
-        doc: serde_json::from_str(&doc).unwrap_or_else(|error| RunDoc::unreadable(&error.to_string())),
+        withdrawn,
+        doc,
         input: row.get(25)?,
     })
 }

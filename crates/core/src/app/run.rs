@@ -101,6 +101,8 @@ pub enum Ending {
     Timeout,
     /// It costs more than it may.
     Budget,
+    /// It may cost only so much, and there are no prices any more.
+    Unpriced,
     Cancelled,
 }
 
@@ -183,6 +185,10 @@ impl Verdict {
         Self::failed(FailureReason::BudgetExhausted, "it came to cost more than it may, and was ended with all its processes")
     }
 
+    pub fn unpriced() -> Self {
+        Self::failed(FailureReason::BudgetExhausted, "it may cost only so much, and the server has no prices any more by which that could be told")
+    }
+
     pub fn timed_out(timeout_s: u64) -> Self {
         let message = format!("it ran for longer than its {timeout_s} s and was ended with all its processes");
         Self { status: RunStatus::TimedOut, reason: Some(FailureReason::Timeout), message: Some(message) }
@@ -215,6 +221,7 @@ pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> V
     let ended_by_us = || match ending {
         Some(Ending::Timeout) => Verdict::timed_out(timeout_s),
         Some(Ending::Budget) => Verdict::over_budget(),
+        Some(Ending::Unpriced) => Verdict::unpriced(),
         Some(Ending::Cancelled) => Verdict::cancelled(),
         None => Verdict::failed(FailureReason::Signal, "somebody ended its process in the sandbox"),
     };
@@ -226,7 +233,7 @@ pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> V
     };
     match &exit.by {
         ExitBy::Asked => ended_by_us(),
-        ExitBy::Ttl if matches!(ending, Some(Ending::Cancelled | Ending::Budget)) => ended_by_us(),
+        ExitBy::Ttl if matches!(ending, Some(Ending::Cancelled | Ending::Budget | Ending::Unpriced)) => ended_by_us(),
         ExitBy::Ttl => Verdict::timed_out(timeout_s),
         ExitBy::OutOfMemory => Verdict::failed(FailureReason::OutOfMemory, "the sandbox reached its memory limit and the kernel killed the command"),
         ExitBy::Signal(name) => Verdict::failed(FailureReason::Signal, format!("the signal {name} ended it")),
@@ -236,6 +243,16 @@ pub fn verdict(exit: Option<&Exit>, ending: Option<Ending>, timeout_s: u64) -> V
 }
 
 impl Verdict {
+    /// The same of a command of which nobody knows whether it began: that is said.
+    #[must_use]
+    pub fn or_untold(mut self, known: &Known) -> Self {
+        if known.told_to_begin && known.context_id.is_none() {
+            let text = self.message.take().map_or_else(String::new, |text| format!("{text}; "));
+            self.message = Some(format!("{text}it is not known whether its command had begun"));
+        }
+        self
+    }
+
     /// The same, told as what it is: of a command that was ended because a volume, or its sandbox, was full.
     pub fn or_full(self, full: Option<String>) -> Self {
         match (self.reason, full) {
@@ -370,6 +387,8 @@ pub struct Known {
     pub skipped: bool,
     /// The runtime in which the command was or is to be started.
     pub runtime_id: Option<String>,
+    /// The agent was or is to be told to start the command; without `context_id` it is not known whether it did.
+    pub told_to_begin: bool,
     /// The command was started.
     pub context_id: Option<String>,
     pub commanded_at_ms: Option<i64>,
@@ -388,6 +407,9 @@ pub struct Known {
     pub message: Option<String>,
     /// The counters of the sandbox when the command began.
     pub before: Option<Counters>,
+    /// The server that read them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before_by: Option<String>,
     pub usage: Option<RunUsage>,
     pub artifacts: Vec<RunArtifact>,
     /// What it left was fetched, and what it used was measured.
@@ -486,6 +508,12 @@ impl ArtifactStatus {
 }
 
 impl Counters {
+    /// The same without what is counted by the server and not by the kernel.
+    #[must_use]
+    pub fn without_network(self) -> Self {
+        Self { sent_bytes: 0, received_bytes: 0, denied: 0, ..self }
+    }
+
     /// What came since; a counter that began anew counts from there.
     pub fn since(self, before: Self) -> Self {
         let more = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
@@ -617,6 +645,7 @@ mod tests {
             (Some((143, Some("ttl: the context reached its ttl of 5 s"))), Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
             (Some((143, Some("deleted: the context was deleted"))), Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
             (Some((0, None)), Some(Ending::Budget), Is::Succeeded, None),
+            (Some((143, Some("deleted: the context was deleted"))), Some(Ending::Unpriced), Is::Failed, Some(Why::BudgetExhausted)),
             (None, Some(Ending::Budget), Is::Failed, Some(Why::BudgetExhausted)),
             (None, Some(Ending::Timeout), Is::TimedOut, Some(Why::Timeout)),
             (None, Some(Ending::Cancelled), Is::Cancelled, Some(Why::Cancelled)),
@@ -628,6 +657,27 @@ mod tests {
             assert_eq!((found.status, found.reason), (status, reason), "{exit:?} {ending:?}");
             assert_eq!(found.message.is_some(), status != Is::Succeeded);
         }
+    }
+
+    #[test]
+    fn whether_a_command_began_is_said_where_nobody_knows() {
+        let lost = || verdict(None, None, 5);
+        let said = "its sandbox ended, and the command with it";
+        for (told_to_begin, context_id, message) in [
+            (false, None, said.to_owned()),
+            (true, Some("c".to_owned()), said.to_owned()),
+            (true, None, format!("{said}; it is not known whether its command had begun")),
+        ] {
+            let found = lost().or_untold(&Known { told_to_begin, context_id, ..Known::default() });
+            assert_eq!((found.reason, found.message), (Some(FailureReason::SandboxLost), Some(message)));
+        }
+    }
+
+    #[test]
+    fn counters_of_the_network_begin_anew_with_the_server() {
+        let before = Counters { cpu_us: 10, sent_bytes: 10, received_bytes: 10, denied: 1 };
+        let now = Counters { cpu_us: 15, sent_bytes: 12, received_bytes: 40, denied: 2 };
+        assert_eq!(now.since(before.without_network()), Counters { cpu_us: 5, sent_bytes: 12, received_bytes: 40, denied: 2 });
     }
 
     #[test]

@@ -6,6 +6,8 @@ pub const RUNS_AT_ONCE_PER_TEAM_MAX: usize = 32;
 pub const RUNS_AT_ONCE_PER_APP_MAX: usize = 16;
 /// Runs of a team that wait.
 pub const RUNS_WAITING_PER_TEAM_MAX: usize = 1000;
+/// Bytes of the files of a team's runs that have not ended.
+pub const RUNS_FILES_PER_TEAM_MAX_BYTES: usize = 512 << 20;
 /// Seconds that a run's command may take when its action says nothing.
 pub const RUN_TIMEOUT_DEFAULT_S: u64 = 3600;
 /// Seconds after the server's own clock at which the agent ends a command by itself.

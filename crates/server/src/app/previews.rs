@@ -224,6 +224,8 @@ pub(crate) async fn over(app: SharedApp, preview: Arc<PreviewRecord>) {
                 }
             }
             Ok(None) => return,
+            // A store that does not answer keeps nothing open for longer.
+            Err(_) if expires_at_ms <= now_ms() => return,
             Err(_) => {}
         }
     }

@@ -16,6 +16,8 @@ use crate::app::{SharedApp, apps::runs::RunDir, sandboxes::now_ms};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between two looks at what is not kept any longer, and at what belongs to nobody.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks for folders that belong to no run.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Cleanups at once, and in one look.
 const AT_ONCE: usize = 4;
 const LOOK_MAX: u32 = 64;
@@ -23,10 +25,7 @@ const LOOK_MAX: u32 = 64;
 const STEP: u32 = 100;
 
 pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
-    if let Err(error) = sweep_folders(&app).await {
-        tracing::warn!(%error, "folders of runs that are gone were not looked for");
-    }
-    let mut next_prune = Instant::now();
+    let (mut next_prune, mut next_sweep) = (Instant::now(), Instant::now());
     loop {
         match clean(&app, &stop).await {
             Ok(()) => {}
@@ -36,6 +35,12 @@ pub(crate) async fn run(app: SharedApp, stop: CancellationToken) {
         if Instant::now() >= next_prune {
             next_prune = Instant::now() + PRUNE_EVERY;
             prune(&app).await;
+        }
+        if Instant::now() >= next_sweep {
+            next_sweep = Instant::now() + SWEEP_EVERY;
+            if let Err(error) = sweep_folders(&app).await {
+                tracing::warn!(%error, "folders of runs that are gone were not looked for");
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -80,11 +85,11 @@ async fn prune(app: &SharedApp) {
     }
 }
 
-/// After its row: a folder without one is found at the next start.
+/// After its row: a folder without one is found later.
 async fn remove(app: &SharedApp, run_id: String) {
     let dir = app.run_dir(&run_id);
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || dir.remove()).await {
-        tracing::warn!(run = run_id, %error, "what was kept of a run was not removed; the next start tries again");
+        tracing::warn!(run = run_id, %error, "what was kept of a run was not removed; it is tried again");
     }
 }
 
@@ -92,7 +97,8 @@ async fn remove(app: &SharedApp, run_id: String) {
 async fn sweep_folders(app: &SharedApp) -> std::io::Result<()> {
     let data_dir = app.config.data_dir.clone();
     let found = tokio::task::spawn_blocking(move || RunDir::all(&data_dir)).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))?;
-    // Read after the folders: what has a row by now is known.
+    // Read after the folders: what has a row by now is known, and whatever is about to get one is held since before it had a folder.
+    let found: Vec<String> = found.into_iter().filter(|id| !app.app_runs.is_held(id)).collect();
     let known: HashSet<String> = app.store.app_run_ids().await.map_err(std::io::Error::other)?.into_iter().collect();
     for id in found.into_iter().filter(|id| !known.contains(id)) {
         remove(app, id).await;

@@ -57,9 +57,15 @@ async fn look(app: &SharedApp, stop: &CancellationToken, held: &mut Held) -> Res
         if held.has(&id) {
             continue;
         }
-        if let Some(run) = app.store.app_run_find(&id).await?.filter(|run| !run.status.is_final()) {
-            tracing::info!(run = id, "a run of an app is gone on with");
-            held.spawn(app, run, true, stop);
+        match app.store.app_run_find(&id).await {
+            Ok(Some(run)) if !run.status.is_final() => {
+                tracing::info!(run = id, "a run of an app is gone on with");
+                held.spawn(app, run, true, stop);
+            }
+            Ok(_) => {}
+            Err(StoreError::Closed) => return Err(StoreError::Closed),
+            // It keeps nobody from the others.
+            Err(error) => tracing::error!(run = id, error = error_text(&error), "a run that is under way cannot be read; it is tried again"),
         }
     }
     for run in app.store.app_runs_unwanted(UNWANTED_MAX).await? {

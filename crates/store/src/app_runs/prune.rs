@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 use sandbar_core::limits::app_runs as limits;
 
+use super::FILES_BYTES;
 use crate::{Store, StoreError};
 
 /// Runs of one look at what is to be removed.
@@ -52,10 +53,12 @@ impl Store {
 }
 
 fn old(c: &Connection, before_ms: i64) -> Result<Vec<String>, StoreError> {
+    // Files are kept until their run has ended.
+    let bytes = format!("log_bytes + artifact_bytes + octet_length(input) + CASE WHEN status IN ('queued', 'running') THEN {FILES_BYTES} ELSE 0 END");
     let sql = format!(
         "SELECT id FROM (SELECT id, status, cleanup, created_at_ms,
-                row_number() OVER of_app AS nth, sum(log_bytes + artifact_bytes + octet_length(input)) OVER of_app AS app_bytes,
-                sum(log_bytes + artifact_bytes + octet_length(input)) OVER (PARTITION BY team_id ORDER BY created_at_ms DESC, id) AS team_bytes
+                row_number() OVER of_app AS nth, sum({bytes}) OVER of_app AS app_bytes,
+                sum({bytes}) OVER (PARTITION BY team_id ORDER BY created_at_ms DESC, id) AS team_bytes
             FROM app_run WINDOW of_app AS (PARTITION BY app_id ORDER BY created_at_ms DESC, id))
         WHERE (nth > ?1 OR app_bytes > ?2 OR team_bytes > ?3 OR created_at_ms < ?4) AND {ENDED} LIMIT {PRUNE_MAX}"
     );

@@ -5,6 +5,7 @@ use sandbar_core::{
         Cleanup, Phase, RunStatus,
         receipt::Kind,
         run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms, Withdrawn},
+        uploads::RunFile,
     },
     limits::app_runs as limits,
 };
@@ -289,14 +290,39 @@ async fn a_run_that_cannot_be_read_keeps_no_other_from_anything() {
         let db = rusqlite::Connection::open(fresh.path()).expect("opens");
         db.execute("UPDATE app_run SET doc = '{' WHERE id = 'a'", []).expect("writes");
     }
+    for (at, column) in ["phase", "cause", "withdrawn"].into_iter().enumerate() {
+        store.app_run_insert(new(column, 10 + at as i64)).await.expect("inserts");
+        let db = rusqlite::Connection::open(fresh.path()).expect("opens");
+        db.execute(&format!("UPDATE app_run SET {column} = 'unheard of' WHERE id = ?1"), [column]).expect("writes");
+    }
     let claimed = store.app_runs_claim(NOW + 50).await.expect("claims");
     let readable: Vec<_> = claimed.iter().map(|run| (run.id.as_str(), run.doc.known.unreadable.is_none())).collect();
-    assert_eq!(readable, [("a", false), ("b", true)]);
+    assert_eq!(readable, [("a", false), ("b", true), ("phase", false), ("cause", false), ("withdrawn", false)]);
     let ended = AppRunEnd { doc: claimed[0].doc.clone(), ..end("a", RunStatus::Running, RunStatus::Failed) };
     assert!(store.app_run_finish(ended, sign()).await.expect("ends").is_some(), "it has its receipt");
     let found = store.app_run_get("team", "a").await.expect("reads").expect("is there");
     assert!(found.status == RunStatus::Failed && found.doc.known.unreadable.is_some(), "{found:?}");
-    assert_eq!(store.app_runs_running().await.expect("reads").len(), 1);
+    assert_eq!(store.app_runs_running().await.expect("reads").len(), 4);
+}
+
+#[tokio::test]
+async fn files_of_runs_that_have_not_ended_are_bounded() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let with_file = |id: &str, at: i64, size_bytes: u64| {
+        let file = RunFile { input: "table".into(), path: "/workspace/table".into(), size_bytes, sha256: "s".into() };
+        NewAppRun { doc: RunDoc { files: vec![file], ..doc() }, ..new(id, at) }
+    };
+    let most = limits::RUNS_FILES_PER_TEAM_MAX_BYTES as u64;
+    store.app_run_insert(with_file("a", 0, most - 10)).await.expect("inserts");
+    let refused = store.app_run_insert(with_file("b", 1, 11)).await;
+    assert!(matches!(refused, Err(StoreError::TooMany { .. })), "{refused:?}");
+    store.app_run_insert(with_file("c", 2, 10)).await.expect("fits");
+    store.app_run_insert(new("d", 3)).await.expect("has none");
+    assert_eq!(claim(&store).await.len(), 3);
+    store.app_run_finish(end("a", RunStatus::Running, RunStatus::Succeeded), sign()).await.expect("ends").expect("was running");
+    store.app_run_insert(with_file("f", 5, most - 10)).await.expect("fits again");
+    assert!(store.app_runs_prune(0, 10).await.expect("prunes").is_empty());
 }
 
 /// Ends so many runs, the first at [`NOW`] and each some time later, and returns their receipts.

@@ -185,3 +185,15 @@ fn a_budget_without_prices_is_refused() {
     let diagnostic = &refused["details"]["diagnostics"][0];
     assert_eq!((&diagnostic["path"], &diagnostic["code"]), (&json!("$.schedules[0].budget.maxUsd"), &json!("unsupported_key")), "{refused}");
 }
+
+#[test]
+fn what_a_run_needs_costs_it_before_its_command_begins() {
+    let server = Server::start_with(&[("SANDBAR_PRICES", PRICES)]);
+    let api = server.api();
+    let burns = "start:\n  command: \"python3 -c 'while True: pass'\"\n  ports: [{port: 3000}]\nactions:\n  - {name: burn, command: \"touch ran\", requiresStart: true}\n";
+    let demo = Demo::deploy(&api, "burning-start", burns, &[]);
+    demo.try_post("/schedules", scheduled("run_and_delete", r#"{"budget":{"maxUsd":0.5}}"#)).ok(201);
+    let over = ended(&api, &demo.try_post("/schedules/burning/run", json!({})).ok(202)["run"].clone());
+    assert_eq!((&over["status"], &over["failure_reason"]), (&json!("failed"), &json!("budget_exhausted")), "{over}");
+    assert_eq!(receipt(&api, &over)["command"], Value::Null);
+}

@@ -22,7 +22,7 @@ use sandbar_core::{
     limits::app_runs as limits,
     roles::Permission,
 };
-use sandbar_store::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun};
+use sandbar_store::{AppRecord, AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -58,10 +58,20 @@ pub(crate) use uploads::WishFile;
 #[derive(Default)]
 pub struct AppRuns {
     live: Mutex<HashMap<String, Weak<Live>>>,
+    server: ServerId,
     /// Somebody asked for a run, or does not want one any more.
     pub(crate) changed: Notify,
     /// A run ended that has to be cleaned up after.
     pub(crate) cleanup_soon: Notify,
+}
+
+/// By which a server knows what a former one wrote.
+struct ServerId(String);
+
+impl Default for ServerId {
+    fn default() -> Self {
+        Self(uuid::Uuid::new_v4().to_string())
+    }
 }
 
 /// A run that somebody runs, or waits for.
@@ -81,6 +91,10 @@ pub(crate) struct Asked {
 }
 
 impl AppRuns {
+    pub(super) fn server_id(&self) -> &str {
+        &self.server.0
+    }
+
     /// What concerns a run from now on, for as long as somebody holds it.
     pub(crate) fn live(&self, run_id: &str) -> Arc<Live> {
         let mut all = self.live.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,6 +105,11 @@ impl AppRuns {
         let live = Arc::new(Live { cancel: CancellationToken::new(), done: CancellationToken::new(), logged: watch::Sender::new(0) });
         all.insert(run_id.to_owned(), Arc::downgrade(&live));
         live
+    }
+
+    /// Whether somebody is at a run.
+    pub(crate) fn is_held(&self, run_id: &str) -> bool {
+        self.held(run_id).is_some()
     }
 
     fn held(&self, run_id: &str) -> Option<Arc<Live>> {
@@ -120,10 +139,14 @@ pub(super) fn key_reused(run_id: &str) -> ApiError {
 }
 
 impl App {
-    /// Asks for a run of an app.
+    /// Asks for a run of an app. To its end also when nobody waits any more: of files that are kept there is then a row, or they are gone.
     pub(crate) async fn ask_for_run(self: &SharedApp, who: &Principal, app: &str, wish: Wish) -> Result<Asked, ApiError> {
         who.require(Permission::FunctionWrite)?;
         let app = self.app(who, app).await?;
+        self.whole(who, "asking for a run", move |this, _| async move { this.ask_for_run_of(app, wish).await }).await
+    }
+
+    async fn ask_for_run_of(self: &SharedApp, app: AppRecord, wish: Wish) -> Result<Asked, ApiError> {
         // First of all: what has become of the app since is nothing to who asks again for what he was given.
         if let Some(key) = &wish.idempotency_key
             && let Some(asked) = self.asked_before(&app.id, key, &ask::request_sha256(&wish)).await?
@@ -134,6 +157,8 @@ impl App {
         let files = wish.files.clone();
         let new = self.new_run(&app, wish).await?;
         let id = new.id.clone();
+        // From before there are files until there is a row, so that they are not taken for those of nobody.
+        let _live = self.app_runs.live(&id);
         self.keep_run_files(&id, &files).await?;
         let inserted = self.store.app_run_insert(new).await;
         if !files.is_empty() && !matches!(inserted, Ok(InsertedRun::Queued | InsertedRun::Skipped)) {

@@ -289,3 +289,37 @@ fn a_run_that_is_under_way_and_that_nobody_has_at_hand_is_gone_on_with() {
     assert_eq!(next["status"], "succeeded", "{next}");
     assert_eq!(now(&api, &first)["status"], "running");
 }
+
+const FLOOD: &str = r#"actions:
+  - name: flood
+    command: "yes begun"
+  - name: many
+    command: "mkdir out other && echo x >other/x && python3 -c 'for n in range(100_001): open(\"out/%d\" % n, \"w\").close()'"
+    artifactPaths: ["out/*", "other/*"]
+"#;
+
+#[test]
+fn one_that_never_stops_printing_is_ended_all_the_same() {
+    let server = shared();
+    let demo = Demo::deploy(&server.api(), "runs-flood", FLOOD, &[]);
+    let api = &demo.api;
+    ended_as(api, &ask(&demo, json!({ "action": "flood", "timeout_seconds": 1 })), "timed_out", "timeout");
+    let run = ask(&demo, json!({ "action": "flood", "sandbox": "fresh" }));
+    begun(api, &run);
+    api.post(&of(&run, "/cancel"), json!({})).ok(202);
+    let run = ended(api, &run);
+    assert_eq!((&run["status"], &run["failure_reason"]), (&json!("cancelled"), &json!("cancelled")), "{run}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_listed_is_told_of() {
+    let server = shared();
+    let demo = Demo::deploy(&server.api(), "runs-many", FLOOD, &[]);
+    let done = run(&demo, json!({ "action": "many", "sandbox": "fresh" }));
+    assert_eq!(done["status"], "succeeded", "{done}");
+    let all = done["artifacts"].as_array().unwrap();
+    let of = |path: &str| all.iter().find(|artifact| artifact["path"] == path).unwrap_or_else(|| panic!("{path} in {all:?}"));
+    assert_eq!(of("out")["status"], "failed");
+    assert!(of("out")["error"].as_str().unwrap().contains("more than 100000 entries"), "{all:?}");
+    assert_eq!(of("other/x")["status"], "captured");
+}

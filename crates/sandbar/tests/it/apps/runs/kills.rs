@@ -108,3 +108,53 @@ fn a_cancel_and_a_timeout_outlive_the_server() {
     assert_eq!(ended(&api, &late)["status"], "timed_out");
     assert_eq!(verify_chain(&api).len(), 2);
 }
+
+const KEPT_UP: &str = r#"start:
+  command: "echo $$ >>began.txt; trap 'echo bye >bye.txt; exit 0' TERM; python3 -m http.server 3000 & wait"
+  ports: [{port: 3000}]
+  restart: {policy: always, backoffMs: 100}
+actions:
+  - name: long
+    requiresStart: true
+    command: "echo begun; while ! test -e go; do sleep 0.05; done"
+"#;
+
+#[test]
+fn what_a_run_needs_is_kept_up_over_a_restart_and_ended_with_a_warning() {
+    let mut server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
+    let api = server.api();
+    let demo = Demo::deploy(&api, "runs-kept-up", KEPT_UP, &[]);
+    let run = ask(&demo, json!({ "action": "long", "sandbox": "fresh", "cleanup": "stop" }));
+    until("its first line", || log_so_far(&api, &run).contains("begun"));
+    server.kill();
+    server.up();
+    let sandbox = sandbox_of(&api, &now(&api, &run));
+    let began = || sandbox.sh_ok("cat /workspace/began.txt").lines().count();
+    assert_eq!(began(), 1, "what runs is found");
+    sandbox.sh_ok("kill -9 $(cat /workspace/began.txt)");
+    until("another one", || began() == 2);
+    sandbox.write("/workspace/go", b"");
+    assert_eq!(ended(&api, &run)["status"], "succeeded");
+    until("the cleanup", || now(&api, &run)["cleanup"] == "succeeded");
+    sandbox.post("/resume", json!({}));
+    assert_eq!(sandbox.sh_ok("cat /workspace/bye.txt"), "bye\n");
+}
+
+#[test]
+fn commands_of_others_are_not_taken_for_that_of_a_run() {
+    let mut server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
+    let api = server.api();
+    let demo = Demo::deploy(&api, "runs-forged", COUNTED, &[]);
+    let run = ask(&demo, json!({ "action": "lost" }));
+    until("its first line", || log_so_far(&api, &run).contains("begun"));
+    let sandbox = sandbox_of(&api, &now(&api, &run));
+    for _ in 0..8 {
+        sandbox.run_with(&["echo", "forged"], json!({ "env_vars": { "SANDBAR_RUN_ID": run["id"] } }));
+    }
+    server.kill();
+    server.up();
+    api.post(&of(&run, "/cancel"), json!({})).ok(202);
+    let run = ended(&api, &run);
+    assert_eq!(run["status"], "cancelled", "{run}");
+    assert!(!log_of(&api, &run).contains("forged"));
+}

@@ -31,6 +31,8 @@ use super::{
 };
 use crate::app::sandboxes::now_ms;
 
+/// What an agent says of a folder that there is not.
+const HOLD_NOTHING: [ErrorCode; 4] = [ErrorCode::FileNotFound, ErrorCode::DirectoryNotFound, ErrorCode::NotFound, ErrorCode::PathNotDirectory];
 /// The room on the disk is looked at each time so much more came.
 const LOOK_EVERY_BYTES: u64 = 4 << 20;
 
@@ -52,7 +54,7 @@ impl Runner {
         };
         self.run.doc.known.collecting_ms = u64::try_from(begun.elapsed().as_millis()).ok();
         if let Ok(runtime) = runtime {
-            self.run.doc.known.usage = usage::measure(&self.run, &runtime, self.resumed).await;
+            self.run.doc.known.usage = usage::measure(&self.run, &runtime, self.app.app_runs.server_id(), self.resumed).await;
             self.forget_command(&runtime).await;
         }
     }
@@ -130,12 +132,23 @@ impl Collector<'_> {
         let (mut looked, mut entries) = (0, 0);
         while let Some(folder) = folders.pop_front() {
             looked += 1;
+            if self.found.len() >= limits::RUN_ARTIFACTS_MAX {
+                return Some("too many folders could not be looked into; the rest was left out".to_owned());
+            }
             if looked > limits::RUN_ARTIFACT_FOLDERS_MAX {
                 return Some(format!("more than {} folders may hold artifacts; the rest was not looked into", limits::RUN_ARTIFACT_FOLDERS_MAX));
             }
             let place = if folder.is_empty() { WORKSPACE.to_owned() } else { format!("{WORKSPACE}/{folder}") };
-            // One that went meanwhile holds nothing.
-            let Ok(listed) = self.runtime.client.list(&place).await else { continue };
+            let listed = match self.runtime.client.list(&place).await {
+                Ok(listed) => listed,
+                // One that went meanwhile, or is a link by now, holds nothing.
+                Err(error) if HOLD_NOTHING.iter().any(|code| error.is_code(*code)) => continue,
+                Err(error) => {
+                    let shown = if folder.is_empty() { "." } else { &folder };
+                    self.fail(shown, format!("the folder could not be looked into: {}", told(&error)));
+                    continue;
+                }
+            };
             for entry in listed {
                 entries += 1;
                 if entries > limits::RUN_ARTIFACT_ENTRIES_MAX {

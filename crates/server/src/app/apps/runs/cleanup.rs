@@ -13,6 +13,7 @@ use sandbar_core::{
 use sandbar_node::error_text;
 use sandbar_store::{AppRun, SnapshotRecord};
 
+use super::execute::Beside;
 use crate::{
     app::{
         App, SharedApp,
@@ -67,6 +68,9 @@ impl App {
             // Only the one that it ran in is worth keeping.
             let policy = if run.sandbox_id.as_deref() == Some(id.as_str()) { run.doc.cleanup } else { CleanupPolicy::Delete };
             if policy != CleanupPolicy::Delete {
+                if let Err(error) = self.keep_up_run_again(run, &id, Beside::Find).await {
+                    tracing::warn!(run = run.id, %error, "what a run had running beside its command gets no warning before its sandbox ends");
+                }
                 self.unsupervise(&id, GRACE).await;
                 // One that cannot be archived does not go on running, and nothing writes while it is.
                 if let Some(record) = self.record_of(&id).await? {

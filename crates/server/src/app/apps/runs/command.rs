@@ -72,18 +72,16 @@ struct Told {
 impl Runner {
     /// Starts the command, unless it was started. What is about to be is written first, so whoever goes on knows where to look.
     pub(super) async fn begin_command(&mut self, sandbox_id: &str) -> Step<Begun> {
-        let failed = |text: String| Halt::Ends(Verdict::failed(FailureReason::SandboxFailed, text));
-        let runtime = self.app.app_runtime(sandbox_id).await.map_err(|e| failed(e.message().to_owned()))?;
-        let runtime = runtime.ok_or_else(|| failed("its sandbox is gone".to_owned()))?;
         self.load_given(true).await.map_err(|e| Halt::Ends(Verdict::failed(FailureReason::CommandFailed, e.message().to_owned())))?;
-        self.write_input(&runtime).await.map_err(|e| failed(format!("its input could not be written into the sandbox: {}", told(&e))))?;
-        self.write_files(&runtime).await?;
+        let runtime = self.unless_halted(self.lay_out(sandbox_id)).await?;
         let known = &mut self.run.doc.known;
+        known.told_to_begin = true;
         known.runtime_id = Some(runtime.id.clone());
         known.before = Some(match self.run.doc.place {
             Place::App => usage::counters(&runtime),
             Place::Fresh => Counters::default(),
         });
+        known.before_by = Some(self.app.app_runs.server_id().to_owned());
         if self.live.cancel.is_cancelled() {
             return Err(Halt::Ends(Verdict::cancelled()));
         }
@@ -91,10 +89,35 @@ impl Runner {
         self.start_command(runtime).await
     }
 
+    /// The sandbox, awake, with the input of the run and its files in it. One that is paused meanwhile is woken again: nothing has begun.
+    async fn lay_out(&self, sandbox_id: &str) -> Step<Arc<Runtime>> {
+        let failed = |text: String| Halt::Ends(Verdict::failed(FailureReason::SandboxFailed, text));
+        loop {
+            let runtime = self.app.app_runtime(sandbox_id).await.map_err(|e| failed(e.message().to_owned()))?;
+            let runtime = runtime.ok_or_else(|| failed("its sandbox is gone".to_owned()))?;
+            let laid_out = async {
+                self.write_input(&runtime).await.map_err(|e| failed(format!("its input could not be written into the sandbox: {}", told(&e))))?;
+                self.write_files(&runtime).await
+            };
+            let laid_out = tokio::select! {
+                laid_out = laid_out => Some(laid_out),
+                () = runtime.frozen() => None,
+            };
+            match laid_out {
+                Some(laid_out) => return laid_out.map(|()| runtime),
+                None => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+
     async fn start_command(&mut self, runtime: Arc<Runtime>) -> Step<Begun> {
-        let created = match runtime.client.create_context(&self.context()).await {
+        let create = self.context();
+        let created = match self.answered(runtime.client.create_context(&create)).await? {
             Ok(created) => created,
-            Err(error @ ProcdError::Api { .. }) => return Err(Halt::Ends(Verdict::failed(FailureReason::CommandFailed, told(&error)))),
+            Err(error @ ProcdError::Api { .. }) => {
+                self.run.doc.known.told_to_begin = false;
+                return Err(Halt::Ends(Verdict::failed(FailureReason::CommandFailed, told(&error))));
+            }
             // It may have been started all the same.
             Err(_) => match self.find_in(&runtime).await? {
                 Some(found) => found,
@@ -129,6 +152,7 @@ impl Runner {
             // It was noted before it was started, and in this runtime it never was.
             None if self.run.doc.known.context_id.is_none() && self.run.doc.known.ending.is_none() => {
                 if self.live.cancel.is_cancelled() {
+                    self.run.doc.known.told_to_begin = false;
                     return Err(Halt::Ends(Verdict::cancelled()));
                 }
                 self.start_command(runtime).await
@@ -167,17 +191,64 @@ impl Runner {
         }
     }
 
-    /// The context of this run, running or ended; none when the agent knows none, or has ended.
+    /// An answer of the agent, which does not come while the sandbox is paused: then it is woken when the run is to end. It is never asked
+    /// twice instead, since it may do what it was asked for when it goes on.
+    async fn answered<T>(&self, call: impl Future<Output = T>) -> Step<T> {
+        tokio::pin!(call);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(Halt::Left),
+            answer = &mut call => return Ok(answer),
+            _ = self.due() => {}
+        }
+        let woken = async {
+            if let Some(sandbox_id) = &self.run.sandbox_id
+                && let Err(error) = self.app.app_runtime(sandbox_id).await
+            {
+                tracing::warn!(run = self.run.id, %error, "the sandbox of a run that is to end cannot be woken");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Halt::Left),
+            answer = call => Ok(answer),
+            () = woken => Err(Halt::Left),
+            () = tokio::time::sleep(REACH_WITHIN) => {
+                Err(Halt::Ends(Verdict::failed(FailureReason::SandboxLost, "it was to end, and its sandbox does not answer")))
+            }
+        }
+    }
+
+    /// Returns when the command is to be ended, and for what.
+    async fn due(&self) -> Ending {
+        if let Some(ending) = self.run.doc.known.ending {
+            return ending;
+        }
+        let left = time_left(self.run.doc.known.commanded_at_ms.unwrap_or_else(now_ms), self.run.doc.timeout_s, now_ms());
+        tokio::select! {
+            biased;
+            () = self.live.cancel.cancelled() => Ending::Cancelled,
+            () = tokio::time::sleep(self.left().map_or(left, |all| left.min(all))) => Ending::Timeout,
+        }
+    }
+
+    /// The context of this run, running or ended; none when the agent knows none, or has ended. Anybody may give a command of his own a
+    /// variable with the run's id.
     async fn find_in(&self, runtime: &Runtime) -> Step<Option<Context>> {
         let until = Instant::now() + REACH_WITHIN;
+        let command = Some(shell::argv(&self.run.doc.command));
+        let is_ours = |context: &Context| match &self.run.doc.known.context_id {
+            Some(id) => context.id == *id,
+            None => context.env_vars.get(RUN_VAR) == Some(&self.run.id) && context.command == command,
+        };
         loop {
             let listed = tokio::select! {
-                () = self.stop.cancelled() => return Err(Halt::Left),
                 () = runtime.ended() => return Ok(None),
-                listed = runtime.client.list_contexts() => listed,
+                listed = self.answered(runtime.client.list_contexts()) => listed?,
             };
             match listed {
-                Ok(contexts) => return Ok(contexts.into_iter().find(|context| context.env_vars.get(RUN_VAR) == Some(&self.run.id))),
+                Ok(contexts) => return Ok(contexts.into_iter().filter(is_ours).min_by_key(|context| context.created_ms)),
                 Err(error) if Instant::now() > until => {
                     return Err(Halt::Ends(Verdict::failed(FailureReason::SandboxLost, format!("its sandbox does not answer: {}", told(&error)))));
                 }
@@ -228,7 +299,7 @@ impl Runner {
     /// Follows the command to its end, writes down what it prints, and ends it when its time is up or it is not wanted any more.
     /// None: how it ended is not known.
     pub(super) async fn follow(&mut self, runtime: &Arc<Runtime>, context_id: &str) -> Step<Option<Exit>> {
-        let mut log = self.open_log().await?;
+        let Some(mut log) = self.open_log(runtime, context_id).await? else { return Ok(None) };
         let mut attached: Option<Attached> = None;
         let begun_ms = self.run.doc.known.commanded_at_ms.unwrap_or_else(now_ms);
         let left = time_left(begun_ms, self.run.doc.timeout_s, now_ms());
@@ -236,9 +307,12 @@ impl Runner {
         let app = self.app.clone();
         let sandbox_id = self.run.sandbox_id.clone().unwrap_or_default();
         let ran_ms = self.run.doc.timeout_s.saturating_mul(1000).saturating_sub(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        let mut meter = Meter::new(self.app.receipts.prices(), self.run.doc.max_spend_micros, ran_ms);
+        let mut meter = Meter::new(&self.app.receipts, &self.app.app_runs, self.run.doc.max_spend_micros, Some(ran_ms));
         let mut look = tokio::time::interval(usage::LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if self.is_unpriced() && self.run.doc.known.ending.is_none() {
+            self.note_ending(Ending::Unpriced).await?;
+        }
         let mut ending = None;
         if self.run.doc.known.ending.is_some() {
             ending = Some(Box::pin(end_command(app.clone(), sandbox_id.clone(), Arc::clone(runtime), context_id.to_owned())));
@@ -259,11 +333,12 @@ impl Runner {
                 biased;
                 () = self.stop.cancelled() => Seen::ServerStops,
                 () = async { match ending.as_mut() { Some(end) => end.await, None => std::future::pending().await } } => Seen::Ended,
-                seen = next(reader) => seen,
-                () = runtime.ended() => Seen::Lost,
+                // Before what it prints, of which there may be no end.
                 () = self.live.cancel.cancelled(), if !is_ending => Seen::Due(Ending::Cancelled),
                 () = tokio::time::sleep_until(deadline), if !is_ending => Seen::Due(Ending::Timeout),
                 _ = look.tick(), if meter.is_some() && !is_ending => Seen::Look,
+                seen = next(reader) => seen,
+                () = runtime.ended() => Seen::Lost,
             };
             match seen {
                 Seen::Told(pieces, told) => {
@@ -299,26 +374,32 @@ impl Runner {
     }
 
     /// Without a log nobody would see what happens: it is tried until there is one. The agent keeps what is printed meanwhile, and ends
-    /// the command when its time is up.
-    async fn open_log(&self) -> Step<RunLog> {
+    /// the command when its time is up. None: it was to end before there was one, and has.
+    async fn open_log(&mut self, runtime: &Arc<Runtime>, context_id: &str) -> Step<Option<RunLog>> {
         loop {
             let (dir, live, redactor) = (self.dir.clone(), self.live.clone(), self.given.redactor());
             match blocking(move || RunLog::open(&dir, live, redactor)).await {
-                Ok(log) => return Ok(log),
+                Ok(log) => return Ok(Some(log)),
                 Err(error) => tracing::error!(run = self.run.id, %error, "the log of a run cannot be opened; it is tried again"),
             }
+            let due = tokio::select! {
+                () = self.stop.cancelled() => return Err(Halt::Left),
+                due = self.due() => due,
+                () = tokio::time::sleep(Duration::from_secs(1)) => continue,
+            };
+            self.note_ending(due).await?;
+            let sandbox_id = self.run.sandbox_id.clone().unwrap_or_default();
             tokio::select! {
                 () = self.stop.cancelled() => return Err(Halt::Left),
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = end_command(self.app.clone(), sandbox_id, Arc::clone(runtime), context_id.to_owned()) => return Ok(None),
             }
         }
     }
 
     async fn attach(&self, runtime: &Runtime, context_id: &str, since: &mut Option<Instant>) -> Step<Reached> {
         let attach = tokio::select! {
-            () = self.stop.cancelled() => return Err(Halt::Left),
             () = runtime.ended() => return Ok(Reached::Unknown),
-            attach = runtime.client.attach(context_id) => attach,
+            attach = self.answered(runtime.client.attach(context_id)) => attach?,
         };
         match attach {
             Ok(attached) => {

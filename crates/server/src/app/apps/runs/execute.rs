@@ -8,11 +8,12 @@ use std::{
 
 use sandbar_core::{
     app::{
-        Cleanup, Phase, RunStatus,
-        launch::Asked,
+        AppState, Cleanup, Phase, RunStatus,
+        launch::{Asked, SeenApp, SeenEntry},
         manifest::START,
+        receipt::check_budget,
         redact::Redactor,
-        run::{Ending, FailureReason, Place, Verdict, verdict},
+        run::{Ending, FailureReason, Known, Place, Verdict, verdict},
     },
     limits::app_runs as limits,
     sandbox::Observed,
@@ -21,7 +22,11 @@ use sandbar_node::{Runtime, error_text};
 use sandbar_store::{AppRun, AppRunEnd, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::{Live, RunDir, log::RunLog};
+use super::{
+    Live, RunDir,
+    log::RunLog,
+    usage::{self, Meter},
+};
 use crate::{
     app::{
         App, SharedApp,
@@ -86,6 +91,7 @@ impl Runner {
             return Ok(Verdict::unreadable(why));
         }
         let begun = match self.run.phase {
+            Phase::Preparing | Phase::Starting if self.is_unpriced() => return Ok(Verdict::unpriced()),
             Phase::Preparing | Phase::Starting => {
                 let sandbox_id = self.prepare().await?;
                 if self.run.doc.requires_start || !self.run.doc.terms.needs.is_empty() {
@@ -94,8 +100,14 @@ impl Runner {
                 }
                 self.begin_command(&sandbox_id).await?
             }
-            Phase::Commanding => self.find_command().await?,
-            Phase::Collecting => None,
+            Phase::Commanding => {
+                self.keep_up_again().await;
+                self.find_command().await?
+            }
+            Phase::Collecting => {
+                self.keep_up_again().await;
+                None
+            }
         };
         if let Some((runtime, context_id)) = begun {
             self.run.doc.known.exit = self.follow(&runtime, &context_id).await?;
@@ -139,12 +151,13 @@ impl Runner {
     }
 
     /// Does something before the command runs, and gives it up when the run is not wanted any more or the server ends.
-    async fn unless_halted<T>(&self, work: impl Future<Output = Step<T>>) -> Step<T> {
+    pub(super) async fn unless_halted<T>(&self, work: impl Future<Output = Step<T>>) -> Step<T> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Halt::Left),
             () = self.live.cancel.cancelled() => Err(Halt::Ends(Verdict::cancelled())),
             max_s = self.too_long() => Err(Halt::Ends(Verdict::took_too_long(max_s))),
+            () = self.too_dear() => Err(Halt::Ends(Verdict::over_budget())),
             done = work => done,
         }
     }
@@ -158,6 +171,27 @@ impl Runner {
             }
             _ => std::future::pending().await,
         }
+    }
+
+    /// Returns when what goes on in the run's own sandbox before its command costs more than the run may. Never, where it may cost what it
+    /// does; in the app's sandbox only the command is the run's.
+    async fn too_dear(&self) {
+        let (run, app) = (&self.run, &self.app);
+        let meter = Meter::new(&app.receipts, &app.app_runs, run.doc.max_spend_micros, None).filter(|_| run.doc.place == Place::Fresh);
+        let (Some(mut meter), Some(sandbox_id)) = (meter, &run.sandbox_id) else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(usage::LOOK_EVERY).await;
+            if let Ok(runtime) = app.app_runtime_awake(sandbox_id).await
+                && meter.is_over(&Known::default(), Place::Fresh, &runtime, "").await
+            {
+                return;
+            }
+        }
+    }
+
+    /// It may cost only so much, and what it costs cannot be told any more.
+    pub(super) fn is_unpriced(&self) -> bool {
+        self.run.doc.max_spend_micros.is_some_and(|max_micros| check_budget(self.app.receipts.prices().as_deref(), max_micros).is_err())
     }
 
     /// The sandbox in which it runs, awake.
@@ -243,20 +277,17 @@ impl Runner {
                 supervised
             }
             (Place::App, None) => return Err(ApiError::unavailable("the app went offline")),
-            (Place::Fresh, None) => {
-                let failed = |e| store_failure("reading the app of a run", &e);
-                let app = self.app.store.app_get(&self.run.app_id).await.map_err(failed)?.ok_or_else(|| ApiError::not_found("app", &self.run.app_name))?;
-                let version = self.app.store.app_version(&app.id, self.run.version).await.map_err(failed)?;
-                let version = version.ok_or_else(|| ApiError::not_found("version", &self.run.version.to_string()))?;
-                let (launch, redactor) = self.app.app_launch(&app, &version, true).await?;
-                let mut wanted = if requires_start { launch.wanted(&Asked::default()) } else { Vec::new() };
-                wanted.extend(needs.iter().filter(|name| !wanted.contains(name)).cloned().collect::<Vec<_>>());
-                // What the run is itself is not started a second time.
-                wanted.retain(|name| *name != self.run.action);
-                self.app.supervise(sandbox_id, &launch, &wanted, Keeping { redactor, ..Keeping::default() })
-            }
+            (Place::Fresh, None) => self.app.keep_up_run(&self.run, sandbox_id, Beside::Begin).await?,
         };
         Ok(supervised)
+    }
+
+    /// Goes on with what a former server kept up beside the command. The command goes on in any case.
+    async fn keep_up_again(&self) {
+        let Some(sandbox_id) = &self.run.sandbox_id else { return };
+        if let Err(error) = self.app.keep_up_run_again(&self.run, sandbox_id, Beside::GoOn).await {
+            tracing::warn!(run = self.run.id, %error, "what a run needs beside its command is not kept up any more");
+        }
     }
 
     /// Learns what the app was given: for its command all that is required, for its log what there is.
@@ -274,6 +305,7 @@ impl Runner {
         let id = self.run.id.clone();
         let verdict = self.withdrawn_or(verdict).await;
         self.rest().await;
+        let verdict = verdict.or_untold(&self.run.doc.known);
         self.run.doc.known.message = verdict.message.clone();
         let (dir, live, last) = (self.dir.clone(), self.live.clone(), verdict.message.clone().filter(|_| verdict.reason != Some(FailureReason::ExitCode)));
         let logged = tokio::task::spawn_blocking(move || {
@@ -360,7 +392,49 @@ impl Runner {
     }
 }
 
+/// What is to become of the processes that a run needs in its own sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// They are started.
+    Begin,
+    /// A former server started them.
+    GoOn,
+    /// A former server started them, and they are to be ended.
+    Find,
+}
+
 impl App {
+    /// Keeps up what a run needs in the sandbox that was made for it.
+    async fn keep_up_run(self: &SharedApp, run: &AppRun, sandbox_id: &str, how: Beside) -> Result<Supervised, ApiError> {
+        let failed = |e| store_failure("reading the app of a run", &e);
+        let app = self.store.app_get(&run.app_id).await.map_err(failed)?.ok_or_else(|| ApiError::not_found("app", &run.app_name))?;
+        let version = self.store.app_version(&app.id, run.version).await.map_err(failed)?;
+        let version = version.ok_or_else(|| ApiError::not_found("version", &run.version.to_string()))?;
+        let (launch, redactor) = self.app_launch(&app, &version, how == Beside::Begin).await?;
+        let mut wanted = if run.doc.requires_start { launch.wanted(&Asked::default()) } else { Vec::new() };
+        wanted.extend(run.doc.terms.needs.iter().filter(|name| !wanted.contains(name)).cloned().collect::<Vec<_>>());
+        // What the run is itself is not started a second time.
+        wanted.retain(|name| *name != run.action);
+        let mut keeping = Keeping { redactor, ..Keeping::default() };
+        if how == Beside::GoOn {
+            let seen = |name| (name, SeenEntry { state: AppState::Starting, ..SeenEntry::default() });
+            keeping.seen = SeenApp { sandbox_id: sandbox_id.to_owned(), entries: wanted.drain(..).map(seen).collect() };
+        }
+        if how == Beside::Find {
+            wanted.clear();
+        }
+        Ok(self.supervise(sandbox_id, &launch, &wanted, keeping))
+    }
+
+    /// The same after a former server did, unless it is done already.
+    pub(super) async fn keep_up_run_again(self: &SharedApp, run: &AppRun, sandbox_id: &str, how: Beside) -> Result<(), ApiError> {
+        let has_some = run.doc.requires_start || !run.doc.terms.needs.is_empty();
+        if run.doc.place == Place::Fresh && has_some && self.supervised(sandbox_id).is_none() {
+            self.keep_up_run(run, sandbox_id, how).await?;
+        }
+        Ok(())
+    }
+
     /// The runtime of a sandbox of an app that is awake; else why there is none. Does not wake it.
     pub(super) async fn app_runtime_awake(&self, sandbox_id: &str) -> Result<Arc<Runtime>, &'static str> {
         match self.look(sandbox_id).await {

@@ -82,6 +82,7 @@ impl App {
         };
         if run.doc.requires_start || (app.desired == Desired::Online && !is_kept_up) {
             let supervised = self.bring_online_in_turn(app, Start { services: None, keep }).await?;
+            self.note_sandbox(run, supervised.sandbox_id()).await?;
             let record = self.record_of(supervised.sandbox_id()).await?;
             return record.map(Some).ok_or_else(|| ApiError::unavailable("the sandbox of the app was deleted just now").retry_after(1));
         }
@@ -96,7 +97,13 @@ impl App {
             false => self.want(app, Desired::Offline, |asked| asked.woken = true).await?,
         };
         let (_, record) = self.app_sandbox_up(&app, &version, keep).await?;
+        self.note_sandbox(run, &record.id).await?;
         Ok(Some(record))
+    }
+
+    /// Within the app's turn: whoever replaces the sandbox finds the runs in it by their rows.
+    async fn note_sandbox(&self, run: &AppRun, sandbox_id: &str) -> Result<(), ApiError> {
+        self.store.app_run_step(&run.id, run.phase, Some(sandbox_id), &run.doc).await.map_err(|e| store_failure("saving the sandbox of a run", &e))
     }
 
     /// Has runs end because their app does, and waits until they have, with all that is kept of them; but not for ever: then this is false,

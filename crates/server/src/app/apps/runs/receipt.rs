@@ -45,7 +45,8 @@ pub(crate) fn receipt_of(run: &AppRun, place: ChainPlace) -> Receipt {
         manifest_sha256: run.doc.manifest_sha256.clone(),
         source_sha256: run.doc.source_sha256.clone(),
         ground: run.doc.ground.clone(),
-        command: known.context_id.is_some().then(|| run.doc.command.clone()),
+        // Also where it is not known whether it began; the reason says so.
+        command: (known.context_id.is_some() || known.told_to_begin).then(|| run.doc.command.clone()),
         input_sha256: Some(run.doc.input_sha256.clone()),
         created_at_ms: run.created_at_ms,
         started_at_ms: run.started_at_ms,

@@ -15,9 +15,18 @@ use sandbar_core::{
 use sandbar_node::Runtime;
 use sandbar_store::AppRun;
 
+use super::AppRuns;
+use crate::app::receipts::Receipts;
+
 /// Between two looks at what a run has cost, and at what its files take, for which all of them are looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_AT_DISK_EVERY: Duration = Duration::from_secs(10);
+
+/// What the counters of the sandbox were when the command began. Those of the network begin anew with each server.
+fn before(known: &Known, server_id: &str) -> Counters {
+    let before = known.before.unwrap_or_default();
+    if known.before_by.as_deref() == Some(server_id) { before } else { before.without_network() }
+}
 
 pub(super) fn counters(runtime: &Runtime) -> Counters {
     let (used, network) = (runtime.usage(), runtime.network_counters());
@@ -26,12 +35,12 @@ pub(super) fn counters(runtime: &Runtime) -> Counters {
 
 /// Of a sandbox that was made for the run all that it used; of the app's what it used since the command began. None: the command
 /// began in another runtime, whose counters are gone.
-pub(super) async fn measure(run: &AppRun, runtime: &Arc<Runtime>, resumed: bool) -> Option<RunUsage> {
+pub(super) async fn measure(run: &AppRun, runtime: &Arc<Runtime>, server_id: &str, resumed: bool) -> Option<RunUsage> {
     let known = &run.doc.known;
     if known.runtime_id.as_deref() != Some(runtime.id.as_str()) {
         return None;
     }
-    let since = counters(runtime).since(known.before.unwrap_or_default());
+    let since = counters(runtime).since(before(known, server_id));
     let disk = {
         let runtime = Arc::clone(runtime);
         tokio::task::spawn_blocking(move || runtime.disk_usage_bytes()).await
@@ -73,9 +82,9 @@ fn peak(runtime: &Runtime) -> Option<u64> {
 pub(super) struct Meter {
     prices: Arc<Prices>,
     max_micros: u64,
-    begun: Instant,
-    /// Milliseconds that the command had run for already.
-    before_ms: u64,
+    server_id: String,
+    /// When the command began, and milliseconds that it had run for already.
+    begun: Option<(Instant, u64)>,
     /// The most memory that its processes had at a time, as far as it was seen.
     peak_bytes: u64,
     disk: Option<(Instant, Option<u64>)>,
@@ -83,14 +92,16 @@ pub(super) struct Meter {
 
 impl Meter {
     /// None: it may cost what it does.
-    pub fn new(prices: Option<Arc<Prices>>, max_micros: Option<u64>, before_ms: u64) -> Option<Self> {
-        Some(Self { prices: prices?, max_micros: max_micros?, begun: Instant::now(), before_ms, peak_bytes: 0, disk: None })
+    pub fn new(receipts: &Receipts, runs: &AppRuns, max_micros: Option<u64>, ran_ms: Option<u64>) -> Option<Self> {
+        let begun = ran_ms.map(|ran_ms| (Instant::now(), ran_ms));
+        let server_id = runs.server_id().to_owned();
+        Some(Self { prices: receipts.prices()?, max_micros: max_micros?, server_id, begun, peak_bytes: 0, disk: None })
     }
 
     /// Whether the run costs more by now than it may.
     pub async fn is_over(&mut self, known: &Known, place: Place, runtime: &Arc<Runtime>, context_id: &str) -> bool {
-        let ran_ms = self.before_ms.saturating_add(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX));
-        let since = counters(runtime).since(known.before.unwrap_or_default());
+        let ran_ms = self.begun.map_or(0, |(at, ran_ms)| ran_ms.saturating_add(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)));
+        let since = counters(runtime).since(before(known, &self.server_id));
         let sandbox = RunUsage {
             own_sandbox: place == Place::Fresh,
             cpu_us: since.cpu_us,
