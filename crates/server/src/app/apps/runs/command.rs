@@ -237,7 +237,7 @@ impl Runner {
     /// variable with the run's id.
     async fn find_in(&self, runtime: &Runtime) -> Step<Option<Context>> {
         let until = Instant::now() + REACH_WITHIN;
-        let command = Some(shell::argv(&self.run.doc.command));
+        let command = Some(shell::argv_alone(&self.run.doc.command));
         let is_ours = |context: &Context| match &self.run.doc.known.context_id {
             Some(id) => context.id == *id,
             None => context.env_vars.get(RUN_VAR) == Some(&self.run.id) && context.command == command,
@@ -266,7 +266,7 @@ impl Runner {
             own.push((REPLAY_VAR, BASE64_STANDARD.encode(wrapped)));
         }
         let env = shell::whole(&self.given.env, &run.doc.env, own);
-        context(shell::argv(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s))
+        context(shell::argv_alone(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s))
     }
 
     fn input_folder(&self) -> String {
