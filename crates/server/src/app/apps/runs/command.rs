@@ -85,7 +85,10 @@ impl Runner {
         if self.live.cancel.is_cancelled() {
             return Err(Halt::Ends(Verdict::cancelled()));
         }
-        self.step(Phase::Commanding).await?;
+        if let Err(halt) = self.step(Phase::Commanding).await {
+            self.run.doc.known.told_to_begin = false;
+            return Err(halt);
+        }
         self.start_command(runtime).await
     }
 
