@@ -339,6 +339,8 @@ words!(FailureReason {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
