@@ -23,6 +23,9 @@ use crate::{
     volume::check_mount_point,
 };
 
+/// Characters of the name of an image.
+const IMAGE_MAX_CHARS: usize = all::NAME_MAX_CHARS * 2;
+
 pub fn runtime(spot: &Spot<'_>, out: &mut Out) -> Runtime {
     let keys = ["base", "snapshot", "image"];
     let refused = [("dockerfile", Code::UnsupportedKey, "Dockerfiles are not built here: name an image, and do the rest in setup.commands")];
@@ -59,7 +62,12 @@ pub fn runtime(spot: &Spot<'_>, out: &mut Out) -> Runtime {
 fn image(spot: &Spot<'_>, out: &mut Out) -> Option<Image> {
     let fields = spot.fields(out, &["ref", "digest", "registrySecretRef", "platform", "workspaceRoot"])?;
     let reference = fields.require("ref", out);
-    let name = reference.as_ref().and_then(|spot| match spot.text(out, all::NAME_MAX_CHARS * 2)?.parse::<ImageName>() {
+    let name = reference.as_ref().and_then(|spot| match spot.text(out, IMAGE_MAX_CHARS)?.parse::<ImageName>() {
+        // With the registry and the tag that it did not say.
+        Ok(name) if name.to_string().chars().count() > IMAGE_MAX_CHARS => {
+            spot.wrong(out, Code::OutOfRange, format!("is longer than {IMAGE_MAX_CHARS} characters with its registry and tag"));
+            None
+        }
         Ok(name) => Some(name),
         Err(error) => {
             spot.wrong(out, Code::InvalidValue, error.to_string());
