@@ -3,7 +3,7 @@
 pub mod app;
 mod app_lifecycle;
 mod app_receipts;
-mod app_runs;
+pub mod app_runs;
 mod app_schedules;
 pub mod collection;
 pub mod copy;

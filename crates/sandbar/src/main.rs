@@ -1,6 +1,18 @@
 //! `sandbar`: the server and its command line in one binary.
 #![forbid(unsafe_code)]
 
+// The standard ones panic when their reader has gone. These stand before all modules, and so in their place.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::output::line(&format!($($text)*)) };
+}
+macro_rules! eprint {
+    ($($text:tt)*) => { $crate::output::tell(format!($($text)*).as_bytes()) };
+}
+macro_rules! eprintln {
+    () => { $crate::output::tell(b"\n") };
+    ($($text:tt)*) => { $crate::output::tell((format!($($text)*) + "\n").as_bytes()) };
+}
+
 mod bench;
 mod cli;
 mod client;
@@ -38,7 +50,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(run(cli));
     // A thread may still be reading the terminal; it must not keep the process.
     runtime.shutdown_background();
-    match result {
+    match result.and_then(|code| output::check().map(|()| code)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error, json_wanted),
     }
@@ -119,6 +131,7 @@ fn fail(error: &anyhow::Error, json_wanted: bool) -> ExitCode {
     ExitCode::from(match error {
         error if error.downcast_ref::<commands::given::WrongUse>().is_some() => WRONG_USE,
         error if error.downcast_ref::<commands::script::NoEngine>().is_some() => NO_ENGINE,
+        error if error.downcast_ref::<commands::app_runs::GoesOn>().is_some() => commands::app_runs::NO_CODE,
         _ => FAILED,
     })
 }

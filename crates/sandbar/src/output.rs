@@ -1,8 +1,12 @@
 //! What commands print: aligned tables for people, JSON for programs.
+//!
+//! All of it goes through [`write`] and [`tell`], also what `println!` and `eprintln!` are in this crate. A reader that has gone ends
+//! what is printed and nothing else: a command does what it was asked to, and says by its exit code how that went.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::{self, ErrorKind, IsTerminal, Write},
     path::Path,
+    sync::OnceLock,
 };
 
 use anyhow::Context;
@@ -11,7 +15,38 @@ use futures_util::{Stream, StreamExt};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-/// Prints JSON and a line end. A reader that has gone is no error of ours.
+/// The first failure of standard output.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes on standard output.
+pub fn write(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+        let _ = LOST.set(error);
+    }
+}
+
+/// Writes on standard error. Where that fails, there is nobody to tell.
+pub fn tell(bytes: &[u8]) {
+    let mut err = io::stderr().lock();
+    let _ = err.write_all(bytes).and_then(|()| err.flush());
+}
+
+/// Whether nobody reads standard output any more: what goes on until it is ended has nothing to do then.
+pub fn is_lost() -> bool {
+    LOST.get().is_some()
+}
+
+/// # Errors
+/// Not all was written that should have been, and not because its reader has gone.
+pub fn check() -> anyhow::Result<()> {
+    match LOST.get() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => anyhow::bail!("standard output cannot be written: {error}"),
+        _ => Ok(()),
+    }
+}
+
+/// Prints JSON and a line end.
 pub fn json(value: &Value) {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     line(&text);
@@ -19,9 +54,7 @@ pub fn json(value: &Value) {
 
 /// Prints a line on standard output.
 pub fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}");
-    let _ = out.flush();
+    write(format!("{text}\n").as_bytes());
 }
 
 /// Prints rows in columns two spaces apart.
@@ -63,7 +96,7 @@ pub fn shown(text: &str) -> String {
 
 /// Prints a text that is not ours as it is for a program, and as [`shown`] on a terminal.
 pub fn text(text: &str) {
-    if std::io::stdout().is_terminal() { line(&shown(text)) } else { line(text) }
+    if io::stdout().is_terminal() { line(&shown(text)) } else { line(text) }
 }
 
 /// A JSON value as a cell; nothing for null.
@@ -89,9 +122,19 @@ pub fn time(value: &Value) -> String {
     }
 }
 
+/// A number of bytes for people: `512 B`, `1.50 GiB`.
+pub fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// The same as a cell; nothing where it is not known.
+pub fn size_cell(bytes: &Value) -> String {
+    bytes.as_u64().map(size).unwrap_or_default()
+}
+
 /// A bar for bytes when someone is watching, else nothing.
 pub fn progress(total_bytes: Option<u64>, name: &str) -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return indicatif::ProgressBar::hidden();
     }
     let style = |template: &str| indicatif::ProgressStyle::with_template(template).unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());

@@ -1,7 +1,8 @@
 //! `sandbar app run` and what is done with runs.
 
 use std::{
-    io::{self, Read, Write},
+    fmt,
+    io::{self, Read},
     path::{Component, Path, PathBuf},
     pin::pin,
     time::{Duration, Instant},
@@ -22,13 +23,25 @@ mod files;
 
 /// Between two looks at a log that is followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// Of a command in a list.
+const COMMAND_SHOWN_CHARS: usize = 40;
 /// How long a server that does not answer is waited for, and between two tries.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(500);
 /// What a run exits with here that was ended because its time was up, as `timeout` does; that was cancelled; that came to no exit code.
 const TIMED_OUT: u8 = 124;
 const CANCELLED: u8 = 130;
-const NO_CODE: u8 = 125;
+pub const NO_CODE: u8 = 125;
+
+/// What keeps us from saying how a run ended, which goes on without us.
+#[derive(Debug)]
+pub struct GoesOn(String);
+
+impl fmt::Display for GoesOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run {0} goes on: `sandbar app runs logs {0} --follow` shows it", self.0)
+    }
+}
 
 pub async fn run(global: &Global, client: &Client, command: AppRunsCommand) -> anyhow::Result<u8> {
     match command {
@@ -86,26 +99,18 @@ async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Re
             }
         }
     };
-    match run {
-        Ok(run) => {
-            match global.output {
-                Output::Json => output::json(&run),
-                Output::Table => tell_end(&run),
-            }
-            Ok(code_of(&run))
-        }
-        Err(error) => {
-            eprintln!("sandbar: {}", output::shown(&format!("{error:#}")));
-            eprintln!("sandbar: run {id} goes on: `sandbar app runs logs {id} --follow`");
-            Ok(NO_CODE)
-        }
+    let run = run.context(GoesOn(id.clone()))?;
+    match global.output {
+        Output::Json => output::json(&run),
+        Output::Table => tell_end(&run),
     }
+    Ok(code_of(&run))
 }
 
 /// Shows what a run prints, unless JSON is wanted, and returns how it ended.
 async fn watch(form: Output, client: &Client, id: &str) -> anyhow::Result<Value> {
     if form == Output::Table {
-        follow(form, client, id, true).await?;
+        follow(form, client, id).await?;
     }
     ended(client, id).await
 }
@@ -144,37 +149,59 @@ async fn ended(client: &Client, id: &str) -> anyhow::Result<Value> {
     }
 }
 
-/// Prints a log as it is, from its begin; with `on` until the run has ended. As JSON one object in a line for each piece, with the
-/// cursor to go on from.
-async fn follow(form: Output, client: &Client, id: &str, on: bool) -> anyhow::Result<()> {
+/// Prints a log from its begin until the run has ended. As JSON an object in a line for each piece that came, and for the end.
+async fn follow(form: Output, client: &Client, id: &str) -> anyhow::Result<()> {
     let mut since = 0;
     loop {
         let piece = patiently(client, &path(id, &format!("/logs?since={since}"))).await?;
-        let text = piece["output"].as_str().unwrap_or_default();
-        // Lines and tabs as they are; what could draw on a terminal is shown and not obeyed.
-        let shown = text.split_inclusive('\n').map(|line| match line.strip_suffix('\n') {
-            Some(line) => output::printable(line) + "\n",
-            None => output::printable(line),
-        });
-        let shown: String = match form {
-            Output::Json if text.is_empty() => String::new(),
-            Output::Json => format!("{piece}\n"),
-            Output::Table => shown.collect(),
-        };
-        let mut out = io::stdout().lock();
-        // A reader that has gone is no error of ours.
-        let _ = out.write_all(shown.as_bytes()).and_then(|()| out.flush());
-        drop(out);
         let cursor = piece["cursor"].as_u64().unwrap_or(since);
-        let is_more = cursor > since;
+        let (is_more, ended) = (cursor > since, piece["completed"] == true);
+        match form {
+            Output::Table => show_piece(&piece),
+            Output::Json if is_more || ended => output::line(&piece.to_string()),
+            Output::Json => {}
+        }
         since = cursor;
-        if piece["completed"] == true || (!on && !is_more) {
+        if ended || output::is_lost() {
             return Ok(());
         }
         if !is_more {
             tokio::time::sleep(FOLLOW_EVERY).await;
         }
     }
+}
+
+/// Prints what there is of a log, as JSON in one object.
+async fn logs(form: Output, client: &Client, id: &str) -> anyhow::Result<()> {
+    let (mut since, mut text) = (0, String::new());
+    loop {
+        let mut piece = patiently(client, &path(id, &format!("/logs?since={since}"))).await?;
+        match form {
+            Output::Table => show_piece(&piece),
+            // Bounded as the log is.
+            Output::Json => text.push_str(piece["output"].as_str().unwrap_or_default()),
+        }
+        let cursor = piece["cursor"].as_u64().unwrap_or(since);
+        let is_more = cursor > since && piece["completed"] != true;
+        since = cursor;
+        if !is_more {
+            if form == Output::Json {
+                piece["output"] = text.into();
+                output::json(&piece);
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Lines and tabs as they are; what could draw on a terminal is shown and not obeyed.
+fn show_piece(piece: &Value) {
+    let text = piece["output"].as_str().unwrap_or_default();
+    let shown = text.split_inclusive('\n').map(|line| match line.strip_suffix('\n') {
+        Some(line) => output::printable(line) + "\n",
+        None => output::printable(line),
+    });
+    output::write(shown.collect::<String>().as_bytes());
 }
 
 fn tell_end(run: &Value) {
@@ -217,7 +244,9 @@ async fn runs(global: &Global, client: &Client, command: RunsCommand) -> anyhow:
                         let why = [&run["phase"], &run["failure_reason"]].into_iter().map(cell).find(|text| !text.is_empty()).unwrap_or_default();
                         vec![
                             cell(&run["id"]),
-                            cell(&run["action"]),
+                            cell(&run["kind"]),
+                            what(run),
+                            cell(&run["schedule"]),
                             cell(&run["version"]),
                             cell(&run["status"]),
                             why,
@@ -226,15 +255,27 @@ async fn runs(global: &Global, client: &Client, command: RunsCommand) -> anyhow:
                         ]
                     };
                     let rows: Vec<_> = list["runs"].as_array().into_iter().flatten().map(row).collect();
-                    output::table(&["RUN", "ACTION", "VERSION", "STATUS", "WHY", "EXIT", "CREATED"], &rows);
+                    output::table(&["RUN", "KIND", "WHAT", "SCHEDULE", "VERSION", "STATUS", "WHY", "EXIT", "CREATED"], &rows);
                 }
             }
         }
         RunsCommand::Get { run } => show(global, client.get(&path(&run, "")).await?["run"].take()),
-        RunsCommand::Logs { run, follow: on } => follow(global.output, client, &run, on).await?,
+        RunsCommand::Logs { run, follow: true } => follow(global.output, client, &run).await?,
+        RunsCommand::Logs { run, follow: false } => logs(global.output, client, &run).await?,
         RunsCommand::Cancel { run } => show(global, client.post(&path(&run, "/cancel"), &json!({})).await?["run"].take()),
     }
     Ok(0)
+}
+
+/// What a run runs: a name, or the begin of a command that has none.
+fn what(run: &Value) -> String {
+    if run["kind"] != "command" {
+        return cell(&run["action"]);
+    }
+    let command = cell(&run["command"]);
+    let line = command.lines().next().unwrap_or_default();
+    let begin: String = line.chars().take(COMMAND_SHOWN_CHARS).collect();
+    if begin.len() < command.len() { format!("{begin}...") } else { begin }
 }
 
 fn show(global: &Global, run: Value) {
@@ -246,8 +287,10 @@ fn show(global: &Global, run: Value) {
         "id",
         "app",
         "version",
+        "kind",
         "action",
         "cause",
+        "schedule",
         "status",
         "phase",
         "failure_reason",
@@ -272,10 +315,16 @@ fn show(global: &Global, run: Value) {
 fn list_artifacts(artifacts: &Value) {
     let row = |artifact: &Value| {
         let of = |name: &str| output::printable(&cell(&artifact[name]));
-        vec![of("number"), of("status"), of("size_bytes"), of("path"), if artifact["error"].is_null() { of("sha256") } else { of("error") }]
+        vec![
+            of("number"),
+            of("status"),
+            output::size_cell(&artifact["size_bytes"]),
+            of("path"),
+            if artifact["error"].is_null() { of("sha256") } else { of("error") },
+        ]
     };
     let rows: Vec<_> = artifacts.as_array().into_iter().flatten().map(row).collect();
-    output::table(&["NUMBER", "STATUS", "BYTES", "PATH", "SHA256"], &rows);
+    output::table(&["NUMBER", "STATUS", "SIZE", "PATH", "SHA256"], &rows);
 }
 
 async fn artifacts(global: &Global, client: &Client, run: &str, dir: Option<&Path>) -> anyhow::Result<u8> {

@@ -258,13 +258,12 @@ impl Remote<'_> {
 
     async fn download_stream(&self, source: &str) -> anyhow::Result<Tally> {
         let response = self.client.send(self.request(Method::GET, "/files", &[("path", source)])).await?;
-        let (mut stream, mut out, mut bytes) = (response.bytes_stream(), tokio::io::stdout(), 0);
-        while let Some(chunk) = stream.next().await {
+        let (mut stream, mut bytes) = (response.bytes_stream(), 0);
+        while let Some(chunk) = stream.next().await.filter(|_| !output::is_lost()) {
             let chunk = chunk.with_context(|| format!("{source} broke off after {bytes} bytes"))?;
-            out.write_all(&chunk).await.context("cannot write standard output")?;
+            output::write(&chunk);
             bytes += chunk.len() as u64;
         }
-        out.flush().await.context("cannot write standard output")?;
         Ok(Tally { files: 1, bytes })
     }
 }

@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use reqwest::{Body, Method, Response};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt},
     sync::mpsc,
 };
 
@@ -41,7 +41,7 @@ pub async fn run(global: &Global, command: ImageCommand) -> anyhow::Result<u8> {
                 Output::Table => {
                     let row = |image: &Value| {
                         let id = image["id"].as_str().unwrap_or_default();
-                        let size = image["size_bytes"].as_u64().filter(|bytes| *bytes > 0).map(bytes_text).unwrap_or_default();
+                        let size = image["size_bytes"].as_u64().filter(|bytes| *bytes > 0).map(output::size).unwrap_or_default();
                         vec![cell(&image["names"]), short(id), cell(&image["layers"]), size, cell(&image["source"]), time(&image["created_at"])]
                     };
                     let rows: Vec<_> = list["images"].as_array().into_iter().flatten().map(row).collect();
@@ -142,7 +142,7 @@ impl Shown {
         match line["type"].as_str() {
             Some("layers") => {
                 let bytes = line["bytes"].as_u64().unwrap_or(0);
-                say(format!("layers: {}, packed: {}", cell(&line["count"]), bytes_text(bytes)));
+                say(format!("layers: {}, packed: {}", cell(&line["count"]), output::size(bytes)));
                 self.bar = output::progress(Some(bytes), "downloading");
             }
             Some("downloaded") => {
@@ -304,11 +304,10 @@ async fn export(client: &Client, name: &str, file: &Path) -> anyhow::Result<()> 
     let response = client.send(client.request(Method::GET, &format!("{IMAGES}/export?name={}", segment(name)))).await?;
     let mut pieces = response.bytes_stream();
     if file == Path::new("-") {
-        let mut out = tokio::io::stdout();
-        while let Some(piece) = pieces.next().await {
-            out.write_all(&piece?).await?;
+        while let Some(piece) = pieces.next().await.filter(|_| !output::is_lost()) {
+            output::write(&piece?);
         }
-        return Ok(out.flush().await?);
+        return Ok(());
     }
     output::write_whole(file, pieces).await
 }
@@ -333,8 +332,4 @@ fn read_spec(file: &Path) -> anyhow::Result<Value> {
 /// A digest for people.
 fn short(id: &str) -> String {
     id.strip_prefix("sha256:").map_or(id, |hex| &hex[..hex.len().min(12)]).to_owned()
-}
-
-pub(super) fn bytes_text(bytes: u64) -> String {
-    indicatif::BinaryBytes(bytes).to_string()
 }

@@ -85,6 +85,9 @@ async fn follow(response: reqwest::Response, form: Output) -> anyhow::Result<()>
             let rest = pending.split_off(end + 1);
             let line: Value = serde_json::from_slice(&pending).context("the server sent a line that is no JSON")?;
             pending = rest;
+            if output::is_lost() {
+                return Ok(());
+            }
             if form == Output::Json {
                 output::line(&line.to_string());
                 continue;

@@ -1,6 +1,6 @@
 //! `sandbar sandbox`.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use anyhow::{Context, bail};
 use futures_util::StreamExt;
@@ -232,12 +232,10 @@ async fn run_code(client: &Client, form: Output, args: RunArgs) -> anyhow::Resul
         }
         Output::Table => {
             let text = cell(&result["output_raw"]);
-            let mut out = std::io::stdout().lock();
-            let _ = out.write_all(text.as_bytes());
+            output::write(text.as_bytes());
             if !text.is_empty() && !text.ends_with('\n') {
-                let _ = out.write_all(b"\n");
+                output::write(b"\n");
             }
-            let _ = out.flush();
             if args.keep && args.context.is_none() {
                 eprintln!("context {context}");
             }
@@ -270,10 +268,12 @@ pub(super) async fn logs(client: &Client, form: Output, args: &LogsArgs) -> anyh
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.context("the logs broke off")?;
         if form == Output::Table {
-            let mut out = std::io::stdout().lock();
-            if out.write_all(&chunk).and_then(|()| out.flush()).is_err() {
-                return Ok(());
-            }
+            output::write(&chunk);
+        }
+        if output::is_lost() {
+            return Ok(());
+        }
+        if form == Output::Table {
             continue;
         }
         // Followed as JSON: one object a line.

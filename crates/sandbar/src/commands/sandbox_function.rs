@@ -1,10 +1,6 @@
 //! `sandbar sandbox function`.
 
-use std::{
-    collections::BTreeMap,
-    io::{Read, Write},
-    path::Path,
-};
+use std::{collections::BTreeMap, io::Read, path::Path};
 
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -39,7 +35,7 @@ pub async fn run(client: &Client, form: Output, command: SandboxFunctionCommand)
         SandboxFunctionCommand::Get { sandbox, name } => {
             let function = client.get(&function_path(&sandbox, &name, "")).await?;
             shown(form, &function, |function| {
-                let _ = std::io::stdout().write_all(function["source"].as_str().unwrap_or_default().as_bytes());
+                output::write(function["source"].as_str().unwrap_or_default().as_bytes());
             });
         }
         SandboxFunctionCommand::Invoke(args) => return invoke(client, form, *args).await,
@@ -106,9 +102,7 @@ fn answer(reply: &Value) -> anyhow::Result<u8> {
     if body.is_empty() && failed {
         output::line(&format!("Function returned status {}", status(reply)));
     } else {
-        let mut out = std::io::stdout().lock();
-        // A reader that has gone is no error of ours.
-        let _ = out.write_all(&body).and_then(|()| out.flush());
+        output::write(&body);
     }
     Ok(u8::from(failed))
 }

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::image::bytes_text;
 use crate::{
     cli::{Global, Output},
     client::Client,
@@ -16,10 +15,12 @@ pub async fn du(global: &Global, all: bool) -> anyhow::Result<u8> {
         output::json(&storage);
         return Ok(0);
     }
-    let size = |value: &Value| value.as_u64().map(bytes_text).unwrap_or_default();
     let rows = |list: &Value, columns: &dyn Fn(&Value) -> Vec<String>| list.as_array().into_iter().flatten().map(columns).collect::<Vec<_>>();
-    output::table(&["KIND", "ITEMS", "SIZE"], &rows(&storage["parts"], &|part| vec![cell(&part["kind"]), cell(&part["items"]), size(&part["bytes"])]));
-    let item = |item: &Value| vec![cell(&item["kind"]), cell(&item["id"]), size(&item["bytes"])];
+    output::table(
+        &["KIND", "ITEMS", "SIZE"],
+        &rows(&storage["parts"], &|part| vec![cell(&part["kind"]), cell(&part["items"]), output::size_cell(&part["bytes"])]),
+    );
+    let item = |item: &Value| vec![cell(&item["kind"]), cell(&item["id"]), output::size_cell(&item["bytes"])];
     if all {
         output::line("");
         output::table(&["LARGEST", "ID", "SIZE"], &rows(&storage["largest"], &item));
@@ -29,7 +30,7 @@ pub async fn du(global: &Global, all: bool) -> anyhow::Result<u8> {
         output::line("\n`sandbar gc` would remove:");
         output::table(&["KIND", "ID", "SIZE"], &rows(&storage["reclaimable"], &item));
     }
-    output::line(&format!("\n{} of {} are free on the disk", size(&storage["disk_free_bytes"]), size(&storage["disk_total_bytes"])));
+    output::line(&format!("\n{} of {} are free on the disk", output::size_cell(&storage["disk_free_bytes"]), output::size_cell(&storage["disk_total_bytes"])));
     Ok(0)
 }
 
@@ -46,8 +47,8 @@ pub async fn gc(global: &Global, images: bool) -> anyhow::Result<u8> {
         cell(&done["images"]),
         cell(&done["layers"]),
         cell(&done["volumes"]),
-        bytes_text(done["downloads_bytes"].as_u64().unwrap_or(0)),
-        bytes_text(freed),
+        output::size(done["downloads_bytes"].as_u64().unwrap_or(0)),
+        output::size(freed),
     ));
     Ok(0)
 }

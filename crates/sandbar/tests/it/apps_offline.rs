@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use sandbar_core::app::{
@@ -198,4 +198,70 @@ fn receipts_are_verified_without_a_server() {
     assert_eq!((json["ok"].as_bool(), json["receipts"].as_u64(), done.status.code()), (Some(false), Some(3), Some(1)));
     let done = sandbar(&folder.0, &["receipt", "verify", "key.pub"]);
     assert!(stderr(&done).contains("receipt 1 is none"), "{}", stderr(&done));
+}
+
+/// What a command exits with whose output and errors nobody reads.
+fn unread(dir: &Path, args: &[&str], stdout: Stdio, stderr: Stdio) -> Option<i32> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+    command.args(["--url", "http://127.0.0.1:1", "--token", "none"]).args(args).current_dir(dir).stdin(Stdio::null());
+    command.stdout(stdout).stderr(stderr).status().unwrap().code()
+}
+
+/// The end of a pipe whose other end is closed.
+fn closed() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_reader_that_has_gone_changes_nothing_but_what_is_read() {
+    let folder = Folder::new("closed");
+    folder.write("sandbar.yaml", "name: shop\n");
+    folder.write("wrong.yaml", "nmae: shop\n");
+    folder.write("receipts.json", "[]");
+    folder.write("script.js", "export default () => { console.log('x'); throw new Error('y') }");
+    let refused = Some(1);
+    for (args, code) in [
+        (&["version"][..], Some(0)),
+        (&["--help"], Some(0)),
+        (&["app", "--help"], Some(0)),
+        (&["nonsense"], Some(2)),
+        (&["completions", "bash"], Some(0)),
+        (&["app", "schema"], Some(0)),
+        (&["app", "validate"], Some(0)),
+        (&["app", "validate", "wrong.yaml"], refused),
+        (&["app", "validate", "none.yaml"], refused),
+        (&["app", "deploy"], refused),
+        (&["app", "ls"], refused),
+        (&["app", "rm", "one", "two"], refused),
+        (&["app", "run", "one", "two"], refused),
+        (&["app", "run", "one", "two", "--env", "x"], None),
+        (&["sandbox", "ls"], refused),
+        (&["sandbox", "rm", "one", "two"], refused),
+        (&["sandbox", "exec", "x", "true"], refused),
+        (&["volume", "ls"], refused),
+        (&["template", "ls"], refused),
+        (&["image", "ls"], refused),
+        (&["key", "create", "x"], refused),
+        (&["script", "ls"], refused),
+        (&["item", "ls", "x"], refused),
+        (&["function", "ls"], refused),
+        (&["webhook", "deliveries", "x"], None),
+        (&["du"], refused),
+        (&["receipt", "verify", "receipts.json"], None),
+        (&["doctor"], None),
+    ] {
+        for form in ["table", "json"] {
+            let args = [&["-o", form], args].concat();
+            let read = unread(&folder.0, &args, Stdio::null(), Stdio::null());
+            for (stdout, stderr) in [(closed(), Stdio::null()), (Stdio::null(), closed()), (closed(), closed())] {
+                assert_eq!(unread(&folder.0, &args, stdout, stderr), read, "{args:?}");
+            }
+            assert!(read != Some(101) && (code.is_none() || read == code), "{args:?}: {read:?}");
+        }
+    }
+    // What cannot be written is no success.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(unread(&folder.0, &["app", "schema"], full.into(), Stdio::null()), refused);
 }

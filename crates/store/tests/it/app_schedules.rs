@@ -193,6 +193,7 @@ fn doc() -> RunDoc {
         caused_by: None,
         caller: None,
         kind: Kind::Action,
+        schedule: None,
         ground: None,
         max_spend_micros: None,
         terms: Terms::default(),

@@ -36,6 +36,9 @@ pub struct RunDoc {
     pub caller: Option<Caller>,
     #[serde(default)]
     pub kind: Kind,
+    /// What the schedule was called that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
     /// What its sandbox's files are made of.
     #[serde(default)]
     pub ground: Option<Ground>,
@@ -94,6 +97,7 @@ impl RunDoc {
             caused_by: None,
             caller: None,
             kind: Kind::default(),
+            schedule: None,
             ground: None,
             max_spend_micros: None,
             terms: Terms::default(),

@@ -102,7 +102,7 @@ pub async fn logs(client: &Client, script: &str, follow: bool, limit: u32) -> an
                 output::line(&output::printable(&format!("{} {:5} {} ({})", cell(&run["finishedAt"]), "error", cell(&run["error"]), cell(&run["code"]))));
             }
         }
-        if !follow {
+        if !follow || output::is_lost() {
             return Ok(0);
         }
         if seen.len() > SEEN_MAX {

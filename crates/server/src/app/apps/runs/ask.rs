@@ -134,6 +134,7 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
             Target::Service { .. } => Kind::Service,
             Target::Command { .. } => Kind::Command,
         },
+        schedule: None,
         ground: ground(version, &manifest),
         max_spend_micros: wish.max_spend_micros,
         terms: Terms::default(),

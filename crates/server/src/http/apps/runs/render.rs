@@ -2,7 +2,7 @@
 
 use sandbar_core::app::{
     RunStatus,
-    receipt::{Source, Usage},
+    receipt::{Kind, Source, Usage},
     run::{Place, RunArtifact, RunUsage},
     uploads::RunFile,
 };
@@ -20,10 +20,16 @@ pub(crate) struct RunView {
     app: String,
     app_id: String,
     version: i64,
+    /// `action`, or of a schedule also `command`, `service` or `start`.
+    #[schema(value_type = String)]
+    kind: Kind,
+    /// Of the action or the service; else the kind.
     action: String,
     /// `api` or `schedule`.
     cause: &'static str,
     schedule_id: Option<String>,
+    /// What that schedule was called then.
+    schedule: Option<String>,
     /// The moment of the schedule that it is for.
     scheduled_at: Option<String>,
     /// `queued`, `running`, `succeeded`, `failed`, `timed_out` or `cancelled`.
@@ -150,9 +156,11 @@ pub(crate) fn run(run: AppRun, whole: bool) -> RunView {
         app: run.app_name,
         app_id: run.app_id,
         version: run.version,
+        kind: run.doc.kind,
         action: run.action,
         cause: run.cause.as_str(),
         schedule_id: run.schedule_id,
+        schedule: run.doc.schedule,
         scheduled_at: run.tick_ms.map(rfc3339),
         status: run.status.as_str(),
         phase: (run.status == RunStatus::Running).then(|| run.phase.as_str()),
