@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use proptest::prelude::*;
-use sandbar_core::app::manifest::{Code, Manifest, name_of_folder, parse, parse_bytes, schema};
+use sandbar_core::app::manifest::{Code, Manifest, locate, name_of_folder, parse, parse_bytes, schema};
 use serde_json::Value;
 
 /// What of a manifest only the parser tells.
@@ -35,7 +35,7 @@ const BEYOND_SCHEMA: [Code; 20] = [
     Code::Missing,
 ];
 /// Of those, the ones that a schema tells in these files all the same.
-const WITHIN_SCHEMA: [&str; 20] = [
+const WITHIN_SCHEMA: [&str; 22] = [
     "auth-policy",
     "boolean",
     "command-empty",
@@ -54,6 +54,8 @@ const WITHIN_SCHEMA: [&str; 20] = [
     "resources",
     "restart",
     "runtime-two",
+    "schedule-all-at-once",
+    "schedule-names",
     "schedule-when",
     "timeout",
 ];
@@ -188,6 +190,42 @@ fn a_misspelt_key_is_told_with_the_right_one() {
     assert_eq!(wrong[0].to_string(), "1:1: $.acitons: unknown_key: is not known; did you mean actions?");
     let wrong = parse("schedules: [{name: a, cron: '@daily', action: x}]\n").unwrap_err();
     assert_eq!(wrong[0].message, "schedule action target does not exist: x");
+}
+
+#[test]
+fn messages_say_what_is_allowed() {
+    for (text, message) in [
+        ("start: {command: }", "has no value; it must be a text"),
+        ("start: {command: 5}", "must be a text, not a number; put it in quotes"),
+        ("actions: build", "must be a list, not a text; a list stands in [ ], or has an entry in each line, after a hyphen"),
+        ("start: {command: x, timeoutSeconds: '5'}", "must be a whole number, not a text; leave out the quotes"),
+        ("start: {command: x, timeoutSeconds: 1.5}", "must be a whole number, not a number with a fraction"),
+        ("start: {command: x, timeoutSeconds: 0}", "must be from 1 to 86400"),
+        ("start: {command: x, restart: 5}", "must be one of never, on-failure, always, or a mapping with such a policy, not a number"),
+        ("schemaVersion: -1", "must be 1"),
+        ("actions: [{name: a/b, command: x}]", "must be one line without / and \\, without spaces at its ends, and not . or .."),
+        ("schedules: [{name: a/b, command: x, rate: 5 minutes}]", "must be one line without / and \\, without spaces at its ends, and not . or .."),
+    ] {
+        let wrong = parse(text).unwrap_err();
+        assert_eq!((wrong.len(), wrong[0].message.as_str()), (1, message), "{text}: {wrong:#?}");
+    }
+}
+
+#[test]
+fn places_are_found_by_their_paths() {
+    let text = "name: shop\nvolumes:\n  - name: data\n    mountPath: /data\nschedules:\n  - {name: a, budget: {maxUsd: 1}}\n";
+    for (path, at) in [
+        ("$.volumes[0].mountPath", (4, 16)),
+        ("$.schedules[0].budget.maxUsd", (6, 32)),
+        // Where there is no such place, what is around it.
+        ("$.schedules[0].quotas.maxSpendUsd", (6, 5)),
+        ("$.volumes[7]", (3, 3)),
+        ("$", (1, 1)),
+        ("nonsense[[", (1, 1)),
+    ] {
+        assert_eq!(locate(text, path), at, "{path}");
+    }
+    assert_eq!(locate("a: [", "$.a"), (1, 1));
 }
 
 #[test]

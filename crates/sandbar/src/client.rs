@@ -185,8 +185,12 @@ impl fmt::Display for Refusal {
         }
         write!(f, ")")?;
         // A list of {path, message} is what a refused body comes back with.
-        for item in self.details.as_ref().and_then(|d| d.get("errors").unwrap_or(d).as_array()).into_iter().flatten() {
-            if let (Some(path), Some(message)) = (item["path"].as_str(), item["message"].as_str()) {
+        let lists = |details: &Value| ["errors", "diagnostics"].into_iter().find_map(|key| details.get(key)).unwrap_or(details).as_array().cloned();
+        for item in self.details.as_ref().and_then(lists).into_iter().flatten() {
+            // The first, or all, may have been told.
+            if let (Some(path), Some(message)) = (item["path"].as_str(), item["message"].as_str())
+                && !self.message.contains(message)
+            {
                 write!(f, "; {path}: {message}")?;
             }
         }

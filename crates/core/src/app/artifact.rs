@@ -86,6 +86,18 @@ impl Pattern {
         reached[..self.segments.len()].contains(&true)
     }
 
+    /// Whether it leads through a folder that it names, and does not only look everywhere. Of a link it says that what is meant lies behind it.
+    pub fn leads_through(&self, folder: &str) -> bool {
+        let mut segments = self.segments.iter();
+        let named = folder.split('/').all(|name| {
+            segments.next().is_some_and(|segment| match segment {
+                Segment::Name(tokens) => name_matches(tokens, name),
+                Segment::Deep => false,
+            })
+        });
+        named && segments.next().is_some()
+    }
+
     /// The path itself, when it is one and no pattern: a file that is not there is missing then.
     pub fn literal(&self) -> Option<String> {
         let names = self.segments.iter().map(|segment| match segment {
@@ -252,6 +264,24 @@ mod tests {
         assert!(Pattern::parse("**/x").expect("a pattern").may_match_in("any/where"));
         assert_eq!(Pattern::parse("a/b.json").expect("a pattern").literal().as_deref(), Some("a/b.json"));
         assert_eq!(Pattern::parse("a/*.json").expect("a pattern").literal(), None);
+    }
+
+    #[test]
+    fn patterns_lead_through_the_folders_that_they_name() {
+        for (pattern, folder, wanted) in [
+            ("out/**", "out", true),
+            ("out/**", "out/a", false),
+            ("out/*/x.json", "out/a", true),
+            ("out/*/x.json", "out", true),
+            ("out/*/x.json", "out/a/x.json", false),
+            ("*/x", "any", true),
+            ("**/x", "any", false),
+            ("a/**/x", "a", true),
+            ("a/**/x", "a/b", false),
+            ("out", "out", false),
+        ] {
+            assert_eq!(Pattern::parse(pattern).expect(pattern).leads_through(folder), wanted, "{pattern} {folder}");
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use command::{Action, Block, Concurrency, ConcurrencyPolicy, Launch, LaunchS
 pub use diagnostic::{Code, Diagnostic};
 pub use port::{Access, AuthPolicy, Port, Protocol};
 pub use rate::Rate;
-pub use read::{Parsed, UPLOAD_KEY, is_app_name, is_command_name, name_of_folder, parse, parse_bytes};
+pub use read::{Parsed, UPLOAD_KEY, is_app_name, is_command_name, locate, name_of_folder, parse, parse_bytes};
 pub use schedule::{Budget, Quotas, Retention, RuntimePolicy, Schedule, Target, When};
 pub use schema::{ID as SCHEMA_ID, schema};
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{
     Artifacts, BASE_DEFAULT, Manifest, Network, Runtime,
     diagnostic::{Code, Diagnostic},
-    yaml::{self, Node},
+    yaml::{self, At, Data, Node},
 };
 use crate::{app::canonical, limits::apps as limits};
 
@@ -69,7 +69,7 @@ pub fn parse_bytes(bytes: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(text),
         Err(_) if bytes.len() > limits::MANIFEST_MAX_BYTES => {
-            let message = format!("has more than {} bytes", limits::MANIFEST_MAX_BYTES);
+            let message = format!("has more than {} bytes; so many are allowed", limits::MANIFEST_MAX_BYTES);
             Err(vec![Diagnostic { path: "$".to_owned(), code: Code::TooLarge, message, line: 1, column: 1 }])
         }
         Err(error) => {
@@ -94,6 +94,14 @@ pub fn parse(text: &str) -> Result<Parsed, Vec<Diagnostic>> {
     })?;
     let hash = canonical::sha256(&normalised);
     Ok(Parsed { manifest, normalised, hash })
+}
+
+/// Where something stands in the text of a manifest that has the path of a diagnostic, line and column: itself, else what is around it.
+pub fn locate(text: &str, path: &str) -> (u32, u32) {
+    let Ok((root, _)) = yaml::load(text) else { return (1, 1) };
+    let place: Vec<String> = path.split(['.', '[']).skip(1).map(|token| token.trim_end_matches(']').to_owned()).collect();
+    let At { line, column } = Spot { path: "$".to_owned(), node: &root }.below(&place).node.at;
+    (line, column)
 }
 
 /// Keys that mean something elsewhere, and why they are refused.
@@ -182,16 +190,20 @@ fn read(root: &Node, out: &mut Out) -> Manifest {
 }
 
 fn head(fields: &Fields<'_>, out: &mut Out, manifest: &mut Manifest) {
-    if let Some(spot) = fields.get("schemaVersion")
-        && spot.integer(out, 0, u32::MAX).is_some_and(|version| version != 1)
-    {
-        spot.wrong(out, Code::InvalidValue, "must be 1");
+    match fields.get("schemaVersion") {
+        Some(spot) if matches!(spot.node.data, Data::Int(..)) => {
+            if !matches!(spot.node.data, Data::Int(1, _)) {
+                spot.wrong(out, Code::InvalidValue, "must be 1");
+            }
+        }
+        Some(spot) => drop(spot.integer(out, 1, 1)),
+        None => {}
     }
     if let Some(spot) = fields.get("name")
         && let Some(name) = spot.text(out, limits::APP_NAME_MAX_CHARS)
     {
         if !is_app_name(name) {
-            spot.wrong(out, Code::InvalidName, "must have at least two lower-case letters, digits and hyphens, and no hyphen at its ends");
+            spot.wrong(out, Code::InvalidName, "must be two or more lower-case letters, digits and hyphens, without a hyphen at its ends");
         }
         manifest.name = Some(name.to_owned());
     }

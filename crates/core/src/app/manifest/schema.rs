@@ -165,6 +165,14 @@ fn command_name() -> Value {
     json!({"type": "string", "maxLength": limits::APP_COMMAND_NAME_MAX_CHARS, "pattern": r"^[^\s/\\]([^/\\\n]*[^\s/\\])?$", "not": {"enum": [super::START, ".", ".."]}})
 }
 
+/// As those of actions, but for `start`, which is none of theirs, and longer.
+fn schedule_name() -> Value {
+    let mut name = command_name();
+    name["maxLength"] = limits::APP_SCHEDULE_NAME_MAX_CHARS.into();
+    name["not"] = json!({"enum": [".", ".."]});
+    name
+}
+
 fn command() -> Value {
     text(limits::APP_COMMAND_MAX_CHARS)
 }
@@ -341,7 +349,7 @@ fn schedule() -> Value {
         closed([("kind", kind("command")), ("command", command())], &["kind", "command"]),
     ]});
     let fields = [
-        ("name", line(limits::APP_SCHEDULE_NAME_MAX_CHARS)),
+        ("name", schedule_name()),
         ("cron", described(expression(), "Minute, hour, day, month and weekday; or with seconds before them.")),
         ("rate", described(expression(), "Such as 5 minutes.")),
         ("once", moment()),

@@ -1,7 +1,7 @@
 //! YAML as a tree of values, each with its place.
 //!
 //! Stricter than YAML is: one document, no tags, no key twice, keys are words. Aliases are followed, and what they repeat counts
-//! again, so that a small text cannot become a large tree.
+//! again, so that a small text cannot become a large tree. What is only forbidden is noted, and the reading goes on; what is no YAML ends it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -42,7 +42,7 @@ pub struct Key {
     pub text: String,
 }
 
-/// Reads a text. What is no YAML ends the reading; keys that stand twice do not.
+/// Reads a text. What is no YAML ends the reading; what is noted besides does not.
 pub fn load(text: &str) -> Result<(Node, Vec<Diagnostic>), Diagnostic> {
     if text.len() > limits::MANIFEST_MAX_BYTES {
         let message = format!("has {} bytes; at most {} are allowed", text.len(), limits::MANIFEST_MAX_BYTES);
@@ -52,9 +52,12 @@ pub fn load(text: &str) -> Result<(Node, Vec<Diagnostic>), Diagnostic> {
     for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         let (event, span) = event.map_err(|error| invalid(at(*error.marker()), error.info()))?;
         builder.take(event, at(span.start))?;
+        if builder.documents > 1 {
+            break;
+        }
     }
     let start = At { line: 1, column: 1 };
-    Ok((builder.root.unwrap_or(Node { at: start, data: Data::Null }), builder.duplicates))
+    Ok((builder.root.unwrap_or(Node { at: start, data: Data::Null }), builder.noted))
 }
 
 impl Node {
@@ -79,7 +82,8 @@ impl Node {
         match &self.data {
             Data::Null => "nothing",
             Data::Bool(_) => "true or false",
-            Data::Int(..) | Data::Float(..) => "a number",
+            Data::Int(..) => "a number",
+            Data::Float(..) => "a number with a fraction",
             Data::Text(_) => "a text",
             Data::List(_) => "a list",
             Data::Map(_) => "a mapping",
@@ -128,7 +132,7 @@ struct Builder {
     repeated_bytes: usize,
     documents: usize,
     root: Option<Node>,
-    duplicates: Vec<Diagnostic>,
+    noted: Vec<Diagnostic>,
 }
 
 /// A list or mapping that has not ended.
@@ -140,7 +144,12 @@ struct Open {
 
 enum OpenKind {
     List(Vec<Node>),
-    Map { entries: Vec<(Key, Node)>, seen: HashSet<String>, key: Option<Key> },
+    /// Of what stands under a key that is none, nothing is taken.
+    Map {
+        entries: Vec<(Key, Node)>,
+        seen: HashSet<String>,
+        key: Option<Option<Key>>,
+    },
 }
 
 impl Builder {
@@ -149,7 +158,10 @@ impl Builder {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
             Event::DocumentStart(_) => {
                 self.documents += 1;
-                if self.documents > 1 { Err(invalid(at, "there is a second document; a manifest is one")) } else { Ok(()) }
+                if self.documents > 1 {
+                    self.noted.push(invalid(at, "there is a second document, which is not looked at; a manifest is one"));
+                }
+                Ok(())
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else { return Err(invalid(at, "an alias stands within what it repeats")) };
@@ -161,19 +173,19 @@ impl Builder {
                 node.map_or(Ok(()), |node| self.put(node, 0))
             }
             Event::Scalar(text, style, anchor, tag) => {
-                no_tag(tag.is_some(), at)?;
+                self.no_tag(tag.is_some(), at);
                 self.count(1, 0, at)?;
                 let data = if style == ScalarStyle::Plain { plain(&text) } else { Data::Text(text.into_owned()) };
                 self.put(Node { at, data }, anchor)
             }
             Event::SequenceStart(anchor, tag) => {
-                no_tag(tag.is_some(), at)?;
+                self.no_tag(tag.is_some(), at);
                 self.count(1, 1, at)?;
                 self.open.push(Open { at, anchor, kind: OpenKind::List(Vec::new()) });
                 Ok(())
             }
             Event::MappingStart(anchor, tag) => {
-                no_tag(tag.is_some(), at)?;
+                self.no_tag(tag.is_some(), at);
                 self.count(1, 1, at)?;
                 self.open.push(Open { at, anchor, kind: OpenKind::Map { entries: Vec::new(), seen: HashSet::new(), key: None } });
                 Ok(())
@@ -208,46 +220,60 @@ impl Builder {
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
         }
-        let mut twice = None;
+        let (mut twice, mut none) = (None, None);
         match self.open.last_mut().map(|open| &mut open.kind) {
             None => self.root = Some(node),
             Some(OpenKind::List(items)) => items.push(node),
             Some(OpenKind::Map { entries, seen, key }) => match key.take() {
-                Some(key) => {
+                Some(None) => {}
+                Some(Some(key)) => {
                     // Where nothing stands there is no place but the key's.
                     let node = if matches!(node.data, Data::Null) { Node { at: key.at, ..node } } else { node };
                     entries.push((key, node));
                 }
                 None => {
                     let text = match node.data {
-                        Data::Text(text) | Data::Int(_, text) | Data::Float(_, text) => text,
-                        Data::Bool(value) => value.to_string(),
-                        Data::Null | Data::List(_) | Data::Map(_) => return Err(invalid(node.at, "a key must be a word")),
+                        Data::Text(text) | Data::Int(_, text) | Data::Float(_, text) => Some(text),
+                        Data::Bool(value) => Some(value.to_string()),
+                        Data::Null | Data::List(_) | Data::Map(_) => None,
                     };
-                    if !seen.insert(text.clone()) {
-                        twice = Some((node.at, text.clone()));
+                    match &text {
+                        None => none = Some(node.at),
+                        Some(text) if !seen.insert(text.clone()) => twice = Some((node.at, text.clone())),
+                        Some(_) => {}
                     }
-                    *key = Some(Key { at: node.at, text });
+                    *key = Some(text.map(|text| Key { at: node.at, text }));
                 }
             },
         }
         if let Some((At { line, column }, key)) = twice {
             let message = "stands twice in this mapping".to_owned();
-            self.duplicates.push(Diagnostic { path: below(&self.path(), &key), code: Code::DuplicateKey, message, line, column });
+            self.noted.push(Diagnostic { path: below(&self.path(1), &key), code: Code::DuplicateKey, message, line, column });
+        }
+        if let Some(at) = none {
+            let message = "a key must be a word: in front of its colon stands nothing, a list or a mapping";
+            self.noted.push(Diagnostic { path: self.path(1), ..invalid(at, message) });
         }
         Ok(())
     }
 
-    /// Of the innermost that is open.
-    fn path(&self) -> String {
+    /// Of what comes next, or so many levels above it.
+    fn path(&self, above: usize) -> String {
         let mut path = "$".to_owned();
-        for open in self.open.iter().take(self.open.len().saturating_sub(1)) {
+        for open in self.open.iter().take(self.open.len().saturating_sub(above)) {
             match &open.kind {
                 OpenKind::List(items) => path = format!("{path}[{}]", items.len()),
-                OpenKind::Map { key, .. } => path = below(&path, key.as_ref().map_or("", |key| &key.text)),
+                OpenKind::Map { key: Some(Some(key)), .. } => path = below(&path, &key.text),
+                OpenKind::Map { .. } => {}
             }
         }
         path
+    }
+
+    fn no_tag(&mut self, tagged: bool, at: At) {
+        if tagged {
+            self.noted.push(Diagnostic { path: self.path(0), ..invalid(at, "tags (such as !!str) are not allowed") });
+        }
     }
 }
 
@@ -284,10 +310,6 @@ fn plain(text: &str) -> Data {
         Ok(number) if is_number => Data::Float(number, text.to_owned()),
         _ => Data::Text(text.to_owned()),
     }
-}
-
-fn no_tag(tagged: bool, at: At) -> Result<(), Diagnostic> {
-    if tagged { Err(invalid(at, "tags (such as !!str) are not allowed")) } else { Ok(()) }
 }
 
 fn at(marker: Marker) -> At {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{pack, path, validate};
 use crate::{
     cli::{DeployArgs, Global, Output},
-    client::{Client, segment},
+    client::{Client, Refusal, segment},
     output::{self, cell},
 };
 
@@ -30,10 +30,15 @@ pub async fn run(global: &Global, args: DeployArgs) -> anyhow::Result<u8> {
         Ok(parsed) => parsed,
         // As `validate` shows it; the server would say the same.
         Err(diagnostics) => {
+            const NOT_SENT: &str = "the manifest is wrong, so nothing was sent";
+            if global.output == Output::Json {
+                let details = Some(json!({"ok": false, "file": file, "diagnostics": diagnostics}));
+                return Err(Refusal { status: 422, code: "unprocessable".into(), message: NOT_SENT.into(), details, request_id: None }.into());
+            }
             for diagnostic in &diagnostics {
                 eprintln!("{}", output::printable(&format!("{}:{diagnostic}", file.display())));
             }
-            bail!("the manifest is wrong, so nothing was sent");
+            bail!(NOT_SENT);
         }
     };
     let name = match args.name.clone().or_else(|| parsed.manifest.name.clone()) {
@@ -42,7 +47,8 @@ pub async fn run(global: &Global, args: DeployArgs) -> anyhow::Result<u8> {
     };
     let packed = tokio::task::spawn_blocking(move || pack::pack(&dir)).await??;
     if global.output == Output::Table {
-        eprintln!("sending {} files, {} bytes ({} packed) as {name}", packed.entries, packed.bytes, packed.length);
+        let (bytes, length) = (output::size(packed.bytes), output::size(packed.length));
+        eprintln!("sending {} files, {bytes} ({length} packed) as {name}", packed.entries);
     }
     let version = send(&client, &name, &args, packed).await?;
     let number = cell(&version["version"]);

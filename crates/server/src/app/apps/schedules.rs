@@ -151,6 +151,7 @@ impl App {
             let terms = terms_of(spec, &manifest);
             run.doc.timeout_s = run.doc.timeout_s.min(terms.max_duration_s.unwrap_or(u64::MAX));
             run.doc.terms = terms;
+            run.doc.schedule = Some(record.name.clone());
             run
         }))
     }
@@ -221,7 +222,7 @@ impl App {
         }
         match (change, record.lifecycle) {
             (Change::Set(given), _) => {
-                let spec = self.read_schedule(app, merged(record.spec.as_ref(), given)?).await?;
+                let spec = self.read_changed(app, &record.name, merged(record.spec.as_ref(), given)?).await?;
                 let now_ms = now_ms();
                 if record.spec.as_ref().is_none_or(|old| !schedule::is_same_time(old, &spec)) {
                     comes(&spec, now_ms)?;
@@ -234,6 +235,15 @@ impl App {
             (Change::Resume, Lifecycle::Stopped | Lifecycle::Failed) => resumed_schedule(record, now_ms()).map_err(refused),
             (Change::Resume, over) => Err(ApiError::conflict(format!("the schedule has ended ({}); change it so that it comes again", over.as_str()))),
         }
+    }
+
+    /// One that was there before may be called what none is called any more, and keeps that until it is called otherwise.
+    async fn read_changed(&self, app: &AppRecord, name: &str, mut whole: Value) -> Result<Schedule, ApiError> {
+        if manifest::is_command_name(name) || whole["name"] != name {
+            return self.read_schedule(app, whole).await;
+        }
+        whole["name"] = "schedule".into();
+        Ok(Schedule { name: name.to_owned(), ..self.read_schedule(app, whole).await? })
     }
 
     /// A schedule as it stands in a manifest, read together with what it may run: what is live of the app.

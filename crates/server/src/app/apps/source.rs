@@ -5,7 +5,7 @@ use sandbar_api::ErrorCode;
 use sandbar_core::{
     app::{
         artifact::Pattern,
-        manifest::{Code, Diagnostic, FILE_NAMES, Parsed, is_app_name, parse},
+        manifest::{Code, Diagnostic, FILE_NAMES, Parsed, is_app_name, locate, parse_bytes},
         receipt::{Prices, check_budget},
     },
     limits::{apps as manifest_limits, deploys as limits},
@@ -33,7 +33,7 @@ pub(super) struct Source {
     pub staged: Staged,
     listing: Vec<Listed>,
     sha256: String,
-    manifest_text: String,
+    pub manifest_text: String,
     pub parsed: Parsed,
 }
 
@@ -62,10 +62,13 @@ impl App {
         let bounds = ArchiveLimits { entries_max: limits::APP_SOURCE_ENTRIES_MAX, bytes_max: limits::APP_SOURCE_MAX_BYTES };
         let staged = self.node.stage(spool, bounds).await.map_err(|error| unpacked_failure(&error))?;
         let (file, manifest_text) = manifest_in(&staged).await?;
-        let parsed = parse(&manifest_text).map_err(|diagnostics| diagnosed(&diagnostics).with_message(|text| format!("{file}: {text}")))?;
+        let wrong = |diagnostics: &[Diagnostic]| diagnosed(diagnostics).with_message(|text| format!("{file}: {text}"));
+        let parsed = parse_bytes(&manifest_text).map_err(|diagnostics| wrong(&diagnostics))?;
+        // It was read, so it is text.
+        let manifest_text = String::from_utf8_lossy(&manifest_text).into_owned();
         let refused = unsupported(&parsed, self.receipts.prices().as_deref());
         if !refused.is_empty() {
-            return Err(diagnosed(&refused).with_message(|text| format!("{file}: {text}")));
+            return Err(wrong(&located(&manifest_text, refused)));
         }
         let listing = staged.listing().await.map_err(|error| volumes::failure("reading the source", &error))?;
         let sha256 = digest_of(listing.iter());
@@ -128,7 +131,7 @@ fn digest_of<'a>(listing: impl Iterator<Item = &'a Listed>) -> String {
 }
 
 /// The manifest at the top of a source, with its name.
-async fn manifest_in(staged: &Staged) -> Result<(&'static str, String), ApiError> {
+async fn manifest_in(staged: &Staged) -> Result<(&'static str, Vec<u8>), ApiError> {
     for name in FILE_NAMES {
         let wrong = |message: &str| {
             let at = Diagnostic { path: "$".to_owned(), code: Code::TooLarge, message: message.to_owned(), line: 1, column: 1 };
@@ -140,14 +143,20 @@ async fn manifest_in(staged: &Staged) -> Result<(&'static str, String), ApiError
             Err(VolumeError::Tree(_)) => return Err(wrong(&format!("must be a file of at most {} bytes", manifest_limits::MANIFEST_MAX_BYTES))),
             Err(error) => return Err(volumes::failure("reading the manifest", &error)),
         };
-        return String::from_utf8(bytes).map(|text| (name, text)).map_err(|_| {
-            let at = Diagnostic { path: "$".to_owned(), code: Code::InvalidYaml, message: "is not UTF-8".to_owned(), line: 1, column: 1 };
-            diagnosed(&[at]).with_message(|text| format!("{name}: {text}"))
-        });
+        return Ok((name, bytes));
     }
     let text = format!("the archive has no manifest: one of {} has to stand at its top", FILE_NAMES.join(", "));
     let at = Diagnostic { path: "$".to_owned(), code: Code::Missing, message: text.clone(), line: 1, column: 1 };
     Err(diagnosed(&[at]).with_message(|_| text))
+}
+
+/// The same where they stand in the text.
+pub(super) fn located(text: &str, diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let place = |one: Diagnostic| {
+        let (line, column) = locate(text, &one.path);
+        Diagnostic { line, column, ..one }
+    };
+    diagnostics.into_iter().map(place).collect()
 }
 
 /// What a manifest may say and this server does not do. Nothing of it is passed over in silence.

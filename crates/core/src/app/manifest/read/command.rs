@@ -76,9 +76,19 @@ pub fn launch(spot: &Spot<'_>, out: &mut Out, names: &mut Names) -> Launch {
     Launch { services, env: parts::env(&fields, out) }
 }
 
-/// Whether a text can be the name of an action or service.
+/// Whether a text can be the name of an action, service or schedule.
 pub fn is_command_name(name: &str) -> bool {
     name.trim() == name && !name.is_empty() && !matches!(name, "." | "..") && !name.chars().any(|c| c.is_control() || matches!(c, '/' | '\\'))
+}
+
+/// The name of what can be asked for by it: of an action, a service or a schedule.
+pub fn command_name<'a>(spot: &Spot<'a>, out: &mut Out, max_chars: usize) -> Option<&'a str> {
+    let text = spot.text(out, max_chars)?;
+    if !is_command_name(text) {
+        spot.wrong(out, Code::InvalidName, "must be one line without / and \\, without spaces at its ends, and not . or ..");
+        return None;
+    }
+    Some(text)
 }
 
 pub fn command_text(spot: &Spot<'_>, out: &mut Out) -> Option<String> {
@@ -87,15 +97,12 @@ pub fn command_text(spot: &Spot<'_>, out: &mut Out) -> Option<String> {
 
 fn named_block(fields: &Fields<'_>, out: &mut Out, names: &mut Names) -> (String, String, Block, Vec<Said<u16>>) {
     let mut name = "";
-    if let Some(spot) = fields.require("name", out)
-        && let Some(text) = spot.text(out, limits::APP_COMMAND_NAME_MAX_CHARS)
-    {
-        if is_command_name(text) {
+    if let Some(spot) = fields.require("name", out) {
+        if let Some(text) = command_name(&spot, out, limits::APP_COMMAND_NAME_MAX_CHARS) {
             names.take(text, &spot);
-        } else {
-            spot.wrong(out, Code::InvalidName, "must be one line without slashes, and without spaces at its ends");
         }
-        name = text;
+        // What refers to one that is wrong is right.
+        name = spot.as_text();
     }
     let command = fields.require("command", out).and_then(|spot| command_text(&spot, out)).unwrap_or_default();
     let (block, ports) = block(fields, out);
@@ -162,6 +169,11 @@ fn readiness(fields: &Fields<'_>, out: &mut Out, ports: &[Port]) -> Option<Readi
 fn restart(fields: &Fields<'_>, out: &mut Out, default: RestartPolicy) -> Restart {
     let mut restart = Restart::of(default);
     let Some(spot) = fields.get("restart") else { return restart };
+    if !matches!(spot.node.data, Data::Text(_) | Data::Map(_)) {
+        let words = RestartPolicy::NAMES.join(", ");
+        spot.wrong(out, Code::InvalidType, format!("must be one of {words}, or a mapping with such a policy, not {}", spot.node.kind()));
+        return restart;
+    }
     if matches!(spot.node.data, Data::Text(_)) {
         restart.policy = spot.one_of(out, RestartPolicy::named, RestartPolicy::NAMES).unwrap_or(default);
         return restart;

@@ -33,7 +33,7 @@ pub fn runtime(spot: &Spot<'_>, out: &mut Out) -> Runtime {
     let said: Vec<&str> = keys.into_iter().filter(|key| fields.get(key).is_some()).collect();
     match said[..] {
         [] if fields.get("dockerfile").is_some() => {}
-        [] => fields.wrong(out, Code::Missing, "needs one of base, snapshot and image"),
+        [] => fields.wrong(out, Code::Missing, "needs one of base, snapshot or image"),
         [_] => {}
         [_, ref more @ ..] => {
             for key in more {
@@ -45,17 +45,16 @@ pub fn runtime(spot: &Spot<'_>, out: &mut Out) -> Runtime {
         let spot = fields.get(key)?;
         let text = spot.text(out, all::NAME_MAX_CHARS)?;
         if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
-            spot.wrong(out, Code::InvalidName, "must have letters, digits, hyphens, dots and underscores");
+            spot.wrong(out, Code::InvalidName, "must have nothing but letters, digits, hyphens, dots and underscores");
         }
         Some(text.to_owned())
     };
-    if let Some(snapshot) = id("snapshot") {
-        return Runtime::Snapshot(snapshot);
-    }
-    let base = id("base");
-    match fields.get("image").and_then(|spot| image(&spot, out)) {
-        Some(image) => Runtime::Image(image),
-        None => Runtime::Base(base.unwrap_or_else(|| BASE_DEFAULT.to_owned())),
+    // All of them are looked at, also where only one can be.
+    let (snapshot, base) = (id("snapshot"), id("base"));
+    match (snapshot, fields.get("image").and_then(|spot| image(&spot, out))) {
+        (Some(snapshot), _) => Runtime::Snapshot(snapshot),
+        (None, Some(image)) => Runtime::Image(image),
+        (None, None) => Runtime::Base(base.unwrap_or_else(|| BASE_DEFAULT.to_owned())),
     }
 }
 
@@ -75,7 +74,7 @@ fn image(spot: &Spot<'_>, out: &mut Out) -> Option<Image> {
         }
     });
     let digest = fields.get("digest").and_then(|spot| {
-        let text = spot.text(out, 71)?;
+        let text = spot.text(out, all::NAME_MAX_CHARS)?;
         let said = name.as_ref().and_then(|name| name.digest.as_deref());
         if !is_digest(text) {
             spot.wrong(out, Code::InvalidValue, "must be sha256: and 64 lower-case hex digits");
@@ -155,7 +154,7 @@ pub fn volumes(fields: &Fields<'_>, out: &mut Out) -> Vec<Volume> {
             && let Some(name) = spot.text(out, limits::APP_VOLUME_NAME_MAX_CHARS)
         {
             if !is_variable(name, true) {
-                spot.wrong(out, Code::InvalidName, "must begin with a letter or underscore, and have letters, digits, underscores and hyphens");
+                spot.wrong(out, Code::InvalidName, "must begin with a letter or underscore, and have nothing but letters, digits, underscores and hyphens");
             } else if volumes.iter().any(|before| before.name == name) {
                 spot.wrong(out, Code::DuplicateName, format!("{name:?} is the name of another volume"));
             }
@@ -174,7 +173,7 @@ pub fn volumes(fields: &Fields<'_>, out: &mut Out) -> Vec<Volume> {
             } else if let Some(other) =
                 volumes.iter().find(|other| !other.mount_path.is_empty() && (inside(path, &other.mount_path) || inside(&other.mount_path, path)))
             {
-                spot.wrong(out, Code::Conflict, format!("lies on or in the volume {:?}, or that in it", other.name));
+                spot.wrong(out, Code::Conflict, format!("overlaps with the volume {:?}", other.name));
             } else {
                 volume.mount_path = path.to_owned();
             }
@@ -227,14 +226,12 @@ pub fn inputs(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) -> (Inputs, Op
 fn schema(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) -> Option<(Value, InputSchema)> {
     spot.mapping(out)?;
     let Some(schema) = spot.node.to_json() else {
-        spot.wrong(out, Code::InvalidSchema, "holds a number that JSON does not have");
+        spot.wrong(out, Code::InvalidSchema, "holds a number that JSON does not have, such as .inf or .nan");
         return None;
     };
+    upload::check(spot, out, volumes);
     match InputSchema::compile(&schema) {
-        Ok(compiled) => {
-            upload::check(spot, out, volumes);
-            Some((schema, compiled))
-        }
+        Ok(compiled) => Some((schema, compiled)),
         Err(problems) => {
             for problem in problems {
                 spot.below(&problem.place).wrong(out, Code::InvalidSchema, problem.message);
@@ -256,16 +253,19 @@ pub fn mcp(spot: &Spot<'_>, out: &mut Out, names: &Names) -> Mcp {
             }
             Some(name.to_owned())
         });
-        let number = fields.require("port", out)?;
-        let port = port_number(&number, out)?;
-        if fields.get("service").is_some() == service.is_some() && !names.ports_of(service.as_deref()).contains(&port) {
+        let number = fields.require("port", out);
+        let port = number.as_ref().and_then(|number| port_number(number, out));
+        if let (Some(number), Some(port)) = (&number, port)
+            && fields.get("service").is_some() == service.is_some()
+            && !names.ports_of(service.as_deref()).contains(&port)
+        {
             let owner = service.as_deref().map_or_else(|| "the start command".to_owned(), |service| format!("the service {service:?}"));
             number.wrong(out, Code::UndeclaredPort, format!("{port} is not among the ports of {owner}"));
         }
         let path = if fields.get("path").is_some() { path_or_root(&fields, out) } else { "/mcp".to_owned() };
         Some(McpEndpoint {
             name: fields.get("name").and_then(|spot| spot.line(out, limits::APP_COMMAND_NAME_MAX_CHARS)).map(str::to_owned),
-            port,
+            port: port.unwrap_or_default(),
             path,
             service,
         })
@@ -273,7 +273,7 @@ pub fn mcp(spot: &Spot<'_>, out: &mut Out, names: &Names) -> Mcp {
     Mcp { endpoints: endpoints.into_iter().flatten().collect() }
 }
 
-const VARIABLE: &str = "must begin with a letter or underscore, and have letters, digits and underscores";
+const VARIABLE: &str = "must begin with a letter or underscore, and have nothing but letters, digits and underscores";
 const RESERVED: &str = "is set by the server for every command";
 
 /// The key `env`: names and values. Numbers and booleans are the text that stands there.

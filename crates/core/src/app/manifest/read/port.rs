@@ -74,7 +74,7 @@ fn auth_policy(spot: &Spot<'_>, out: &mut Out) -> Option<AuthPolicy> {
 }
 
 fn sha256(spot: &Spot<'_>, out: &mut Out) -> Option<String> {
-    let text = spot.text(out, 64)?;
+    let text = spot.text(out, VALUE_MAX_CHARS)?;
     if text.len() != 64 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         spot.wrong(out, Code::InvalidValue, "must be a SHA-256 in 64 lower-case hex digits; the secret itself does not belong here");
         return None;
@@ -82,15 +82,17 @@ fn sha256(spot: &Spot<'_>, out: &mut Out) -> Option<String> {
     Some(text.to_owned())
 }
 
+/// What is longer is not told by what it should be.
+const VALUE_MAX_CHARS: usize = 1000;
 /// Headers that say something else to the gateway or to the app.
 const HEADERS_TAKEN: [&str; 10] =
     ["authorization", "connection", "content-length", "cookie", "host", "origin", "te", "transfer-encoding", "upgrade", "x-forwarded-for"];
 
 fn header_name(spot: &Spot<'_>, out: &mut Out) -> Option<String> {
-    let text = spot.text(out, 64)?;
+    let text = spot.text(out, VALUE_MAX_CHARS)?;
     let name = text.to_ascii_lowercase();
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)) {
-        spot.wrong(out, Code::InvalidValue, "is no name of a header");
+    if name.len() > 64 || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)) {
+        spot.wrong(out, Code::InvalidValue, "must be the name of a header, of at most 64 characters, such as x-preview-key");
         return None;
     }
     if HEADERS_TAKEN.contains(&name.as_str()) {

@@ -11,7 +11,7 @@ use super::{
         yaml::Data,
     },
     checks::Names,
-    command::command_text,
+    command::{command_name, command_text},
     parts,
     spot::{Fields, Out, Spot, meant},
 };
@@ -69,7 +69,7 @@ pub fn schedules(fields: &Fields<'_>, out: &mut Out, names: &Names, inputs: Opti
 fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, inputs: Option<&InputSchema>, seen: &mut Vec<String>) -> Option<Schedule> {
     let fields = spot.fields(out, KEYS)?;
     let name = fields.require("name", out).and_then(|spot| {
-        let name = spot.line(out, limits::APP_SCHEDULE_NAME_MAX_CHARS)?;
+        let name = command_name(&spot, out, limits::APP_SCHEDULE_NAME_MAX_CHARS)?;
         if seen.iter().any(|before| before == name) {
             spot.wrong(out, Code::DuplicateName, format!("{name:?} is the name of another schedule"));
         }
@@ -98,7 +98,8 @@ fn schedule(spot: &Spot<'_>, out: &mut Out, names: &Names, inputs: Option<&Input
         start_at,
         end_at,
         max_runs: max_runs.and_then(|spot| spot.integer(out, 1, limits::APP_SCHEDULE_RUNS_MAX)),
-        target: target?,
+        // Of one that is wrong the rest is looked at all the same.
+        target: target.unwrap_or_else(|| Target::Command { command: String::new() }),
         requires_start,
         runtime_policy: fields.one_of("runtimePolicy", out, RuntimePolicy::named, RuntimePolicy::NAMES).unwrap_or_default(),
         resources: fields.get("resources").map(|spot| parts::resources(&spot, out)).unwrap_or_default(),
@@ -176,18 +177,26 @@ fn policy(fields: &Fields<'_>, out: &mut Out) -> script::Schedule {
 
 fn when(fields: &Fields<'_>, out: &mut Out, timezone: &str) -> Option<When> {
     let said: Vec<&str> = WHEN.into_iter().filter(|key| fields.get(key).is_some()).collect();
-    let Some((&key, more)) = said.split_first() else {
-        fields.wrong(out, Code::Missing, "needs one of cron, rate and once");
+    let Some((_, more)) = said.split_first() else {
+        fields.wrong(out, Code::Missing, "needs one of cron, rate or once");
         return None;
     };
     for key in more {
         fields.conflict(key, out, "only one of cron, rate, once and scheduleExpression can be said");
     }
+    if fields.get("scheduleExpression").is_none() && fields.get("scheduleType").is_some() {
+        fields.conflict("scheduleType", out, "goes with scheduleExpression");
+    }
+    // Each is looked at, also where only one can be.
+    let mut read = said.into_iter().map(|key| when_of(key, fields, out, timezone));
+    let first = read.next()?;
+    read.for_each(drop);
+    first
+}
+
+fn when_of(key: &str, fields: &Fields<'_>, out: &mut Out, timezone: &str) -> Option<When> {
     let spot = fields.get(key)?;
     if key != "scheduleExpression" {
-        if fields.get("scheduleType").is_some() {
-            fields.conflict("scheduleType", out, "goes with scheduleExpression");
-        }
         return moments(&spot, key, out, timezone);
     }
     let kinds = &WHEN[..3];
@@ -222,13 +231,20 @@ fn instant(text: &str) -> Result<Timestamp, String> {
 
 fn target(fields: &Fields<'_>, out: &mut Out, names: &Names) -> Option<Target> {
     let said: Vec<&str> = TARGETS.into_iter().filter(|key| fields.get(key).is_some()).collect();
-    let Some((&key, more)) = said.split_first() else {
-        fields.wrong(out, Code::Missing, "needs one of action, command and target");
+    let Some((_, more)) = said.split_first() else {
+        fields.wrong(out, Code::Missing, "needs one of action, command or target");
         return None;
     };
     for key in more {
         fields.conflict(key, out, "only one of action, actionName, command and target can be said");
     }
+    let mut read = said.into_iter().map(|key| target_of(key, fields, out, names));
+    let first = read.next()?;
+    read.for_each(drop);
+    first
+}
+
+fn target_of(key: &str, fields: &Fields<'_>, out: &mut Out, names: &Names) -> Option<Target> {
     let spot = fields.get(key)?;
     match key {
         "action" | "actionName" => action(&spot, out, names),
@@ -290,7 +306,7 @@ fn input(fields: &Fields<'_>, out: &mut Out) -> Option<Value> {
     spot.mapping(out)?;
     let value = spot.node.to_json();
     if value.is_none() {
-        spot.wrong(out, Code::InvalidValue, "holds a number that JSON does not have");
+        spot.wrong(out, Code::InvalidValue, "holds a number that JSON does not have, such as .inf or .nan");
     }
     value
 }

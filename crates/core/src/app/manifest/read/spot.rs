@@ -6,6 +6,9 @@ use super::super::{
 };
 use crate::{app::amount::Amount, limits::apps as limits, validate::spelling};
 
+/// So many times what a list may hold is looked at.
+const LIST_READ_TIMES: usize = 10;
+
 /// What was found to be wrong.
 pub struct Out {
     diagnostics: Vec<Diagnostic>,
@@ -23,8 +26,11 @@ impl Out {
         }
     }
 
-    /// All of it in the order of places.
+    /// All of it in the order of places. What has a tag is told once: it may be something else without it.
     pub fn finish(mut self) -> Result<(), Vec<Diagnostic>> {
+        let tagged: Vec<String> = self.diagnostics.iter().filter(|one| one.code == Code::InvalidYaml && one.path != "$").map(|one| one.path.clone()).collect();
+        let is_in = |path: &str, tagged: &str| path.strip_prefix(tagged).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        self.diagnostics.retain(|one| one.code == Code::InvalidYaml || !tagged.iter().any(|tagged| is_in(&one.path, tagged)));
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
         self.diagnostics.truncate(limits::MANIFEST_DIAGNOSTICS_MAX);
         if self.diagnostics.is_empty() { Ok(()) } else { Err(self.diagnostics) }
@@ -53,8 +59,10 @@ impl<'a> Spot<'a> {
 
     fn is_no(&self, out: &mut Out, wanted: &str) {
         let hint = match &self.node.data {
-            Data::Null => ": leave the key out, or give it a value",
+            Data::Null => return self.wrong(out, Code::InvalidType, format!("has no value; it must be {wanted}")),
             Data::Int(..) | Data::Float(..) | Data::Bool(_) if wanted == "a text" => "; put it in quotes",
+            Data::Text(_) if wanted == "a list" => "; a list stands in [ ], or has an entry in each line, after a hyphen",
+            Data::Text(text) if text.parse::<f64>().is_ok() && wanted.ends_with("number") => "; leave out the quotes",
             _ => "",
         };
         self.wrong(out, Code::InvalidType, format!("must be {wanted}, not {}{hint}", self.node.kind()));
@@ -83,10 +91,18 @@ impl<'a> Spot<'a> {
     pub fn line(&self, out: &mut Out, max_chars: usize) -> Option<&'a str> {
         let text = self.text(out, max_chars)?;
         if text.chars().any(char::is_control) || text.trim() != text {
-            self.wrong(out, Code::InvalidValue, "must be one line, without control characters, and without spaces at its ends");
+            self.wrong(out, Code::InvalidValue, "must be one line, without control characters and without spaces at its ends");
             return None;
         }
         Some(text)
+    }
+
+    /// The text that stands there, right or not; none of what is no text.
+    pub fn as_text(&self) -> &'a str {
+        match &self.node.data {
+            Data::Text(text) => text,
+            Data::Null | Data::Bool(_) | Data::Int(..) | Data::Float(..) | Data::List(_) | Data::Map(_) => "",
+        }
     }
 
     pub fn boolean(&self, out: &mut Out) -> Option<bool> {
@@ -138,7 +154,7 @@ impl<'a> Spot<'a> {
         value
     }
 
-    /// The items of a list; too long a one has none.
+    /// The items of a list. Of one that is too long the first, as many as can have been meant: what refers to one of them is right.
     pub fn list(&self, out: &mut Out, max: usize) -> Vec<Spot<'a>> {
         let Data::List(items) = &self.node.data else {
             self.is_no(out, "a list");
@@ -146,9 +162,8 @@ impl<'a> Spot<'a> {
         };
         if items.len() > max {
             self.wrong(out, Code::OutOfRange, format!("has {} entries; at most {max} are allowed", items.len()));
-            return Vec::new();
         }
-        items.iter().enumerate().map(|(index, node)| Spot { path: format!("{}[{index}]", self.path), node }).collect()
+        items.iter().take(max.saturating_mul(LIST_READ_TIMES)).enumerate().map(|(index, node)| Spot { path: format!("{}[{index}]", self.path), node }).collect()
     }
 
     /// What a place within names; the nearest around it where there is nothing.
@@ -176,10 +191,12 @@ impl<'a> Spot<'a> {
         for (key, _) in fields.entries.iter().filter(|(key, _)| !known.contains(&key.text.as_str())) {
             let (code, message) = match refused.iter().find(|(name, ..)| *name == key.text) {
                 Some((_, code, message)) => (*code, (*message).to_owned()),
-                None if key.text == "<<" => (Code::UnknownKey, "is not known: mappings are not merged".to_owned()),
+                None if key.text == "<<" => {
+                    (Code::UnknownKey, "is not known here: mappings are not merged; repeat what they share, or let an alias stand for a value".to_owned())
+                }
                 None => match spelling::nearest(&key.text, known.iter().copied()) {
                     Some(near) => (Code::UnknownKey, format!("is not known; did you mean {near}?")),
-                    None => (Code::UnknownKey, format!("is not known; there are {}", known.join(", "))),
+                    None => (Code::UnknownKey, format!("is not known here; known are {}", known.join(", "))),
                 },
             };
             out.push(below(&self.path, &key.text), key.at, code, message);

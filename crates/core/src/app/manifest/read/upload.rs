@@ -11,7 +11,7 @@ use crate::{
 
 const TYPES_MAX: usize = 50;
 
-/// Looks at every such key. The schema was found to be one of bounded depth.
+/// Looks at every such key. The depth of a manifest is bounded.
 pub fn check(spot: &Spot<'_>, out: &mut Out, volumes: &[Volume]) {
     schema(spot, out, volumes, Place::Input);
 }
