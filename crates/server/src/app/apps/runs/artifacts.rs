@@ -158,17 +158,23 @@ impl Collector<'_> {
                 match entry.kind {
                     FileType::Dir if patterns.iter().any(|pattern| pattern.may_match_in(&path)) => folders.push_back(path),
                     FileType::Dir => {}
-                    // Links are told of when they are fetched: as refused.
-                    FileType::File | FileType::Symlink => {
-                        if patterns.iter().any(|pattern| pattern.matches(&path)) {
-                            files.insert(path);
-                        }
+                    // Links and what is no file are told of when they would be fetched: as refused.
+                    FileType::File | FileType::Symlink | FileType::Other if patterns.iter().any(|pattern| pattern.matches(&path)) => {
+                        files.insert(path);
                     }
-                    FileType::Other => {}
+                    FileType::Symlink if patterns.iter().any(|pattern| pattern.leads_through(&path)) => self.link_to_folder(&path).await,
+                    FileType::File | FileType::Symlink | FileType::Other => {}
                 }
             }
         }
         None
+    }
+
+    /// What was looked for behind a link is not there by that name: it is said so, unless no folder is behind it.
+    async fn link_to_folder(&mut self, path: &str) {
+        if self.found.len() < limits::RUN_ARTIFACTS_MAX && self.runtime.client.stat(&format!("{WORKSPACE}/{path}/.")).await.is_ok() {
+            self.fail(path, "it is a link to a folder, which is not looked into; artifacts are files of the workspace itself".to_owned());
+        }
     }
 
     async fn take(&mut self, path: String) {
@@ -192,14 +198,20 @@ impl Collector<'_> {
     }
 
     async fn fetch(&self, path: &str, target: &Path) -> Result<(u64, String), Miss> {
+        // What is no file is not even opened: who writes into a pipe would take us for its reader. Where something else takes the place of
+        // a file after that, opening it waits for nobody.
+        let folder = "it is a folder; end the pattern with /** for all that is in it";
+        match self.runtime.client.stat(&format!("{WORKSPACE}/{path}")).await.map(|found| found.kind) {
+            Ok(FileType::Other) => return Err(Miss::Failed("it is a pipe, a socket or a device; artifacts are files".to_owned())),
+            Ok(FileType::Dir) => return Err(Miss::Failed(folder.to_owned())),
+            Ok(FileType::File | FileType::Symlink) | Err(_) => {}
+        }
         let response = self.open(path).await.map_err(|error| match error {
             error if error.is_code(ErrorCode::FileNotFound) => Miss::NotThere,
             ProcdError::Api { ref body, .. } if body.code == ErrorCode::InvalidRequest || body.code == ErrorCode::PathNotDirectory => {
                 Miss::Failed("it is a link, or lies behind one; artifacts are files of the workspace itself".to_owned())
             }
-            ProcdError::Api { ref body, .. } if body.code == ErrorCode::PathNotFile => {
-                Miss::Failed("it is a folder; end the pattern with /** for all that is in it".to_owned())
-            }
+            ProcdError::Api { ref body, .. } if body.code == ErrorCode::PathNotFile => Miss::Failed("it is no file by now".to_owned()),
             error => Miss::Failed(told(&error)),
         })?;
         let unwritten = |error: io::Error| Miss::Failed(format!("it could not be written: {error}"));
