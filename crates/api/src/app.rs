@@ -117,6 +117,9 @@ pub struct AppDeleteResponse {
     pub deleted: bool,
     /// Volumes that are kept; an app of this name that declares them has them again.
     pub volumes_left: Vec<AppVolumeLeft>,
+    /// Volumes that are being deleted still. An app of this name has new ones in their place.
+    #[serde(default)]
+    pub volumes_ending: Vec<AppVolumeLeft>,
 }
 
 /// A volume that an app left.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::app::AppVolumeStatus;
+use crate::app::{AppVolumeLeft, AppVolumeStatus};
 
 /// `POST /api/v1/apps/{name}/start`; an empty body is the default.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -47,6 +47,9 @@ pub struct AppStopResponse {
     pub sandbox: String,
     /// What ran, in the order in which it was ended.
     pub stopped: Vec<AppStoppedResponse>,
+    /// Volumes that go with the sandbox and are being deleted still.
+    #[serde(default)]
+    pub volumes_ending: Vec<AppVolumeLeft>,
     pub duration_ms: u64,
 }
 
@@ -149,11 +152,25 @@ pub struct AppPortStatus {
     pub path: String,
     /// `private` or `public`.
     pub access: String,
+    /// Of a private one that lets in who sends a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_policy: Option<AppAuthPolicyStatus>,
     /// `closed`, `opening` or `ready`.
     pub state: String,
     /// Where it is seen by whoever may: a private one with a preview's cookie. Absent while the app has no sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+}
+
+/// Where the secret is sent that opens a port.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AppAuthPolicyStatus {
+    /// `bearer` or `header`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Of a `header`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_name: Option<String>,
 }
 
 /// A place where an app speaks the Model Context Protocol.
@@ -167,6 +184,9 @@ pub struct AppMcpStatus {
     pub process: String,
     /// `private` or `public`, as its port.
     pub access: String,
+    /// As its port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_policy: Option<AppAuthPolicyStatus>,
     /// `closed`, `opening` or `ready`, as its port.
     pub state: String,
     /// Absent while the app has no sandbox.

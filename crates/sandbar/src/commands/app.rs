@@ -108,7 +108,7 @@ async fn versions(global: &Global, name: &str) -> anyhow::Result<u8> {
 
 async fn delete(global: &Global, names: Vec<String>, volumes: bool) -> anyhow::Result<u8> {
     let client = Client::from_global(global)?;
-    let (mut done, mut failed, mut left) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut done, mut failed, mut left, mut ending) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for name in names {
         match client.delete(&path(&name, if volumes { "?volumes=true" } else { "" })).await {
             Ok(deleted) => {
@@ -120,7 +120,11 @@ async fn delete(global: &Global, names: Vec<String>, volumes: bool) -> anyhow::R
                         eprintln!("sandbar: volume {volume} ({id}) is left: an app {name} has it again, and `sandbar volume rm {id}` deletes it");
                     }
                 }
+                if global.output == Output::Table {
+                    tell_ending(&name, &deleted["volumes_ending"]);
+                }
                 left.extend(of_app);
+                ending.extend(deleted["volumes_ending"].as_array().cloned().unwrap_or_default());
                 done.push(name);
             }
             Err(error) => {
@@ -130,9 +134,18 @@ async fn delete(global: &Global, names: Vec<String>, volumes: bool) -> anyhow::R
         }
     }
     if global.output == Output::Json {
-        output::json(&json!({"deleted": done, "failed": failed, "volumes_left": left}));
+        output::json(&json!({"deleted": done, "failed": failed, "volumes_left": left, "volumes_ending": ending}));
     }
     Ok(u8::from(!failed.is_empty()))
+}
+
+/// Says which volumes of an app are not gone yet.
+pub(super) fn tell_ending(app: &str, ending: &Value) {
+    for volume in ending.as_array().into_iter().flatten() {
+        let (name, id) = (cell(&volume["name"]), cell(&volume["id"]));
+        let text = format!("volume {name} ({id}) is deleted as soon as nothing uses it any more; an app {app} has a new one from now on");
+        eprintln!("sandbar: {}", output::printable(&text));
+    }
 }
 
 async fn volumes(global: &Global, name: &str) -> anyhow::Result<u8> {
@@ -146,7 +159,6 @@ async fn volumes(global: &Global, name: &str) -> anyhow::Result<u8> {
 
 /// A table of volumes as the server tells them.
 pub(super) fn volume_table(volumes: &Value) {
-    let bytes = |value: &Value| value.as_u64().map(sandbar_core::quantity::format_bytes).unwrap_or_default();
     let row = |volume: &Value| {
         let at = volume["mount_path"].as_str().map_or_else(|| "not declared any more".to_owned(), output::printable);
         let goes = if volume["delete_on_sandbox_delete"] == true { "its sandbox" } else { "nothing" };
@@ -155,8 +167,8 @@ pub(super) fn volume_table(volumes: &Value) {
             cell(&volume["name"]),
             cell(&volume["id"]),
             at,
-            bytes(&volume["used_bytes"]),
-            bytes(&volume["size_limit_bytes"]),
+            output::size_cell(&volume["used_bytes"]),
+            output::size_cell(&volume["size_limit_bytes"]),
             mounted.to_owned(),
             goes.to_owned(),
         ]

@@ -41,7 +41,11 @@ pub async fn run(global: &Global, client: &Client, command: AppLifecycleCommand)
                     for process in stopped["stopped"].as_array().into_iter().flatten() {
                         output::line(&output::printable(&cell(&process["message"])));
                     }
-                    output::line(&format!("sandbox {}: {}", cell(&stopped["sandbox_id"]), cell(&stopped["sandbox"])));
+                    match stopped["sandbox_id"].as_str() {
+                        Some(id) => output::line(&format!("sandbox {id}: {}", cell(&stopped["sandbox"]))),
+                        None => output::line("it had no sandbox"),
+                    }
+                    super::app::tell_ending(&app, &stopped["volumes_ending"]);
                 }
             }
         }
@@ -50,7 +54,10 @@ pub async fn run(global: &Global, client: &Client, command: AppLifecycleCommand)
             show(global, &status);
             return Ok(u8::from(failed(&status)));
         }
-        AppLifecycleCommand::Logs { app, service, follow } => logs(global.output, client, &app, service.as_deref().unwrap_or("start"), follow).await?,
+        AppLifecycleCommand::Logs { app, service, follow: on } => {
+            let source = service.as_deref().unwrap_or("start");
+            if on { follow(global.output, client, &app, source).await? } else { logs(global.output, client, &app, source).await? }
+        }
         AppLifecycleCommand::Open { app, port, path: to, mcp, ttl, print } => {
             let mut body = Map::new();
             body.extend(port.map(|port| ("port".to_owned(), port.into())));
@@ -90,28 +97,56 @@ async fn service(global: &Global, client: &Client, command: AppServiceCommand) -
     Ok(())
 }
 
-async fn logs(form: Output, client: &Client, app: &str, source: &str, follow: bool) -> anyhow::Result<()> {
-    let mut since = String::new();
+/// Prints what there is of a log, as JSON in one object.
+async fn logs(form: Output, client: &Client, app: &str, source: &str) -> anyhow::Result<()> {
+    let (mut since, mut all) = (String::new(), String::new());
     loop {
-        let part = client.get(&path(app, &format!("/logs?source={}&since={}", segment(source), segment(&since)))).await?;
+        let mut part = part(client, app, source, &since).await?;
         let text = part["output"].as_str().unwrap_or_default();
         match form {
-            // One object in a line for each part, with the cursor to go on from.
-            Output::Json if text.is_empty() => {}
-            Output::Json => output::line(&part.to_string()),
-            Output::Table => text.lines().for_each(|line| output::line(&output::printable(line))),
+            // Bounded as the log is.
+            Output::Json => all.push_str(text),
+            Output::Table => show_part(text),
         }
         let cursor = cell(&part["cursor"]);
         let is_more = !text.is_empty() && cursor != since;
         since = cursor;
-        if is_more {
-            continue;
-        }
-        if !follow {
+        if !is_more {
+            if form == Output::Json {
+                part["output"] = all.into();
+                output::json(&part);
+            }
             return Ok(());
         }
-        tokio::time::sleep(FOLLOW_EVERY).await;
     }
+}
+
+/// Goes on with what comes; as JSON an object in a line for each part.
+async fn follow(form: Output, client: &Client, app: &str, source: &str) -> anyhow::Result<()> {
+    let mut since = String::new();
+    while !output::is_lost() {
+        let part = part(client, app, source, &since).await?;
+        let text = part["output"].as_str().unwrap_or_default();
+        match form {
+            Output::Json if text.is_empty() => {}
+            Output::Json => output::line(&part.to_string()),
+            Output::Table => show_part(text),
+        }
+        let cursor = cell(&part["cursor"]);
+        if text.is_empty() || cursor == since {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+        }
+        since = cursor;
+    }
+    Ok(())
+}
+
+async fn part(client: &Client, app: &str, source: &str, since: &str) -> anyhow::Result<Value> {
+    client.get(&path(app, &format!("/logs?source={}&since={}", segment(source), segment(since)))).await
+}
+
+fn show_part(text: &str) {
+    text.lines().for_each(|line| output::line(&output::printable(line)));
 }
 
 /// Whether something of an app is not as it is to be.
@@ -148,16 +183,13 @@ fn show(global: &Global, status: &Value) {
     let ports = status["previews"].as_array().cloned().unwrap_or_default();
     if !ports.is_empty() {
         let rows: Vec<_> =
-            ports.iter().map(|p| vec![cell(&p["port"]), cell(&p["process"]), cell(&p["label"]), cell(&p["access"]), cell(&p["state"]), place(p)]).collect();
+            ports.iter().map(|p| vec![cell(&p["port"]), cell(&p["process"]), cell(&p["label"]), access(p), cell(&p["state"]), place(p)]).collect();
         output::line("");
         output::table(&["PORT", "PROCESS", "LABEL", "ACCESS", "PREVIEW", "URL"], &rows);
     }
     let endpoints = status["mcp"].as_array().cloned().unwrap_or_default();
     if !endpoints.is_empty() {
-        let rows: Vec<_> = endpoints
-            .iter()
-            .map(|e| vec![output::printable(&cell(&e["name"])), cell(&e["process"]), cell(&e["access"]), cell(&e["state"]), place(e)])
-            .collect();
+        let rows: Vec<_> = endpoints.iter().map(|e| vec![cell(&e["name"]), cell(&e["process"]), access(e), cell(&e["state"]), place(e)]).collect();
         output::line("");
         output::table(&["MCP", "PROCESS", "ACCESS", "PREVIEW", "URL"], &rows);
     }
@@ -179,9 +211,19 @@ fn show(global: &Global, status: &Value) {
     }
 }
 
+/// Who is let in: a header's name is part of that.
+fn access(of: &Value) -> String {
+    let policy = &of["auth_policy"];
+    match policy["type"].as_str() {
+        None => cell(&of["access"]),
+        Some("header") => format!("header {}", cell(&policy["header_name"])),
+        Some(kind) => kind.to_owned(),
+    }
+}
+
 /// Where a port or an endpoint is; its path alone while the app has no sandbox.
 fn place(of: &Value) -> String {
-    output::printable(&cell(if of["url"].is_null() { &of["path"] } else { &of["url"] }))
+    cell(if of["url"].is_null() { &of["path"] } else { &of["url"] })
 }
 
 fn path(app: &str, rest: &str) -> String {

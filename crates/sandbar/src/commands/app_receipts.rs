@@ -35,10 +35,21 @@ async fn list(global: &Global, client: &Client, app: Option<&str>, after: u64) -
             let row = |signed: &Value| {
                 let receipt = &signed["receipt"];
                 let of = |name: &str| output::printable(&cell(&receipt[name]));
-                vec![of("sequence"), of("id"), of("app_name"), of("app_version"), of("name"), of("status"), of("exit_code"), of("run_id"), cost(receipt)]
+                vec![
+                    of("sequence"),
+                    of("id"),
+                    of("app_name"),
+                    of("app_version"),
+                    of("kind"),
+                    of("name"),
+                    of("status"),
+                    of("exit_code"),
+                    of("run_id"),
+                    cost(receipt),
+                ]
             };
             let rows: Vec<_> = all.iter().filter(|signed| signed["receipt"].is_object()).map(row).collect();
-            output::table(&["NUMBER", "ID", "APP", "VERSION", "ACTION", "STATUS", "EXIT", "RUN", "COST"], &rows);
+            output::table(&["NUMBER", "ID", "APP", "VERSION", "KIND", "NAME", "STATUS", "EXIT", "RUN", "COST"], &rows);
             if let Some(gone) = all.first().map(|first| &first["checkpoint"]).filter(|gone| gone.is_object()) {
                 eprintln!("sandbar: those up to number {} are not kept any longer", gone["sequence"]);
             }

@@ -17,10 +17,10 @@ pub async fn run(global: &Global, client: &Client, command: SchedulesCommand) ->
                 Output::Json => output::json(&list),
                 Output::Table => {
                     let row = |one: &Value| {
-                        let when = ["cron", "rate", "once"].into_iter().find_map(|key| one["spec"][key].as_str()).unwrap_or_default();
                         vec![
                             cell(&one["name"]),
-                            when.to_owned(),
+                            when(one),
+                            what(one),
                             cell(&one["lifecycle_status"]),
                             time(&one["next_run_at"]),
                             cell(&one["execution_count"]),
@@ -28,14 +28,14 @@ pub async fn run(global: &Global, client: &Client, command: SchedulesCommand) ->
                         ]
                     };
                     let rows: Vec<_> = list["schedules"].as_array().into_iter().flatten().map(row).collect();
-                    output::table(&["NAME", "WHEN", "STATE", "NEXT", "RUNS", "KEPT BY"], &rows);
+                    output::table(&["NAME", "WHEN", "WHAT", "STATE", "NEXT", "RUNS", "KEPT BY"], &rows);
                 }
             }
             Ok(0)
         }
-        SchedulesCommand::Get { app, schedule } => show(&client.get(&path(&app, &of(&schedule, ""))).await?["schedule"]),
-        SchedulesCommand::Add { app, spec } => show(&client.post(&path(&app, ""), &input(&spec)?).await?["schedule"]),
-        SchedulesCommand::Set { app, schedule, changes } => show(&client.patch(&path(&app, &of(&schedule, "")), &input(&changes)?).await?["schedule"]),
+        SchedulesCommand::Get { app, schedule } => show(global, &client.get(&path(&app, &of(&schedule, ""))).await?["schedule"]),
+        SchedulesCommand::Add { app, spec } => show(global, &client.post(&path(&app, ""), &input(&spec)?).await?["schedule"]),
+        SchedulesCommand::Set { app, schedule, changes } => show(global, &client.patch(&path(&app, &of(&schedule, "")), &input(&changes)?).await?["schedule"]),
         SchedulesCommand::Rm { app, schedules } => delete_each(client, global.output, schedules, |name| path(&app, &of(name, ""))).await,
         SchedulesCommand::Run { app, schedule } => {
             let run = client.post(&path(&app, &of(&schedule, "/run")), &json!({})).await?["run"].take();
@@ -45,8 +45,8 @@ pub async fn run(global: &Global, client: &Client, command: SchedulesCommand) ->
             }
             Ok(0)
         }
-        SchedulesCommand::Stop { app, schedule } => show(&client.post(&path(&app, &of(&schedule, "/stop")), &json!({})).await?["schedule"]),
-        SchedulesCommand::Resume { app, schedule } => show(&client.post(&path(&app, &of(&schedule, "/resume")), &json!({})).await?["schedule"]),
+        SchedulesCommand::Stop { app, schedule } => show(global, &client.post(&path(&app, &of(&schedule, "/stop")), &json!({})).await?["schedule"]),
+        SchedulesCommand::Resume { app, schedule } => show(global, &client.post(&path(&app, &of(&schedule, "/resume")), &json!({})).await?["schedule"]),
         SchedulesCommand::Ticks { app, schedule, limit } => {
             let list = client.get(&path(&app, &of(&schedule, &format!("/ticks?limit={limit}")))).await?;
             match global.output {
@@ -68,9 +68,42 @@ pub async fn run(global: &Global, client: &Client, command: SchedulesCommand) ->
     }
 }
 
-fn show(schedule: &Value) -> anyhow::Result<u8> {
-    output::json(schedule);
+fn show(global: &Global, schedule: &Value) -> anyhow::Result<u8> {
+    if global.output == Output::Json {
+        output::json(schedule);
+        return Ok(0);
+    }
+    let spec = &schedule["spec"];
+    let text = |key: &'static str, value: &Value| (key, output::printable(&cell(value)));
+    output::record(&[
+        text("id", &schedule["id"]),
+        text("name", &schedule["name"]),
+        ("when", when(schedule)),
+        text("timezone", &spec["timezone"]),
+        ("what", what(schedule)),
+        text("where", &spec["runtimePolicy"]),
+        text("state", &schedule["lifecycle_status"]),
+        text("why", &schedule["lifecycle_reason"]),
+        ("enabled", cell(&schedule["enabled"])),
+        ("next", time(&schedule["next_run_at"])),
+        ("runs", cell(&schedule["execution_count"])),
+        text("last run", &schedule["last_run_id"]),
+        text("kept by", &schedule["management_source"]),
+        ("created", time(&schedule["created_at"])),
+        ("changed", time(&schedule["updated_at"])),
+    ]);
     Ok(0)
+}
+
+fn when(schedule: &Value) -> String {
+    ["cron", "rate", "once"].into_iter().find_map(|key| schedule["spec"][key].as_str()).unwrap_or_default().to_owned()
+}
+
+/// What it runs: the kind, and the name or the command.
+fn what(schedule: &Value) -> String {
+    let target = &schedule["spec"]["target"];
+    let of = if target["name"].is_null() { &target["command"] } else { &target["name"] };
+    format!("{} {}", cell(&target["kind"]), cell(of)).trim_end().to_owned()
 }
 
 fn path(app: &str, rest: &str) -> String {

@@ -25,7 +25,7 @@ pub async fn run(global: &Global, command: VolumeCommand) -> anyhow::Result<u8> 
             show(&list, &|list| {
                 let row = |v: &Value| {
                     let holders = v["mounted_by"].as_array().map_or(0, Vec::len).to_string();
-                    vec![cell(&v["id"]), cell(&v["name"]), cell(&v["access_mode"]), cell(&v["size_limit"]), holders, time(&v["created_at"])]
+                    vec![cell(&v["id"]), cell(&v["name"]), cell(&v["access_mode"]), limit(v), holders, time(&v["created_at"])]
                 };
                 let rows: Vec<_> = list.as_array().into_iter().flatten().map(row).collect();
                 output::table(&["ID", "NAME", "MODE", "LIMIT", "SANDBOXES", "CREATED"], &rows);
@@ -47,7 +47,7 @@ pub async fn run(global: &Global, command: VolumeCommand) -> anyhow::Result<u8> 
                     ("id", cell(&v["id"])),
                     ("name", cell(&v["name"])),
                     ("mode", cell(&v["access_mode"])),
-                    ("limit", cell(&v["size_limit"])),
+                    ("limit", limit(v)),
                     ("source", cell(&v["source_volume_id"])),
                     ("sandboxes", cell(&v["mounted_by"])),
                     ("created", time(&v["created_at"])),
@@ -75,9 +75,9 @@ pub async fn run(global: &Global, command: VolumeCommand) -> anyhow::Result<u8> 
                     .as_array()
                     .into_iter()
                     .flatten()
-                    .map(|s| vec![cell(&s["id"]), cell(&s["name"]), cell(&s["size_bytes"]), time(&s["created_at"])])
+                    .map(|s| vec![cell(&s["id"]), cell(&s["name"]), output::size_cell(&s["size_bytes"]), time(&s["created_at"])])
                     .collect();
-                output::table(&["ID", "NAME", "BYTES", "CREATED"], &rows);
+                output::table(&["ID", "NAME", "SIZE", "CREATED"], &rows);
             });
         }
         VolumeCommand::Restore { id, snapshot } => {
@@ -95,11 +95,17 @@ pub async fn run(global: &Global, command: VolumeCommand) -> anyhow::Result<u8> 
             let rest = format!("/files/archive?path={}", segment(&below));
             let request = client.request(Method::PUT, &path(&id, &rest)).header("content-length", length).body(Body::wrap_stream(stream));
             let done = client.data(request).await?;
-            show(&done, &|done| println!("{} files, {} bytes", done["files"], done["bytes"]));
+            show(&done, &|done| println!("{} files, {}", done["files"], output::size_cell(&done["bytes"])));
         }
         VolumeCommand::Export { id, archive } => export(&client, &id, &archive).await?,
     }
     Ok(0)
+}
+
+/// As everything else is told that has a size. A text that is none is shown as it is.
+fn limit(volume: &Value) -> String {
+    let text = cell(&volume["size_limit"]);
+    sandbar_core::quantity::parse_bytes(&text).map(output::size).unwrap_or(text)
 }
 
 async fn export(client: &Client, id: &str, archive: &Path) -> anyhow::Result<()> {

@@ -24,6 +24,7 @@ mod runs;
 mod schedules;
 mod sealed;
 mod shut;
+mod told;
 mod volumes;
 
 const APPS: &str = "/api/v1/apps";

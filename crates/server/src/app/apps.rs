@@ -182,7 +182,7 @@ impl App {
         self.store.app_not_building(&who.team_id, name).await.map_err(|e| store_failure("looking for a build", &e))?;
         let source = self.take_source(body).await?;
         let ground = self.app_ground(who, &source.parsed.manifest).await?;
-        self.check_app_volumes(who, &source.parsed.manifest, &ground.template)?;
+        self.check_app_volumes(who, &source, &ground.template)?;
         let new = source.version(who, name, &deploy, &ground, now_ms());
         // A row without its build would keep everybody from deploying.
         let begun = self.whole(who, "deploying the app", move |this, who| async move {
@@ -223,10 +223,16 @@ impl App {
     }
 
     /// Deletes an app with its versions. Its runs are cancelled first; a build under way ends, and so do its sandboxes, behind the caller.
-    /// What is known of runs, and receipts, stays, and without `volumes` those of its volumes that do not go with its sandbox: returns them.
-    pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str, volumes: bool) -> Result<Vec<AppVolumeRecord>, ApiError> {
+    /// What is known of runs, and receipts, stays, and without `volumes` those of its volumes that do not go with its sandbox. Those that go
+    /// are waited for, for a while.
+    pub(crate) async fn delete_app(self: &Arc<Self>, who: &Principal, name: &str, volumes: bool) -> Result<VolumesAfter, ApiError> {
         let app = self.app(who, name).await?;
-        self.whole(who, "deleting the app", move |this, who| async move { this.delete_app_in_turn(&who, app, volumes).await }).await
+        let deleted = self.whole(who, "deleting the app", move |this, who| async move {
+            let (team_id, app_name) = (app.team_id.clone(), app.name.clone());
+            let left = this.delete_app_in_turn(&who, app, volumes).await?;
+            Ok(VolumesAfter { left, ending: this.await_volumes_gone(&team_id, &app_name).await })
+        });
+        deleted.await
     }
 
     async fn delete_app_in_turn(self: &Arc<Self>, who: &Principal, app: AppRecord, volumes: bool) -> Result<Vec<AppVolumeRecord>, ApiError> {
@@ -268,6 +274,14 @@ impl App {
             tokio::task::spawn_blocking(move || logs.into_iter().for_each(|log| drop(std::fs::remove_file(log))));
         }
     }
+}
+
+/// What became of the volumes of an app that was deleted.
+pub(crate) struct VolumesAfter {
+    /// They stay.
+    pub left: Vec<AppVolumeRecord>,
+    /// They are being deleted still.
+    pub ending: Vec<AppVolumeRecord>,
 }
 
 impl Apps {

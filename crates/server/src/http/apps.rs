@@ -14,7 +14,7 @@ use sandbar_api::{
     reply::Envelope,
 };
 use sandbar_core::{limits::deploys as limits, roles::Permission};
-use sandbar_store::{AppRecord, AppVersionRecord};
+use sandbar_store::{AppRecord, AppVersionRecord, AppVolumeRecord};
 use serde_json::Value;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     app::{
         SharedApp,
-        apps::{AppWhole, Deploy, log::Piece, volumes::AppVolume},
+        apps::{AppWhole, Deploy, VolumesAfter, log::Piece, volumes::AppVolume},
         auth::Principal,
     },
     error::ApiError,
@@ -75,7 +75,8 @@ async fn get(State(app): State<SharedApp>, who: Principal, Path(name): Path<Stri
 }
 
 /// Delete an app with its versions, variables and schedules. A build under way ends, and so do its sandboxes. Its runs and receipts can
-/// still be read. Its volumes are kept, unless they go with its sandbox (`deleteOnSandboxDelete`) or `volumes` says otherwise.
+/// still be read. Its volumes are kept, unless they go with its sandbox (`deleteOnSandboxDelete`) or `volumes` says otherwise; those that go
+/// are waited for, 10 s at most.
 #[utoipa::path(delete, path = "/api/v1/apps/{name}", tag = "apps", params(
     ("name" = String, Path), ("volumes" = Option<bool>, Query, description = "delete its volumes, too; default false"),
 ), responses((status = 200, body = Envelope<AppDeleteResponse>), (status = 404, body = ErrorEnvelope)))]
@@ -85,9 +86,12 @@ async fn delete(State(app): State<SharedApp>, who: Principal, Path(name): Path<S
     if volumes {
         who.require(Permission::VolumeDelete)?;
     }
-    let left = app.whole(&who, "deleting an app", move |app, who| async move { app.delete_app(&who, &name, volumes).await }).await?;
-    let volumes_left = left.into_iter().map(|left| AppVolumeLeft { name: left.name, id: left.volume.id }).collect();
-    reply::ok(AppDeleteResponse { deleted: true, volumes_left })
+    let VolumesAfter { left, ending } = app.whole(&who, "deleting an app", move |app, who| async move { app.delete_app(&who, &name, volumes).await }).await?;
+    reply::ok(AppDeleteResponse { deleted: true, volumes_left: named_volumes(left), volumes_ending: named_volumes(ending) })
+}
+
+fn named_volumes(volumes: Vec<AppVolumeRecord>) -> Vec<AppVolumeLeft> {
+    volumes.into_iter().map(|volume| AppVolumeLeft { name: volume.name, id: volume.volume.id }).collect()
 }
 
 /// The manifest of an app's live version, or of another.

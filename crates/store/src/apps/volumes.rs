@@ -38,6 +38,13 @@ impl Store {
         self.engine.read("list volumes of an app", move |c| list(c, sql, &[&team_id, &app_name])).await
     }
 
+    /// The volumes that an app of a name had, and that are to be deleted and are not yet.
+    pub async fn app_volumes_ending(&self, team_id: &str, app_name: &str) -> Result<Vec<AppVolumeRecord>, StoreError> {
+        let (team_id, app_name) = (team_id.to_owned(), app_name.to_owned());
+        let sql = "a.team_id = ?1 AND a.app_name = ?2 AND a.state = 'removing'";
+        self.engine.read("list volumes of an app that are to be deleted", move |c| list(c, sql, &[&team_id, &app_name])).await
+    }
+
     /// Stores a new volume of an app, unless the app has one of that name by now: returns that one then. Refused when the app is gone. A
     /// team may have a limited number of volumes.
     pub async fn app_volume_insert(&self, new: &AppVolumeRecord) -> Result<AppVolumeRecord, StoreError> {

@@ -20,7 +20,7 @@ use sandbar_core::{
     preview,
     sandbox::SandboxRecord,
 };
-use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, StoreError, Which};
+use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, StoreError, Which};
 
 use super::{
     manifest_of,
@@ -65,6 +65,8 @@ pub(crate) struct StopSummary {
     pub stopped: Vec<Stopped>,
     pub sandbox_id: Option<String>,
     pub sandbox: Stopping,
+    /// Of those that go with the sandbox they are being deleted still.
+    pub volumes_ending: Vec<AppVolumeRecord>,
     pub took: Duration,
 }
 
@@ -186,10 +188,16 @@ impl App {
         tracing::info!(action = "stop", team = app.team_id, app = app.id, by = who.user_id, "an app is taken offline");
         let stopped = self.whole(who, "stopping the app", move |this, _| async move {
             let turn = this.app_turns.of(&app.id);
-            let _turn = turn.lock().await;
+            let in_turn = turn.lock().await;
             let app = this.app_by_id(&app.id).await?;
+            let (team_id, app_name) = (app.team_id.clone(), app.name.clone());
             let app = this.want(app, Desired::Offline, |asked| asked.stopping = Some(sandbox)).await?;
-            this.finish_stop(app, sandbox).await
+            let mut summary = this.finish_stop(app, sandbox).await?;
+            drop(in_turn);
+            if sandbox == Stopping::Delete {
+                summary.volumes_ending = this.await_volumes_gone(&team_id, &app_name).await;
+            }
+            Ok(summary)
         });
         stopped.await
     }
@@ -217,7 +225,7 @@ impl App {
         let app = self.want(app, Desired::Offline, |asked| *asked = Asked::default()).await?;
         self.remember_stopped(&app, sandbox).await;
         let sandbox_id = online.map(|row| row.sandbox_id);
-        Ok(StopSummary { stopped, sandbox_id, sandbox, took: began.elapsed() })
+        Ok(StopSummary { stopped, sandbox_id, sandbox, volumes_ending: Vec::new(), took: began.elapsed() })
     }
 
     /// Makes a private preview of a port of an app that is online: of the first that it declares, when none is named.

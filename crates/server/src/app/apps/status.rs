@@ -6,7 +6,7 @@ use sandbar_core::{
     app::{
         AppState, PreviewState,
         launch::{Launch, SeenEntry, preview_state},
-        manifest::{Access, McpEndpoint, Port, START},
+        manifest::{Access, AuthPolicy, McpEndpoint, Port, START},
         supervise::Ending,
     },
     limits::FUNCTION_SERVICE_PORT,
@@ -73,6 +73,7 @@ pub(crate) struct PortStatus {
     pub label: Option<String>,
     pub path: String,
     pub access: Access,
+    pub auth_policy: Option<AuthPolicy>,
     pub state: PreviewState,
     /// Of the public host, without a path.
     pub origin: Option<String>,
@@ -212,6 +213,7 @@ impl PortStatus {
             label: port.label.clone(),
             path: port.path.clone(),
             access: port.access,
+            auth_policy: port.auth_policy.clone(),
             state: preview_state(state, launch.entry(of).is_some(), listens),
             origin: None,
         }

@@ -2,6 +2,8 @@
 //! when a sandbox first needs it. While a version is built there are empty ones in their place, which go with the build's sandbox: what
 //! is tried out does nothing to what an app keeps.
 
+use std::time::{Duration, Instant};
+
 use sandbar_api::{sandbox::Mount as Asked, template::TemplateSpec};
 use sandbar_core::{
     app::{
@@ -15,7 +17,10 @@ use sandbar_core::{
 use sandbar_node::{Pin, random_id};
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, StoreError, VolumeRecord};
 
-use super::{diagnosed, manifest_of};
+use super::{
+    diagnosed, manifest_of,
+    source::{Source, located},
+};
 use crate::{
     app::{
         App,
@@ -25,6 +30,10 @@ use crate::{
     },
     error::ApiError,
 };
+
+/// So long whoever deletes volumes waits until they are gone, and looks again after that.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a new sandbox of an app has mounted.
 #[derive(Default)]
@@ -51,7 +60,8 @@ pub(crate) struct AppVolume {
 
 impl App {
     /// Refuses volumes that whoever deploys may not make, or that cannot be where they are to be (422).
-    pub(super) fn check_app_volumes(&self, who: &Principal, manifest: &Manifest, template: &TemplateSpec) -> Result<(), ApiError> {
+    pub(super) fn check_app_volumes(&self, who: &Principal, source: &Source, template: &TemplateSpec) -> Result<(), ApiError> {
+        let manifest = &source.parsed.manifest;
         if manifest.volumes.is_empty() {
             return Ok(());
         }
@@ -67,7 +77,7 @@ impl App {
             line: 1,
             column: 1,
         };
-        Err(diagnosed(&wrong.iter().map(told).collect::<Vec<_>>()))
+        Err(diagnosed(&located(&source.manifest_text, wrong.iter().map(told).collect())))
     }
 
     /// What a sandbox has mounted whose row was just written.
@@ -157,6 +167,24 @@ impl App {
         self.store.app_volumes_end(&app.team_id, &app.name).await.map_err(|e| store_failure("ending volumes of the app", &e))?;
         self.apps.changed.notify_one();
         Ok(())
+    }
+
+    /// Waits until the volumes of an app that are to be deleted are gone, and no longer than a bound: returns those that are not. A run under
+    /// way may have them. What cannot be found out is no failure of whoever waits: all of it happens behind them anyway.
+    pub(super) async fn await_volumes_gone(&self, team_id: &str, app_name: &str) -> Vec<AppVolumeRecord> {
+        let until = Instant::now() + GONE_WITHIN;
+        loop {
+            let gone = self.reconcile_app_volumes().await;
+            let ending = self.store.app_volumes_ending(team_id, app_name).await.map_err(|e| store_failure("reading volumes of the app", &e));
+            match gone.and(ending) {
+                Ok(ending) if ending.is_empty() || Instant::now() >= until => return ending,
+                Ok(_) => tokio::time::sleep(LOOK_EVERY).await,
+                Err(error) => {
+                    tracing::warn!(app = app_name, error = error.message(), "volumes of an app were not waited for");
+                    return Vec::new();
+                }
+            }
+        }
     }
 
     /// Deletes volumes of apps that are to go and that no sandbox has any more. Can be repeated at any time. Those of builds go with what is

@@ -9,15 +9,20 @@ use axum::{
 };
 use sandbar_api::{
     app_lifecycle::{
-        AppLogResponse, AppMcpStatus, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus, AppServiceStopResponse, AppServices,
-        AppStartRequest, AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
+        AppAuthPolicyStatus, AppLogResponse, AppMcpStatus, AppPortStatus, AppPreviewRequest, AppProcessEnd, AppProcessStatus, AppSandboxStatus,
+        AppServiceStopResponse, AppServices, AppStartRequest, AppStatusResponse, AppStopRequest, AppStopResponse, AppStoppedResponse,
     },
     error::ErrorEnvelope,
     preview::PreviewResponse,
     reply::Envelope,
 };
 use sandbar_core::{
-    app::{AppState, PreviewState, launch::Stopping, manifest::LaunchServices, supervise::Ending},
+    app::{
+        AppState, PreviewState,
+        launch::Stopping,
+        manifest::{AuthPolicy, LaunchServices},
+        supervise::Ending,
+    },
     lifecycle::status,
     limits::app_launch as limits,
     roles::Permission,
@@ -98,7 +103,7 @@ async fn stop(
 ) -> Result<AppStopResponse> {
     who.require(Permission::FunctionWrite)?;
     let sandbox = if request.delete_sandbox.unwrap_or(false) { Stopping::Delete } else { Stopping::Pause };
-    let StopSummary { stopped, sandbox_id, sandbox, took } = app.stop_app(&who, &name, sandbox).await?;
+    let StopSummary { stopped, sandbox_id, sandbox, volumes_ending, took } = app.stop_app(&who, &name, sandbox).await?;
     let became = match (&sandbox_id, sandbox) {
         (None, _) => "none",
         (Some(_), Stopping::Pause) => "paused",
@@ -109,6 +114,7 @@ async fn stop(
         sandbox_id,
         sandbox: became.to_owned(),
         stopped: stopped.into_iter().filter_map(ended).collect(),
+        volumes_ending: super::named_volumes(volumes_ending),
         duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     })
 }
@@ -312,6 +318,7 @@ fn port(port: &PortStatus) -> AppPortStatus {
         label: port.label.clone(),
         path: port.path.clone(),
         access: port.access.as_str().to_owned(),
+        auth_policy: auth_policy(port),
         state: preview_state(port.state).to_owned(),
         url: port.url(&port.path),
     }
@@ -325,9 +332,18 @@ fn mcp(endpoint: &McpStatus) -> AppMcpStatus {
         path: path.clone(),
         process: port.of.clone(),
         access: port.access.as_str().to_owned(),
+        auth_policy: auth_policy(port),
         state: preview_state(port.state).to_owned(),
         url: port.url(path),
     }
+}
+
+fn auth_policy(port: &PortStatus) -> Option<AppAuthPolicyStatus> {
+    let (kind, header_name) = match port.auth_policy.as_ref()? {
+        AuthPolicy::Bearer { .. } => ("bearer", None),
+        AuthPolicy::Header { header_name, .. } => ("header", Some(header_name.clone())),
+    };
+    Some(AppAuthPolicyStatus { kind: kind.to_owned(), header_name })
 }
 
 fn preview_state(state: PreviewState) -> &'static str {
