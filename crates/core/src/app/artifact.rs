@@ -38,14 +38,14 @@ pub fn clean_path(text: &str) -> Result<String, &'static str> {
         return Err("must have between 1 and 1000 characters");
     }
     if text.starts_with('/') {
-        return Err("must be relative to the workspace, without / at its begin");
+        return Err("must be relative to the workspace, without / at its beginning");
     }
     if text.contains(['\0', '\\']) {
         return Err("must not hold zero bytes or backslashes");
     }
     // One of blanks would be an empty text where another stood before it and says nothing.
     if text.split('/').any(|part| part.trim().is_empty()) {
-        return Err("must not have empty parts, or / at its end");
+        return Err("must not have empty parts, or / at its end (all that is in a folder is folder/**)");
     }
     if text.split('/').any(|part| part == "..") {
         return Err("must not leave the workspace by \"..\"");

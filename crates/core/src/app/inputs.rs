@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use jsonschema::{Draft, PatternOptions, Validator, error::ValidationErrorKind};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::{Map, Value};
 
 use crate::{limits::apps as limits, validate::Violation};
@@ -33,13 +33,30 @@ impl std::fmt::Debug for InputSchema {
 impl InputSchema {
     /// Checks a schema, and makes it ready.
     pub fn compile(schema: &Value) -> Result<Self, Vec<SchemaProblem>> {
-        let weight = shape::check(schema)?;
+        let mut wrong = Vec::new();
+        if schema.get("type").and_then(Value::as_str) != Some("object") {
+            wrong.push(SchemaProblem { place: Vec::new(), message: "must have the type object, as the input of a run is one".to_owned() });
+        }
+        let weight = match shape::check(schema) {
+            Ok(weight) => {
+                wrong.extend(of_the_draft(schema));
+                weight
+            }
+            // Nobody else looks at what it refers to.
+            Err(more) => {
+                wrong.extend(more);
+                0
+            }
+        };
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
         let mut options = jsonschema::options().with_draft(draft(schema));
         options = options.should_validate_formats(true);
         let built = options.with_pattern_options(PatternOptions::regex().size_limit(PATTERN_MAX_BYTES).dfa_size_limit(PATTERN_MAX_BYTES)).build(schema);
         match built {
             Ok(validator) => Ok(Self { schema: schema.clone(), validator, weight }),
-            Err(error) => Err(vec![SchemaProblem { place: tokens(error.instance_path().as_str()), message: brief(&error.masked().to_string()) }]),
+            Err(error) => Err(vec![problem(&error)]),
         }
     }
 
@@ -100,6 +117,27 @@ fn draft(schema: &Value) -> Draft {
         Some(name) if name.contains("draft-07") => Draft::Draft7,
         _ => Draft::Draft202012,
     }
+}
+
+/// What a schema says in other ways than its draft has them.
+fn of_the_draft(schema: &Value) -> Vec<SchemaProblem> {
+    let validator = match draft(schema) {
+        Draft::Draft7 => jsonschema::draft7::meta::validator(),
+        _ => jsonschema::draft202012::meta::validator(),
+    };
+    let mut wrong: Vec<SchemaProblem> = validator.iter_errors(schema).take(limits::APP_INPUT_PROBLEMS_MAX).map(|error| problem(&error)).collect();
+    // A place is told once, whatever of it the draft says in how many ways.
+    wrong.dedup_by(|one, before| one.place == before.place);
+    wrong
+}
+
+fn problem(error: &ValidationError<'_>) -> SchemaProblem {
+    let place = tokens(error.instance_path().as_str());
+    let message = match place.last().map(String::as_str) {
+        Some("type") => "must be string, number, integer, boolean, object, array or null, or a list of such".to_owned(),
+        _ => brief(&error.masked().to_string()),
+    };
+    SchemaProblem { place, message }
 }
 
 fn values(value: &Value) -> usize {

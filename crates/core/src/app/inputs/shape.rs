@@ -52,9 +52,6 @@ pub fn check(schema: &Value) -> Result<usize, Vec<SchemaProblem>> {
         return Err(problem(format!("has more than {} bytes", limits::APP_INPUT_SCHEMA_MAX_BYTES)));
     }
     let mut walk = Walk { root: schema, weights: HashMap::new(), entered: HashSet::new(), problems: Vec::new() };
-    if schema.get("type").and_then(Value::as_str) != Some("object") {
-        walk.wrong(&[], "must have the type object, as the input of a run is one");
-    }
     let weight = walk.weight(schema, &mut Vec::new(), 0);
     if weight > limits::APP_INPUT_SCHEMA_WEIGHT_MAX {
         walk.wrong(&[], format!("is more than {} schemas, with what $ref repeats", limits::APP_INPUT_SCHEMA_WEIGHT_MAX));

@@ -75,6 +75,11 @@ fn schemas_that_are_none_or_reach_out_are_refused() {
         let found = refusal(&schema);
         assert!(found.contains(wanted), "{found}");
     }
+    // All of it at once.
+    let found = refusal(&json!({"type": "array", "properties": {"a": {"type": "text"}, "b": {"minLength": "x"}, "c": {"type": ["null", "any"]}}}));
+    for wanted in ["must have the type object", "/properties/a/type: must be string", "/properties/b/minLength: ", "/properties/c/type"] {
+        assert!(found.contains(wanted), "{wanted}: {found}");
+    }
     let deep = (0..40).fold(json!({}), |inner, _| json!({"not": inner}));
     assert!(refusal(&json!({"type": "object", "not": deep})).contains("in one another"));
     // A property may be called as keywords are.

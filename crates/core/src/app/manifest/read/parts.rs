@@ -280,6 +280,10 @@ const RESERVED: &str = "is set by the server for every command";
 pub fn env(fields: &Fields<'_>, out: &mut Out) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     let Some(spot) = fields.get("env") else { return env };
+    let Data::Map(_) = &spot.node.data else {
+        spot.is_no(out, "a mapping of names and values");
+        return env;
+    };
     let Some(fields) = spot.mapping(out) else { return env };
     for (key, spot) in fields.entries() {
         if !is_variable(&key.text, false) || key.text.len() > all::ENV_NAME_MAX_BYTES {
@@ -291,7 +295,7 @@ pub fn env(fields: &Fields<'_>, out: &mut Out) -> BTreeMap<String, String> {
             Data::Text(text) | Data::Int(_, text) | Data::Float(_, text) => text.clone(),
             Data::Bool(value) => value.to_string(),
             Data::Null | Data::List(_) | Data::Map(_) => {
-                spot.wrong(out, Code::InvalidType, format!("must be a text, not {}", spot.node.kind()));
+                spot.is_no(out, "a text");
                 continue;
             }
         };

@@ -6,6 +6,8 @@ use super::super::{
 };
 use crate::{app::amount::Amount, limits::apps as limits, validate::spelling};
 
+/// Of those that a mapping may have.
+const KEYS_SHOWN: usize = 5;
 /// So many times what a list may hold is looked at.
 const LIST_READ_TIMES: usize = 10;
 
@@ -57,10 +59,15 @@ impl<'a> Spot<'a> {
         out.push(self.path.as_str(), self.node.at, code, message);
     }
 
-    fn is_no(&self, out: &mut Out, wanted: &str) {
+    /// It is something else than what is wanted.
+    pub fn is_no(&self, out: &mut Out, wanted: &str) {
         let hint = match &self.node.data {
             Data::Null => return self.wrong(out, Code::InvalidType, format!("has no value; it must be {wanted}")),
             Data::Int(..) | Data::Float(..) | Data::Bool(_) if wanted == "a text" => "; put it in quotes",
+            Data::Text(text) if wanted == "true or false" && matches!(text.to_ascii_lowercase().as_str(), "yes" | "no" | "on" | "off") => {
+                "; yes, no, on and off are texts"
+            }
+            Data::Map(_) if wanted == "a list" => "; an entry of a list begins with a hyphen",
             Data::Text(_) if wanted == "a list" => "; a list stands in [ ], or has an entry in each line, after a hyphen",
             Data::Text(text) if text.parse::<f64>().is_ok() && wanted.ends_with("number") => "; leave out the quotes",
             _ => "",
@@ -187,6 +194,11 @@ impl<'a> Spot<'a> {
 
     /// A mapping, of which some further keys have a message of their own.
     pub fn fields_refusing(&self, out: &mut Out, known: &[&str], refused: &[(&str, Code, &str)]) -> Option<Fields<'a>> {
+        if !matches!(self.node.data, Data::Map(_)) {
+            let (shown, more) = if known.len() > KEYS_SHOWN { (&known[..KEYS_SHOWN], ", ...") } else { (known, "") };
+            self.is_no(out, &format!("a mapping with such keys as {}{more}", shown.join(", ")));
+            return None;
+        }
         let fields = self.mapping(out)?;
         for (key, _) in fields.entries.iter().filter(|(key, _)| !known.contains(&key.text.as_str())) {
             let (code, message) = match refused.iter().find(|(name, ..)| *name == key.text) {
