@@ -21,7 +21,7 @@ mod script;
 mod service;
 mod webhook;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -446,6 +446,11 @@ pub enum VolumeCommand {
         /// The archive
         archive: PathBuf,
     },
+}
+
+/// Whether it may be so large is for the server to say.
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it is no whole number, or too large a one".to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

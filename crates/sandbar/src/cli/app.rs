@@ -47,7 +47,7 @@ pub enum AppCommand {
         /// The app
         name: String,
         /// The version [default: the live one]
-        #[arg(value_name = "VERSION")]
+        #[arg(value_name = "VERSION", value_parser = super::number::<i64>)]
         number: Option<i64>,
     },
     /// List the versions of an app, or cancel a build
@@ -75,7 +75,7 @@ pub enum AppCommand {
         /// The app
         name: String,
         /// The version [default: the newest that is ready before the live one]
-        #[arg(value_name = "VERSION")]
+        #[arg(value_name = "VERSION", value_parser = super::number::<i64>)]
         number: Option<i64>,
     },
 }
@@ -87,7 +87,7 @@ pub enum AppVersionsCommand {
         /// The app
         name: String,
         /// The version [default: the one that is being built]
-        #[arg(value_name = "VERSION")]
+        #[arg(value_name = "VERSION", value_parser = super::number::<i64>)]
         number: Option<i64>,
     },
 }

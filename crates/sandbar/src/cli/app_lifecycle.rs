@@ -50,7 +50,7 @@ pub enum AppLifecycleCommand {
         /// The app
         app: String,
         /// The port [default: the first that the app declares]
-        #[arg(long)]
+        #[arg(long, value_parser = super::number::<u16>)]
         port: Option<u16>,
         /// What the link leads to [default: the path that the app declares with the port]
         #[arg(long)]
@@ -59,7 +59,7 @@ pub enum AppLifecycleCommand {
         #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["port", "path"])]
         mcp: Option<String>,
         /// Seconds for which the preview is good, 30 to 3600 [default: 900]
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "SECONDS", value_parser = super::number::<i64>)]
         ttl: Option<i64>,
         /// Only print the URL
         #[arg(long)]

@@ -36,7 +36,7 @@ pub struct ReceiptsArgs {
     /// Of this app alone
     pub app: Option<String>,
     /// Only those after this number
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = super::number::<u64>)]
     pub after: u64,
 }
 
@@ -71,7 +71,7 @@ pub struct AppRunArgs {
     #[arg(long = "env", short = 'e', value_name = "NAME=VALUE")]
     pub env: Vec<String>,
     /// Seconds after which it is ended [default: as the action says]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = super::number::<u64>)]
     pub timeout: Option<u64>,
     /// Who asks twice by the same key gets one run
     #[arg(long, value_name = "KEY")]
@@ -95,7 +95,7 @@ pub enum RunsCommand {
         #[arg(long)]
         status: Option<String>,
         /// How many
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = super::number::<u32>)]
         limit: u32,
     },
     /// Show one run

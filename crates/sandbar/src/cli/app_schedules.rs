@@ -70,7 +70,7 @@ pub enum SchedulesCommand {
         /// Its name, or its id
         schedule: String,
         /// How many
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = super::number::<u32>)]
         limit: u32,
     },
 }

@@ -8,6 +8,7 @@ mod validate;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
+use super::given::WrongUse;
 use crate::{
     cli::{AppCommand, AppVersionsCommand, Global, Output},
     client::{Client, segment},
@@ -159,22 +160,22 @@ async fn volumes(global: &Global, name: &str) -> anyhow::Result<u8> {
 
 /// A table of volumes as the server tells them.
 pub(super) fn volume_table(volumes: &Value) {
+    // A status does not measure what they hold.
+    let is_measured = volumes.as_array().into_iter().flatten().any(|volume| !volume["used_bytes"].is_null());
     let row = |volume: &Value| {
         let at = volume["mount_path"].as_str().map_or_else(|| "not declared any more".to_owned(), output::printable);
         let goes = if volume["delete_on_sandbox_delete"] == true { "its sandbox" } else { "nothing" };
         let mounted = if volume["mounted"] == true { "yes" } else { "" };
-        vec![
-            cell(&volume["name"]),
-            cell(&volume["id"]),
-            at,
-            output::size_cell(&volume["used_bytes"]),
-            output::size_cell(&volume["size_limit_bytes"]),
-            mounted.to_owned(),
-            goes.to_owned(),
-        ]
+        let mut row = vec![cell(&volume["name"]), cell(&volume["id"]), at];
+        row.extend(is_measured.then(|| output::size_cell(&volume["used_bytes"])));
+        row.extend([output::size_cell(&volume["size_limit_bytes"]), mounted.to_owned(), goes.to_owned()]);
+        row
     };
     let rows: Vec<_> = volumes.as_array().into_iter().flatten().map(row).collect();
-    output::table(&["VOLUME", "ID", "PATH", "USED", "LIMIT", "MOUNTED", "GOES WITH"], &rows);
+    let mut head = vec!["VOLUME", "ID", "PATH"];
+    head.extend(is_measured.then_some("USED"));
+    head.extend(["LIMIT", "MOUNTED", "GOES WITH"]);
+    output::table(&head, &rows);
 }
 
 async fn manifest(global: &Global, name: &str, number: Option<i64>) -> anyhow::Result<u8> {
@@ -219,18 +220,26 @@ async fn cancel_build(global: &Global, name: &str, number: Option<i64>) -> anyho
 
 async fn env(global: &Global, name: &str, set: Vec<String>, unset: Vec<String>) -> anyhow::Result<u8> {
     let client = Client::from_global(global)?;
-    let mut values = serde_json::Map::new();
+    let mut named: Vec<(String, Value)> = Vec::new();
     for given in set {
         let (name, value) = match given.split_once('=') {
             Some((name, value)) => (name.to_owned(), value.to_owned()),
             None => {
-                let value = std::env::var(&given).with_context(|| format!("{given} is not in the environment; give {given}=VALUE"))?;
+                // Why not is of no help: it is not there, or no text.
+                let value =
+                    std::env::var(&given).map_err(|_| WrongUse::error(format!("{given} is no variable of this command's environment; give {given}=VALUE")))?;
                 (given, value)
             }
         };
-        values.insert(name, value.into());
+        named.push((name, value.into()));
     }
-    values.extend(unset.into_iter().map(|name| (name, Value::Null)));
+    named.extend(unset.into_iter().map(|name| (name, Value::Null)));
+    let mut values = serde_json::Map::new();
+    for (name, value) in named {
+        if values.insert(name.clone(), value).is_some() {
+            return Err(WrongUse::error(format!("{name} is named twice")));
+        }
+    }
     let path = path(name, "/env");
     let list = if values.is_empty() { client.get(&path).await? } else { client.put(&path, &values.into()).await? };
     match global.output {

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    io::{self, Read},
     path::{Component, Path, PathBuf},
     pin::pin,
     time::{Duration, Instant},
@@ -10,9 +9,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use reqwest::Method;
+use sandbar_core::limits::apps::APP_INPUT_MAX_BYTES;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt;
 
+use super::given::{self, WrongUse};
 use crate::{
     cli::{AppRunArgs, AppRunsCommand, Global, Output, RunsCommand},
     client::{Client, Refusal, segment},
@@ -56,7 +57,7 @@ pub async fn run(global: &Global, client: &Client, command: AppRunsCommand) -> a
 async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Result<u8> {
     let mut body = Map::from_iter([("action".to_owned(), args.action.into())]);
     if let Some(text) = &args.input {
-        body.insert("input".to_owned(), input(text)?);
+        body.insert("input".to_owned(), given::json("--input", text, APP_INPUT_MAX_BYTES)?);
     }
     if !args.files.is_empty() {
         body.insert("files".to_owned(), files::read(&args.files)?);
@@ -68,8 +69,10 @@ async fn start(global: &Global, client: &Client, args: AppRunArgs) -> anyhow::Re
     body.extend(args.timeout.map(|seconds| ("timeout_seconds".to_owned(), seconds.into())));
     let mut env = Map::new();
     for pair in &args.env {
-        let (name, value) = pair.split_once('=').with_context(|| format!("--env {pair:?} is not of the form NAME=VALUE"))?;
-        env.insert(name.to_owned(), value.into());
+        let (name, value) = pair.split_once('=').with_context(|| WrongUse(format!("--env {pair:?} is not of the form NAME=VALUE")))?;
+        if env.insert(name.to_owned(), value.into()).is_some() {
+            return Err(WrongUse::error(format!("--env names {name} twice")));
+        }
     }
     if !env.is_empty() {
         body.insert("env".to_owned(), env.into());
@@ -124,20 +127,6 @@ async fn patiently(client: &Client, path: &str) -> anyhow::Result<Value> {
             read => return read,
         }
     }
-}
-
-/// The input that was given as text, in a file or on standard input.
-pub(super) fn input(text: &str) -> anyhow::Result<Value> {
-    let read = match text.strip_prefix('@') {
-        None => text.to_owned(),
-        Some("-") => {
-            let mut all = String::new();
-            io::stdin().read_to_string(&mut all).context("standard input cannot be read")?;
-            all
-        }
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("{path} cannot be read"))?,
-    };
-    serde_json::from_str(&read).context("the input is no JSON")
 }
 
 async fn ended(client: &Client, id: &str) -> anyhow::Result<Value> {

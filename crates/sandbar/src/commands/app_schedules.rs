@@ -1,11 +1,12 @@
 //! `sandbar app schedules`.
 
+use sandbar_core::limits::apps::MANIFEST_MAX_BYTES;
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Global, Output, SchedulesCommand},
     client::{Client, segment},
-    commands::{app_runs::input, delete_each},
+    commands::{delete_each, given},
     output::{self, cell, time},
 };
 
@@ -34,8 +35,10 @@ pub async fn run(global: &Global, client: &Client, command: SchedulesCommand) ->
             Ok(0)
         }
         SchedulesCommand::Get { app, schedule } => show(global, &client.get(&path(&app, &of(&schedule, ""))).await?["schedule"]),
-        SchedulesCommand::Add { app, spec } => show(global, &client.post(&path(&app, ""), &input(&spec)?).await?["schedule"]),
-        SchedulesCommand::Set { app, schedule, changes } => show(global, &client.patch(&path(&app, &of(&schedule, "")), &input(&changes)?).await?["schedule"]),
+        SchedulesCommand::Add { app, spec } => show(global, &client.post(&path(&app, ""), &read("the schedule", &spec)?).await?["schedule"]),
+        SchedulesCommand::Set { app, schedule, changes } => {
+            show(global, &client.patch(&path(&app, &of(&schedule, "")), &read("what is to be changed", &changes)?).await?["schedule"])
+        }
         SchedulesCommand::Rm { app, schedules } => delete_each(client, global.output, schedules, |name| path(&app, &of(name, ""))).await,
         SchedulesCommand::Run { app, schedule } => {
             let run = client.post(&path(&app, &of(&schedule, "/run")), &json!({})).await?["run"].take();
@@ -93,6 +96,11 @@ fn show(global: &Global, schedule: &Value) -> anyhow::Result<u8> {
         ("changed", time(&schedule["updated_at"])),
     ]);
     Ok(0)
+}
+
+/// What stands in a manifest is no longer than one.
+fn read(what: &str, text: &str) -> anyhow::Result<Value> {
+    given::json(what, text, MANIFEST_MAX_BYTES)
 }
 
 fn when(schedule: &Value) -> String {

@@ -265,3 +265,36 @@ fn a_reader_that_has_gone_changes_nothing_but_what_is_read() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     assert_eq!(unread(&folder.0, &["app", "schema"], full.into(), Stdio::null()), refused);
 }
+
+#[test]
+fn wrong_use_is_told_before_anything_is_sent() {
+    let folder = Folder::new("wrong-use");
+    folder.write("sandbar.yaml", "actions: [{name: a, command: x}]\n");
+    folder.write("large.json", &format!("\"{}\"", "x".repeat(2 << 20)));
+    for (args, told) in [
+        (&["app", "run", "shop", "a", "--env", "X"][..], "--env \"X\" is not of the form NAME=VALUE"),
+        (&["app", "run", "shop", "a", "--env", "X=1", "--env", "X=2"], "--env names X twice"),
+        (&["app", "run", "shop", "a", "--input", "{"], "--input is no JSON"),
+        (&["app", "run", "shop", "a", "--input", "@large.json"], "--input"),
+        (&["app", "run", "shop", "a", "--file", "x"], "--file \"x\" is not of the form NAME=PATH"),
+        (&["app", "run", "shop", "a", "--timeout", "soon"], "no whole number"),
+        (&["app", "runs", "ls", "shop", "--limit", "-1"], ""),
+        (&["app", "env", "shop", "A=1", "--unset", "A"], "A is named twice"),
+        (&["app", "env", "shop", "SURELY_NOT_SET"], "SURELY_NOT_SET is no variable of this command's environment"),
+        (&["app", "manifest", "shop", "first"], "no whole number"),
+        (&["app", "deploy", "--name", "My Shop"], "\"My Shop\" is no name of an app"),
+        (&["app", "schedules", "add", "shop", "nightly"], "the schedule is no JSON"),
+        (&["app", "schedules", "set", "shop", "nightly", "@large.json"], "what is to be changed"),
+    ] {
+        let done = sandbar(&folder.0, args);
+        assert_eq!(done.status.code(), Some(2), "{args:?}: {}", stderr(&done));
+        assert!(stderr(&done).contains(told) && stdout(&done).is_empty(), "{args:?}: {}", stderr(&done));
+    }
+    // What is wrong with a manifest is told to programs as the server tells it.
+    folder.write("sandbar.yaml", "nmae: shop\n");
+    let done = sandbar(&folder.0, &["-o", "json", "app", "deploy"]);
+    let error: Value = serde_json::from_slice(&done.stderr).unwrap();
+    let diagnostic = &error["error"]["details"]["diagnostics"][0];
+    assert_eq!((&error["error"]["status"], &diagnostic["path"], &diagnostic["line"]), (&422.into(), &"$.nmae".into(), &1.into()), "{error}");
+    assert!(stdout(&done).is_empty());
+}

@@ -5,13 +5,14 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use reqwest::{Body, Method};
-use sandbar_core::app::manifest::{name_of_folder, parse_bytes};
+use sandbar_core::app::manifest::{is_app_name, name_of_folder, parse_bytes};
 use serde_json::{Value, json};
 
 use super::{pack, path, validate};
 use crate::{
     cli::{DeployArgs, Global, Output},
     client::{Client, Refusal, segment},
+    commands::given::WrongUse,
     output::{self, cell},
 };
 
@@ -45,10 +46,16 @@ pub async fn run(global: &Global, args: DeployArgs) -> anyhow::Result<u8> {
         Some(name) => name,
         None => name_of(&dir).with_context(|| format!("the manifest has no name, and none can be made of {}; give --name", dir.display()))?,
     };
+    if !is_app_name(&name) {
+        return Err(WrongUse::error(format!(
+            "{name:?} is no name of an app: it has two or more lower-case letters, digits and hyphens, without a hyphen at its ends"
+        )));
+    }
     let packed = tokio::task::spawn_blocking(move || pack::pack(&dir)).await??;
     if global.output == Output::Table {
         let (bytes, length) = (output::size(packed.bytes), output::size(packed.length));
-        eprintln!("sending {} files, {bytes} ({length} packed) as {name}", packed.entries);
+        let files = if packed.entries == 1 { "1 file".to_owned() } else { format!("{} files", packed.entries) };
+        eprintln!("sending {files}, {bytes} ({length} packed) as {name}");
     }
     let version = send(&client, &name, &args, packed).await?;
     let number = cell(&version["version"]);
@@ -149,6 +156,8 @@ async fn say(client: &Client, name: &str, version: &Value, restarted: bool) -> a
         output::line("it is online");
     } else if app["outdated"] == true {
         output::line(&format!("version {} is still online; `sandbar app start {name}` brings version {number} online", cell(&app["online_version"])));
+    } else if app["desired"] == "online" {
+        output::line(&format!("what is online is the same as version {number}"));
     } else if manifest["start"]["command"].is_string() {
         output::line(&format!("`sandbar app start {name}` starts it"));
     } else if let Some(action) = manifest["actions"][0]["name"].as_str() {

@@ -11,6 +11,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use sandbar_core::limits::app_runs as limits;
 use serde_json::{Value, json};
 
+use crate::{commands::given::WrongUse, output};
+
 /// What files are whose names end so.
 const TYPES: &[(&str, &str)] = &[
     ("csv", "text/csv"),
@@ -62,7 +64,7 @@ pub(super) fn read(named: &[String]) -> anyhow::Result<Value> {
 
 fn parse(text: &str) -> anyhow::Result<Named<'_>> {
     let Some((input, rest)) = text.split_once('=').filter(|(input, rest)| !input.is_empty() && !rest.is_empty()) else {
-        bail!("--file {text:?} is not of the form NAME=PATH");
+        return Err(WrongUse::error(format!("--file {text:?} is not of the form NAME=PATH")));
     };
     let (path, said) = match rest.rsplit_once(";type=") {
         Some((path, said)) => (path, Some(said.to_owned())),
@@ -82,7 +84,7 @@ fn content(path: &Path, left: usize) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).with_context(unread)?.take(left as u64 + 1).read_to_end(&mut bytes).with_context(unread)?;
     if bytes.len() > left {
-        bail!("{} is too much: the files of a run may have {} bytes together", path.display(), limits::RUN_FILES_MAX_BYTES);
+        bail!("{} is too much: the files of a run may have {} together", path.display(), output::size(limits::RUN_FILES_MAX_BYTES as u64));
     }
     Ok(bytes)
 }
@@ -107,7 +109,7 @@ mod tests {
         let file = std::env::temp_dir().join(format!("sandbar-files-{}", std::process::id()));
         std::fs::write(&file, [0; 9]).unwrap();
         assert_eq!(content(&file, 9).unwrap().len(), 9);
-        assert!(content(&file, 8).unwrap_err().to_string().contains("bytes together"));
+        assert!(content(&file, 8).unwrap_err().to_string().contains("MiB together"));
         std::fs::remove_file(&file).unwrap();
         assert!(content(&file, 8).is_err());
     }

@@ -87,7 +87,11 @@ fn what_ran_of_an_app_that_is_deleted_is_found_by_its_name_and_id() {
     let list = api.get(APPS).ok(200)["apps"][0].clone();
     assert_eq!((&list["state"], &list["desired"]), (&json!("none"), &json!("offline")), "{list}");
     let (code, out, err) = sandbar(&api, &dir, &["app", "rm", "left-behind", "-o", "json"]);
-    assert_eq!((code, serde_json::from_str::<Value>(&out).unwrap()), (0, json!({ "deleted": ["left-behind"], "failed": [], "volumes_left": [] })), "{err}");
+    assert_eq!(
+        (code, serde_json::from_str::<Value>(&out).unwrap()),
+        (0, json!({ "deleted": ["left-behind"], "failed": [], "volumes_left": [], "volumes_ending": [] })),
+        "{err}"
+    );
     drop(demo);
     for name in ["left-behind", list["id"].as_str().unwrap()] {
         let runs = api.get(&format!("{APPS}/{name}/runs")).ok(200)["runs"].clone();

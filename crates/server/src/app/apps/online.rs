@@ -241,10 +241,12 @@ impl App {
                 return Err(ApiError::bad_request("mcp: names a port and a path; leave out the others"));
             }
             let endpoints = &launch.manifest.mcp.endpoints;
+            if endpoints.is_empty() {
+                return Err(ApiError::bad_request("mcp: the app declares no endpoint of the Model Context Protocol (mcp.endpoints in its manifest)"));
+            }
             let endpoint = endpoints.iter().find(|endpoint| wanted.is_empty() || endpoint.called() == wanted).ok_or_else(|| {
                 let names: Vec<_> = endpoints.iter().map(|endpoint| endpoint.called()).collect();
-                let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                ApiError::bad_request(format!("mcp: the app has no endpoint {}; it has {has}", crate::http::params::shown(wanted)))
+                ApiError::bad_request(format!("mcp: the app has no endpoint {}; it has {}", crate::http::params::shown(wanted), names.join(", ")))
             })?;
             (port, path) = (Some(endpoint.port), Some(endpoint.path.clone()));
         }
