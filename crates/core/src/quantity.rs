@@ -48,6 +48,14 @@ pub fn format_bytes(bytes: u64) -> String {
     }
 }
 
+/// Writes an amount of bytes for people, rounded: `512 B`, `1.50 GiB`.
+pub fn readable_bytes(bytes: u64) -> String {
+    match BINARY.iter().find(|(_, factor)| bytes >= *factor) {
+        Some((suffix, factor)) => format!("{:.2} {suffix}B", bytes as f64 / *factor as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// Writes an amount of CPU.
 pub fn format_cpu_millis(millis: u64) -> String {
     if millis.is_multiple_of(1000) { (millis / 1000).to_string() } else { format!("{millis}m") }
@@ -78,6 +86,21 @@ fn scaled(text: &str, number: &str, factor: u64, units: &'static str) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_rounded_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (10_737_419, "10.24 MiB"),
+            (3 << 29, "1.50 GiB"),
+            (10 << 30, "10.00 GiB"),
+            (u64::MAX, "16384.00 PiB"),
+        ] {
+            assert_eq!(readable_bytes(bytes), text);
+        }
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -124,7 +124,7 @@ pub fn time(value: &Value) -> String {
 
 /// A number of bytes for people: `512 B`, `1.50 GiB`.
 pub fn size(bytes: u64) -> String {
-    indicatif::BinaryBytes(bytes).to_string()
+    sandbar_core::quantity::readable_bytes(bytes)
 }
 
 /// The same as a cell; nothing where it is not known.

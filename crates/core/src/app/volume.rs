@@ -30,7 +30,7 @@ pub fn target_place(target: &str, volumes: &[Volume]) -> Option<String> {
 
 /// Why processes were ended that went on writing into a volume that is full. `name` is that of the manifest.
 pub fn full_text(name: &str, bytes: u64, limit_bytes: u64) -> String {
-    let (bytes, limit) = (quantity::format_bytes(bytes), quantity::format_bytes(limit_bytes));
+    let (bytes, limit) = (quantity::readable_bytes(bytes), quantity::readable_bytes(limit_bytes));
     format!("volume {name:?} is full: it holds {bytes}, and {limit} is its limit (storageGb); delete files of it, or deploy a higher limit")
 }
 
@@ -67,6 +67,10 @@ mod tests {
     fn sizes_are_those_of_the_manifest() {
         let sizes: Vec<u64> = manifest().volumes.iter().map(Volume::size_limit_bytes).collect();
         assert_eq!(sizes, [GIB / 2, limits::VOLUME_SIZE_DEFAULT_BYTES]);
-        assert!(full_text("data", 3 << 20, 1 << 20).starts_with("volume \"data\" is full: it holds 3Mi, and 1Mi"), "{}", full_text("data", 3 << 20, 1 << 20));
+        assert!(
+            full_text("data", 3 << 20, 1 << 20).starts_with("volume \"data\" is full: it holds 3.00 MiB, and 1.00 MiB"),
+            "{}",
+            full_text("data", 3 << 20, 1 << 20)
+        );
     }
 }

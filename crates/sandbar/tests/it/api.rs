@@ -188,3 +188,20 @@ fn the_api_describes_itself() {
     let reply = api.try_send("GET", SANDBOXES, &[("x-request-id", "my-own-id")], b"").unwrap();
     assert!(reply.header("x-request-id").is_some());
 }
+
+#[test]
+fn a_server_whose_log_nobody_reads_serves_on() {
+    let mut server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
+    server.kill();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    server.up_with(|command| {
+        command.stdout(writer.try_clone().unwrap()).stderr(writer);
+    });
+    let api = server.api();
+    let sandbox = Sandbox::claim(&api, json!({}));
+    assert_eq!(sandbox.sh_ok("echo said"), "said\n");
+    drop(sandbox);
+    assert_eq!(api.get("/api/v1/none").status, 404);
+    assert!(server.terminate().success());
+}

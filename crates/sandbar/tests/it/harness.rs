@@ -111,8 +111,15 @@ impl Server {
 
     /// Starts on the same data and port, and waits until it is ready.
     pub fn up(&mut self) {
+        self.up_with(|_| {});
+    }
+
+    /// The same with something else about its process.
+    pub fn up_with(&mut self, change: impl FnOnce(&mut Command)) {
         self.started_at = SystemTime::now();
-        let mut child = self.command().spawn().expect("the server can be executed");
+        let mut command = self.command();
+        change(&mut command);
+        let mut child = command.spawn().expect("the server can be executed");
         fs::write(self.dir.join("server.pid"), child.id().to_string()).unwrap();
         let end = Instant::now() + START_WITHIN;
         loop {

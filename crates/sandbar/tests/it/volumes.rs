@@ -153,7 +153,7 @@ fn a_sandbox_does_not_grow_a_volume_beyond_its_limit() {
     sandbox.sh_ok("head -c 3M /dev/zero >/d/fits");
     let writer = sandbox.spawn(&["sh", "-c", "while true; do head -c 64k /dev/zero >>/d/more; sleep 0.01; done"]);
     let event = sandbox.wait_event("the limit", |event| event["kind"] == "sandbox.volume_limit" || event["type"] == "sandbox.volume_limit");
-    assert!(event["message"].as_str().unwrap().contains("size limit of 4Mi"), "{event}");
+    assert!(event["message"].as_str().unwrap().contains("size limit of 4.00 MiB"), "{event}");
     eventually("the end of the writer", SOON, || {
         let context = sandbox.context(&writer["id"]);
         if context["running"] == false { Ok(()) } else { Err(context.to_string()) }

@@ -319,7 +319,7 @@ fn check_fits(bytes: u64, limit: u64) -> Result<(), ApiError> {
     if bytes <= limit {
         return Ok(());
     }
-    let (bytes, limit) = (quantity::format_bytes(bytes), quantity::format_bytes(limit));
+    let (bytes, limit) = (quantity::readable_bytes(bytes), quantity::readable_bytes(limit));
     Err(ApiError::new(ErrorCode::InsufficientStorage, format!("the volume would hold {bytes}; its size limit is {limit}")))
 }
 

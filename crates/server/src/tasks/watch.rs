@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sandbar_core::{
     app::volume::full_text,
-    quantity::format_bytes,
+    quantity::{format_bytes, readable_bytes},
     sandbox::{Observed, SandboxRecord, reason},
 };
 use sandbar_node::Runtime;
@@ -122,7 +122,7 @@ async fn check_volumes(app: &SharedApp, busy: Live, known: &mut HashMap<String, 
         let text = match app.store.app_volume_of(&id).await {
             Ok(Some(of_app)) => full_text(&of_app.name, bytes, volume.size_limit_bytes),
             Ok(None) | Err(_) => {
-                let (bytes, limit) = (format_bytes(bytes), format_bytes(volume.size_limit_bytes));
+                let (bytes, limit) = (readable_bytes(bytes), readable_bytes(volume.size_limit_bytes));
                 format!("volume {id} holds {bytes}, more than its size limit of {limit}; its processes were ended, delete files to go on")
             }
         };

@@ -252,7 +252,7 @@ impl Builder {
         }
         if let Some(at) = none {
             let message = "a key must be a word: in front of its colon stands nothing, a list or a mapping";
-            self.noted.push(Diagnostic { path: self.path(1), ..invalid(at, message) });
+            self.noted.push(Diagnostic { path: self.path(1), code: Code::InvalidType, ..invalid(at, message) });
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use sandbar_core::{
     sandbox::{Mount, SandboxRecord},
     volume::{AccessMode, plan},
 };
-use sandbar_node::{Pin, random_id};
+use sandbar_node::{Pin, error_text, random_id};
 use sandbar_store::{AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, StoreError, VolumeRecord};
 
 use super::{
@@ -174,13 +174,13 @@ impl App {
     pub(super) async fn await_volumes_gone(&self, team_id: &str, app_name: &str) -> Vec<AppVolumeRecord> {
         let until = Instant::now() + GONE_WITHIN;
         loop {
-            let gone = self.reconcile_app_volumes().await;
-            let ending = self.store.app_volumes_ending(team_id, app_name).await.map_err(|e| store_failure("reading volumes of the app", &e));
-            match gone.and(ending) {
+            // What keeps others from going is told by whoever looks after all of them.
+            let _ = self.reconcile_app_volumes().await;
+            match self.store.app_volumes_ending(team_id, app_name).await {
                 Ok(ending) if ending.is_empty() || Instant::now() >= until => return ending,
                 Ok(_) => tokio::time::sleep(LOOK_EVERY).await,
                 Err(error) => {
-                    tracing::warn!(app = app_name, error = error.message(), "volumes of an app were not waited for");
+                    tracing::warn!(app = app_name, error = error_text(&error), "volumes of an app were not waited for");
                     return Vec::new();
                 }
             }

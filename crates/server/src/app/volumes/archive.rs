@@ -44,7 +44,7 @@ impl App {
             Err(ImportError::Volume(error)) => Err(failure("unpacking the archive", &error)),
             Err(ImportError::Archive(error)) if error.is_disk_full() => Err(full()),
             Err(ImportError::Archive(error)) if error.is_too_large() => {
-                let (left, limit) = (quantity::format_bytes(bytes_max), quantity::format_bytes(volume.size_limit_bytes));
+                let (left, limit) = (quantity::readable_bytes(bytes_max), quantity::readable_bytes(volume.size_limit_bytes));
                 let text = format!("the archive does not fit: the volume's size limit is {limit}, of which {left} is left; nothing was changed");
                 Err(ApiError::new(ErrorCode::InsufficientStorage, text))
             }
