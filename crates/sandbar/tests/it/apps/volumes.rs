@@ -270,7 +270,7 @@ fn a_volume_is_refused_where_the_template_has_something_else() {
     let refused = api.send("POST", "/api/v1/apps/vol-refused/versions", &tar).error(&[422]);
     let diagnostic = &refused["details"]["diagnostics"][0];
     assert_eq!((&diagnostic["path"], &diagnostic["code"]), (&json!("$.volumes[1].mountPath"), &json!("unsafe_path")), "{refused}");
-    assert_eq!((&diagnostic["line"], &diagnostic["column"]), (&json!(3), &json!(62)), "{refused}");
+    assert_eq!((&diagnostic["line"], &diagnostic["column"]), (&json!(3), &json!(61)), "{refused}");
     api.delete("/api/v1/templates/vol-template").ok(200);
 }
 
