@@ -243,6 +243,11 @@ impl Previews {
     }
 
     /// Opens or closes a port of such a sandbox for everybody who comes from outside, until it is set again. In memory only: whoever
+    /// Closes all of them, whatever is said of one, until they are kept anew.
+    pub fn close_gates(&self, sandbox_id: &str, reason: &str) {
+        self.gates.close(sandbox_id, reason);
+    }
+
     /// closes a port closes it again when the server starts, before it serves.
     pub fn set_gate(&self, sandbox_id: &str, port: u16, gate: Gate) {
         self.gates.set(sandbox_id, port, gate);
