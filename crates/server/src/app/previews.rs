@@ -71,6 +71,7 @@ impl App {
             sandbox_id: sandbox.id,
             team_id: who.team_id.clone(),
             user_id: who.user_id.clone(),
+            key_id: who.key_id.clone(),
             port: new.port,
             protocol: new.protocol,
             path: new.path,
@@ -82,7 +83,7 @@ impl App {
             opened_at_ms: None,
             expires_at_ms: now + new.ttl_ms,
         };
-        self.store.preview_insert(&record).await.map_err(|e| store_failure("storing the preview", &e))?;
+        let record = self.store.preview_insert(&record).await.map_err(|e| store_failure("storing the preview", &e))?;
         tracing::info!(sandbox = record.sandbox_id, preview = record.id, port = record.port, user = record.user_id, "a preview was made");
         let query: String =
             form_urlencoded::Serializer::new(String::new()).append_pair("token", &format!("{}.{secret}", record.id)).append_pair("next", &record.path).finish();
@@ -242,12 +243,12 @@ impl Previews {
         self.gates.keep(sandbox_id);
     }
 
-    /// Opens or closes a port of such a sandbox for everybody who comes from outside, until it is set again. In memory only: whoever
     /// Closes all of them, whatever is said of one, until they are kept anew.
     pub fn close_gates(&self, sandbox_id: &str, reason: &str) {
         self.gates.close(sandbox_id, reason);
     }
 
+    /// Opens or closes a port of such a sandbox for everybody who comes from outside, until it is set again. In memory only: whoever
     /// closes a port closes it again when the server starts, before it serves.
     pub fn set_gate(&self, sandbox_id: &str, port: u16, gate: Gate) {
         self.gates.set(sandbox_id, port, gate);

@@ -15,6 +15,7 @@ fn preview(id: &str, sandbox_id: &str, expires_at_ms: i64) -> PreviewRecord {
         sandbox_id: sandbox_id.into(),
         team_id: "team".into(),
         user_id: "user".into(),
+        key_id: None,
         port: 5173,
         protocol: Protocol::Https,
         path: "/a?b=1".into(),
