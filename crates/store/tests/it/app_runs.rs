@@ -4,7 +4,7 @@ use sandbar_core::{
     app::{
         Cleanup, Phase, RunStatus,
         receipt::Kind,
-        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms, Withdrawn},
+        run::{AtOnce, CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms, Withdrawn},
         uploads::RunFile,
     },
     limits::app_runs as limits,
@@ -88,7 +88,7 @@ fn sign() -> SignReceipt {
 }
 
 async fn claim(store: &Store) -> Vec<String> {
-    store.app_runs_claim(NOW + 50).await.expect("claims").into_iter().map(|run| run.id).collect()
+    store.app_runs_claim(AtOnce::of(64), NOW + 50).await.expect("claims").into_iter().map(|run| run.id).collect()
 }
 
 #[tokio::test]
@@ -295,7 +295,7 @@ async fn a_run_that_cannot_be_read_keeps_no_other_from_anything() {
         let db = rusqlite::Connection::open(fresh.path()).expect("opens");
         db.execute(&format!("UPDATE app_run SET {column} = 'unheard of' WHERE id = ?1"), [column]).expect("writes");
     }
-    let claimed = store.app_runs_claim(NOW + 50).await.expect("claims");
+    let claimed = store.app_runs_claim(AtOnce::of(64), NOW + 50).await.expect("claims");
     let readable: Vec<_> = claimed.iter().map(|run| (run.id.as_str(), run.doc.known.unreadable.is_none())).collect();
     assert_eq!(readable, [("a", false), ("b", true), ("phase", false), ("cause", false), ("withdrawn", false)]);
     let ended = AppRunEnd { doc: claimed[0].doc.clone(), ..end("a", RunStatus::Running, RunStatus::Failed) };
