@@ -120,10 +120,10 @@ async fn a_run_ends_once_and_its_receipt_is_in_the_chain() {
     assert_eq!(second.doc, "2 Some(\"sha-1\") b failed");
     assert!(store.app_run_step("b", Phase::Collecting, None, &known).await.is_err(), "nothing is done to what has ended");
 
-    let listed = store.receipts_list("team", None, 1, 10).await.expect("lists");
+    let listed = store.receipts_list("team", None, 1, (10, 1 << 20)).await.expect("lists");
     assert_eq!((&listed.receipts[..], &listed.gone), (std::slice::from_ref(&second), &None));
-    assert_eq!(store.receipts_list("team", Some("app"), 0, 1).await.expect("lists").receipts, std::slice::from_ref(&first));
-    assert_eq!(store.receipts_list("team", Some("none"), 0, 1).await.expect("lists").receipts, []);
+    assert_eq!(store.receipts_list("team", Some("app"), 0, (1, 1 << 20)).await.expect("lists").receipts, std::slice::from_ref(&first));
+    assert_eq!(store.receipts_list("team", Some("none"), 0, (1, 1 << 20)).await.expect("lists").receipts, []);
     assert_eq!(store.receipt_get("team", "r-b").await.expect("reads"), Some(second));
     assert_eq!(store.receipt_get("other", "r-b").await.expect("reads"), None);
     assert_eq!(store.receipt_of_run("team", "a").await.expect("reads").as_ref(), Some(&first));
@@ -354,7 +354,7 @@ async fn receipts_go_from_the_oldest_on_and_the_chain_goes_on() {
         (ReceiptsKept { since_ms: NOW + 3000, ..keep }, 9, 3),
     ] {
         assert_eq!(store.receipts_prune(kept, NOW + 9000, step).await.expect("prunes"), 1, "{kept:?}");
-        let page = store.receipts_list("team", None, 0, 10).await.expect("lists");
+        let page = store.receipts_list("team", None, 0, (10, 1 << 20)).await.expect("lists");
         let gone = &all[all.len() - left - 1];
         assert_eq!(page.receipts, all[all.len() - left..]);
         assert_eq!(page.gone, Some(ReceiptsGone { seq: gone.seq, sha256: gone.sha256.clone(), at_ms: NOW + 9000 }));
@@ -363,7 +363,7 @@ async fn receipts_go_from_the_oldest_on_and_the_chain_goes_on() {
 
     let none = ReceiptsKept { max: 0, bytes_max: 0, since_ms: i64::MAX };
     assert_eq!(store.receipts_prune(none, NOW, 1).await.expect("prunes"), 2);
-    let page = store.receipts_list("team", Some("app"), 0, 10).await.expect("lists");
+    let page = store.receipts_list("team", Some("app"), 0, (10, 1 << 20)).await.expect("lists");
     assert_eq!(page.receipts, all[5..], "the next one names the newest");
     store.app_run_insert(new("next", 99)).await.expect("inserts");
     claim(&store).await;
