@@ -374,6 +374,34 @@ async fn receipts_go_from_the_oldest_on_and_the_chain_goes_on() {
 }
 
 #[tokio::test]
+async fn a_page_of_receipts_has_no_more_bytes_than_it_may() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let all = receipts(&store, 5, 1000).await;
+    let two = all[3].doc.len() + all[4].doc.len();
+    for (limit, bytes, counts) in [
+        (10, usize::MAX, &[5][..]),
+        (5, usize::MAX, &[5, 0]),
+        (2, usize::MAX, &[2, 2, 1]),
+        (10, two, &[2, 2, 1]),
+        // One that is larger than a page goes alone.
+        (10, 0, &[1, 1, 1, 1, 1]),
+    ] {
+        let (mut after, mut seen, mut found) = (0, Vec::new(), Vec::new());
+        loop {
+            let page = store.receipts_list("team", None, after, (limit, bytes)).await.expect("lists");
+            found.push(page.receipts.len());
+            after = page.receipts.last().map_or(after, |last| last.seq);
+            seen.extend(page.receipts);
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!((&found[..], &seen), (counts, &all), "{limit} {bytes}");
+    }
+}
+
+#[tokio::test]
 async fn inputs_count_like_what_runs_leave() {
     let fresh = Fresh::new();
     let store = fresh.installed().await;
