@@ -4,6 +4,7 @@ use rusqlite::{OptionalExtension, Row};
 use sandbar_core::{
     limits,
     preview::{PreviewRecord, Protocol},
+    roles::{Permission, Role},
 };
 
 use crate::{Store, StoreError};
@@ -24,7 +25,13 @@ impl Store {
                 if count >= limits::PREVIEWS_PER_SANDBOX_MAX {
                     return Err(StoreError::TooMany { what: "previews of this sandbox", max: limits::PREVIEWS_PER_SANDBOX_MAX });
                 }
-                // The key may be gone since it was looked at.
+                // The maker's place in the team, and the key, may be gone since they were looked at.
+                let sql = "SELECT role FROM team_member WHERE team_id = ?1 AND user_id = ?2";
+                let role: Option<String> = c.prepare_cached(sql)?.query_row((&p.team_id, &p.user_id), |row| row.get(0)).optional()?;
+                let role = role.map(|role| role.parse::<Role>().map_err(|e| StoreError::corrupt("member", &e))).transpose()?;
+                if !role.is_some_and(|role| role.permissions().has(Permission::SandboxWrite)) {
+                    return Err(StoreError::NotFound { what: "member", id: p.user_id });
+                }
                 let sql = "SELECT expires_at_ms FROM api_key WHERE id = ?1 AND team_id = ?2 AND is_active";
                 let key_ends_ms: Option<i64> = match &p.key_id {
                     None => None,

@@ -139,7 +139,11 @@ async fn previews_end_with_the_key_that_made_them() {
     for (id, is_there) in [("deleted", false), ("deactivated", false), ("viewer", false), ("kept", true), ("login", true)] {
         assert_eq!(store.preview_get(&format!("pv-{id}")).await.expect("reads").is_some(), is_there, "{id}");
     }
-    // Nor is one made by a key that went meanwhile.
+    // Nor is one made by who may not any more, or by a key that went meanwhile.
+    for user_id in ["second", "nobody"] {
+        let late = PreviewRecord { user_id: user_id.into(), ..preview("pv-late", "sb-a", 9000) };
+        assert!(matches!(store.preview_insert(&late).await, Err(StoreError::NotFound { what: "member", .. })), "{user_id}");
+    }
     for id in ["deleted", "deactivated"] {
         let late = PreviewRecord { key_id: Some(id.into()), ..preview("pv-late", "sb-a", 9000) };
         assert!(matches!(store.preview_insert(&late).await, Err(StoreError::NotFound { what: "key", .. })), "{id}");
