@@ -92,8 +92,8 @@ impl Reader {
     /// At the end of the text.
     pub fn end(self) -> Result<(), ReadError> {
         match self.place {
-            Place::Begin | Place::First | Place::Next | Place::Object | Place::After if self.is_list => Err(self.none("the list has no end")),
             Place::Object => Err(self.none("it has no end")),
+            Place::Begin | Place::First | Place::Next | Place::After if self.is_list => Err(self.none("the list has no end")),
             Place::Begin | Place::First | Place::Next | Place::After | Place::End if self.receipts == 0 => Err(ReadError::Empty),
             Place::Begin | Place::First | Place::Next | Place::After | Place::End => Ok(()),
         }
