@@ -47,7 +47,7 @@ const lines = (logs) => logs.map((line) => (typeof line === 'string' ? line : li
 
 // Throws what is wrong.
 const judge = async (test, name) => {
-  const spec = { timeoutMs: test.timeoutMs ?? 5000, ...test.spec };
+  const spec = { timeoutMs: test.timeoutMs ?? 20000, ...test.spec };
   const create = await api('POST', '/api/functions', { name, trigger: 'http', code: test.code, language: test.language, authorKind: 'operator', ...spec });
   if (test.refused) {
     assert.equal(create.status, 400, `saved: ${JSON.stringify(create.json).slice(0, 300)}`);

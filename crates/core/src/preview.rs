@@ -57,6 +57,8 @@ pub struct PreviewRecord {
     pub sandbox_id: String,
     pub team_id: String,
     pub user_id: String,
+    /// The API key that it was made by, and ends with; none for a login.
+    pub key_id: Option<String>,
     pub port: u16,
     pub protocol: Protocol,
     pub path: String,

@@ -30,6 +30,7 @@ pub fn config(settings: &ServeSettings) -> Config {
         trusted_proxies: settings.trusted_proxies.clone(),
         registration: settings.registration,
         pool_min_idle: settings.pool_min_idle,
+        app_runs_at_once: settings.app_runs_at_once,
         image_registries: settings.image_registries.clone(),
         prices: settings.prices.clone(),
         scripts: settings.scripts.clone(),

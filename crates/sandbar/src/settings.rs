@@ -16,7 +16,10 @@ use sandbar_core::{
     certificates::{ORDERS_PER_WEEK, ORDERS_PER_WEEK_MAX},
     egress::{Prefix, PrefixError},
     image::ImageName,
-    limits::{POOL_MAX_IDLE, URL_MAX_BYTES},
+    limits::{
+        POOL_MAX_IDLE, URL_MAX_BYTES,
+        app_runs::{RUNS_AT_ONCE_DEFAULT, RUNS_AT_ONCE_MAX},
+    },
 };
 use sandbar_server::{ScriptsConfig, SshListen};
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -71,6 +74,8 @@ pub struct ServeSettings {
     pub image_registries: Vec<String>,
     /// Who runs scripts, and what they may ask for.
     pub scripts: ScriptsConfig,
+    /// Runs of apps at once.
+    pub app_runs_at_once: u32,
     /// What runs of apps cost, for their receipts and budgets.
     pub prices: Option<Prices>,
     /// Form of the log.
@@ -200,6 +205,9 @@ pub struct Layer {
     /// [default: script-cache below the data directory]
     #[arg(long, env = "SANDBAR_SCRIPT_CACHE_DIR", value_name = "DIR")]
     pub script_cache_dir: Option<PathBuf>,
+    /// Runs of apps at once; of one team at most half of them [default: 64]
+    #[arg(long, env = "SANDBAR_APP_RUNS_AT_ONCE", value_name = "N")]
+    pub app_runs_at_once: Option<u32>,
     /// What runs of apps cost, for their receipts and budgets: currency=USD and any of run, cpu_hour, memory_gib_hour, disk_gib and network_gib,
     /// each with _micros=MILLIONTHS; in TOML also a table [default: none, receipts have no price and budgets are refused]
     #[arg(long, env = "SANDBAR_PRICES", value_name = "PRICES")]
@@ -246,6 +254,7 @@ impl Layer {
             mail_from: self.mail_from.or(below.mail_from),
             bun: self.bun.or(below.bun),
             script_cache_dir: self.script_cache_dir.or(below.script_cache_dir),
+            app_runs_at_once: self.app_runs_at_once.or(below.app_runs_at_once),
             prices: self.prices.or(below.prices),
             log: self.log.or(below.log),
             log_level: self.log_level.or(below.log_level),
@@ -296,6 +305,7 @@ impl Layer {
             pool_min_idle: self.pool_min_idle.unwrap_or(4),
             image_registries: self.image_registries.unwrap_or_default().0,
             scripts,
+            app_runs_at_once: self.app_runs_at_once.unwrap_or(RUNS_AT_ONCE_DEFAULT),
             prices: self.prices.and_then(|table| table.0),
             log: self.log.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
@@ -316,6 +326,9 @@ impl Layer {
         }
         if settings.pool_min_idle > POOL_MAX_IDLE {
             bail!("pool_min_idle {} is above {POOL_MAX_IDLE}", settings.pool_min_idle);
+        }
+        if !(1..=RUNS_AT_ONCE_MAX).contains(&settings.app_runs_at_once) {
+            bail!("app_runs_at_once {} is not from 1 to {RUNS_AT_ONCE_MAX}", settings.app_runs_at_once);
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&settings.log_level) {
             bail!("log_level {:?} is no tracing filter: {error}", settings.log_level);

@@ -41,6 +41,8 @@ pub struct Config {
     pub image_registries: Vec<String>,
     /// Who runs scripts, and what they may ask for.
     pub scripts: ScriptsConfig,
+    /// Runs of apps at once, at least one.
+    pub app_runs_at_once: u32,
     /// What runs of apps cost, for their receipts and budgets.
     pub prices: Option<Prices>,
     /// This machine's part.

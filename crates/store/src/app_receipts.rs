@@ -41,6 +41,8 @@ pub struct ReceiptsGone {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReceiptPage {
     pub receipts: Vec<ReceiptRecord>,
+    /// There may be others after the last of these.
+    pub more: bool,
     /// What went before the first one that is kept.
     pub gone: Option<ReceiptsGone>,
 }
@@ -75,8 +77,15 @@ pub type SignReceipt = Box<dyn FnOnce(&AppRun, ChainPlace) -> Result<SignedRecei
 const COLUMNS: &str = "id, team_id, seq, run_id, app_id, created_at_ms, sha256, doc";
 
 impl Store {
-    /// Receipts of a team in the order of their chain, perhaps of one app alone.
-    pub async fn receipts_list(&self, team_id: &str, app_id: Option<&str>, after_seq: u64, limit: u32) -> Result<ReceiptPage, StoreError> {
+    /// Receipts of a team in the order of their chain, perhaps of one app alone: so many, or fewer when they have more than so many bytes
+    /// together, but at least one.
+    pub async fn receipts_list(
+        &self,
+        team_id: &str,
+        app_id: Option<&str>,
+        after_seq: u64,
+        (limit, max_bytes): (u32, usize),
+    ) -> Result<ReceiptPage, StoreError> {
         let (team_id, app_id) = (team_id.to_owned(), app_id.map(str::to_owned));
         self.engine
             .read("list receipts", move |c| {
@@ -84,11 +93,21 @@ impl Store {
                 let which = if app_id.is_some() { "app_id = ?3 AND team_id = ?1" } else { "team_id = ?1 AND ?3 IS NULL" };
                 let sql = format!("SELECT {COLUMNS} FROM app_receipt WHERE {which} AND seq > ?2 ORDER BY seq LIMIT ?4");
                 let mut statement = c.prepare_cached(&sql)?;
-                let receipts = statement.query_map((&team_id, after_seq as i64, app_id, limit), receipt)?.collect::<Result<_, _>>()?;
+                let (mut receipts, mut bytes, mut more) = (Vec::<ReceiptRecord>::new(), 0, false);
+                for found in statement.query_map((&team_id, after_seq as i64, app_id, limit), receipt)? {
+                    let found = found?;
+                    bytes += found.doc.len();
+                    if bytes > max_bytes && !receipts.is_empty() {
+                        more = true;
+                        break;
+                    }
+                    receipts.push(found);
+                }
+                more |= receipts.len() >= limit as usize;
                 let sql = "SELECT gone_seq, gone_sha256, gone_at_ms FROM app_receipt_chain WHERE team_id = ?1 AND gone_seq IS NOT NULL";
                 let gone = |row: &Row<'_>| Ok(ReceiptsGone { seq: row.get::<_, i64>(0)?.max(0) as u64, sha256: row.get(1)?, at_ms: row.get(2)? });
                 let gone = c.prepare_cached(sql)?.query_row([team_id], gone).optional()?;
-                Ok(ReceiptPage { receipts, gone })
+                Ok(ReceiptPage { receipts, more, gone })
             })
             .await
     }

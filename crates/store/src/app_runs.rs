@@ -44,6 +44,13 @@ pub struct NewAppRun {
     pub input: String,
 }
 
+impl NewAppRun {
+    /// Of the files that it is given.
+    pub fn files_bytes(&self) -> u64 {
+        self.doc.files.iter().map(|file| file.size_bytes).sum()
+    }
+}
+
 /// What became of a run that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InsertedRun {
@@ -137,6 +144,12 @@ const FILES_BYTES: &str =
     "(SELECT coalesce(sum(json_extract(value, '$.size_bytes')), 0) FROM json_each(CASE WHEN json_valid(doc) THEN doc ELSE '{}' END, '$.files'))";
 
 impl Store {
+    /// Whether a run of a team with so many bytes of files may be asked for now, before they are kept. [`Self::app_run_insert`] asks again.
+    pub async fn app_run_check(&self, team_id: &str, files_bytes: u64) -> Result<(), StoreError> {
+        let team_id = team_id.to_owned();
+        self.engine.read("look whether a run may be asked for", move |c| check(c, &team_id, files_bytes)).await
+    }
+
     /// Asks for a run: its row is there, or why not.
     pub async fn app_run_insert(&self, run: NewAppRun) -> Result<InsertedRun, StoreError> {
         self.engine.write("ask for a run", move |c| insert_run(c, &run)).await
@@ -300,15 +313,7 @@ pub(crate) fn insert_run(c: &Connection, new: &NewAppRun) -> Result<InsertedRun,
     {
         return Ok(if of == *request { InsertedRun::Same { run_id } } else { InsertedRun::Other { run_id } });
     }
-    let sql = "SELECT count(*) FROM app_run WHERE status = 'queued' AND status IN ('queued', 'running') AND team_id = ?1";
-    let waiting: usize = c.prepare_cached(sql)?.query_row([&new.team_id], |row| Ok(row.get::<_, i64>(0)?.max(0) as usize))?;
-    if waiting >= limits::RUNS_WAITING_PER_TEAM_MAX {
-        return Err(StoreError::TooMany { what: "runs of this team's apps that wait", max: limits::RUNS_WAITING_PER_TEAM_MAX });
-    }
-    let bytes: u64 = new.doc.files.iter().map(|file| file.size_bytes).sum();
-    if bytes > 0 && bytes + files_bytes(c, &new.team_id)? > limits::RUNS_FILES_PER_TEAM_MAX_BYTES as u64 {
-        return Err(StoreError::TooMany { what: "bytes of files of this team's runs that have not ended", max: limits::RUNS_FILES_PER_TEAM_MAX_BYTES });
-    }
+    check(c, &new.team_id, new.files_bytes())?;
     let skipped = match &new.group {
         Some(group) => is_one_too_many(c, new, group)?,
         None => false,
@@ -339,6 +344,19 @@ pub(crate) fn insert_run(c: &Connection, new: &NewAppRun) -> Result<InsertedRun,
         new.input,
     ])?;
     Ok(if skipped { InsertedRun::Skipped } else { InsertedRun::Queued })
+}
+
+/// Whether a team may have one run more, with files of so many bytes.
+fn check(c: &Connection, team_id: &str, bytes: u64) -> Result<(), StoreError> {
+    let sql = "SELECT count(*) FROM app_run WHERE status = 'queued' AND status IN ('queued', 'running') AND team_id = ?1";
+    let waiting: usize = c.prepare_cached(sql)?.query_row([team_id], |row| Ok(row.get::<_, i64>(0)?.max(0) as usize))?;
+    if waiting >= limits::RUNS_WAITING_PER_TEAM_MAX {
+        return Err(StoreError::TooMany { what: "runs of this team's apps that wait", max: limits::RUNS_WAITING_PER_TEAM_MAX });
+    }
+    if bytes > 0 && bytes.saturating_add(files_bytes(c, team_id)?) > limits::RUNS_FILES_PER_TEAM_MAX_BYTES as u64 {
+        return Err(StoreError::TooMany { what: "bytes of files of this team's runs that have not ended", max: limits::RUNS_FILES_PER_TEAM_MAX_BYTES });
+    }
+    Ok(())
 }
 
 /// Bytes of the files that unfinished runs of a team keep.

@@ -84,14 +84,18 @@ impl Store {
             .await
     }
 
-    /// Makes a key useless and keeps its row. Idempotent.
+    /// Makes a key useless and keeps its row; previews that it made end. Idempotent.
     pub async fn key_deactivate(&self, team_id: &str, id: &str, now_ms: i64) -> Result<(), StoreError> {
         let (team_id, id) = (team_id.to_owned(), id.to_owned());
         self.engine
             .write("deactivate a key", move |c| {
                 let changed =
                     c.prepare_cached("UPDATE api_key SET is_active = 0, updated_at_ms = ?3 WHERE id = ?1 AND team_id = ?2")?.execute((&id, team_id, now_ms))?;
-                if changed == 0 { Err(StoreError::NotFound { what: "key", id }) } else { Ok(()) }
+                if changed == 0 {
+                    return Err(StoreError::NotFound { what: "key", id });
+                }
+                c.prepare_cached("DELETE FROM preview WHERE key_id = ?1")?.execute([id])?;
+                Ok(())
             })
             .await
     }

@@ -1,19 +1,20 @@
-//! Previews of sandboxes' ports. They go with their sandbox, and with their maker's place in the team.
+//! Previews of sandboxes' ports. They go with their sandbox, with their maker's place in the team, and with the key that made them.
 
 use rusqlite::{OptionalExtension, Row};
 use sandbar_core::{
     limits,
     preview::{PreviewRecord, Protocol},
+    roles::{Permission, Role},
 };
 
 use crate::{Store, StoreError};
 
 const COLUMNS: &str = "id, sandbox_id, team_id, user_id, port, protocol, path, wakes, runtime_generation, bootstrap_sha256, session_sha256, \
-                       created_at_ms, opened_at_ms, expires_at_ms";
+                       created_at_ms, opened_at_ms, expires_at_ms, key_id";
 
 impl Store {
-    /// Stores a preview of a sandbox that is there; of each only so many are good at once.
-    pub async fn preview_insert(&self, preview: &PreviewRecord) -> Result<(), StoreError> {
+    /// Stores a preview of a sandbox that is there; of each only so many are good at once. One by a key is good no longer than that.
+    pub async fn preview_insert(&self, preview: &PreviewRecord) -> Result<PreviewRecord, StoreError> {
         let p = preview.clone();
         self.engine
             .write("insert a preview", move |c| {
@@ -24,25 +25,46 @@ impl Store {
                 if count >= limits::PREVIEWS_PER_SANDBOX_MAX {
                     return Err(StoreError::TooMany { what: "previews of this sandbox", max: limits::PREVIEWS_PER_SANDBOX_MAX });
                 }
-                let sql =
-                    format!("INSERT INTO preview ({COLUMNS}) SELECT ?1, id, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14 FROM sandbox WHERE id = ?2");
-                let inserted = c.prepare_cached(&sql)?.execute((
-                    &p.id,
-                    &p.sandbox_id,
-                    &p.team_id,
-                    &p.user_id,
-                    p.port,
-                    p.protocol.as_str(),
-                    &p.path,
-                    p.wakes,
-                    p.runtime_generation,
-                    &p.bootstrap_sha256,
-                    &p.session_sha256,
-                    p.created_at_ms,
-                    p.opened_at_ms,
-                    p.expires_at_ms,
-                ))?;
-                if inserted == 0 { Err(StoreError::NotFound { what: "sandbox", id: p.sandbox_id }) } else { Ok(()) }
+                // The maker's place in the team, and the key, may be gone since they were looked at.
+                let sql = "SELECT role FROM team_member WHERE team_id = ?1 AND user_id = ?2";
+                let role: Option<String> = c.prepare_cached(sql)?.query_row((&p.team_id, &p.user_id), |row| row.get(0)).optional()?;
+                let role = role.map(|role| role.parse::<Role>().map_err(|e| StoreError::corrupt("member", &e))).transpose()?;
+                if !role.is_some_and(|role| role.permissions().has(Permission::SandboxWrite)) {
+                    return Err(StoreError::NotFound { what: "member", id: p.user_id });
+                }
+                let sql = "SELECT expires_at_ms FROM api_key WHERE id = ?1 AND team_id = ?2 AND is_active";
+                let key_ends_ms: Option<i64> = match &p.key_id {
+                    None => None,
+                    Some(id) => {
+                        let found = c.prepare_cached(sql)?.query_row((id, &p.team_id), |row| row.get(0)).optional()?;
+                        Some(found.ok_or_else(|| StoreError::NotFound { what: "key", id: id.clone() })?)
+                    }
+                };
+                let sql = format!(
+                    "INSERT INTO preview ({COLUMNS}) SELECT ?1, id, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15 \
+                     FROM sandbox WHERE id = ?2 RETURNING {COLUMNS}"
+                );
+                let inserted = c.prepare_cached(&sql)?.query_row(
+                    (
+                        &p.id,
+                        &p.sandbox_id,
+                        &p.team_id,
+                        &p.user_id,
+                        p.port,
+                        p.protocol.as_str(),
+                        &p.path,
+                        p.wakes,
+                        p.runtime_generation,
+                        &p.bootstrap_sha256,
+                        &p.session_sha256,
+                        p.created_at_ms,
+                        p.opened_at_ms,
+                        p.expires_at_ms.min(key_ends_ms.unwrap_or(i64::MAX)),
+                        &p.key_id,
+                    ),
+                    |row| Ok(record(row)),
+                );
+                inserted.optional()?.transpose()?.ok_or(StoreError::NotFound { what: "sandbox", id: p.sandbox_id })
             })
             .await
     }
@@ -106,12 +128,15 @@ impl Store {
             .await
     }
 
-    /// Lets a preview that is good be so until another time.
+    /// Lets a preview that is good be so until another time; one by a key no longer than that is.
     pub async fn preview_renew(&self, id: &str, expires_at_ms: i64, now_ms: i64) -> Result<PreviewRecord, StoreError> {
         let id = id.to_owned();
         self.engine
             .write("renew a preview", move |c| {
-                let sql = format!("UPDATE preview SET expires_at_ms = ?2 WHERE id = ?1 AND expires_at_ms > ?3 RETURNING {COLUMNS}");
+                let sql = format!(
+                    "UPDATE preview SET expires_at_ms = min(?2, coalesce((SELECT expires_at_ms FROM api_key WHERE api_key.id = key_id), ?2)) \
+                     WHERE id = ?1 AND expires_at_ms > ?3 RETURNING {COLUMNS}"
+                );
                 let renewed = c.prepare_cached(&sql)?.query_row((&id, expires_at_ms, now_ms), |row| Ok(record(row))).optional()?.transpose()?;
                 renewed.ok_or(StoreError::NotFound { what: "preview", id })
             })
@@ -157,5 +182,6 @@ fn record(row: &Row<'_>) -> Result<PreviewRecord, StoreError> {
         created_at_ms: row.get(11)?,
         opened_at_ms: row.get(12)?,
         expires_at_ms: row.get(13)?,
+        key_id: row.get(14)?,
     })
 }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::StoreError;
 
 /// In order; the number of a migration is its position, from 1, and equals that of its file.
-const MIGRATIONS: [&str; 16] = [
+const MIGRATIONS: [&str; 17] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_state.sql"),
     include_str!("../migrations/0003_webhooks.sql"),
@@ -22,6 +22,7 @@ const MIGRATIONS: [&str; 16] = [
     include_str!("../migrations/0014_app_volumes.sql"),
     include_str!("../migrations/0015_receipts.sql"),
     include_str!("../migrations/0016_app_env_former.sql"),
+    include_str!("../migrations/0017_preview_key.sql"),
 ];
 
 /// Brings the database to the newest schema. A database of a newer program is left alone and refused.

@@ -21,9 +21,9 @@ mod verify;
 pub use checkpoint::{Checkpoint, SignedCheckpoint, sign_checkpoint};
 pub use key::{Key, KeyError, PublicKey};
 pub use price::{BUDGET_CURRENCY, LineItem, NoBudget, Price, Prices, check_budget};
-pub use read::{Document, ReadError, read};
+pub use read::{Item, ReadError, Reader};
 pub use run::Ground;
-pub use verify::{ChainProblem, Demand, Problem, Report, VerifyError, verify, verify_chain, verify_checkpoint};
+pub use verify::{Brief, ChainProblem, Demand, Problem, Report, Verifier, VerifyError, verify, verify_checkpoint};
 
 /// Of this form.
 pub const VERSION: u32 = 1;

@@ -1,14 +1,14 @@
 //! Runs: what one is told at its begin, what is known of it while it goes on, and the decisions about it.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::RunStatus;
 
 mod doc;
+mod turns;
 
 pub use doc::{ArtifactStatus, Caller, CommandUse, Counters, Denied, Ground, Known, RunArtifact, RunDoc, RunUsage, Terms};
+pub use turns::{AtOnce, Waiting, begin_next};
 
 /// What asked for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -254,46 +254,6 @@ impl Verdict {
     }
 }
 
-/// A run that waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    pub id: String,
-    pub team_id: String,
-    pub app_id: String,
-    pub created_at_ms: i64,
-}
-
-/// How many may run at once.
-#[derive(Debug, Clone, Copy)]
-pub struct AtOnce {
-    pub all: usize,
-    pub team: usize,
-    pub app: usize,
-}
-
-/// Which of those that wait begin now, beside those that run (one entry for each: its team and its app). Whose turn it is goes around
-/// the teams: the first of each, then the second of each, counting those that run; within a team the oldest first.
-pub fn begin_next(mut waiting: Vec<Waiting>, running: &[(String, String)], max: AtOnce) -> Vec<String> {
-    let (mut teams, mut apps) = (HashMap::<&str, usize>::new(), HashMap::<&str, usize>::new());
-    for (team, app) in running {
-        *teams.entry(team).or_default() += 1;
-        *apps.entry(app).or_default() += 1;
-    }
-    waiting.sort_by(|a, b| (a.created_at_ms, &a.id).cmp(&(b.created_at_ms, &b.id)));
-    let mut ranked = Vec::with_capacity(waiting.len());
-    for run in &waiting {
-        let of_app = apps.entry(&run.app_id).or_default();
-        let turn = teams.entry(&run.team_id).or_default();
-        if *of_app < max.app && *turn < max.team {
-            ranked.push((*turn, run.created_at_ms, &run.id));
-            *of_app += 1;
-            *turn += 1;
-        }
-    }
-    ranked.sort_unstable();
-    ranked.into_iter().take(max.all.saturating_sub(running.len())).map(|(_, _, id)| id.clone()).collect()
-}
-
 macro_rules! words {
     ($name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl $name {
@@ -421,29 +381,6 @@ mod tests {
             let ending = Some(Ending::Cancelled).filter(|_| other.code != 0);
             assert_eq!(verdict(Some(&other), ending, 5).or_full(full.clone()), verdict(Some(&other), ending, 5));
         }
-    }
-
-    fn waiting(rows: &[(&str, &str, &str)]) -> Vec<Waiting> {
-        let row = |(at, (id, team, app)): (usize, &(&str, &str, &str))| Waiting {
-            id: (*id).to_owned(),
-            team_id: (*team).to_owned(),
-            app_id: (*app).to_owned(),
-            created_at_ms: at as i64,
-        };
-        rows.iter().enumerate().map(row).collect()
-    }
-
-    #[test]
-    fn turns_go_around_the_teams_and_nobody_has_more_than_may_be() {
-        let max = AtOnce { all: 4, team: 3, app: 2 };
-        let rows = waiting(&[("a1", "a", "x"), ("a2", "a", "x"), ("a3", "a", "x"), ("a4", "a", "y"), ("b1", "b", "z"), ("c1", "c", "w")]);
-        assert_eq!(begin_next(rows.clone(), &[], max), ["a1", "b1", "c1", "a2"]);
-        let running = [("a".to_owned(), "x".to_owned()), ("a".to_owned(), "x".to_owned())];
-        assert_eq!(begin_next(rows.clone(), &running, max), ["b1", "c1"], "all of the app's places are taken, and another team is first");
-        let max = AtOnce { all: 9, ..max };
-        assert_eq!(begin_next(rows.clone(), &running, max), ["b1", "c1", "a4"]);
-        let full = vec![("d".to_owned(), "v".to_owned()); 9];
-        assert!(begin_next(rows, &full, max).is_empty());
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! Limits of runs of apps: how many, how long, and what of them is kept.
 
-/// Runs at once: in all, of a team, of an app.
-pub const RUNS_AT_ONCE_MAX: usize = 64;
-pub const RUNS_AT_ONCE_PER_TEAM_MAX: usize = 32;
-pub const RUNS_AT_ONCE_PER_APP_MAX: usize = 16;
+/// Runs at once, in all, when nothing is said; and as many as may be said.
+pub const RUNS_AT_ONCE_DEFAULT: u32 = 64;
+pub const RUNS_AT_ONCE_MAX: u32 = 1000;
 /// Runs of a team that wait.
 pub const RUNS_WAITING_PER_TEAM_MAX: usize = 1000;
 /// Bytes of the files of a team's runs that have not ended.

@@ -119,3 +119,8 @@ pub const RECEIPTS_PER_TEAM_MAX_BYTES: u64 = 1 << 30;
 pub const RECEIPT_KEPT_MS: i64 = 400 * 86_400_000;
 /// Bytes of one signed receipt, as JSON.
 pub const RECEIPT_MAX_BYTES: usize = 16 << 20;
+/// Bytes of the receipts of one page, unless its first alone has more.
+pub const RECEIPT_PAGE_MAX_BYTES: usize = 8 << 20;
+/// Problems of a file of receipts that are told one by one, and checkpoints that are looked at.
+pub const RECEIPT_PROBLEMS_MAX: usize = 1000;
+pub const RECEIPT_CHECKPOINTS_MAX: usize = 100;

@@ -23,6 +23,7 @@ fn preview(wakes: bool) -> PreviewRecord {
         sandbox_id: "sb-a".into(),
         team_id: "team".into(),
         user_id: "user".into(),
+        key_id: None,
         port: 3000,
         protocol: Protocol::Http,
         path: "/".into(),

@@ -17,45 +17,67 @@ pub async fn run(global: &Global, client: &Client, args: ReceiptsArgs) -> anyhow
 
 async fn list(global: &Global, client: &Client, app: Option<&str>, after: u64) -> anyhow::Result<u8> {
     let app = app.map(|app| format!("&app={}", segment(app))).unwrap_or_default();
-    let (mut all, mut after) = (Vec::new(), Some(after));
-    while let Some(seq) = after {
+    let (mut after, mut gone) = (Some(after), None);
+    let (mut list, mut rows) = (List::default(), Vec::new());
+    // A page is printed before the next one is asked for: all of them are more than one would have in memory.
+    while let Some(seq) = after.filter(|_| !output::is_lost()) {
         let mut page = client.get(&format!("/api/v1/receipts?limit=200&after_seq={seq}{app}")).await?;
         // What stands for those that are gone belongs before those that are not.
-        if all.is_empty() && !page["checkpoint"].is_null() {
-            all.push(page["checkpoint"].take());
+        let checkpoint = page["checkpoint"].take();
+        if gone.is_none() && !checkpoint.is_null() {
+            gone = Some(checkpoint["checkpoint"]["sequence"].clone());
+            if global.output == Output::Json {
+                list.item(&checkpoint);
+            }
         }
-        if let Value::Array(receipts) = page["receipts"].take() {
-            all.extend(receipts);
-        }
+        gone.get_or_insert(Value::Null);
         after = page["next_after_seq"].as_u64();
+        let Value::Array(receipts) = page["receipts"].take() else { continue };
+        match global.output {
+            Output::Json => receipts.iter().for_each(|signed| list.item(signed)),
+            Output::Table => rows.extend(receipts.iter().filter(|signed| signed["receipt"].is_object()).map(row)),
+        }
     }
     match global.output {
-        Output::Json => output::json(&all.into()),
+        Output::Json => list.end(),
         Output::Table => {
-            let row = |signed: &Value| {
-                let receipt = &signed["receipt"];
-                let of = |name: &str| output::printable(&cell(&receipt[name]));
-                vec![
-                    of("sequence"),
-                    of("id"),
-                    of("app_name"),
-                    of("app_version"),
-                    of("kind"),
-                    of("name"),
-                    of("status"),
-                    of("exit_code"),
-                    of("run_id"),
-                    cost(receipt),
-                ]
-            };
-            let rows: Vec<_> = all.iter().filter(|signed| signed["receipt"].is_object()).map(row).collect();
             output::table(&["NUMBER", "ID", "APP", "VERSION", "KIND", "NAME", "STATUS", "EXIT", "RUN", "COST"], &rows);
-            if let Some(gone) = all.first().map(|first| &first["checkpoint"]).filter(|gone| gone.is_object()) {
-                eprintln!("sandbar: those up to number {} are not kept any longer", gone["sequence"]);
+            if let Some(gone) = gone.filter(|gone| !gone.is_null()) {
+                eprintln!("sandbar: those up to number {gone} are not kept any longer");
             }
         }
     }
     Ok(0)
+}
+
+fn row(signed: &Value) -> Vec<String> {
+    let receipt = &signed["receipt"];
+    let of = |name: &str| output::printable(&cell(&receipt[name]));
+    vec![of("sequence"), of("id"), of("app_name"), of("app_version"), of("kind"), of("name"), of("status"), of("exit_code"), of("run_id"), cost(receipt)]
+}
+
+/// A list as JSON that is printed as it comes.
+#[derive(Default)]
+struct List {
+    /// Printed when it is known whether another one follows.
+    last: Option<String>,
+}
+
+impl List {
+    fn item(&mut self, value: &Value) {
+        let text = serde_json::to_string_pretty(value).unwrap_or_default().replace('\n', "\n  ");
+        match self.last.replace(text) {
+            Some(last) => output::line(&format!("  {last},")),
+            None => output::line("["),
+        }
+    }
+
+    fn end(self) {
+        match self.last {
+            Some(last) => output::line(&format!("  {last}\n]")),
+            None => output::line("[]"),
+        }
+    }
 }
 
 async fn get(global: &Global, client: &Client, id: &str) -> anyhow::Result<u8> {

@@ -1,9 +1,13 @@
 //! `sandbar receipt`: what receipts are worth, without a server.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use anyhow::{Context, bail};
-use sandbar_core::app::receipt::{Demand, Document, PublicKey, Report, Signed, read, verify_chain};
+use sandbar_core::app::receipt::{Demand, PublicKey, Reader, Report, Verifier};
 use serde_json::json;
 
 use crate::{
@@ -11,8 +15,8 @@ use crate::{
     output,
 };
 
-/// Of a file of receipts: a hundred thousand of usual ones.
-const FILE_MAX_BYTES: u64 = 2 << 30;
+/// Bytes that are read at once.
+const PIECE_BYTES: usize = 64 << 10;
 /// Of a file with a key.
 const KEY_FILE_MAX_BYTES: u64 = 4096;
 
@@ -24,43 +28,56 @@ pub async fn run(global: &Global, command: ReceiptCommand) -> anyhow::Result<u8>
 
 fn verify(form: Output, args: &VerifyArgs) -> anyhow::Result<u8> {
     let trusted = args.key.as_deref().map(public_key).transpose()?;
-    let Document { mut receipts, checkpoints } = read(&read_bounded(&args.file, FILE_MAX_BYTES)?)?;
-    // Servers list the newest first.
-    if let [first, .., last] = &receipts[..]
-        && first.receipt.chain == last.receipt.chain
-        && first.receipt.sequence > last.receipt.sequence
-    {
-        receipts.reverse();
-    }
     let demand = if args.chain { Demand::Chain } else { Demand::Each };
-    let Report { problems, missing } = verify_chain(&receipts, &checkpoints, trusted.as_ref(), demand);
+    let report = report(&args.file, trusted, demand)?;
     if args.json || form == Output::Json {
         let wrong: Vec<_> =
-            problems.iter().map(|problem| json!({"id": problem.id, "sequence": problem.sequence, "message": problem.problem.to_string()})).collect();
+            report.problems.iter().map(|problem| json!({"id": problem.id, "sequence": problem.sequence, "message": problem.problem.to_string()})).collect();
+        let (first, last) = report.ends.as_ref().map(|(first, last)| (first.sequence, last.sequence)).unzip();
         output::json(&json!({
-            "ok": problems.is_empty(), "trusted": trusted.is_some(), "receipts": receipts.len(), "missing": missing, "problems": wrong,
-            "first": receipts.first().map(|signed| signed.receipt.sequence), "last": receipts.last().map(|signed| signed.receipt.sequence),
-            "public_key": receipts.first().map(|signed| signed.public_key),
+            "ok": report.is_right(), "trusted": trusted.is_some(), "receipts": report.receipts, "missing": report.missing, "problems": wrong,
+            "more_problems": report.more_problems, "first": first, "last": last, "public_key": report.ends.as_ref().map(|(first, _)| first.public_key),
         }));
     } else {
-        for problem in &problems {
+        for problem in &report.problems {
             output::line(&output::printable(&problem.to_string()));
         }
-        if problems.is_empty() {
-            output::line(&output::printable(&verdict(&receipts, missing, trusted.is_some())));
+        if report.more_problems > 0 {
+            output::line(&format!("and {} problems more", report.more_problems));
+        }
+        if report.is_right() {
+            output::line(&output::printable(&verdict(&report, trusted.is_some())));
         }
     }
-    Ok(u8::from(!problems.is_empty()))
+    Ok(u8::from(!report.is_right()))
 }
 
-fn verdict(receipts: &[Signed], missing: u64, trusted: bool) -> String {
-    let (Some(first), Some(last)) = (receipts.first(), receipts.last()) else { return String::new() };
-    let which = match receipts.len() {
-        1 => format!("receipt {} (number {}) is", first.receipt.id, first.receipt.sequence),
-        count if missing == 0 => format!("{count} receipts, numbers {} to {} without a gap, are", first.receipt.sequence, last.receipt.sequence),
+/// Reads a file as it comes: of the whole of it no more than a few receipts are in memory.
+fn report(path: &Path, trusted: Option<PublicKey>, demand: Demand) -> anyhow::Result<Report> {
+    let (mut file, what) = open(path)?;
+    let (mut reader, mut verifier) = (Reader::default(), Verifier::new(trusted, demand));
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let length = match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error).with_context(|| format!("{what} cannot be read")),
+        };
+        reader.feed(&piece[..length], &mut |item| verifier.push(item))?;
+    }
+    reader.end()?;
+    Ok(verifier.end())
+}
+
+fn verdict(report: &Report, trusted: bool) -> String {
+    let Some((first, last)) = &report.ends else { return String::new() };
+    let which = match report.receipts {
+        1 => format!("receipt {} (number {}) is", first.id, first.sequence),
+        count if report.missing == 0 => format!("{count} receipts, numbers {} to {} without a gap, are", first.sequence, last.sequence),
         count => format!(
-            "{count} receipts, numbers {} to {} without {missing} that are not here (those of other apps; --chain demands all), are",
-            first.receipt.sequence, last.receipt.sequence
+            "{count} receipts, numbers {} to {} without {} that are not here (those of other apps; --chain demands all), are",
+            first.sequence, last.sequence, report.missing
         ),
     };
     let whose = if trusted {
@@ -84,17 +101,22 @@ fn public_key(text: &str) -> anyhow::Result<PublicKey> {
     read_bounded(path, KEY_FILE_MAX_BYTES)?.parse().with_context(|| format!("{shown} holds no public key"))
 }
 
-fn read_bounded(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
-    let shown = output::printable(&path.display().to_string());
-    let mut text = String::new();
+/// A file or standard input, and what it is called.
+fn open(path: &Path) -> anyhow::Result<(Box<dyn Read>, String)> {
     if path == Path::new("-") {
-        std::io::stdin().take(max_bytes + 1).read_to_string(&mut text).context("standard input cannot be read")?;
-    } else {
-        let file = File::open(path).with_context(|| format!("{shown} cannot be read"))?;
-        file.take(max_bytes + 1).read_to_string(&mut text).with_context(|| format!("{shown} cannot be read"))?;
+        return Ok((Box::new(io::stdin()), "standard input".to_owned()));
     }
+    let what = output::printable(&path.display().to_string());
+    let file = File::open(path).with_context(|| format!("{what} cannot be read"))?;
+    Ok((Box::new(file), what))
+}
+
+fn read_bounded(path: &Path, max_bytes: u64) -> anyhow::Result<String> {
+    let (file, what) = open(path)?;
+    let mut text = String::new();
+    file.take(max_bytes + 1).read_to_string(&mut text).with_context(|| format!("{what} cannot be read"))?;
     if text.len() as u64 > max_bytes {
-        bail!("{shown} has more than {max_bytes} bytes");
+        bail!("{what} has more than {max_bytes} bytes");
     }
     Ok(text)
 }

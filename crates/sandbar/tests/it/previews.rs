@@ -208,6 +208,45 @@ fn previews_are_their_makers_alone() {
 }
 
 #[test]
+fn previews_end_with_the_key_that_made_them() {
+    let server = shared();
+    let admin = server.api();
+    let sandbox = serving(&admin);
+    let key = |more: Value| {
+        let mut body = json!({ "name": "previews", "roles": ["developer"] });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let made = admin.post("/api-keys", body).ok(201);
+        (admin.with_token(made["key"].as_str().unwrap()), format!("/api-keys/{}", made["id"].as_str().unwrap()))
+    };
+    let of = |api: &Api| api.post(&sandbox.path("/previews"), json!({ "port": PORT })).ok(201);
+    let own = Visitor::of(of(&admin));
+    for deactivates in [false, true] {
+        let (api, path) = key(json!({}));
+        let visitor = Visitor::of(of(&api));
+        let unopened = of(&api);
+        let mut socket = visitor.public.ws_with("/ws", &[("cookie", &visitor.cookie)]).expect("an upgrade");
+        socket.send(Message::text("a")).unwrap();
+        assert_eq!((socket.read().unwrap(), visitor.get("/").status), (Message::text("a"), 200));
+        if deactivates {
+            admin.send("POST", &format!("{path}/deactivate"), b"").ok(200);
+        } else {
+            admin.delete(&path).ok(200);
+        }
+        while socket.read().is_ok() {}
+        eventually("its end", SOON, || Some(()).filter(|()| visitor.get("/").status == 401).ok_or_else(String::new));
+        visitor.public.get(link(&unopened)).error(&[404]);
+        assert_eq!(own.get("/").status, 200, "those of others stay");
+    }
+    // Nor is one good for longer than a key that expires, whoever renews it.
+    let (api, _) = key(json!({ "expires_in": "20s" }));
+    let brief = of(&api);
+    assert!(brief["expires_at"].as_str() < own.preview["expires_at"].as_str(), "{brief}");
+    let path = sandbox.path(&format!("/previews/{}", brief["id"].as_str().unwrap()));
+    let renewed = admin.put(&path, json!({ "ttl_seconds": 3600 })).ok(200);
+    assert_eq!(renewed["expires_at"], brief["expires_at"]);
+}
+
+#[test]
 fn the_service_is_asked_as_on_its_own_machine_and_the_browser_stays_outside() {
     let server = shared();
     let sandbox = serving(&server.api());

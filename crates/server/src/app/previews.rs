@@ -71,6 +71,7 @@ impl App {
             sandbox_id: sandbox.id,
             team_id: who.team_id.clone(),
             user_id: who.user_id.clone(),
+            key_id: who.key_id.clone(),
             port: new.port,
             protocol: new.protocol,
             path: new.path,
@@ -82,7 +83,7 @@ impl App {
             opened_at_ms: None,
             expires_at_ms: now + new.ttl_ms,
         };
-        self.store.preview_insert(&record).await.map_err(|e| store_failure("storing the preview", &e))?;
+        let record = self.store.preview_insert(&record).await.map_err(|e| store_failure("storing the preview", &e))?;
         tracing::info!(sandbox = record.sandbox_id, preview = record.id, port = record.port, user = record.user_id, "a preview was made");
         let query: String =
             form_urlencoded::Serializer::new(String::new()).append_pair("token", &format!("{}.{secret}", record.id)).append_pair("next", &record.path).finish();
@@ -240,6 +241,11 @@ impl Previews {
     /// Closes all ports of a sandbox that are not said to be open, until it is forgotten.
     pub fn keep_gates(&self, sandbox_id: &str) {
         self.gates.keep(sandbox_id);
+    }
+
+    /// Closes all of them, whatever is said of one, until they are kept anew.
+    pub fn close_gates(&self, sandbox_id: &str, reason: &str) {
+        self.gates.close(sandbox_id, reason);
     }
 
     /// Opens or closes a port of such a sandbox for everybody who comes from outside, until it is set again. In memory only: whoever

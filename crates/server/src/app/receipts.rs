@@ -11,9 +11,10 @@ use std::{
 use ring::rand::{SecureRandom, SystemRandom};
 use sandbar_core::{
     app::receipt::{Checkpoint, Key, Prices, PublicKey, SignedCheckpoint, sign, sign_checkpoint},
+    limits::apps as apps_limits,
     roles::Permission,
 };
-use sandbar_store::{ReceiptRecord, ReceiptsKept, SignReceipt, SignedReceipt, StoreError};
+use sandbar_store::{ReceiptPage, ReceiptRecord, ReceiptsKept, SignReceipt, SignedReceipt, StoreError};
 
 use super::{
     App,
@@ -110,14 +111,14 @@ fn write(data_dir: &Path, path: &Path, seed: &[u8; 32]) -> Result<(), ReceiptKey
 
 impl App {
     /// The receipts of the team in the order of their chain, perhaps those of one app alone; and what stands for those that are not kept
-    /// any longer.
+    /// any longer. A page is bounded in bytes, too, so that a list that is read to its end is in no memory as a whole.
     pub(crate) async fn receipts(
         &self,
         who: &Principal,
         app: Option<&str>,
         after_seq: u64,
         limit: u32,
-    ) -> Result<(Vec<ReceiptRecord>, Option<SignedCheckpoint>), ApiError> {
+    ) -> Result<(ReceiptPage, Option<SignedCheckpoint>), ApiError> {
         who.require(Permission::FunctionRead)?;
         let failed = |e| store_failure("listing receipts", &e);
         let app_id = match app {
@@ -125,9 +126,9 @@ impl App {
             Some(name) => Some(self.store.app_id_of(&who.team_id, name).await.map_err(failed)?.unwrap_or_else(|| name.to_owned())),
             None => None,
         };
-        let page = self.store.receipts_list(&who.team_id, app_id.as_deref(), after_seq, limit).await.map_err(failed)?;
-        let checkpoint = page.gone.map(|gone| sign_checkpoint(&Checkpoint::new(&who.team_id, gone.seq, &gone.sha256, gone.at_ms), &self.receipts.key));
-        Ok((page.receipts, checkpoint))
+        let page = self.store.receipts_list(&who.team_id, app_id.as_deref(), after_seq, (limit, apps_limits::RECEIPT_PAGE_MAX_BYTES)).await.map_err(failed)?;
+        let checkpoint = page.gone.as_ref().map(|gone| sign_checkpoint(&Checkpoint::new(&who.team_id, gone.seq, &gone.sha256, gone.at_ms), &self.receipts.key));
+        Ok((page, checkpoint))
     }
 
     /// A receipt of the team.

@@ -54,14 +54,14 @@ pub fn router() -> OpenApiRouter<SharedApp> {
 /// The receipts of the team, in the order of their chain.
 #[utoipa::path(get, path = "/api/v1/receipts", tag = "apps", params(
     ("app" = Option<String>, Query, description = "of this app alone: its name, or the id of one that is gone"),
-    ("after_seq" = Option<u64>, Query), ("limit" = Option<u32>, Query, description = "1 to 200, default 50"),
+    ("after_seq" = Option<u64>, Query), ("limit" = Option<u32>, Query, description = "1 to 200, default 50; a page has fewer when they are large"),
 ), responses((status = 200, body = Envelope<ReceiptList>), (status = 400, body = ErrorEnvelope)))]
 async fn list(State(app): State<SharedApp>, who: Principal, params: Params) -> Result<ReceiptList> {
     let limit = params.integer("limit", limits::LIST_LIMIT_MIN..=limits::LIST_LIMIT_MAX)?.unwrap_or(limits::LIST_LIMIT_DEFAULT);
     let after = params.integer("after_seq", 0..=i64::MAX.unsigned_abs())?.unwrap_or_default();
-    let (found, checkpoint) = app.receipts(&who, params.text("app"), after, limit).await?;
-    let next_after_seq = found.last().filter(|_| found.len() == limit as usize).map(|last| last.seq);
-    reply::ok(ReceiptList { receipts: found.into_iter().map(signed).collect::<std::result::Result<_, _>>()?, checkpoint, next_after_seq })
+    let (page, checkpoint) = app.receipts(&who, params.text("app"), after, limit).await?;
+    let next_after_seq = page.receipts.last().filter(|_| page.more).map(|last| last.seq);
+    reply::ok(ReceiptList { receipts: page.receipts.into_iter().map(signed).collect::<std::result::Result<_, _>>()?, checkpoint, next_after_seq })
 }
 
 /// The key that receipts are signed with.

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
+use sandbar_core::app::run::AtOnce;
 use sandbar_node::error_text;
 use sandbar_store::{AppRun, StoreError};
 use tokio::task::{self, JoinSet};
@@ -78,7 +79,7 @@ async fn look(app: &SharedApp, stop: &CancellationToken, held: &mut Held) -> Res
     }
     // Each run leaves something. On a full disk what waits goes on waiting.
     if app.check_room().is_ok() {
-        for run in app.store.app_runs_claim(now_ms()).await? {
+        for run in app.store.app_runs_claim(AtOnce::of(app.config.app_runs_at_once as usize), now_ms()).await? {
             held.spawn(app, run, false, stop);
         }
     }

@@ -1,27 +1,22 @@
 //! Which runs begin next.
 
 use rusqlite::{Connection, OptionalExtension};
-use sandbar_core::{
-    app::run::{AtOnce, Waiting, begin_next},
-    limits::app_runs as limits,
-};
+use sandbar_core::app::run::{AtOnce, Waiting, begin_next};
 
 use super::{AppRun, SMALL, run};
 use crate::{Store, StoreError};
 
-const AT_ONCE: AtOnce = AtOnce { all: limits::RUNS_AT_ONCE_MAX, team: limits::RUNS_AT_ONCE_PER_TEAM_MAX, app: limits::RUNS_AT_ONCE_PER_APP_MAX };
-
 impl Store {
     /// Begins runs that wait, as many as may run beside those that do. They run from now on, and whoever claims goes on with them.
-    pub async fn app_runs_claim(&self, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
-        self.engine.write("claim runs of apps", move |c| claim(c, now_ms)).await
+    pub async fn app_runs_claim(&self, max: AtOnce, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
+        self.engine.write("claim runs of apps", move |c| claim(c, max, now_ms)).await
     }
 }
 
-fn claim(c: &Connection, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
+fn claim(c: &Connection, max: AtOnce, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
     let mut statement = c.prepare_cached("SELECT team_id, app_id FROM app_run WHERE status = 'running' AND status IN ('queued', 'running')")?;
     let running: Vec<(String, String)> = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-    if running.len() >= AT_ONCE.all {
+    if running.len() >= max.all {
         // When one ends it is looked again.
         return Ok(Vec::new());
     }
@@ -40,8 +35,7 @@ fn claim(c: &Connection, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
             WHERE r.app_id = q.app_id AND r.concurrency_group = q.concurrency_group AND r.concurrency_group IS NOT NULL
                 AND r.status IN ('queued', 'running') AND r.status = 'running') <= concurrency_max)";
     let mut statement = c.prepare_cached(sql)?;
-    let rows =
-        statement.query_map([AT_ONCE.app], |row| Ok(Waiting { id: row.get(0)?, team_id: row.get(1)?, app_id: row.get(2)?, created_at_ms: row.get(3)? }))?;
+    let rows = statement.query_map([max.app], |row| Ok(Waiting { id: row.get(0)?, team_id: row.get(1)?, app_id: row.get(2)?, created_at_ms: row.get(3)? }))?;
     let waiting = rows.collect::<Result<Vec<_>, _>>()?;
     if waiting.is_empty() {
         return Ok(Vec::new());
@@ -49,7 +43,7 @@ fn claim(c: &Connection, now_ms: i64) -> Result<Vec<AppRun>, StoreError> {
     let sql = format!("UPDATE app_run SET status = 'running', started_at_ms = ?2 WHERE id = ?1 AND status = 'queued' RETURNING {SMALL}, input");
     let mut begin = c.prepare_cached(&sql)?;
     let mut claimed = Vec::new();
-    for id in begin_next(waiting, &running, AT_ONCE) {
+    for id in begin_next(waiting, &running, max) {
         claimed.extend(begin.query_row((id, now_ms), |row| Ok(run(row))).optional()?.transpose()?);
     }
     Ok(claimed)

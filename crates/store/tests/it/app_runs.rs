@@ -4,7 +4,7 @@ use sandbar_core::{
     app::{
         Cleanup, Phase, RunStatus,
         receipt::Kind,
-        run::{CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms, Withdrawn},
+        run::{AtOnce, CleanupPolicy, FailureReason, Group, GroupPolicy, Known, Place, RunCause, RunDoc, Terms, Withdrawn},
         uploads::RunFile,
     },
     limits::app_runs as limits,
@@ -89,7 +89,7 @@ fn sign() -> SignReceipt {
 }
 
 async fn claim(store: &Store) -> Vec<String> {
-    store.app_runs_claim(NOW + 50).await.expect("claims").into_iter().map(|run| run.id).collect()
+    store.app_runs_claim(AtOnce::of(64), NOW + 50).await.expect("claims").into_iter().map(|run| run.id).collect()
 }
 
 #[tokio::test]
@@ -121,10 +121,10 @@ async fn a_run_ends_once_and_its_receipt_is_in_the_chain() {
     assert_eq!(second.doc, "2 Some(\"sha-1\") b failed");
     assert!(store.app_run_step("b", Phase::Collecting, None, &known).await.is_err(), "nothing is done to what has ended");
 
-    let listed = store.receipts_list("team", None, 1, 10).await.expect("lists");
+    let listed = store.receipts_list("team", None, 1, (10, 1 << 20)).await.expect("lists");
     assert_eq!((&listed.receipts[..], &listed.gone), (std::slice::from_ref(&second), &None));
-    assert_eq!(store.receipts_list("team", Some("app"), 0, 1).await.expect("lists").receipts, std::slice::from_ref(&first));
-    assert_eq!(store.receipts_list("team", Some("none"), 0, 1).await.expect("lists").receipts, []);
+    assert_eq!(store.receipts_list("team", Some("app"), 0, (1, 1 << 20)).await.expect("lists").receipts, std::slice::from_ref(&first));
+    assert_eq!(store.receipts_list("team", Some("none"), 0, (1, 1 << 20)).await.expect("lists").receipts, []);
     assert_eq!(store.receipt_get("team", "r-b").await.expect("reads"), Some(second));
     assert_eq!(store.receipt_get("other", "r-b").await.expect("reads"), None);
     assert_eq!(store.receipt_of_run("team", "a").await.expect("reads").as_ref(), Some(&first));
@@ -296,7 +296,7 @@ async fn a_run_that_cannot_be_read_keeps_no_other_from_anything() {
         let db = rusqlite::Connection::open(fresh.path()).expect("opens");
         db.execute(&format!("UPDATE app_run SET {column} = 'unheard of' WHERE id = ?1"), [column]).expect("writes");
     }
-    let claimed = store.app_runs_claim(NOW + 50).await.expect("claims");
+    let claimed = store.app_runs_claim(AtOnce::of(64), NOW + 50).await.expect("claims");
     let readable: Vec<_> = claimed.iter().map(|run| (run.id.as_str(), run.doc.known.unreadable.is_none())).collect();
     assert_eq!(readable, [("a", false), ("b", true), ("phase", false), ("cause", false), ("withdrawn", false)]);
     let ended = AppRunEnd { doc: claimed[0].doc.clone(), ..end("a", RunStatus::Running, RunStatus::Failed) };
@@ -355,7 +355,7 @@ async fn receipts_go_from_the_oldest_on_and_the_chain_goes_on() {
         (ReceiptsKept { since_ms: NOW + 3000, ..keep }, 9, 3),
     ] {
         assert_eq!(store.receipts_prune(kept, NOW + 9000, step).await.expect("prunes"), 1, "{kept:?}");
-        let page = store.receipts_list("team", None, 0, 10).await.expect("lists");
+        let page = store.receipts_list("team", None, 0, (10, 1 << 20)).await.expect("lists");
         let gone = &all[all.len() - left - 1];
         assert_eq!(page.receipts, all[all.len() - left..]);
         assert_eq!(page.gone, Some(ReceiptsGone { seq: gone.seq, sha256: gone.sha256.clone(), at_ms: NOW + 9000 }));
@@ -364,7 +364,7 @@ async fn receipts_go_from_the_oldest_on_and_the_chain_goes_on() {
 
     let none = ReceiptsKept { max: 0, bytes_max: 0, since_ms: i64::MAX };
     assert_eq!(store.receipts_prune(none, NOW, 1).await.expect("prunes"), 2);
-    let page = store.receipts_list("team", Some("app"), 0, 10).await.expect("lists");
+    let page = store.receipts_list("team", Some("app"), 0, (10, 1 << 20)).await.expect("lists");
     assert_eq!(page.receipts, all[5..], "the next one names the newest");
     store.app_run_insert(new("next", 99)).await.expect("inserts");
     claim(&store).await;
@@ -372,6 +372,34 @@ async fn receipts_go_from_the_oldest_on_and_the_chain_goes_on() {
     assert_eq!(next.doc, "7 Some(\"sha-6\") next succeeded");
     assert_eq!(store.receipts_prune(keep, NOW, 9).await.expect("prunes"), 0, "what went is not counted any more");
     assert!(store.app_run_find("run-0").await.expect("reads").is_some(), "runs are another matter");
+}
+
+#[tokio::test]
+async fn a_page_of_receipts_has_no_more_bytes_than_it_may() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let all = receipts(&store, 5, 1000).await;
+    let two = all[3].doc.len() + all[4].doc.len();
+    for (limit, bytes, counts) in [
+        (10, usize::MAX, &[5][..]),
+        (5, usize::MAX, &[5, 0]),
+        (2, usize::MAX, &[2, 2, 1]),
+        (10, two, &[2, 2, 1]),
+        // One that is larger than a page goes alone.
+        (10, 0, &[1, 1, 1, 1, 1]),
+    ] {
+        let (mut after, mut seen, mut found) = (0, Vec::new(), Vec::new());
+        loop {
+            let page = store.receipts_list("team", None, after, (limit, bytes)).await.expect("lists");
+            found.push(page.receipts.len());
+            after = page.receipts.last().map_or(after, |last| last.seq);
+            seen.extend(page.receipts);
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!((&found[..], &seen), (counts, &all), "{limit} {bytes}");
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use sandbar_core::{
         RunStatus,
         manifest::Schedule,
         receipt::Kind,
-        run::{CleanupPolicy, Group, Known, Place, RunCause, RunDoc, Terms},
+        run::{AtOnce, CleanupPolicy, Group, Known, Place, RunCause, RunDoc, Terms},
         schedule::Keeper,
     },
     sandbox::{Base, Layer},
@@ -132,7 +132,7 @@ impl World {
     }
 
     async fn end_all(&self) {
-        for run in self.store.app_runs_claim(self.now_ms).await.expect("claims") {
+        for run in self.store.app_runs_claim(AtOnce::of(64), self.now_ms).await.expect("claims") {
             self.end(&run.id, RunStatus::Running).await;
         }
     }

@@ -5,7 +5,7 @@ use sandbar_core::{
     preview::{PreviewRecord, Protocol},
     roles::Role,
 };
-use sandbar_store::{Member, StoreError};
+use sandbar_store::{ApiKey, Member, StoreError};
 
 use crate::{Fresh, sandboxes::sandbox, team, user};
 
@@ -15,6 +15,7 @@ fn preview(id: &str, sandbox_id: &str, expires_at_ms: i64) -> PreviewRecord {
         sandbox_id: sandbox_id.into(),
         team_id: "team".into(),
         user_id: "user".into(),
+        key_id: None,
         port: 5173,
         protocol: Protocol::Https,
         path: "/a?b=1".into(),
@@ -98,4 +99,53 @@ async fn previews_are_bounded_and_go_with_what_they_belong_to() {
     assert!(store.preview_get("pv-x").await.expect("reads").is_some());
     store.sandbox_delete("sb-a", record.version).await.expect("deletes");
     assert_eq!(store.preview_get("pv-x").await.expect("reads"), None);
+}
+
+#[tokio::test]
+async fn previews_end_with_the_key_that_made_them() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    store.sandbox_insert(&sandbox("sb-a", "team", 1), &[]).await.expect("inserts");
+    store.user_insert(&user("second", "b@localhost"), &team("team-2", "second")).await.expect("inserts");
+    let member = Member { id: "m2".into(), team_id: "team".into(), user_id: "second".into(), role: Role::Developer, joined_at_ms: 1 };
+    store.member_insert(&member).await.expect("inserts");
+    for id in ["deleted", "deactivated", "kept", "viewer"] {
+        let key = ApiKey {
+            id: id.into(),
+            team_id: "team".into(),
+            created_by: if id == "viewer" { "second".into() } else { "user".into() },
+            name: id.into(),
+            scope: "team".into(),
+            roles: vec![Role::Developer],
+            is_active: true,
+            expires_at_ms: 5000,
+            created_at_ms: 1,
+            updated_at_ms: 1,
+            last_used_at_ms: None,
+            usage_count: 0,
+        };
+        store.key_insert(&key, id).await.expect("inserts");
+        let by_key = PreviewRecord { key_id: Some(id.into()), user_id: key.created_by, ..preview(&format!("pv-{id}"), "sb-a", 9000) };
+        let made = store.preview_insert(&by_key).await.expect("inserts");
+        assert_eq!(made, PreviewRecord { expires_at_ms: 5000, ..by_key }, "no longer than the key");
+        assert_eq!(store.preview_renew(&made.id, 8000, 200).await.expect("renews").expires_at_ms, 5000);
+    }
+    store.preview_insert(&preview("pv-login", "sb-a", 9000)).await.expect("inserts");
+    assert_eq!(store.preview_renew("pv-login", 8000, 200).await.expect("renews").expires_at_ms, 8000);
+
+    store.key_delete("team", "deleted").await.expect("deletes");
+    store.key_deactivate("team", "deactivated", 300).await.expect("deactivates");
+    store.member_set_role("team", "second", Role::Viewer).await.expect("changes");
+    for (id, is_there) in [("deleted", false), ("deactivated", false), ("viewer", false), ("kept", true), ("login", true)] {
+        assert_eq!(store.preview_get(&format!("pv-{id}")).await.expect("reads").is_some(), is_there, "{id}");
+    }
+    // Nor is one made by who may not any more, or by a key that went meanwhile.
+    for user_id in ["second", "nobody"] {
+        let late = PreviewRecord { user_id: user_id.into(), ..preview("pv-late", "sb-a", 9000) };
+        assert!(matches!(store.preview_insert(&late).await, Err(StoreError::NotFound { what: "member", .. })), "{user_id}");
+    }
+    for id in ["deleted", "deactivated"] {
+        let late = PreviewRecord { key_id: Some(id.into()), ..preview("pv-late", "sb-a", 9000) };
+        assert!(matches!(store.preview_insert(&late).await, Err(StoreError::NotFound { what: "key", .. })), "{id}");
+    }
 }

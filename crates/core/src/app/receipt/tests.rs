@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::limits::apps as limits;
 
 fn key(seed: u8) -> Key {
     Key::from_seed(&[seed; 32]).expect("a key")
@@ -83,7 +84,39 @@ fn problems(chain: &[Signed], trusted: Option<&PublicKey>) -> Vec<(usize, Proble
 }
 
 fn all_problems(chain: &[Signed], checkpoints: &[SignedCheckpoint], trusted: Option<&PublicKey>, demand: Demand) -> Vec<(usize, Problem)> {
-    verify_chain(chain, checkpoints, trusted, demand).problems.into_iter().map(|problem| (problem.index, problem.problem)).collect()
+    report(chain, checkpoints, trusted, demand).problems.into_iter().map(|problem| (problem.index, problem.problem)).collect()
+}
+
+fn report(chain: &[Signed], checkpoints: &[SignedCheckpoint], trusted: Option<&PublicKey>, demand: Demand) -> Report {
+    let mut verifier = Verifier::new(trusted.copied(), demand);
+    chain.iter().for_each(|signed| verifier.push(Item::Receipt(Box::new(signed.clone()))));
+    // Wherever in a file they stand.
+    checkpoints.iter().for_each(|checkpoint| verifier.push(Item::Checkpoint(checkpoint.clone())));
+    verifier.end()
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Document {
+    receipts: Vec<Signed>,
+    checkpoints: Vec<SignedCheckpoint>,
+}
+
+/// Reads a text that comes in pieces of so many bytes.
+fn read_in(text: &str, piece: usize) -> Result<Document, ReadError> {
+    let (mut reader, mut document) = (Reader::default(), Document::default());
+    for bytes in text.as_bytes().chunks(piece) {
+        reader.feed(bytes, &mut |item| match item {
+            Item::Receipt(signed) => document.receipts.push(*signed),
+            Item::Checkpoint(checkpoint) => document.checkpoints.push(checkpoint),
+        })?;
+    }
+    reader.end().map(|()| document)
+}
+
+fn read(text: &str) -> Result<Document, ReadError> {
+    let whole = read_in(text, usize::MAX);
+    assert_eq!(read_in(text, 7), whole, "however it comes");
+    whole
 }
 
 /// Every place in a value where something other than an object or list stands.
@@ -240,12 +273,29 @@ fn what_is_wrong_with_a_chain_is_said() {
 fn who_demands_a_chain_is_told_of_gaps_and_others_how_many_are_missing() {
     let whole = chain(6);
     let some = [whole[1].clone(), whole[2].clone(), whole[5].clone()];
-    let report = verify_chain(&some, &[], None, Demand::Each);
-    assert_eq!((report.problems.len(), report.missing), (0, 2));
+    let each = report(&some, &[], None, Demand::Each);
+    assert_eq!((each.problems.len(), each.missing, each.receipts), (0, 2, 3));
+    let ends = each.ends.expect("there are some");
+    assert_eq!((ends.0.sequence, ends.1.sequence), (2, 6));
     let found = all_problems(&some, &[], None, Demand::Chain);
     assert_eq!(found, [(0, Problem::Begin { missing: 1 }), (2, Problem::Gap { before: 3, found: 6 })]);
-    assert_eq!(verify_chain(&whole, &[], None, Demand::Chain), Report::default());
-    assert_eq!(verify_chain(&whole[..2], &[], None, Demand::Chain), Report::default(), "what came after it is not known");
+    for chain in [&whole[..], &whole[..2]] {
+        let whole = report(chain, &[], None, Demand::Chain);
+        assert!(whole.is_right() && whole.missing == 0, "what came after it is not known: {whole:?}");
+    }
+    assert_eq!(report(&[], &[], None, Demand::Chain), Report::default());
+
+    // The same from the newest on.
+    let backwards: Vec<_> = whole.iter().rev().cloned().collect();
+    let found = report(&backwards, &[], None, Demand::Chain);
+    assert_eq!((found.is_right(), found.ends.map(|ends| (ends.0.sequence, ends.1.sequence))), (true, Some((1, 6))));
+    let mut some = some;
+    some.reverse();
+    let found = all_problems(&some, &[], None, Demand::Chain);
+    assert_eq!(found, [(0, Problem::Gap { before: 3, found: 6 }), (2, Problem::Begin { missing: 1 })]);
+    let mut mixed = backwards;
+    mixed.swap(3, 4);
+    assert!(matches!(all_problems(&mixed, &[], None, Demand::Each)[..], [(3, Problem::Order { .. })]));
 }
 
 #[test]
@@ -310,6 +360,47 @@ fn receipts_are_read_in_all_three_forms() {
     }
     let found = read(&format!("{}\n{{}}", lines[0]));
     assert!(matches!(found, Err(ReadError::NoReceipt { number: 2, .. })), "{found:?}");
+}
+
+#[test]
+fn what_is_read_and_told_is_bounded() {
+    // Of one that never ends no more is kept than one may have.
+    let mut reader = Reader::default();
+    let mut fed = Ok(());
+    let piece = [b'{'; 1 << 16];
+    for _ in 0..=limits::RECEIPT_MAX_BYTES / piece.len() {
+        fed = reader.feed(&piece, &mut |_| panic!("nothing is whole"));
+    }
+    assert_eq!(fed, Err(ReadError::TooLarge { number: 1 }));
+
+    let whole = chain(2);
+    let point = serde_json::to_string(&sign_checkpoint(&Checkpoint::new("app_1", 1, &whole[0].sha256, 5), &key(1))).expect("JSON");
+    assert_eq!(read(&vec![point; limits::RECEIPT_CHECKPOINTS_MAX + 1].join("\n")), Err(ReadError::Checkpoints));
+
+    let many = vec![whole[0].clone(); limits::RECEIPT_PROBLEMS_MAX + 3];
+    let found = report(&many, &[], None, Demand::Each);
+    assert_eq!((found.problems.len(), found.more_problems, found.receipts), (limits::RECEIPT_PROBLEMS_MAX, 2, many.len()));
+}
+
+#[test]
+fn lists_are_lists() {
+    let one = serde_json::to_string(&chain(1)[0]).expect("JSON");
+    for (text, right) in [
+        (format!("[{one}]"), true),
+        (format!(" [ {one} ,\n{one}\n] \n"), true),
+        (format!("{one}{one}"), true),
+        (format!("[{one}{one}]"), false),
+        (format!("[{one},]"), false),
+        (format!("[{one}"), false),
+        (format!("[,{one}]"), false),
+        (format!("{one},{one}"), false),
+        (format!("{one}]"), false),
+        (format!("[{one}]{one}"), false),
+        (format!("[[{one}]]"), false),
+        (format!("[{one}],"), false),
+    ] {
+        assert_eq!(read(&text).is_ok(), right, "{text}");
+    }
 }
 
 #[test]

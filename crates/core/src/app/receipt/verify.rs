@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{PublicKey, Receipt, Signed, SignedCheckpoint, VERSION};
+use super::{Item, PublicKey, Receipt, Signed, SignedCheckpoint, VERSION};
+use crate::limits::apps as limits;
 
 /// What is wrong with one receipt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,11 +62,25 @@ pub enum Demand {
     Chain,
 }
 
+/// Which receipt it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brief {
+    pub id: String,
+    pub sequence: u64,
+    pub public_key: PublicKey,
+}
+
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// All that is wrong, in order.
+    /// What is wrong, in order; at most [`limits::RECEIPT_PROBLEMS_MAX`].
     pub problems: Vec<ChainProblem>,
+    /// How much else is wrong.
+    pub more_problems: usize,
+    /// How many were looked at.
+    pub receipts: usize,
+    /// The oldest and the newest of them.
+    pub ends: Option<(Brief, Brief)>,
     /// Numbers between those of the receipts of which none is there.
     pub missing: u64,
 }
@@ -120,42 +135,112 @@ pub fn verify_checkpoint(signed: &SignedCheckpoint, trusted: Option<&PublicKey>)
     proof(public_key, &checkpoint.message(), signature, &checkpoint.key_id)
 }
 
-/// Whether receipts are what was signed, and follow one another as is demanded.
-pub fn verify_chain(receipts: &[Signed], checkpoints: &[SignedCheckpoint], trusted: Option<&PublicKey>, demand: Demand) -> Report {
-    let mut report = Report::default();
-    for (index, signed) in receipts.iter().enumerate() {
-        let receipt = &signed.receipt;
-        let mut wrong = |problem| report.problems.push(ChainProblem { index, id: cut(&receipt.id), sequence: receipt.sequence, problem });
-        if let Err(error) = verify(signed, trusted) {
-            wrong(error.into());
-        }
-        let named = || receipt.previous_sha256.as_deref().map_or_else(|| "none".to_owned(), cut);
-        if (receipt.sequence == 1) != receipt.previous_sha256.is_none() {
-            wrong(Problem::First { sequence: receipt.sequence, named: named() });
-        }
-        let Some(before) = index.checked_sub(1).and_then(|before| receipts.get(before)) else {
-            if demand == Demand::Chain
-                && let Some(problem) = begin(signed, checkpoints, trusted)
-            {
-                wrong(problem);
-            }
-            continue;
-        };
-        match link(before, signed, named) {
-            Some(Problem::Gap { before, found }) => {
-                if demand == Demand::Chain {
-                    wrong(Problem::Gap { before, found });
-                }
-                report.missing = report.missing.saturating_add(found - before - 1);
-            }
-            Some(problem) => wrong(problem),
-            None => {}
-        }
-        if signed.public_key != before.public_key && trusted.is_none() {
-            wrong(Problem::KeyChanged { before: before.public_key.id(), found: signed.public_key.id() });
+/// Looks at receipts one after the other: whether they are what was signed, and follow one another as is demanded. It keeps the first and the
+/// last of them.
+#[derive(Debug)]
+pub struct Verifier {
+    trusted: Option<PublicKey>,
+    demand: Demand,
+    checkpoints: Vec<SignedCheckpoint>,
+    first: Option<Box<Signed>>,
+    last: Option<Box<Signed>>,
+    count: usize,
+    /// The newest comes first.
+    backwards: bool,
+    report: Report,
+}
+
+impl Verifier {
+    pub fn new(trusted: Option<PublicKey>, demand: Demand) -> Self {
+        Self { trusted, demand, checkpoints: Vec::new(), first: None, last: None, count: 0, backwards: false, report: Report::default() }
+    }
+
+    pub fn push(&mut self, item: Item) {
+        match item {
+            Item::Checkpoint(checkpoint) => self.checkpoints.push(checkpoint),
+            Item::Receipt(signed) => self.receipt(signed),
         }
     }
-    report
+
+    fn receipt(&mut self, signed: Box<Signed>) {
+        let index = self.count;
+        self.count += 1;
+        if let Err(error) = verify(&signed, self.trusted.as_ref()) {
+            self.report.wrong(index, &signed, error.into());
+        }
+        if (signed.receipt.sequence == 1) != signed.receipt.previous_sha256.is_none() {
+            self.report.wrong(index, &signed, Problem::First { sequence: signed.receipt.sequence, named: named(&signed) });
+        }
+        if let Some(last) = self.last.take() {
+            if index == 1 {
+                self.backwards = last.receipt.chain == signed.receipt.chain && last.receipt.sequence > signed.receipt.sequence;
+            }
+            if self.backwards { self.pair(&signed, &last, index - 1) } else { self.pair(&last, &signed, index) }
+        }
+        if index == 0 {
+            self.first = Some(signed.clone());
+        }
+        self.last = Some(signed);
+    }
+
+    /// Two that stand beside one another.
+    fn pair(&mut self, before: &Signed, signed: &Signed, index: usize) {
+        match link(before, signed) {
+            Some(Problem::Gap { before, found }) => {
+                if self.demand == Demand::Chain {
+                    self.report.wrong(index, signed, Problem::Gap { before, found });
+                }
+                self.report.missing = self.report.missing.saturating_add(found - before - 1);
+            }
+            Some(problem) => self.report.wrong(index, signed, problem),
+            None => {}
+        }
+        if signed.public_key != before.public_key && self.trusted.is_none() {
+            let problem = Problem::KeyChanged { before: before.public_key.id(), found: signed.public_key.id() };
+            self.report.wrong(index, signed, problem);
+        }
+    }
+
+    /// What came of all of them.
+    pub fn end(self) -> Report {
+        let Self { trusted, demand, checkpoints, first, last, count, backwards, mut report } = self;
+        let (oldest, newest, index) = if backwards { (last, first, count.saturating_sub(1)) } else { (first, last, 0) };
+        if demand == Demand::Chain
+            && let Some(signed) = &oldest
+            && let Some(problem) = begin(signed, &checkpoints, trusted.as_ref())
+        {
+            report.wrong(index, signed, problem);
+        }
+        report.problems.sort_by_key(|problem| problem.index);
+        report.receipts = count;
+        report.ends = oldest.zip(newest).map(|(oldest, newest)| (oldest.brief(), newest.brief()));
+        report
+    }
+}
+
+impl Signed {
+    fn brief(&self) -> Brief {
+        Brief { id: cut(&self.receipt.id), sequence: self.receipt.sequence, public_key: self.public_key }
+    }
+}
+
+impl Report {
+    fn wrong(&mut self, index: usize, signed: &Signed, problem: Problem) {
+        if self.problems.len() >= limits::RECEIPT_PROBLEMS_MAX {
+            self.more_problems += 1;
+            return;
+        }
+        self.problems.push(ChainProblem { index, id: cut(&signed.receipt.id), sequence: signed.receipt.sequence, problem });
+    }
+
+    /// Nothing is wrong.
+    pub fn is_right(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+fn named(signed: &Signed) -> String {
+    signed.receipt.previous_sha256.as_deref().map_or_else(|| "none".to_owned(), cut)
 }
 
 /// Why a chain does not begin with a receipt. One that a checkpoint names as the next begins it.
@@ -172,12 +257,11 @@ fn begin(first: &Signed, checkpoints: &[SignedCheckpoint], trusted: Option<&Publ
         return Some(Problem::Checkpoint(error));
     }
     let stands = &signed.checkpoint.sha256;
-    (receipt.previous_sha256.as_ref() != Some(stands))
-        .then(|| Problem::Link { before: cut(stands), named: receipt.previous_sha256.as_deref().map_or_else(|| "none".to_owned(), cut) })
+    (receipt.previous_sha256.as_ref() != Some(stands)).then(|| Problem::Link { before: cut(stands), named: named(first) })
 }
 
 /// Why one does not follow another.
-fn link(before: &Signed, signed: &Signed, named: impl FnOnce() -> String) -> Option<Problem> {
+fn link(before: &Signed, signed: &Signed) -> Option<Problem> {
     let (last, receipt): (&Receipt, &Receipt) = (&before.receipt, &signed.receipt);
     if receipt.chain != last.chain {
         return Some(Problem::OtherChain { before: cut(&last.chain), found: cut(&receipt.chain) });
@@ -190,7 +274,7 @@ fn link(before: &Signed, signed: &Signed, named: impl FnOnce() -> String) -> Opt
     }
     // What the one before hashes to, not what it says that it does.
     let hash = last.sha256();
-    (receipt.previous_sha256.as_deref() != Some(hash.as_str())).then(|| Problem::Link { before: hash, named: named() })
+    (receipt.previous_sha256.as_deref() != Some(hash.as_str())).then(|| Problem::Link { before: hash, named: named(signed) })
 }
 
 /// Texts of a stranger's in messages.

@@ -50,3 +50,42 @@ fn kills_leave_no_build_half_done() {
     settled(&server);
     assert_eq!((count(&server, "app_version"), count(&server, "app_setup"), count(&server, "sandbox")), (0, 0, 0));
 }
+
+#[test]
+fn clients_that_leave_in_the_middle_leave_no_half_version() {
+    use std::io::Write;
+
+    let (mut rng, seed) = Rng::seeded();
+    eprintln!("seed {seed}");
+    let server = server();
+    let app = Deployed::new(&server.api());
+    let yaml = "schemaVersion: 1\nsetup: {commands: ['cat data >sum']}\nvalidation: {commands: ['cmp data sum']}\n";
+    let tar = archive(&[("sandbar.yaml", yaml), ("data", &"0123456789".repeat(50_000))]);
+    let leave_after = |sent: usize, pause_ms: u64| {
+        let mut stream = app.api.open("POST", &app.path("/versions"), &[], Some(tar.len() as u64)).unwrap();
+        stream.write_all(&tar[..sent]).unwrap();
+        // How far the server is when the client goes is what is random here; nothing is waited for.
+        std::thread::sleep(Duration::from_millis(pause_ms));
+    };
+    for sent in [0, 1, 600, tar.len() / 2, tar.len() - 1] {
+        leave_after(sent, 20);
+    }
+    settled(&server);
+    assert_eq!((count(&server, "app"), count(&server, "app_version"), count(&server, "app_sandbox")), (0, 0, 0), "none of it was whole");
+
+    let unbuilt = || count(&server, "app_version WHERE state != 'ready'");
+    for _ in 0..8 {
+        leave_after(tar.len(), rng.below(40) as u64);
+        eventually("that nothing is being built", SOON, || match unbuilt() {
+            0 => Ok(()),
+            left => Err(left.to_string()),
+        });
+    }
+    let yaml = format!("{yaml}description: the last\n");
+    eventually("nobody else's build", SOON, || match app.send("", &[("sandbar.yaml", &yaml), ("data", "x")]) {
+        reply if reply.status == 202 => Ok(drop(app.built(&reply.ok(202)["version"]))),
+        reply => Err(reply.text()),
+    });
+    settled(&server);
+    assert_eq!((unbuilt(), count(&server, "app_sandbox")), (0, 0));
+}

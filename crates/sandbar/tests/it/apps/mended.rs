@@ -17,10 +17,10 @@ const WEB: (&str, &str) = ("web.py", include_str!("web.py"));
 const GO: (&str, &str) = ("go", "");
 
 /// The database refuses what a trigger names, until this is dropped.
-struct Refusal(rusqlite::Connection);
+pub struct Refusal(rusqlite::Connection);
 
 impl Refusal {
-    fn of(server: &Server, what: &str) -> Self {
+    pub fn of(server: &Server, what: &str) -> Self {
         let db = rusqlite::Connection::open(server.data_dir().join("sandbar.db")).unwrap();
         db.busy_timeout(WITHIN).unwrap();
         db.execute_batch(&format!("CREATE TRIGGER refuse BEFORE {what} BEGIN SELECT RAISE(ABORT, 'refused by a test'); END")).unwrap();
@@ -183,6 +183,27 @@ fn a_start_whose_new_sandbox_is_refused_is_gone_on_with() {
     assert_eq!(demo.status()["desired"], "offline");
     drop(refusal);
     assert_eq!(demo.start()["state"], "ready");
+}
+
+#[test]
+fn a_new_version_that_cannot_be_takes_nothing_from_the_one_that_is() {
+    let server = server();
+    let api = server.api();
+    let demo = Demo::deploy(&api, "kept-up", "start: {command: 'echo one; exec sleep 1000'}\n", &[]);
+    let before = demo.start();
+    let pid = before["start"]["pid"].clone();
+    demo.redeploy("start: {command: 'echo two; exec sleep 1000'}\nvolumes: [{name: data, mountPath: /data}]\n", &[]);
+    let refusal = Refusal::of(&server, "INSERT ON app_volume");
+    demo.try_post("/start", json!({})).error(&[500, 503]);
+    let kept = demo.status();
+    assert_eq!((&kept["state"], &kept["online_version"], &kept["outdated"]), (&json!("ready"), &json!(1), &json!(true)), "{kept}");
+    assert_eq!((&kept["start"]["pid"], &kept["sandbox"]["id"]), (&pid, &before["sandbox"]["id"]), "{kept}");
+    assert_eq!(demo.logs("start"), "one\n");
+    drop(refusal);
+    let again = demo.start();
+    assert_eq!((&again["state"], &again["online_version"]), (&json!("ready"), &json!(2)), "{again}");
+    assert_ne!(again["sandbox"]["id"], before["sandbox"]["id"]);
+    demo.api.delete(&demo.path("?volumes=true")).ok(200);
 }
 
 #[test]

@@ -124,6 +124,13 @@ fn receipts_of_one_app_are_right_and_no_chain() {
     assert!(right && text.starts_with("2 receipts") && text.contains("that are not here"), "{text}");
     let (right, text) = verify(&["--chain"]);
     assert!(!right && text.contains("between them are missing"), "{text}");
+    // One on each line they are the same, also from standard input.
+    let list: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap();
+    std::fs::write(&file, list.iter().map(|signed| format!("{signed}\n")).collect::<String>()).unwrap();
+    let stdin = std::fs::File::open(&file).unwrap();
+    let done = Command::new(env!("CARGO_BIN_EXE_sandbar")).args(["receipt", "verify", "-", "--json"]).stdin(stdin).output().unwrap();
+    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&told["ok"], &told["receipts"], &told["missing"], &told["more_problems"]), (&json!(true), &json!(2), &json!(1), &json!(0)), "{told}");
     std::fs::remove_file(&file).unwrap();
 }
 

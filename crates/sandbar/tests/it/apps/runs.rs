@@ -16,6 +16,7 @@ mod groups;
 mod kills;
 mod kills_anywhere;
 mod start;
+mod turns;
 mod uploads;
 
 const RUN_WAIT: &str = "/runs?wait=60";

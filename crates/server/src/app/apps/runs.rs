@@ -157,6 +157,9 @@ impl App {
         let files = wish.files.clone();
         let new = self.new_run(&app, wish).await?;
         let id = new.id.clone();
+        if !files.is_empty() {
+            self.store.app_run_check(&new.team_id, new.files_bytes()).await.map_err(|e| store_failure("asking for a run", &e))?;
+        }
         // From before there are files until there is a row, so that they are not taken for those of nobody.
         let _live = self.app_runs.live(&id);
         self.keep_run_files(&id, &files).await?;

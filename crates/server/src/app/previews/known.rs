@@ -67,6 +67,7 @@ mod tests {
             sandbox_id: "sb-a".into(),
             team_id: "team".into(),
             user_id: "user".into(),
+            key_id: None,
             port,
             protocol: Protocol::Http,
             path: "/".into(),

@@ -6,6 +6,7 @@ fn preview(protocol: Protocol) -> PreviewRecord {
         sandbox_id: "sb-a".into(),
         team_id: "team".into(),
         user_id: "user".into(),
+        key_id: None,
         port: 5173,
         protocol,
         path: "/".into(),

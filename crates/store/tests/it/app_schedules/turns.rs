@@ -2,7 +2,7 @@
 
 use sandbar_core::app::{
     RunStatus,
-    run::{Group, GroupPolicy, RunCause},
+    run::{AtOnce, Group, GroupPolicy, RunCause},
 };
 use sandbar_store::{AppRunFilter, NewAppRun};
 use serde_json::json;
@@ -37,7 +37,7 @@ async fn what_happens_while_a_run_goes_on() {
         for minute in 1..=3 {
             world.now_ms = ms(&format!("2026-06-01T12:0{minute}:00Z"));
             world.look().await;
-            world.store.app_runs_claim(world.now_ms).await.expect("claims");
+            world.store.app_runs_claim(AtOnce::of(64), world.now_ms).await.expect("claims");
         }
         assert_eq!(runs(&world).await, expected, "{policy}");
         assert_eq!(world.find().await.execution_count, fired, "{policy}");
@@ -63,7 +63,7 @@ async fn a_group_of_the_action_and_the_policy_of_the_schedule_both_hold() {
     let claim = async |world: &World| -> Vec<String> {
         world
             .store
-            .app_runs_claim(world.now_ms)
+            .app_runs_claim(AtOnce::of(64), world.now_ms)
             .await
             .expect("claims")
             .into_iter()
@@ -99,7 +99,7 @@ async fn the_group_of_an_action_may_skip_what_its_schedule_would_run() {
     for minute in 1..=2 {
         world.now_ms = ms(&format!("2026-06-01T12:0{minute}:00Z"));
         world.look().await;
-        world.store.app_runs_claim(world.now_ms).await.expect("claims");
+        world.store.app_runs_claim(AtOnce::of(64), world.now_ms).await.expect("claims");
     }
     let unwanted = world.store.app_runs_unwanted(10).await.expect("reads");
     assert_eq!(unwanted.iter().map(|run| run.doc.known.skipped).collect::<Vec<_>>(), [true], "its run ends as skipped by its group");

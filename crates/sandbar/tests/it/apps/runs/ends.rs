@@ -153,6 +153,28 @@ fn a_run_survives_a_pause_and_a_sandbox_that_is_down_stays_so() {
 }
 
 #[test]
+fn a_pause_under_a_run_of_an_app_that_is_online_ends_nothing() {
+    let server = shared();
+    let demo = Demo::deploy(&server.api(), "runs-pause-online", LONG, &[("version.txt", "1")]);
+    let api = &demo.api;
+    assert_eq!(demo.start()["state"], "ready");
+    let steps = ask(&demo, json!({ "action": "steps" }));
+    begun(api, &steps);
+    let sandbox = sandbox_of(api, &now(api, &steps));
+    sandbox.post("/pause", json!({}));
+    assert_eq!((&now(api, &steps)["status"], &demo.status()["desired"]), (&json!("running"), &json!("online")));
+    // Another one wakes it, and finds what was there.
+    let quick = run(&demo, json!({ "action": "quick" }));
+    assert_eq!((&quick["status"], &quick["sandbox_id"]), (&json!("succeeded"), &json!(sandbox.id)), "{quick}");
+    assert_eq!(demo.until_state("ready")["sandbox"]["id"], sandbox.id.as_str());
+    assert_eq!(now(api, &steps)["phase"], "commanding");
+    sandbox.sh_ok("touch /workspace/go");
+    let steps = ended(api, &steps);
+    assert_eq!((&steps["status"], log_of(api, &steps).as_str()), (&json!("succeeded"), "begun\ndone\n"), "{steps}");
+    assert!(!sandbox.is_paused(), "an app that is online stays so");
+}
+
+#[test]
 fn a_run_in_an_app_that_is_offline_wakes_its_sandbox_and_puts_it_down_again() {
     let server = shared();
     let demo = Demo::deploy(&server.api(), "runs-offline", LONG, &[("version.txt", "1")]);
@@ -293,6 +315,8 @@ fn a_run_that_is_under_way_and_that_nobody_has_at_hand_is_gone_on_with() {
 const FLOOD: &str = r#"actions:
   - name: flood
     command: "yes begun"
+  - name: torrent
+    command: "echo begun; yes x | head -c 40000000; echo last >&2"
   - name: many
     command: "mkdir out other && echo x >other/x && python3 -c 'for n in range(100_001): open(\"out/%d\" % n, \"w\").close()'"
     artifactPaths: ["out/*", "other/*"]
@@ -309,6 +333,22 @@ fn one_that_never_stops_printing_is_ended_all_the_same() {
     api.post(&of(&run, "/cancel"), json!({})).ok(202);
     let run = ended(api, &run);
     assert_eq!((&run["status"], &run["failure_reason"]), (&json!("cancelled"), &json!("cancelled")), "{run}");
+}
+
+#[test]
+fn what_is_printed_without_end_is_kept_up_to_one_and_that_is_said() {
+    const MOST: usize = 16 << 20;
+    let server = shared();
+    let demo = Demo::deploy(&server.api(), "runs-torrent", FLOOD, &[]);
+    let run = run(&demo, json!({ "action": "torrent" }));
+    assert_eq!((&run["status"], &run["exit_code"]), (&json!("succeeded"), &json!(0)), "{run}");
+    let log = log_of(&demo.api, &run);
+    let kept = server.data_dir().join("app-runs").join(run["id"].as_str().unwrap()).join("log");
+    assert_eq!(std::fs::metadata(kept).unwrap().len() as usize, log.len());
+    assert!(log.starts_with("begun\n") && log.len() < MOST + 200, "{}", log.len());
+    let (lost, cut) = (log.contains("bytes of earlier output dropped]\n"), log.ends_with("[sandbar: what follows is not kept: the log of a run has an end]\n"));
+    assert!(lost || cut, "{}", log.len());
+    assert_eq!(run["log_cut"], cut, "{run}");
 }
 
 #[test]

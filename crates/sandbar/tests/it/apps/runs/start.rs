@@ -1,6 +1,7 @@
 //! Actions that need the app to run.
 
 use super::*;
+use crate::it::apps::mended::Refusal;
 
 #[test]
 fn an_action_waits_for_the_app_or_never_runs() {
@@ -37,5 +38,34 @@ actions:
         assert_eq!(receipt["command"], Value::Null);
         assert!(receipt["reason"].as_str().unwrap().starts_with("start_not_ready"), "{receipt}");
         assert_eq!(sandbox_of(&demo.api, &check).sh("test -e /workspace/ran").code, 1, "the command was never run");
+    }
+}
+
+#[test]
+fn a_run_that_is_cancelled_when_the_app_is_ready_never_runs() {
+    let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
+    let web =
+        "start: {command: 'exec python3 -m http.server 3000', ports: [{port: 3000}]}\nactions: [{name: check, command: 'touch ran', requiresStart: true}]\n";
+    for (place, wish) in [("app", json!({ "action": "check" })), ("fresh", json!({ "action": "check", "sandbox": "fresh", "cleanup": "stop" }))] {
+        let demo = Demo::deploy(&server.api(), &format!("runs-ready-{place}"), web, &[]);
+        let api = &demo.api;
+        // Its command cannot begin before that is written.
+        let refusal = Refusal::of(&server, "UPDATE ON app_run WHEN NEW.phase = 'commanding'");
+        let check = ask(&demo, wish);
+        until("its begin to be refused", || server.log().contains("how far a run is was not recorded") && now(api, &check)["phase"] == "starting");
+        if place == "app" {
+            demo.until_state("ready");
+        }
+        let sandbox = sandbox_of(api, &now(api, &check));
+        assert_eq!(sandbox.sh("test -e /workspace/ran").code, 1);
+        api.post(&of(&check, "/cancel"), json!({})).ok(202);
+        let check = ended(api, &check);
+        assert_eq!((&check["status"], &check["failure_reason"], &check["exit_code"]), (&json!("cancelled"), &json!("cancelled"), &Value::Null), "{check}");
+        drop(refusal);
+        assert_eq!(api.get(&of(&check, "/receipt")).ok(200)["receipt"]["receipt"]["command"], Value::Null, "it never ran");
+        assert_eq!(sandbox.sh("test -e /workspace/ran").code, 1);
+        if place == "app" {
+            assert_eq!(demo.status()["state"], "ready", "the app goes on");
+        }
     }
 }

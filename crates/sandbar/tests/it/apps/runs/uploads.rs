@@ -108,6 +108,33 @@ fn files_of_a_run_that_waits_are_kept_and_go_with_it() {
 }
 
 #[test]
+fn what_is_too_much_is_refused_before_anything_is_kept() {
+    let server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "0")]);
+    let demo = Demo::deploy(&server.api(), "runs-much-uploads", TAKES, &[]);
+    let wish = json!({ "action": "later", "files": [file("table", "a.csv", b"text")] });
+    let first = ask(&demo, wish.clone());
+    until_phase(&demo.api, &first, "commanding");
+    let waits = ask(&demo, wish.clone());
+    // As many bytes as a team may have would be many here.
+    let db = rusqlite::Connection::open(server.data_dir().join("sandbar.db")).unwrap();
+    db.busy_timeout(WITHIN).unwrap();
+    let sql = "UPDATE app_run SET doc = json_set(doc, '$.files[0].size_bytes', 536870912) WHERE id = ?1 AND status = 'queued'";
+    assert_eq!(db.execute(sql, [waits["id"].as_str()]).unwrap(), 1);
+    // Whoever keeps something now fails by that.
+    let (there, aside) = (server.data_dir().join("app-runs"), server.data_dir().join("aside"));
+    std::fs::rename(&there, &aside).unwrap();
+    std::fs::write(&there, "").unwrap();
+    let refused = demo.try_post("/runs", wish).error(&[429]);
+    assert!(refused["message"].as_str().unwrap().contains("bytes of files of this team's runs"), "{refused}");
+    std::fs::remove_file(&there).unwrap();
+    std::fs::rename(&aside, &there).unwrap();
+    for run in [&waits, &first] {
+        demo.api.post(&of(run, "/cancel"), json!({})).ok(202);
+        assert_eq!(ended(&demo.api, run)["status"], "cancelled");
+    }
+}
+
+#[test]
 fn the_command_line_sends_files() {
     let server = shared();
     let demo = Demo::deploy(&server.api(), "runs-cli-uploads", TAKES, &[]);

@@ -3,10 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use futures_util::future::select_all;
-use sandbar_core::{
-    app::{AppState, PreviewState, launch, launch::Launch},
-    limits::apps as limits,
-};
+use sandbar_core::app::{AppState, PreviewState, launch, launch::Launch};
 use tokio::sync::watch;
 
 use super::{EntryView, driver::Ground};
@@ -67,12 +64,9 @@ pub(in crate::app) fn close(app: &Arc<App>, sandbox_id: &str, launch: &Launch) {
     }
 }
 
-/// Closes all ports that an app may declare, where it is not known which ones it does.
+/// Closes all ports, where it is not known which ones it does.
 pub(in crate::app) fn close_all(app: &Arc<App>, sandbox_id: &str) {
-    app.previews.keep_gates(sandbox_id);
-    for port in limits::APP_PORT_MIN..=limits::APP_PORT_MAX {
-        app.previews.set_gate(sandbox_id, port, Gate::Closed { reason: "The app cannot be read.".to_owned() });
-    }
+    app.previews.close_gates(sandbox_id, "The app cannot be read.");
 }
 
 fn gate(view: &EntryView, port: u16, awake: bool) -> Gate {
