@@ -250,7 +250,7 @@ pub struct CreateContext {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untold: bool,
     /// Somebody is about to attach to this command: what it prints is kept for whoever comes first, and beyond what is kept the
-    /// command waits, for some seconds at most until somebody comes, and from then on as long as that one stays.
+    /// command waits, for some seconds at most.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub followed: bool,
 }

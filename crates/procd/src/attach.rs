@@ -34,13 +34,8 @@ pub fn upgrade(agent: Rc<Agent>, run: Rc<Run>, mut request: Request<Incoming>) -
         let message = format!("{READERS_MAX} clients follow this context already");
         return Err(Failure::new(ErrorCode::TooManyContexts, message));
     }
-    let reader = Rc::new(Reader {
-        at: Cell::default(),
-        progressed: Cell::new(Instant::now()),
-        given_up: Cell::new(false),
-        readies: RefCell::default(),
-        expected: run.expects.replace(false),
-    });
+    let reader = Rc::new(Reader { at: Cell::default(), progressed: Cell::new(Instant::now()), given_up: Cell::new(false), readies: RefCell::default() });
+    run.expects.set(false);
     run.readers.borrow_mut().push(reader.clone());
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {

@@ -17,7 +17,7 @@ pub const CHUNK_BYTES_MAX: usize = 16 << 10;
 pub const CHUNK_OVERHEAD_BYTES: usize = 64;
 /// One read of a pipe.
 pub const READ_BYTES: usize = 64 << 10;
-/// How long a process waits for an attached reader that does not read, unless it was started for that one.
+/// How long a process waits for an attached reader that does not read.
 pub const READER_STALL_MAX: Duration = Duration::from_secs(10);
 /// How long a process waits, from its start on, for the reader that it was started for to attach.
 pub const READER_EXPECTED_MAX: Duration = Duration::from_secs(10);

@@ -42,14 +42,12 @@ pub struct Reader {
     pub given_up: Cell<bool>,
     /// Inputs that are done, each with the output that precedes the answer.
     pub readies: RefCell<VecDeque<(Position, Option<String>)>>,
-    /// The process was started for it, and waits for it as long as it stays.
-    pub expected: bool,
 }
 
 impl Reader {
-    /// Until when what it has not taken is kept for it; `None` for as long as it stays.
-    fn patience(&self) -> Option<Instant> {
-        (!self.expected).then(|| self.progressed.get() + READER_STALL_MAX)
+    /// Until when what it has not taken is kept for it.
+    fn patience(&self) -> Instant {
+        self.progressed.get() + READER_STALL_MAX
     }
 }
 
@@ -57,7 +55,7 @@ impl Reader {
 enum Room {
     Now,
     /// When somebody has taken something, or at this moment.
-    Later(Option<Instant>),
+    Later(Instant),
 }
 
 #[derive(Debug, Default)]
@@ -335,8 +333,7 @@ impl Run {
             let taken = self.taken.notified();
             match self.room(agent, slot) {
                 Room::Now => return,
-                Room::Later(None) => taken.await,
-                Room::Later(Some(at)) => {
+                Room::Later(at) => {
                     let _ = tokio::time::timeout_at(at.into(), taken).await;
                 }
             }
@@ -356,22 +353,18 @@ impl Run {
             behind => crowded || behind + 8 * READ_BYTES >= log.behind(&start, slot),
         };
         let now = Instant::now();
-        let (mut waits, mut deadline) = (false, None);
-        let mut wait = |until: Option<Instant>| {
-            waits = true;
-            deadline = deadline.into_iter().chain(until).min();
-        };
+        let mut deadline: Option<Instant> = None;
         for reader in self.readers.borrow().iter().filter(|r| !r.given_up.get() && would_lose(&r.at.get())) {
             match reader.patience() {
-                Some(until) if until <= now => reader.given_up.set(true),
-                until => wait(until),
+                until if until <= now => reader.given_up.set(true),
+                until => deadline = deadline.into_iter().chain([until]).min(),
             }
         }
         let until = self.started + READER_EXPECTED_MAX;
         if self.expects.get() && until > now && would_lose(&start) {
-            wait(Some(until));
+            deadline = deadline.into_iter().chain([until]).min();
         }
-        if waits { Room::Later(deadline) } else { Room::Now }
+        deadline.map_or(Room::Now, Room::Later)
     }
 
     /// Up to where nobody has still to take something of a stream.
@@ -379,7 +372,7 @@ impl Run {
         let now = Instant::now();
         let is_expecting = self.expects.get() && self.started + READER_EXPECTED_MAX > now;
         let readers = self.readers.borrow();
-        let waited = readers.iter().filter(|r| !r.given_up.get() && r.patience().is_none_or(|until| until > now));
+        let waited = readers.iter().filter(|r| !r.given_up.get() && r.patience() > now);
         waited.map(|r| r.at.get()).chain(is_expecting.then(Position::default)).map(|at| at.of(slot)).min().unwrap_or(u64::MAX)
     }
 
