@@ -18,6 +18,8 @@ pub enum Kind {
     Ready = 4,
     /// [`Done`]: the process has ended; the last frame.
     Done = 5,
+    /// [`Lost`]: output that is not kept any more. Agents from before this kind say so by a line in the output.
+    Lost = 6,
     /// [`AttachInput`].
     Input = 16,
     /// [`crate::PtySize`].
@@ -38,6 +40,7 @@ impl Kind {
             3 => Self::Pty,
             4 => Self::Ready,
             5 => Self::Done,
+            6 => Self::Lost,
             16 => Self::Input,
             17 => Self::Resize,
             18 => Self::Signal,
@@ -51,6 +54,20 @@ impl Kind {
 pub struct Ready {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+}
+
+/// This many bytes of a stream come next, were not taken in time and are gone.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub struct Lost {
+    pub stream: crate::Stream,
+    pub bytes: u64,
+}
+
+impl Lost {
+    /// The line that stands for it in a text.
+    pub fn line(&self) -> String {
+        format!("[sandbar: {} bytes of earlier output dropped]\n", self.bytes)
+    }
 }
 
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]

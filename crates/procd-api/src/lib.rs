@@ -249,6 +249,10 @@ pub struct CreateContext {
     /// No events tell of it: it is the host's own, such as a probe.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untold: bool,
+    /// Somebody is about to attach to this command: what it prints is kept for whoever comes first, and beyond what is kept the
+    /// command waits, for some seconds at most.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub followed: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

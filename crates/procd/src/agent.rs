@@ -19,7 +19,7 @@ use crate::functions::Functions;
 use crate::io::IoPool;
 use crate::journal::Journal;
 use crate::limits::*;
-use crate::log::{Budget, STREAMS};
+use crate::log::Budget;
 use crate::process::Processes;
 use crate::publish::{self, Publisher};
 use crate::run::Run;
@@ -201,20 +201,34 @@ impl Agent {
 
     /// Keeps the output of all contexts within the common limit: that of finished ones goes first, oldest first.
     pub fn enforce_budget(&self, run: &Run) {
-        if self.budget.used() <= OUTPUT_BYTES_MAX {
-            return;
+        if self.budget.used() > OUTPUT_BYTES_MAX {
+            self.clear_finished(run, OUTPUT_BYTES_MAX);
         }
+        if self.budget.used() > OUTPUT_BYTES_MAX {
+            run.shrink();
+        }
+    }
+
+    /// Whether one more read would be beyond the common limit, whatever finished contexts leave.
+    pub fn is_crowded(&self, run: &Run) -> bool {
+        let limit = OUTPUT_BYTES_MAX - READ_BYTES;
+        if self.budget.used() > limit {
+            self.clear_finished(run, limit);
+        }
+        self.budget.used() > limit
+    }
+
+    /// Forgets the output of finished contexts down to `limit`, and twice as much of those that somebody still reads.
+    fn clear_finished(&self, run: &Run, limit: usize) {
         for context in self.contexts.borrow().values() {
             let other = context.run();
-            if other.finished.get() && !std::ptr::eq(&*other, run) {
-                other.log.borrow_mut().clear();
-                if self.budget.used() <= OUTPUT_BYTES_MAX {
-                    return;
-                }
+            let used = self.budget.used();
+            if used <= limit {
+                return;
             }
-        }
-        for slot in 0..STREAMS {
-            run.log.borrow_mut().shrink(slot, STREAM_BYTES_MIN);
+            if other.finished.get() && !std::ptr::eq(&*other, run) && (used > 2 * limit || !other.is_awaited()) {
+                other.log.borrow_mut().clear();
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use sandbar_procd_api::frame::{self, AttachInput, Decoded, Done, Kind, PAYLOAD_BYTES_MAX, Ready, Used};
+use sandbar_procd_api::frame::{self, AttachInput, Decoded, Done, Kind, Lost, PAYLOAD_BYTES_MAX, Ready, Used};
 use sandbar_procd_api::{ErrorCode, PtySize, Signal, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::error::Failure;
 use crate::http::{resize, send_signal};
 use crate::limits::{JSON_BYTES_MAX, READERS_MAX};
-use crate::log::{Log, Piece, Position, marker};
+use crate::log::{Log, Piece, Position};
 use crate::run::{Reader, Run};
 
 const PROTOCOL_NAME: &str = "sandbar-attach";
@@ -35,6 +35,7 @@ pub fn upgrade(agent: Rc<Agent>, run: Rc<Run>, mut request: Request<Incoming>) -
         return Err(Failure::new(ErrorCode::TooManyContexts, message));
     }
     let reader = Rc::new(Reader { at: Cell::default(), progressed: Cell::new(Instant::now()), given_up: Cell::new(false), readies: RefCell::default() });
+    run.expects.set(false);
     run.readers.borrow_mut().push(reader.clone());
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::task::spawn_local(async move {
@@ -42,7 +43,7 @@ pub fn upgrade(agent: Rc<Agent>, run: Rc<Run>, mut request: Request<Incoming>) -
             serve(&agent, &run, &reader, TokioIo::new(upgraded)).await;
         }
         run.readers.borrow_mut().retain(|r| !Rc::ptr_eq(r, &reader));
-        run.taken.notify_one();
+        run.taken.notify_waiters();
     });
     let mut response = Response::new(Body::Full(None));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -122,7 +123,7 @@ fn next(run: &Run, reader: &Reader) -> Next {
         Some(Piece::Lost(slot, bytes)) => {
             Log::advance(&mut at, slot, bytes);
             reader.at.set(at);
-            Next::Frame(frame::encode(kind(slot), marker(bytes).as_bytes()))
+            Next::Frame(encode_json(Kind::Lost, &Lost { stream: log.stream(slot), bytes }))
         }
         None => match run.end().filter(|_| run.finished.get()) {
             Some(end) => {
@@ -183,7 +184,7 @@ async fn listen(agent: &Rc<Agent>, run: &Rc<Run>, reader: &Rc<Reader>, mut from_
                         }
                     }
                     Some(Kind::Eof) => run.end_input(),
-                    Some(Kind::Stdout | Kind::Stderr | Kind::Pty | Kind::Ready | Kind::Done) | None => {}
+                    Some(Kind::Stdout | Kind::Stderr | Kind::Pty | Kind::Ready | Kind::Done | Kind::Lost) | None => {}
                 }
                 consumed
             }

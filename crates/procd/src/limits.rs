@@ -7,7 +7,7 @@ pub const CONTEXTS_MAX: usize = 1024;
 pub const RUNNING_MAX: usize = 256;
 /// Output kept of one stream of a context, bookkeeping included.
 pub const STREAM_BYTES_MAX: usize = 4 << 20;
-/// Output kept of all contexts together.
+/// Output kept of all contexts together. What readers have still to take may be as much again.
 pub const OUTPUT_BYTES_MAX: usize = 32 << 20;
 /// What a running context may keep even when all of them together are over their limit.
 pub const STREAM_BYTES_MIN: usize = 64 << 10;
@@ -19,6 +19,8 @@ pub const CHUNK_OVERHEAD_BYTES: usize = 64;
 pub const READ_BYTES: usize = 64 << 10;
 /// How long a process waits for an attached reader that does not read.
 pub const READER_STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a process waits, from its start on, for the reader that it was started for to attach.
+pub const READER_EXPECTED_MAX: Duration = Duration::from_secs(10);
 /// How long a finished process's pipes may stay open before it counts as done.
 pub const EOF_GRACE: Duration = Duration::from_millis(100);
 /// Between SIGTERM and SIGKILL.
@@ -107,5 +109,7 @@ pub const ZYGOTE_MESSAGE_BYTES_MAX: usize = 512 << 10;
 pub const FUNCTION_START_BYTES_MAX: usize = 256 << 10;
 /// How long the end of a call's process is waited for when its socket has ended without a reply, and the other way round.
 pub const FUNCTION_END_GRACE: Duration = Duration::from_millis(200);
+/// How long threads and exit functions of a call may go on once its reply is whole, unless its time is up before.
+pub const FUNCTION_SETTLE_MAX: Duration = Duration::from_secs(30);
 /// How long Python may take to look at a text.
 pub const FUNCTION_CHECK_MAX: Duration = Duration::from_secs(20);

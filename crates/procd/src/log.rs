@@ -26,6 +26,13 @@ impl Budget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position([u64; STREAMS]);
 
+impl Position {
+    /// Absolute bytes of one stream.
+    pub fn of(&self, slot: usize) -> u64 {
+        self.0[slot]
+    }
+}
+
 #[derive(Debug)]
 struct Chunk {
     /// Order among the chunks of both streams.
@@ -155,14 +162,14 @@ impl Log {
             lane.end += piece.len() as u64;
             self.budget.0.set(self.budget.0.get() + lane.cost - before);
             text = rest;
-            self.shrink(slot, STREAM_BYTES_MAX);
+            self.shrink(slot, STREAM_BYTES_MAX, u64::MAX);
         }
     }
 
-    /// Drops the oldest output of a stream until it costs no more than `limit`.
-    pub fn shrink(&mut self, slot: usize, limit: usize) {
+    /// Drops the oldest output of a stream until it costs no more than `limit`, but nothing after `before`.
+    pub fn shrink(&mut self, slot: usize, limit: usize, before: u64) {
         let lane = &mut self.lanes[slot];
-        while lane.cost > limit && lane.chunks.len() > 1 {
+        while lane.cost > limit && lane.chunks.len() > 1 && lane.chunks.front().is_some_and(|c| c.end() <= before) {
             if let Some(chunk) = lane.chunks.pop_front() {
                 lane.cost -= chunk.cost();
                 self.budget.0.set(self.budget.0.get().saturating_sub(chunk.cost()));

@@ -44,6 +44,20 @@ pub struct Reader {
     pub readies: RefCell<VecDeque<(Position, Option<String>)>>,
 }
 
+impl Reader {
+    /// Until when what it has not taken is kept for it.
+    fn patience(&self) -> Instant {
+        self.progressed.get() + READER_STALL_MAX
+    }
+}
+
+/// Whether a stream may be read on.
+enum Room {
+    Now,
+    /// When somebody has taken something, or at this moment.
+    Later(Instant),
+}
+
 #[derive(Debug, Default)]
 struct Input {
     messages: VecDeque<Vec<u8>>,
@@ -71,6 +85,8 @@ pub struct Run {
     pub taken: Notify,
     pub activity: Cell<Instant>,
     pub readers: RefCell<Vec<Rc<Reader>>>,
+    /// The first reader is yet to come, and the process was started for it.
+    pub expects: Cell<bool>,
     pub exit: RefCell<Option<End>>,
     /// What others used that it left behind.
     others: Cell<Used>,
@@ -118,6 +134,7 @@ impl Run {
             taken: Notify::new(),
             activity: Cell::new(now),
             readers: RefCell::default(),
+            expects: Cell::new(false),
             exit: RefCell::new(None),
             others: Cell::default(),
             finished: Cell::new(false),
@@ -266,7 +283,7 @@ impl Run {
     /// Follows one stream until its end.
     pub async fn pump(self: Rc<Self>, agent: Rc<Agent>, slot: usize, fd: Rc<AsyncFd<OwnedFd>>) {
         loop {
-            self.hold(slot).await;
+            self.hold(&agent, slot).await;
             let Ok(mut guard) = fd.readable().await else { break };
             match self.read_some(&agent, slot, fd.get_ref()) {
                 Ok(0) => break,
@@ -310,30 +327,66 @@ impl Run {
         }
     }
 
-    /// Waits while reading more would take unread output from an attached reader, as long as that one keeps reading.
-    async fn hold(&self, slot: usize) {
+    /// Waits while reading more would take unread output from a reader, as long as that one is waited for.
+    async fn hold(&self, agent: &Agent, slot: usize) {
         loop {
-            let now = Instant::now();
-            let mut deadline: Option<Instant> = None;
-            {
-                let log = self.log.borrow();
-                if log.kept(slot) + 4 * READ_BYTES <= STREAM_BYTES_MAX {
-                    return;
-                }
-                for reader in self.readers.borrow().iter().filter(|r| !r.given_up.get()) {
-                    if log.behind(&reader.at.get(), slot) + 8 * READ_BYTES < log.behind(&Position::default(), slot) {
-                        continue;
-                    }
-                    let patience = reader.progressed.get() + READER_STALL_MAX;
-                    if patience <= now {
-                        reader.given_up.set(true);
-                    } else {
-                        deadline = Some(deadline.map_or(patience, |d| d.min(patience)));
-                    }
+            let taken = self.taken.notified();
+            match self.room(agent, slot) {
+                Room::Now => return,
+                Room::Later(at) => {
+                    let _ = tokio::time::timeout_at(at.into(), taken).await;
                 }
             }
-            let Some(deadline) = deadline else { return };
-            let _ = tokio::time::timeout_at(deadline.into(), self.taken.notified()).await;
+        }
+    }
+
+    fn room(&self, agent: &Agent, slot: usize) -> Room {
+        let crowded = agent.is_crowded(self);
+        let log = self.log.borrow();
+        if !crowded && log.kept(slot) + 4 * READ_BYTES <= STREAM_BYTES_MAX {
+            return Room::Now;
+        }
+        let start = Position::default();
+        // Who has all of it waits for more, whatever little pieces cost.
+        let would_lose = |at: &Position| match log.behind(at, slot) {
+            0 => false,
+            behind => crowded || behind + 8 * READ_BYTES >= log.behind(&start, slot),
+        };
+        let now = Instant::now();
+        let mut deadline: Option<Instant> = None;
+        for reader in self.readers.borrow().iter().filter(|r| !r.given_up.get() && would_lose(&r.at.get())) {
+            match reader.patience() {
+                until if until <= now => reader.given_up.set(true),
+                until => deadline = deadline.into_iter().chain([until]).min(),
+            }
+        }
+        let until = self.started + READER_EXPECTED_MAX;
+        if self.expects.get() && until > now && would_lose(&start) {
+            deadline = deadline.into_iter().chain([until]).min();
+        }
+        deadline.map_or(Room::Now, Room::Later)
+    }
+
+    /// Up to where nobody has still to take something of a stream.
+    fn taken_up_to(&self, slot: usize) -> u64 {
+        let now = Instant::now();
+        let is_expecting = self.expects.get() && self.started + READER_EXPECTED_MAX > now;
+        let readers = self.readers.borrow();
+        let waited = readers.iter().filter(|r| !r.given_up.get() && r.patience() > now);
+        waited.map(|r| r.at.get()).chain(is_expecting.then(Position::default)).map(|at| at.of(slot)).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether somebody has still to take some of what is kept.
+    pub fn is_awaited(&self) -> bool {
+        let end = self.log.borrow().end();
+        (0..STREAMS).any(|slot| self.taken_up_to(slot) < end.of(slot))
+    }
+
+    /// Gives back memory: keeps little, and what somebody has still to take.
+    pub fn shrink(&self) {
+        for slot in 0..STREAMS {
+            let before = self.taken_up_to(slot);
+            self.log.borrow_mut().shrink(slot, STREAM_BYTES_MIN, before);
         }
     }
 

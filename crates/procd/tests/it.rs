@@ -253,8 +253,44 @@ fn much_output_is_capped_and_readers_lose_nothing() {
     let (text, done) = reader.until(Kind::Done);
     assert_eq!((text.len(), &done["exit_code"]), (20_000_000, &json!(5)));
     // Afterwards there is a replay of what is kept.
-    let (text, done) = agent.attach(&id).until(Kind::Done);
-    assert!(text.starts_with("[sandbar: ") && done["state"] == "crashed");
+    let mut late = agent.attach(&id);
+    let (kind, lost) = late.next().unwrap();
+    let lost: Value = serde_json::from_slice(&lost).unwrap();
+    let (text, done) = late.until(Kind::Done);
+    assert_eq!((kind, &lost["stream"], &done["state"]), (Kind::Lost, &json!("stdout"), &json!("crashed")));
+    assert_eq!(lost["bytes"].as_u64().unwrap() as usize + text.len(), 20_000_000);
+}
+
+#[test]
+fn a_command_waits_for_the_reader_that_it_was_started_for() {
+    let agent = Agent::start();
+    let begin = |script: &str| {
+        let create = json!({"type": "cmd", "cmd": {"command": ["sh", "-c", script]}, "followed": true});
+        agent.ok("POST", "/v1/contexts", create)["id"].as_str().unwrap().to_owned()
+    };
+    // Together more than is kept of all, and each more than is kept of one.
+    let ids: Vec<String> = (0..12).map(|_| begin("yes 0123456789abcde | head -c 12000000")).collect();
+    let small = begin("echo kept");
+    agent.ended(&small);
+    std::thread::sleep(Duration::from_secs(1));
+    for id in &ids {
+        let (text, done) = agent.attach(id).until(Kind::Done);
+        assert_eq!((text.len(), &done["exit_code"]), (12_000_000, &json!(0)));
+    }
+    assert_eq!(agent.attach(&small).until(Kind::Done).0, "kept\n");
+    // What is little, and in many pieces.
+    let id = begin("i=0; while [ $i -lt 100000 ]; do printf a; printf b >&2; i=$((i+1)); done");
+    assert_eq!(agent.attach(&id).until(Kind::Done).0.len(), 200_000);
+    // Nobody comes: it goes on by itself.
+    let id = begin("yes 0123456789abcde | head -c 12000000; echo end");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while agent.ok("GET", &format!("/v1/contexts/{id}"), Value::Null)["running"] == true {
+        assert!(Instant::now() < deadline, "it waits for ever");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let mut late = agent.attach(&id);
+    assert_eq!(late.next().unwrap().0, Kind::Lost);
+    assert!(late.until(Kind::Done).0.ends_with("end\n"));
 }
 
 #[test]

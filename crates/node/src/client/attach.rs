@@ -6,7 +6,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use sandbar_procd_api::{
     PtySize, Signal, Stream,
-    frame::{self, AttachInput, Decoded, Done, Kind, PAYLOAD_BYTES_MAX, Ready},
+    frame::{self, AttachInput, Decoded, Done, Kind, Lost, PAYLOAD_BYTES_MAX, Ready},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -21,6 +21,8 @@ const READ_BYTES: usize = 64 << 10;
 pub enum AttachedFrame {
     /// Whole UTF-8 characters, at most [`PAYLOAD_BYTES_MAX`] bytes.
     Output { stream: Stream, data: String },
+    /// Output that comes next and is gone.
+    Lost(Lost),
     /// The REPL has finished that input.
     Ready(Ready),
     /// The process has ended; nothing follows.
@@ -159,6 +161,7 @@ fn parse(kind: Kind, payload: &[u8]) -> Result<Option<AttachedFrame>, ProcdError
         Kind::Pty => output(Stream::Pty),
         Kind::Ready => json(payload).map(|ready| Some(AttachedFrame::Ready(ready))),
         Kind::Done => json(payload).map(|done| Some(AttachedFrame::Done(done))),
+        Kind::Lost => json(payload).map(|lost| Some(AttachedFrame::Lost(lost))),
         // The host's own kinds mean nothing from the agent.
         Kind::Input | Kind::Resize | Kind::Signal | Kind::Eof => Ok(None),
     }

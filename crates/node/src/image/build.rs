@@ -191,6 +191,7 @@ async fn step(runtime: &Arc<Runtime>, command: &str, cwd: &str, (step, of): (usi
         idle_timeout_sec: 0,
         ttl_sec: STEP_MAX.as_secs(),
         untold: false,
+        followed: true,
     };
     let created = runtime.client.create_context(&create).await;
     let context = created.map_err(|error| refused(error, &format!("step {step} of {of} cannot be started; the base needs a /bin/sh")))?;
@@ -201,6 +202,9 @@ async fn step(runtime: &Arc<Runtime>, command: &str, cwd: &str, (step, of): (usi
         match frame {
             AttachedFrame::Output { stream, data } => {
                 let _ = report.send(Progress::Output { is_error: stream == Stream::Stderr, data }).await;
+            }
+            AttachedFrame::Lost(lost) => {
+                let _ = report.send(Progress::Output { is_error: lost.stream == Stream::Stderr, data: lost.line() }).await;
             }
             AttachedFrame::Ready(_) => {}
             AttachedFrame::Done(done) if done.exit_code == 0 => {

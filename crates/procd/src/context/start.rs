@@ -271,6 +271,7 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
         (pid, pipes)
     };
     let run = Rc::new(Run::new(agent, id.to_owned(), spec.kind, mode, pid, pipes));
+    run.expects.set(spec.followed && matches!(run.mode, Mode::Command));
     agent.add_process(run.clone());
     for (slot, fd) in run.outs() {
         tokio::task::spawn_local(run.clone().pump(agent.clone(), slot, fd));

@@ -24,7 +24,7 @@ use super::python::{failure, unavailable};
 use super::zygote::{CallState, Key, Phase, Zygote};
 use super::{Functions, Place, Weight};
 use crate::agent::Agent;
-use crate::limits::{FUNCTION_ATTEMPTS_MAX, FUNCTION_END_GRACE, FUNCTION_START_BYTES_MAX};
+use crate::limits::{FUNCTION_ATTEMPTS_MAX, FUNCTION_END_GRACE, FUNCTION_SETTLE_MAX, FUNCTION_START_BYTES_MAX};
 
 /// Where the frames go.
 pub type Frames = mpsc::Sender<io::Result<Bytes>>;
@@ -109,14 +109,15 @@ fn bad(message: impl Into<String>) -> FunctionFailure {
 
 /// What an attempt came to.
 enum Attempt {
-    Done,
+    /// Its reply is whole; the process may have something left to do.
+    Done(Option<Rest>),
     /// The process was not fit for it, and nothing of the call was done.
     Again,
 }
 
 impl Call {
     /// `None` when the caller has gone.
-    async fn until_over(&self, inbox: Option<mpsc::Receiver<Bytes>>, _place: Place) -> Option<Result<(), FunctionFailure>> {
+    async fn until_over(&self, inbox: Option<mpsc::Receiver<Bytes>>, place: Place) -> Option<Result<(), FunctionFailure>> {
         let ended = {
             let work = self.work(inbox);
             let mut work = std::pin::pin!(work);
@@ -138,11 +139,20 @@ impl Call {
                 }
             }
         };
-        if let Some(session) = self.session.get() {
-            let _ = process::signal_group_only(session, 9);
-            if !matches!(ended, Some(Ok(()))) {
-                end_session(&self.agent, session).await;
+        let (ended, rest) = match ended {
+            Some(Ok(rest)) => (Some(Ok(())), rest),
+            Some(Err(failure)) => (Some(Err(failure)), None),
+            None => (None, None),
+        };
+        match (self.session.get(), rest) {
+            (Some(session), Some(rest)) => drop(tokio::task::spawn_local(rest.until_ended(session, self.due.get(), place))),
+            (Some(session), None) => {
+                let _ = process::signal_group_only(session, 9);
+                if !matches!(ended, Some(Ok(()))) {
+                    end_session(&self.agent, session).await;
+                }
             }
+            (None, _) => {}
         }
         if let Some(output) = &*self.output.borrow() {
             output.close(&self.agent);
@@ -157,13 +167,13 @@ impl Call {
         }
     }
 
-    async fn work(&self, mut inbox: Option<mpsc::Receiver<Bytes>>) -> Result<(), FunctionFailure> {
+    async fn work(&self, mut inbox: Option<mpsc::Receiver<Bytes>>) -> Result<Option<Rest>, FunctionFailure> {
         let key = Key { source: self.asked.source.clone(), env: self.asked.env_vars.clone() };
         let label = if self.asked.label.is_empty() { "function" } else { self.asked.label.as_str() };
         for _ in 0..FUNCTION_ATTEMPTS_MAX {
             let (zygote, once) = Functions::obtain(&self.agent, &key, label, self.asked.cold, &self.zygote).await?;
             match self.attempt(&zygote, once, label, &mut inbox).await? {
-                Attempt::Done => return Ok(()),
+                Attempt::Done(rest) => return Ok(rest),
                 Attempt::Again => self.agent.functions.forget(&zygote),
             }
         }
@@ -182,7 +192,7 @@ impl Call {
             return Ok(Attempt::Again);
         };
         drop((theirs, out, err));
-        let _number = Number(zygote, number);
+        let held = Number(zygote.clone(), number);
         let begun = zygote
             .until(|| {
                 let call = zygote.call(number);
@@ -198,14 +208,11 @@ impl Call {
                 return Ok(Attempt::Again);
             }
         }
-        let exited = || match once {
-            true => zygote.ended().map(Some),
-            false => zygote.call(number).exited,
-        };
-        self.converse(channel, inbox, &output, zygote, exited).await.map(|()| Attempt::Done)
+        let is_settling = self.converse(channel, inbox, &output, zygote, || held.exited(once)).await?;
+        Ok(Attempt::Done(is_settling.then_some(Rest { call: held, once })))
     }
 
-    /// Gives the request, passes on the frames of both sides.
+    /// Gives the request, passes on the frames of both sides. True when the process still does something after its reply.
     async fn converse(
         &self,
         channel: UnixStream,
@@ -213,7 +220,7 @@ impl Call {
         output: &Output,
         zygote: &Rc<Zygote>,
         exited: impl Fn() -> Option<Option<Ended>>,
-    ) -> Result<(), FunctionFailure> {
+    ) -> Result<bool, FunctionFailure> {
         let (mut from, mut to) = channel.into_split();
         let is_socket = inbox.is_some();
         let request = self.request.take();
@@ -239,7 +246,7 @@ impl Call {
                     Decoded::Frame { kind, bytes } => {
                         let frame = buffer.split_to(bytes).freeze();
                         if self.take(&mut reply, kind, frame, is_socket).await? {
-                            return Ok(());
+                            return Ok(reply.settling);
                         }
                         continue;
                     }
@@ -263,7 +270,7 @@ impl Call {
         };
         tokio::select! {
             ended = hear => ended,
-            () = feed => Ok(()),
+            () = feed => Ok(false),
         }
     }
 
@@ -295,7 +302,10 @@ impl Call {
                 self.pass_on(whole).await
             }
             Kind::Text | Kind::Binary | Kind::Close if is_socket => self.pass_on(whole).await,
-            Kind::End if reply.started => Ok(true),
+            Kind::End if reply.started => {
+                reply.settling = !frame.is_empty();
+                Ok(true)
+            }
             Kind::Failed => {
                 let told = serde_json::from_slice::<FunctionFailure>(&frame);
                 Err(told.unwrap_or_else(|_| bad("the function failed without words")))
@@ -327,12 +337,36 @@ struct Reply {
     started: bool,
     stream: bool,
     bytes: usize,
+    settling: bool,
 }
 
 /// Forgets a call's number.
-struct Number<'a>(&'a Rc<Zygote>, u64);
+struct Number(Rc<Zygote>, u64);
 
-impl Drop for Number<'_> {
+impl Number {
+    /// How its process ended, if it has and that is known.
+    fn exited(&self, once: bool) -> Option<Option<Ended>> {
+        if once { self.0.ended().map(Some) } else { self.0.call(self.1).exited }
+    }
+}
+
+/// A process that has said its reply and waits for its threads, or runs what is to run at its end.
+struct Rest {
+    call: Number,
+    once: bool,
+}
+
+impl Rest {
+    /// It counts as a call as long as it takes, and has no longer than the call would have had.
+    async fn until_ended(self, session: i32, due: Option<Instant>, _place: Place) {
+        let limit = Instant::now() + FUNCTION_SETTLE_MAX;
+        let limit = due.map_or(limit, |due| due.min(limit));
+        let _ = tokio::time::timeout_at(limit, self.call.0.until(|| self.call.exited(self.once))).await;
+        let _ = process::signal_group_only(session, 9);
+    }
+}
+
+impl Drop for Number {
     fn drop(&mut self) {
         self.0.end_call(self.1);
     }

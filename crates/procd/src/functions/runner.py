@@ -15,6 +15,8 @@ HIDDEN = "<sandbar>"
 NAME = "sandbox0_function"
 TEXT_MAX = 64 << 10
 PIECE = 60 << 10
+# How long a reply waits for what runs at the end of its call, so that what this prints is in the call's log.
+SETTLE_S = 0.25
 # Files that changed so shortly before they were read may change again without looking different.
 YOUNG_NS = 50_000_000
 
@@ -301,6 +303,40 @@ def settle():
     flush()
 
 
+def finish(fd, pid, reply=b""):
+    """Says what is left of the reply and its end, at the end of the process or a moment after the handler's."""
+    import atexit
+
+    flush()
+    threading = sys.modules.get("threading")
+    if not atexit._ncallbacks() and (threading is None or threading.active_count() == 1):
+        settle()
+        return write(fd, reply + frame(END))
+    import _thread
+    import time
+
+    lock = _thread.allocate_lock()
+    said = []
+
+    def say(end):
+        alone(pid)
+        with lock:
+            if not said:
+                said.append(end)
+                write(fd, reply + end)
+
+    def late():
+        time.sleep(SETTLE_S)
+        try:
+            say(frame(END, b"{}"))
+        except OSError:
+            pass
+
+    _thread.start_new_thread(late, ())
+    settle()
+    say(frame(END))
+
+
 def own_exit():
     """In a forked process: what the import registered for the end belongs to the process that imported (a folder that it
     made is there for all calls); only what the call itself registers is run at the call's end."""
@@ -373,10 +409,8 @@ def serve(module, fd):
                         write(fd, (b"" if started else start(status, headers, True)) + pieces(data))
                         started = True
                 body = b""
-            settle()
-            if body is not None:
-                write(fd, (b"" if started else start(status, headers, False)) + pieces(body))
-        write(fd, frame(END))
+            reply = b"" if body is None else (b"" if started else start(status, headers, False)) + pieces(body)
+            finish(fd, pid, reply)
     except BaseException as error:
         try:
             alone(pid)
@@ -448,7 +482,7 @@ def serve_socket(handler, request, fd, pid):
             raise Refused("the handler takes no WebSocket: it must be handler(request, ws)") from None
     asyncio.run(WebSocket._serve(handler, request, fd))
     alone(pid)
-    settle()
+    finish(fd, pid)
 
 
 class WebSocket:

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::super::Agent;
 
+mod behind;
+
 /// A source that Python has no reason to doubt: older than the moment in which it could still change unseen.
 const SETTLED: Duration = Duration::from_millis(120);
 
@@ -361,8 +363,8 @@ fn modules_with_threads_are_imported_for_each_call() {
     for _ in 0..3 {
         assert_eq!(agent.run(&path).text(), r#"{"home":true,"alive":true}"#);
     }
-    // A thread that is no daemon is waited for, as Python does.
-    let done = agent.run_code("import threading, time\ndef late():\n    time.sleep(0.2)\n    print('late')\ndef handler(r):\n    threading.Thread(target=late).start()\n    return 'early'\n");
+    // A thread that is no daemon is waited for, as Python does, for a moment.
+    let done = agent.run_code("import threading, time\ndef late():\n    time.sleep(0.02)\n    print('late')\ndef handler(r):\n    threading.Thread(target=late).start()\n    return 'early'\n");
     assert_eq!((done.text().as_str(), done.log("stdout").as_str()), ("early", "late\n"));
     let done = agent.run_code("import atexit\ndef handler(r):\n    atexit.register(print, 'at exit')\n    return 'x'\n");
     assert_eq!(done.log("stdout"), "at exit\n");

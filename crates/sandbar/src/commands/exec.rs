@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use anyhow::{Context, bail};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest, http::HeaderValue};
 
 use crate::{
@@ -109,6 +109,14 @@ struct Collected {
 }
 
 impl Sink {
+    /// Some output did not reach us.
+    fn lost(&mut self, bytes: &Value) {
+        match self {
+            Self::Ours => eprintln!("sandbar: {bytes} bytes of output are missing here: they were not taken in time"),
+            Self::Collected(kept) => kept.truncated = true,
+        }
+    }
+
     fn write(&mut self, source: &str, data: &str) -> std::io::Result<()> {
         match self {
             Self::Ours if source == "stderr" => {
@@ -134,12 +142,36 @@ impl Sink {
     }
 }
 
+/// The hangup of our terminal; never when whoever started us has us ignore it, as `nohup` does.
+struct Hangups(Option<Signal>);
+
+impl Hangups {
+    fn listen() -> std::io::Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Ok(Self(if ignores_hangup(&status) { None } else { Some(signal(SignalKind::hangup())?) }))
+    }
+
+    async fn recv(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Whether a process with this `/proc/PID/status` ignores SIGHUP, which is signal 1.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
+    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}
+
 /// Joins our streams, signals and window to the context until it is done.
 async fn attach(client: &Client, path: &str, tty: bool, sink: &mut Sink) -> anyhow::Result<End> {
     let (mut to_server, mut from_server) = connect(client, path).await?.split();
     let _raw = if tty { terminal::RawMode::enter() } else { None };
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
+    let mut hangups = Hangups::listen()?;
     let mut resizes = signal(SignalKind::window_change())?;
     let mut input = terminal::input();
     let (mut input_open, mut interrupted, mut carry) = (true, 0, Vec::new());
@@ -187,6 +219,7 @@ async fn attach(client: &Client, path: &str, tty: bool, sink: &mut Sink) -> anyh
                 json!({"type": "signal", "signal": "INT"})
             }
             _ = terminations.recv() => json!({"type": "signal", "signal": "TERM"}),
+            () = hangups.recv() => json!({"type": "signal", "signal": "HUP"}),
             _ = resizes.recv(), if tty => {
                 let (rows, cols) = terminal::size();
                 json!({"type": "resize", "rows": rows, "cols": cols})
@@ -214,6 +247,10 @@ fn on_frame(frame: Message, sink: &mut Sink) -> std::io::Result<Step> {
     };
     let Ok(value) = serde_json::from_slice::<Value>(body) else { return Ok(Step::GoOn) };
     match value["type"].as_str() {
+        Some("output") if value["lost_bytes"].is_u64() => {
+            sink.lost(&value["lost_bytes"]);
+            Ok(Step::GoOn)
+        }
         Some("output") => {
             sink.write(value["source"].as_str().unwrap_or("stdout"), value["data"].as_str().unwrap_or_default())?;
             Ok(Step::GoOn)
@@ -290,6 +327,20 @@ mod tests {
     fn a_cut_character_is_text_and_a_wrong_one_is_not() {
         assert!(is_text(b"") && is_text("\u{e9}".as_bytes()) && is_text(&"a\u{e9}".as_bytes()[..2]));
         assert!(!is_text(b"a\xffb"));
+    }
+
+    #[test]
+    fn a_hangup_that_is_ignored_stays_so() {
+        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"));
+        assert!(!ignores_hangup("SigIgn:\t0000000000001000\nSigCgt:\t0000000000000001\n") && !ignores_hangup(""));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_and_not_taken_for_output() {
+        let mut sink = Sink::Collected(Collected::default());
+        on_frame(text(&json!({"type": "output", "source": "stderr", "data": "7 bytes", "lost_bytes": 7})), &mut sink).unwrap();
+        let Sink::Collected(kept) = sink else { unreachable!() };
+        assert_eq!((kept.stdout.as_str(), kept.stderr.as_str(), kept.truncated), ("", "", true));
     }
 
     #[test]

@@ -145,6 +145,35 @@ fn a_web_socket_goes_through_and_connections_are_used_again() {
 }
 
 #[test]
+fn a_pause_ends_what_is_open() {
+    let server = shared();
+    let (sandbox, public) = serving(&server.api(), json!({}));
+    let mut events = public.stream("/sse", &[]);
+    assert_eq!(events.line().unwrap(), "data: 0");
+    let mut socket = public.ws("/ws").expect("an upgrade");
+    socket.send(Message::text("hello")).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::text("hello"));
+    sandbox.api.post(&sandbox.path("/pause"), json!({})).ok(200);
+    // Without it both would wait until the client has had enough.
+    let broke = std::iter::from_fn(|| Some(events.line())).take(3).find_map(Result::err).expect("it ended as if it were whole");
+    assert!(!is_patience(broke.kind()), "{broke}");
+    match socket.read() {
+        Err(tungstenite::Error::Io(error)) => assert!(!is_patience(error.kind()), "{error}"),
+        Err(_) => {}
+        Ok(message) => panic!("{message}"),
+    }
+    // And it goes on as before.
+    sandbox.write("/workspace/gate1", b"");
+    sandbox.write("/workspace/gate2", b"");
+    assert!(public.get("/sse").text().ends_with("data: 2\n\n"));
+}
+
+/// What our own timeout ends a read with.
+fn is_patience(kind: std::io::ErrorKind) -> bool {
+    matches!(kind, std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
+
+#[test]
 fn one_start_for_all_who_come_first_and_a_new_one_when_it_ends() {
     let mut server = Server::start_with(&[("SANDBAR_POOL_MIN_IDLE", "1")]);
     let (sandbox, public) = serving(&server.api(), json!({}));

@@ -1,7 +1,8 @@
 //! Bytes in motion: WebSockets, files up and down, ranges, watches, and commands whose output nobody may lose.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tungstenite::Message;
 
 use super::{
-    harness::{Sandbox, rss, shared},
+    harness::{Sandbox, TOKEN, rss, shared},
     http::{Incoming, eventually, next_frame},
 };
 
@@ -200,6 +201,66 @@ fn contexts_are_told_apart_and_their_calls_do_what_they_say() {
     });
     let missing = sandbox.api.post(&sandbox.path("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["no-such-program"] }, "wait_until_done": true }));
     assert!(missing.status != 201 || missing.value()["data"]["exit_code"] != 0, "{}", missing.text());
+}
+
+/// `sandbar sandbox exec` of a shell's script.
+fn exec(sandbox: &Sandbox, script: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandbar"));
+    let url = format!("http://{}", sandbox.api.addr());
+    command.args(["--url", &url, "--token", TOKEN, "sandbox", "exec", &sandbox.id, "--", "sh", "-c", script]).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn nothing_of_a_commands_output_is_lost_before_somebody_attaches() {
+    let server = shared();
+    let sandbox = Sandbox::claim(&server.api(), json!({}));
+    let print = "yes 0123456789abcde | head -c 20000000";
+    // As the clients' cmd_stream does, and slower than any of them.
+    let context = sandbox.spawn(&["sh", "-c", print]);
+    std::thread::sleep(Duration::from_secs(2));
+    let mut socket = sandbox.api.ws(&ws_path(&sandbox, &context)).expect("attached");
+    let mut seen = 0;
+    let done = loop {
+        let frame = next_frame(&mut socket).expect("a frame");
+        if frame["type"] == "done" {
+            break frame;
+        }
+        assert_eq!(frame["source"], "stdout", "{frame}");
+        seen += frame["data"].as_str().unwrap().len();
+    };
+    assert_eq!((seen, &done["exit_code"], &done["truncated"]), (20_000_000, &json!(0), &Value::Null));
+    // Who comes later is told what is missing, and not within the output.
+    let mut late = sandbox.api.ws(&ws_path(&sandbox, &context)).expect("attached");
+    let lost = next_frame(&mut late).expect("a frame");
+    assert_eq!(lost["source"], "stderr", "{lost}");
+    let mut seen = lost["lost_bytes"].as_u64().expect("how much is missing");
+    let done = loop {
+        let frame = next_frame(&mut late).expect("a frame");
+        if frame["type"] == "done" {
+            break frame;
+        }
+        seen += frame["data"].as_str().unwrap().len() as u64;
+    };
+    assert_eq!((seen, &done["truncated"]), (20_000_000, &json!(true)));
+    for _ in 0..3 {
+        let output = exec(&sandbox, print).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.stdout.len(), output.status.code(), stderr.as_ref()), (20_000_000, Some(0), ""));
+    }
+}
+
+#[test]
+fn a_command_ends_with_the_terminal_of_its_client() {
+    let server = shared();
+    let sandbox = Sandbox::claim(&server.api(), json!({}));
+    let mut client = exec(&sandbox, "echo $$; exec sleep 86400").stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(client.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let pid = rustix::process::Pid::from_child(&client);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    assert_eq!(client.wait().unwrap().code(), Some(128 + 1));
+    assert_ne!(sandbox.sh(&format!("kill -0 {}", line.trim())).code, 0);
 }
 
 #[test]

@@ -24,7 +24,9 @@ use sandbar_node::{
     Runtime,
     client::{FunctionFrame, FunctionReader, FunctionReply, ProcdError},
 };
-use sandbar_procd_api::function::{FailureKind, FunctionCall, FunctionCheck, FunctionFailure, FunctionLimit, FunctionSource, FunctionStart, SocketClose};
+use sandbar_procd_api::function::{
+    FailureKind, FunctionCall, FunctionCheck, FunctionEnd, FunctionFailure, FunctionLimit, FunctionSource, FunctionStart, SocketClose,
+};
 use serde_json::json;
 
 use crate::{
@@ -280,18 +282,24 @@ async fn rest(runtime: &Runtime, reply: &mut FunctionReply) -> Result<Bytes, Ref
     .await?
 }
 
-/// A body as the handler gives it. When the client goes away the call is dropped, and with it ended.
+/// A body as the handler gives it, which ends with an error when the handler does. When the client goes away the call is dropped, and with it ended.
 fn stream(runtime: Arc<Runtime>, reply: FunctionReply, lease: Option<Lease>) -> Body {
     let pieces = futures_util::stream::unfold((runtime, reply, lease), |(runtime, mut reply, lease)| async move {
         loop {
             let frame = tokio::select! {
                 frame = reply.next() => frame,
-                () = runtime.frozen() => return None,
+                () = runtime.frozen() => Ok(None),
             };
+            // What goes wrong after the first byte breaks the answer off: one that is not whole must not look so.
             match frame {
-                Ok(Some(FunctionFrame::Chunk(chunk))) => return Some((Ok::<_, std::convert::Infallible>(chunk), (runtime, reply, lease))),
-                // What went wrong after the first byte can only be seen as an end.
-                Ok(Some(FunctionFrame::End(_)) | None) | Err(_) => return None,
+                Ok(Some(FunctionFrame::Chunk(chunk))) => return Some((Ok(chunk), (runtime, reply, lease))),
+                Ok(Some(FunctionFrame::End(FunctionEnd { failure: None, .. }))) => return None,
+                Ok(Some(FunctionFrame::End(FunctionEnd { failure: Some(failure), .. }))) => {
+                    tracing::debug!(kind = ?failure.kind, "a function's answer breaks off");
+                    let error = std::io::Error::other("the function did not end well");
+                    return Some((Err(error), (runtime, reply, lease)));
+                }
+                Ok(None) | Err(_) => return Some((Err(std::io::ErrorKind::ConnectionAborted.into()), (runtime, reply, lease))),
                 Ok(Some(FunctionFrame::Start(_) | FunctionFrame::Text(_) | FunctionFrame::Binary(_) | FunctionFrame::Close(_))) => {}
             }
         }

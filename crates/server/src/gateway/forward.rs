@@ -217,11 +217,14 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
         };
         let service = hyper::upgrade::on(Response::from_parts(parts.clone(), body.into_incoming()));
         let (stop, lease, deadline, mut until) = (gateway.stop.clone(), dress.lease, dress.deadline, dress.until);
+        let runtime = Arc::clone(target.runtime);
         gateway.tunnels.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = passed(deadline) => {}
                 () = over(until.as_mut()) => {}
+                // Otherwise both sides would wait for a sandbox that stands still.
+                () = runtime.frozen() => {}
                 done = tunnel(client, service) => if let Err(error) = done {
                     tracing::debug!(%error, "a tunnel broke off");
                 },
@@ -231,7 +234,14 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
         Response::from_parts(parts, Body::empty())
     } else {
         let deadline = dress.deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-        Response::from_parts(parts, Body::new(Answer { body, deadline, until: dress.until, _lease: dress.lease }))
+        let (runtime, mut until) = (Arc::clone(target.runtime), dress.until);
+        let until = async move {
+            tokio::select! {
+                () = over(until.as_mut()) => io::ErrorKind::PermissionDenied,
+                () = runtime.frozen() => io::ErrorKind::ConnectionAborted,
+            }
+        };
+        Response::from_parts(parts, Body::new(Answer { body, deadline, until: Some(Box::pin(until)), _lease: dress.lease }))
     };
     super::admit::with(response, &dress.headers)
 }
@@ -253,7 +263,8 @@ async fn tunnel(client: OnUpgrade, service: OnUpgrade) -> Result<(), Box<dyn std
 struct Answer {
     body: KeptBody<Body>,
     deadline: Option<Pin<Box<Sleep>>>,
-    until: Option<BoxFuture<'static, ()>>,
+    /// Why it is cut before its end.
+    until: Option<BoxFuture<'static, io::ErrorKind>>,
     _lease: Option<Box<dyn Any + Send + Sync>>,
 }
 
@@ -268,11 +279,11 @@ impl HttpBody for Answer {
             return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())));
         }
         if let Some(until) = &mut self.until
-            && until.as_mut().poll(cx).is_ready()
+            && let Poll::Ready(why) = until.as_mut().poll(cx)
         {
             // It must not be polled again.
             self.until = None;
-            return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::PermissionDenied).into())));
+            return Poll::Ready(Some(Err(io::Error::from(why).into())));
         }
         Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
     }

@@ -98,6 +98,11 @@ async fn one(runtime: &Arc<Runtime>, command: &str, extra: &Extra, left: Duratio
                 log.write(&seen).await;
                 tail.add(&seen);
             }
+            AttachedFrame::Lost(lost) => {
+                let seen = redactor.push(lost.line().as_bytes());
+                log.write(&seen).await;
+                tail.add(&seen);
+            }
             AttachedFrame::Ready(_) => {}
             AttachedFrame::Done(done) => {
                 let rest = redactor.finish();

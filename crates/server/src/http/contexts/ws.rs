@@ -21,7 +21,7 @@ use sandbar_node::{
     Runtime,
     client::{AttachReader, AttachWriter, AttachedFrame, ProcdError},
 };
-use sandbar_procd_api::{PtySize, Signal, Stream};
+use sandbar_procd_api::{PtySize, Signal, Stream, frame::Lost};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -44,7 +44,9 @@ pub const CLOSE_NORMAL: u16 = 1000;
 /// Client to server: `{"type":"input","data","request_id"?}`, `{"type":"resize","rows","cols"}`,
 /// `{"type":"signal","signal"}`; anything else is written to the standard input as it is. Server to client:
 /// `{"type":"output","source":"stdout|stderr|pty","data"}`, `{"type":"done","request_id"}` when a REPL has finished an
-/// input, and at the end `{"type":"done","exit_code","state"}`, then a close with 1000. Output from before comes first.
+/// input, and at the end `{"type":"done","exit_code","state"}`, then a close with 1000. Output from before comes first. A command that
+/// was not waited for holds its output back until the first client attaches, for ten seconds at most. What a client does not take in time
+/// may be lost: then a frame of `stderr` (of `pty` in a terminal) says so and has `lost_bytes`, and the last one `"truncated":true`.
 #[utoipa::path(get, path = "/api/v1/sandboxes/{id}/contexts/{ctx}/ws", tag = "contexts", params(("id" = String, Path), ("ctx" = String, Path)), responses(
     (status = 101, description = "switched to WebSocket"), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
 ))]
@@ -96,11 +98,17 @@ pub async fn drain(stream: &mut SplitStream<WebSocket>) {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Frame<'a> {
-    Output { source: &'static str, data: &'a str },
+    Output {
+        source: &'static str,
+        data: &'a str,
+        /// The data only says that so many bytes are missing here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lost_bytes: Option<u64>,
+    },
     Done(Done),
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Done {
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
@@ -110,9 +118,13 @@ struct Done {
     state: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// Some of its output was lost on the way.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
 }
 
 async fn write_out(mut sink: SplitSink<WebSocket, Message>, (mut reader, mut sealed): (AttachReader, Option<SealedOutput>), runtime: &Arc<Runtime>) {
+    let mut truncated = false;
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
     loop {
         let frame = tokio::select! {
@@ -130,11 +142,13 @@ async fn write_out(mut sink: SplitSink<WebSocket, Message>, (mut reader, mut sea
                 };
                 (if data.is_empty() { Vec::new() } else { output_messages(stream, &data) }, false)
             }
-            Ok(Some(AttachedFrame::Ready(ready))) => {
-                (vec![json(&Frame::Done(Done { request_id: ready.request_id, exit_code: None, state: None, reason: None }))], false)
+            Ok(Some(AttachedFrame::Lost(lost))) => {
+                truncated = true;
+                (lost_messages(lost, sealed.as_mut()), false)
             }
+            Ok(Some(AttachedFrame::Ready(ready))) => (vec![json(&Frame::Done(Done { request_id: ready.request_id, ..Done::default() }))], false),
             Ok(Some(AttachedFrame::Done(done))) => {
-                let done = Done { request_id: None, exit_code: Some(done.exit_code), state: Some(state_name(done.state)), reason: done.reason };
+                let done = Done { request_id: None, exit_code: Some(done.exit_code), state: Some(state_name(done.state)), reason: done.reason, truncated };
                 (vec![json(&Frame::Done(done))], true)
             }
             Ok(None) => (vec![vanished(None, runtime)], true),
@@ -163,25 +177,40 @@ fn vanished(error: Option<&ProcdError>, runtime: &Runtime) -> String {
         (true, _) | (false, None) => "runtime_ended: the sandbox was paused, restarted or ended".to_owned(),
         (false, Some(error)) => format!("connection_lost: {error}"),
     };
-    json(&Frame::Done(Done { request_id: None, exit_code: Some(137), state: Some("killed"), reason: Some(reason) }))
+    json(&Frame::Done(Done { exit_code: Some(137), state: Some("killed"), reason: Some(reason), ..Done::default() }))
+}
+
+fn source(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+        Stream::Pty => "pty",
+    }
+}
+
+/// Tells of output that is gone: where people read, never within what a program printed to be read by others.
+fn lost_messages(lost: Lost, sealed: Option<&mut SealedOutput>) -> Vec<String> {
+    let line = lost.line();
+    let held = sealed.map(|sealed| sealed.push(lost.stream, &line)).unwrap_or_default();
+    let held = held.strip_suffix(&line).unwrap_or(&held);
+    let mut messages = if held.is_empty() { Vec::new() } else { output_messages(lost.stream, held) };
+    let at = if lost.stream == Stream::Pty { Stream::Pty } else { Stream::Stderr };
+    messages.push(json(&Frame::Output { source: source(at), data: &line, lost_bytes: Some(lost.bytes) }));
+    messages
 }
 
 /// Output as frames that are short enough for every client. JSON may make a byte six, so text that has grown is cut.
 fn output_messages(stream: Stream, data: &str) -> Vec<String> {
     const PIECE_BYTES: usize = limits::WS_FRAME_MAX_BYTES / 6 - 64;
-    let source = match stream {
-        Stream::Stdout => "stdout",
-        Stream::Stderr => "stderr",
-        Stream::Pty => "pty",
-    };
-    let whole = json(&Frame::Output { source, data });
+    let source = source(stream);
+    let whole = json(&Frame::Output { source, data, lost_bytes: None });
     if whole.len() < limits::WS_FRAME_MAX_BYTES {
         return vec![whole];
     }
     let (mut rest, mut messages) = (data, Vec::new());
     while !rest.is_empty() {
         let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
-        messages.push(json(&Frame::Output { source, data: piece }));
+        messages.push(json(&Frame::Output { source, data: piece, lost_bytes: None }));
         rest = after;
     }
     messages

@@ -269,7 +269,8 @@ impl Runner {
             own.push((REPLAY_VAR, BASE64_STANDARD.encode(wrapped)));
         }
         let env = shell::whole(&self.given.env, &run.doc.env, own);
-        context(shell::argv_alone(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s))
+        let context = context(shell::argv_alone(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s));
+        CreateContext { followed: true, ..context }
     }
 
     fn input_folder(&self) -> String {
@@ -479,6 +480,7 @@ async fn next(reader: &mut Attached) -> Seen {
                 bytes += data.len();
                 pieces.push((stream, data));
             }
+            Ok(Some(AttachedFrame::Lost(lost))) => pieces.push((lost.stream, lost.line())),
             Ok(Some(AttachedFrame::Ready(_))) => {}
             Ok(Some(AttachedFrame::Done(done))) => {
                 let used = done.used.map(|used| CommandUse {
