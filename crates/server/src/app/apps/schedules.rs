@@ -147,11 +147,13 @@ impl App {
         let Ok(manifest) = serde_json::from_str::<Manifest>(&version.manifest) else {
             return Ok(Err(ApiError::conflict(format!("the stored manifest of version {} cannot be read; deploy the app again", version.number))));
         };
-        Ok(plan(&app, &version, &wish(spec, place, caused_by), RunCause::Schedule, now_ms()).map(|mut run| {
+        let wish = wish(spec, place, caused_by);
+        Ok(plan(&app, &version, &wish, RunCause::Schedule, now_ms()).and_then(|mut run| {
             let terms = terms_of(spec, &manifest);
             run.doc.timeout_s = run.doc.timeout_s.min(terms.max_duration_s.unwrap_or(u64::MAX));
             run.doc.terms = terms;
-            run
+            self.seal_said(&mut run, &manifest, &wish.env)?;
+            Ok(run)
         }))
     }
 
