@@ -52,7 +52,7 @@ use render::{ArtifactView, RunView};
 /// One piece of a download.
 const PIECE_BYTES: usize = 64 << 10;
 /// Says that the run was there already.
-static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(super) static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// What is to be run.
 #[derive(Debug, Deserialize, ToSchema)]
