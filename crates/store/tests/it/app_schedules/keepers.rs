@@ -183,7 +183,8 @@ async fn a_schedule_that_cannot_be_read_stops_no_other() {
     assert!(t.lifecycle_reason.as_deref().expect("why").contains("cannot be read"), "{t:?}");
     assert_eq!(world.store.app_schedules_due(ms(NOW), 10).await.expect("reads").0, [], "it is not looked at again");
     assert!(resumed_schedule(t.clone(), ms(NOW)).is_err());
-    // It can be taken away, or be made what a manifest says.
+    // It can be taken away, and then a manifest may have its name.
+    world.store.app_schedule_update(AppScheduleRecord { lifecycle: Lifecycle::Deleted, ..t }).await.expect("deletes");
     deployed(&world.store, ms(NOW), &json!([named("t", &hourly)])).await;
     assert_eq!(one(&world, "t").await.lifecycle, Lifecycle::Active);
 }
