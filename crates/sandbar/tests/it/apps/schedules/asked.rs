@@ -27,7 +27,7 @@ fn a_run_of_now_is_made_once_for_a_key() {
         (None, r#"{"foo":1}"#, "foo"),
         (None, "no JSON", "JSON"),
         (None, r#"{"idempotencyKey":""}"#, "idempotency_key"),
-        (None, r#"{"idempotencyKey":"a","idempotency_key":"a"}"#, "duplicate"),
+        (None, r#"{"idempotencyKey":"a","idempotency_key":"a"}"#, "given twice"),
         (Some("other"), r#"{"idempotencyKey":"same"}"#, "another key"),
     ] {
         let refused = now(header, body).error(&[400]);
