@@ -15,6 +15,7 @@ pub mod preview;
 pub mod public_host;
 pub mod quantity;
 pub mod quota;
+pub mod range;
 pub mod redact;
 pub mod roles;
 pub mod sandbox;

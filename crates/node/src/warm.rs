@@ -266,6 +266,17 @@ pub async fn passes(runtime: &Arc<Runtime>, check: &Check, within: Duration, env
     timeout(within, asked).await.unwrap_or(false)
 }
 
+/// With which status a port answers within a time; or what came instead of an answer.
+pub async fn answer(runtime: &Arc<Runtime>, port: u16, path: &str, within: Duration) -> Result<u16, String> {
+    match timeout(within, http(runtime, port, path, &[])).await {
+        Err(_) => Err(format!("there was no answer within {} s", within.as_secs())),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err("the connection was closed without an answer".to_owned()),
+        Ok(Err(error)) => Err(format!("nobody could be asked there: {error}")),
+        Ok(Ok(None)) => Err("the answer was not HTTP".to_owned()),
+        Ok(Ok(Some(status))) => Ok(status),
+    }
+}
+
 async fn exec(runtime: &Arc<Runtime>, command: &[String], env: &BTreeMap<String, String>) -> bool {
     let create = CreateContext {
         kind: ContextType::Cmd,

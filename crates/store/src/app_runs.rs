@@ -1,5 +1,7 @@
 //! Runs of apps: a row before anything happens, a write before each step, and one end with one receipt.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::{
     app::{
@@ -276,6 +278,22 @@ impl Store {
     pub async fn app_run_by_key(&self, app_id: &str, key: &str) -> Result<Option<(String, String)>, StoreError> {
         let (app_id, key) = (app_id.to_owned(), key.to_owned());
         self.engine.read("look for a run by its key", move |c| by_key(c, &app_id, &key)).await
+    }
+
+    /// What the newest runs in a sandbox of an app were given sealed, by the names of variables.
+    pub async fn app_runs_sealed(&self, app_id: &str, sandbox_id: &str) -> Result<Vec<BTreeMap<String, String>>, StoreError> {
+        let (app_id, sandbox_id) = (app_id.to_owned(), sandbox_id.to_owned());
+        self.engine
+            .read("read what runs were given", move |c| {
+                // Most have none; the text is looked through before it is read.
+                let sql = "SELECT CASE WHEN json_valid(doc) THEN json_extract(doc, '$.sealed_env') END FROM app_run
+                    WHERE app_id = ?1 AND sandbox_id = ?2 AND instr(doc, '\"sealed_env\"') > 0 ORDER BY created_at_ms DESC, id LIMIT ?3";
+                let mut statement = c.prepare_cached(sql)?;
+                let rows = statement.query_map((app_id, sandbox_id, limits::RUNS_SEALED_MAX), |row| row.get::<_, Option<String>>(0))?;
+                let sealed = rows.map(|row| Ok(row?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()));
+                sealed.collect()
+            })
+            .await
     }
 
     /// Runs that are to be cancelled, and that nothing was begun of.

@@ -1,9 +1,12 @@
 //! Schedules of apps and their ticks. What becomes of a tick, the run that it makes, and the next tick are one commit: so none
 //! fires twice, and none is lost.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Connection;
 use sandbar_core::{
     app::{
+        RunStatus,
         manifest::{Manifest, Schedule},
         schedule::{self, Keeper, Lifecycle},
     },
@@ -55,6 +58,15 @@ pub struct AppTick {
     pub run_id: Option<String>,
 }
 
+/// The newest run of a schedule that is kept: of a tick, or of now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppLastRun {
+    pub run_id: String,
+    pub status: RunStatus,
+    /// When it was asked for.
+    pub created_at_ms: i64,
+}
+
 /// What came of looking at a schedule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AppStepped {
@@ -82,6 +94,12 @@ impl Store {
     pub async fn app_schedule_get(&self, id: &str) -> Result<Option<AppScheduleRecord>, StoreError> {
         let id = id.to_owned();
         self.engine.read("read a schedule", move |c| find(c, &id)).await
+    }
+
+    /// The newest run of each schedule of an app that has one, by the id of the schedule.
+    pub async fn app_schedules_last_runs(&self, app_id: &str) -> Result<BTreeMap<String, AppLastRun>, StoreError> {
+        let app_id = app_id.to_owned();
+        self.engine.read("look for the last runs of schedules", move |c| rows::last_runs(c, &app_id)).await
     }
 
     /// Makes a schedule that a client keeps.
@@ -211,20 +229,23 @@ impl Kind for Apps {
 }
 
 /// Makes the schedules of an app what the manifest of its live version says, in the transaction that makes it live. One that stays
-/// the same keeps its next tick; one of the same name that a client kept is the manifest's from then on.
+/// the same keeps its next tick. Refused where a client keeps one of the same name.
 pub(crate) fn reconcile(c: &Connection, team_id: &str, app_id: &str, manifest: &str, now_ms: i64) -> Result<(), StoreError> {
     let manifest: Manifest =
         serde_json::from_str(manifest).map_err(|error| StoreError::Unfit(format!("the stored manifest of the version cannot be read: {error}")))?;
     let there = of_app(c, app_id)?;
+    if let Some(taken) = schedule::names_taken(&manifest.schedules, there.iter().map(|old| (old.name.as_str(), old.keeper))).first() {
+        return Err(StoreError::Unfit(format!("{}: {taken}", taken.diagnostic().path)));
+    }
     for old in there.iter().filter(|old| old.keeper == Keeper::Manifest && !manifest.schedules.iter().any(|spec| spec.name == old.name)) {
         let reason = Some("the manifest does not name it any more".to_owned());
         update(c, AppScheduleRecord { lifecycle: Lifecycle::Deleted, lifecycle_reason: reason, updated_at_ms: now_ms, ..old.clone() })?;
     }
     for spec in manifest.schedules {
         match there.iter().find(|old| old.name == spec.name) {
-            Some(old) if old.keeper == Keeper::Manifest && old.spec.as_ref() == Some(&spec) => {}
+            Some(old) if old.spec.as_ref() == Some(&spec) => {}
             Some(old) => {
-                let again = AppScheduleRecord { keeper: Keeper::Manifest, updated_at_ms: now_ms, ..retimed(old.clone(), spec, now_ms)? };
+                let again = AppScheduleRecord { updated_at_ms: now_ms, ..retimed(old.clone(), spec, now_ms)? };
                 update(c, again)?;
             }
             None => {

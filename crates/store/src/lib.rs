@@ -43,7 +43,9 @@ use rusqlite::OptionalExtension;
 
 pub use app_receipts::{ChainPlace, ReceiptPage, ReceiptRecord, ReceiptsGone, ReceiptsKept, SignReceipt, SignedReceipt};
 pub use app_runs::{AppRun, AppRunEnd, AppRunFilter, CancelMet, InsertedRun, NewAppRun, PrunedRun, Which};
-pub use app_schedules::{AppScheduleRecord, AppStepped, AppTick, fresh as fresh_schedule, resumed as resumed_schedule, retimed as retimed_schedule};
+pub use app_schedules::{
+    AppLastRun, AppScheduleRecord, AppStepped, AppTick, fresh as fresh_schedule, resumed as resumed_schedule, retimed as retimed_schedule,
+};
 pub use apps::{AppEnv, AppRecord, AppSandboxRecord, AppVersionRecord, AppVolumeRecord, DeletedApp, NewAppSetup, NewAppVersion, Pruned};
 pub use credentials::CredentialRecord;
 pub use error::StoreError;

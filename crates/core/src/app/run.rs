@@ -178,7 +178,11 @@ impl Verdict {
     }
 
     pub fn skipped(group: &str) -> Self {
-        let message = format!("so many runs of the group {group:?} as may be at once were there already");
+        let whose = match group.split_once(':') {
+            Some((kind @ ("group" | "action"), name)) => format!("the {kind} {name:?}"),
+            _ => format!("the group {group:?}"),
+        };
+        let message = format!("so many runs of {whose} as may be at once were there already");
         Self { status: RunStatus::Cancelled, reason: Some(FailureReason::Skipped), message: Some(message) }
     }
 
@@ -380,6 +384,16 @@ mod tests {
         for other in [Exit::told(0, None), Exit::told(143, Some("deleted: x"))] {
             let ending = Some(Ending::Cancelled).filter(|_| other.code != 0);
             assert_eq!(verdict(Some(&other), ending, 5).or_full(full.clone()), verdict(Some(&other), ending, 5));
+        }
+    }
+
+    #[test]
+    fn a_run_too_many_is_told_by_the_names_of_the_manifest() {
+        for (group, whose) in
+            [("group:g1", "the group \"g1\""), ("action:a", "the action \"a\""), ("group:a:b", "the group \"a:b\""), ("old", "the group \"old\"")]
+        {
+            let message = Verdict::skipped(group).message.unwrap();
+            assert_eq!(message, format!("so many runs of {whose} as may be at once were there already"));
         }
     }
 

@@ -1,10 +1,12 @@
 //! Schedules of apps: when they tick, and how they come to their end.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use jiff::Timestamp;
 
-use super::manifest::{Schedule, When};
+use super::manifest::{Code, Diagnostic, Schedule, When};
 use crate::{
     schedule::{Decision, Every, Next, Once, Ticks, cron},
     validate::Violation,
@@ -98,6 +100,30 @@ pub fn runs_left(spec: &Schedule, executions: u64) -> Option<u64> {
     spec.max_runs.map(|max| u64::from(max).saturating_sub(executions))
 }
 
+/// Which schedules of a manifest have the name of one that a client keeps: nobody takes that from the client.
+pub fn names_taken<'a>(wanted: &[Schedule], there: impl IntoIterator<Item = (&'a str, Keeper)>) -> Vec<NameTaken> {
+    let kept: BTreeSet<&str> = there.into_iter().filter(|(_, keeper)| *keeper == Keeper::Api).map(|(name, _)| name).collect();
+    let taken = wanted.iter().enumerate().filter(|(_, spec)| kept.contains(spec.name.as_str()));
+    taken.map(|(at, spec)| NameTaken { at, name: spec.name.clone() }).collect()
+}
+
+/// A schedule of a manifest, by its place there, whose name another one has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a schedule {name:?} that was not made by the manifest is there already; call this one otherwise, or delete that one first (`sandbar app schedules rm`)"
+)]
+pub struct NameTaken {
+    pub at: usize,
+    pub name: String,
+}
+
+impl NameTaken {
+    /// As it is told with a manifest.
+    pub fn diagnostic(&self) -> Diagnostic {
+        Diagnostic { path: format!("$.schedules[{}].name", self.at), code: Code::DuplicateName, message: self.to_string(), line: 1, column: 1 }
+    }
+}
+
 /// Why a schedule that begins at a moment never comes, and what is allowed; none where it does. A schedule that a client makes has to
 /// come; one of a manifest that was deployed again may have been.
 pub fn never_comes(id: &str, spec: &Schedule, now_ms: i64) -> Result<Option<Violation>, String> {
@@ -180,7 +206,7 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -221,6 +247,27 @@ mod tests {
                 }
             }
             assert_eq!(seen, expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_keeps_is_taken_by_no_manifest() {
+        let wanted = ["a", "b", "c"].map(|name| Schedule { name: name.to_owned(), ..spec(json!({ "rate": "1 hour" })) });
+        let table: [(&[(&str, Keeper)], &[usize]); 5] = [
+            (&[], &[]),
+            (&[("a", Keeper::Manifest)], &[]),
+            (&[("d", Keeper::Api)], &[]),
+            (&[("b", Keeper::Api), ("a", Keeper::Manifest)], &[1]),
+            (&[("c", Keeper::Api), ("a", Keeper::Api)], &[0, 2]),
+        ];
+        for (there, expected) in table {
+            let taken = names_taken(&wanted, there.iter().copied());
+            assert_eq!(taken.iter().map(|taken| taken.at).collect::<Vec<_>>(), expected, "{there:?}");
+            for taken in taken {
+                let told = taken.diagnostic();
+                assert_eq!(told.path, format!("$.schedules[{}].name", taken.at));
+                assert!(told.message.contains(&format!("{:?}", taken.name)) && told.message.contains("delete"), "{told}");
+            }
         }
     }
 

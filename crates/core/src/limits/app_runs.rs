@@ -26,6 +26,8 @@ pub const RUN_LOG_READ_MAX_BYTES: u64 = 1 << 20;
 /// Variables that a request may give its run, names and values together in bytes.
 pub const RUN_ENV_MAX: usize = 100;
 pub const RUN_ENV_MAX_BYTES: usize = 64 << 10;
+/// Of a sandbox, runs whose own secret variables are hidden in what it prints: the newest.
+pub const RUNS_SEALED_MAX: usize = 200;
 /// Artifacts of one run.
 pub const RUN_ARTIFACTS_MAX: usize = 200;
 /// Bytes of one artifact, and of all of one run.

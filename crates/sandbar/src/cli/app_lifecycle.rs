@@ -72,12 +72,15 @@ pub enum AppLifecycleCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum AppServiceCommand {
-    /// Start a service, with what it depends on
+    /// Start a service, with what it depends on, and wait until it is ready
     Start {
         /// The app
         app: String,
         /// The service
         service: String,
+        /// Do not wait until it is ready
+        #[arg(long)]
+        no_wait: bool,
     },
     /// End a service; it stays so until it is started
     Stop {
@@ -86,11 +89,14 @@ pub enum AppServiceCommand {
         /// The service
         service: String,
     },
-    /// End a service and start it
+    /// End a service and start it, and wait until it is ready
     Restart {
         /// The app
         app: String,
         /// The service
         service: String,
+        /// Do not wait until it is ready
+        #[arg(long)]
+        no_wait: bool,
     },
 }

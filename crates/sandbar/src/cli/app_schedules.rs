@@ -48,6 +48,9 @@ pub enum SchedulesCommand {
         app: String,
         /// Its name, or its id
         schedule: String,
+        /// The same key makes one run
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
     },
     /// Let a schedule come no more
     Stop {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::anyhow;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
@@ -15,6 +16,8 @@ use crate::{
     output::{self, cell, time},
 };
 
+/// Between two looks at a service that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks at a log that is followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
@@ -83,8 +86,14 @@ pub async fn run(global: &Global, client: &Client, command: AppLifecycleCommand)
 async fn service(global: &Global, client: &Client, command: AppServiceCommand) -> anyhow::Result<()> {
     let of = |app: &str, service: &str, what: &str| path(app, &format!("/services/{}/{what}", segment(service)));
     match command {
-        AppServiceCommand::Start { app, service } => show(global, &client.post(&of(&app, &service, "start"), &json!({})).await?),
-        AppServiceCommand::Restart { app, service } => show(global, &client.post(&of(&app, &service, "restart"), &json!({})).await?),
+        AppServiceCommand::Start { app, service, no_wait } => {
+            let status = client.post(&of(&app, &service, "start"), &json!({})).await?;
+            up(global, client, &app, &service, status, no_wait).await?;
+        }
+        AppServiceCommand::Restart { app, service, no_wait } => {
+            let status = client.post(&of(&app, &service, "restart"), &json!({})).await?;
+            up(global, client, &app, &service, status, no_wait).await?;
+        }
         AppServiceCommand::Stop { app, service } => {
             let stopped = client.data(client.request(Method::POST, &of(&app, &service, "stop")).json(&json!({}))).await?;
             match global.output {
@@ -95,6 +104,39 @@ async fn service(global: &Global, client: &Client, command: AppServiceCommand) -
         }
     }
     Ok(())
+}
+
+/// Waits until a service that was started is ready, or is not to be, and shows the app then. That of a service is the error.
+async fn up(global: &Global, client: &Client, app: &str, service: &str, mut status: Value, no_wait: bool) -> anyhow::Result<()> {
+    let outcome = loop {
+        if no_wait {
+            break Ok(());
+        }
+        if let Some(outcome) = outcome(&status, service) {
+            break outcome;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        status = client.get(&path(app, "/status")).await?;
+    };
+    show(global, &status);
+    outcome.map_err(|why| anyhow!("service {service} of {app} {}", output::printable(&why)))
+}
+
+/// What came of the start of a service, if that can be told by now; else why it is not up.
+fn outcome(status: &Value, service: &str) -> Option<Result<(), String>> {
+    if status["desired"] != "online" {
+        return Some(Err("is not up: the app was taken offline meanwhile".to_owned()));
+    }
+    let Some(process) = status["services"].as_array().into_iter().flatten().find(|process| process["name"] == service) else {
+        return Some(Err("is not up: the app has no such service any more".to_owned()));
+    };
+    match process["state"].as_str().unwrap_or_default() {
+        "ready" | "exited" => Some(Ok(())),
+        "failed" => Some(Err(format!("failed: {}: {}", cell(&process["last_end"]["reason"]), cell(&process["last_end"]["message"])))),
+        // Somebody stopped it.
+        "none" if process["waits_for"].is_null() => Some(Err("is not up: it was stopped meanwhile".to_owned())),
+        _ => None,
+    }
 }
 
 /// Prints what there is of a log, as JSON in one object.
@@ -228,4 +270,34 @@ fn place(of: &Value) -> String {
 
 fn path(app: &str, rest: &str) -> String {
     format!("/api/v1/apps/{}{rest}", segment(app))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_of_a_start_is_told_once_it_is_known() {
+        let table = [
+            (json!({ "state": "starting" }), None),
+            (json!({ "state": "none", "waits_for": "db" }), None),
+            (json!({ "state": "unhealthy" }), None),
+            (json!({ "state": "ready" }), Some("")),
+            (json!({ "state": "exited" }), Some("")),
+            (
+                json!({ "state": "failed", "last_end": { "reason": "exit_code", "message": "it ended with exit code 3" } }),
+                Some("failed: exit_code: it ended with exit code 3"),
+            ),
+            (json!({ "state": "none" }), Some("is not up: it was stopped meanwhile")),
+        ];
+        for (mut process, expected) in table {
+            process["name"] = "web".into();
+            let status = json!({ "desired": "online", "services": [{ "name": "other", "state": "failed" }, process] });
+            let found = outcome(&status, "web").map(|outcome| outcome.err().unwrap_or_default());
+            assert_eq!(found.as_deref(), expected, "{status}");
+        }
+        for status in [json!({ "desired": "offline", "services": [] }), json!({ "desired": "online", "services": [] })] {
+            assert!(matches!(outcome(&status, "web"), Some(Err(_))), "{status}");
+        }
+    }
 }

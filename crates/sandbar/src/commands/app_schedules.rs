@@ -24,12 +24,14 @@ pub async fn run(global: &Global, client: &Client, command: SchedulesCommand) ->
                             what(one),
                             cell(&one["lifecycle_status"]),
                             time(&one["next_run_at"]),
+                            time(&one["last_run_at"]),
+                            cell(&one["last_run_status"]),
                             cell(&one["execution_count"]),
                             cell(&one["management_source"]),
                         ]
                     };
                     let rows: Vec<_> = list["schedules"].as_array().into_iter().flatten().map(row).collect();
-                    output::table(&["NAME", "WHEN", "WHAT", "STATE", "NEXT", "RUNS", "KEPT BY"], &rows);
+                    output::table(&["NAME", "WHEN", "WHAT", "STATE", "NEXT", "LAST", "LAST RUN", "RUNS", "KEPT BY"], &rows);
                 }
             }
             Ok(0)
@@ -40,8 +42,8 @@ pub async fn run(global: &Global, client: &Client, command: SchedulesCommand) ->
             show(global, &client.patch(&path(&app, &of(&schedule, "")), &read("what is to be changed", &changes)?).await?["schedule"])
         }
         SchedulesCommand::Rm { app, schedules } => delete_each(client, global.output, schedules, |name| path(&app, &of(name, ""))).await,
-        SchedulesCommand::Run { app, schedule } => {
-            let run = client.post(&path(&app, &of(&schedule, "/run")), &json!({})).await?["run"].take();
+        SchedulesCommand::Run { app, schedule, idempotency_key } => {
+            let run = client.post(&path(&app, &of(&schedule, "/run")), &json!({ "idempotency_key": idempotency_key })).await?["run"].take();
             match global.output {
                 Output::Json => output::json(&run),
                 Output::Table => output::line(&cell(&run["id"])),

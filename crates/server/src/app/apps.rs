@@ -181,6 +181,7 @@ impl App {
         // Before anything of it is taken in.
         self.store.app_not_building(&who.team_id, name).await.map_err(|e| store_failure("looking for a build", &e))?;
         let source = self.take_source(body).await?;
+        self.check_schedule_names(who, name, &source.parsed.manifest).await?;
         let ground = self.app_ground(who, &source.parsed.manifest).await?;
         self.check_app_volumes(who, &source, &ground.template)?;
         let new = source.version(who, name, &deploy, &ground, now_ms());

@@ -102,9 +102,17 @@ pub fn shown(text: &str) -> String {
 /// A header of 1 to 255 visible characters.
 pub fn bounded(headers: &HeaderMap, name: &str) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(name) else { return Ok(None) };
-    let text = value.to_str().ok().map(str::trim).filter(|text| (1..=limits::IDEMPOTENCY_KEY_MAX_CHARS).contains(&text.len()));
-    let text = text.ok_or_else(|| ApiError::bad_request(format!("{name}: has 1 to {} visible ASCII characters", limits::IDEMPOTENCY_KEY_MAX_CHARS)))?;
-    Ok(Some(text.to_owned()))
+    visible(name, value.to_str().unwrap_or_default()).map(Some)
+}
+
+/// A text of 1 to 255 visible characters; `name` is where it stood.
+pub fn visible(name: &str, text: &str) -> Result<String, ApiError> {
+    let text = text.trim();
+    let is_visible = text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+    if is_visible && (1..=limits::IDEMPOTENCY_KEY_MAX_CHARS).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err(ApiError::bad_request(format!("{name}: has 1 to {} visible ASCII characters", limits::IDEMPOTENCY_KEY_MAX_CHARS)))
 }
 
 #[cfg(test)]
@@ -148,6 +156,17 @@ mod tests {
         }
         for text in ["yes", "tRUE", "2", "on"] {
             assert!(Params::parse(&format!("b={text}")).boolean("b").is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_are_visible_and_short() {
+        let longest = "k".repeat(limits::IDEMPOTENCY_KEY_MAX_CHARS);
+        for (text, key) in [("a", Some("a")), (" a b ", Some("a b")), (&longest, Some(longest.as_str()))] {
+            assert_eq!(visible("k", text).ok().as_deref(), key, "{text:?}");
+        }
+        for text in ["", "  ", "\u{e9}", "a\nb", "a\0", &format!("{longest}k")] {
+            assert!(visible("k", text).is_err_and(|error| error.message().starts_with("k: ")), "{text:?}");
         }
     }
 

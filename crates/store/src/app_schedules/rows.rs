@@ -1,15 +1,18 @@
 //! The rows of schedules.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, Row};
 use sandbar_core::{
     app::{
+        RunStatus,
         manifest::Schedule,
         schedule::{Keeper, Lifecycle},
     },
     limits::app_schedules as limits,
 };
 
-use super::AppScheduleRecord;
+use super::{AppLastRun, AppScheduleRecord};
 use crate::{StoreError, error::taken};
 
 pub const COLUMNS: &str =
@@ -26,6 +29,22 @@ pub fn of_app(c: &Connection, app_id: &str) -> Result<Vec<AppScheduleRecord>, St
 pub fn find(c: &Connection, id: &str) -> Result<Option<AppScheduleRecord>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM app_schedule WHERE id = ?1");
     Ok(c.prepare_cached(&sql)?.query_row([id], record).optional()?)
+}
+
+pub fn last_runs(c: &Connection, app_id: &str) -> Result<BTreeMap<String, AppLastRun>, StoreError> {
+    // Several ticks may have made runs at once.
+    let sql = "SELECT s.id, r.id, r.status, r.created_at_ms FROM app_schedule s JOIN app_run r ON r.id =
+        (SELECT id FROM app_run WHERE schedule_id = s.id AND schedule_id IS NOT NULL ORDER BY created_at_ms DESC, tick_ms DESC, id DESC LIMIT 1)
+        WHERE s.app_id = ?1 AND s.lifecycle <> 'deleted'";
+    let mut statement = c.prepare_cached(sql)?;
+    let rows = statement.query_map([app_id], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?)))?;
+    let mut last = BTreeMap::new();
+    for row in rows {
+        let (schedule_id, run_id, status, created_at_ms) = row?;
+        let status = RunStatus::named(&status).ok_or_else(|| StoreError::corrupt("run", &status))?;
+        last.insert(schedule_id, AppLastRun { run_id, status, created_at_ms });
+    }
+    Ok(last)
 }
 
 /// Stores a new one. An app may have a limited number.

@@ -22,6 +22,7 @@ fn doc() -> RunDoc {
         command: "true".into(),
         cwd: None,
         env: BTreeMap::new(),
+        sealed_env: BTreeMap::new(),
         timeout_s: 60,
         requires_start: false,
         place: Place::App,
@@ -229,6 +230,30 @@ async fn what_is_cleaned_up_or_kept_too_long_goes() {
     assert_eq!(pruned.into_iter().map(|run| run.id).collect::<Vec<_>>(), ["a"], "neither what runs nor what is to be cleaned up");
     assert_eq!(store.app_run_ids().await.expect("reads").len(), 2);
     assert!(store.receipt_of_run("team", "a").await.expect("reads").is_some(), "receipts are kept");
+}
+
+#[tokio::test]
+async fn what_runs_of_a_sandbox_were_given_sealed_is_found() {
+    let fresh = Fresh::new();
+    let store = fresh.installed().await;
+    let given = |value: &str| BTreeMap::from([("K".to_owned(), value.to_owned())]);
+    let with = |value: &str| RunDoc { sealed_env: given(value), ..doc() };
+    for (at, (id, doc)) in [("a", with("one")), ("b", doc()), ("c", with("two")), ("d", with("three"))].into_iter().enumerate() {
+        store.app_run_insert(NewAppRun { doc, ..new(id, at as i64) }).await.expect("inserts");
+    }
+    claim(&store).await;
+    for (id, sandbox_id, doc) in [("a", "sb-1", with("one")), ("b", "sb-1", doc()), ("c", "sb-1", with("two")), ("d", "sb-2", with("three"))] {
+        store.app_run_step(id, Phase::Preparing, Some(sandbox_id), &doc).await.expect("writes");
+    }
+    let sealed = async |sandbox_id: &str| store.app_runs_sealed("app", sandbox_id).await.expect("reads");
+    assert_eq!(sealed("sb-1").await, [given("two"), given("one")]);
+    assert_eq!((sealed("sb-2").await, sealed("sb-3").await), (vec![given("three")], vec![]));
+    // A row that cannot be read keeps nobody from the others.
+    {
+        let db = rusqlite::Connection::open(fresh.path()).expect("opens");
+        db.execute("UPDATE app_run SET doc = '{\"sealed_env\":' WHERE id = 'c'", []).expect("writes");
+    }
+    assert_eq!(sealed("sb-1").await, [BTreeMap::new(), given("one")]);
 }
 
 #[tokio::test]

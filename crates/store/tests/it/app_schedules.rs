@@ -180,6 +180,7 @@ fn doc() -> RunDoc {
         command: "true".into(),
         cwd: None,
         env: BTreeMap::new(),
+        sealed_env: BTreeMap::new(),
         timeout_s: 60,
         requires_start: false,
         place: Place::Fresh,

@@ -14,6 +14,9 @@ pub struct RunDoc {
     pub cwd: Option<String>,
     /// Stronger than what its sandbox has.
     pub env: BTreeMap<String, String>,
+    /// What it was given itself for variables of the app that are secret, sealed as those are. Stronger than all others.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sealed_env: BTreeMap<String, String>,
     pub timeout_s: u64,
     pub requires_start: bool,
     pub place: Place,
@@ -84,6 +87,7 @@ impl RunDoc {
             command: String::new(),
             cwd: None,
             env: BTreeMap::new(),
+            sealed_env: BTreeMap::new(),
             timeout_s: 0,
             requires_start: false,
             place: Place::Fresh,

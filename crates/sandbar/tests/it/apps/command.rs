@@ -103,3 +103,28 @@ fn what_ran_of_an_app_that_is_deleted_is_found_by_its_name_and_id() {
     }
     api.get(&format!("{APPS}/never-was/runs")).error(&[404]);
 }
+
+#[test]
+fn a_service_that_is_started_is_waited_for() {
+    let server = server();
+    let api = server.api();
+    let yaml = "services:\n  - {name: web, command: 'sleep 0.5; exec python3 -m http.server 3000', ports: [{port: 3000}]}\n  - {name: bad, command: 'echo the reason; exit 3', restart: never}\n";
+    let demo = super::demo::Demo::deploy(&api, "waits-for", yaml, &[]);
+    demo.start();
+    let dir = server.data_dir().parent().unwrap().to_owned();
+    let state = |out: &str| super::demo::service(&serde_json::from_str::<Value>(out).unwrap_or_else(|_| panic!("{out}")), "web")["state"].clone();
+    for what in ["start", "restart"] {
+        let (code, out, err) = sandbar(&api, &dir, &["app", "service", what, "waits-for", "web", "-o", "json"]);
+        assert_eq!((code, state(&out)), (0, json!("ready")), "{what}: {err}");
+    }
+    let (code, out, err) = sandbar(&api, &dir, &["app", "service", "restart", "waits-for", "web", "--no-wait", "-o", "json"]);
+    assert_eq!((code, state(&out)), (0, json!("starting")), "{err}");
+    for what in ["start", "restart"] {
+        let (code, out, err) = sandbar(&api, &dir, &["app", "service", what, "waits-for", "bad"]);
+        assert!(code == 1 && err.contains("service bad of waits-for failed: exit_code: ") && out.contains("the reason"), "{code} {out} {err}");
+    }
+    // A log from its beginning; what is not known is told before a cursor that is none.
+    assert_eq!(api.get(&demo.path("/logs?source=bad&since=0")).ok(200)["output"], api.get(&demo.path("/logs?source=bad")).ok(200)["output"]);
+    assert!(api.get(&demo.path("/logs?source=bad&since=1")).error(&[400])["message"].as_str().unwrap().contains("since"));
+    api.get(&demo.path("/logs?source=none&since=1")).error(&[404]);
+}

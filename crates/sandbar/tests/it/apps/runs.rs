@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::demo::{Demo, WITHIN};
 use crate::it::{
     harness::{Sandbox, Server, TOKEN, shared},
-    http::{Api, Incoming, eventually},
+    http::{Api, Incoming, Reply, eventually},
 };
 
 mod ends;
@@ -154,6 +154,7 @@ fn a_report_is_captured_and_what_is_missing_fails_nothing() {
     assert_eq!((bytes.status, bytes.text().as_str()), (200, "{\"n\":1}"));
     assert_eq!(bytes.header("content-disposition"), Some("attachment; filename=\"report.json\"; filename*=UTF-8''report.json"));
     assert_eq!((bytes.header("x-content-type-options"), bytes.header("content-type")), (Some("nosniff"), Some("application/octet-stream")));
+    parts_of(&demo, &of(&run, "/artifacts/1"), &bytes);
     demo.api.get(&of(&run, "/artifacts/2")).error(&[404]);
     demo.api.get(&of(&run, "/artifacts/99")).error(&[404]);
     let log = log_of(&demo.api, &run);
@@ -379,4 +380,32 @@ fn until_cleaned(api: &Api, run: &Value) -> Value {
         let run = now(api, run);
         if run["cleanup"] == "pending" { Err(run.to_string()) } else { Ok(run) }
     })
+}
+
+/// What is sent of an artifact of 7 bytes for a range.
+#[track_caller]
+fn parts_of(demo: &Demo, path: &str, whole: &Reply) {
+    let etag = whole.header("etag").expect("an ETag").to_owned();
+    assert_eq!((whole.header("accept-ranges"), whole.body.len()), (Some("bytes"), 7));
+    let table = [
+        ("bytes=1-3", None, 206, &b"\"n\""[..], Some("bytes 1-3/7")),
+        ("bytes=-2", None, 206, b"1}", Some("bytes 5-6/7")),
+        ("bytes=5-", Some(etag.as_str()), 206, b"1}", Some("bytes 5-6/7")),
+        ("bytes=5-", Some("\"other\""), 200, b"{\"n\":1}", None),
+        ("bytes=0-1,3-4", None, 200, b"{\"n\":1}", None),
+        ("bytes=7-", None, 416, b"", Some("bytes */7")),
+    ];
+    for (range, if_range, status, body, told) in table {
+        let mut headers = vec![("range", range)];
+        headers.extend(if_range.map(|of| ("if-range", of)));
+        let reply = demo.api.try_send("GET", path, &headers, b"").unwrap();
+        assert_eq!((reply.status, reply.header("content-range")), (status, told), "{range} {if_range:?}");
+        if status != 416 {
+            assert_eq!((reply.body.as_slice(), reply.header("etag")), (body, Some(etag.as_str())), "{range} {if_range:?}");
+        }
+    }
+    // What has no body has no parts.
+    let Incoming { status, headers, .. } = Incoming::read(demo.api.open("HEAD", path, &[("range", "bytes=1-3")], None).unwrap()).unwrap();
+    let head = Reply { status, headers, body: Vec::new() };
+    assert_eq!((head.status, head.header("content-range"), head.header("content-length")), (200, None, Some("7")));
 }

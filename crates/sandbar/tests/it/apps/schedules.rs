@@ -11,6 +11,7 @@ use crate::it::{
     http::eventually,
 };
 
+mod asked;
 mod targets;
 mod unreadable;
 

@@ -110,6 +110,61 @@ fn a_value_that_was_changed_is_hidden_as_long_as_it_is_in_use() {
 }
 
 #[test]
+fn a_value_that_a_run_brings_itself_is_hidden_as_the_one_that_it_takes_the_place_of() {
+    const OWN: &str = "other-secret-9";
+    let server = shared();
+    let yaml = r#"inputs: {env: [{name: K, required: true}, {name: OPEN, secret: false}]}
+actions:
+  - {name: p, command: 'echo "is $K and $OPEN"; touch begun; while ! test -e go; do sleep 0.05; done; echo "was $K"'}
+schedules:
+  - {name: s, rate: 6 hours, action: p, env: {K: other-secret-9}, enabled: false}
+"#;
+    let demo = Demo::deploy(&server.api(), "overridden", yaml, &[]);
+    demo.api.put(&demo.path("/env"), json!({ "K": "the-secret-of-the-app" })).ok(200);
+    demo.start();
+    let sandbox = demo.sandbox();
+    let mut followed = sandbox.api.stream(&sandbox.path("/observability/logs?watch=true"), &[]);
+    let run = super::runs::ask(&demo, json!({ "action": "p", "env": { "K": OWN, "OPEN": "plain-text" } }));
+    let path = |rest: &str| super::runs::of(&run, rest);
+    eventually("its first line", WITHIN, || {
+        let log = demo.api.get(&path("/logs")).ok(200).to_string();
+        if log.contains("is [secret K] and plain-text") { Ok(()) } else { Err(log) }
+    });
+    let contexts = sandbox.api.get(&sandbox.path("/contexts")).ok(200).to_string();
+    assert!(contexts.contains(r#""K":"[secret K]""#) && contexts.contains("plain-text") && !contexts.contains(OWN), "{contexts}");
+    let mut seen = String::new();
+    while !seen.contains("plain-text") {
+        seen += &followed.line().unwrap();
+    }
+    sandbox.write("/workspace/go", b"");
+    let run = super::runs::ended(&demo.api, &run);
+    assert_eq!(run["status"], "succeeded", "{run}");
+    while !seen.contains("was ") {
+        seen += &followed.line().unwrap();
+    }
+    // Its log, what is left of it in its sandbox's, its row and its receipt.
+    let log = super::runs::log_of(&demo.api, &run);
+    assert_eq!(log, "is [secret K] and plain-text\nwas [secret K]\n");
+    let all = [log, seen, sandbox.api.get(&sandbox.path("/logs")).text(), run.to_string(), demo.api.get(&path("/receipt")).ok(200).to_string()];
+    for text in &all {
+        assert!(!text.contains(OWN), "{text}");
+    }
+    assert!(all[2].contains("was [secret K]"), "{}", all[2]);
+
+    // The same of what a schedule says.
+    let asked = demo.try_post("/schedules/s/run", json!({})).ok(202)["run"].clone();
+    let fresh = eventually("its begin", WITHIN, || {
+        let now = super::runs::now(&demo.api, &asked);
+        let text = demo.api.get(&super::runs::of(&asked, "/logs")).ok(200).to_string();
+        if text.contains("is ") { Ok(super::runs::sandbox_of(&demo.api, &now)) } else { Err(now.to_string()) }
+    });
+    assert!(!fresh.api.get(&fresh.path("/logs")).text().contains(OWN));
+    fresh.write("/workspace/go", b"");
+    let log = super::runs::log_of(&demo.api, &super::runs::ended(&demo.api, &asked));
+    assert_eq!(log, "is [secret K] and \nwas [secret K]\n");
+}
+
+#[test]
 fn who_may_not_read_any_more_is_not_read_to() {
     let server = shared();
     let admin = server.api();

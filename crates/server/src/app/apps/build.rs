@@ -20,11 +20,7 @@ use sandbar_core::{
     limits::{self as all_limits, deploys as limits},
     sandbox::Base,
 };
-use sandbar_node::{
-    Pin, Runtime,
-    image::Progress,
-    warm::{self, Check},
-};
+use sandbar_node::{Pin, Runtime, image::Progress, warm};
 use sandbar_store::{AppRecord, AppVersionRecord, NewAppSetup};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -403,27 +399,26 @@ async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, extra: &Extra, until
     }
     for probe in probes {
         let name = probe.name.clone().unwrap_or_else(|| format!("{}{}", probe.port, probe.path));
-        let passing = probe.expected_status..probe.expected_status.saturating_add(1);
-        let check = Check::Http { port: probe.port, path: probe.path.clone(), headers: Vec::new(), passing };
         loop {
-            if warm::passes(runtime, &check, PROBE_WITHIN, &Default::default()).await {
+            let answer = warm::answer(runtime, probe.port, &probe.path, PROBE_WITHIN).await;
+            if answer == Ok(probe.expected_status) {
                 log.line(&format!("==> probe {name} passed")).await;
                 break;
             }
-            let printed = match &context_id {
+            let (runs, printed) = match &context_id {
                 Some(id) => match runtime.client.get_context(id).await {
-                    Ok(context) if context.running => None,
-                    Ok(context) => Some(warm::last_lines(&extra.redactor.printed(&context.output.output_raw.unwrap_or_default(), false))),
-                    Err(_) => Some(String::new()),
+                    Ok(context) => {
+                        (context.running, warm::last_lines(&extra.redactor.printed(&context.output.output_raw.unwrap_or_default(), context.running)))
+                    }
+                    Err(_) => (false, String::new()),
                 },
-                None => None,
+                None => (true, String::new()),
             };
-            if let Some(printed) = printed {
+            if !runs {
                 return Err(Failure(format!("the app ended before probe {name} passed{printed}")));
             }
             if Instant::now() >= until {
-                let text = format!("probe {name} was not answered with status {} within {} s", probe.expected_status, PROBE_MAX.as_secs());
-                return Err(Failure(text));
+                return Err(Failure(unanswered(&name, probe.expected_status, &answer, &printed)));
             }
             tokio::time::sleep(PROBE_PAUSE).await;
         }
@@ -431,6 +426,31 @@ async fn probe(runtime: &Arc<Runtime>, manifest: &Manifest, extra: &Extra, until
     Ok(())
 }
 
+/// Of a probe that did not pass in time: what it was answered with last, and what the app printed last.
+fn unanswered(name: &str, expected: u16, answer: &Result<u16, String>, printed: &str) -> String {
+    let last = match answer {
+        Ok(status) => format!("the last answer had status {status}"),
+        Err(why) => why.clone(),
+    };
+    format!("probe {name} was not answered with status {expected} within {} s: {last}{printed}", PROBE_MAX.as_secs())
+}
+
 fn failed(error: &ApiError) -> Failure {
     Failure(error.message().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_fails_says_what_it_was_answered_with() {
+        for (answer, printed, end) in [
+            (Ok(404), "", ": the last answer had status 404"),
+            (Ok(500), "; it printed last: no database", ": the last answer had status 500; it printed last: no database"),
+            (Err("there was no answer within 5 s".to_owned()), "", ": there was no answer within 5 s"),
+        ] {
+            assert_eq!(unanswered("3000/", 200, &answer, printed), format!("probe 3000/ was not answered with status 200 within 120 s{end}"));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Variables that an app asks for: given once, sealed, and handed to its commands and to nobody else.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -11,7 +11,7 @@ use sandbar_core::{
     redact::Redactor,
     validate,
 };
-use sandbar_store::{AppEnv, AppRecord};
+use sandbar_store::{AppEnv, AppRecord, NewAppRun};
 
 use crate::{
     app::{
@@ -31,6 +31,8 @@ pub(crate) struct Given {
     secret: Vec<String>,
     /// What these were before, by name: what was started then may print it still.
     former: Vec<(String, String)>,
+    /// What a run was given itself for variables that may not be seen, in place of these.
+    pub said: BTreeMap<String, String>,
     /// Names that are asked for and that nobody gave.
     pub missing: Vec<String>,
 }
@@ -38,8 +40,9 @@ pub(crate) struct Given {
 impl Given {
     /// Takes what may not be seen out of an output.
     pub fn redactor(&self) -> Redactor {
+        let said = self.said.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let now = self.secret.iter().filter_map(|name| Some((name.as_str(), self.env.get(name)?.as_str())));
-        Redactor::new(now.chain(self.former.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
+        Redactor::new(said.chain(now).chain(self.former.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
     }
 }
 
@@ -80,7 +83,7 @@ impl App {
         }
         self.check_room()?;
         self.store.app_env_put(&app.id, sealed, now_ms()).await.map_err(|e| store_failure("keeping variables", &e))?;
-        self.apps.env_epoch.fetch_add(1, Ordering::Release);
+        self.app_env_changed();
         self.renew_app(app.id.clone());
         tracing::info!(action = "env", team = app.team_id, app = app.id, by = who.user_id, "variables of an app were set");
         Ok(())
@@ -118,6 +121,47 @@ impl App {
         }
         given.former = self.app_formerly_given(app, manifest).await?;
         Ok(given)
+    }
+
+    /// Seals what a run says itself for variables of its app that are secret: it is no more to be seen than what the app was given for them.
+    pub(super) fn seal_said(&self, run: &mut NewAppRun, manifest: &Manifest, said: &BTreeMap<String, String>) -> Result<(), ApiError> {
+        for asked in manifest.inputs.env.iter().filter(|asked| asked.secret && !is_reserved(&asked.name)) {
+            let Some(value) = said.get(&asked.name) else { continue };
+            let purpose = Purpose::AppEnv { app_id: &run.app_id, name: &asked.name };
+            let sealed = self.scripts.seal.seal(purpose, value).map_err(|e| ApiError::internal("sealing a variable of a run", &e))?;
+            run.doc.env.remove(&asked.name);
+            run.doc.sealed_env.insert(asked.name.clone(), sealed);
+        }
+        Ok(())
+    }
+
+    /// What was sealed of a run. One that cannot be opened is an error (409).
+    pub(super) fn unseal_said(&self, app_id: &str, sealed: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
+        let opened = sealed.iter().map(|(name, sealed)| {
+            let opened = self.scripts.seal.unseal(Purpose::AppEnv { app_id, name }, sealed);
+            let value = opened.map_err(|error| {
+                tracing::error!(%error, app = app_id, variable = name, "a variable that a run was given is of no use");
+                ApiError::conflict(format!("variable {name} that the run was given cannot be opened any more"))
+            })?;
+            Ok((name.clone(), value))
+        });
+        opened.collect()
+    }
+
+    /// What the runs of a sandbox of an app were given themselves for variables that may not be seen.
+    pub(super) async fn said_in(&self, app_id: &str, sandbox_id: &str) -> Result<Redactor, ApiError> {
+        let sealed = self.store.app_runs_sealed(app_id, sandbox_id).await.map_err(|e| store_failure("reading runs of the sandbox", &e))?;
+        let mut all = BTreeSet::new();
+        for sealed in sealed {
+            // What cannot be opened could not be given to a command either.
+            all.extend(self.unseal_said(app_id, &sealed).unwrap_or_default());
+        }
+        Ok(Redactor::new(all.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
+    }
+
+    /// A run is about to be given values of its own: who follows what its sandbox prints has to know of them first.
+    pub(super) fn app_env_changed(&self) {
+        self.apps.env_epoch.fetch_add(1, Ordering::Release);
     }
 
     /// What may not be seen of what an app was given before.

@@ -69,7 +69,6 @@ impl App {
         since: Option<&str>,
         looked: &mut Looked,
     ) -> Result<Option<Part>, ApiError> {
-        let since = since.map(Cursor::read).transpose()?;
         let env_epoch = self.app_env_epoch();
         let app = self.app(who, name).await?;
         let whole = self.app_whole(app).await?;
@@ -84,6 +83,7 @@ impl App {
             let what = if source == START { "start command of app" } else { "service" };
             return Err(ApiError::not_found(what, if source == START { name } else { source }));
         }
+        let since = since.map_or(Ok(None), Cursor::read)?;
         let view = supervised.as_ref().and_then(|supervised| supervised.view(source));
         let processes = match &view {
             Some(view) => view.processes.clone(),
@@ -166,9 +166,13 @@ impl Collected {
 }
 
 impl Cursor {
-    fn read(text: &str) -> Result<Self, ApiError> {
+    /// None: the beginning.
+    fn read(text: &str) -> Result<Option<Self>, ApiError> {
+        if text == "0" {
+            return Ok(None);
+        }
         let read = text.rsplit_once('.').and_then(|(runtime_id, line)| Some(Self { runtime_id: runtime_id.to_owned(), line: line.parse().ok()? }));
-        read.ok_or_else(|| ApiError::bad_request("since: is no cursor of a log"))
+        read.map(Some).ok_or_else(|| ApiError::bad_request("since: is neither the cursor of an answer before nor 0, which is the beginning"))
     }
 }
 
@@ -191,17 +195,17 @@ mod tests {
         all.add("rt-a", vec![line(1, "one"), line(5, "two")]);
         let first = all.done(true);
         assert_eq!((first.output.as_str(), first.cursor.as_str(), first.completed), ("one\ntwo\n", "rt-a.5", true));
-        let mut rest = Collected::new(Some(Cursor::read(&first.cursor).unwrap()), &none);
+        let mut rest = Collected::new(Cursor::read(&first.cursor).unwrap(), &none);
         assert!(rest.reads(&runtimes, "rt-a"));
         rest.add("rt-a", vec![line(1, "one"), line(5, "two"), line(6, "three")]);
         rest.add("rt-b", vec![line(1, "four")]);
         let second = rest.done(false);
         assert_eq!((second.output.as_str(), second.cursor.as_str(), second.completed), ("three\nfour\n", "rt-b.1", false));
-        let last = Collected::new(Some(Cursor::read("rt-b.1").unwrap()), &none);
+        let last = Collected::new(Cursor::read("rt-b.1").unwrap(), &none);
         assert!(!last.reads(&runtimes, "rt-a") && last.reads(&runtimes, "rt-b"));
         assert_eq!(last.done(true).cursor, "rt-b.1");
         // A runtime whose log is gone: all that there is.
-        assert!(Collected::new(Some(Cursor::read("rt-z.9").unwrap()), &none).reads(&runtimes, "rt-a"));
+        assert!(Collected::new(Cursor::read("rt-z.9").unwrap(), &none).reads(&runtimes, "rt-a"));
     }
 
     #[test]
@@ -211,7 +215,10 @@ mod tests {
         all.add("rt-a", vec![line(1, &long), line(2, &long), line(3, "short")]);
         let part = all.done(true);
         assert_eq!((part.cursor.as_str(), part.completed, part.output.len()), ("rt-a.1", false, long.len() + 1));
-        assert!(Cursor::read("x").is_err() && Cursor::read("a.b").is_err());
+        for wrong in ["x", "a.b", "1", "00", "-1"] {
+            assert!(Cursor::read(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Cursor::read("0").unwrap(), None);
     }
 
     #[test]
@@ -224,7 +231,7 @@ mod tests {
             (Some("rt-a.2"), "[secret KEY]\nsecond\n"),
             (Some("rt-a.3"), "second\n"),
         ] {
-            let mut part = Collected::new(since.map(|since| Cursor::read(since).unwrap()), &redactor);
+            let mut part = Collected::new(since.and_then(|since| Cursor::read(since).unwrap()), &redactor);
             part.add("rt-a", lines());
             assert_eq!(part.done(true).output, output, "{since:?}");
         }

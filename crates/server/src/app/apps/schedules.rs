@@ -13,7 +13,8 @@ use sandbar_core::{
     sandbox::SandboxRecord,
 };
 use sandbar_store::{
-    AppRecord, AppRun, AppScheduleRecord, AppTick, AppVersionRecord, InsertedRun, NewAppRun, StoreError, fresh_schedule, resumed_schedule, retimed_schedule,
+    AppLastRun, AppRecord, AppRun, AppScheduleRecord, AppTick, AppVersionRecord, InsertedRun, NewAppRun, StoreError, fresh_schedule, resumed_schedule,
+    retimed_schedule,
 };
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -50,6 +51,24 @@ impl App {
         who.require(Permission::FunctionRead)?;
         let app = self.app(who, app).await?;
         self.store.app_schedules_list(&app.id).await.map_err(|e| store_failure("listing schedules", &e))
+    }
+
+    /// The newest runs of the schedules of an app, by their ids.
+    pub(crate) async fn app_schedules_last_runs(&self, app_id: &str) -> Result<BTreeMap<String, AppLastRun>, ApiError> {
+        self.store.app_schedules_last_runs(app_id).await.map_err(|e| store_failure("looking for the last runs of schedules", &e))
+    }
+
+    /// Refuses a manifest whose schedules have names that others have which it does not keep (409).
+    pub(super) async fn check_schedule_names(&self, who: &Principal, name: &str, manifest: &Manifest) -> Result<(), ApiError> {
+        let Some(app) = self.store.app_find(&who.team_id, name).await.map_err(|e| store_failure("reading the app", &e))? else { return Ok(()) };
+        let there = self.store.app_schedules_list(&app.id).await.map_err(|e| store_failure("listing schedules", &e))?;
+        let taken = schedule::names_taken(&manifest.schedules, there.iter().map(|there| (there.name.as_str(), there.keeper)));
+        let diagnostics: Vec<Diagnostic> = taken.iter().map(schedule::NameTaken::diagnostic).collect();
+        if diagnostics.is_empty() {
+            return Ok(());
+        }
+        let text = diagnostics.iter().map(|one| format!("{}: {}", one.path, one.message)).collect::<Vec<_>>().join("; ");
+        Err(ApiError::conflict(text).with_details(json!({ "reason": "schedule_name_taken", "diagnostics": diagnostics })))
     }
 
     /// A schedule of an app, by name or id.
@@ -147,12 +166,14 @@ impl App {
         let Ok(manifest) = serde_json::from_str::<Manifest>(&version.manifest) else {
             return Ok(Err(ApiError::conflict(format!("the stored manifest of version {} cannot be read; deploy the app again", version.number))));
         };
-        Ok(plan(&app, &version, &wish(spec, place, caused_by), RunCause::Schedule, now_ms()).map(|mut run| {
+        let wish = wish(spec, place, caused_by);
+        Ok(plan(&app, &version, &wish, RunCause::Schedule, now_ms()).and_then(|mut run| {
             let terms = terms_of(spec, &manifest);
             run.doc.timeout_s = run.doc.timeout_s.min(terms.max_duration_s.unwrap_or(u64::MAX));
             run.doc.terms = terms;
             run.doc.schedule = Some(record.name.clone());
-            run
+            self.seal_said(&mut run, &manifest, &wish.env)?;
+            Ok(run)
         }))
     }
 

@@ -46,7 +46,7 @@ impl App {
         if names.is_empty() {
             return Ok(None);
         }
-        let now = self.app_given(&app, &manifest).await?.redactor();
+        let now = self.app_given(&app, &manifest).await?.redactor().and(&self.said_in(&app.id, sandbox_id).await?);
         // What it was started with may be another by now.
         let redactor = match self.supervised(sandbox_id) {
             Some(supervised) => supervised.redactor().and(&now),

@@ -132,7 +132,7 @@ async fn app_status(State(app): State<SharedApp>, who: Principal, Path(name): Pa
 /// is followed: each event has a part, and its id is the cursor, from which a client goes on that comes again.
 #[utoipa::path(get, path = "/api/v1/apps/{name}/logs", tag = "apps", params(
     ("name" = String, Path), ("source" = Option<String>, Query, description = "start, the default, or the name of a service"),
-    ("since" = Option<String>, Query, description = "the cursor of the answer before"),
+    ("since" = Option<String>, Query, description = "the cursor of the answer before; 0, the default, is the beginning"),
 ), responses((status = 200, body = Envelope<AppLogResponse>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope)))]
 async fn logs(
     State(app): State<SharedApp>,

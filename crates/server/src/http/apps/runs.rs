@@ -1,11 +1,11 @@
 //! Runs of apps: asked for, waited for, followed, cancelled, and what they left.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io::SeekFrom, time::Duration};
 
 use axum::{
     body::Body,
     extract::{Path, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -20,12 +20,16 @@ use sandbar_core::{
         shell::is_reserved,
     },
     limits::{self, app_runs, apps},
+    range::{self, Wanted},
 };
 use sandbar_store::AppRunFilter;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::{fs::File, io::AsyncReadExt};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt, Take},
+};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -52,7 +56,7 @@ use render::{ArtifactView, RunView};
 /// One piece of a download.
 const PIECE_BYTES: usize = 64 << 10;
 /// Says that the run was there already.
-static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(super) static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// What is to be run.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -251,28 +255,60 @@ async fn artifacts(State(app): State<SharedApp>, who: Principal, Path(id): Path<
     reply::ok(ArtifactList { artifacts: run.doc.known.artifacts.into_iter().map(render::artifact).collect() })
 }
 
-/// The bytes of an artifact.
+/// The bytes of an artifact, or a single range of them (`Range`, and `If-Range` with its `ETag`).
 #[utoipa::path(get, path = "/api/v1/app-runs/{id}/artifacts/{number}", tag = "apps", params(("id" = String, Path), ("number" = u32, Path)), responses(
-    (status = 200, description = "the bytes", content_type = "application/octet-stream"), (status = 404, body = ErrorEnvelope),
+    (status = 200, description = "the bytes", content_type = "application/octet-stream"),
+    (status = 206, description = "those of the range", content_type = "application/octet-stream"), (status = 404, body = ErrorEnvelope),
+    (status = 416, description = "nothing of it is in the range; Content-Range says how long it is", body = ErrorEnvelope),
 ))]
-async fn artifact(State(app): State<SharedApp>, who: Principal, Path((id, number)): Path<(String, String)>) -> std::result::Result<Response, ApiError> {
+async fn artifact(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path((id, number)): Path<(String, String)>,
+    method: Method,
+    asked: HeaderMap,
+) -> std::result::Result<Response, ApiError> {
     let number = number.parse().map_err(|_| ApiError::not_found("artifact", &number))?;
-    let (artifact, file) = app.app_run_artifact(&who, &id, number).await?;
+    let (artifact, mut file) = app.app_run_artifact(&who, &id, number).await?;
     let name = artifact.path.rsplit('/').next().unwrap_or_default();
-    let mut response = Response::new(bytes_of(file));
+    let size = artifact.size_bytes;
+    let etag = artifact.sha256.map(|sha256| format!("\"{sha256}\""));
+    let said = |name: HeaderName| asked.get(name).and_then(|value| value.to_str().ok());
+    // Of what has no body nothing is a part.
+    let range = said(header::RANGE).filter(|_| method == Method::GET);
+    let (status, from, to) = match range::wanted(range, said(header::IF_RANGE), etag.as_deref(), size) {
+        Wanted::Whole => (StatusCode::OK, 0, size),
+        Wanted::Part { from, to } => (StatusCode::PARTIAL_CONTENT, from, to),
+        Wanted::Outside => {
+            let text = format!("Range: nothing of the {size} bytes of the artifact is in it");
+            let mut refused = ApiError::with_status(416, ErrorCode::BadRequest, text).into_response();
+            refused.headers_mut().extend(HeaderValue::from_str(&format!("bytes */{size}")).ok().map(|value| (header::CONTENT_RANGE, value)));
+            return Ok(refused);
+        }
+    };
+    if from > 0 {
+        file.seek(SeekFrom::Start(from)).await.map_err(|e| ApiError::internal("reading an artifact", &e))?;
+    }
+    let mut response = Response::new(bytes_of(file.take(to - from)));
+    *response.status_mut() = status;
     let headers = response.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if status == StatusCode::PARTIAL_CONTENT {
+        let range = format!("bytes {from}-{}/{size}", to - 1);
+        headers.extend(HeaderValue::from_str(&range).ok().map(|value| (header::CONTENT_RANGE, value)));
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(artifact.size_bytes));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(to - from));
     // What a stranger's program wrote is not shown as a page of ours.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
     headers.extend(HeaderValue::from_str(&disposition(name)).ok().map(|value| (header::CONTENT_DISPOSITION, value)));
-    headers.extend(artifact.sha256.and_then(|sha256| HeaderValue::from_str(&format!("\"{sha256}\"")).ok()).map(|tag| (header::ETAG, tag)));
+    headers.extend(etag.and_then(|etag| HeaderValue::from_str(&etag).ok()).map(|tag| (header::ETAG, tag)));
     Ok(response)
 }
 
 /// A file as fast as the client takes it.
-fn bytes_of(file: File) -> Body {
+fn bytes_of(file: Take<File>) -> Body {
     Body::from_stream(stream::try_unfold(file, |mut file| async move {
         let mut piece = BytesMut::with_capacity(PIECE_BYTES);
         let read = file.read_buf(&mut piece).await?;

@@ -2,22 +2,24 @@
 
 use axum::{
     extract::{Path, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
 };
 use sandbar_api::{error::ErrorEnvelope, reply::Envelope};
 use sandbar_core::limits;
-use sandbar_store::{AppScheduleRecord, AppTick};
-use serde::Serialize;
+use sandbar_store::{AppLastRun, AppScheduleRecord, AppTick};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::runs::{RunReply, idempotency_key, reply_of};
+use super::runs::{REPLAYED, RunReply, idempotency_key, reply_of};
 use crate::{
     app::{SharedApp, auth::Principal},
+    error::ApiError,
     http::{
-        extract::Json,
-        params::Params,
+        extract::{Json, OptionalJson},
+        params::{Params, visible},
         reply::{self, Result},
         time::rfc3339,
     },
@@ -36,13 +38,28 @@ struct ScheduleView {
     lifecycle_reason: Option<String>,
     /// Runs that its ticks made.
     execution_count: u64,
+    /// The newest run, be it of a tick or of now.
     last_run_id: Option<String>,
+    /// When that was asked for, as long as it is kept.
+    last_run_at: Option<String>,
+    /// `queued`, `running`, `succeeded`, `failed`, `timed_out` or `cancelled`.
+    last_run_status: Option<&'static str>,
     next_run_at: Option<String>,
     /// As in a manifest. Null: what is stored of it cannot be read.
     #[schema(value_type = Option<Object>)]
     spec: Value,
     created_at: String,
     updated_at: String,
+}
+
+/// A run of now; an empty body asks for one, too.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = AppScheduleRunRequest)]
+struct RunNowRequest {
+    /// As the header `Idempotency-Key`; where both are given they say the same. `idempotencyKey` is the same, too.
+    #[serde(default, alias = "idempotencyKey")]
+    idempotency_key: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -92,7 +109,8 @@ pub fn router() -> OpenApiRouter<SharedApp> {
     (status = 200, body = Envelope<ScheduleList>), (status = 404, body = ErrorEnvelope),
 ))]
 async fn list(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>) -> Result<ScheduleList> {
-    reply::ok(ScheduleList { schedules: app.app_schedules(&who, &name).await?.into_iter().map(view).collect() })
+    let schedules = app.app_schedules(&who, &name).await?;
+    reply::ok(ScheduleList { schedules: views(&app, schedules).await? })
 }
 
 /// Make a schedule, written as in a manifest.
@@ -103,7 +121,7 @@ async fn list(State(app): State<SharedApp>, who: Principal, Path(name): Path<Str
 ))]
 async fn create(State(app): State<SharedApp>, who: Principal, Path(name): Path<String>, Json(given): Json<Value>) -> Result<ScheduleReply> {
     let made = app.create_app_schedule(&who, &name, given).await?;
-    reply::with_status(StatusCode::CREATED, ScheduleReply { schedule: view(made) })
+    reply::with_status(StatusCode::CREATED, ScheduleReply { schedule: view(made, None) })
 }
 
 /// A schedule, by name or id.
@@ -111,7 +129,7 @@ async fn create(State(app): State<SharedApp>, who: Principal, Path(name): Path<S
     (status = 200, body = Envelope<ScheduleReply>), (status = 404, body = ErrorEnvelope),
 ))]
 async fn get(State(app): State<SharedApp>, who: Principal, Path((name, schedule)): Path<(String, String)>) -> Result<ScheduleReply> {
-    reply::ok(ScheduleReply { schedule: view(app.app_schedule(&who, &name, &schedule).await?) })
+    shown(&app, app.app_schedule(&who, &name, &schedule).await?).await
 }
 
 /// Change what is named of a schedule; `null` takes a key away. One that was stopped stays so until it is resumed, and one that the
@@ -127,7 +145,7 @@ async fn update(
     Path((name, schedule)): Path<(String, String)>,
     Json(given): Json<Value>,
 ) -> Result<ScheduleReply> {
-    reply::ok(ScheduleReply { schedule: view(app.update_app_schedule(&who, &name, &schedule, given).await?) })
+    shown(&app, app.update_app_schedule(&who, &name, &schedule, given).await?).await
 }
 
 /// Delete a schedule. What it ran is kept.
@@ -139,13 +157,35 @@ async fn delete(State(app): State<SharedApp>, who: Principal, Path((name, schedu
     reply::ok(json!({ "deleted": true }))
 }
 
-/// Run now what the schedule runs, whether or not it is active. It counts as no tick.
-#[utoipa::path(post, path = "/api/v1/apps/{name}/schedules/{schedule}/run", tag = "apps", params(("name" = String, Path), ("schedule" = String, Path)), responses(
-    (status = 202, body = Envelope<RunReply>), (status = 404, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope), (status = 429, body = ErrorEnvelope),
+/// Run now what the schedule runs, whether or not it is active. It counts as no tick. With a key the same request makes one run, as long
+/// as that is kept.
+#[utoipa::path(post, path = "/api/v1/apps/{name}/schedules/{schedule}/run", tag = "apps", params(("name" = String, Path), ("schedule" = String, Path)), request_body = RunNowRequest, responses(
+    (status = 202, body = Envelope<RunReply>), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
+    (status = 409, body = ErrorEnvelope), (status = 429, body = ErrorEnvelope),
 ))]
-async fn run(State(app): State<SharedApp>, who: Principal, Path((name, schedule)): Path<(String, String)>, headers: HeaderMap) -> Result<RunReply> {
-    let asked = app.run_app_schedule(&who, &name, &schedule, idempotency_key(&headers)?).await?;
-    reply::with_status(StatusCode::ACCEPTED, reply_of(asked.run))
+async fn run(
+    State(app): State<SharedApp>,
+    who: Principal,
+    Path((name, schedule)): Path<(String, String)>,
+    headers: HeaderMap,
+    OptionalJson(request): OptionalJson<RunNowRequest>,
+) -> std::result::Result<Response, ApiError> {
+    let key = key_of(idempotency_key(&headers)?, request.idempotency_key.as_deref())?;
+    let asked = app.run_app_schedule(&who, &name, &schedule, key).await?;
+    let mut response = reply::with_status(StatusCode::ACCEPTED, reply_of(asked.run))?.into_response();
+    if asked.replayed {
+        response.headers_mut().insert(REPLAYED.clone(), HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// The key of a request that may say it in its header, in its body, or in both.
+fn key_of(header: Option<String>, body: Option<&str>) -> std::result::Result<Option<String>, ApiError> {
+    let Some(body) = body.map(|body| visible("idempotency_key", body)).transpose()? else { return Ok(header) };
+    if header.is_some_and(|header| header != body) {
+        return Err(ApiError::bad_request("idempotency_key: is another key than that of the header Idempotency-Key; say one of them, or the same"));
+    }
+    Ok(Some(body))
 }
 
 /// Let it come no more until it is resumed, whoever keeps it.
@@ -153,7 +193,7 @@ async fn run(State(app): State<SharedApp>, who: Principal, Path((name, schedule)
     (status = 200, body = Envelope<ScheduleReply>), (status = 404, body = ErrorEnvelope),
 ))]
 async fn stop(State(app): State<SharedApp>, who: Principal, Path((name, schedule)): Path<(String, String)>) -> Result<ScheduleReply> {
-    reply::ok(ScheduleReply { schedule: view(app.stop_app_schedule(&who, &name, &schedule).await?) })
+    shown(&app, app.stop_app_schedule(&who, &name, &schedule).await?).await
 }
 
 /// Let one that was stopped come again, from now on.
@@ -161,7 +201,7 @@ async fn stop(State(app): State<SharedApp>, who: Principal, Path((name, schedule
     (status = 200, body = Envelope<ScheduleReply>), (status = 404, body = ErrorEnvelope), (status = 409, description = "it has ended", body = ErrorEnvelope),
 ))]
 async fn resume(State(app): State<SharedApp>, who: Principal, Path((name, schedule)): Path<(String, String)>) -> Result<ScheduleReply> {
-    reply::ok(ScheduleReply { schedule: view(app.resume_app_schedule(&who, &name, &schedule).await?) })
+    shown(&app, app.resume_app_schedule(&who, &name, &schedule).await?).await
 }
 
 /// What became of each tick, the newest first. Skipped ones say why.
@@ -176,7 +216,22 @@ async fn ticks(State(app): State<SharedApp>, who: Principal, Path((name, schedul
     reply::ok(TickList { ticks: ticks.into_iter().map(tick).collect(), next_before })
 }
 
-fn view(record: AppScheduleRecord) -> ScheduleView {
+async fn views(app: &SharedApp, schedules: Vec<AppScheduleRecord>) -> std::result::Result<Vec<ScheduleView>, ApiError> {
+    let Some(first) = schedules.first() else { return Ok(Vec::new()) };
+    let mut last = app.app_schedules_last_runs(&first.app_id).await?;
+    Ok(schedules.into_iter().map(|schedule| (last.remove(&schedule.id), schedule)).map(|(last, schedule)| view(schedule, last)).collect())
+}
+
+async fn shown(app: &SharedApp, schedule: AppScheduleRecord) -> Result<ScheduleReply> {
+    let last = app.app_schedules_last_runs(&schedule.app_id).await?.remove(&schedule.id);
+    reply::ok(ScheduleReply { schedule: view(schedule, last) })
+}
+
+fn view(record: AppScheduleRecord, last: Option<AppLastRun>) -> ScheduleView {
+    let (last_run_id, last_run_at, last_run_status) = match last {
+        Some(last) => (Some(last.run_id), Some(rfc3339(last.created_at_ms)), Some(last.status.as_str())),
+        None => (record.last_run_id, None, None),
+    };
     ScheduleView {
         id: record.id,
         name: record.name,
@@ -185,7 +240,9 @@ fn view(record: AppScheduleRecord) -> ScheduleView {
         lifecycle_status: record.lifecycle.as_str(),
         lifecycle_reason: record.lifecycle_reason,
         execution_count: record.execution_count,
-        last_run_id: record.last_run_id,
+        last_run_id,
+        last_run_at,
+        last_run_status,
         next_run_at: record.due_at_ms.map(rfc3339),
         spec: serde_json::to_value(&record.spec).unwrap_or_default(),
         created_at: rfc3339(record.created_at_ms),
@@ -202,5 +259,27 @@ fn tick(AppTick { tick, decided_at_ms, run_id }: AppTick) -> TickView {
         count: tick.count,
         decided_at: rfc3339(decided_at_ms),
         run_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_said_in_one_way_or_the_same_in_both() {
+        let table: [(Option<&str>, Option<&str>, std::result::Result<Option<&str>, ()>); 7] = [
+            (None, None, Ok(None)),
+            (Some("k"), None, Ok(Some("k"))),
+            (None, Some("k"), Ok(Some("k"))),
+            (Some("k"), Some(" k"), Ok(Some("k"))),
+            (Some("k"), Some("other"), Err(())),
+            (None, Some(""), Err(())),
+            (None, Some("\u{e9}"), Err(())),
+        ];
+        for (header, body, expected) in table {
+            let found = key_of(header.map(str::to_owned), body);
+            assert_eq!(found.as_ref().map(Option::as_deref).map_err(|_| ()), expected, "{header:?} {body:?}");
+        }
     }
 }

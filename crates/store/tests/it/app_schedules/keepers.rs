@@ -2,15 +2,16 @@
 
 use sandbar_core::{
     app::{
+        RunStatus,
         manifest::Schedule,
         schedule::{Keeper, Lifecycle},
     },
     limits::app_schedules as limits,
 };
-use sandbar_store::{AppScheduleRecord, StoreError, fresh_schedule, resumed_schedule, retimed_schedule};
+use sandbar_store::{AppScheduleRecord, NewAppRun, StoreError, fresh_schedule, resumed_schedule, retimed_schedule};
 use serde_json::{Value, json};
 
-use super::{World, deployed, ms, spec};
+use super::{World, deployed, ms, spec, try_deploy};
 
 const NOW: &str = "2026-06-01T12:10:00Z";
 const LATER: &str = "2026-06-01T12:40:00Z";
@@ -42,11 +43,49 @@ async fn a_deploy_makes_schedules_what_the_manifest_says() {
     deployed(&world.store, ms(LATER), &json!([named("a", &hourly), named("b", &json!({ "rate": "2 hours" })), named("c", &hourly)])).await;
     assert_eq!(one(&world, "a").await, a);
     assert_eq!(one(&world, "b").await.next_tick_ms, Some(ms("2026-06-01T14:40:00Z")));
-    deployed(&world.store, ms(LATER), &json!([named("b", &json!({ "rate": "2 hours" })), named("s", &json!({ "rate": "3 hours" }))])).await;
+    deployed(&world.store, ms(LATER), &json!([named("b", &json!({ "rate": "2 hours" }))])).await;
     let left: Vec<_> = all(&world).await.iter().map(|schedule| (schedule.name.clone(), schedule.keeper)).collect();
-    assert_eq!(left, [("b".to_owned(), Keeper::Manifest), ("s".to_owned(), Keeper::Manifest)]);
+    assert_eq!(left, [("b".to_owned(), Keeper::Manifest), ("s".to_owned(), Keeper::Api)]);
     let gone = world.store.app_schedule_get(&a.id).await.expect("reads").expect("is kept for what it ran");
     assert_eq!((gone.lifecycle, gone.due_at_ms), (Lifecycle::Deleted, None));
+}
+
+#[tokio::test]
+async fn a_manifest_that_names_what_a_client_keeps_is_not_made_live() {
+    let world = World::at(NOW).await;
+    let hourly = json!({ "cron": "0 * * * *" });
+    let s = world.schedule(&hourly).await;
+    let live = world.store.app_get(&world.app.id).await.expect("reads").expect("is there").live_version;
+    let wanted = json!([named("a", &hourly), named("s", &hourly)]);
+    let Err(StoreError::Unfit(why)) = try_deploy(&world.store, ms(NOW), &wanted).await else { panic!("the name was taken") };
+    assert!(why.starts_with("$.schedules[1].name: ") && why.contains("delete that one first"), "{why}");
+    assert_eq!(all(&world).await, [s.clone()], "nothing of it is written");
+    assert_eq!(world.store.app_get(&world.app.id).await.expect("reads").expect("is there").live_version, live);
+    let number = live.expect("a version") + 1;
+    world.store.app_version_failed(&world.app.id, number, &why, ms(NOW)).await.expect("writes");
+    world.store.app_schedule_update(AppScheduleRecord { lifecycle: Lifecycle::Deleted, ..s }).await.expect("deletes");
+    deployed(&world.store, ms(NOW), &wanted).await;
+    assert_eq!(one(&world, "s").await.keeper, Keeper::Manifest);
+}
+
+#[tokio::test]
+async fn the_newest_run_of_a_schedule_is_told() {
+    let mut world = World::at("2026-06-01T11:50:00Z").await;
+    world.schedule(&json!({ "cron": "0 * * * *", "concurrencyPolicy": "allow" })).await;
+    let last = async |world: &World| {
+        let all = world.store.app_schedules_last_runs(&world.app.id).await.expect("reads");
+        all.get("s").map(|last| (last.run_id.clone(), last.status, last.created_at_ms))
+    };
+    assert_eq!(last(&world).await, None);
+    world.run_until("2026-06-01T13:00:00Z").await;
+    let at = ms("2026-06-01T13:00:00Z");
+    assert_eq!(last(&world).await, Some((format!("s.{at}"), RunStatus::Succeeded, at)));
+    // One of now is one of them.
+    let now = NewAppRun { id: "now".into(), schedule_id: Some("s".into()), created_at_ms: at + 5, ..world.order() };
+    world.store.app_run_insert(now).await.expect("inserts");
+    world.store.app_run_insert(NewAppRun { id: "other".into(), created_at_ms: at + 9, ..world.order() }).await.expect("inserts");
+    assert_eq!(last(&world).await, Some(("now".into(), RunStatus::Queued, at + 5)));
+    assert_eq!(world.find().await.execution_count, 2);
 }
 
 #[tokio::test]
@@ -144,7 +183,8 @@ async fn a_schedule_that_cannot_be_read_stops_no_other() {
     assert!(t.lifecycle_reason.as_deref().expect("why").contains("cannot be read"), "{t:?}");
     assert_eq!(world.store.app_schedules_due(ms(NOW), 10).await.expect("reads").0, [], "it is not looked at again");
     assert!(resumed_schedule(t.clone(), ms(NOW)).is_err());
-    // It can be taken away, or be made what a manifest says.
+    // It can be taken away, and then a manifest may have its name.
+    world.store.app_schedule_update(AppScheduleRecord { lifecycle: Lifecycle::Deleted, ..t }).await.expect("deletes");
     deployed(&world.store, ms(NOW), &json!([named("t", &hourly)])).await;
     assert_eq!(one(&world, "t").await.lifecycle, Lifecycle::Active);
 }

@@ -28,6 +28,7 @@ fn groups_queue_skip_and_cancel() {
 
     let skipped = run(&demo, json!({ "action": "skip" }));
     assert_eq!((&skipped["status"], &skipped["failure_reason"]), (&json!("cancelled"), &json!("skipped")), "{skipped}");
+    assert!(skipped["message"].as_str().unwrap().contains("of the group \"deploys\" as"), "{skipped}");
     assert_eq!(api.get(&of(&skipped, "/receipt")).ok(200)["receipt"]["receipt"]["command"], Value::Null, "it never ran");
     // One that waits is cancelled at once.
     assert_eq!(api.post(&of(&third, "/cancel"), json!({})).ok(202)["run"]["status"], "cancelled");

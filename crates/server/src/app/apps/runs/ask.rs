@@ -62,8 +62,11 @@ impl App {
     pub(super) async fn new_run(&self, app: &AppRecord, wish: Wish) -> Result<NewAppRun, ApiError> {
         let version = self.version_to_run(app, wish.place).await?;
         // Told at once, and not by a run that fails.
-        self.app_given_all(app, &manifest_of(&version)?).await?;
-        plan(app, &version, &wish, RunCause::Api, now_ms())
+        let manifest = manifest_of(&version)?;
+        self.app_given_all(app, &manifest).await?;
+        let mut run = plan(app, &version, &wish, RunCause::Api, now_ms())?;
+        self.seal_said(&mut run, &manifest, &wish.env)?;
+        Ok(run)
     }
 
     /// The version that a run of an app is of now: that of the app's sandbox, where it is to run there and the app is online, else the live
@@ -116,6 +119,7 @@ pub(crate) fn plan(app: &AppRecord, version: &AppVersionRecord, wish: &Wish, cau
         command: found.command.to_owned(),
         cwd: found.block.and_then(|block| block.cwd.clone()),
         env,
+        sealed_env: BTreeMap::new(),
         timeout_s: wish.timeout_s.unwrap_or(found.timeout_s),
         requires_start,
         place: wish.place,

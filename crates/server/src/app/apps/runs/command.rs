@@ -89,6 +89,9 @@ impl Runner {
             self.run.doc.known.told_to_begin = false;
             return Err(halt);
         }
+        if !self.run.doc.sealed_env.is_empty() {
+            self.app.app_env_changed();
+        }
         self.start_command(runtime).await
     }
 
@@ -268,7 +271,9 @@ impl Runner {
             own.push((INPUT_BASE64_VAR, BASE64_STANDARD.encode(&run.input)));
             own.push((REPLAY_VAR, BASE64_STANDARD.encode(wrapped)));
         }
-        let env = shell::whole(&self.given.env, &run.doc.env, own);
+        let mut said = run.doc.env.clone();
+        said.extend(self.given.said.clone());
+        let env = shell::whole(&self.given.env, &said, own);
         let context = context(shell::argv_alone(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s));
         CreateContext { followed: true, ..context }
     }

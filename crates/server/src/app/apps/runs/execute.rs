@@ -292,11 +292,15 @@ impl Runner {
 
     /// Learns what the app was given: for its command all that is required, for its log what there is.
     pub(super) async fn load_given(&mut self, needs_all: bool) -> Result<(), ApiError> {
+        // Whatever becomes of the rest, these are hidden.
+        let said = self.app.unseal_said(&self.run.app_id, &self.run.doc.sealed_env)?;
+        self.given.said = said.clone();
         let failed = |e| store_failure("reading the app of a run", &e);
         let app = self.app.store.app_get(&self.run.app_id).await.map_err(failed)?.ok_or_else(|| ApiError::not_found("app", &self.run.app_name))?;
         let version = self.app.store.app_version(&app.id, self.run.version).await.map_err(failed)?;
         let manifest = manifest_of(&version.ok_or_else(|| ApiError::not_found("version", &self.run.version.to_string()))?)?;
         self.given = if needs_all { self.app.app_given_all(&app, &manifest).await? } else { self.app.app_given(&app, &manifest).await? };
+        self.given.said = said;
         Ok(())
     }
 
