@@ -32,7 +32,7 @@ use crate::{
         standing::Standing,
     },
     error::ApiError,
-    http::contexts::ws::{PING_EVERY, checked, dismiss, unheard},
+    http::contexts::ws::{PING_EVERY, checked, dismiss, drain, unheard},
 };
 
 /// Frames between the watches of a socket and its writer; a full queue holds the agent's sending back.
@@ -157,7 +157,7 @@ async fn serve(app: SharedApp, who: Principal, owner: FileOwner, socket: WebSock
     };
     tokio::select! {
         () = read_in => {}
-        () = write_out(sink, queue, standing.clone()) => {}
+        () = write_out(sink, queue, standing.clone()) => drain(&mut stream).await,
         () = unheard(standing) => {}
     }
 }
