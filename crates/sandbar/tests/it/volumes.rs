@@ -303,6 +303,6 @@ fn writes_beside_a_deletion_are_told_that_it_is_gone() {
         });
         assert!(statuses.iter().all(|status| [200, 404, 409, 503].contains(status)), "{statuses:?}");
     }
-    assert!(!server.log().contains("serving the volume"), "{}", server.log_tail());
+    assert!(!server.log().contains("cannot be served"), "{}", server.log_tail());
     settled(&server);
 }
