@@ -160,7 +160,8 @@ impl fmt::Display for Permission {
 pub struct Permissions(u32);
 
 impl Permissions {
-    const fn of(list: &[Permission]) -> Self {
+    /// These.
+    pub const fn of(list: &[Permission]) -> Self {
         let mut bits = 0;
         let mut i = 0;
         while i < list.len() {

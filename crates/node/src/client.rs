@@ -19,8 +19,8 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Body;
 use sandbar_procd_api::{
-    Assign, Context, ContextList, CreateContext, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, Newest, PtySize, Publishing,
-    Signal, Stats, Taken, Trust, Trusted, WatchLine, Written,
+    Assign, Context, ContextList, CreateContext, Enter, ErrorBody, ErrorCode, Event, ExecResult, FileInfo, FileList, Info, Input, Move, Newest, PtySize,
+    Publishing, Signal, Stats, Taken, Trust, Trusted, WatchLine, Written,
     function::{FunctionCall, FunctionCheck, FunctionChecked},
     process::Start,
 };
@@ -136,6 +136,11 @@ impl ProcdClient {
     /// Gives a pooled runtime its owner.
     pub async fn assign(&self, assign: &Assign) -> Result<(), ProcdError> {
         self.post("/v1/assign", assign).await.map(Ack::done)
+    }
+
+    /// Makes a folder the root of all that the agent does from now on.
+    pub async fn enter(&self, path: &str) -> Result<(), ProcdError> {
+        self.post("/v1/root", &Enter { path: path.to_owned() }).await.map(Ack::done)
     }
 
     /// Says whom programs inside trust. For agents that speak [`sandbar_procd_api::PROTOCOL_TRUST`].

@@ -14,8 +14,8 @@ mod archive;
 mod keeper;
 
 pub use archive::{ArchiveFormat, ImportError};
+pub use keeper::Keeper;
 pub(crate) use keeper::Keepers;
-pub use keeper::{Keeper, VOLUME_PATH};
 pub use sandbar_tree::Limits as ArchiveLimits;
 
 use crate::{

@@ -44,6 +44,9 @@
 //!
 //! since protocol 4:
 //! GET    /v1/files?path=&beneath=FOLDER            -> 200 bytes; `path` is relative to the folder, and no link leads anywhere
+//!
+//! of agents that the host has just started itself:
+//! POST   /v1/root              Enter               -> {}         from now on all paths, and links, are below this folder
 //! ```
 //!
 //! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
@@ -474,6 +477,12 @@ pub enum EventKind {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Written {
     pub bytes: u64,
+}
+
+/// A folder that becomes the root of everything the agent does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Enter {
+    pub path: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -136,6 +136,19 @@ impl Agent {
         Ok(trusted)
     }
 
+    /// Makes a folder the root of this process. Whoever made the links in there wrote them for a place of their own; so they lead
+    /// nowhere else. All threads have one root.
+    ///
+    /// # Errors
+    /// `operation_failed`; then the root is what it was.
+    pub fn enter(&self, path: String) -> Result<(), Failure> {
+        let failed = |error: rustix::io::Errno| Failure::new(ErrorCode::OperationFailed, format!("{path} cannot be made the root: {error}"));
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+        let folder = rustix::fs::open(path.as_str(), flags, rustix::fs::Mode::empty()).map_err(failed)?;
+        rustix::process::fchdir(&folder).map_err(failed)?;
+        rustix::process::chroot(".").map_err(failed)
+    }
+
     /// The default working directory.
     pub fn cwd(&self) -> String {
         let cwd = self.assign.borrow().cwd.clone().unwrap_or_default();

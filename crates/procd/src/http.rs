@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use sandbar_procd_api::{
-    Assign, ContextList, ContextState, ContextType, CreateContext, ErrorCode, ExecResult, Input, Move, Newest, PtySize, Publishing, Signal, Taken,
+    Assign, ContextList, ContextState, ContextType, CreateContext, Enter, ErrorCode, ExecResult, Input, Move, Newest, PtySize, Publishing, Signal, Taken,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -56,6 +56,11 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
             let publishing: Publishing = body(request).await?;
             publish::set(&agent, publishing.enabled);
             json(&Newest { seq: agent.events.newest() })
+        }
+        (&Method::POST, ["root"]) => {
+            let enter: Enter = body(request).await?;
+            agent.enter(enter.path)?;
+            done()
         }
         (&Method::POST, ["trust"]) => json(&agent.trust(body(request).await?).await?),
         (&Method::GET, ["contexts"]) => {
@@ -133,7 +138,7 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
         }
         (
             _,
-            ["info" | "assign" | "trust" | "events" | "contexts" | "files" | "stats" | "publishing" | "processes"]
+            ["info" | "assign" | "root" | "trust" | "events" | "contexts" | "files" | "stats" | "publishing" | "processes"]
             | ["events", "taken"]
             | ["contexts", _]
             | ["contexts", _, "restart" | "exec" | "input" | "resize" | "signal" | "stats" | "attach"]

@@ -351,11 +351,11 @@ pub enum SnapshotCommand {
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
     },
-    /// List the snapshots of a sandbox
+    /// List the snapshots of a sandbox, or all of the team
     #[command(visible_alias = "list")]
     Ls {
-        /// Id of the sandbox
-        sandbox: String,
+        /// Id of the sandbox; without it also those of sandboxes that are gone
+        sandbox: Option<String>,
     },
     /// Delete a snapshot; what was made from it stays
     Rm {

@@ -40,6 +40,7 @@ mod it {
     mod scripts;
     mod snapshots;
     mod ssh;
+    mod standing;
     mod streams;
     mod tls;
     mod usage;

@@ -36,6 +36,7 @@ pub mod seal;
 pub mod service_functions;
 pub mod services;
 pub mod snapshots;
+pub(crate) mod standing;
 pub mod storage;
 mod streams;
 pub mod templates;

@@ -54,6 +54,7 @@ mod serve;
 mod services;
 mod snapshots;
 mod ssh_keys;
+pub(crate) mod standing;
 mod storage;
 mod teams;
 mod templates;
@@ -81,6 +82,7 @@ pub fn router(app: SharedApp) -> Router {
         .fallback(no_route)
         // Bodies are bounded where they are read, each by its own limit.
         .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(app.clone(), standing::hold))
         .layer(middleware::from_fn_with_state(app.clone(), request::observe))
         // Outside of all that makes errors.
         .layer(middleware::from_fn(scripts::wire::render))

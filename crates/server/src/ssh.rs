@@ -159,8 +159,10 @@ impl Connection {
             });
         };
         let stop = async {
-            self.stop.cancelled().await;
-            "the server stops; the sandbox goes on".to_owned()
+            tokio::select! {
+                () = self.stop.cancelled() => "the server stops; the sandbox goes on".to_owned(),
+                text = client.barred() => text,
+            }
         };
         let ended = session.run(open, stop).await;
         tasks.close();

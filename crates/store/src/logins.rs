@@ -99,6 +99,17 @@ impl Store {
             .await
     }
 
+    /// Whether a login can still be renewed.
+    pub async fn login_lives(&self, family: &str, now_ms: i64) -> Result<bool, StoreError> {
+        let family = family.to_owned();
+        self.engine
+            .read("read a login", move |c| {
+                let sql = "SELECT EXISTS (SELECT 1 FROM login_token WHERE family = ?1 AND expires_at_ms > ?2 AND used_at_ms IS NULL)";
+                c.prepare_cached(sql)?.query_row((&family, now_ms), |row| row.get(0)).map_err(Into::into)
+            })
+            .await
+    }
+
     /// Ends a login.
     pub async fn login_delete(&self, family: &str) -> Result<(), StoreError> {
         let family = family.to_owned();

@@ -93,6 +93,19 @@ impl Store {
             .await
     }
 
+    /// All snapshots of a team, oldest first; those of sandboxes that are gone, too.
+    pub async fn snapshots_of_team(&self, team_id: &str) -> Result<Vec<SnapshotRecord>, StoreError> {
+        let team_id = team_id.to_owned();
+        self.engine
+            .read("list snapshots", move |c| {
+                let sql = format!("SELECT {COLUMNS} FROM snapshot WHERE team_id = ?1 ORDER BY created_at_ms, id");
+                let mut statement = c.prepare_cached(&sql)?;
+                let rows = statement.query_map([team_id], |row| Ok(record(row)))?;
+                rows.map(|row| row?).collect()
+            })
+            .await
+    }
+
     /// Deletes a snapshot of the team and returns what it named.
     pub async fn snapshot_delete(&self, team_id: &str, id: &str) -> Result<Base, StoreError> {
         let (team_id, id) = (team_id.to_owned(), id.to_owned());

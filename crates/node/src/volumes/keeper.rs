@@ -12,8 +12,8 @@ use tokio::sync::OnceCell;
 
 use crate::{Limits, Node, Runtime, RuntimeError, RuntimeSpec, VolumeMount, error_text, image::HOST};
 
-/// Where the volume is inside.
-pub const VOLUME_PATH: &str = "/volume";
+/// Where the volume is inside, until its agent has made it its root.
+const VOLUME_PATH: &str = "/volume";
 /// A keeper that was not used for this long ends.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -50,7 +50,11 @@ impl Node {
             };
             let made = cell.get_or_try_init(|| self.make_keeper(tree_id, file_bytes_max)).await;
             match made {
-                Ok(runtime) if !runtime.has_ended() => return Ok(Keeper { runtime: Arc::clone(runtime), _lease: lease }),
+                Ok(runtime) if !runtime.has_ended() && self.inner.keepers.knows(tree_id, &cell) => {
+                    return Ok(Keeper { runtime: Arc::clone(runtime), _lease: lease });
+                }
+                // Its end was asked for while it was made.
+                Ok(runtime) if !runtime.has_ended() => self.destroy_with_root(runtime).await,
                 Ok(_) => self.volume_end_keeper(tree_id).await,
                 Err(error) => {
                     self.inner.keepers.forget(tree_id, &cell);
@@ -88,7 +92,8 @@ impl Node {
         let closed = egress::compile_value(&serde_json::json!({ "mode": "block-all" })).map_err(|_| RuntimeError::Network("the closed policy".to_owned()));
         let ready = async {
             runtime.set_policy(closed?).await?;
-            runtime.client.info().await.map_err(RuntimeError::Agent)
+            // A sandbox that has the volume makes links in it as it likes; none of them leads out of it.
+            runtime.client.enter(VOLUME_PATH).await.map_err(RuntimeError::Agent)
         };
         if let Err(error) = ready.await {
             self.destroy_with_root(&runtime).await;
@@ -123,6 +128,10 @@ impl Node {
 }
 
 impl Keepers {
+    fn knows(&self, tree_id: &str, cell: &Arc<OnceCell<Arc<Runtime>>>) -> bool {
+        self.lock().get(tree_id).is_some_and(|place| Arc::ptr_eq(&place.runtime, cell))
+    }
+
     fn forget(&self, tree_id: &str, cell: &Arc<OnceCell<Arc<Runtime>>>) {
         let mut places = self.lock();
         if places.get(tree_id).is_some_and(|place| Arc::ptr_eq(&place.runtime, cell)) {

@@ -141,3 +141,34 @@ fn a_connected_process_waits_for_its_host_and_hears_it_all_the_same() {
     gone("sleep [4]715");
     drop(flood);
 }
+
+/// Whoever serves only a folder has that for its root, whatever links lie in it. Needs root, as all that makes sandboxes does.
+#[test]
+fn an_agent_in_a_folder_is_led_out_of_it_by_no_link() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not root; nothing is entered");
+        return;
+    }
+    let agent = Agent::start();
+    let folder = agent.path("served");
+    std::fs::create_dir_all(format!("{folder}/own")).unwrap();
+    std::fs::write(format!("{folder}/own/file"), "inner").unwrap();
+    for (target, link) in [("/", "root"), ("/proc/self", "self"), ("../../../../..", "up"), ("/own/file", "abs")] {
+        std::os::unix::fs::symlink(target, format!("{folder}/{link}")).unwrap();
+    }
+    // One that runs already has the same root.
+    assert_eq!(agent.call("GET", &format!("/v1/files/stat?path={folder}"), Value::Null).0, 200);
+    assert_eq!(agent.call("POST", "/v1/root", json!({"path": format!("{folder}/root")})).0 / 100, 5, "a link is no folder");
+    agent.ok("POST", "/v1/root", json!({"path": folder}));
+    for path in ["/own/file", "/abs", "/root/own/file", "/up/own/file", "/../own/file"] {
+        assert_eq!(agent.raw("GET", &format!("/v1/files?path={path}"), "", b"").2, b"inner", "{path}");
+    }
+    for path in ["/root/etc/passwd", "/up/etc/passwd", "/self/mountinfo", "/self/root/etc/passwd", &folder] {
+        assert_eq!(agent.call("GET", &format!("/v1/files?path={path}"), Value::Null).0, 404, "{path}");
+    }
+    assert_eq!(agent.raw("POST", "/v1/files?path=/root/tmp/new", "", b"x").0, 200);
+    assert_eq!(agent.call("POST", "/v1/files?path=/up/made&mkdir=true", Value::Null).0, 201);
+    assert!(std::fs::exists(format!("{folder}/tmp/new")).unwrap() && std::fs::exists(format!("{folder}/made")).unwrap());
+    assert_eq!(agent.call("DELETE", "/v1/files?path=/up", Value::Null).0, 200);
+    assert!(std::fs::exists(format!("{folder}/own/file")).unwrap(), "a link is removed, not what it names");
+}

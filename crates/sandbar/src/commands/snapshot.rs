@@ -22,15 +22,16 @@ pub async fn run(global: &Global, command: SnapshotCommand) -> anyhow::Result<u8
             shown(global, &made, |made| println!("{}", made["id"].as_str().unwrap_or_default()));
         }
         SnapshotCommand::Ls { sandbox } => {
-            let list = client.get(&sandbox_path(&sandbox, "/snapshots")).await?;
+            let path = sandbox.map_or_else(|| "/api/v1/sandbox-rootfs-snapshots".to_owned(), |sandbox| sandbox_path(&sandbox, "/snapshots"));
+            let list = client.get(&path).await?;
             shown(global, &list, |list| {
                 let rows: Vec<Vec<String>> = list["snapshots"]
                     .as_array()
                     .into_iter()
                     .flatten()
-                    .map(|s| vec![cell(&s["id"]), cell(&s["name"]), time(&s["created_at"]), time(&s["expires_at"])])
+                    .map(|s| vec![cell(&s["id"]), cell(&s["sandbox_id"]), cell(&s["name"]), time(&s["created_at"]), time(&s["expires_at"])])
                     .collect();
-                output::table(&["ID", "NAME", "CREATED", "EXPIRES"], &rows);
+                output::table(&["ID", "SANDBOX", "NAME", "CREATED", "EXPIRES"], &rows);
             });
         }
         SnapshotCommand::Rm { id } => {

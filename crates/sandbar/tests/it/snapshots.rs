@@ -237,3 +237,24 @@ fn a_template_made_of_a_sandbox_begins_with_its_files() {
     assert_eq!(claimed.sh_ok("cat /opt/x"), "installed\n");
     settled(&server);
 }
+
+#[test]
+fn all_snapshots_of_a_team_are_listed_those_of_sandboxes_that_are_gone_too() {
+    const ALL: &str = "/api/v1/sandbox-rootfs-snapshots";
+    let server = server();
+    let api = server.api();
+    assert_eq!(api.get(ALL).ok(200), json!({ "snapshots": [], "count": 0 }));
+    let (gone, stays) = (Sandbox::claim(&api, json!({})), Sandbox::claim(&api, json!({})));
+    let made = [snapshot(&gone, json!({ "name": "of one that is gone" })), snapshot(&stays, json!({}))];
+    api.delete(&gone.path("")).ok(202);
+    eventually("the sandbox is gone", SOON, || match api.get(&gone.path("")).status {
+        404 => Ok(()),
+        status => Err(status.to_string()),
+    });
+    let listed = api.get(ALL).ok(200);
+    let ids: Vec<_> = listed["snapshots"].as_array().unwrap().iter().map(|one| (one["id"].clone(), one["sandbox_id"].clone())).collect();
+    assert_eq!(ids, [(json!(made[0]), json!(gone.id)), (json!(made[1]), json!(stays.id))]);
+    api.delete(&format!("{ALL}/{}", made[0])).ok(200);
+    assert_eq!(api.get(ALL).ok(200)["count"], 1);
+    api.anonymous().get(ALL).error(&[401]);
+}

@@ -220,3 +220,89 @@ fn snapshots_forks_and_restores_of_a_volume() {
     assert_eq!(sandbox.sh_ok("cat /d/f"), "one\n");
     settled(&server);
 }
+
+/// Links in a volume are its users' own; whoever serves its files follows none of them out of it.
+#[test]
+fn no_link_of_a_volume_leads_out_of_it_whatever_is_done() {
+    let server = server();
+    let api = server.api();
+    let volume = create(&api, json!({ "name": "v", "size_limit": "16Mi" }));
+    let sandbox = claim(&api, &volume, "/data");
+    sandbox.sh_ok("cd /data && mkdir own && echo inner >own/passwd && ln -s / r && ln -s /proc/self p && ln -s ../../../../.. up && ln -s /own/passwd abs && ln -s / own/r && ln -s /nowhere/yet new");
+    let url = |operation: &str, query: &str| format!("{VOLUMES}/{volume}/files{operation}?{query}");
+    // The root that a link names is the volume's own.
+    assert_eq!(read(&api, &volume, "/r/own/passwd"), (200, "inner\n".into()));
+    assert_eq!(read(&api, &volume, "/up/own/r/own/passwd"), (200, "inner\n".into()));
+    assert_eq!(read(&api, &volume, "/abs"), (200, "inner\n".into()));
+    for path in [
+        "/r/etc/passwd",
+        "/r/proc/self/mountinfo",
+        "/p/mountinfo",
+        "/p/root/etc/passwd",
+        "/p/fd/0",
+        "/up/etc/passwd",
+        "/r/procd/bin/procd",
+        "/r/volume/own/passwd",
+    ] {
+        assert_eq!(read(&api, &volume, path).0, 404, "{path}");
+        assert_eq!(api.get(&url("/stat", &format!("path={path}"))).status, 404, "{path}");
+    }
+    for path in ["/r/etc", "/r/proc", "/p/fd", "/r/volume"] {
+        assert_eq!(api.get(&url("/list", &format!("path={path}"))).status, 404, "{path}");
+    }
+    let names = |path: &str| -> Vec<String> {
+        let listed = api.get(&url("/list", &format!("path={path}"))).ok(200);
+        listed["entries"].as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("/r"), names("/"), "the link's own place");
+    assert_eq!(names("/up"), names("/"));
+    // What is written lands in the volume, where its size is counted.
+    put(&api, &volume, "/r/tmp/evil", b"x").ok(200);
+    put(&api, &volume, "/new", b"through").ok(200);
+    api.send("POST", &url("", "path=/up/made&mkdir=true"), b"").ok(201);
+    api.post(&format!("{VOLUMES}/{volume}/files/move"), json!({ "source": "/r/tmp/evil", "destination": "/own/r/made/moved" })).ok(200);
+    assert_eq!(sandbox.sh_ok("cd /data && cat made/moved nowhere/yet && ls tmp"), "xthrough");
+    api.send("DELETE", &url("", "path=/r/made/moved"), b"").ok(200);
+    assert_eq!(sandbox.sh("test -e /data/made/moved").code, 1);
+    api.send("DELETE", &url("", "path=/own/r/."), b"").ok(200);
+    assert_eq!(sandbox.sh_ok("cd /data && test ! -e own/r && cat own/passwd"), "inner\n", "the link went, not what it names");
+    assert_eq!(put(&api, &volume, "/r/large", &vec![1; 17 << 20]).status, 507);
+    assert!(names("/").iter().all(|name| name != "large"));
+    // A watch through a link is one of the volume.
+    let mut watch = api.ws(&url("/watch", "")).unwrap();
+    watch.send(tungstenite::Message::text(json!({ "action": "subscribe", "path": "/r/etc" }).to_string())).unwrap();
+    assert!(watch.read().unwrap().to_text().unwrap().contains("error"));
+    watch.send(tungstenite::Message::text(json!({ "action": "subscribe", "path": "/r/own" }).to_string())).unwrap();
+    assert!(watch.read().unwrap().to_text().unwrap().contains("subscribed"));
+    sandbox.sh_ok("echo x >/data/own/seen");
+    assert!(watch.read().unwrap().to_text().unwrap().contains("seen"));
+    // The whole as an archive has the links as they are.
+    let archive = api.get(&url("/archive", ""));
+    assert_eq!(archive.status, 200);
+    assert!(!archive.text().contains("root:x:"));
+}
+
+/// Beside its deletion, a volume is there or it is not.
+#[test]
+fn writes_beside_a_deletion_are_told_that_it_is_gone() {
+    let server = server();
+    let api = server.api();
+    for _ in 0..12 {
+        let volume = create(&api, json!({ "name": "v" }));
+        let statuses: Vec<u16> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..4)
+                .map(|n| {
+                    scope.spawn({
+                        let (api, volume) = (&api, &volume);
+                        move || put(api, volume, &format!("/f{n}"), b"x").status
+                    })
+                })
+                .collect();
+            api.delete(&format!("{VOLUMES}/{volume}")).ok(200);
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+        });
+        assert!(statuses.iter().all(|status| [200, 404, 409, 503].contains(status)), "{statuses:?}");
+    }
+    assert!(!server.log().contains("cannot be served"), "{}", server.log_tail());
+    settled(&server);
+}

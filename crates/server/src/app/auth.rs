@@ -30,12 +30,17 @@ use sandbar_core::{
 };
 use sandbar_node::error_text;
 use sandbar_store::{Store, StoreError, TokenKind};
+use tokio::sync::watch;
 
 pub use keys::NewKey;
 pub use logins::Login;
 pub use teams::TeamChange;
 
-use crate::{app::SharedApp, error::ApiError, http::time::now_ms};
+use crate::{
+    app::SharedApp,
+    error::ApiError,
+    http::{standing::Asker, time::now_ms},
+};
 use cache::{Cache, Grant, Holder, Seen};
 
 /// Names the team that a login acts for, when its user is in several.
@@ -101,12 +106,30 @@ impl Auth {
         self.holder_of(token::sha256(token), team).await
     }
 
-    /// Who it is by now that somebody was when a long answer began: 401 when the token is worth nothing any more.
+    /// Who it is by now that somebody was when something long began: 401 when the key was ended, or the login. A login whose tokens
+    /// were renewed meanwhile is the same login still.
     pub async fn verify_again(&self, who: &Principal) -> Result<Principal, ApiError> {
-        match who.token {
-            Some(hash) => self.holder_of(hash, Some(&who.team_id)).await,
-            None => Ok(who.clone()),
+        let Some(hash) = who.token else { return Ok(who.clone()) };
+        let team = Some(&*who.team_id).filter(|team| !team.is_empty());
+        match (self.holder_of(hash, team).await, &who.login) {
+            (Err(error), Some(family)) if error.status() == ErrorCode::Unauthorized.status() => {
+                if !self.store.login_lives(family, now_ms()).await.map_err(|e| refused("reading the login", &e))? {
+                    return Err(error);
+                }
+                let teams = self.store.teams_of_user(&who.user_id).await.map_err(|e| refused("reading the login", &e))?;
+                let role = teams.into_iter().find(|(team, _)| team.id == who.team_id).map(|(_, role)| role);
+                if role.is_none() && team.is_some() {
+                    return Err(ApiError::not_found("team", &who.team_id));
+                }
+                Ok(Principal { roles: role.into_iter().collect(), permissions: role.map(Role::permissions).unwrap_or_default(), ..who.clone() })
+            }
+            (answer, _) => answer,
         }
+    }
+
+    /// Tells of each key, login, membership or role that ends or is changed from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.verified.changes()
     }
 
     async fn holder_of(&self, hash: token::Sha256, team: Option<&str>) -> Result<Principal, ApiError> {
@@ -224,6 +247,9 @@ impl FromRequestParts<SharedApp> for Principal {
             principal.require(permission)?;
         }
         app.admit_request(&principal.team_id)?;
+        if let Some(asker) = parts.extensions.get::<Asker>() {
+            asker.note(&principal);
+        }
         Ok(principal)
     }
 }

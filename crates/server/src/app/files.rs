@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use sandbar_node::{
     Runtime,
     client::{Lines, ProcdError},
-    volumes::{Keeper, VOLUME_PATH},
+    volumes::Keeper,
 };
 use sandbar_procd_api::{FileInfo, Move, WatchLine, Written};
 
@@ -38,42 +38,17 @@ impl Files {
         }
     }
 
-    /// The path inside. Paths of a volume are below its own top, whatever they say.
+    /// The path inside. Paths of a volume begin at its own top, which is the root of its keeper.
     fn inside(&self, path: &str) -> String {
         match self {
             Self::Sandbox(_) => path.to_owned(),
-            Self::Volume(_) => below(VOLUME_PATH, path),
+            Self::Volume(_) => from_top(path),
         }
-    }
-
-    /// A path inside as clients know it.
-    fn outside(&self, path: String) -> String {
-        match self {
-            Self::Sandbox(_) => path,
-            Self::Volume(_) => match path.strip_prefix(VOLUME_PATH) {
-                Some("") => "/".to_owned(),
-                Some(rest) => rest.to_owned(),
-                None => path,
-            },
-        }
-    }
-
-    /// A refusal in paths that clients know.
-    fn told(&self, error: ApiError) -> ApiError {
-        match self {
-            Self::Sandbox(_) => error,
-            Self::Volume(_) => error.with_message(|message| message.replace(&format!("{VOLUME_PATH}/"), "/")),
-        }
-    }
-
-    fn known(&self, mut info: FileInfo) -> FileInfo {
-        info.path = self.outside(info.path);
-        info
     }
 }
 
-/// A path below a folder: parts that mean nothing are dropped, and `..` leads no higher than the folder.
-fn below(folder: &str, path: &str) -> String {
+/// A path from the top: parts that mean nothing are dropped, and `..` leads no higher.
+fn from_top(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
@@ -84,24 +59,19 @@ fn below(folder: &str, path: &str) -> String {
             part => parts.push(part),
         }
     }
-    parts.iter().fold(folder.to_owned(), |path, part| path + "/" + part)
+    format!("/{}", parts.join("/"))
 }
 
-/// What a watch of files tells, in paths that clients know.
+/// What a watch of files tells.
 pub struct FileWatch {
-    files: Files,
+    /// Whoever serves them stays.
+    _files: Files,
     lines: Lines<WatchLine>,
 }
 
 impl FileWatch {
     pub async fn next(&mut self) -> Result<Option<WatchLine>, ProcdError> {
-        Ok(self.lines.next().await?.map(|line| match line {
-            WatchLine::Subscribed { path } => WatchLine::Subscribed { path: self.files.outside(path) },
-            WatchLine::Event { event, path, old_path } => {
-                WatchLine::Event { event, path: self.files.outside(path), old_path: old_path.map(|path| self.files.outside(path)) }
-            }
-            error @ WatchLine::Error { .. } => error,
-        }))
+        self.lines.next().await
     }
 }
 
@@ -122,7 +92,7 @@ impl App {
     pub async fn read_file(&self, who: &Principal, owner: &FileOwner, path: &str, range: Option<HeaderValue>) -> Result<Response<Body>, ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        let response = unless_frozen(runtime, runtime.client.read_file(&files.inside(path), range)).await.map_err(|error| files.told(error))?;
+        let response = unless_frozen(runtime, runtime.client.read_file(&files.inside(path), range)).await?;
         // Whoever serves it stays until the last byte.
         Ok(response.map(|body| {
             Body::new(body.map_frame(move |frame| {
@@ -147,46 +117,45 @@ impl App {
         }
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        unless_frozen(runtime, runtime.client.write_file(&files.inside(path), mode, length, body)).await.map_err(|error| files.told(error))
+        unless_frozen(runtime, runtime.client.write_file(&files.inside(path), mode, length, body)).await
     }
 
     pub async fn make_folder(&self, who: &Principal, owner: &FileOwner, path: &str, recursive: bool) -> Result<(), ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        unless_frozen(runtime, runtime.client.mkdir(&files.inside(path), recursive)).await.map_err(|error| files.told(error))
+        unless_frozen(runtime, runtime.client.mkdir(&files.inside(path), recursive)).await
     }
 
     pub async fn remove_file(&self, who: &Principal, owner: &FileOwner, path: &str) -> Result<(), ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        unless_frozen(runtime, runtime.client.remove(&files.inside(path))).await.map_err(|error| files.told(error))
+        unless_frozen(runtime, runtime.client.remove(&files.inside(path))).await
     }
 
     pub async fn move_file(&self, who: &Principal, owner: &FileOwner, request: &Move) -> Result<(), ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
         let request = Move { source: files.inside(&request.source), destination: files.inside(&request.destination) };
-        unless_frozen(runtime, runtime.client.move_(&request)).await.map_err(|error| files.told(error))
+        unless_frozen(runtime, runtime.client.move_(&request)).await
     }
 
     pub async fn stat_file(&self, who: &Principal, owner: &FileOwner, path: &str) -> Result<FileInfo, ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        Ok(files.known(unless_frozen(runtime, runtime.client.stat(&files.inside(path))).await.map_err(|error| files.told(error))?))
+        unless_frozen(runtime, runtime.client.stat(&files.inside(path))).await
     }
 
     pub async fn list_files(&self, who: &Principal, owner: &FileOwner, path: &str) -> Result<Vec<FileInfo>, ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        let entries = unless_frozen(runtime, runtime.client.list(&files.inside(path))).await.map_err(|error| files.told(error))?;
-        Ok(entries.into_iter().map(|entry| files.known(entry)).collect())
+        unless_frozen(runtime, runtime.client.list(&files.inside(path))).await
     }
 
     pub async fn watch_files(&self, who: &Principal, owner: &FileOwner, path: &str, recursive: bool) -> Result<FileWatch, ApiError> {
         let files = self.files_of(who, owner).await?;
         let runtime = files.runtime();
-        let lines = unless_frozen(runtime, runtime.client.watch(&files.inside(path), recursive)).await.map_err(|error| files.told(error))?;
-        Ok(FileWatch { files, lines })
+        let lines = unless_frozen(runtime, runtime.client.watch(&files.inside(path), recursive)).await?;
+        Ok(FileWatch { _files: files, lines })
     }
 }
 
@@ -196,10 +165,8 @@ mod tests {
 
     #[test]
     fn no_path_of_a_volume_leads_out_of_it() {
-        for (path, inside) in
-            [("/a/b", "/volume/a/b"), ("a", "/volume/a"), ("/", "/volume"), ("../../etc", "/volume/etc"), ("/a/../../b//./c", "/volume/b/c"), ("..", "/volume")]
-        {
-            assert_eq!(below(VOLUME_PATH, path), inside, "{path}");
+        for (path, inside) in [("/a/b", "/a/b"), ("a", "/a"), ("/", "/"), ("../../etc", "/etc"), ("/a/../../b//./c", "/b/c"), ("..", "/")] {
+            assert_eq!(from_top(path), inside, "{path}");
         }
     }
 }

@@ -82,6 +82,11 @@ impl App {
         Ok(found)
     }
 
+    /// All snapshots of the team, oldest first. How many there can be is bounded where they are made.
+    pub async fn team_snapshots(&self, who: &Principal) -> Result<Vec<SnapshotRecord>, ApiError> {
+        self.store.snapshots_of_team(&who.team_id).await.map_err(|e| store_failure("listing snapshots", &e))
+    }
+
     /// One snapshot of the team.
     pub async fn snapshot(&self, who: &Principal, id: &str) -> Result<SnapshotRecord, ApiError> {
         let found = self.store.snapshot_get(&who.team_id, id).await.map_err(|e| store_failure("reading the snapshot", &e))?;

@@ -18,7 +18,7 @@ use crate::{
         App,
         auth::Principal,
         room::full,
-        sandboxes::{now_ms, runtime_failure, store_failure, violations},
+        sandboxes::{now_ms, store_failure, violations},
         snapshots::texts,
     },
     error::ApiError,
@@ -200,14 +200,19 @@ impl App {
     /// Who serves the files of a volume.
     pub(crate) async fn volume_keeper(&self, who: &Principal, id: &str) -> Result<Keeper, ApiError> {
         let volume = self.volume(who, id).await?;
-        let kept = self.node.volume_keeper(&volume.tree_id, volume.size_limit_bytes).await;
-        kept.map_err(|error| {
-            tracing::warn!(volume = id, error = error_text(&error), "a volume's files cannot be served");
-            match runtime_failure("serving the volume", &error) {
-                full if full.status() == ErrorCode::InsufficientStorage.status() => full,
-                _ => ApiError::unavailable("the volume's files cannot be served now").retry_after(1),
-            }
-        })
+        let error = match self.node.volume_keeper(&volume.tree_id, volume.size_limit_bytes).await {
+            Ok(keeper) => return Ok(keeper),
+            Err(error) => error,
+        };
+        if error.is_disk_full() {
+            return Err(full());
+        }
+        // Somebody may have deleted it meanwhile, or given it other files.
+        if self.volume(who, id).await?.tree_id != volume.tree_id {
+            return Err(ApiError::conflict("the volume's files were replaced at the same time; try again"));
+        }
+        tracing::warn!(volume = id, error = error_text(&error), "a volume's files cannot be served");
+        Err(ApiError::unavailable("the volume's files cannot be served now").retry_after(1))
     }
 
     /// Refuses what does not fit into a volume any more.

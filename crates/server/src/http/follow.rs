@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{
+    Extension,
     body::Body,
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
@@ -14,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::standing::Farewell;
 use crate::{
     app::{App, SharedApp, auth::Principal},
     error::ApiError,
@@ -120,7 +122,7 @@ pub(super) fn events(app: SharedApp, reader: Reader, followed: impl Follow) -> R
         // For proxies that gather what comes.
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (headers, Body::from_stream(events)).into_response()
+    (Extension(Farewell::Event), headers, Body::from_stream(events)).into_response()
 }
 
 /// An event. Its id is where a client that comes again goes on.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, State},
     http::{HeaderName, HeaderValue, header},
@@ -22,6 +23,7 @@ use super::{
     follow::Reader,
     params::{Params, shown},
     reply,
+    standing::Farewell,
     time::{now_ms, rfc3339},
 };
 use crate::{
@@ -116,7 +118,7 @@ async fn observe(State(app): State<SharedApp>, who: Principal, Path(id): Path<St
     if watch {
         let watching = Watching { following: Following::new(app, who, logs, (sealed, epoch)), query, ready: older.into(), heartbeat_at_ms: 0, ended: false };
         let lines = stream::try_unfold(watching, watch_next);
-        return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
+        return Ok((Extension(Farewell::Line), [(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
     }
     let mut found: Vec<_> = older;
     if let Some(current) = &logs.current {

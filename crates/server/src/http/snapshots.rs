@@ -31,7 +31,13 @@ use crate::{
 
 /// `/api/v1/sandboxes/{id}/snapshots`, `/rootfs` and `/fork`, and `/api/v1/sandbox-rootfs-snapshots`
 pub fn router() -> OpenApiRouter<SharedApp> {
-    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get, delete)).routes(routes!(restore)).routes(routes!(fork)).routes(routes!(rebase))
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(list_all))
+        .routes(routes!(get, delete))
+        .routes(routes!(restore))
+        .routes(routes!(fork))
+        .routes(routes!(rebase))
 }
 
 /// Keep the files of a sandbox as they are now. Of one without processes nothing is copied. The body may be empty.
@@ -56,6 +62,14 @@ async fn create(
 async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<String>) -> Result<SnapshotListResponse> {
     who.require(Permission::SandboxRead)?;
     let snapshots: Vec<_> = app.snapshots(&who, &id).await?.into_iter().map(rendered).collect();
+    reply::ok(SnapshotListResponse { count: snapshots.len() as u64, snapshots })
+}
+
+/// All snapshots of the team, oldest first; those of sandboxes that are gone, too.
+#[utoipa::path(get, path = "/api/v1/sandbox-rootfs-snapshots", tag = "snapshots", responses((status = 200, body = Envelope<SnapshotListResponse>)))]
+async fn list_all(State(app): State<SharedApp>, who: Principal) -> Result<SnapshotListResponse> {
+    who.require(Permission::SandboxRead)?;
+    let snapshots: Vec<_> = app.team_snapshots(&who).await?.into_iter().map(rendered).collect();
     reply::ok(SnapshotListResponse { count: snapshots.len() as u64, snapshots })
 }
 

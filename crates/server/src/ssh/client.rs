@@ -10,7 +10,7 @@ use sandbar_node::{
 use sandbar_procd_api::{PROTOCOL_PROCESS, process::Start};
 
 use crate::{
-    app::{SharedApp, auth::Principal, contexts::unless_frozen},
+    app::{SharedApp, auth::Principal, contexts::unless_frozen, standing::Changes},
     error::ApiError,
 };
 
@@ -38,6 +38,18 @@ impl Client {
         let (record, _) = self.app.look(&self.sandbox).await?.ok_or_else(gone)?;
         let who = self.app.auth.ssh_principal(&record.team_id, &self.fingerprint).await?;
         who.ok_or_else(|| ApiError::new(ErrorCode::Forbidden, "the key does not open this sandbox any more"))
+    }
+
+    /// Returns when whoever has come in may not any more, with why: their key went, or what it was added by, or their role.
+    pub async fn barred(&self) -> String {
+        let mut changes = Changes::new(self.app.auth.changes());
+        loop {
+            changes.next().await;
+            match self.who().await {
+                Err(error) if error.status() < 500 => return error.message().to_owned(),
+                Ok(_) | Err(_) => {}
+            }
+        }
     }
 
     /// The sandbox's runtime, awake.

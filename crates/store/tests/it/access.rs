@@ -160,8 +160,10 @@ async fn refresh_tokens_work_once() {
     assert_eq!(store.login_rotate("r1", pair("a2", "r2"), 2).await.expect("rotates"), Rotation::Done { user_id: "user".into(), family: "f".into() });
     assert_eq!(store.login_find("a1", TokenKind::Access, 3).await.expect("reads"), None);
     assert!(store.login_find("a2", TokenKind::Access, 3).await.expect("reads").is_some());
+    assert!(store.login_lives("f", 999).await.expect("reads") && !store.login_lives("f", 1000).await.expect("reads"));
     assert_eq!(store.login_rotate("r1", pair("a3", "r3"), 3).await.expect("asks"), Rotation::Reused { family: "f".into() });
     assert_eq!(store.login_find("a2", TokenKind::Access, 4).await.expect("reads"), None, "a stolen login is ended");
+    assert!(!store.login_lives("f", 4).await.expect("reads") && !store.login_lives("g", 4).await.expect("reads"));
     assert_eq!(store.login_rotate("r2", pair("a4", "r4"), 4).await.expect("asks"), Rotation::Unknown);
 }
 

@@ -169,3 +169,45 @@ fn the_host_key_stays_and_a_port_that_is_taken_is_an_error_only_when_it_was_aske
     let _ = fs::remove_dir_all(&dir);
     assert!(!refused.status.success() && stderr(&refused).contains("cannot listen on"), "{}", stderr(&refused));
 }
+
+/// A connection ends with what let it in, and what it forwards with it.
+#[test]
+fn a_connection_ends_with_its_key_the_api_key_behind_it_and_the_role() {
+    let ground = ground();
+    let owner = ground.server.api();
+    let sandbox = Sandbox::claim(&owner, json!({}));
+    let team = sandbox.get()["team_id"].as_str().unwrap().to_owned();
+    let made = owner.post("/api-keys", json!({ "name": "leaks", "roles": ["developer"] })).ok(201);
+    let by_api_key = Me::with_key(&ground, &owner.with_token(made["key"].as_str().unwrap()));
+    let by_key = Me::with_key(&ground, &owner);
+    let other = other_team(&ground.server);
+    let user = other.get("/users/me").ok(200);
+    owner.post(&format!("/teams/{team}/members"), json!({ "email": user["email"], "role": "developer" })).ok(201);
+    let by_role = Me::stranger(&ground);
+    let headers = [("x-team-id", team.as_str()), ("content-type", "application/json")];
+    let body = json!({ "name": "k", "public_key": by_role.public_key() }).to_string();
+    assert_eq!(other.try_send("POST", KEYS, &headers, body.as_bytes()).unwrap().status, 201);
+
+    let begin = |me: &Me| {
+        let mut child = me.ssh(&sandbox, &["echo in; cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut word = [0; 3];
+        child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"in\n");
+        child
+    };
+    let all = [&by_api_key, &by_key, &by_role].map(begin);
+    let mut stays = begin(&Me::with_key(&ground, &owner));
+    owner.delete(&format!("/api-keys/{}", made["id"].as_str().unwrap())).ok(200);
+    owner.delete(&format!("{KEYS}/{}", by_key.id)).ok(200);
+    owner.put(&format!("/teams/{team}/members/{}", user["id"].as_str().unwrap()), json!({ "role": "viewer" })).ok(200);
+    for child in all {
+        // Its input stays open: it is the server that ends it.
+        let mut child = child;
+        let _input = child.stdin.take();
+        let done = child.wait_with_output().unwrap();
+        assert_eq!(done.status.code(), Some(255), "{}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(done.stdout, b"");
+    }
+    stays.stdin.as_mut().unwrap().write_all(b"still").unwrap();
+    assert_eq!(stays.wait_with_output().unwrap().stdout, b"still");
+}

@@ -9,6 +9,7 @@ use std::{
 };
 
 use sandbar_core::roles::Role;
+use tokio::sync::watch;
 
 use super::{Principal, token::Sha256};
 
@@ -67,12 +68,15 @@ struct Inner {
     grants: HashMap<Sha256, (Arc<Grant>, i64)>,
 }
 
-/// The memory.
-pub struct Cache(Mutex<Inner>);
+/// The memory, and who is told of each revocation.
+pub struct Cache {
+    inner: Mutex<Inner>,
+    changes: watch::Sender<()>,
+}
 
 impl Cache {
     pub fn new() -> Self {
-        Self(Mutex::default())
+        Self { inner: Mutex::default(), changes: watch::Sender::new(()) }
     }
 
     pub fn get(&self, hash: &Sha256, now_ms: i64) -> Seen {
@@ -95,6 +99,16 @@ impl Cache {
             inner.grants.clear();
         }
         inner.grants.insert(hash, (grant, now_ms.saturating_add(BELIEVED_MS)));
+    }
+
+    /// Tells of everything that is revoked from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Tells that something was revoked of which nothing is remembered here.
+    pub fn revoked(&self) {
+        self.changes.send_replace(());
     }
 
     /// Forgets a key.
@@ -121,12 +135,15 @@ impl Cache {
     }
 
     fn forget(&self, which: impl Fn(&Grant) -> bool) {
-        let mut inner = self.lock();
-        inner.epoch += 1;
-        inner.grants.retain(|_, (grant, _)| !which(grant));
+        {
+            let mut inner = self.lock();
+            inner.epoch += 1;
+            inner.grants.retain(|_, (grant, _)| !which(grant));
+        }
+        self.revoked();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

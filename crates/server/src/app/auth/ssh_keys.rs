@@ -64,7 +64,9 @@ impl Auth {
     pub async fn delete_ssh_key(&self, who: &Principal, id: &str) -> Result<(), ApiError> {
         in_team(who)?;
         let owner = (!who.permissions.has(Permission::TeamAdmin)).then_some(&*who.user_id);
-        self.store.ssh_key_delete(&who.team_id, owner, id).await.map_err(|e| refused("deleting the SSH key", &e))?;
+        let done = self.store.ssh_key_delete(&who.team_id, owner, id).await;
+        self.verified.revoked();
+        done.map_err(|e| refused("deleting the SSH key", &e))?;
         tracing::info!(team = who.team_id, by = who.user_id, key = id, "an SSH key was deleted");
         Ok(())
     }

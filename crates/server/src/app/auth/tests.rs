@@ -87,6 +87,32 @@ async fn keys_work_until_they_are_revoked() {
 }
 
 #[tokio::test]
+async fn what_lasts_is_asked_about_again_and_told_of_revocations() {
+    let fresh = Fresh::new(true).await;
+    let (login, who) = fresh.person("ann@example.com").await;
+    let mut changes = fresh.auth.changes();
+    assert!(!changes.has_changed().expect("lives"));
+    let next = fresh.auth.refresh_login(&login.refresh_token).await.expect("refreshes");
+    assert!(changes.has_changed().expect("lives"));
+    assert_eq!(status(fresh.auth.verify(&login.access_token, None).await), 401);
+    let again = fresh.auth.verify_again(&who).await.expect("the login goes on");
+    assert_eq!((again.permissions, again.team_id), (who.permissions, who.team_id.clone()));
+    changes.mark_unchanged();
+    let renewed = fresh.auth.verify(&next.access_token, None).await.expect("is good");
+    fresh.auth.logout(&renewed).await.expect("logs out");
+    assert!(changes.has_changed().expect("lives"));
+    assert_eq!(status(fresh.auth.verify_again(&who).await), 401, "by whichever of its tokens");
+
+    let admin = fresh.admin().await;
+    let (key, text) = fresh.auth.create_key(&admin, new_key(&["viewer"])).await.expect("makes a key");
+    let holder = fresh.auth.verify(&text, None).await.expect("is good");
+    changes.mark_unchanged();
+    fresh.auth.deactivate_key(&admin, &key.id).await.expect("deactivates");
+    assert!(changes.has_changed().expect("lives"));
+    assert_eq!(status(fresh.auth.verify_again(&holder).await), 401);
+}
+
+#[tokio::test]
 async fn people_log_in_refresh_and_out() {
     let fresh = Fresh::new(true).await;
     let (first, who) = fresh.person("ann@example.com").await;

@@ -16,7 +16,10 @@ use futures_util::{
     stream::{SplitSink, SplitStream},
 };
 use sandbar_api::error::ErrorEnvelope;
-use sandbar_core::{limits, roles::Permission};
+use sandbar_core::{
+    limits,
+    roles::{Permission, Permissions},
+};
 use sandbar_node::{
     Runtime,
     client::{AttachReader, AttachWriter, AttachedFrame, ProcdError},
@@ -28,7 +31,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::convert::state_name;
 use crate::{
-    app::{SharedApp, apps::sealed::SealedOutput, auth::Principal},
+    app::{SharedApp, apps::sealed::SealedOutput, auth::Principal, standing::Standing},
     error::ApiError,
 };
 
@@ -38,6 +41,10 @@ pub const PING_EVERY: Duration = Duration::from_secs(20);
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// "Normal closure"; any other code is an error to clients.
 pub const CLOSE_NORMAL: u16 = 1000;
+/// "Policy violation".
+const CLOSE_POLICY: u16 = 1008;
+/// What fits into a close frame beside its code.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// Attach to a context by WebSocket.
 ///
@@ -47,6 +54,7 @@ pub const CLOSE_NORMAL: u16 = 1000;
 /// input, and at the end `{"type":"done","exit_code","state"}`, then a close with 1000. Output from before comes first. A command that
 /// was not waited for holds its output back until the first client attaches, for ten seconds at most. What a client does not take in time
 /// may be lost: then a frame of `stderr` (of `pty` in a terminal) says so and has `lost_bytes`, and the last one `"truncated":true`.
+/// Who may not write the sandbox any more is closed with 1008.
 #[utoipa::path(get, path = "/api/v1/sandboxes/{id}/contexts/{ctx}/ws", tag = "contexts", params(("id" = String, Path), ("ctx" = String, Path)), responses(
     (status = 101, description = "switched to WebSocket"), (status = 400, body = ErrorEnvelope), (status = 404, body = ErrorEnvelope),
 ))]
@@ -58,15 +66,17 @@ pub async fn attach(
 ) -> Result<Response, ApiError> {
     who.require(Permission::SandboxWrite)?;
     let (upgrade, place) = checked(upgrade)?;
+    let standing = Standing::new(&app, &who, Permissions::of(&[Permission::SandboxWrite]));
     let (runtime, attached, sealed) = app.attach_context(&who, &id, &ctx).await?;
     Ok(upgrade.on_upgrade(move |socket| async move {
         let (reader, writer) = attached.split();
         let (sink, mut stream) = socket.split();
         tokio::select! {
-            // Ends when the process has: everything is said and closed.
-            () = write_out(sink, (reader, sealed), &runtime) => drain(&mut stream).await,
+            // Ends when the process has, or who is attached may not be any more: everything is said and closed.
+            () = write_out(sink, (reader, sealed), &runtime, standing.clone()) => drain(&mut stream).await,
             // Ends when the client goes; the process stays.
-            () = read_in(&mut stream, writer) => {}
+            () = read_in(&mut stream, writer, standing.clone()) => {}
+            () = unheard(standing) => {}
         }
         drop(place);
     }))
@@ -123,17 +133,40 @@ struct Done {
     truncated: bool,
 }
 
-async fn write_out(mut sink: SplitSink<WebSocket, Message>, (mut reader, mut sealed): (AttachReader, Option<SealedOutput>), runtime: &Arc<Runtime>) {
+/// Closes a socket of somebody who may not have it any more.
+pub async fn dismiss(sink: &mut SplitSink<WebSocket, Message>, error: &ApiError) {
+    let mut reason = error.message().to_owned();
+    reason.truncate(reason.floor_char_boundary(CLOSE_REASON_BYTES_MAX));
+    let _ = sink.send(Message::Close(Some(CloseFrame { code: CLOSE_POLICY, reason: reason.into() }))).await;
+}
+
+/// Returns when somebody may not have their socket any more and did not take that they were told so.
+pub async fn unheard(standing: Standing) {
+    standing.over().await;
+    tokio::time::sleep(2 * CLOSE_TIMEOUT).await;
+}
+
+async fn write_out(
+    mut sink: SplitSink<WebSocket, Message>,
+    (mut reader, mut sealed): (AttachReader, Option<SealedOutput>),
+    runtime: &Arc<Runtime>,
+    mut standing: Standing,
+) {
+    let mut over = std::pin::pin!(standing.clone().over());
     let mut truncated = false;
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
     loop {
         let frame = tokio::select! {
             frame = reader.next() => frame,
+            error = &mut over => return dismiss(&mut sink, &error).await,
             _ = ping.tick() => match sink.send(Message::Ping(bytes::Bytes::new())).await {
                 Ok(()) => continue,
                 Err(_) => return,
             },
         };
+        if let Err(error) = standing.pass().await {
+            return dismiss(&mut sink, &error).await;
+        }
         let (mut messages, last) = match frame {
             Ok(Some(AttachedFrame::Output { stream, data })) => {
                 let data = match &mut sealed {
@@ -220,8 +253,12 @@ fn json(frame: &Frame<'_>) -> String {
     serde_json::to_string(frame).unwrap_or_default()
 }
 
-async fn read_in(stream: &mut SplitStream<WebSocket>, mut writer: AttachWriter) {
+async fn read_in(stream: &mut SplitStream<WebSocket>, mut writer: AttachWriter, mut standing: Standing) {
     while let Some(Ok(message)) = stream.next().await {
+        if standing.pass().await.is_err() {
+            // The other half hears of it, too, and closes.
+            std::future::pending::<()>().await;
+        }
         let sent = match message {
             Message::Text(text) => forward(&mut writer, text.as_str()).await,
             Message::Binary(bytes) => forward(&mut writer, &String::from_utf8_lossy(&bytes)).await,

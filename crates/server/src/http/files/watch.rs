@@ -11,7 +11,10 @@ use axum::{
 };
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
 use sandbar_api::error::ErrorEnvelope;
-use sandbar_core::{limits, roles::Permission};
+use sandbar_core::{
+    limits,
+    roles::{Permission, Permissions},
+};
 use sandbar_node::client::ProcdError;
 use sandbar_procd_api::WatchLine;
 use serde::{Deserialize, Serialize};
@@ -26,9 +29,10 @@ use crate::{
         SharedApp,
         auth::Principal,
         files::{FileOwner, FileWatch},
+        standing::Standing,
     },
     error::ApiError,
-    http::contexts::ws::{PING_EVERY, checked},
+    http::contexts::ws::{PING_EVERY, checked, dismiss, drain, unheard},
 };
 
 /// Frames between the watches of a socket and its writer; a full queue holds the agent's sending back.
@@ -52,20 +56,22 @@ pub async fn watch(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     who.require(Permission::SandboxRead)?;
-    upgraded(app, who, FileOwner::Sandbox(id), upgrade).await
+    upgraded(app, who, Permission::SandboxRead, FileOwner::Sandbox(id), upgrade).await
 }
 
 /// Switches to a socket that watches an owner's files.
 pub async fn upgraded(
     app: SharedApp,
     who: Principal,
+    needs: Permission,
     owner: FileOwner,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let (upgrade, place) = checked(upgrade)?;
+    let standing = Standing::new(&app, &who, Permissions::of(&[needs]));
     app.wake_files(&who, &owner).await?;
     Ok(upgrade.on_upgrade(move |socket| async move {
-        serve(app, who, owner, socket).await;
+        serve(app, who, owner, socket, standing).await;
         drop(place);
     }))
 }
@@ -105,14 +111,19 @@ enum Frame {
     },
 }
 
-async fn serve(app: SharedApp, who: Principal, owner: FileOwner, socket: WebSocket) {
+async fn serve(app: SharedApp, who: Principal, owner: FileOwner, socket: WebSocket, standing: Standing) {
     let (sink, mut stream) = socket.split();
     let (frames, queue) = mpsc::channel(QUEUE_MAX);
     // Dropping the set ends the watches with the socket.
     let mut watches = JoinSet::new();
     let mut running: HashMap<String, AbortHandle> = HashMap::new();
+    let mut asked = standing.clone();
     let read_in = async {
         while let Some(Ok(message)) = stream.next().await {
+            if asked.pass().await.is_err() {
+                // The writer hears of it, too, and closes.
+                std::future::pending::<()>().await;
+            }
             let text = match &message {
                 Message::Text(text) => text.as_str(),
                 Message::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
@@ -146,11 +157,13 @@ async fn serve(app: SharedApp, who: Principal, owner: FileOwner, socket: WebSock
     };
     tokio::select! {
         () = read_in => {}
-        () = write_out(sink, queue) => {}
+        () = write_out(sink, queue, standing.clone()) => drain(&mut stream).await,
+        () = unheard(standing) => {}
     }
 }
 
-async fn write_out(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receiver<Frame>) {
+async fn write_out(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receiver<Frame>, mut standing: Standing) {
+    let mut over = std::pin::pin!(standing.clone().over());
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
     loop {
         let message = tokio::select! {
@@ -159,7 +172,11 @@ async fn write_out(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Rec
                 None => return,
             },
             _ = ping.tick() => Message::Ping(bytes::Bytes::new()),
+            error = &mut over => return dismiss(&mut sink, &error).await,
         };
+        if let Err(error) = standing.pass().await {
+            return dismiss(&mut sink, &error).await;
+        }
         if sink.send(message).await.is_err() {
             return;
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, State},
     http::header,
@@ -27,6 +28,7 @@ use crate::{
         follow::Reader,
         params::{Params, shown},
         reply,
+        standing::Farewell,
         time::rfc3339,
     },
 };
@@ -66,7 +68,7 @@ async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
         let mut following = Following { app, reader, id, filter, reading: None, heartbeat_at: now, ended: false, missed: 0 };
         following.attach(flows);
         let lines = stream::try_unfold(following, follow);
-        return Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
+        return Ok((Extension(Farewell::Line), [(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
     }
     let limit = limit.unwrap_or(limits::NETWORK_EVENTS_PAGE_DEFAULT) as usize;
     let (found, missed) = match &flows {

@@ -120,7 +120,7 @@ async fn watch(
     upgrade: std::result::Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> std::result::Result<axum::response::Response, ApiError> {
     who.require(Permission::VolumeRead)?;
-    upgraded(app, who, FileOwner::Volume(id), upgrade).await
+    upgraded(app, who, Permission::VolumeRead, FileOwner::Volume(id), upgrade).await
 }
 
 /// The top of a volume is there as long as the volume.
