@@ -149,7 +149,9 @@ pub(super) async fn pass(
         if let RuntimeKind::Function { .. } = service.kind() {
             return Ok(admit::with(inline::call(app, &awake, (service, route), outgoing.into_request(), limit, &host, None).await, &cors));
         }
-        let target = Target { runtime: &awake, service, route, preview };
+        // What an app redirects to on its own machine is on the public host for others, where paths are the same on both.
+        let is_apps = preview.is_none() && route.rewrite_prefix.is_none() && app.previews.has_gates(&id);
+        let target = Target { runtime: &awake, service, route, preview, is_apps };
         match outgoing.send(&app.gateway, &target, &mut dress).await {
             Ok(response) => return Ok(response),
             // Whoever paused it does not want it woken by a request that was there before.
