@@ -41,7 +41,7 @@ for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
     assert_eq!(plain.api.get(&plain.path("/network/events")).ok(200)["events"], json!([]));
     // It can be asked for, and done without, at any time; what it is not is refused.
     plain.api.put(&plain.path("/network"), policy).ok(200);
-    assert_eq!(connect(&plain, "1.1.1.1", 443), "read ECONNRESET");
+    assert!(connect(&plain, "1.1.1.1", 443).ends_with("ECONNRESET"));
     assert_eq!(plain.api.get(&plain.path("/network/events")).ok(200)["events"][0]["rule"], "mode block-all");
     plain.api.put(&plain.path("/network"), json!({ "mode": "block-all" })).ok(200);
     assert_eq!(connect(&plain, "1.1.1.1", 443), "connect EACCES");
