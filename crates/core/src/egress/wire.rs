@@ -41,6 +41,9 @@ pub struct EgressPolicy {
     #[serde(deserialize_with = "or_default")]
     pub credential_rules: Vec<CredentialRule>,
     pub proxy: Option<ProxyPolicy>,
+    /// Whether each refusal is listed, also of what an address alone decides.
+    #[serde(deserialize_with = "or_default")]
+    pub audit: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

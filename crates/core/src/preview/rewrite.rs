@@ -48,6 +48,18 @@ pub fn set_cookie(cookie: &[u8]) -> Option<Vec<u8>> {
 /// A `Location` that leads to the server inside, by a name that only it has, as one on the host that the browser is on.
 /// `None` for all others, which are passed on as they are.
 pub fn location(value: &str, port: u16) -> Option<String> {
+    let (named, path) = on_own_machine(value)?;
+    named.is_none_or(|named| named == port).then_some(path)
+}
+
+/// The same for who was asked by the public host, and so has no reason to think of its own machine: only where its port is named.
+pub fn public_location(value: &str, port: u16) -> Option<String> {
+    let (named, path) = on_own_machine(value)?;
+    (named == Some(port)).then_some(path)
+}
+
+/// The port, if one is named, and the path of a URL that leads to the machine of whoever says it.
+fn on_own_machine(value: &str) -> Option<(Option<u16>, String)> {
     // Browsers leave them out of a URL wherever they stand.
     let value = value.replace(['\t', '\n', '\r'], "");
     let value = value.trim();
@@ -58,16 +70,17 @@ pub fn location(value: &str, port: u16) -> Option<String> {
         Some((host, digits)) if !digits.contains(']') => (host, Some(digits.parse::<u16>().ok()?)),
         Some(_) | None => (authority, None),
     };
-    if !is_own_machine(host) || named.is_some_and(|named| named != port) {
+    if !is_own_machine(host) {
         return None;
     }
-    Some(match path.as_bytes() {
+    let path = match path.as_bytes() {
         // Two of them would begin another host.
         [b'/' | b'\\', b'/' | b'\\', ..] => format!("/.{path}"),
         [b'/', ..] => path.to_owned(),
         [b'\\', ..] => format!("/{}", &path[1..]),
         _ => format!("/{path}"),
-    })
+    };
+    Some((named, path))
 }
 
 /// A `Content-Security-Policy` without what it says of pages around it; `None` when nothing is left.

@@ -146,6 +146,8 @@ fn locations_on_the_own_machine_stay_on_the_public_host() {
         ("", None),
     ] {
         assert_eq!(rewrite::location(value, 3000).as_deref(), want, "{value:?}");
+        let named = value.replace(['\t', '\n', '\r'], "").contains(":3000");
+        assert_eq!(rewrite::public_location(value, 3000).as_deref(), want.filter(|_| named), "{value:?} of a public port");
     }
 }
 

@@ -7,7 +7,7 @@
 //! cannot bury what it reached under what it was refused.
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -51,6 +51,8 @@ pub struct Decision {
     pub seq: u64,
     /// Unix time in milliseconds; of the first, when it was refused several times.
     pub at_ms: i64,
+    /// The same of the last.
+    pub last_at_ms: i64,
     /// How often the same was refused within a short time; 1 for what was allowed.
     pub times: u64,
     /// The name that the client said, or that the address was told for.
@@ -123,11 +125,14 @@ struct Ring {
     first: u64,
     next: u64,
     ends: u64,
+    /// Entries below are not counted on.
+    counted_from: u64,
 }
 
 struct Record {
     seq: u64,
     at_ms: i64,
+    last_at_ms: AtomicI64,
     times: AtomicU64,
     host: Option<String>,
     app: Option<App>,
@@ -169,7 +174,7 @@ pub(super) struct Log {
 impl Log {
     pub fn new(totals: Arc<Sums>) -> Self {
         let first = now_ms() as u64 * NUMBERS_PER_MS;
-        let ring = Ring { flows: VecDeque::new(), first, next: first, ends: 0 };
+        let ring = Ring { flows: VecDeque::new(), first, next: first, ends: 0, counted_from: first };
         Self { shared: Arc::new(Shared { ring: Mutex::new(ring), sums: Sums::default(), totals, changes: watch::Sender::new(()) }) }
     }
 
@@ -191,9 +196,17 @@ impl Log {
     fn add(&self, host: Option<String>, app: Option<App>, flow: Flow, verdict: Verdict, counts: bool) -> Arc<Entry> {
         let at_ms = now_ms();
         let mut ring = super::lock(&self.shared.ring);
-        let known = ring.flows.iter().rev().take(REPEATS_AMONG).find(|record| record.is_repeated_by(host.as_deref(), app, flow, &verdict, at_ms));
+        let counted_from = ring.counted_from;
+        let known = ring
+            .flows
+            .iter()
+            .rev()
+            .take(REPEATS_AMONG)
+            .take_while(|record| record.seq >= counted_from)
+            .find(|record| record.is_repeated_by(host.as_deref(), app, flow, &verdict, at_ms));
         if let Some(record) = known {
             record.times.fetch_add(1, Relaxed);
+            record.last_at_ms.fetch_max(at_ms, Relaxed);
             return Arc::new(Entry { record: Arc::clone(record), shared: Arc::clone(&self.shared) });
         }
         if ring.flows.len() >= FLOWS_MAX {
@@ -202,6 +215,7 @@ impl Log {
         let record = Arc::new(Record {
             seq: ring.next,
             at_ms,
+            last_at_ms: AtomicI64::new(at_ms),
             times: AtomicU64::new(1),
             host,
             app,
@@ -369,6 +383,12 @@ impl FlowLog {
         (flows, ring.forgotten_after(seq))
     }
 
+    /// What is refused from now on is an entry of its own, also where the same was refused just before.
+    pub fn begin_anew(&self) {
+        let mut ring = super::lock(&self.0.ring);
+        ring.counted_from = ring.next;
+    }
+
     /// Reads along from behind this number on; says how many flows after it are forgotten.
     pub fn position(&self, seq: u64) -> (Position, u64) {
         let ring = super::lock(&self.0.ring);
@@ -418,6 +438,7 @@ impl Record {
         Decision {
             seq: self.seq,
             at_ms: self.at_ms,
+            last_at_ms: self.last_at_ms.load(Relaxed),
             times: self.times.load(Relaxed),
             host: self.host.clone(),
             app: self.app.map(App::as_str),
@@ -469,6 +490,18 @@ mod tests {
         let seen: Vec<_> = log.decisions().into_iter().map(|flow| (flow.host, flow.times)).collect();
         assert_eq!(seen, [(Some("a.test".to_owned()), 3), (Some("b.test".to_owned()), 3), (None, 1), (None, 1)]);
         assert_eq!(log.counters().refused, 6);
+    }
+
+    #[test]
+    fn who_begins_anew_sees_what_was_refused_before_again() {
+        let log = Log::new(Arc::default());
+        refuse_name(&log, "a.test");
+        log.reading().begin_anew();
+        refuse_name(&log, "a.test");
+        refuse_name(&log, "a.test");
+        let seen: Vec<_> = log.decisions().into_iter().map(|flow| flow.times).collect();
+        assert_eq!(seen, [1, 2]);
+        assert!(log.decisions().iter().all(|flow| flow.last_at_ms >= flow.at_ms));
     }
 
     #[test]

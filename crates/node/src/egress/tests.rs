@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod audit;
 mod logins;
 mod names;
 mod requests;

@@ -80,6 +80,22 @@ fn protected_addresses_are_refused_in_connect() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Where each refusal is listed, the proxy refuses, which sees it.
+    let audited = Sandbox::claim(&server.api(), json!({ "network": { "egress": { "audit": true } } }));
+    for address in &addresses {
+        let answer = connect(&audited, address, 80);
+        if !is_refused_at_once(&answer) && !answer.ends_with("ECONNRESET") {
+            wrong.push(format!("{address}: {answer}"));
+        }
+    }
+    assert!(wrong.is_empty(), "with an audit: {}", wrong.join("\n"));
+    if let Some(ip) = own_address() {
+        let addr = greeter(ip);
+        assert!(connect(&audited, &addr.ip().to_string(), addr.port()).ends_with("ECONNRESET"));
+        let listed = audited.api.get(&audited.path("/network/events?decision=deny")).ok(200)["events"].clone();
+        let is_listed = |address: &str, port: u16| listed.as_array().unwrap().iter().any(|event| event["addr"] == address && event["port"] == port);
+        assert!(is_listed("169.254.169.254", 80) && is_listed("10.0.0.1", 80) && is_listed(&ip.to_string(), addr.port()), "{listed}");
+    }
     if let Some(ip) = own_address() {
         // Where really somebody listens, too.
         let addr = greeter(ip);

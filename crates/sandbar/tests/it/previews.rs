@@ -283,8 +283,9 @@ fn the_service_is_asked_as_on_its_own_machine_and_the_browser_stays_outside() {
     assert_eq!(cookies(&answer), ["a=1; Path=/x; Secure; SameSite=None; Partitioned"]);
     let answer = visitor.get(&format!("/answer?Set-Cookie={}", encode(&format!("{COOKIE}=x; Path=/; Secure"))));
     assert!(cookies(&answer).is_empty(), "the service cannot replace what opened the preview");
-    // A WebSocket comes from the service's own page, unless it does not.
-    for (origin, want) in [(format!("http://{host}"), "http://localhost:5173"), ("http://evil.test".to_owned(), "http://evil.test")] {
+    // A WebSocket comes from the service's own page, or from that of another port of the sandbox.
+    let other = format!("http://{}", host.replace("--p5173", "--p3000"));
+    for (origin, want) in [(format!("http://{host}"), "http://localhost:5173"), (other.clone(), other.as_str())] {
         let mut socket = visitor.public.ws_with("/ws", &[("cookie", &visitor.cookie), ("origin", &origin)]).expect("an upgrade");
         socket.send(Message::text(want)).unwrap();
         assert_eq!(socket.read().unwrap(), Message::text(want));
@@ -296,6 +297,19 @@ fn the_service_is_asked_as_on_its_own_machine_and_the_browser_stays_outside() {
         assert!(answer.to_ascii_lowercase().contains(&format!("x-origin: {want}\r\n")), "{answer}");
     }
     assert_eq!(visitor.public.ws("/ws").err(), Some(404));
+    // What others have in the same browser opens none, and changes nothing.
+    for origin in ["http://evil.test", "null", "http://localhost:5173", "http://sb-a--p5173.localhost"] {
+        assert_eq!(visitor.public.ws_with("/ws", &[("cookie", &visitor.cookie), ("origin", origin)]).err(), Some(403), "{origin}");
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+            let refused = visitor.ask(method, "/x", &[("origin", origin)]).error(&[403]);
+            assert!(refused["code"] == "forbidden" && refused["message"].as_str().unwrap().contains("another origin"), "{refused}");
+        }
+        assert_eq!(visitor.ask("GET", "/x", &[("origin", origin)]).status, 200, "{origin}");
+    }
+    let own = format!("http://{host}");
+    for headers in [vec![("origin", own.as_str())], vec![("origin", other.as_str())], vec![("origin", "null"), ("sec-fetch-site", "same-origin")], vec![]] {
+        assert_eq!(visitor.ask("POST", "/x", &headers).status, 200, "{headers:?}");
+    }
     // What comes slowly comes as it comes.
     let mut events = visitor.public.stream("/sse", &[("cookie", &visitor.cookie)]);
     assert_eq!(events.line().unwrap(), "data: 0");
@@ -358,6 +372,9 @@ fn where_nothing_listens_it_is_said_and_public_services_stay_what_they_are() {
     let service = json!({ "id": "web", "port": PORT, "runtime": { "type": "manual" }, "ingress": { "public": true, "routes": [{ "id": "r", "path_prefix": "/only", "resume": false }] } });
     sandbox.api.put(&sandbox.path("/services"), json!({ "services": [service] })).ok(200);
     assert_eq!((visitor.get("/other").status, visitor.public.get("/other").status, visitor.public.get("/only").status), (200, 404, 200));
+    // A page of somebody else comes to the public one like everybody.
+    let foreign = |path: &str| visitor.ask("POST", path, &[("origin", "http://evil.test")]);
+    assert_eq!((foreign("/only").status, foreign("/other").status), (200, 403));
     let stale = |path: &str| visitor.public.try_send("GET", path, &[("cookie", &format!("{COOKIE}=pv-x.y"))], b"").unwrap();
     stale("/other").error(&[401]);
     let seen = stale("/only").value();

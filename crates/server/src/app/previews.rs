@@ -238,6 +238,11 @@ impl Previews {
         self.gates.get(sandbox_id, port)
     }
 
+    /// Whether somebody says which ports of it are open: it is an app's.
+    pub fn has_gates(&self, sandbox_id: &str) -> bool {
+        self.gates.has(sandbox_id)
+    }
+
     /// Closes all ports of a sandbox that are not said to be open, until it is forgotten.
     pub fn keep_gates(&self, sandbox_id: &str) {
         self.gates.keep(sandbox_id);

@@ -43,6 +43,8 @@ pub(super) struct Target<'a> {
     pub route: &'a Route,
     /// By which it is reached.
     pub preview: Option<&'a Arc<PreviewRecord>>,
+    /// A public port of an app.
+    pub is_apps: bool,
 }
 
 /// How the answer is dressed, and what lasts as long as it does.
@@ -207,6 +209,9 @@ fn answer(gateway: &Gateway, response: Response<KeptBody<Body>>, client: Option<
     headers::response(&mut parts.headers, &dress.host, is_upgrade, target.route);
     if let Some(preview) = target.preview {
         preview::response(&mut parts.headers, preview);
+    }
+    if target.is_apps {
+        headers::public_location(&mut parts.headers, target.service.port);
     }
     let response = if is_upgrade {
         let Some(client) = client else {

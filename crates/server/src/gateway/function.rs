@@ -94,7 +94,7 @@ pub(super) async fn serve(app: &SharedApp, label: &str, request: Request, client
             let answer = inline::call(app, &runtime, (service, route), outgoing.into_request(), limit, &host, Some(Box::new(lease))).await;
             return Ok(admit::with(answer, &dressing));
         }
-        let target = Target { runtime: &runtime, service, route, preview: None };
+        let target = Target { runtime: &runtime, service, route, preview: None, is_apps: false };
         let deadline = limit.map(|limit| begun + limit);
         let mut dress = Some(Dress { host: host.clone(), headers: dressing.clone(), deadline, lease: Some(Box::new(lease)), until: None });
         match outgoing.send(&app.gateway, &target, &mut dress).await {

@@ -119,6 +119,14 @@ pub(super) fn response(headers: &mut HeaderMap, host: &str, is_upgrade: bool, ro
     }
 }
 
+/// Leads to the public host who is led to the port on the service's own machine.
+pub(super) fn public_location(headers: &mut HeaderMap, port: u16) {
+    let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).and_then(|value| rewrite::public_location(value, port));
+    if let Some(location) = location.and_then(|location| HeaderValue::from_str(&location).ok()) {
+        headers.insert(header::LOCATION, location);
+    }
+}
+
 /// The protocol that a head wants to change to.
 pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers

@@ -10,7 +10,7 @@ use axum::{
 };
 use sandbar_api::ErrorCode;
 use sandbar_core::{
-    preview::{self, COOKIE, Over, PLAIN_COOKIE, PreviewRecord, Protocol, rewrite},
+    preview::{self, COOKIE, Over, PLAIN_COOKIE, PreviewRecord, Protocol, origin::Asker, rewrite},
     service::{Ingress, Route, Service},
 };
 
@@ -127,6 +127,27 @@ pub(super) async fn serve(app: &SharedApp, preview: Arc<PreviewRecord>, request:
 pub(super) fn useless(browser: bool) -> Response {
     let error = ApiError::new(ErrorCode::Unauthorized, "the preview has expired or was revoked; make a new one");
     said_to(browser, error, "This preview has ended", None)
+}
+
+/// Whether a page of somebody else makes use of the cookie that the browser sends along.
+pub(super) fn is_asked_by_stranger(request: &Request, client: Client) -> bool {
+    let headers = request.headers();
+    let asker = Asker {
+        method: request.method().as_str(),
+        upgrades: headers::upgrade_of(headers).is_some(),
+        fetch_site: headers.get("sec-fetch-site").and_then(|site| site.to_str().ok()),
+        host: front::host_of(request).unwrap_or_default(),
+        tls: client.tls,
+    };
+    // What is no text is nobody's origin.
+    asker.is_stranger(headers.get_all(header::ORIGIN).iter().map(|origin| origin.to_str().unwrap_or_default()))
+}
+
+/// What is said to a page of another origin, where nobody else is let in either.
+pub(super) fn foreign(browser: bool) -> Response {
+    let text =
+        "a page of another origin asks here: a preview takes WebSockets and whatever changes something from its own pages and those of the same sandbox alone";
+    said_to(browser, ApiError::new(ErrorCode::Forbidden, text), "Not for other pages", None)
 }
 
 /// What is said of a preview that is not good any more.

@@ -40,17 +40,22 @@ pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request
     if path == BOOTSTRAP_PATH {
         return preview::bootstrap(app, id, port, request, client).await;
     }
-    let is_useless = match preview::held(app, id, port, request.headers(), client).await? {
-        Held::Good(preview) => return preview::serve(app, preview, request, client).await,
-        // Without one the port is what it is for everybody.
-        Held::Useless => true,
-        Held::Nothing => false,
+    // Without a preview the port is what it is for everybody.
+    let (is_useless, is_foreign) = match preview::held(app, id, port, request.headers(), client).await? {
+        Held::Good(preview) if !preview::is_asked_by_stranger(&request, client) => return preview::serve(app, preview, request, client).await,
+        Held::Good(_) => (false, true),
+        Held::Useless => (true, false),
+        Held::Nothing => (false, false),
     };
     let host = front::host_of(&request).unwrap_or_default().to_owned();
     let (parts, body) = request.into_parts();
     let browser = wait::is_browser(&parts);
     // The same for hosts that exist and those that do not.
-    let nothing = || if is_useless { Ok(preview::useless(browser)) } else { Err(unknown()) };
+    let nothing = || match (is_useless, is_foreign) {
+        (true, _) => Ok(preview::useless(browser)),
+        (_, true) => Ok(preview::foreign(browser)),
+        (false, false) => Err(unknown()),
+    };
     let Some((record, runtime)) = app.look(id).await? else { return nothing() };
     let services = app.gateway.services(&record);
     let Some(matched) = matching(services.iter(), port, parts.uri.path()) else { return nothing() };
@@ -144,7 +149,9 @@ pub(super) async fn pass(
         if let RuntimeKind::Function { .. } = service.kind() {
             return Ok(admit::with(inline::call(app, &awake, (service, route), outgoing.into_request(), limit, &host, None).await, &cors));
         }
-        let target = Target { runtime: &awake, service, route, preview };
+        // What an app redirects to on its own machine is on the public host for others, where paths are the same on both.
+        let is_apps = preview.is_none() && route.rewrite_prefix.is_none() && app.previews.has_gates(&id);
+        let target = Target { runtime: &awake, service, route, preview, is_apps };
         match outgoing.send(&app.gateway, &target, &mut dress).await {
             Ok(response) => return Ok(response),
             // Whoever paused it does not want it woken by a request that was there before.

@@ -53,6 +53,17 @@ fn ports_are_closed_until_what_serves_them_is_ready() {
     assert_eq!(shop.get("/").value()["error"]["code"], "preview_opening");
     sandbox.write("/workspace/open", b"");
     eventually("the shop", WITHIN, || Some(()).filter(|()| shop.get("/").body == b"hello").ok_or_else(|| shop.get("/").text()));
+    // Whom it sends to its own machine stays on the public host.
+    for (location, want) in [
+        ("http://localhost:3100/z?x=1", "/z?x=1"),
+        ("http://127.0.0.1:3100//evil.test", "/.//evil.test"),
+        ("http://localhost:3000/z", "http://localhost:3000/z"),
+        ("http://localhost/z", "http://localhost/z"),
+        ("https://example.com/", "https://example.com/"),
+    ] {
+        let moved = shop.get(&format!("/?to={location}"));
+        assert_eq!((moved.status, header(&moved, "location")), (302, want));
+    }
     assert_eq!(look(&public).status, 503);
     sandbox.write("/workspace/go", b"");
     eventually("the app", WITHIN, || Some(()).filter(|()| look(&public).body == b"hello").ok_or_else(|| look(&public).text()));

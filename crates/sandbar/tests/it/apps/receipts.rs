@@ -67,6 +67,46 @@ fn what_a_run_used_is_its_own() {
 }
 
 #[test]
+fn refused_addresses_are_in_runs_and_receipts() {
+    let tries = r#"import socket
+for kind, host, port in ((socket.SOCK_STREAM, "1.1.1.1", 443), (socket.SOCK_DGRAM, "9.9.9.9", 53), (socket.SOCK_STREAM, "10.0.0.1", 22)):
+    try:
+        s = socket.socket(socket.AF_INET, kind)
+        s.settimeout(10)
+        s.connect((host, port))
+        s.send(b"x")
+        print("got", s.recv(1))
+    except OSError as e:
+        print(e)
+"#;
+    let manifest = "network: {egress: block}\nactions:\n  - {name: try, command: python3 try.py}\n";
+    let server = shared();
+    let demo = Demo::deploy(&server.api(), "receipts-denied", manifest, &[("try.py", tries)]);
+    // The second one soon after the first, in the same sandbox; the third in one of its own.
+    for ask in [json!({ "action": "try" }), json!({ "action": "try" }), json!({ "action": "try", "sandbox": "fresh" })] {
+        let ran = run(&demo, ask);
+        assert_eq!(ran["status"], "succeeded", "{ran}");
+        let found = receipt(&demo.api, &ran);
+        assert_eq!((&ran["usage"]["denied"], &found["denied_total"]), (&json!(3), &json!(3)), "{ran} {found}");
+        let mut told: Vec<_> =
+            ran["usage"]["denied_list"].as_array().unwrap().iter().map(|one| ["protocol", "host", "port", "times"].map(|key| one[key].to_string())).collect();
+        told.sort();
+        assert_eq!(told, [["\"tcp\"", "\"1.1.1.1\"", "443", "1"], ["\"tcp\"", "\"10.0.0.1\"", "22", "1"], ["\"udp\"", "\"9.9.9.9\"", "53", "1"]], "{ran}");
+        let mut signed: Vec<_> = found["denied"].as_array().unwrap().iter().map(|one| (one["destination"].as_str().unwrap(), one["count"].as_u64())).collect();
+        signed.sort();
+        assert_eq!(signed, [("1.1.1.1:443", Some(1)), ("10.0.0.1:22", Some(1)), ("9.9.9.9:53", Some(1))], "{found}");
+    }
+    // What no policy of an app opens is told of where all the rest is open, too.
+    demo.redeploy(
+        &manifest.replace("block", "allow").replace("try.py", "private.py"),
+        &[("private.py", &tries.replace("1.1.1.1", "192.168.1.1").replace("9.9.9.9", "169.254.169.254"))],
+    );
+    let ran = run(&demo, json!({ "action": "try", "sandbox": "fresh" }));
+    let rules: Vec<_> = ran["usage"]["denied_list"].as_array().unwrap().iter().map(|one| one["rule"].as_str().unwrap()).collect();
+    assert!(rules.len() == 3 && rules.iter().all(|rule| rule.starts_with("protected address")), "{ran}");
+}
+
+#[test]
 fn a_receipt_says_who_made_what_run_on_what() {
     let server = shared();
     let demo = Demo::deploy(&server.api(), "receipts-who", ACTIONS, &[]);

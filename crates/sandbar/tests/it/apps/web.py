@@ -13,7 +13,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status = 500
         if self.path == "/health":
             status = int(open("health").read()) if os.path.exists("health") else 503
-        self.send_response(status)
+        moved = self.path.partition("?to=")[2]
+        self.send_response(302 if moved else status)
+        if moved:
+            self.send_header("Location", moved)
         self.end_headers()
         self.wfile.write(b"hello")
 

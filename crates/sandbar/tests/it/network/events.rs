@@ -2,7 +2,7 @@
 use serde_json::{Value, json};
 
 use super::super::{
-    harness::{Sandbox, Server},
+    harness::{Sandbox, Server, shared},
     http::Incoming,
 };
 use super::{connect, greeter, own_address};
@@ -15,6 +15,37 @@ fn next(stream: &mut Incoming, kind: &str) -> Value {
             return line;
         }
     }
+}
+
+#[test]
+fn with_an_audit_every_refusal_is_listed() {
+    let server = shared();
+    let plain = Sandbox::claim(&server.api(), json!({ "network": { "mode": "block-all" } }));
+    assert_eq!(plain.api.get(&plain.path("/network")).ok(200), json!({ "mode": "block-all" }), "a field that nobody named is not told");
+    let policy = json!({ "mode": "block-all", "egress": { "audit": true } });
+    let sandbox = Sandbox::claim(&server.api(), json!({ "network": policy }));
+    assert_eq!(sandbox.api.get(&sandbox.path("/network")).ok(200), policy);
+    let tries = "import socket, errno
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+  for host in ('1.1.1.1', '10.0.0.1'):
+    try:
+      s = socket.socket(socket.AF_INET, kind); s.settimeout(10); s.connect((host, 443)); s.send(b'x'); print('got', s.recv(1))
+    except OSError as e: print(errno.errorcode.get(e.errno, e))";
+    let out = sandbox.python(tries).stdout;
+    assert!(!out.contains("got") && !out.contains("EACCES") && out.lines().count() == 4, "{out}");
+    assert!(!plain.python(tries).stdout.contains("got"));
+    let listed = sandbox.api.get(&sandbox.path("/network/events?decision=deny")).ok(200)["events"].clone();
+    let mut seen: Vec<_> = listed.as_array().unwrap().iter().map(|event| ["protocol", "addr"].map(|key| event[key].as_str().unwrap().to_owned())).collect();
+    seen.sort();
+    assert_eq!(seen, [["tcp", "1.1.1.1"], ["tcp", "10.0.0.1"], ["udp", "1.1.1.1"], ["udp", "10.0.0.1"]]);
+    assert_eq!(plain.api.get(&plain.path("/network/events")).ok(200)["events"], json!([]));
+    // It can be asked for, and done without, at any time; what it is not is refused.
+    plain.api.put(&plain.path("/network"), policy).ok(200);
+    assert!(connect(&plain, "1.1.1.1", 443).ends_with("ECONNRESET"));
+    assert_eq!(plain.api.get(&plain.path("/network/events")).ok(200)["events"][0]["rule"], "mode block-all");
+    plain.api.put(&plain.path("/network"), json!({ "mode": "block-all" })).ok(200);
+    assert_eq!(connect(&plain, "1.1.1.1", 443), "connect EACCES");
+    plain.api.put(&plain.path("/network"), json!({ "egress": { "audit": "yes" } })).error(&[400]);
 }
 
 #[test]

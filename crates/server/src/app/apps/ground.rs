@@ -106,13 +106,15 @@ pub(super) fn config_of(manifest: &Manifest, app: &str, version: i64) -> Sandbox
         cpu: asked.cpu.map(|cpu| quantity::format_cpu_millis(cpu.millis())),
         ephemeral_storage: asked.disk_gb.map(bytes),
     };
-    let network = match manifest.network.egress {
+    let mut network = match manifest.network.egress {
         // As the template has it, or the server.
-        Egress::Restricted => None,
-        Egress::Allow => Some(json!({ "mode": "allow-all" })),
-        Egress::Block => Some(json!({ "mode": "block-all" })),
+        Egress::Restricted => json!({}),
+        Egress::Allow => json!({ "mode": "allow-all" }),
+        Egress::Block => json!({ "mode": "block-all" }),
     };
-    SandboxConfig { env_vars: Some(env), network, resources: Some(resources), auto_resume: Some(true), ..SandboxConfig::default() }
+    // Receipts tell what was refused, and so nothing is refused where nobody sees it.
+    network["egress"] = json!({ "audit": true });
+    SandboxConfig { env_vars: Some(env), network: Some(network), resources: Some(resources), auto_resume: Some(true), ..SandboxConfig::default() }
 }
 
 /// A layer on top of what lies below.

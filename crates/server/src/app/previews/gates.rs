@@ -47,6 +47,10 @@ impl Gates {
         }
     }
 
+    pub fn has(&self, sandbox_id: &str) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(sandbox_id)
+    }
+
     /// Closes what is not set, until [`Self::forget`].
     pub fn keep(&self, sandbox_id: &str) {
         let mut gates = self.0.write().unwrap_or_else(PoisonError::into_inner);

@@ -78,7 +78,10 @@ impl Runner {
         known.told_to_begin = true;
         known.runtime_id = Some(runtime.id.clone());
         known.before = Some(match self.run.doc.place {
-            Place::App => usage::counters(&runtime),
+            Place::App => {
+                runtime.egress().flows().begin_anew();
+                usage::counters(&runtime)
+            }
             Place::Fresh => Counters::default(),
         });
         known.before_by = Some(self.app.app_runs.server_id().to_owned());

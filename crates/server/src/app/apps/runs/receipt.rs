@@ -64,9 +64,7 @@ pub(crate) fn receipt_of(run: &AppRun, place: ChainPlace) -> Receipt {
         reason,
         artifacts: known.artifacts.iter().filter_map(captured).take(limits::RECEIPT_ARTIFACTS_MAX).collect(),
         denied_total: known.usage.as_ref().map(|usage| usage.denied),
-        denied: denied
-            .map(|denied| Denial { destination: format!("{}:{}", denied.host, denied.port), rule: short(&denied.rule), count: denied.times })
-            .collect(),
+        denied: denied.map(|denied| Denial { destination: destination(&denied.host, denied.port), rule: short(&denied.rule), count: denied.times }).collect(),
         price: None,
         chain: run.team_id.clone(),
         sequence: place.seq,
@@ -76,6 +74,23 @@ pub(crate) fn receipt_of(run: &AppRun, place: ChainPlace) -> Receipt {
     }
 }
 
+/// An address of IPv6 stands in brackets, as in URLs.
+fn destination(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 fn short(text: &str) -> String {
     text.chars().take(limits::RECEIPT_TEXT_MAX_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_an_address_ends_and_its_port_begins_is_clear() {
+        for (host, want) in [("example.com", "example.com:80"), ("10.0.0.1", "10.0.0.1:80"), ("fd00:ec2::254", "[fd00:ec2::254]:80")] {
+            assert_eq!(destination(host, 80), want);
+        }
+    }
 }

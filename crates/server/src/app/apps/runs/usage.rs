@@ -49,7 +49,7 @@ pub(super) async fn measure(run: &AppRun, runtime: &Arc<Runtime>, server_id: &st
         Place::App => known.commanded_at_ms.unwrap_or_default(),
         Place::Fresh => 0,
     };
-    let (flows, _) = runtime.egress().flows().after(0, limits::RUN_DENIED_MAX, |flow| flow.decision == "deny" && flow.at_ms >= begun_ms);
+    let (flows, _) = runtime.egress().flows().after(0, limits::RUN_DENIED_MAX, |flow| flow.decision == "deny" && flow.last_at_ms >= begun_ms);
     let denied_list = flows
         .into_iter()
         .map(|flow| Denied {
