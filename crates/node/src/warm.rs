@@ -200,6 +200,7 @@ impl WarmProcess {
             idle_timeout_sec: 0,
             ttl_sec: 0,
             untold: false,
+            kept: None,
         }
     }
 
@@ -277,6 +278,7 @@ async fn exec(runtime: &Arc<Runtime>, command: &[String], env: &BTreeMap<String,
         idle_timeout_sec: 0,
         ttl_sec: 60,
         untold: true,
+        kept: None,
     };
     let Ok(context) = runtime.client.create_context(&create).await else { return false };
     // Nobody wants to read it.

@@ -191,6 +191,7 @@ async fn step(runtime: &Arc<Runtime>, command: &str, cwd: &str, (step, of): (usi
         idle_timeout_sec: 0,
         ttl_sec: STEP_MAX.as_secs(),
         untold: false,
+        kept: None,
     };
     let created = runtime.client.create_context(&create).await;
     let context = created.map_err(|error| refused(error, &format!("step {step} of {of} cannot be started; the base needs a /bin/sh")))?;

@@ -16,5 +16,6 @@ pub(super) fn context(argv: Vec<String>, folder: String, env: Env, ttl_s: u64) -
         idle_timeout_sec: 0,
         ttl_sec: ttl_s,
         untold: false,
+        kept: None,
     }
 }

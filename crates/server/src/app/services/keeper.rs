@@ -213,6 +213,7 @@ impl Process {
             idle_timeout_sec: 0,
             ttl_sec: 0,
             untold: false,
+            kept: None,
         }
     }
 }

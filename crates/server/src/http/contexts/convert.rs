@@ -44,6 +44,7 @@ pub fn create(request: CreateContextRequest) -> Result<agent::CreateContext, Api
         idle_timeout_sec: request.idle_timeout_sec.unwrap_or_default().into(),
         ttl_sec: request.ttl_sec.unwrap_or_default().into(),
         untold: false,
+        kept: None,
     })
 }
 

@@ -21,7 +21,7 @@ use sandbar_node::{
     Runtime,
     client::{Attached, AttachedFrame, ProcdError},
 };
-use sandbar_procd_api::{Context, CreateContext, ErrorCode, Stream};
+use sandbar_procd_api::{Context, CreateContext, ErrorCode, Kept, Stream};
 
 use super::{
     execute::{Halt, Runner, Step, ttl_s},
@@ -269,7 +269,9 @@ impl Runner {
             own.push((REPLAY_VAR, BASE64_STANDARD.encode(wrapped)));
         }
         let env = shell::whole(&self.given.env, &run.doc.env, own);
-        context(shell::argv_alone(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s))
+        // A sandbox of its own ends with all that is in it, and is counted as a whole.
+        let kept = (run.doc.place == Place::App).then_some(Kept::UntilEnd);
+        CreateContext { kept, ..context(shell::argv_alone(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s)) }
     }
 
     fn input_folder(&self) -> String {
@@ -498,7 +500,7 @@ async fn next(reader: &mut Attached) -> Seen {
     Seen::Told(pieces, None)
 }
 
-/// Has the agent end a command: SIGTERM to its whole group, some seconds later SIGKILL. Asks until it is done or its processes are gone;
+/// Has the agent end a command and all that it started: SIGTERM, some seconds later SIGKILL. Asks until it is done or its processes are gone;
 /// a sandbox that is paused is woken for it.
 async fn end_command(app: crate::app::SharedApp, sandbox_id: String, runtime: Arc<Runtime>, context_id: String) {
     loop {
