@@ -164,6 +164,7 @@ pub async fn watch(agent: Rc<Agent>, run: Rc<Run>, mut told: OwnedReadHalf) {
             agent.ended(&run, Ended::Signaled(Signal::KILL.as_raw()), Used::default());
         }
     }
-    keeper.is_gone.set(true);
+    // With it goes our end of the link, which a context that is kept in the list would hold on to.
+    keeper.leave();
     run.state.notify_waiters();
 }

@@ -66,6 +66,14 @@ fn a_kept_command_is_like_any_other() {
             assert_eq!(kept[key], plain[key], "{script}: {key}");
         }
     }
+    // Nothing is held of those that have ended, though they are listed.
+    let held = || std::fs::read_dir(format!("/proc/{}/fd", agent.child.id())).unwrap().count();
+    run("exit 0", true);
+    until("it is let go", || held() < 40);
+    for _ in 0..30 {
+        run("exit 0", true);
+    }
+    until("they are let go", || held() < 40);
     // Errors, too, and what is kept has a pid that leads its group.
     let refused = |command: Value, more: Value| {
         let mut spec = json!({"type": "cmd", "cmd": {"command": command}});
