@@ -1,6 +1,7 @@
 //! What commands of an app start belongs to them, also what takes a session of its own: it is ended with them, and counted.
 
 use super::*;
+use crate::it::apps::demo::service;
 
 const STRAYS: &str = r#"start:
   command: "echo x >>starts.txt; if [ $(wc -l <starts.txt) = 1 ]; then setsid python3 -m http.server 3000 & until python3 -c 'import socket; socket.create_connection((str(\"127.0.0.1\"), 3000))'; do sleep 0.05; done; exit 1; fi; exec python3 -m http.server 3000"
@@ -9,6 +10,9 @@ const STRAYS: &str = r#"start:
 services:
   - name: daemons
     command: "setsid sleep 5801 & (setsid sh -c 'sleep 5801; sleep 5801' &); sleep 5801"
+  - name: forks
+    command: "setsid sleep 5841 & (setsid sh -c 'sleep 5841; sleep 5841' &)"
+    restart: never
 actions:
   - name: long
     command: "setsid sleep 5811 & (setsid sh -c 'sleep 5811; sleep 5811' &); echo begun; sleep 5811"
@@ -43,6 +47,13 @@ fn what_a_command_starts_ends_with_it_and_is_counted() {
     until("the service's processes", || count(&sandbox, "sleep 5801") == 3);
     demo.post("/services/daemons/stop", json!({}));
     until("their end", || count(&sandbox, "sleep 5801") == 0);
+
+    // One that ended by itself is stopped with what it left.
+    demo.post("/services/forks/start", json!({}));
+    demo.until("its end", |status| service(status, "forks")["state"] == "exited");
+    until("what it left", || count(&sandbox, "sleep 5841") == 2);
+    demo.post("/services/forks/stop", json!({}));
+    until("the end of that", || count(&sandbox, "sleep 5841") == 0);
 
     let long = ask(&demo, json!({ "action": "long" }));
     until("the run's processes", || count(&sandbox, "sleep 5811") == 3);
