@@ -273,11 +273,8 @@ impl Agent {
     pub fn count_rest(&self, run: &Run) {
         self.reap();
         self.sessions.borrow_mut().remove(&run.pid);
-        if let Some(keeper) = &run.keeper {
-            if keeper.has_rest() {
-                run.count(crate::stats::of_rest(Of::Below(keeper.pid)));
-            }
-        } else if sandbar_linux::process::is_group(run.pid) {
+        // A keeper counts by itself.
+        if run.keeper.is_none() && sandbar_linux::process::is_group(run.pid) {
             run.count(crate::stats::of_rest(Of::Session(run.pid)));
         }
     }

@@ -44,7 +44,7 @@ enum Told {
     Refused(u8, i32),
     /// The command has ended, and whether nothing is left below the keeper. What was used is that of all that has ended so far.
     Ended { ended: Ended, used: Used, is_last: bool },
-    /// All has ended, and this is what it used.
+    /// All has ended, or is let go, and this is what it used until now.
     Gone(Used),
 }
 
@@ -110,6 +110,8 @@ enum Order {
     Signal(u8),
     /// SIGKILL for all below the keeper, until nothing is left.
     End,
+    /// What is left goes on, and is nobody's.
+    Leave,
 }
 
 impl Order {
@@ -117,6 +119,7 @@ impl Order {
         match self {
             Self::Signal(number) => [1, number],
             Self::End => [2, 0],
+            Self::Leave => [3, 0],
         }
     }
 
@@ -124,6 +127,7 @@ impl Order {
         match bytes {
             [1, number] => Some(Self::Signal(number)),
             [2, _] => Some(Self::End),
+            [3, _] => Some(Self::Leave),
             _ => None,
         }
     }
@@ -189,7 +193,7 @@ mod tests {
             assert_eq!(Told::decode(&told.encode()), Some(told));
         }
         assert_eq!(Told::decode(&[9; TOLD_BYTES]), None);
-        for order in [Order::Signal(15), Order::End] {
+        for order in [Order::Signal(15), Order::End, Order::Leave] {
             assert_eq!(Order::decode(order.encode()), Some(order));
         }
         assert_eq!(Order::decode([0, 0]), None);

@@ -210,7 +210,7 @@ impl Run {
         self.others.set(self.others.get().plus(used));
     }
 
-    /// Counts what all used that belonged to it, now that none is left.
+    /// Counts what all used that belonged to it, now that nothing does any more.
     pub fn recount(&self, used: Used) {
         self.others.set(Used::default());
         if let Some(end) = self.exit.borrow_mut().as_mut() {
@@ -563,12 +563,16 @@ impl Run {
 
     /// The process has ended: waits until all has that ends with it, and lets go of what goes on.
     pub async fn settle(&self, agent: &Agent) {
-        let Some(keeper) = &self.keeper else { return agent.count_rest(self) };
-        if self.ending.get() {
+        agent.count_rest(self);
+        let Some(keeper) = &self.keeper else { return };
+        let goes = self.ending.get() || keeper.kept == Kept::UntilEnd;
+        if goes {
+            if !self.ending.get() {
+                keeper.let_go();
+            }
             let _ = tokio::time::timeout(2 * KILL_GRACE, self.until(|| keeper.is_gone())).await;
         }
-        agent.count_rest(self);
-        if keeper.kept == Kept::UntilEnd && !self.ending.get() {
+        if goes && !self.ending.get() {
             keeper.leave();
         }
     }

@@ -15,8 +15,10 @@ use crate::tree;
 pub enum Of {
     All,
     Session(i32),
-    /// All below this keeper, with those that have ended.
+    /// All below this keeper, with those that it has waited for.
     Below(i32),
+    /// All that is left below this keeper.
+    Left(i32),
 }
 
 /// Use of what belongs to a context.
@@ -39,7 +41,18 @@ pub async fn of_context(agent: &Rc<Agent>, run: &Run) -> Stats {
 /// What the processes that are left used so far of a command that has ended.
 pub fn of_rest(of: Of) -> Used {
     let (stats, _) = sum(of);
-    Used { cpu_us: stats.cpu_us.unwrap_or_default(), memory_peak_bytes: stats.memory_rss, written_bytes: stats.io_write_bytes }
+    let memory_peak_bytes = match of {
+        Of::Left(_) => pids(of).into_iter().filter_map(peak).max().unwrap_or_default(),
+        Of::All | Of::Session(_) | Of::Below(_) => stats.memory_rss,
+    };
+    Used { cpu_us: stats.cpu_us.unwrap_or_default(), memory_peak_bytes, written_bytes: stats.io_write_bytes }
+}
+
+/// The most memory that a process has had so far, in bytes.
+fn peak(pid: i32) -> Option<u64> {
+    let status = read(&format!("/proc/{pid}/status")).ok()?;
+    let kib: u64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib.saturating_mul(1024))
 }
 
 /// Use of every process of the sandbox but the agent.
@@ -80,11 +93,11 @@ fn sum(of: Of) -> (Stats, u64) {
                 ticks_of_all += of_all(13..=14);
                 continue;
             }
-            Of::All | Of::Session(_) | Of::Below(_) => {}
+            Of::All | Of::Session(_) | Of::Below(_) | Of::Left(_) => {}
         }
         if fields.first() == Some(&"Z") {
             // Nobody has waited for it, and so nobody else tells of it.
-            if matches!(of, Of::Below(_)) {
+            if matches!(of, Of::Below(_) | Of::Left(_)) {
                 ticks_of_all += of_all(11..=14);
             }
             continue;
@@ -111,7 +124,8 @@ fn sum(of: Of) -> (Stats, u64) {
 /// The processes to look at: with a keeper it and all below it, else all that there are.
 fn pids(of: Of) -> Vec<i32> {
     match of {
-        Of::Below(keeper) => tree::below(&tree::look(), keeper).iter().map(|process| process.pid).chain([keeper]).collect(),
+        Of::Below(keeper) => pids(Of::Left(keeper)).into_iter().chain([keeper]).collect(),
+        Of::Left(keeper) => tree::below(&tree::look(), keeper).iter().map(|process| process.pid).collect(),
         Of::All | Of::Session(_) => {
             let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
             entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).take(tree::PROCESSES_MAX).collect()

@@ -114,7 +114,12 @@ impl Keeper {
         }
     }
 
-    /// Lets go of what is left: it goes on, and is nobody's.
+    /// Has it count what is left and go: that goes on, and is nobody's.
+    pub fn let_go(&self) {
+        self.order(Order::Leave);
+    }
+
+    /// Lets go of what is left, and of the keeper.
     pub fn leave(&self) {
         self.is_gone.set(true);
         *self.orders.borrow_mut() = None;

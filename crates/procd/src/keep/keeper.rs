@@ -13,6 +13,7 @@ use sandbar_linux::process::{self, Command, Ended, Used};
 
 use super::{Asked, LINK, ORDER_BYTES, Order, Told, refused};
 use crate::context::start::OOM_SCORE_ADJ;
+use crate::stats::{self, Of};
 use crate::tree;
 
 /// What is begun while all others are being stopped is looked for so often.
@@ -88,6 +89,12 @@ impl Kept {
                 match Order::decode(order) {
                     Some(Order::Signal(number)) => self.signal(i32::from(number)),
                     Some(Order::End) => self.is_ending = true,
+                    Some(Order::Leave) => {
+                        // Who ends meanwhile is waited for by nobody, and so is counted once.
+                        self.reap();
+                        let used = self.used.plus(stats::of_rest(Of::Left(own_pid())));
+                        return link.write_all(&Told::Gone(used).encode());
+                    }
                     None => return Err(io::ErrorKind::InvalidData.into()),
                 }
             }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use sandbar_procd_api::frame::Kind;
 use serde_json::{Value, json};
 
-use super::super::{Agent, NEXT};
+use super::super::{Agent, NEXT, installed};
 
 /// A time to sleep by which the processes of one test are known.
 fn mark() -> String {
@@ -200,6 +200,28 @@ fn figures_are_of_all_that_was_started() {
     let used = all["used"]["cpu_us"].as_u64().unwrap();
     // Far less than either took, and far more than a shell that does nothing.
     assert!(live > 60_000 && used > 60_000 && used + 40_000 > live, "{stats} {all}");
+}
+
+#[test]
+fn what_is_left_is_counted_once() {
+    let agent = Agent::start();
+    let done = agent.path("ws/done");
+    let work = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+    let used = |script: &str| {
+        let id = begin(&agent, &format!("{script}\nuntil [ -e {done} ]; do sleep 0.01; done; rm {done}; exit 0"), "until_end");
+        agent.attach(&id).until(Kind::Done).1["used"].clone()
+    };
+    let (own, left) = (used(&format!("{work}; echo >{done}")), used(&format!("setsid sh -c '{work}; echo >{done}; exec sleep 5' >/dev/null 2>&1 &")));
+    let cpu = |used: &Value| used["cpu_us"].as_u64().unwrap();
+    // The same work, whoever does it; the shell that waits takes some.
+    assert!(cpu(&left) > cpu(&own) / 3, "{own} {left}");
+    let own = used(&format!("{work}; setsid sleep 5 >/dev/null 2>&1 & {work}; echo >{done}"));
+    let twice = used(&format!("{work}; {work}; echo >{done}"));
+    assert!(cpu(&own) < cpu(&twice) * 3 / 2, "{own} {twice}");
+    if installed("python3") {
+        let held = used(&format!("setsid python3 -c 'x = bytearray(100 << 20); del x; open(\"{done}\", \"w\"); import time; time.sleep(5)' >/dev/null 2>&1 &"));
+        assert!(held["memory_peak_bytes"].as_u64().unwrap() >= 100 << 20, "{held}");
+    }
 }
 
 #[test]

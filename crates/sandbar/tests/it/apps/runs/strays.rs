@@ -22,7 +22,7 @@ actions:
   - name: leaves
     command: "setsid -f sleep 5831"
   - name: hidden
-    command: "setsid -f python3 -c 'x = bytearray(150 << 20); n = sum(i * i for i in range(3000000)); open(str(\"worked\"), str(\"w\")).close()'; until [ -e worked ]; do sleep 0.05; done"
+    command: "setsid -f python3 -c 'import time; x = bytearray(150 << 20); del x; n = sum(i * i for i in range(3000000)); open(str(\"worked\"), str(\"w\")).close(); time.sleep(60)'; until [ -e worked ]; do sleep 0.05; done"
 "#;
 
 /// How many processes of a sandbox have a command that begins so.
