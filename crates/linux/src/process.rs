@@ -310,6 +310,19 @@ pub fn signal_group_only(group: i32, signal: i32) -> Result<(), Errno> {
     if sent { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::SRCH)) }
 }
 
+/// Sends a signal by number to one process.
+///
+/// # Errors
+/// As kill.
+pub fn signal_one(pid: i32, signal: i32) -> Result<(), Errno> {
+    if pid <= 1 {
+        return Err(Errno::SRCH);
+    }
+    // SAFETY: kill takes numbers only; `pid` is above 1, so that neither a group nor everybody is meant.
+    let sent = unsafe { libc::kill(pid, signal) == 0 };
+    if sent { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::SRCH)) }
+}
+
 /// Whether there is anybody in a process group.
 pub fn is_group(group: i32) -> bool {
     signal_group_only(group, 0).is_ok()
@@ -360,6 +373,31 @@ pub fn become_init() -> Result<OwnedFd, Errno> {
         }
         Ok(OwnedFd::from_raw_fd(fd))
     }
+}
+
+/// Holds back all signals that can be; what [`spawn`] starts has none held back.
+pub fn block_signals() {
+    // SAFETY: the set is plain data that the call fills, and lives across both.
+    unsafe {
+        let mut all: libc::sigset_t = mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, ptr::null_mut());
+    }
+}
+
+/// Lets go of what stands behind the first three descriptors: they lead to `/dev/null` then.
+///
+/// # Errors
+/// When that cannot be opened.
+pub fn close_standard() -> io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for number in 0..3 {
+        // SAFETY: dup2 takes numbers; these three are nobody's to own, and lead to something afterwards as before.
+        if unsafe { libc::dup2(null.as_raw_fd(), number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// A pipe, both ends closed on exec.

@@ -201,6 +201,7 @@ impl WarmProcess {
             ttl_sec: 0,
             untold: false,
             followed: false,
+            kept: None,
         }
     }
 
@@ -290,6 +291,7 @@ async fn exec(runtime: &Arc<Runtime>, command: &[String], env: &BTreeMap<String,
         ttl_sec: 60,
         untold: true,
         followed: false,
+        kept: None,
     };
     let Ok(context) = runtime.client.create_context(&create).await else { return false };
     // Nobody wants to read it.

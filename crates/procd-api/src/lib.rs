@@ -47,6 +47,9 @@
 //!
 //! of agents that the host has just started itself:
 //! POST   /v1/root              Enter               -> {}         from now on all paths, and links, are below this folder
+//!
+//! since protocol 5:
+//! CreateContext.kept. An older agent overlooks it: to it belongs to a command what is in its session.
 //! ```
 //!
 //! Errors are [`ErrorBody`] with the status of [`ErrorCode::status`].
@@ -61,7 +64,7 @@ pub mod function;
 pub mod process;
 
 /// The protocol this crate describes.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// The first protocol that knows functions.
 pub const PROTOCOL_FUNCTIONS: u32 = 2;
 /// The first protocol that knows trust.
@@ -256,6 +259,20 @@ pub struct CreateContext {
     /// command waits, for some seconds at most.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub followed: bool,
+    /// All that the command starts belongs to it, also what takes a session of its own: to be signalled, ended and counted. For
+    /// commands without a terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
+}
+
+/// For how long what a command has started belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// What is there when the command has ended by itself goes on, and is nobody's.
+    UntilEnd,
+    /// What it leaves running goes on until the context is restarted or deleted.
+    UntilDeleted,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -395,7 +412,7 @@ pub struct ExecResult {
     pub output: Output,
 }
 
-/// Resource use of a context's process group, or of the whole sandbox. Sizes in bytes.
+/// Resource use of what belongs to a context, or of the whole sandbox. Sizes in bytes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Stats {
     pub cpu_percent: f64,

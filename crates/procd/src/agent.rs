@@ -8,7 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use sandbar_linux::process::Reaped;
+use sandbar_linux::process::{Ended, Reaped, Used};
 use sandbar_procd_api::{Assign, ErrorCode, EventKind, Info, PROTOCOL, Trust, Trusted};
 use tokio::sync::Notify;
 
@@ -23,6 +23,7 @@ use crate::log::Budget;
 use crate::process::Processes;
 use crate::publish::{self, Publisher};
 use crate::run::Run;
+use crate::stats::Of;
 use crate::trust;
 
 /// Unix time in milliseconds.
@@ -59,6 +60,9 @@ pub struct Agent {
     pub sampled: Cell<Option<(Instant, u64)>>,
     contexts: RefCell<BTreeMap<u64, Rc<Context>>>,
     next_context: Cell<u64>,
+    /// Contexts that are about to be listed.
+    starting: Cell<usize>,
+    started: Notify,
     pids: RefCell<HashMap<i32, Rc<Run>>>,
     /// Until their end is told, by the session that each has.
     sessions: RefCell<HashMap<i32, Rc<Run>>>,
@@ -85,6 +89,8 @@ impl Agent {
             sampled: Cell::new(None),
             contexts: RefCell::default(),
             next_context: Cell::new(0),
+            starting: Cell::new(0),
+            started: Notify::new(),
             pids: RefCell::default(),
             sessions: RefCell::default(),
             oom: Oom { file: oom.map(File::from), ..Oom::default() },
@@ -185,7 +191,13 @@ impl Agent {
         while contexts.len() >= CONTEXTS_MAX {
             let oldest = contexts.iter().find(|(_, c)| c.run().finished.get()).map(|(order, _)| *order);
             match oldest {
-                Some(order) => drop(contexts.remove(&order)),
+                Some(order) => {
+                    let removed = contexts.remove(&order);
+                    // What it left running goes on, and is nobody's.
+                    if let Some(keeper) = removed.map(|context| context.run()).as_ref().and_then(|run| run.keeper.as_ref()) {
+                        keeper.leave();
+                    }
+                }
                 None => {
                     let message = format!("there are {CONTEXTS_MAX} contexts, the limit of one sandbox");
                     return Err(Failure::new(ErrorCode::TooManyContexts, message));
@@ -200,6 +212,27 @@ impl Agent {
         let order = self.next_context.get();
         self.next_context.set(order + 1);
         self.contexts.borrow_mut().insert(order, context);
+    }
+
+    /// Runs what starts a context; until it has, [`Agent::until_listed`] waits.
+    pub async fn starting<T>(&self, start: impl Future<Output = T>) -> T {
+        self.starting.set(self.starting.get() + 1);
+        let started = start.await;
+        self.starting.set(self.starting.get().saturating_sub(1));
+        self.started.notify_waiters();
+        started
+    }
+
+    /// Waits for the contexts that are being started: whoever looks for one that he asked for and heard nothing of finds it.
+    pub async fn until_listed(&self) {
+        loop {
+            let mut started = std::pin::pin!(self.started.notified());
+            started.as_mut().enable();
+            if self.starting.get() == 0 {
+                return;
+            }
+            started.await;
+        }
     }
 
     /// Takes a context off the list.
@@ -267,8 +300,9 @@ impl Agent {
     pub fn count_rest(&self, run: &Run) {
         self.reap();
         self.sessions.borrow_mut().remove(&run.pid);
-        if sandbar_linux::process::is_group(run.pid) {
-            run.count(crate::stats::of_rest(run.pid));
+        // A keeper counts by itself.
+        if run.keeper.is_none() && sandbar_linux::process::is_group(run.pid) {
+            run.count(crate::stats::of_rest(Of::Session(run.pid)));
         }
     }
 
@@ -287,11 +321,20 @@ impl Agent {
                 }
                 continue;
             };
-            let oom = self.look_for_oom(Some(&run.context_id));
-            run.exited(ended, oom, used);
-            if self.pids.borrow().is_empty() {
-                *self.scratch.borrow_mut() = Vec::new();
-            }
+            self.ended(&run, ended, used);
+        }
+    }
+
+    /// The process of a context has ended.
+    pub fn ended(&self, run: &Run, ended: Ended, used: Used) {
+        if run.end().is_some() {
+            return;
+        }
+        self.pids.borrow_mut().remove(&run.pid);
+        let oom = self.look_for_oom(Some(&run.context_id));
+        run.exited(ended, oom, used);
+        if self.pids.borrow().is_empty() {
+            *self.scratch.borrow_mut() = Vec::new();
         }
     }
 

@@ -30,11 +30,11 @@ impl Context {
     ///
     /// # Errors
     /// `invalid_request`, `create_failed`, `too_many_contexts`.
-    pub fn create(agent: &Rc<Agent>, spec: CreateContext) -> Result<Rc<Self>, Failure> {
+    pub async fn create(agent: &Rc<Agent>, spec: CreateContext) -> Result<Rc<Self>, Failure> {
         start::validate(&spec)?;
         agent.make_room()?;
         let id = format!("ctx-{}", start::random_hex());
-        let (plan, run) = start::start(agent, &id, &spec)?;
+        let (plan, run) = start::start(agent, &id, &spec).await?;
         let context = Rc::new(Self { id, spec, created_ms: now_ms(), plan: RefCell::new(plan), run: RefCell::new(run), restarting: Cell::new(false) });
         agent.add_context(context.clone());
         context.begin(agent);
@@ -109,11 +109,16 @@ impl Context {
         }
         old.until_finished().await;
         agent.context(&self.id)?;
-        let started = start::start(agent, &self.id, &self.spec);
+        let started = start::start(agent, &self.id, &self.spec).await;
         let (plan, run) = started.map_err(|f| Failure::new(ErrorCode::RestartFailed, f.0.message))?;
         *self.plan.borrow_mut() = plan;
-        *self.run.borrow_mut() = run;
+        *self.run.borrow_mut() = run.clone();
         self.begin(agent);
+        // It may have been deleted while the new process was started.
+        if let Err(failure) = agent.context(&self.id) {
+            run.terminate("deleted: the context was deleted").await;
+            return Err(failure);
+        }
         Ok(())
     }
 
@@ -165,7 +170,7 @@ async fn supervise(agent: Rc<Agent>, run: Rc<Run>, (ttl_s, idle_s): (u64, u64), 
         run.drain(&agent);
     }
     run.flush_screen(&agent);
-    agent.count_rest(&run);
+    run.settle(&agent).await;
     // Before anybody hears of the end otherwise.
     if !untold {
         tell_end(&agent, &run);

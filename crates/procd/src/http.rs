@@ -64,6 +64,7 @@ async fn route(agent: Rc<Agent>, request: Request<Incoming>) -> Answer {
         }
         (&Method::POST, ["trust"]) => json(&agent.trust(body(request).await?).await?),
         (&Method::GET, ["contexts"]) => {
+            agent.until_listed().await;
             let contexts = agent.contexts().iter().map(|c| c.wire(Default::default())).collect();
             json(&ContextList { contexts })
         }
@@ -160,7 +161,7 @@ async fn finish_anyway(work: impl Future<Output = Result<(), Failure>> + 'static
 
 async fn create(agent: Rc<Agent>, spec: CreateContext) -> Answer {
     let wait = spec.wait_until_done;
-    let context = Context::create(&agent, spec)?;
+    let context = begin(&agent, spec).await?;
     let run = context.run();
     let input = context.spec.repl.as_ref().and_then(|r| r.input.clone()).filter(|i| !i.is_empty());
     let response = match (context.spec.kind, input) {
@@ -181,6 +182,16 @@ async fn create(agent: Rc<Agent>, spec: CreateContext) -> Answer {
         (ContextType::Cmd | ContextType::Repl, _) => json(&context.wire(Default::default()))?,
     };
     Ok(with_status(response, StatusCode::CREATED))
+}
+
+/// Starts a context. One that takes its time is listed also when whoever asked for it hangs up.
+async fn begin(agent: &Rc<Agent>, spec: CreateContext) -> Result<Rc<Context>, Failure> {
+    if spec.kept.is_none() {
+        return Context::create(agent, spec).await;
+    }
+    let agent = agent.clone();
+    let started = tokio::task::spawn_local(async move { agent.starting(Context::create(&agent, spec)).await });
+    started.await.unwrap_or_else(|_| Err(Failure::new(ErrorCode::OperationFailed, "the work was ended")))
 }
 
 async fn exec(context: &Context, code: &str) -> Answer {

@@ -27,6 +27,8 @@ pub const EOF_GRACE: Duration = Duration::from_millis(100);
 pub const TERM_GRACE: Duration = Duration::from_secs(5);
 /// How long an end by SIGKILL is waited for.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
+/// How long a keeper may take to start its command.
+pub const START_MAX: Duration = Duration::from_secs(20);
 /// Bodies of JSON requests.
 pub const JSON_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a refused upload that are read and thrown away before its connection is closed.

@@ -31,6 +31,7 @@ mod http;
 mod io;
 mod journal;
 mod json;
+mod keep;
 mod limits;
 mod log;
 mod process;
@@ -40,6 +41,7 @@ mod run;
 mod sftp;
 mod signals;
 mod stats;
+mod tree;
 mod trust;
 mod watch;
 
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     match arguments.split_first() {
         Some((mode, rest)) if mode == connect::NAME => return connect::run(rest),
+        Some((mode, _)) if mode == keep::NAME => return keep::keeper::run(),
         Some((mode, _)) if mode == sftp::NAME => return sftp::run(),
         _ => {}
     }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use sandbar_linux::process::{Ended, Used};
-use sandbar_procd_api::{ContextState, ContextType, ErrorCode, Output, Stream};
+use sandbar_procd_api::{ContextState, ContextType, ErrorCode, Kept, Output, Stream};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::agent::Agent;
 use crate::error::Failure;
+use crate::keep::agent::Keeper;
 use crate::limits::*;
 use crate::log::{Decoder, Log, Position, STREAMS};
 use crate::repl::Mode;
@@ -93,6 +94,10 @@ pub struct Run {
     pub finished: Cell<bool>,
     /// Why we end it, when we do.
     pub reason: RefCell<Option<String>>,
+    /// We end it, with all that belongs to it.
+    pub ending: Cell<bool>,
+    /// Who keeps what it starts, when somebody does.
+    pub keeper: Option<Keeper>,
     pub queue: Queue,
     pub screen: Option<Screen>,
     /// CPU use when last asked: time and ticks.
@@ -106,12 +111,13 @@ pub struct Run {
     pty: bool,
 }
 
-/// The descriptors of a started process.
+/// The descriptors of a started process, and its keeper.
 pub struct Pipes {
     pub outs: [Option<Rc<AsyncFd<OwnedFd>>>; STREAMS],
     pub stdin: Option<Rc<AsyncFd<OwnedFd>>>,
     pub stdin_reader: Option<OwnedFd>,
     pub pty: bool,
+    pub keeper: Option<Keeper>,
 }
 
 impl Run {
@@ -139,6 +145,8 @@ impl Run {
             others: Cell::default(),
             finished: Cell::new(false),
             reason: RefCell::new(None),
+            ending: Cell::new(false),
+            keeper: pipes.keeper,
             queue: Queue::default(),
             screen,
             sampled: Cell::new(None),
@@ -217,6 +225,14 @@ impl Run {
     /// Counts what somebody used whom it left behind.
     pub fn count(&self, used: Used) {
         self.others.set(self.others.get().plus(used));
+    }
+
+    /// Counts what all used that belonged to it, now that nothing does any more.
+    pub fn recount(&self, used: Used) {
+        self.others.set(Used::default());
+        if let Some(end) = self.exit.borrow_mut().as_mut() {
+            end.used = used;
+        }
     }
 
     /// What those used whom it left behind.
@@ -537,13 +553,17 @@ impl Run {
         sandbar_linux::pty::resize(fd.get_ref(), rows, cols).map_err(|e| Failure::new(ErrorCode::ResizeFailed, format!("the terminal refused the size: {e}")))
     }
 
-    /// Sends a signal to the process group.
+    /// Sends a signal to the process group, and to all else that belongs to the process.
     ///
     /// # Errors
     /// `process_finished`, `signal_failed`.
     pub fn signal(&self, number: i32) -> Result<(), Failure> {
+        let keeper = self.keeper.as_ref().filter(|keeper| keeper.has_rest());
+        if let Some(keeper) = keeper {
+            keeper.signal(number);
+        }
         if self.exit.borrow().is_some() {
-            return Err(finished());
+            return if keeper.is_some() { Ok(()) } else { Err(finished()) };
         }
         match sandbar_linux::process::signal_group(self.pid, number) {
             Ok(()) => Ok(()),
@@ -552,19 +572,23 @@ impl Run {
         }
     }
 
-    /// Ends the process: TERM, some seconds later KILL. Returns whether it is gone.
+    /// Ends the process and all that belongs to it: TERM, some seconds later KILL. Returns whether they are gone.
     pub async fn terminate(&self, reason: &str) -> bool {
         let gone = || self.exit.borrow().is_some();
+        self.ending.set(true);
         if gone() {
             // What it left behind in its group still holds our pipes.
             if !self.at_eof() {
                 let _ = sandbar_linux::process::signal_group_only(self.pid, rustix::process::Signal::KILL.as_raw());
             }
-            return true;
+            return self.end_kept().await;
         }
         self.reason.borrow_mut().get_or_insert_with(|| reason.to_owned());
         let send = |signal: rustix::process::Signal| {
             let _ = sandbar_linux::process::signal_group(self.pid, signal.as_raw());
+            if let Some(keeper) = &self.keeper {
+                keeper.signal(signal.as_raw());
+            }
         };
         send(rustix::process::Signal::TERM);
         if self.pty {
@@ -574,11 +598,36 @@ impl Run {
         send(rustix::process::Signal::CONT);
         if tokio::time::timeout(TERM_GRACE, self.until(gone)).await.is_err() {
             send(rustix::process::Signal::KILL);
-            return tokio::time::timeout(KILL_GRACE, self.until(gone)).await.is_ok();
+            let is_rest_gone = self.end_kept().await;
+            return tokio::time::timeout(KILL_GRACE, self.until(gone)).await.is_ok() && is_rest_gone;
         }
         // The leader is gone; the rest of its group had the same warning.
         let _ = sandbar_linux::process::signal_group_only(self.pid, rustix::process::Signal::KILL.as_raw());
-        true
+        self.end_kept().await
+    }
+
+    /// Kills what is left of all that its keeper keeps. They had the same warning.
+    async fn end_kept(&self) -> bool {
+        match &self.keeper {
+            Some(keeper) => keeper.end(self).await,
+            None => true,
+        }
+    }
+
+    /// The process has ended: waits until all has that ends with it, and lets go of what goes on.
+    pub async fn settle(&self, agent: &Agent) {
+        agent.count_rest(self);
+        let Some(keeper) = &self.keeper else { return };
+        let goes = self.ending.get() || keeper.kept == Kept::UntilEnd;
+        if goes {
+            if !self.ending.get() {
+                keeper.let_go();
+            }
+            let _ = tokio::time::timeout(2 * KILL_GRACE, self.until(|| keeper.is_gone())).await;
+        }
+        if goes && !self.ending.get() {
+            keeper.leave();
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 mod it {
     mod connected;
     mod functions;
+    mod kept;
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -192,6 +192,7 @@ async fn step(runtime: &Arc<Runtime>, command: &str, cwd: &str, (step, of): (usi
         ttl_sec: STEP_MAX.as_secs(),
         untold: false,
         followed: true,
+        kept: None,
     };
     let created = runtime.client.create_context(&create).await;
     let context = created.map_err(|error| refused(error, &format!("step {step} of {of} cannot be started; the base needs a /bin/sh")))?;

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::agent::Agent;
 use crate::error::Failure;
+use crate::keep;
 use crate::repl::{self, Candidate, HIDDEN_PTY, Mode};
 use crate::run::{Pipes, Run};
 
@@ -73,6 +74,9 @@ pub fn validate(spec: &CreateContext) -> Result<(), Failure> {
     if spec.pty_size.is_some_and(|s| s.rows == 0 || s.cols == 0) {
         return Err(invalid("pty_size needs rows and cols above 0"));
     }
+    if spec.kept.is_some() && (spec.kind != ContextType::Cmd || spec.pty_size.is_some()) {
+        return Err(invalid("kept is for contexts of type cmd without a terminal"));
+    }
     let nul = |text: &str| text.contains('\0');
     if spec.cmd.iter().flat_map(|c| &c.command).any(|a| nul(a)) || spec.cwd.as_deref().is_some_and(nul) || spec.env_vars.iter().any(|(k, v)| nul(k) || nul(v)) {
         return Err(invalid("command, cwd and env_vars must not contain NUL"));
@@ -110,7 +114,7 @@ pub fn environment(agent: &Agent, own: &BTreeMap<String, String>) -> (BTreeMap<S
 ///
 /// # Errors
 /// `invalid_request`, `create_failed`.
-pub fn start(agent: &Rc<Agent>, id: &str, spec: &CreateContext) -> Result<(Plan, Rc<Run>), Failure> {
+pub async fn start(agent: &Rc<Agent>, id: &str, spec: &CreateContext) -> Result<(Plan, Rc<Run>), Failure> {
     let (shown_env, mut env) = environment(agent, &spec.env_vars);
     let cwd = working_directory(agent, spec.cwd.as_deref())?;
     let user_term = env.get("TERM").cloned();
@@ -144,7 +148,7 @@ pub fn start(agent: &Rc<Agent>, id: &str, spec: &CreateContext) -> Result<(Plan,
     let argv = std::iter::once(&candidate.program).chain(&candidate.args).map(|a| c_string(a.as_str())).collect::<Result<Vec<_>, _>>()?;
     let env = env.iter().map(|(k, v)| c_string(format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
     let program = Program { file: c_string(file)?, argv, env, cwd: c_string(cwd.as_str())?, name: candidate.program.clone() };
-    let run = launch(agent, id, spec, candidate.mode, &program)?;
+    let run = launch(agent, id, spec, candidate.mode, &program).await?;
     Ok((Plan { alias, command, cwd, term, shown_env }, run))
 }
 
@@ -228,12 +232,12 @@ pub fn ours(fd: OwnedFd) -> Result<Rc<AsyncFd<OwnedFd>>, Failure> {
     Ok(Rc::new(fd))
 }
 
-fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program: &Program) -> Result<Rc<Run>, Failure> {
+async fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program: &Program) -> Result<Rc<Run>, Failure> {
     let pty_size = match mode {
         Mode::Terminal { .. } => Some(spec.pty_size.unwrap_or(HIDDEN_PTY)),
         Mode::Command | Mode::Driver { .. } => spec.pty_size,
     };
-    let mut control = None;
+    let (mut control, mut told) = (None, None);
     let (pid, pipes) = if let Some(size) = pty_size {
         let pty = sandbar_linux::pty::open(size.rows, size.cols).map_err(|e| create_failed(format!("no terminal for the process: {e}")))?;
         if matches!(mode, Mode::Terminal { clean: true, .. }) {
@@ -242,7 +246,7 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
         let controller = ours(pty.controller)?;
         let side = pty.terminal.as_fd();
         let pid = spawn(program, &[(side, 0), (side, 1), (side, 2)], true)?;
-        let pipes = Pipes { outs: [Some(controller.clone()), None], stdin: Some(controller), stdin_reader: None, pty: true };
+        let pipes = Pipes { outs: [Some(controller.clone()), None], stdin: Some(controller), stdin_reader: None, pty: true, keeper: None };
         (pid, pipes)
     } else {
         let (stdin_reader, stdin) = process::pipe().map_err(no_pipes)?;
@@ -263,16 +267,26 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
             fds.push((theirs.0.as_fd(), 3));
             fds.push((theirs.1.as_fd(), 4));
         }
-        let pid = spawn(program, &fds, false)?;
+        let (pid, keeper) = match spec.kept {
+            Some(kept) => {
+                let started = keep::agent::start(program, kept, [stdin_reader.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()]).await?;
+                told = Some(started.told);
+                (started.pid, Some(started.keeper))
+            }
+            None => (spawn(program, &fds, false)?, None),
+        };
         let stdin_reader = is_driver.then_some(stdin_reader);
         // Who waits for the end cannot send input, so a command that reads finds the end of its stdin and not silence.
         let stdin = (is_driver || !spec.wait_until_done).then_some(stdin);
-        let pipes = Pipes { outs: [Some(stdout), Some(stderr)], stdin, stdin_reader, pty: false };
+        let pipes = Pipes { outs: [Some(stdout), Some(stderr)], stdin, stdin_reader, pty: false, keeper };
         (pid, pipes)
     };
     let run = Rc::new(Run::new(agent, id.to_owned(), spec.kind, mode, pid, pipes));
     run.expects.set(spec.followed && matches!(run.mode, Mode::Command));
     agent.add_process(run.clone());
+    if let Some(told) = told {
+        tokio::task::spawn_local(keep::agent::watch(agent.clone(), run.clone(), told));
+    }
     for (slot, fd) in run.outs() {
         tokio::task::spawn_local(run.clone().pump(agent.clone(), slot, fd));
     }
@@ -295,15 +309,18 @@ fn launch(agent: &Rc<Agent>, id: &str, spec: &CreateContext, mode: Mode, program
 pub fn spawn(program: &Program, fds: &[(BorrowedFd<'_>, i32)], terminal: bool) -> Result<i32, Failure> {
     let command =
         process::Command { path: &program.file, argv: &program.argv, env: &program.env, cwd: &program.cwd, fds, terminal, oom_score_adj: OOM_SCORE_ADJ };
-    process::spawn(&command).map_err(|e| {
-        let name = &program.name;
-        let system = crate::error::describe(&std::io::Error::from(e.errno()));
-        create_failed(match e {
-            SpawnError::Exec(Errno::TOOBIG) => format!("{name:?}: arguments and environment are too long"),
-            SpawnError::Exec(_) => format!("executable {name:?} cannot be run: {system}"),
-            SpawnError::WorkingDirectory(_) => format!("the working directory {:?}: {system}", program.cwd),
-            SpawnError::Clone(Errno::AGAIN) => "the sandbox has reached its limit of processes".to_owned(),
-            SpawnError::Clone(_) | SpawnError::Descriptors(_) => format!("no process for {name:?}: {system}"),
-        })
+    process::spawn(&command).map_err(|error| not_started(program, &error))
+}
+
+/// Why there is no process, for the host.
+pub fn not_started(program: &Program, error: &SpawnError) -> Failure {
+    let name = &program.name;
+    let system = crate::error::describe(&std::io::Error::from(error.errno()));
+    create_failed(match error {
+        SpawnError::Exec(Errno::TOOBIG) => format!("{name:?}: arguments and environment are too long"),
+        SpawnError::Exec(_) => format!("executable {name:?} cannot be run: {system}"),
+        SpawnError::WorkingDirectory(_) => format!("the working directory {:?}: {system}", program.cwd),
+        SpawnError::Clone(Errno::AGAIN) => "the sandbox has reached its limit of processes".to_owned(),
+        SpawnError::Clone(_) | SpawnError::Descriptors(_) => format!("no process for {name:?}: {system}"),
     })
 }

@@ -16,6 +16,7 @@ mod groups;
 mod kills;
 mod kills_anywhere;
 mod start;
+mod strays;
 mod turns;
 mod uploads;
 

@@ -17,5 +17,6 @@ pub(super) fn context(argv: Vec<String>, folder: String, env: Env, ttl_s: u64) -
         ttl_sec: ttl_s,
         untold: false,
         followed: false,
+        kept: None,
     }
 }

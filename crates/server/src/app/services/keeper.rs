@@ -214,6 +214,7 @@ impl Process {
             ttl_sec: 0,
             untold: false,
             followed: false,
+            kept: None,
         }
     }
 }

@@ -45,6 +45,7 @@ pub fn create(request: CreateContextRequest) -> Result<agent::CreateContext, Api
         ttl_sec: request.ttl_sec.unwrap_or_default().into(),
         untold: false,
         followed: kind == agent::ContextType::Cmd && !request.wait_until_done.unwrap_or_default(),
+        kept: None,
     })
 }
 

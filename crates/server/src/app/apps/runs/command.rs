@@ -21,7 +21,7 @@ use sandbar_node::{
     Runtime,
     client::{Attached, AttachedFrame, ProcdError},
 };
-use sandbar_procd_api::{Context, CreateContext, ErrorCode, Stream};
+use sandbar_procd_api::{Context, CreateContext, ErrorCode, Kept, Stream};
 
 use super::{
     execute::{Halt, Runner, Step, ttl_s},
@@ -277,8 +277,10 @@ impl Runner {
         let mut said = run.doc.env.clone();
         said.extend(self.given.said.clone());
         let env = shell::whole(&self.given.env, &said, own);
+        // A sandbox of its own ends with all that is in it, and is counted as a whole.
+        let kept = (run.doc.place == Place::App).then_some(Kept::UntilEnd);
         let context = context(shell::argv_alone(&run.doc.command), shell::folder(run.doc.cwd.as_deref()), env, ttl_s(run.doc.timeout_s));
-        CreateContext { followed: true, ..context }
+        CreateContext { kept, followed: true, ..context }
     }
 
     fn input_folder(&self) -> String {
@@ -508,7 +510,7 @@ async fn next(reader: &mut Attached) -> Seen {
     Seen::Told(pieces, None)
 }
 
-/// Has the agent end a command: SIGTERM to its whole group, some seconds later SIGKILL. Asks until it is done or its processes are gone;
+/// Has the agent end a command and all that it started: SIGTERM, some seconds later SIGKILL. Asks until it is done or its processes are gone;
 /// a sandbox that is paused is woken for it.
 async fn end_command(app: crate::app::SharedApp, sandbox_id: String, runtime: Arc<Runtime>, context_id: String) {
     loop {

@@ -345,7 +345,7 @@ impl Place {
         self.seen_to_end = self.context_id.take().or(self.seen_to_end.take());
     }
 
-    /// Ends its process, if it has one.
+    /// Ends its process, if it has one, and what a former one left running.
     async fn stop(&mut self, runtime: Option<&Runtime>, grace: Duration) -> Option<Ending> {
         let runtime = runtime?;
         let id = match self.context_id.take() {
@@ -353,7 +353,12 @@ impl Place {
             // One may have been started just now.
             None => match process::find(runtime, &self.entry, None).await {
                 Ok(Found::Running(context)) => context.id,
-                Ok(Found::Ended(_) | Found::None) | Err(_) => return None,
+                Ok(Found::Ended(context)) => {
+                    // It ended by itself, and what it left running is to end, too.
+                    process::end(runtime, self.of(), &context.id, grace).await;
+                    return None;
+                }
+                Ok(Found::None) | Err(_) => return None,
             },
         };
         Some(process::end(runtime, self.of(), &id, grace).await)

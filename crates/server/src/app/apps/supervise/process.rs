@@ -21,7 +21,7 @@ use sandbar_node::{
     client::ProcdError,
     warm::{self, Check as Asked},
 };
-use sandbar_procd_api::{Context, ContextType, CreateContext, Signal};
+use sandbar_procd_api::{Context, ContextType, CreateContext, Kept, Signal};
 use tokio::sync::watch;
 
 use crate::app::{apps::shell::context, sandboxes::now_ms};
@@ -79,7 +79,8 @@ pub(super) async fn start(runtime: &Runtime, entry: &Entry) -> Result<Context, P
         // With it goes whatever it left running, which may hold the port.
         forget(runtime, &context.id).await;
     }
-    let create = context(entry.command.clone(), entry.cwd.clone(), entry.env.clone(), entry.runs_max_s.map_or(0, u64::from));
+    let ttl_s = entry.runs_max_s.map_or(0, u64::from);
+    let create = CreateContext { kept: Some(Kept::UntilDeleted), ..context(entry.command.clone(), entry.cwd.clone(), entry.env.clone(), ttl_s) };
     runtime.client.create_context(&create).await
 }
 
@@ -132,7 +133,7 @@ pub(super) async fn printed(runtime: &Runtime, redactor: &Redactor, id: &str) ->
     tail(&redactor.printed(&context.and_then(|context| context.output.output_raw).unwrap_or_default(), true))
 }
 
-/// Ends a process with all of its group: SIGTERM, and SIGKILL for what is there after `grace`. Returns how it ended.
+/// Ends a process with all that it started: SIGTERM, and SIGKILL for what is there after `grace`. Returns how it ended.
 pub(super) async fn end(runtime: &Runtime, of: Of<'_>, id: &str, grace: Duration) -> Ending {
     signal(runtime, id, "TERM").await;
     // One that was stopped hears nothing else.
@@ -147,7 +148,7 @@ pub(super) async fn end(runtime: &Runtime, of: Of<'_>, id: &str, grace: Duration
     ending
 }
 
-/// Waits until neither a process nor anything of its session runs any more.
+/// Waits until neither a process nor anything that it started runs any more.
 async fn gone(runtime: &Runtime, id: &str, within: Duration) -> bool {
     let until = Instant::now() + within;
     loop {

@@ -122,8 +122,8 @@ pub(crate) struct UsageView {
     denied_list: Vec<DeniedView>,
 }
 
-/// Where each figure comes from. `run_sandbox`: all of the sandbox that was made for the run; `command`: the command and the
-/// processes of its session, by the kernel's count, of which memory is that of the largest process; `app_sandbox`: all of the app's sandbox while the command
+/// Where each figure comes from. `run_sandbox`: all of the sandbox that was made for the run; `command`: the command and all
+/// that it started, by the kernel's count, of which memory is that of the largest process; `app_sandbox`: all of the app's sandbox while the command
 /// ran.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SourcesView {
