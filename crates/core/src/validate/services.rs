@@ -2,12 +2,12 @@
 
 mod route;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use serde_json::{Value, json};
 
 use super::{Object, Violation, env_vars, finish, is_label, shown};
-use crate::limits;
+use crate::{limits, service::plain_path};
 
 /// Checks and normalises a list of services. `path` is where it stands (`config.services`).
 pub fn services(value: &Value, path: &str) -> Result<Value, Vec<Violation>> {
@@ -35,7 +35,36 @@ pub fn services(value: &Value, path: &str) -> Result<Value, Vec<Violation>> {
         }
         normalised.push(Value::Object(checker.object));
     }
+    shadowed(&normalised, path, &mut out);
     finish(Value::Array(normalised), out)
+}
+
+/// Refuses routes that no request could reach since another has the same prefix: the policy of such a one would be without effect.
+///
+/// Services of one port meet, but functions do not: each is published for itself.
+fn shadowed(services: &[Value], path: &str, out: &mut Vec<Violation>) {
+    let mut first: BTreeMap<(String, String), (&str, &str, usize)> = BTreeMap::new();
+    for (index, service) in services.iter().enumerate() {
+        let meets = service["ingress"]["public"].as_bool() == Some(true) && service["runtime"]["type"].as_str() != Some("function");
+        let place = if meets { service["port"].to_string() } else { format!("service {index}") };
+        for (number, route) in service["ingress"]["routes"].as_array().into_iter().flatten().enumerate() {
+            let Some(prefix) = route["path_prefix"].as_str() else { continue };
+            let Some(plain) = plain_path(prefix) else { continue };
+            let (id, of) = (route["id"].as_str().unwrap_or_default(), service["id"].as_str().unwrap_or_default());
+            match first.entry((place.clone(), plain)) {
+                Entry::Vacant(entry) => {
+                    entry.insert((id, of, index));
+                }
+                Entry::Occupied(entry) => {
+                    let (id, of, at) = entry.get();
+                    let whose = if *at == index { String::new() } else { format!(" of service {of:?} on the same port") };
+                    let message =
+                        format!("{:?} is that of route {id:?}{whose}; routes are chosen by it alone, whatever their methods, so this one would never be taken", shown(prefix));
+                    out.push(Violation::new(format!("{path}[{index}].ingress.routes[{number}].path_prefix"), message));
+                }
+            }
+        }
+    }
 }
 
 /// Why a normalised service cannot be published; none = it can.
