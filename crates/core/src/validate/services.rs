@@ -58,8 +58,10 @@ fn shadowed(services: &[Value], path: &str, out: &mut Vec<Violation>) {
                 Entry::Occupied(entry) => {
                     let (id, of, at) = entry.get();
                     let whose = if *at == index { String::new() } else { format!(" of service {of:?} on the same port") };
-                    let message =
-                        format!("{:?} is that of route {id:?}{whose}; routes are chosen by it alone, whatever their methods, so this one would never be taken", shown(prefix));
+                    let message = format!(
+                        "{:?} is that of route {id:?}{whose}; routes are chosen by it alone, whatever their methods, so this one would never be taken",
+                        shown(prefix)
+                    );
                     out.push(Violation::new(format!("{path}[{index}].ingress.routes[{number}].path_prefix"), message));
                 }
             }

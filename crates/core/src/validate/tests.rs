@@ -89,7 +89,9 @@ fn claims_that_are_refused_name_the_field() {
 fn environment_is_trimmed_and_bounded() {
     let kept = claimed(json!({"env_vars": {" A ": "1", "D": ""}})).expect("good").env_vars.expect("kept");
     assert_eq!(kept.into_iter().collect::<Vec<_>>(), [("A".to_owned(), "1".to_owned()), ("D".to_owned(), String::new())]);
-    for (name, path) in [("", "config.env_vars"), ("  ", "config.env_vars"), ("B=C", "config.env_vars.B=C"), ("=", "config.env_vars.="), ("a\u{0}", "config.env_vars.a")] {
+    for (name, path) in
+        [("", "config.env_vars"), ("  ", "config.env_vars"), ("B=C", "config.env_vars.B=C"), ("=", "config.env_vars.="), ("a\u{0}", "config.env_vars.a")]
+    {
         assert_eq!(paths(claimed(json!({"env_vars": {(name): "x"}}))), [path], "{name:?}");
     }
     assert_eq!(paths(claimed(json!({"env_vars": {"A": "1", " A": "2"}}))), ["config.env_vars.A"]);
@@ -313,7 +315,10 @@ fn a_route_that_another_hides_is_refused() {
         (json!([at("a", 1, json!([route("x", "/", &[("methods", json!(["GET"]))]), route("y", "", &[("methods", json!(["POST"]))])]))]), vec![hidden]),
         (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "/API", &[]), route("z", "/api/v1", &[])]))]), vec![]),
         // Services of one port.
-        (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/", &[locked.clone()])]))]), vec!["s[1].ingress.routes[0].path_prefix"]),
+        (
+            json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/", &[locked.clone()])]))]),
+            vec!["s[1].ingress.routes[0].path_prefix"],
+        ),
         (json!([at("a", 1, json!(null)), at("b", 1, json!(null))]), vec!["s[1].ingress.routes[0].path_prefix"]),
         (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/b", &[])]))]), vec![]),
         (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 2, json!([route("x", "/", &[])]))]), vec![]),

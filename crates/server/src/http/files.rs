@@ -270,6 +270,7 @@ pub fn file_info(info: agent::FileInfo) -> FileInfo {
         mod_time: rfc3339_nanos(info.mtime_ns),
         is_link: info.is_link,
         link_target: info.link_target,
+        is_lossy: info.is_lossy,
     }
 }
 
