@@ -45,15 +45,11 @@ fn every_kind_of_runtime_is_read() {
 
 #[test]
 fn the_longest_prefix_wins_and_segments_count() {
-    // Those of equal length are refused by now, but may be there from before.
-    let list = [
-        services(json!([service("one", 80, json!([{ "id": "root", "path_prefix": "/" }, { "id": "api", "path_prefix": "/api/" }])),])),
-        services(json!([
-            service("two", 80, json!([{ "id": "deep", "path_prefix": "/api/v1" }, { "id": "again", "path_prefix": "/api" }])),
-            service("other", 81, json!([{ "id": "x", "path_prefix": "/only" }])),
-        ])),
-    ]
-    .concat();
+    let list = services(json!([
+        service("one", 80, json!([{ "id": "root", "path_prefix": "/" }, { "id": "api", "path_prefix": "/api/" }])),
+        service("two", 80, json!([{ "id": "deep", "path_prefix": "/api/v1" }, { "id": "again", "path_prefix": "/api" }])),
+        service("other", 81, json!([{ "id": "x", "path_prefix": "/only" }])),
+    ]));
     for (port, path, want) in [
         (80, "/", Some(("one", "root"))),
         (80, "/apix", Some(("one", "root"))),

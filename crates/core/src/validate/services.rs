@@ -39,34 +39,42 @@ pub fn services(value: &Value, path: &str) -> Result<Value, Vec<Violation>> {
     finish(Value::Array(normalised), out)
 }
 
-/// Refuses routes that no request could reach since another has the same prefix: the policy of such a one would be without effect.
+/// Refuses routes that no request could reach since another has the same prefix: what such a one asks for would be without effect.
 ///
-/// Services of one port meet, but functions do not: each is published for itself.
+/// Services of one port may have the same prefix, of which the first is served, as long as they ask for the same credential.
+/// Functions do not meet: each is published for itself.
 fn shadowed(services: &[Value], path: &str, out: &mut Vec<Violation>) {
-    let mut first: BTreeMap<(String, String), (&str, &str, usize)> = BTreeMap::new();
+    let mut first: BTreeMap<(String, String), (usize, &Value)> = BTreeMap::new();
     for (index, service) in services.iter().enumerate() {
         let meets = service["ingress"]["public"].as_bool() == Some(true) && service["runtime"]["type"].as_str() != Some("function");
         let place = if meets { service["port"].to_string() } else { format!("service {index}") };
         for (number, route) in service["ingress"]["routes"].as_array().into_iter().flatten().enumerate() {
-            let Some(prefix) = route["path_prefix"].as_str() else { continue };
-            let Some(plain) = plain_path(prefix) else { continue };
-            let (id, of) = (route["id"].as_str().unwrap_or_default(), service["id"].as_str().unwrap_or_default());
+            let Some(plain) = route["path_prefix"].as_str().and_then(plain_path) else { continue };
             match first.entry((place.clone(), plain)) {
                 Entry::Vacant(entry) => {
-                    entry.insert((id, of, index));
+                    entry.insert((index, route));
                 }
                 Entry::Occupied(entry) => {
-                    let (id, of, at) = entry.get();
-                    let whose = if *at == index { String::new() } else { format!(" of service {of:?} on the same port") };
-                    let message = format!(
-                        "{:?} is that of route {id:?}{whose}; routes are chosen by it alone, whatever their methods, so this one would never be taken",
-                        shown(prefix)
-                    );
+                    let (at, other) = *entry.get();
+                    let id = other["id"].as_str().unwrap_or_default();
+                    let message = if at == index {
+                        format!("is that of route {id:?}, too: routes are chosen by it, whatever their methods, so this one would never be taken")
+                    } else if credential(other) != credential(route) {
+                        let of = services[at]["id"].as_str().unwrap_or_default();
+                        format!("is that of route {id:?} of service {of:?} on the same port, which would be taken always, but asks for another credential")
+                    } else {
+                        continue;
+                    };
                     out.push(Violation::new(format!("{path}[{index}].ingress.routes[{number}].path_prefix"), message));
                 }
             }
         }
     }
+}
+
+/// What a route asks for; none is the same as the mode `none`.
+fn credential(route: &Value) -> Option<&Value> {
+    Some(&route["auth"]).filter(|auth| auth["mode"].as_str().is_some_and(|mode| mode != "none"))
 }
 
 /// Why a normalised service cannot be published; none = it can.

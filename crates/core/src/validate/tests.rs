@@ -290,7 +290,7 @@ fn services_that_are_refused_name_the_field() {
     ] {
         assert_eq!(paths(services(&json!([service(&[(pointer, value.clone())])]), "s")), [path], "{pointer} {value}");
     }
-    assert_eq!(paths(services(&json!([service(&[]), service(&[("/id", json!("API")), ("/port", json!(1))])]), "s")), ["s[1].id"]);
+    assert_eq!(paths(services(&json!([service(&[]), service(&[("/id", json!("API"))])]), "s")), ["s[1].id"]);
 }
 
 #[test]
@@ -319,7 +319,12 @@ fn a_route_that_another_hides_is_refused() {
             json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/", &[locked.clone()])]))]),
             vec!["s[1].ingress.routes[0].path_prefix"],
         ),
-        (json!([at("a", 1, json!(null)), at("b", 1, json!(null))]), vec!["s[1].ingress.routes[0].path_prefix"]),
+        (
+            json!([at("a", 1, json!([route("x", "/", &[locked.clone()])])), at("b", 1, json!([route("x", "/", &[])]))]),
+            vec!["s[1].ingress.routes[0].path_prefix"],
+        ),
+        (json!([at("a", 1, json!([route("x", "/", &[locked.clone()])])), at("b", 1, json!([route("x", "/", &[locked.clone()])]))]), vec![]),
+        (json!([at("a", 1, json!(null)), at("b", 1, json!([route("x", "/", &[("auth", json!({"mode": "none"}))])]))]), vec![]),
         (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/b", &[])]))]), vec![]),
         (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 2, json!([route("x", "/", &[])]))]), vec![]),
         // Nobody but the owner comes to it.
