@@ -120,6 +120,7 @@ impl Auth {
             updated_at_ms: now,
         };
         self.store.user_insert(&user, &team).await.map_err(|e| refused("storing the user", &e))?;
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clear(email, from);
         self.begin(user).await
     }
 
