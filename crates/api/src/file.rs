@@ -28,6 +28,9 @@ pub struct FileInfo {
     pub is_link: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_target: Option<String>,
+    /// There and true where the name is no UTF-8: it is shown with U+FFFD, and cannot be asked for by what is shown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_lossy: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

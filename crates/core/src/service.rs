@@ -14,7 +14,7 @@ mod route;
 pub use access::{Credential, Denied};
 pub use bucket::Bucket;
 pub use cors::{CorsAnswer, CorsAsked};
-pub use route::{Matched, has_dot_segments, matching, percent_decoded, plain_path};
+pub use route::{Matched, matching, percent_decoded, plain_path, unclear};
 
 /// One service. Unknown keys are left out; the stored document keeps them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

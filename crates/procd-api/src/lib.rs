@@ -532,6 +532,9 @@ pub struct FileInfo {
     pub is_link: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_target: Option<String>,
+    /// Whether `path` is no UTF-8: it stands here with U+FFFD for what cannot be written, and is no name by which to ask for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_lossy: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

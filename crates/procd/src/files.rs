@@ -355,12 +355,25 @@ fn describe(path: &Path, metadata: &Metadata) -> FileInfo {
         mtime_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
         is_link,
         link_target: is_link.then(|| std::fs::read_link(path).ok().map(|t| t.to_string_lossy().into_owned())).flatten(),
+        is_lossy: path.to_str().is_none(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse_range;
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
+
+    use super::{describe, parse_range};
+
+    #[test]
+    fn a_path_that_is_no_utf_8_is_marked() {
+        let root = std::fs::metadata("/").unwrap();
+        for (path, shown, is_lossy) in [(&b"/a\xff"[..], "/a\u{fffd}", true), (b"/\xff/a", "/\u{fffd}/a", true), ("/é\u{fffd}".as_bytes(), "/é\u{fffd}", false)]
+        {
+            let info = describe(Path::new(OsStr::from_bytes(path)), &root);
+            assert_eq!((info.path.as_str(), info.is_lossy), (shown, is_lossy));
+        }
+    }
 
     #[test]
     fn ranges() {

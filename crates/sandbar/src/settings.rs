@@ -164,7 +164,7 @@ pub struct Layer {
     #[arg(long, env = "SANDBAR_EGRESS_CA_FILE", value_name = "FILE")]
     pub egress_ca_file: Option<PathBuf>,
     /// Idle sandboxes kept ready for the built-in template [default: 4]
-    #[arg(long, env = "SANDBAR_POOL_MIN_IDLE", value_name = "N")]
+    #[arg(long, env = "SANDBAR_POOL_MIN_IDLE", value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(POOL_MAX_IDLE)))]
     pub pool_min_idle: Option<u32>,
     /// Registries that templates may have their images pulled from by themselves, comma-separated: hosts, `default` for
     /// names without one, or `*` for all [default: none, only `sandbar image pull`]

@@ -102,7 +102,7 @@ pub(crate) struct Client {
 
 impl Client {
     /// Its address, or what of it is not its own to choose.
-    fn network(self) -> IpAddr {
+    pub(crate) fn network(self) -> IpAddr {
         network(self.addr)
     }
 }

@@ -12,7 +12,8 @@ const DIGEST_CHARS: usize = 8;
 /// What stands between an alias and a function's label. No label has it inside.
 pub const ALIAS_SEPARATOR: &str = "--";
 
-/// The name in paths: lower-case letters and digits, with one hyphen for whatever else there is.
+/// The name in paths: lower-case letters and digits, with one hyphen for whatever else there is. Of names without any such letter,
+/// each has its own all the same.
 pub fn slug(name: &str) -> String {
     let mut slug = String::with_capacity(name.len());
     for c in name.chars().flat_map(char::to_lowercase) {
@@ -24,7 +25,7 @@ pub fn slug(name: &str) -> String {
     }
     let slug = slug.trim_end_matches('-');
     if slug.is_empty() {
-        return "function".to_owned();
+        return if name.trim().is_empty() { "function".to_owned() } else { format!("function-{}", digest(name)) };
     }
     if slug.len() <= SLUG_MAX_CHARS {
         return slug.to_owned();
@@ -73,7 +74,12 @@ mod tests {
             ("My API", "my-api"),
             ("  --A__b!!c-- ", "a-b-c"),
             ("", "function"),
-            ("!!!", "function"),
+            (" ", "function"),
+            ("function", "function"),
+            // SHA-1 of the name, as in longer ones.
+            ("!!!", "function-9a7b006d"),
+            ("ü", "function-94a759fd"),
+            ("😀", "function-9c533688"),
             ("Größe", "gr-e"),
             ("api", "api"),
             (&"a".repeat(48), &"a".repeat(48)),

@@ -22,7 +22,9 @@ pub const TEAMS_PER_USER_MAX: usize = 100;
 pub const ACCESS_TOKEN_TTL_S: i64 = 3600;
 /// Seconds that a refresh token lives.
 pub const REFRESH_TOKEN_TTL_S: i64 = 30 * 86_400;
-/// Login attempts for one account within [`LOGIN_WINDOW_S`].
+/// Login attempts for one account from one network within [`LOGIN_WINDOW_S`].
 pub const LOGIN_ATTEMPTS_MAX: u32 = 10;
+/// Login attempts that fail from one network within [`LOGIN_WINDOW_S`], for whatever accounts.
+pub const LOGIN_ATTEMPTS_PER_NETWORK_MAX: u32 = 100;
 /// Seconds over which login attempts are counted.
 pub const LOGIN_WINDOW_S: i64 = 60;

@@ -28,6 +28,15 @@ static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundl
 const LONGEST_MOVE: SignedDuration = SignedDuration::from_hours(49);
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
+/// Says what is wrong with the name of a zone.
+pub fn check_timezone(timezone: &str) -> Result<(), String> {
+    zone(timezone).map(drop)
+}
+
+fn zone(timezone: &str) -> Result<TimeZone, String> {
+    ZONES.get(timezone).map_err(|_| format!("{timezone:?} is no time zone: zones have names such as UTC or Europe/Berlin"))
+}
+
 /// Moments without end.
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -40,8 +49,7 @@ impl Schedule {
     /// of a zone.
     pub fn parse(pattern: &str, timezone: &str) -> Result<Self, String> {
         let fields = Fields::parse(pattern)?;
-        let zone = ZONES.get(timezone).map_err(|_| format!("{timezone:?} is no time zone: zones have names such as UTC or Europe/Berlin"))?;
-        Ok(Self { fields, zone })
+        Ok(Self { fields, zone: zone(timezone)? })
     }
 
     /// Whether it comes more often than once a minute.

@@ -34,22 +34,36 @@ pub fn matching<'a>(services: impl IntoIterator<Item = &'a Service>, port: u16, 
     Some(Matched { service, route, path })
 }
 
-/// Whether a path has a segment `.` or `..`, in whatever spelling. Servers resolve such segments, some before and some after
-/// they decode, so that no prefix could be relied on.
-pub fn has_dot_segments(path: &str) -> bool {
-    let decoded = Read::new(path).bytes;
-    decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| matches!(segment, b"." | b".."))
+/// Why no prefix could be relied on for a path, in whatever spelling; none for a path that all servers read alike.
+pub fn unclear(path: &str) -> Option<&'static str> {
+    // With the parameters, which some servers leave out and others do not.
+    let decoded = percent_decoded(path.as_bytes());
+    let is_dots = |segment: &[u8]| segment.split(|byte| *byte == b';').next().is_some_and(|name| matches!(name, b"." | b".."));
+    // Servers resolve such segments, some before and some after they decode.
+    if decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots) {
+        return Some("the path has segments `.` or `..`; send the path that they lead to");
+    }
+    // Where the parameter ends depends on when a server decodes.
+    if path.split('/').filter_map(|segment| segment.split_once(';')).any(|(_, parameter)| percent_decoded(parameter.as_bytes()).contains(&b'/')) {
+        return Some("the path has an encoded slash in a parameter");
+    }
+    // Some take it for a slash.
+    if decoded.contains(&b'\\') {
+        return Some("the path has a backslash; send a slash");
+    }
+    // Some end a path at a NUL or a line's end, or leave such characters out.
+    if decoded.iter().any(u8::is_ascii_control) {
+        return Some("the path has a control character");
+    }
+    None
 }
 
 /// A path as it is compared, without a slash at its end; None for one that servers read in different ways.
 pub fn plain_path(path: &str) -> Option<String> {
-    if !path.starts_with('/') || has_dot_segments(path) {
+    if !path.starts_with('/') || unclear(path).is_some() {
         return None;
     }
     let read = Read::new(path);
-    if read.bytes.iter().any(|byte| *byte == b'\\' || byte.is_ascii_control()) {
-        return None;
-    }
     let plain = String::from_utf8(read.bytes[..read.trimmed()].to_vec()).ok()?;
     Some(if plain.is_empty() { "/".to_owned() } else { plain })
 }

@@ -2,12 +2,12 @@
 
 mod route;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use serde_json::{Value, json};
 
 use super::{Object, Violation, env_vars, finish, is_label, shown};
-use crate::limits;
+use crate::{limits, service::plain_path};
 
 /// Checks and normalises a list of services. `path` is where it stands (`config.services`).
 pub fn services(value: &Value, path: &str) -> Result<Value, Vec<Violation>> {
@@ -35,7 +35,46 @@ pub fn services(value: &Value, path: &str) -> Result<Value, Vec<Violation>> {
         }
         normalised.push(Value::Object(checker.object));
     }
+    shadowed(&normalised, path, &mut out);
     finish(Value::Array(normalised), out)
+}
+
+/// Refuses routes that no request could reach since another has the same prefix: what such a one asks for would be without effect.
+///
+/// Services of one port may have the same prefix, of which the first is served, as long as they ask for the same credential.
+/// Functions do not meet: each is published for itself.
+fn shadowed(services: &[Value], path: &str, out: &mut Vec<Violation>) {
+    let mut first: BTreeMap<(String, String), (usize, &Value)> = BTreeMap::new();
+    for (index, service) in services.iter().enumerate() {
+        let meets = service["ingress"]["public"].as_bool() == Some(true) && service["runtime"]["type"].as_str() != Some("function");
+        let place = if meets { service["port"].to_string() } else { format!("service {index}") };
+        for (number, route) in service["ingress"]["routes"].as_array().into_iter().flatten().enumerate() {
+            let Some(plain) = route["path_prefix"].as_str().and_then(plain_path) else { continue };
+            match first.entry((place.clone(), plain)) {
+                Entry::Vacant(entry) => {
+                    entry.insert((index, route));
+                }
+                Entry::Occupied(entry) => {
+                    let (at, other) = *entry.get();
+                    let id = other["id"].as_str().unwrap_or_default();
+                    let message = if at == index {
+                        format!("is that of route {id:?}, too: routes are chosen by it, whatever their methods, so this one would never be taken")
+                    } else if credential(other) != credential(route) {
+                        let of = services[at]["id"].as_str().unwrap_or_default();
+                        format!("is that of route {id:?} of service {of:?} on the same port, which would be taken always, but asks for another credential")
+                    } else {
+                        continue;
+                    };
+                    out.push(Violation::new(format!("{path}[{index}].ingress.routes[{number}].path_prefix"), message));
+                }
+            }
+        }
+    }
+}
+
+/// What a route asks for; none is the same as the mode `none`.
+fn credential(route: &Value) -> Option<&Value> {
+    Some(&route["auth"]).filter(|auth| auth["mode"].as_str().is_some_and(|mode| mode != "none"))
 }
 
 /// Why a normalised service cannot be published; none = it can.

@@ -87,8 +87,14 @@ fn claims_that_are_refused_name_the_field() {
 
 #[test]
 fn environment_is_trimmed_and_bounded() {
-    let kept = claimed(json!({"env_vars": {" A ": "1", "": "x", "  ": "y", "B=C": "z", "D": ""}})).expect("good").env_vars.expect("kept");
+    let kept = claimed(json!({"env_vars": {" A ": "1", "D": ""}})).expect("good").env_vars.expect("kept");
     assert_eq!(kept.into_iter().collect::<Vec<_>>(), [("A".to_owned(), "1".to_owned()), ("D".to_owned(), String::new())]);
+    for (name, path) in
+        [("", "config.env_vars"), ("  ", "config.env_vars"), ("B=C", "config.env_vars.B=C"), ("=", "config.env_vars.="), ("a\u{0}", "config.env_vars.a")]
+    {
+        assert_eq!(paths(claimed(json!({"env_vars": {(name): "x"}}))), [path], "{name:?}");
+    }
+    assert_eq!(paths(claimed(json!({"env_vars": {"A": "1", " A": "2"}}))), ["config.env_vars.A"]);
     let many: BTreeMap<_, _> = (0..=limits::ENV_VARS_MAX).map(|n| (format!("V{n}"), String::new())).collect();
     assert_eq!(paths(env_vars(&many, "e")), ["e"]);
     let large: BTreeMap<_, _> = (0..9).map(|n| (format!("V{n}"), "x".repeat(limits::ENV_VALUE_MAX_BYTES))).collect();
@@ -156,7 +162,7 @@ fn services_are_normalised() {
     let sent = service(&[
         ("/id", json!(" API ")),
         ("/health_check", json!({"path": "health"})),
-        ("/runtime/env_vars", json!({" A ": "1", "B=": "2"})),
+        ("/runtime/env_vars", json!({" A ": "1"})),
         (
             "/ingress/routes",
             json!([{"id": "R1", "path_prefix": "hook", "rewrite_prefix": "", "methods": ["get", "GET", "*"], "resume": false, "timeout_seconds": 5,
@@ -243,13 +249,14 @@ fn services_that_are_refused_name_the_field() {
         ("/runtime/command", json!([]), "s[0].runtime.command"),
         ("/runtime/command", json!(null), "s[0].runtime.command"),
         ("/runtime/env_vars", json!({"A": 1}), "s[0].runtime.env_vars"),
+        ("/runtime/env_vars", json!({"A=": "1"}), "s[0].runtime.env_vars.A="),
         ("/ingress", json!(null), "s[0].ingress"),
         ("/ingress", json!([]), "s[0].ingress"),
         ("/ingress/public", json!(null), "s[0].ingress.public"),
         ("/ingress/public", json!("yes"), "s[0].ingress.public"),
         ("/ingress/routes", json!({}), "s[0].ingress.routes"),
         ("/ingress/routes", json!(many), "s[0].ingress.routes"),
-        ("/ingress/routes", json!([{"id": "a", "resume": false}, {"id": "A", "resume": false}]), "s[0].ingress.routes[1].id"),
+        ("/ingress/routes", json!([{"id": "a", "resume": false}, {"id": "A", "resume": false, "path_prefix": "/a"}]), "s[0].ingress.routes[1].id"),
         ("/ingress/routes", json!([{"resume": false}]), "s[0].ingress.routes[0].id"),
         ("/ingress/routes", json!([{"id": "a"}]), "s[0].ingress.routes[0].resume"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "auht": {"mode": "none"}}]), "s[0].ingress.routes[0].auht"),
@@ -262,6 +269,8 @@ fn services_that_are_refused_name_the_field() {
         ("/ingress/routes", json!([{"id": "a", "resume": true, "methods": ["a b"]}]), "s[0].ingress.routes[0].methods"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "methods": vec!["GET"; 17]}]), "s[0].ingress.routes[0].methods"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "path_prefix": "/a?b"}]), "s[0].ingress.routes[0].path_prefix"),
+        ("/ingress/routes", json!([{"id": "a", "resume": true, "path_prefix": "/a/../b"}]), "s[0].ingress.routes[0].path_prefix"),
+        ("/ingress/routes", json!([{"id": "a", "resume": true, "path_prefix": "/a%5cb"}]), "s[0].ingress.routes[0].path_prefix"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "timeout_seconds": -1}]), "s[0].ingress.routes[0].timeout_seconds"),
         ("/ingress/routes", json!([{"id": "a", "resume": true, "auth": {"mode": "basic"}}]), "s[0].ingress.routes[0].auth.mode"),
         (
@@ -282,6 +291,50 @@ fn services_that_are_refused_name_the_field() {
         assert_eq!(paths(services(&json!([service(&[(pointer, value.clone())])]), "s")), [path], "{pointer} {value}");
     }
     assert_eq!(paths(services(&json!([service(&[]), service(&[("/id", json!("API"))])]), "s")), ["s[1].id"]);
+}
+
+#[test]
+fn a_route_that_another_hides_is_refused() {
+    let route = |id: &str, prefix: &str, more: &[(&str, Value)]| {
+        let mut route = json!({"id": id, "path_prefix": prefix, "resume": true});
+        more.iter().for_each(|(key, value)| route[*key] = value.clone());
+        route
+    };
+    let at = |id: &str, port: u16, routes: Value| service(&[("/id", json!(id)), ("/port", json!(port)), ("/ingress/routes", routes)]);
+    let locked = ("auth", json!({"mode": "bearer", "bearer_token_sha256": "ab".repeat(32)}));
+    let function = |id: &str| {
+        let runtime = json!({"type": "function", "function": {"runtime": "python", "source": {"type": "inline", "code": "x"}}});
+        service(&[("/id", json!(id)), ("/port", json!(null)), ("/runtime", runtime)])
+    };
+    let hidden = "s[0].ingress.routes[1].path_prefix";
+    for (list, wrong) in [
+        (json!([at("a", 1, json!([route("x", "/", &[]), route("y", "/", &[locked.clone()])]))]), vec![hidden]),
+        (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "/api/", &[])]))]), vec![hidden]),
+        (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "//%61pi;v=1", &[])]))]), vec![hidden]),
+        // The method takes no part in the choice.
+        (json!([at("a", 1, json!([route("x", "/", &[("methods", json!(["GET"]))]), route("y", "", &[("methods", json!(["POST"]))])]))]), vec![hidden]),
+        (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "/API", &[]), route("z", "/api/v1", &[])]))]), vec![]),
+        // Services of one port.
+        (
+            json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/", &[locked.clone()])]))]),
+            vec!["s[1].ingress.routes[0].path_prefix"],
+        ),
+        (
+            json!([at("a", 1, json!([route("x", "/", &[locked.clone()])])), at("b", 1, json!([route("x", "/", &[])]))]),
+            vec!["s[1].ingress.routes[0].path_prefix"],
+        ),
+        (json!([at("a", 1, json!([route("x", "/", &[locked.clone()])])), at("b", 1, json!([route("x", "/", &[locked.clone()])]))]), vec![]),
+        (json!([at("a", 1, json!(null)), at("b", 1, json!([route("x", "/", &[("auth", json!({"mode": "none"}))])]))]), vec![]),
+        (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/b", &[])]))]), vec![]),
+        (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 2, json!([route("x", "/", &[])]))]), vec![]),
+        // Nobody but the owner comes to it.
+        (json!([at("a", 1, json!(null)), service(&[("/id", json!("b")), ("/port", json!(1)), ("/ingress", json!({"public": false}))])]), vec![]),
+        // Functions are published one by one.
+        (json!([function("a"), function("b")]), vec![]),
+    ] {
+        let found = services(&list, "s").err().unwrap_or_default();
+        assert_eq!(found.iter().map(|violation| violation.path.as_str()).collect::<Vec<_>>(), wrong, "{list} {found:?}");
+    }
 }
 
 #[test]

@@ -333,7 +333,7 @@ fn strangers_learn_nothing_and_the_api_answers_on_no_public_host() {
             assert_eq!(reply.error(&[404]), known, "{host}{path}");
         }
     }
-    for path in ["/only/../x", "/only/%2e%2e/x", "/only/..%2fx"] {
+    for path in ["/only/../x", "/only/%2e%2e/x", "/only/..%2fx", "/only\\x", "/only%5cx", "/only%00", "/only%0ax"] {
         public.get(path).error(&[400]);
     }
     let mut sandbox_gone = public.clone();

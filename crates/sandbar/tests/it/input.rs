@@ -64,6 +64,10 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         json!({ "services": [{ "id": "web", "port": 8080, "ingress": { "public": true, "routes": [route] } }] })
     };
 
+    let mut hidden = route(json!({}));
+    let routes = hidden["services"][0]["ingress"]["routes"].as_array_mut().unwrap();
+    routes.push(json!({ "id": "s", "path_prefix": "/", "resume": false, "auth": { "mode": "bearer", "bearer_token_sha256": "ab".repeat(32) } }));
+
     let rows = vec![
         // Claim.
         bad("POST", SANDBOXES, json!({ "template": "no-such-template" }), 404, "no-such-template"),
@@ -86,6 +90,8 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         bad("POST", SANDBOXES, claim(json!({ "env_vars": ["A=1"] })), 400, "config.env_vars"),
         bad("POST", SANDBOXES, claim(json!({ "env_vars": { "A": "x".repeat(70_000) } })), 400, "config.env_vars.A"),
         bad("POST", SANDBOXES, claim(json!({ "env_vars": { "A": "a\u{0}b" } })), 400, "config.env_vars.A"),
+        bad("POST", SANDBOXES, claim(json!({ "env_vars": { "": "x" } })), 400, "config.env_vars"),
+        bad("POST", SANDBOXES, claim(json!({ "env_vars": { "A=B": "x" } })), 400, "config.env_vars.A=B"),
         bad("POST", SANDBOXES, claim(json!({ "resources": { "memory": "much" } })), 400, "config.resources.memory"),
         bad("POST", SANDBOXES, claim(json!({ "resources": { "memory": "1Ki" } })), 400, "config.resources.memory"),
         bad("POST", SANDBOXES, claim(json!({ "resources": { "memory": "99999999999999999999Gi" } })), 400, "config.resources.memory"),
@@ -164,6 +170,8 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         bad("PUT", own("/services"), json!({}), 400, "services"),
         bad("PUT", own("/services"), json!({ "services": [{ "id": "", "ingress": {} }] }), 400, "services[0].id"),
         bad("PUT", own("/services"), route(json!({ "path_prefix": 7 })), 400, "routes[0].path_prefix"),
+        bad("PUT", own("/services"), route(json!({ "path_prefix": "/a/../b" })), 400, "routes[0].path_prefix"),
+        bad("PUT", own("/services"), hidden, 400, "routes[1].path_prefix"),
         bad("PUT", own("/services"), route(json!({ "timeout_seconds": -1 })), 400, "routes[0].timeout_seconds"),
         bad("PUT", own("/services"), route(json!({ "auth": { "mode": "magic" } })), 400, "routes[0].auth"),
         // Contexts.
@@ -184,6 +192,8 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
             "pty_size.rows",
         ),
         bad("POST", own("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["true"] }, "env_vars": { "A": [] } }), 400, "env_vars.A"),
+        bad("POST", own("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["true"] }, "env_vars": { "": "x" } }), 400, "env_vars"),
+        bad("POST", own("/contexts"), json!({ "type": "cmd", "cmd": { "command": ["true"] }, "env_vars": { "A=B": "x" } }), 400, "env_vars.A=B"),
         bad("POST", own("/contexts"), json!({ "type": "repl", "repl": { "alias": "klingon" } }), 400, "klingon"),
         bad("POST", own("/contexts"), json!({ "type": "repl", "repl": { "repl_config": { "name": "x", "candidates": [] } } }), 400, "candidates"),
         bad("GET", own("/contexts/ctx-00000000"), Value::Null, 404, ""),
@@ -212,6 +222,11 @@ fn what_a_client_does_wrong_is_told_with_the_path_of_the_field() {
         bad("POST", own("/files?path=/etc/passwd/under"), json!("x"), 409, ""),
         bad("GET", own("/files/stat?path=/none"), Value::Null, 404, ""),
         bad("GET", own("/files/list?path=/none"), Value::Null, 404, ""),
+        bad("POST", own("/files?path=a%ff"), json!("x"), 400, "path: is not UTF-8"),
+        bad("GET", own("/files?path=a%fe"), Value::Null, 400, "path: is not UTF-8"),
+        bad("DELETE", own("/files?path=a%fe"), Value::Null, 400, "path: is not UTF-8"),
+        bad("GET", own("/files/list?path=/%c3"), Value::Null, 400, "path: is not UTF-8"),
+        bad("GET", own("/files/stat?path=/%c3"), Value::Null, 400, "path: is not UTF-8"),
         bad("GET", own("/files/list?path=/etc/passwd"), Value::Null, 409, ""),
         bad("POST", own("/files/move"), json!({ "source": "/none", "destination": "/tmp/x" }), 404, ""),
         bad("POST", own("/files/move"), json!({ "source": "/etc/passwd" }), 400, "destination"),

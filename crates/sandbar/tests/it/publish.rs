@@ -233,6 +233,18 @@ fn a_function_is_published_served_and_deleted() {
 }
 
 #[test]
+fn names_without_latin_letters_have_slugs_of_their_own() {
+    let server = shared();
+    let sandbox = app(&server.api(), "v1");
+    let made = ["ü", "😀", "-"].map(|name| sandbox.api.post(FUNCTIONS, json!({ "name": name, "source": source(&sandbox) })).ok(201)["function"].clone());
+    let slugs: BTreeSet<_> = made.iter().map(|function| function["slug"].as_str().unwrap().to_owned()).collect();
+    for function in &made {
+        sandbox.api.delete(&format!("{FUNCTIONS}/{}", function["id"].as_str().unwrap())).ok(200);
+    }
+    assert_eq!(slugs.into_iter().collect::<Vec<_>>(), ["function-3bc15c8a", "function-94a759fd", "function-9c533688"]);
+}
+
+#[test]
 fn what_cannot_be_published_is_told() {
     let server = shared();
     let api = server.api();

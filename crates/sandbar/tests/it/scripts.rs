@@ -109,7 +109,7 @@ fn what_cannot_be_a_function_is_told_by_field() {
         (json!({ "name": "x", "code": "return 1", "trigger": "event" }), "pattern: is required"),
         (json!({ "name": "x", "code": "return 1", "trigger": "event", "pattern": "a::b" }), "pattern: "),
         (json!({ "name": "x", "code": "return 1", "trigger": "cron", "pattern": "99 * * * *" }), "pattern: "),
-        (json!({ "name": "x", "code": "return 1", "trigger": "cron", "pattern": "* * * * *", "schedule": { "timezone": "Mars/Base" } }), "pattern: "),
+        (json!({ "name": "x", "code": "return 1", "trigger": "cron", "pattern": "* * * * *", "schedule": { "timezone": "Mars/Base" } }), "schedule.timezone: "),
         (json!({ "name": "x", "code": "return 1", "active": 1 }), "active: must be true or false"),
         (json!({ "name": "x", "code": "return 1", "access": "all" }), "access: must be one of"),
         (json!({ "name": "x", "code": "return 1", "runAs": "root" }), "runAs: must be"),

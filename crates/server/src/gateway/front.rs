@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use axum::{
     Router,
     body::Body,
-    extract::Request,
-    http::{HeaderMap, header},
+    extract::{FromRequestParts, Request},
+    http::{HeaderMap, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use hyper::body::Incoming;
@@ -50,16 +50,15 @@ impl Front {
         };
         let public = public_host::read(&host, &self.app.config.public_domain);
         let by_name = public_host::is_api_name(&host, &self.app.config.public_domain);
+        let trusted = &self.app.config.trusted_proxies;
+        let addr = client_addr(request.headers(), peer, trusted);
+        let tls = tls || (is_trusted(peer, trusted) && request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https"));
+        let client = Client { addr, tls };
         match (public, self.side) {
-            (PublicHost::Api, Side::Both) => self.ask_api(request).await,
-            (PublicHost::Api, Side::Public) if by_name => self.ask_api(request).await,
+            (PublicHost::Api, Side::Both) => self.ask_api(request, client).await,
+            (PublicHost::Api, Side::Public) if by_name => self.ask_api(request, client).await,
             (PublicHost::Api, Side::Public) => ApiError::new(ErrorCode::NotFound, "not found").into_response(),
-            (host, _) => {
-                let trusted = &self.app.config.trusted_proxies;
-                let addr = client_addr(request.headers(), peer, trusted);
-                let tls = tls || (is_trusted(peer, trusted) && request.headers().get("x-forwarded-proto").is_some_and(|proto| proto == "https"));
-                super::serve(&self.app, host, request, Client { addr, tls }).await
-            }
+            (host, _) => super::serve(&self.app, host, request, client).await,
         }
     }
 
@@ -68,11 +67,21 @@ impl Front {
         peer.to_canonical().is_loopback() || is_trusted(peer, &self.app.config.trusted_proxies)
     }
 
-    async fn ask_api(&mut self, request: Request) -> Response {
+    async fn ask_api(&mut self, mut request: Request, client: Client) -> Response {
+        request.extensions_mut().insert(client);
         match self.router.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+}
+
+/// Who asks the API.
+impl<S: Send + Sync> FromRequestParts<S> for Client {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get().copied().ok_or_else(|| ApiError::internal("reading who asks", &"the request came through no door"))
     }
 }
 

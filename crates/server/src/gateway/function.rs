@@ -21,7 +21,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use sandbar_api::ErrorCode;
 use sandbar_core::{
     limits,
-    service::{RuntimeKind, has_dot_segments, matching},
+    service::{RuntimeKind, matching, unclear},
 };
 use tokio::time::{Instant, timeout};
 
@@ -45,8 +45,8 @@ const STICKY_COOKIE: &str = "sandbar-revision";
 
 /// Answers it.
 pub(super) async fn serve(app: &SharedApp, label: &str, request: Request, client: Client) -> Result<Response, ApiError> {
-    if has_dot_segments(request.uri().path()) {
-        return Err(ApiError::bad_request("the path has segments `.` or `..`; send the path that they lead to"));
+    if let Some(why) = unclear(request.uri().path()) {
+        return Err(ApiError::bad_request(why));
     }
     let function = match app.function_by_label(label).await? {
         FunctionLookup::Found(function) => function,

@@ -9,7 +9,7 @@ use axum::{
 use sandbar_core::{
     preview::{Admission, BOOTSTRAP_PATH, PreviewRecord},
     sandbox::SandboxRecord,
-    service::{Route, RuntimeKind, Service, has_dot_segments, matching},
+    service::{Route, RuntimeKind, Service, matching, unclear},
 };
 use sandbar_node::Runtime;
 use tokio::time::{Instant, timeout};
@@ -34,8 +34,8 @@ const ATTEMPTS_MAX: u32 = 3;
 /// Answers it.
 pub(super) async fn serve(app: &SharedApp, id: &str, port: u16, request: Request, client: Client) -> Result<Response, ApiError> {
     let path = request.uri().path();
-    if has_dot_segments(path) {
-        return Err(ApiError::bad_request("the path has segments `.` or `..`; send the path that they lead to"));
+    if let Some(why) = unclear(path) {
+        return Err(ApiError::bad_request(why));
     }
     if path == BOOTSTRAP_PATH {
         return preview::bootstrap(app, id, port, request, client).await;

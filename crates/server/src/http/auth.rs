@@ -14,9 +14,12 @@ use super::{
     reply::{self, Result},
     users,
 };
-use crate::app::{
-    SharedApp,
-    auth::{Login, Principal},
+use crate::{
+    app::{
+        SharedApp,
+        auth::{Login, Principal},
+    },
+    gateway::Client,
 };
 
 /// A body that strangers may send.
@@ -50,8 +53,8 @@ async fn providers() -> Result<AuthProvidersResponse> {
 #[utoipa::path(post, path = "/auth/login", tag = "auth", security(), request_body = LoginRequest, responses(
     (status = 200, body = Envelope<LoginResponse>), (status = 400, body = ErrorEnvelope), (status = 401, body = ErrorEnvelope), (status = 429, body = ErrorEnvelope),
 ))]
-async fn login(State(app): State<SharedApp>, Json(request): Small<LoginRequest>) -> Result<LoginResponse> {
-    let login = app.auth.login(&request.email, &request.password).await?;
+async fn login(State(app): State<SharedApp>, from: Client, Json(request): Small<LoginRequest>) -> Result<LoginResponse> {
+    let login = app.auth.login(&request.email, &request.password, from.network()).await?;
     reply::ok(rendered(login))
 }
 
@@ -75,8 +78,8 @@ async fn logout(State(app): State<SharedApp>, who: Principal) -> Result<Message>
 #[utoipa::path(post, path = "/auth/change-password", tag = "auth", request_body = ChangePasswordRequest, responses(
     (status = 200, body = Envelope<Message>), (status = 400, body = ErrorEnvelope), (status = 401, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope),
 ))]
-async fn change_password(State(app): State<SharedApp>, who: Principal, Json(request): Json<ChangePasswordRequest>) -> Result<Message> {
-    app.auth.change_password(&who, &request.old_password, &request.new_password).await?;
+async fn change_password(State(app): State<SharedApp>, who: Principal, from: Client, Json(request): Json<ChangePasswordRequest>) -> Result<Message> {
+    app.auth.change_password(&who, &request.old_password, &request.new_password, from.network()).await?;
     reply::message("password changed; log in again")
 }
 
@@ -84,8 +87,8 @@ async fn change_password(State(app): State<SharedApp>, who: Principal, Json(requ
 #[utoipa::path(post, path = "/auth/register", tag = "auth", security(), request_body = RegisterRequest, responses(
     (status = 201, body = Envelope<LoginResponse>), (status = 400, body = ErrorEnvelope), (status = 403, body = ErrorEnvelope), (status = 409, body = ErrorEnvelope),
 ))]
-async fn register(State(app): State<SharedApp>, Json(request): Small<RegisterRequest>) -> Result<LoginResponse> {
-    let login = app.auth.register(&request.email, &request.password, request.name.as_deref()).await?;
+async fn register(State(app): State<SharedApp>, from: Client, Json(request): Small<RegisterRequest>) -> Result<LoginResponse> {
+    let login = app.auth.register(&request.email, &request.password, request.name.as_deref(), from.network()).await?;
     reply::created(rendered(login))
 }
 

@@ -172,6 +172,7 @@ async fn list(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
 }
 
 pub fn path_of(params: &Params) -> std::result::Result<&str, ApiError> {
+    params.readable("path")?;
     let path = params.required("path")?;
     check_path("path", path)?;
     Ok(path)
@@ -269,6 +270,7 @@ pub fn file_info(info: agent::FileInfo) -> FileInfo {
         mod_time: rfc3339_nanos(info.mtime_ns),
         is_link: info.is_link,
         link_target: info.link_target,
+        is_lossy: info.is_lossy,
     }
 }
 
@@ -278,7 +280,7 @@ mod tests {
 
     #[test]
     fn paths_and_modes_are_checked_before_a_sandbox_is_woken() {
-        for query in ["", "path=", "path=a%00b", &format!("path={}", "x".repeat(5000))] {
+        for query in ["", "path=", "path=a%00b", "path=a%ff", "path=%C3", &format!("path={}", "x".repeat(5000))] {
             assert_eq!(path_of(&Params::parse(query)).expect_err(query).status(), 400);
         }
         assert_eq!(path_of(&Params::parse("path=..%2Fx")).expect("relative"), "../x");

@@ -7,28 +7,44 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, request::Parts},
 };
-use sandbar_core::limits;
+use sandbar_core::{limits, service::percent_decoded};
 
 use crate::error::ApiError;
 
 /// The query string, decoded.
 #[derive(Debug, Default, Clone)]
-pub struct Params(Vec<(String, String)>);
+pub struct Params {
+    pairs: Vec<(String, String)>,
+    /// Names of values that are no UTF-8 in the query: what stands for their bytes is not what was sent.
+    unreadable: Vec<String>,
+}
 
 impl Params {
     /// Decodes a query string without its `?`.
     pub fn parse(query: &str) -> Self {
-        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+        let pairs = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let is_text = |part: &str| String::from_utf8(percent_decoded(part.as_bytes())).is_ok();
+        let bad = query.split('&').filter(|pair| !is_text(pair));
+        let unreadable = bad.filter_map(|pair| form_urlencoded::parse(pair.as_bytes()).next().map(|(name, _)| name.into_owned())).collect();
+        Self { pairs, unreadable }
+    }
+
+    /// Refuses a value that is no UTF-8: the names of several things would be read as one.
+    pub fn readable(&self, name: &str) -> Result<(), ApiError> {
+        if self.unreadable.iter().any(|bad| bad == name) {
+            return Err(ApiError::bad_request(format!("{name}: is not UTF-8")));
+        }
+        Ok(())
     }
 
     /// The first value of a name. An empty one counts as absent, since SDKs send filters that are not set like that.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// The first value of a name that says nothing when it is absent, but may not be empty: then something was left out by mistake.
     pub fn not_empty(&self, name: &str) -> Result<Option<&str>, ApiError> {
-        match self.0.iter().find(|(key, _)| key == name) {
+        match self.pairs.iter().find(|(key, _)| key == name) {
             Some((_, value)) if value.is_empty() => Err(ApiError::bad_request(format!("{name}: is empty; give it a value or leave it out"))),
             found => Ok(found.map(|(_, value)| value.as_str())),
         }
@@ -126,7 +142,13 @@ mod tests {
         assert_eq!(params.text("empty"), None);
         assert_eq!(params.text("flag"), None);
         assert!(params.required("absent").is_err());
-        assert_eq!(Params::parse("p=%FF%zz").text("p"), Some("\u{fffd}%zz"));
+        let params = Params::parse("p=%FF%zz&q=%EF%BF%BD");
+        assert_eq!(params.text("p"), Some("\u{fffd}%zz"));
+        assert_eq!(params.readable("p").expect_err("a byte").status(), 400);
+        for name in ["q", "absent"] {
+            assert!(params.readable(name).is_ok(), "{name}");
+        }
+        assert!(Params::parse("a=1&p=x&p=%C3").readable("p").is_err(), "also one that does not hold");
     }
 
     #[test]

@@ -177,11 +177,14 @@ fn read_cursor(text: &str) -> std::result::Result<(i64, String), ApiError> {
     read.ok_or_else(|| ApiError::bad_request(format!("cursor: {} is no nextCursor of a page", shown(text))))
 }
 
-/// Also of a function that is gone, by its id.
+/// Also of a function that is gone, by its id, as long as there are runs of it.
 async fn script_id(app: &App, who: &Principal, id_or_name: &str) -> std::result::Result<String, ApiError> {
     match app.script(who, id_or_name).await {
         Ok(whole) => Ok(whole.script.id),
-        Err(error) if error.status() == 404 && uuid::Uuid::parse_str(id_or_name).is_ok() => Ok(id_or_name.to_owned()),
+        Err(error) if error.status() == 404 && uuid::Uuid::parse_str(id_or_name).is_ok() => {
+            let any = RunFilter { script_id: Some(id_or_name.to_owned()), limit: 1, ..RunFilter::default() };
+            if app.script_runs(who, any, false).await?.is_empty() { Err(error) } else { Ok(id_or_name.to_owned()) }
+        }
         Err(error) => Err(error),
     }
 }

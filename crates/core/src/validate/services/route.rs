@@ -1,7 +1,7 @@
 //! One public route: prefix, methods, authentication, CORS, rate, timeout.
 
 use super::{Checker, shown};
-use crate::limits;
+use crate::{limits, service::unclear};
 
 /// Returns the route's id when it is good.
 pub(super) fn check(r: &mut Checker<'_>) -> Option<String> {
@@ -11,7 +11,9 @@ pub(super) fn check(r: &mut Checker<'_>) -> Option<String> {
     if r.object.get("path_prefix").is_none_or(|p| p.is_null() || p.as_str() == Some("")) {
         r.set("path_prefix", "/");
     }
-    r.url_path("path_prefix");
+    if let Some(why) = r.url_path("path_prefix").and_then(|prefix| unclear(&prefix)) {
+        r.refuse("path_prefix", format!("can be that of no request, which is refused: {why}"));
+    }
     r.url_path("rewrite_prefix");
     methods(r, "methods");
     r.object("auth", auth);

@@ -60,6 +60,8 @@ fn every_call_leaves_a_run() {
     api.delete(&path("r-all", ""));
     assert_eq!(data(&api.get(&format!("/api/runs?function={id}")), 200).as_array().map(Vec::len), Some(3));
     refused(&api.get("/api/runs?function=r-all"), 404);
+    // An id of nothing that this team has, or had.
+    refused(&api.get("/api/functions/0192d3b4-0000-7000-8000-000000000000/runs"), 404);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Logging in and out.
 
-use std::sync::PoisonError;
+use std::{net::IpAddr, sync::PoisonError};
 
 use sandbar_api::ErrorCode;
 use sandbar_core::{limits, validate};
@@ -20,17 +20,18 @@ pub struct Login {
 }
 
 impl Auth {
-    pub async fn login(&self, email: &str, given: &str) -> Result<Login, ApiError> {
+    /// `from` is the network that the request came from.
+    pub async fn login(&self, email: &str, given: &str, from: IpAddr) -> Result<Login, ApiError> {
         let email = email.trim();
         if email.is_empty() || email.len() > limits::TEXT_MAX_CHARS || given.len() > limits::PASSWORD_MAX_BYTES {
             return Err(wrong_login());
         }
-        self.count_attempt(email)?;
+        self.count_attempt(email, from)?;
         let user = self.store.user_find_by_email(email).await.map_err(|e| refused("reading the user", &e))?;
         let hash = user.as_ref().and_then(|user| user.password_hash.as_deref());
         let right = self.hasher.verify(given, hash).await?;
         let Some(user) = user.filter(|_| right) else { return Err(wrong_login()) };
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clear(email);
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clear(email, from);
         self.begin(user).await
     }
 
@@ -66,11 +67,11 @@ impl Auth {
     }
 
     /// Changes one's password and ends all of one's logins, this one too.
-    pub async fn change_password(&self, who: &Principal, old: &str, new: &str) -> Result<(), ApiError> {
+    pub async fn change_password(&self, who: &Principal, old: &str, new: &str, from: IpAddr) -> Result<(), ApiError> {
         who.require_login("change a password")?;
         password::check(new, "new_password")?;
         let user = self.user(who).await?;
-        self.count_attempt(&user.email)?;
+        self.count_attempt(&user.email, from)?;
         if old.len() > limits::PASSWORD_MAX_BYTES || !self.hasher.verify(old, user.password_hash.as_deref()).await? {
             return Err(ApiError::bad_request("old_password: is not right"));
         }
@@ -81,7 +82,7 @@ impl Auth {
     }
 
     /// Makes an account with a team of its own, where the operator allows it.
-    pub async fn register(&self, email: &str, given: &str, name: Option<&str>) -> Result<Login, ApiError> {
+    pub async fn register(&self, email: &str, given: &str, name: Option<&str>, from: IpAddr) -> Result<Login, ApiError> {
         if !self.registration {
             return Err(ApiError::new(ErrorCode::Forbidden, "registration is not open on this server; ask its operator for an account"));
         }
@@ -95,7 +96,7 @@ impl Auth {
             return Err(violations(wrong));
         }
         password::check(given, "password")?;
-        self.count_attempt(email)?;
+        self.count_attempt(email, from)?;
         let now = now_ms();
         let user = User {
             id: Uuid::new_v4().to_string(),
@@ -119,6 +120,7 @@ impl Auth {
             updated_at_ms: now,
         };
         self.store.user_insert(&user, &team).await.map_err(|e| refused("storing the user", &e))?;
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clear(email, from);
         self.begin(user).await
     }
 
@@ -130,8 +132,8 @@ impl Auth {
         Ok(Login { access_token, refresh_token, expires_at_ms, user })
     }
 
-    fn count_attempt(&self, account: &str) -> Result<(), ApiError> {
-        let counted = self.attempts.lock().unwrap_or_else(PoisonError::into_inner).take(account, now_ms());
+    fn count_attempt(&self, account: &str, from: IpAddr) -> Result<(), ApiError> {
+        let counted = self.attempts.lock().unwrap_or_else(PoisonError::into_inner).take(account, from, now_ms());
         counted.map_err(|seconds| ApiError::new(ErrorCode::QuotaExceeded, format!("too many attempts; try again in {seconds} s")).retry_after(seconds))
     }
 }

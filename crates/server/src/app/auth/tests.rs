@@ -1,8 +1,13 @@
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use super::*;
 
 const TOKEN: &str = "s0_default_of_the_test";
+/// Where all come from.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A store in a folder of its own, and what checks tokens over it.
 struct Fresh {
@@ -25,7 +30,7 @@ impl Fresh {
     }
 
     async fn person(&self, email: &str) -> (Login, Principal) {
-        let login = self.auth.register(email, "password one", None).await.expect("registers");
+        let login = self.auth.register(email, "password one", None, HERE).await.expect("registers");
         let who = self.auth.verify(&login.access_token, None).await.expect("is logged in");
         (login, who)
     }
@@ -116,23 +121,23 @@ async fn what_lasts_is_asked_about_again_and_told_of_revocations() {
 async fn people_log_in_refresh_and_out() {
     let fresh = Fresh::new(true).await;
     let (first, who) = fresh.person("ann@example.com").await;
-    assert_eq!(status(fresh.auth.register("ANN@example.com", "password one", None).await), 409);
+    assert_eq!(status(fresh.auth.register("ANN@example.com", "password one", None, HERE).await), 409);
     for (email, password) in [("no mail", "password one"), ("b@x", "short"), ("", "password one")] {
-        assert_eq!(status(fresh.auth.register(email, password, None).await), 400, "{email} {password}");
+        assert_eq!(status(fresh.auth.register(email, password, None, HERE).await), 400, "{email} {password}");
     }
-    assert_eq!(status(fresh.auth.login("ann@example.com", "wrong").await), 401);
-    assert_eq!(status(fresh.auth.login("nobody@example.com", "wrong").await), 401);
-    let second = fresh.auth.login("Ann@Example.com", "password one").await.expect("logs in");
+    assert_eq!(status(fresh.auth.login("ann@example.com", "wrong", HERE).await), 401);
+    assert_eq!(status(fresh.auth.login("nobody@example.com", "wrong", HERE).await), 401);
+    let second = fresh.auth.login("Ann@Example.com", "password one", HERE).await.expect("logs in");
     let next = fresh.auth.refresh_login(&second.refresh_token).await.expect("refreshes");
     assert_eq!(status(fresh.auth.verify(&second.access_token, None).await), 401);
     assert!(fresh.auth.verify(&next.access_token, None).await.is_ok());
     assert_eq!(status(fresh.auth.refresh_login(&second.refresh_token).await), 401);
     assert_eq!(status(fresh.auth.verify(&next.access_token, None).await), 401, "a refresh token used twice ends its login");
     assert!(fresh.auth.verify(&first.access_token, None).await.is_ok(), "and no other");
-    assert_eq!(status(fresh.auth.change_password(&who, "wrong", "password two").await), 400);
-    fresh.auth.change_password(&who, "password one", "password two").await.expect("changes");
+    assert_eq!(status(fresh.auth.change_password(&who, "wrong", "password two", HERE).await), 400);
+    fresh.auth.change_password(&who, "password one", "password two", HERE).await.expect("changes");
     assert_eq!(status(fresh.auth.verify(&first.access_token, None).await), 401);
-    let third = fresh.auth.login("ann@example.com", "password two").await.expect("logs in");
+    let third = fresh.auth.login("ann@example.com", "password two", HERE).await.expect("logs in");
     let who = fresh.auth.verify(&third.access_token, None).await.expect("is good");
     fresh.auth.logout(&who).await.expect("logs out");
     assert_eq!(status(fresh.auth.verify(&third.access_token, None).await), 401);
@@ -141,11 +146,12 @@ async fn people_log_in_refresh_and_out() {
 #[tokio::test]
 async fn guessing_is_slowed_down_and_registration_can_be_closed() {
     let fresh = Fresh::new(false).await;
-    assert_eq!(status(fresh.auth.register("a@x", "password one", None).await), 403);
+    assert_eq!(status(fresh.auth.register("a@x", "password one", None, HERE).await), 403);
     for _ in 0..limits::LOGIN_ATTEMPTS_MAX {
-        assert_eq!(status(fresh.auth.login("admin@localhost", "guess").await), 401);
+        assert_eq!(status(fresh.auth.login("admin@localhost", "guess", HERE).await), 401);
     }
-    assert_eq!(status(fresh.auth.login("admin@localhost", "guess").await), 429);
+    assert_eq!(status(fresh.auth.login("admin@localhost", "guess", HERE).await), 429);
+    assert_eq!(status(fresh.auth.login("admin@localhost", "guess", [192, 0, 2, 2].into()).await), 401, "from elsewhere it is not locked");
 }
 
 #[tokio::test]

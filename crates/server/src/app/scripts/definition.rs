@@ -262,15 +262,15 @@ fn version_of(script: &ScriptRecord, prepared: Prepared, author_kind: Option<Aut
     }
 }
 
-fn wrong_pattern(draft: &Draft) -> Option<Violation> {
-    let text = draft.pattern.as_deref()?;
-    let timezone = &draft.spec.schedule.timezone;
-    let checked = match draft.trigger? {
-        Trigger::Http => return None,
-        Trigger::Event => pattern::validate(text),
-        Trigger::Cron => cron::Schedule::parse(text, timezone).map(drop),
+fn wrong_pattern(draft: &Draft) -> Vec<Violation> {
+    let (Some(text), Some(trigger)) = (draft.pattern.as_deref(), draft.trigger) else { return Vec::new() };
+    let (pattern, timezone) = match trigger {
+        Trigger::Http => (Ok(()), Ok(())),
+        Trigger::Event => (pattern::validate(text), Ok(())),
+        Trigger::Cron => (cron::Schedule::parse(text, "UTC").map(drop), cron::check_timezone(&draft.spec.schedule.timezone)),
     };
-    checked.err().map(|message| Violation::new("pattern", message))
+    let wrong = |path, checked: Result<(), String>| checked.err().map(|message| Violation::new(path, message));
+    wrong("pattern", pattern).into_iter().chain(wrong("schedule.timezone", timezone)).collect()
 }
 
 /// Where code is wrong. What belongs to modules is told in words of its own.
