@@ -16,6 +16,9 @@ pub fn check(request: &ImageBuildRequest) -> Vec<Violation> {
         }
     }
     out.extend(env_vars(&request.env, "env").err().unwrap_or_default());
+    for name in request.env.keys().filter(|name| name.trim().is_empty() || name.contains('=')) {
+        out.push(Violation::new("env", format!("{name:?} is no name of a variable")));
+    }
     if let Some(dir) = &request.working_dir
         && !is_absolute(dir)
     {
@@ -92,7 +95,7 @@ mod tests {
         assert_eq!(paths(odd), ["working_dir", "run[0]", "run[1]", "files[0].path", "files[1].path", "files[1]", "files[2]", "files[2].mode", "network.mode"]);
         let ours = |path: &str| json!({ "path": path, "text": "" });
         let own = json!({ "name": "a", "base": "b", "env": { "A=B": "" }, "files": [ours("/etc/hosts"), ours("//procd/./x"), ours("/etc/hosts.d")] });
-        assert_eq!(paths(own), ["env.A=B", "files[0].path", "files[1].path"]);
+        assert_eq!(paths(own), ["env", "files[0].path", "files[1].path"]);
         assert_eq!((mode_of("0644"), mode_of("+644"), mode_of("17777")), (Some(0o644), None, None));
     }
 }

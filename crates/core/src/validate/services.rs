@@ -2,7 +2,7 @@
 
 mod route;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -39,10 +39,9 @@ pub fn services(value: &Value, path: &str) -> Result<Value, Vec<Violation>> {
     finish(Value::Array(normalised), out)
 }
 
-/// Refuses routes that no request could reach since another has the same prefix: what such a one asks for would be without effect.
-///
-/// Services of one port may have the same prefix, of which the first is served, as long as they ask for the same credential.
-/// Functions do not meet: each is published for itself.
+/// Refuses routes that ask for another credential than one with the same prefix, which would be taken always: whoever wrote it
+/// believes a door to be locked that stands open. Others with the same prefix are without effect, and allowed. Functions do not meet:
+/// each is published for itself.
 fn shadowed(services: &[Value], path: &str, out: &mut Vec<Violation>) {
     let mut first: BTreeMap<(String, String), (usize, &Value)> = BTreeMap::new();
     for (index, service) in services.iter().enumerate() {
@@ -50,23 +49,12 @@ fn shadowed(services: &[Value], path: &str, out: &mut Vec<Violation>) {
         let place = if meets { service["port"].to_string() } else { format!("service {index}") };
         for (number, route) in service["ingress"]["routes"].as_array().into_iter().flatten().enumerate() {
             let Some(plain) = route["path_prefix"].as_str().and_then(plain_path) else { continue };
-            match first.entry((place.clone(), plain)) {
-                Entry::Vacant(entry) => {
-                    entry.insert((index, route));
-                }
-                Entry::Occupied(entry) => {
-                    let (at, other) = *entry.get();
-                    let id = other["id"].as_str().unwrap_or_default();
-                    let message = if at == index {
-                        format!("is that of route {id:?}, too: routes are chosen by it, whatever their methods, so this one would never be taken")
-                    } else if credential(other) != credential(route) {
-                        let of = services[at]["id"].as_str().unwrap_or_default();
-                        format!("is that of route {id:?} of service {of:?} on the same port, which would be taken always, but asks for another credential")
-                    } else {
-                        continue;
-                    };
-                    out.push(Violation::new(format!("{path}[{index}].ingress.routes[{number}].path_prefix"), message));
-                }
+            let (at, other) = *first.entry((place.clone(), plain)).or_insert((index, route));
+            if credential(other) != credential(route) {
+                let (id, of) = (other["id"].as_str().unwrap_or_default(), services[at]["id"].as_str().unwrap_or_default());
+                let message =
+                    format!("is that of route {id:?} of service {of:?} on the same port, which would be taken always, but asks for another credential");
+                out.push(Violation::new(format!("{path}[{index}].ingress.routes[{number}].path_prefix"), message));
             }
         }
     }

@@ -191,13 +191,12 @@ fn read(root: &Node, out: &mut Out) -> Manifest {
 
 fn head(fields: &Fields<'_>, out: &mut Out, manifest: &mut Manifest) {
     match fields.get("schemaVersion") {
-        Some(spot) if matches!(spot.node.data, Data::Int(..)) => {
-            if !matches!(spot.node.data, Data::Int(1, _)) {
-                spot.wrong(out, Code::InvalidValue, "must be 1");
-            }
-        }
-        Some(spot) => drop(spot.integer(out, 1, 1)),
         None => {}
+        Some(spot) => match spot.node.data {
+            Data::Int(1, _) => {}
+            Data::Int(..) => spot.wrong(out, Code::InvalidValue, "must be 1"),
+            _ => drop(spot.integer(out, 1, 1)),
+        },
     }
     if let Some(spot) = fields.get("name")
         && let Some(name) = spot.text(out, limits::APP_NAME_MAX_CHARS)

@@ -170,7 +170,9 @@ fn receipts_of_one_app_are_right_and_no_chain() {
     let stdin = std::fs::File::open(&file).unwrap();
     let done = Command::new(env!("CARGO_BIN_EXE_sandbar")).args(["receipt", "verify", "-", "--json"]).stdin(stdin).output().unwrap();
     let told: Value = serde_json::from_slice(&done.stdout).unwrap();
-    assert_eq!((&told["ok"], &told["receipts"], &told["missing"], &told["more_problems"]), (&json!(true), &json!(2), &json!(1), &json!(0)), "{told}");
+    assert_eq!((&told["ok"], &told["receipts"], &told["more_problems"]), (&json!(true), &json!(2), &json!(0)), "{told}");
+    // Others of the team may have run something meanwhile.
+    assert!(told["missing"].as_u64() >= Some(1), "{told}");
     std::fs::remove_file(&file).unwrap();
 }
 
