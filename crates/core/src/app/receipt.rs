@@ -130,7 +130,7 @@ pub enum Status {
 pub enum Source {
     /// All of the sandbox that was made for the run.
     RunSandbox,
-    /// The command and the processes of its session, by the kernel's count. Memory is that of the largest of them; disk is what
+    /// The command and all that it started, by the kernel's count. Memory is that of the largest of them; disk is what
     /// they had written.
     Command,
     /// All of the app's sandbox while the command ran, with whatever else ran in it.

@@ -253,7 +253,8 @@ mod tests {
     #[test]
     fn what_a_client_keeps_is_taken_by_no_manifest() {
         let wanted = ["a", "b", "c"].map(|name| Schedule { name: name.to_owned(), ..spec(json!({ "rate": "1 hour" })) });
-        let table: [(&[(&str, Keeper)], &[usize]); 5] = [
+        type Row = (&'static [(&'static str, Keeper)], &'static [usize]);
+        let table: [Row; 5] = [
             (&[], &[]),
             (&[("a", Keeper::Manifest)], &[]),
             (&[("d", Keeper::Api)], &[]),

@@ -294,34 +294,28 @@ fn a_route_that_one_with_another_credential_hides_is_refused() {
         route
     };
     let at = |id: &str, port: u16, routes: Value| service(&[("/id", json!(id)), ("/port", json!(port)), ("/ingress/routes", routes)]);
-    let locked = ("auth", json!({"mode": "bearer", "bearer_token_sha256": "ab".repeat(32)}));
+    let locked = [("auth", json!({"mode": "bearer", "bearer_token_sha256": "ab".repeat(32)}))];
     let function = |id: &str| {
         let runtime = json!({"type": "function", "function": {"runtime": "python", "source": {"type": "inline", "code": "x"}}});
         service(&[("/id", json!(id)), ("/port", json!(null)), ("/runtime", runtime)])
     };
     let hidden = "s[0].ingress.routes[1].path_prefix";
     for (list, wrong) in [
-        (json!([at("a", 1, json!([route("x", "/", &[]), route("y", "/", &[locked.clone()])]))]), vec![hidden]),
-        (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "/api/", &[locked.clone()])]))]), vec![hidden]),
-        (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "//%61pi;v=1", &[locked.clone()])]))]), vec![hidden]),
+        (json!([at("a", 1, json!([route("x", "/", &[]), route("y", "/", &locked)]))]), vec![hidden]),
+        (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "/api/", &locked)]))]), vec![hidden]),
+        (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "//%61pi;v=1", &locked)]))]), vec![hidden]),
         // The method takes no part in the choice.
         (
-            json!([at("a", 1, json!([route("x", "/", &[("methods", json!(["GET"])), locked.clone()]), route("y", "", &[("methods", json!(["POST"]))])]))]),
+            json!([at("a", 1, json!([route("x", "/", &[("methods", json!(["GET"])), locked[0].clone()]), route("y", "", &[("methods", json!(["POST"]))])]))]),
             vec![hidden],
         ),
         // Where both ask for the same, the first is taken, and no door stands open.
         (json!([at("a", 1, json!([route("x", "/", &[]), route("y", "/", &[])]))]), vec![]),
         (json!([at("a", 1, json!([route("x", "/api", &[]), route("y", "/API", &[]), route("z", "/api/v1", &[])]))]), vec![]),
         // Services of one port.
-        (
-            json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/", &[locked.clone()])]))]),
-            vec!["s[1].ingress.routes[0].path_prefix"],
-        ),
-        (
-            json!([at("a", 1, json!([route("x", "/", &[locked.clone()])])), at("b", 1, json!([route("x", "/", &[])]))]),
-            vec!["s[1].ingress.routes[0].path_prefix"],
-        ),
-        (json!([at("a", 1, json!([route("x", "/", &[locked.clone()])])), at("b", 1, json!([route("x", "/", &[locked.clone()])]))]), vec![]),
+        (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/", &locked)]))]), vec!["s[1].ingress.routes[0].path_prefix"]),
+        (json!([at("a", 1, json!([route("x", "/", &locked)])), at("b", 1, json!([route("x", "/", &[])]))]), vec!["s[1].ingress.routes[0].path_prefix"]),
+        (json!([at("a", 1, json!([route("x", "/", &locked)])), at("b", 1, json!([route("x", "/", &locked)]))]), vec![]),
         (json!([at("a", 1, json!(null)), at("b", 1, json!([route("x", "/", &[("auth", json!({"mode": "none"}))])]))]), vec![]),
         (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 1, json!([route("x", "/b", &[])]))]), vec![]),
         (json!([at("a", 1, json!([route("x", "/", &[])])), at("b", 2, json!([route("x", "/", &[])]))]), vec![]),

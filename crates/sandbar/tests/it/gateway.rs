@@ -387,11 +387,11 @@ fn requests_that_could_be_read_in_two_ways_are_refused() {
         assert!(!text.contains("\"path\""), "{head:?} reached the service: {text}");
     }
     // Where all readers agree by now, it is read so: the same length twice is one, and chunks make a length void. The length
-    // does not reach the service, and after that request the connection ends.
+    // does not reach the service, and what comes behind is another request, to whom it says, if it is read at all.
     for (head, bytes) in [("content-length: 5\r\ncontent-length: 5\r\n\r\nhello", 5), ("content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 0)] {
         let (status, answer) = raw(&api, format!("POST /up HTTP/1.1\r\nhost: {host}\r\n{head}{smuggled}").as_bytes());
         let text = String::from_utf8_lossy(&answer);
-        assert!(status == 200 && text.contains(&format!("\"bytes\": {bytes},")) && !text.contains("smuggled"), "{head:?}: {text}");
+        assert!(status == 200 && text.contains(&format!("\"bytes\": {bytes},")) && text.matches("\"path\"").count() == 1, "{head:?}: {text}");
         assert!(bytes > 0 || !text.contains("[\"content-length\""), "{head:?}: {text}");
     }
     // Chunks that are none break the request off, and what comes behind is no second one.

@@ -83,7 +83,10 @@ fn clients_that_leave_in_the_middle_leave_no_half_version() {
     }
     let yaml = format!("{yaml}description: the last\n");
     eventually("nobody else's build", SOON, || match app.send("", &[("sandbar.yaml", &yaml), ("data", "x")]) {
-        reply if reply.status == 202 => Ok(drop(app.built(&reply.ok(202)["version"]))),
+        reply if reply.status == 202 => {
+            app.built(&reply.ok(202)["version"]);
+            Ok(())
+        }
         reply => Err(reply.text()),
     });
     settled(&server);

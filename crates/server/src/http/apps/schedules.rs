@@ -268,7 +268,8 @@ mod tests {
 
     #[test]
     fn a_key_is_said_in_one_way_or_the_same_in_both() {
-        let table: [(Option<&str>, Option<&str>, std::result::Result<Option<&str>, ()>); 7] = [
+        type Key = Option<&'static str>;
+        let table: [(Key, Key, std::result::Result<Key, ()>); 7] = [
             (None, None, Ok(None)),
             (Some("k"), None, Ok(Some("k"))),
             (None, Some("k"), Ok(Some("k"))),

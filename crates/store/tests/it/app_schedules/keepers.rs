@@ -59,7 +59,7 @@ async fn a_manifest_that_names_what_a_client_keeps_is_not_made_live() {
     let wanted = json!([named("a", &hourly), named("s", &hourly)]);
     let Err(StoreError::Unfit(why)) = try_deploy(&world.store, ms(NOW), &wanted).await else { panic!("the name was taken") };
     assert!(why.starts_with("$.schedules[1].name: ") && why.contains("delete that one first"), "{why}");
-    assert_eq!(all(&world).await, [s.clone()], "nothing of it is written");
+    assert_eq!(all(&world).await, std::slice::from_ref(&s), "nothing of it is written");
     assert_eq!(world.store.app_get(&world.app.id).await.expect("reads").expect("is there").live_version, live);
     let number = live.expect("a version") + 1;
     world.store.app_version_failed(&world.app.id, number, &why, ms(NOW)).await.expect("writes");
