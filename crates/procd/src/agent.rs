@@ -1,6 +1,6 @@
 //! Everything that the agent knows, on one thread: the contexts, who they belong to, what happened.
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -60,8 +60,9 @@ pub struct Agent {
     pub sampled: Cell<Option<(Instant, u64)>>,
     contexts: RefCell<BTreeMap<u64, Rc<Context>>>,
     next_context: Cell<u64>,
-    /// Contexts that are about to be listed.
-    starting: Cell<usize>,
+    /// Contexts that are about to be listed, by the order in which they were begun.
+    starts: RefCell<BTreeSet<u64>>,
+    next_start: Cell<u64>,
     started: Notify,
     pids: RefCell<HashMap<i32, Rc<Run>>>,
     /// Until their end is told, by the session that each has.
@@ -89,7 +90,8 @@ impl Agent {
             sampled: Cell::new(None),
             contexts: RefCell::default(),
             next_context: Cell::new(0),
-            starting: Cell::new(0),
+            starts: RefCell::default(),
+            next_start: Cell::new(0),
             started: Notify::new(),
             pids: RefCell::default(),
             sessions: RefCell::default(),
@@ -183,12 +185,14 @@ impl Agent {
     /// `too_many_contexts`.
     pub fn make_room(&self) -> Result<(), Failure> {
         let mut contexts = self.contexts.borrow_mut();
-        let running = contexts.values().filter(|c| c.run().end().is_none()).count();
+        // The one that asks is among those that start.
+        let starting = self.starts.borrow().len().saturating_sub(1);
+        let running = contexts.values().filter(|c| c.run().end().is_none()).count() + starting;
         if running >= RUNNING_MAX {
             let message = format!("{running} contexts are running, the limit of one sandbox is {RUNNING_MAX}");
             return Err(Failure::new(ErrorCode::TooManyContexts, message));
         }
-        while contexts.len() >= CONTEXTS_MAX {
+        while contexts.len() + starting >= CONTEXTS_MAX {
             let oldest = contexts.iter().find(|(_, c)| c.run().finished.get()).map(|(order, _)| *order);
             match oldest {
                 Some(order) => {
@@ -216,19 +220,21 @@ impl Agent {
 
     /// Runs what starts a context; until it has, [`Agent::until_listed`] waits.
     pub async fn starting<T>(&self, start: impl Future<Output = T>) -> T {
-        self.starting.set(self.starting.get() + 1);
+        let number = self.next_start.replace(self.next_start.get() + 1);
+        self.starts.borrow_mut().insert(number);
         let started = start.await;
-        self.starting.set(self.starting.get().saturating_sub(1));
+        self.starts.borrow_mut().remove(&number);
         self.started.notify_waiters();
         started
     }
 
-    /// Waits for the contexts that are being started: whoever looks for one that he asked for and heard nothing of finds it.
+    /// Waits for the contexts that are being started by now: whoever looks for one that he asked for and heard nothing of finds it.
     pub async fn until_listed(&self) {
+        let next = self.next_start.get();
         loop {
             let mut started = std::pin::pin!(self.started.notified());
             started.as_mut().enable();
-            if self.starting.get() == 0 {
+            if self.starts.borrow().first().is_none_or(|first| *first >= next) {
                 return;
             }
             started.await;
@@ -274,6 +280,15 @@ impl Agent {
             }
             if other.finished.get() && !std::ptr::eq(&*other, run) && (used > 2 * limit || !other.is_awaited()) {
                 other.log.borrow_mut().clear();
+            }
+        }
+        // Those that only go on for long hold nobody up.
+        for other in self.contexts.borrow().values().map(|context| context.run()) {
+            if self.budget.used() <= limit {
+                return;
+            }
+            if !other.finished.get() && !std::ptr::eq(&*other, run) && !other.is_awaited() {
+                other.shrink();
             }
         }
     }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::StoreError;
 
 /// In order; the number of a migration is its position, from 1, and equals that of its file.
-const MIGRATIONS: [&str; 17] = [
+const MIGRATIONS: [&str; 18] = [
     include_str!("../migrations/0001_first.sql"),
     include_str!("../migrations/0002_state.sql"),
     include_str!("../migrations/0003_webhooks.sql"),
@@ -23,6 +23,7 @@ const MIGRATIONS: [&str; 17] = [
     include_str!("../migrations/0015_receipts.sql"),
     include_str!("../migrations/0016_app_env_former.sql"),
     include_str!("../migrations/0017_preview_key.sql"),
+    include_str!("../migrations/0018_app_run_sealed.sql"),
 ];
 
 /// Brings the database to the newest schema. A database of a newer program is left alone and refused.

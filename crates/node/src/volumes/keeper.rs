@@ -53,9 +53,11 @@ impl Node {
                 Ok(runtime) if !runtime.has_ended() && self.inner.keepers.knows(tree_id, &cell) => {
                     return Ok(Keeper { runtime: Arc::clone(runtime), _lease: lease });
                 }
-                // Its end was asked for while it was made.
-                Ok(runtime) if !runtime.has_ended() => self.destroy_with_root(runtime).await,
-                Ok(_) => self.volume_end_keeper(tree_id).await,
+                // It has ended, or its end was asked for while it was made. Another may have its place by now.
+                Ok(runtime) => {
+                    self.inner.keepers.forget(tree_id, &cell);
+                    self.destroy_with_root(runtime).await;
+                }
                 Err(error) => {
                     self.inner.keepers.forget(tree_id, &cell);
                     return Err(error);

@@ -332,7 +332,10 @@ def finish(fd, pid, reply=b""):
         except OSError:
             pass
 
-    _thread.start_new_thread(late, ())
+    try:
+        _thread.start_new_thread(late, ())
+    except RuntimeError:
+        pass  # There is no room for one more: the answer waits for the end.
     settle()
     say(frame(END))
 

@@ -86,6 +86,8 @@ pub async fn start(program: &Program, kept: Kept, fds: [BorrowedFd<'_>; 3]) -> R
 
 /// Kills a keeper that does not do its work, with all that is below it now.
 fn kill(keeper: i32) {
+    // First, so that it starts nothing any more.
+    let _ = process::signal_one(keeper, Signal::STOP.as_raw());
     tree::signal(tree::below(&tree::look(), keeper), Signal::KILL.as_raw());
     let _ = process::signal_one(keeper, Signal::KILL.as_raw());
 }

@@ -133,6 +133,9 @@ fn outcome(status: &Value, service: &str) -> Option<Result<(), String>> {
     match process["state"].as_str().unwrap_or_default() {
         "ready" | "exited" => Some(Ok(())),
         "failed" => Some(Err(format!("failed: {}: {}", cell(&process["last_end"]["reason"]), cell(&process["last_end"]["message"])))),
+        // It goes on being tried, maybe without an end.
+        "starting" if !process["retry_at"].is_null() => Some(Err(format!("does not stay up: {}", cell(&process["last_end"]["message"])))),
+        "unhealthy" => Some(Err("is unhealthy".to_owned())),
         // Somebody stopped it.
         "none" if process["waits_for"].is_null() => Some(Err("is not up: it was stopped meanwhile".to_owned())),
         _ => None,

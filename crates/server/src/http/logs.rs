@@ -75,17 +75,17 @@ async fn read(State(app): State<SharedApp>, who: Principal, Path(id): Path<Strin
     if previous && runtime.is_none() {
         return Err(ApiError::not_found("previous runtime of sandbox", &id));
     }
-    let epoch = app.app_env_epoch();
-    let mut sealed = app.sealed_lines(&id).await?;
     let body = if follow && !previous {
-        let first = text.clone();
+        let (first, epoch) = (text.clone(), app.app_env_epoch());
+        let sealed = app.sealed_lines(&id).await?;
         Body::from_stream(stream::try_unfold(Following::new(app, who, logs, (sealed, epoch)), move |following| follow_text(following, first.clone())))
     } else {
         let lines = match &runtime {
-            Some(runtime) => sealed.hide(app.read_log(runtime).await?),
+            Some(runtime) => app.read_log(runtime).await?,
             None => Vec::new(),
         };
-        Body::from(text.snapshot(&lines))
+        // After the lines: whoever printed a new value was given it before.
+        Body::from(text.snapshot(&app.sealed_lines(&id).await?.hide(lines)))
     };
     Ok(as_text(body, &id, runtime.as_deref().unwrap_or_default()))
 }
@@ -105,26 +105,29 @@ async fn observe(State(app): State<SharedApp>, who: Principal, Path(id): Path<St
     let watch = params.boolean("watch")?.unwrap_or_default();
     let logs = app.logs(&who, &id).await?;
     let epoch = app.app_env_epoch();
-    let mut sealed = app.sealed_lines(&id).await?;
-    let older = match &logs.previous {
-        Some(previous) if logs.current.as_ref() != Some(previous) && query.reaches(previous, &logs) => sealed
-            .hide(app.read_log(previous).await?)
-            .into_iter()
-            .filter(|line| query.admits(previous, line))
-            .map(|line| entry(previous, line, &logs))
-            .collect(),
-        Some(_) | None => Vec::new(),
+    let before = logs.previous.as_ref().filter(|previous| logs.current.as_ref() != Some(*previous) && query.reaches(previous, &logs));
+    let older = match before {
+        Some(previous) => app.read_log(previous).await?,
+        None => Vec::new(),
     };
+    let newer = match logs.current.as_ref().filter(|_| !watch) {
+        Some(current) => app.read_log(current).await?,
+        None => Vec::new(),
+    };
+    // After the lines: whoever printed a new value was given it before.
+    let mut sealed = app.sealed_lines(&id).await?;
+    let mut shown = |runtime: Option<&String>, lines: Vec<LogLine>| -> Vec<_> {
+        let lines = sealed.hide(lines).into_iter();
+        runtime.map(|runtime| lines.filter(|line| query.admits(runtime, line)).map(|line| entry(runtime, line, &logs)).collect()).unwrap_or_default()
+    };
+    let (older, newer) = (shown(before, older), shown(logs.current.as_ref(), newer));
     if watch {
         let watching = Watching { following: Following::new(app, who, logs, (sealed, epoch)), query, ready: older.into(), heartbeat_at_ms: 0, ended: false };
         let lines = stream::try_unfold(watching, watch_next);
         return Ok((Extension(Farewell::Line), [(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
     }
-    let mut found: Vec<_> = older;
-    if let Some(current) = &logs.current {
-        let lines = sealed.hide(app.read_log(current).await?);
-        found.extend(lines.into_iter().filter(|line| query.admits(current, line)).map(|line| entry(current, line, &logs)));
-    }
+    let mut found = older;
+    found.extend(newer);
     let is_more = found.len() > query.limit;
     found.truncate(query.limit);
     let last = found.last().map(|entry| entry.cursor.clone());

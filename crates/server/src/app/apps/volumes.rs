@@ -33,7 +33,7 @@ use crate::{
 
 /// So long whoever deletes volumes waits until they are gone, and looks again after that.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What a new sandbox of an app has mounted.
 #[derive(Default)]

@@ -19,15 +19,18 @@ impl Attempts {
     /// Counts an attempt. The error is the seconds to wait.
     pub fn take(&mut self, account: &str, network: IpAddr, now_ms: i64) -> Result<(), u32> {
         self.by_network.take(network, limits::LOGIN_ATTEMPTS_PER_NETWORK_MAX, now_ms)?;
-        self.by_account.take((account.to_ascii_lowercase(), network), limits::LOGIN_ATTEMPTS_MAX, now_ms)
+        let taken = self.by_account.take((account.to_ascii_lowercase(), network), limits::LOGIN_ATTEMPTS_MAX, now_ms);
+        if taken.is_err() {
+            // Nothing was tried: a program with an old password locks out its account here, and none of its neighbours.
+            self.by_network.give_back(&network);
+        }
+        taken
     }
 
     /// A success takes the account's attempts back, and its own from those of the network.
     pub fn clear(&mut self, account: &str, network: IpAddr) {
         self.by_account.0.remove(&(account.to_ascii_lowercase(), network));
-        if let Some((_, count)) = self.by_network.0.get_mut(&network) {
-            *count = count.saturating_sub(1);
-        }
+        self.by_network.give_back(&network);
     }
 }
 
@@ -40,14 +43,15 @@ impl<K> Default for Windows<K> {
     }
 }
 
-impl<K: Eq + Hash> Windows<K> {
+impl<K: Clone + Eq + Hash> Windows<K> {
     fn take(&mut self, key: K, max: u32, now_ms: i64) -> Result<(), u32> {
         let window_ms = limits::LOGIN_WINDOW_S * 1000;
-        if self.0.len() >= COUNTED_MAX {
+        if self.0.len() >= COUNTED_MAX && !self.0.contains_key(&key) {
             self.0.retain(|_, (began, _)| now_ms - *began < window_ms);
-            // So many at once are no people: everybody waits a moment.
             if self.0.len() >= COUNTED_MAX {
-                return Err(limits::LOGIN_WINDOW_S as u32);
+                // Whoever fills it with names and networks makes it forget its oldest, and locks nobody out.
+                let oldest = self.0.iter().min_by_key(|(_, (began, _))| *began).map(|(key, _)| key.clone());
+                oldest.map(|oldest| self.0.remove(&oldest));
             }
         }
         let (began, count) = self.0.entry(key).or_insert((now_ms, 0));
@@ -60,6 +64,12 @@ impl<K: Eq + Hash> Windows<K> {
         }
         *count += 1;
         Ok(())
+    }
+
+    fn give_back(&mut self, key: &K) {
+        if let Some((_, count)) = self.0.get_mut(key) {
+            *count = count.saturating_sub(1);
+        }
     }
 }
 
@@ -106,10 +116,19 @@ mod tests {
     #[test]
     fn what_is_counted_is_bounded() {
         let mut attempts = Attempts::default();
-        for n in 0..COUNTED_MAX as u32 {
-            assert!(attempts.take(&n.to_string(), network(n), 0).is_ok());
+        for n in 0..2 * COUNTED_MAX as u32 {
+            assert!(attempts.take(&n.to_string(), network(n), i64::from(n)).is_ok());
         }
-        assert!(attempts.take("one more", network(u32::MAX), 0).is_err());
+        assert_eq!((attempts.by_account.0.len(), attempts.by_network.0.len()), (COUNTED_MAX, COUNTED_MAX));
         assert!(attempts.take("one more", network(u32::MAX), limits::LOGIN_WINDOW_S * 1000).is_ok());
+    }
+
+    #[test]
+    fn what_is_refused_of_an_account_is_not_counted_of_its_network() {
+        let mut attempts = Attempts::default();
+        for _ in 0..2 * limits::LOGIN_ATTEMPTS_PER_NETWORK_MAX {
+            let _ = attempts.take("a@x", network(1), 1000);
+        }
+        assert_eq!(attempts.take("b@x", network(1), 1000), Ok(()));
     }
 }

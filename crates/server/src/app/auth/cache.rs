@@ -121,6 +121,16 @@ impl Cache {
         self.forget(|grant| matches!(&grant.holder, Holder::Login { family, .. } if family == login));
     }
 
+    /// Forgets the tokens of a login that goes on by others: nothing that lasts has to be asked about.
+    pub fn forget_tokens(&self, login: &str) {
+        self.forget_quietly(|grant| matches!(&grant.holder, Holder::Login { family, .. } if family == login));
+    }
+
+    /// Forgets what a user might before something was added to it.
+    pub fn forget_lesser(&self, user_id: &str) {
+        self.forget_quietly(|grant| grant.user_id() == user_id);
+    }
+
     /// Forgets all keys and logins of a user.
     pub fn forget_user(&self, user_id: &str) {
         self.forget(|grant| grant.user_id() == user_id);
@@ -135,12 +145,14 @@ impl Cache {
     }
 
     fn forget(&self, which: impl Fn(&Grant) -> bool) {
-        {
-            let mut inner = self.lock();
-            inner.epoch += 1;
-            inner.grants.retain(|_, (grant, _)| !which(grant));
-        }
+        self.forget_quietly(which);
         self.revoked();
+    }
+
+    fn forget_quietly(&self, which: impl Fn(&Grant) -> bool) {
+        let mut inner = self.lock();
+        inner.epoch += 1;
+        inner.grants.retain(|_, (grant, _)| !which(grant));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -43,7 +43,7 @@ impl Auth {
         let rotation = self.store.login_rotate(&token::sha256_hex(refresh_token), tokens, now).await.map_err(|e| refused("refreshing the login", &e))?;
         let user_id = match rotation {
             Rotation::Done { user_id, family } => {
-                self.verified.forget_login(&family);
+                self.verified.forget_tokens(&family);
                 user_id
             }
             Rotation::Unknown => return Err(unauthorized("the refresh token is not known or has expired; log in again")),

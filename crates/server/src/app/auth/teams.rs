@@ -47,7 +47,7 @@ impl Auth {
             updated_at_ms: now,
         };
         self.store.team_insert(&team).await.map_err(|e| refused("making the team", &e))?;
-        self.verified.forget_user(&who.user_id);
+        self.verified.forget_lesser(&who.user_id);
         Ok(team)
     }
 
@@ -101,7 +101,7 @@ impl Auth {
         let user = user.ok_or_else(|| ApiError::not_found("user", email.trim()))?;
         let member = Member { id: Uuid::new_v4().to_string(), team_id: id.to_owned(), user_id: user.id.clone(), role, joined_at_ms: now_ms() };
         let done = self.store.member_insert(&member).await;
-        self.verified.forget_user(&user.id);
+        self.verified.forget_lesser(&user.id);
         done.map_err(|e| refused("adding the member", &e))
     }
 
