@@ -18,6 +18,8 @@ use crate::{
 
 /// Between two looks at a service that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often a service that is waited for may end and be started again.
+const RESTARTS_WAITED: u64 = 3;
 /// Between two looks at a log that is followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
@@ -133,8 +135,10 @@ fn outcome(status: &Value, service: &str) -> Option<Result<(), String>> {
     match process["state"].as_str().unwrap_or_default() {
         "ready" | "exited" => Some(Ok(())),
         "failed" => Some(Err(format!("failed: {}: {}", cell(&process["last_end"]["reason"]), cell(&process["last_end"]["message"])))),
-        // It goes on being tried, maybe without an end.
-        "starting" if !process["retry_at"].is_null() => Some(Err(format!("does not stay up: {}", cell(&process["last_end"]["message"])))),
+        // It goes on being tried, maybe without an end. A service may need another that is not there at first.
+        "starting" if !process["retry_at"].is_null() && process["restarts"].as_u64() >= Some(RESTARTS_WAITED) => {
+            Some(Err(format!("does not stay up: {}", cell(&process["last_end"]["message"]))))
+        }
         "unhealthy" => Some(Err("is unhealthy".to_owned())),
         // Somebody stopped it.
         "none" if process["waits_for"].is_null() => Some(Err("is not up: it was stopped meanwhile".to_owned())),
@@ -284,7 +288,9 @@ mod tests {
         let table = [
             (json!({ "state": "starting" }), None),
             (json!({ "state": "none", "waits_for": "db" }), None),
-            (json!({ "state": "unhealthy" }), None),
+            (json!({ "state": "unhealthy" }), Some("is unhealthy")),
+            (json!({ "state": "starting", "retry_at": "soon", "restarts": 2, "last_end": { "message": "it ended" } }), None),
+            (json!({ "state": "starting", "retry_at": "soon", "restarts": 3, "last_end": { "message": "it ended" } }), Some("does not stay up: it ended")),
             (json!({ "state": "ready" }), Some("")),
             (json!({ "state": "exited" }), Some("")),
             (
