@@ -91,8 +91,7 @@ fn a_kept_command_is_like_any_other() {
     agent.ok("POST", &format!("/v1/contexts/{id}/input"), json!({"data": "hello\n"}));
     until("it answers", || agent.ok("GET", &format!("/v1/contexts/{id}"), Value::Null)["stdout"] == "got hello\n");
     let context = agent.ok("GET", &format!("/v1/contexts/{id}"), Value::Null);
-    let line = std::fs::read(format!("/proc/{}/cmdline", context["pid"])).unwrap();
-    assert_eq!(line, b"sleep\x00600\0");
+    until("it is the command itself", || std::fs::read(format!("/proc/{}/cmdline", context["pid"])).unwrap() == b"sleep\x00600\0");
     agent.ok("POST", &format!("/v1/contexts/{id}/signal"), json!({"signal": "INT"}));
     assert_eq!(agent.ended(&id)["exit_code"], 130);
     assert_eq!(agent.call("POST", &format!("/v1/contexts/{id}/signal"), json!({"signal": "INT"})).0, 410);
