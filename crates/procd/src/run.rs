@@ -480,8 +480,8 @@ impl Run {
         // The leader is gone; the rest of its group had the same warning.
         let _ = sandbar_linux::process::signal_group_only(self.pid, rustix::process::Signal::KILL.as_raw());
         if let Some(keeper) = &self.keeper {
-            // What took a session of its own has as long for its end.
-            let _ = tokio::time::timeout(TERM_GRACE, self.until(|| keeper.is_gone())).await;
+            // What took a session of its own has a moment for its end, too.
+            let _ = tokio::time::timeout(KILL_GRACE, self.until(|| keeper.is_gone())).await;
         }
         self.end_kept().await
     }
